@@ -1,0 +1,40 @@
+# The doors of the repository. Each makes what it needs; PYTHON may name another Python >= 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := .work/demo
+
+.PHONY: demo test check format interop bench clean
+
+demo: .venv/.ready
+	$(BIN)/python examples/demo.py $(DEMO)
+
+test: .venv/.ready
+	$(BIN)/python -m pytest
+
+check: .venv/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest
+
+format: .venv/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+interop: .venv/.ready
+	$(BIN)/python interop/run.py
+
+bench: .venv/.ready
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/quantize.py
+	$(BIN)/python benchmarks/memory.py
+
+clean:
+	rm -rf .venv .envs .work
+
+# torch goes first, so that nothing that depends on it picks another build.
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[demo,lora,dev]'
+	touch $@

@@ -1,0 +1,5 @@
+"""`python -m salient`."""
+
+from salient.cli import app
+
+app()

@@ -1,0 +1,117 @@
+"""Texts -> token batches, and an account of every token: used, or dropped and why.
+
+Documents are tokenized one by one, joined with the end-of-text token between them, and cut into
+samples of equal length:
+short ones are packed together, long ones cut. What is left over when enough samples are filled is
+counted as dropped.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from salient.core.errors import CalibrationError
+from salient.core.texts import Document
+
+HELDOUT_SHARE = 8  # one sample in eight, at least one, is held out to judge each block
+FEWEST_TOKENS = 64  # a sample shorter than this says nothing about attention
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Calibration tokens and where they came from.
+
+    ids: int64 [samples, tokens]
+    """
+
+    ids: Tensor
+    documents: int
+    dropped_tokens: int
+    kinds: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of shape and ids."""
+        shape = f"{self.ids.shape[0]}x{self.ids.shape[1]}:".encode()
+        return hashlib.sha256(shape + self.ids.numpy().tobytes()).hexdigest()
+
+
+def tokenize(
+    documents: list[Document],
+    tokenizer: Any,
+    samples: int,
+    length: int,
+    where: str,
+    options: tuple[str, str] = ("--samples", "--sequence-length"),
+) -> TokenBatch:
+    """Pack `documents` into `samples` samples of `length` tokens.
+
+    `where` names the texts and `options` the two numbers, for messages. Raises CalibrationError if
+    there is too little text.
+    """
+    if samples < 1 or length < FEWEST_TOKENS:
+        raise CalibrationError(
+            f"{samples} samples of {length} tokens: give at least 1 sample of {FEWEST_TOKENS} "
+            "tokens."
+        )
+    wanted, stream, dropped = samples * length, [], 0
+    kinds: dict[str, int] = {}
+    separator = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    used = 0
+    for document in documents:
+        ids = token_ids(document, tokenizer) + separator
+        if len(stream) >= wanted:
+            dropped += len(ids)
+            continue
+        used += 1
+        taken = min(len(ids), wanted - len(stream))
+        kinds[document.kind] = kinds.get(document.kind, 0) + taken
+        stream += ids[:taken]
+        dropped += len(ids) - taken
+    if len(stream) < wanted:
+        fits = len(stream) // length
+        advice = f"Ask for {options[0]} {fits}"
+        if not fits:
+            advice = f"Ask for a shorter {options[1]} (up to {len(stream)})"
+        raise CalibrationError(
+            f"{where} holds {len(stream)} tokens, but {samples} samples of {length} need {wanted}. "
+            f"{advice}, or give more text."
+        )
+    return TokenBatch(torch.tensor(stream).reshape(samples, length), used, dropped, kinds)
+
+
+def token_ids(document: Document, tokenizer: Any) -> list[int]:
+    """The tokens of one document; a conversation goes through the model's chat template."""
+    if not document.messages:
+        return tokenizer(document.text, add_special_tokens=True, verbose=False).input_ids
+    if not tokenizer.chat_template:
+        plain = "\n\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in document.messages)
+        return tokenizer(plain, add_special_tokens=True, verbose=False).input_ids
+    return tokenizer.apply_chat_template(
+        list(document.messages), tokenize=True, return_dict=True
+    ).input_ids
+
+
+def check_vocabulary(batch: TokenBatch, vocabulary: int, where: str) -> None:
+    """Raise CalibrationError if a token id has no row in the model's embedding."""
+    largest = int(batch.ids.max())
+    if largest >= vocabulary or int(batch.ids.min()) < 0:
+        raise CalibrationError(
+            f"The tokenizer turned {where} into token ids up to {largest}, but the model's "
+            f"vocabulary has {vocabulary}. "
+            "The tokenizer files in the model folder belong to another model: fetch the folder "
+            "again."
+        )
+
+
+def split_heldout(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """(calibration ids, held-out ids). A single sample serves as both: there is nothing else to
+    judge by."""
+    samples = len(batch.ids)
+    held = max(1, samples // HELDOUT_SHARE)
+    if samples == 1:
+        return batch.ids, batch.ids
+    return batch.ids[:-held], batch.ids[-held:]

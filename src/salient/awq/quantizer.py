@@ -1,0 +1,133 @@
+"""The verb `quantize`: prepare, run or resume, finish, report."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from salient.core.machine import peak_memory
+from salient.core.report import Report, Table, duration, mebibytes
+
+from .finish import finish
+from .job import Job, Request, finished, prepare
+from .memory import check_memory
+from .pipeline import quantize_blocks
+
+Progress = Callable[[int, int, str, str], None]
+
+
+def quantize_model(request: Request, *, fresh: bool, dry_run: bool, progress: Progress) -> Report:
+    """Quantize as `request` says. Raises SalientError before any long work if it cannot end
+    well."""
+    started = time.monotonic()
+    job = prepare(request)
+    if dry_run:
+        return plan_report(job)
+    evidence = finished(job, fresh=fresh)
+    resumed = evidence is not None
+    if evidence is None:
+        check_memory(job.estimate, job.skeleton.device)
+        total = len(job.skeleton.blocks)
+        run = job.run(
+            fresh=fresh, progress=lambda done, doing, note: progress(done, total, doing, note)
+        )
+        resumed = bool(run.journal.done)
+        try:
+            evidence = finish(job, run, quantize_blocks(run))
+        finally:
+            run.journal.close()
+    cost = {
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_bytes": peak_memory(),
+        "resumed": resumed,
+    }
+    return closing_report(job, evidence, cost)
+
+
+def plan_report(job: Job) -> Report:
+    """What a run would do and need: the report of --dry-run."""
+    estimate = job.estimate
+    parts = {**estimate.device, **estimate.main}
+    data = {
+        **job.header,
+        "output": str(job.output),
+        "scheme_reason": job.scheme_reason,
+        "linears": len(job.quantized),
+        "left_at_16_bits": job.left,
+        "calibration_tokens": job.batch.ids.numel(),
+        "dropped_tokens": job.batch.dropped_tokens,
+        "memory_bytes": parts,
+        "peak_memory_bytes": estimate.total,
+    }
+    rows = [(name, mebibytes(count)) for name, count in parts.items()]
+    lines = [
+        f"{len(job.quantized)} linears in {len(job.skeleton.blocks)} blocks to {job.target.scheme} "
+        f"({job.scheme_reason}), "
+        f"{len(job.left)} left at 16 bits; output {job.output}.",
+        f"{job.batch.ids.numel()} calibration tokens used, {job.batch.dropped_tokens} dropped. "
+        "Nothing was written.",
+    ]
+    return Report(
+        data,
+        [Table("Peak memory", ("part", "bytes"), [*rows, ("sum", mebibytes(estimate.total))])],
+        lines,
+    )
+
+
+def closing_report(job: Job, evidence: dict[str, Any], cost: dict[str, Any]) -> Report:
+    """The tables at the end of a run."""
+    heldout, size = evidence["heldout"], evidence["bytes"]
+    groups = [g for b in evidence["blocks"] for g in b["groups"]]
+    kept, proven = sum(g["kept"] for g in groups), sum(g["absorber"] is not None for g in groups)
+    fallen = sum(b["fell_back"] for b in evidence["blocks"])
+    refused = sorted({g["refusal"] for g in groups if g["refusal"]})
+    dropped = evidence["calibration"]["tokens_dropped"]
+    lines = [
+        f"{proven} of {len(groups)} shared inputs have a proven scale group; {kept} kept AWQ, "
+        f"{len(groups) - kept} fell back to plain rounding"
+        + (f"; {fallen} whole blocks fell back" if fallen else "")
+        + ".",
+        *[f"Not scaled: {reason}." for reason in refused],
+        f"Calibration: {evidence['calibration']['tokens_used']} tokens used, {dropped} dropped.",
+        f"{mebibytes(size['before'])} before, {mebibytes(size['after'])} after; "
+        f"{duration(cost['seconds'])}, "
+        f"peak memory {mebibytes(cost['peak_memory_bytes'])}.",
+        f"Written to {job.output}. Serve it with:",
+        f"  vllm serve {job.output} --model-loader-extra-config "
+        f"'{{\"enable_weights_track\": true}}'",
+    ]
+    tables = [layer_table(evidence["blocks"]), heldout_table(heldout)]
+    return Report({**evidence, "output": str(job.output), **cost}, tables, lines)
+
+
+def layer_table(blocks: list[dict[str, Any]]) -> Table:
+    """Held-out output error by kind of layer, averaged over the blocks."""
+    kinds: dict[str, list[dict[str, float]]] = {}
+    for block in blocks:
+        for group in block["groups"]:
+            for name, layer in group["layers"].items():
+                kinds.setdefault(name, []).append(layer)
+    rows = []
+    for name, layers in kinds.items():
+        plain, awq = (
+            sum(layer[kind] for layer in layers) / len(layers) for kind in ("plain", "awq")
+        )
+        rows.append(
+            (name, str(len(layers)), f"{plain:.2e}", f"{awq:.2e}", f"{awq / max(plain, 1e-30):.2f}")
+        )
+    columns = ("layer", "count", "plain rounding", "AWQ", "ratio")
+    return Table("Relative output error on held-out tokens", columns, rows)
+
+
+def heldout_table(heldout: dict[str, Any]) -> Table:
+    """The whole model on held-out tokens: plain rounding and AWQ side by side."""
+    rows = []
+    for title, key, form in (
+        ("KL to the reference (nats)", "kl", "{:.4f}"),
+        ("top-1 agreement", "top1", "{:.1%}"),
+        ("perplexity", "perplexity_quantized", "{:.3f}"),
+    ):
+        rows.append((title, form.format(heldout["plain"][key]), form.format(heldout["awq"][key])))
+    reference = heldout["awq"]["perplexity_reference"]
+    tokens = heldout["awq"]["tokens"]
+    title = f"Held-out calibration tokens ({tokens}); perplexity of the reference {reference:.3f}"
+    return Table(title, ("measure", "plain rounding", "AWQ"), rows)

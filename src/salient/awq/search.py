@@ -1,0 +1,192 @@
+"""The search: a scale for each shared input, then a grid for each group of weights. Pure functions
+of weights and Grams.
+
+Both are judged by the exact output error on the calibration tokens, tr(E G E^T) with E = W - Q(W)
+(stats.py), so their
+cost does not grow with the number of tokens.
+
+1. Scale (Lin et al. 2024, "AWQ", section 3.2): s = mean|x|^a / mean|w|^b, but with both exponents
+   free: a coarse grid that
+   holds the identity and the usual line b = 1 - a, then a finer one around its best.
+2. Grid: each group's range is shrunk in steps (clip); then its scale is refitted to the codes by
+   least squares, codes and
+   scale in turn. Each row and group is on its own here: only the group's own block of G counts.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from salient.core.quant import Grid, codes_of, grid_of, in_16_bits, minmax_grid, round_trip
+from salient.core.scheme import Scheme
+
+IDENTITY = (0.0, 0.0)  # the exponents that scale nothing
+COARSE_A = (0.0, 0.25, 0.5, 0.75, 1.0)
+COARSE_B = (0.0, 0.25, 0.5, 0.75, 1.0)
+FINE = (-0.125, 0.0, 0.125)
+SEARCH_VALUES = (
+    2**18
+)  # values of a weight that judge a scale: evenly spread rows, enough to rank the exponents
+SEARCH_ROWS = 64  # at least so many of them
+CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
+REFITS = 2
+CHUNK = 2**19  # values of a weight worked on at once: they stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A scale for a shared input: float32 [in], and the exponents (of activations, of weights) that
+    gave it."""
+
+    values: Tensor
+    exponents: tuple[float, float]
+
+
+def output_error(error: Tensor, gram: Tensor) -> float:
+    """sum_t w_t |E x_t|^2 = tr(E G E^T) for a rounding error `error` [out, in] and `gram` [in,
+    in]."""
+    return float(((error @ gram) * error).sum())
+
+
+def weight_salience(weight: Tensor, group_size: int) -> Tensor:
+    """Mean over rows of |w| relative to its group's largest value: float32 [in]."""
+    grouped = weight.unflatten(1, (-1, group_size)).abs()
+    return (grouped / grouped.amax(-1, keepdim=True).clamp(min=1e-30)).flatten(1).mean(0)
+
+
+def candidate(
+    mean_abs: Tensor, salience: Tensor, a: float, b: float, rows: Tensor | None
+) -> Tensor:
+    """s = mean|x|^a / mean|w|^b, centred on 1: float32 [in].
+
+    `rows` int64 [in] names the absorber's row of each channel; channels of one row share the
+    geometric mean. Dead channels
+    (no activation, no weight) take the smallest live value, so that they cannot stretch the range.
+    """
+    live = mean_abs > 0
+    floor = mean_abs[live].min() if bool(live.any()) else torch.ones((), device=mean_abs.device)
+    log = a * torch.maximum(mean_abs, floor).log() - b * (salience + 1e-4).log()
+    if rows is not None:
+        total = torch.zeros(int(rows.max()) + 1, device=log.device)
+        shared = total.index_add(0, rows, log) / total.index_add(
+            0, rows, torch.ones_like(log)
+        ).clamp(min=1)
+        log = shared[rows]
+    log = log - (log.max() + log.min()) / 2
+    return log.clamp(-9.2, 9.2).exp()  # within 1e-4 to 1e4
+
+
+def best_scale(
+    weights: list[Tensor],
+    gram: Tensor,
+    mean_abs: Tensor,
+    scheme: Scheme,
+    dtype: torch.dtype,
+    rows: Tensor | None,
+) -> Scale:
+    """The scale with the least output error for the readers' `weights` (each float32 [out, in])."""
+    whole = torch.cat(weights)
+    salience = weight_salience(whole, scheme.group_size)
+    weight = _sample_rows(whole, max(SEARCH_ROWS, SEARCH_VALUES // whole.shape[1]))
+    errors: dict[tuple[float, float], float] = {}
+
+    def judge(a: float, b: float) -> None:
+        if (a, b) not in errors and 0 <= a <= 1.25 and 0 <= b <= 1.25:
+            scale = candidate(mean_abs, salience, a, b, rows)
+            errors[a, b] = output_error(
+                _scaled_round_trip(weight, scale, scheme, dtype).sub_(weight), gram
+            )
+
+    for a in COARSE_A:
+        for b in COARSE_B:
+            judge(a, b)
+    middle = min(errors, key=lambda key: errors[key])
+    for da in FINE:
+        for db in FINE:
+            judge(middle[0] + da, middle[1] + db)
+    best = min(errors, key=lambda key: errors[key])
+    if errors[best] >= errors[IDENTITY]:
+        return Scale(torch.ones_like(mean_abs), IDENTITY)
+    return Scale(candidate(mean_abs, salience, *best, rows), best)
+
+
+def _sample_rows(weight: Tensor, count: int) -> Tensor:
+    if len(weight) <= count:
+        return weight
+    return weight[torch.linspace(0, len(weight) - 1, count, device=weight.device).round().long()]
+
+
+def _scaled_round_trip(weight: Tensor, scale: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
+    scaled = weight * scale
+    grid = minmax_grid(scaled, scheme, dtype)
+    return (
+        round_trip(scaled.unflatten(1, (-1, scheme.group_size)), grid, scheme)
+        .flatten(1)
+        .div_(scale)
+    )
+
+
+def best_grid(weight: Tensor, blocks: Tensor, scheme: Scheme, dtype: torch.dtype) -> Grid:
+    """The grid with the least output error for each row and group of `weight` float32 [out, in].
+
+    `blocks` float32 [groups, group_size, group_size] are the Gram blocks of the input that this
+    weight reads.
+    """
+    rows = max(1, CHUNK // weight.shape[1])
+    parts = [_best_grid(part, blocks, scheme, dtype) for part in weight.split(rows)]
+    return Grid(torch.cat([p.scale for p in parts]), torch.cat([p.zero for p in parts]))
+
+
+def gram_blocks(gram: Tensor, scale: Tensor, group_size: int) -> Tensor:
+    """The diagonal blocks of the Gram matrix of x / scale: float32 [groups, group_size,
+    group_size].
+
+    `gram` [in, in] is that of x, `scale` [in] what the weight's columns were multiplied by.
+    """
+    blocks = torch.stack(
+        [gram[i : i + group_size, i : i + group_size] for i in range(0, len(gram), group_size)]
+    )
+    parts = scale.reshape(-1, group_size)
+    return blocks / (parts[:, :, None] * parts[:, None, :])
+
+
+def _best_grid(weight: Tensor, blocks: Tensor, scheme: Scheme, dtype: torch.dtype) -> Grid:
+    grouped = weight.unflatten(1, (-1, scheme.group_size))
+    low, high = grouped.amin(-1), grouped.amax(-1)
+    best = grid_of(low, high, scheme, dtype)
+    least = _group_errors(grouped, best, blocks, scheme)
+    for ratio in CLIP_RATIOS[1:]:
+        best, least = _keep_better(
+            grouped, best, least, grid_of(low * ratio, high * ratio, scheme, dtype), blocks, scheme
+        )
+    for _ in range(REFITS):
+        refitted = Grid(in_16_bits(_least_squares(grouped, best, blocks, scheme), dtype), best.zero)
+        best, least = _keep_better(grouped, best, least, refitted, blocks, scheme)
+    return best
+
+
+def _keep_better(
+    grouped: Tensor, best: Grid, least: Tensor, other: Grid, blocks: Tensor, scheme: Scheme
+) -> tuple[Grid, Tensor]:
+    errors = _group_errors(grouped, other, blocks, scheme)
+    better = errors < least
+    grid = Grid(
+        torch.where(better, other.scale, best.scale), torch.where(better, other.zero, best.zero)
+    )
+    return grid, torch.where(better, errors, least)
+
+
+def _group_errors(grouped: Tensor, grid: Grid, blocks: Tensor, scheme: Scheme) -> Tensor:
+    """Each row's and group's own output error: float32 [out, groups]."""
+    error = round_trip(grouped, grid, scheme).sub_(grouped).transpose(0, 1)
+    return (torch.bmm(error, blocks) * error).sum(-1).t()
+
+
+def _least_squares(grouped: Tensor, grid: Grid, blocks: Tensor, scheme: Scheme) -> Tensor:
+    """The scale that makes codes - zero fit the weight best under the Gram block: <c, w>_G / <c,
+    c>_G, [out, groups]."""
+    steps = codes_of(grouped, grid, scheme).sub_(grid.zero[..., None]).transpose(0, 1)
+    weighed = torch.bmm(steps, blocks)
+    fit = (weighed * grouped.transpose(0, 1)).sum(-1) / (weighed * steps).sum(-1).clamp(min=1e-30)
+    return torch.where(fit.t() > 0, fit.t(), grid.scale)

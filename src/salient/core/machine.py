@@ -1,0 +1,51 @@
+"""What this machine has: memory, and which 16-bit arithmetic is fast. Reads the system, changes
+nothing."""
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUP_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+
+
+def available_memory() -> int:
+    """Bytes of main memory that can still be used: the system's, or what the container's limit
+    leaves."""
+    free = _meminfo("MemAvailable")
+    for limit_path, use_path in zip(CGROUP_LIMITS, CGROUP_USES, strict=True):
+        limit, use = _number(limit_path), _number(use_path)
+        if limit is not None and use is not None:
+            free = min(free, max(limit - use, 0))
+    return free
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory at this process's peak."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def resident_memory() -> int:
+    """Bytes of resident memory now (its peak where the system does not tell)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return peak_memory()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _meminfo(key: str) -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines[key].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _number(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):  # absent, or the word "max"
+        return None

@@ -1,0 +1,132 @@
+"""Group quantization: the only place in the package where a weight becomes integers.
+
+A weight [out, in] is cut along `in` into groups of `group_size`. Each group has a grid: one scale
+and one zero.
+Every value becomes a code,
+
+    code = clamp(round(weight / scale) + zero, 0, 15)          weight ~ (code - zero) * scale
+
+The search proposes grids and packers carry codes; none of them rounds a weight in another way.
+Scales are rounded to
+the checkpoint's 16-bit type *before* the codes are chosen, so what an engine reads back is exactly
+what was judged.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import ModelError
+from .scheme import Scheme, check_width
+
+SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values that a group's codes stand for.
+
+    scale: float32 [out, groups], weight units per code step, exact in 16 bits
+    zero:  float32 [out, groups], the code that stands for 0.0 (an integer)
+    """
+
+    scale: Tensor
+    zero: Tensor
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight as integers, in plain unpacked form.
+
+    codes: uint8 [out, in], 0 to scheme.max_code
+    scale: float32 [out, groups], weight units per code step, exact in 16 bits
+    zero:  uint8 [out, groups], the code that stands for 0.0
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    scheme: Scheme
+
+    def dequantize(self) -> Tensor:
+        """The weight these codes stand for: float32 [out, in]."""
+        grouped = self.codes.unflatten(1, (-1, self.scheme.group_size)).float()
+        return ((grouped - self.zero[..., None]) * self.scale[..., None]).flatten(1)
+
+
+def in_16_bits(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """`scale` rounded to `dtype` and to float16, in which AutoAWQ files hold it: float32, exact in
+    both."""
+    return scale.to(dtype).to(torch.float16).float().clamp_(min=SMALLEST_SCALE)
+
+
+def grid_of(low: Tensor, high: Tensor, scheme: Scheme, dtype: torch.dtype) -> Grid:
+    """The grid that spans [low, high] of each group; both any shape, alike.
+
+    The range always spans 0.0, so that a group whose values share one sign keeps its zero inside
+    the codes.
+    A symmetric grid covers [-8, 7] steps with the larger side at 7.5 (compressed-tensors'
+    convention).
+    """
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    if scheme.symmetric:
+        scale = in_16_bits(torch.maximum(-low, high) / (scheme.max_code / 2), dtype)
+        return Grid(scale, torch.full_like(scale, scheme.middle))
+    scale = in_16_bits((high - low) / scheme.max_code, dtype)
+    return Grid(scale, (-low / scale).round_().clamp_(0, scheme.max_code))
+
+
+def minmax_grid(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Grid:
+    """Plain rounding's grid: each group's own smallest and largest value. `weight` float32 [out,
+    in]."""
+    grouped = weight.unflatten(1, (-1, scheme.group_size))
+    return grid_of(grouped.amin(-1), grouped.amax(-1), scheme, dtype)
+
+
+def codes_of(grouped: Tensor, grid: Grid, scheme: Scheme) -> Tensor:
+    """Nearest codes of `grouped` [..., groups, group_size] on `grid` [..., groups]: float32,
+    integers."""
+    codes = (grouped / grid.scale[..., None]).round_()
+    return codes.add_(grid.zero[..., None]).clamp_(0, scheme.max_code)
+
+
+def round_trip(grouped: Tensor, grid: Grid, scheme: Scheme) -> Tensor:
+    """What the codes of `grouped` [..., groups, group_size] stand for, in the same shape:
+    float32."""
+    codes = codes_of(grouped, grid, scheme)
+    return codes.sub_(grid.zero[..., None]).mul_(grid.scale[..., None])
+
+
+def quantize(
+    weight: Tensor,
+    scheme: Scheme,
+    *,
+    name: str,
+    dtype: torch.dtype = torch.float16,
+    grid: Grid | None = None,
+) -> QuantizedWeight:
+    """Round `weight` [out, in] to codes on `grid` (plain rounding's when none is given).
+
+    `name` is the layer's, for messages; `dtype` the 16-bit type that scales are exact in. Raises
+    ShapeError when the
+    group size does not divide `in`, ModelError when the weight is not finite.
+    """
+    check_width(name, weight.shape[1], scheme)
+    weight = weight.float()
+    check_finite(name, weight)
+    grid = grid or minmax_grid(weight, scheme, dtype)
+    codes = codes_of(weight.unflatten(1, (-1, scheme.group_size)), grid, scheme)
+    return QuantizedWeight(codes.flatten(1).byte(), grid.scale, grid.zero.byte(), scheme)
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise ModelError naming the tensor if it holds NaN or infinity."""
+    bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+    if bad:
+        raise ModelError(
+            f"{name!r} holds {bad} of {tensor.numel()} values that are NaN or infinite. "
+            "The model's files are damaged or were saved after a diverged training step: fetch "
+            "them again, "
+            "or take another checkpoint."
+        )

@@ -1,0 +1,62 @@
+"""What a command says at its end: tables for people, one JSON document for programs. Imports no
+torch."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; the first column is text, the others are aligned right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a command.
+
+    data: everything, as plain numbers, strings, lists and dicts
+    tables, lines: what a person reads
+    """
+
+    data: dict[str, Any]
+    tables: list[Table] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """The data as one JSON document."""
+        return json.dumps(self.data, indent=2, ensure_ascii=False)
+
+    def show(self, console: Console) -> None:
+        """Print tables and lines."""
+        for table in self.tables:
+            console.print(_rich(table))
+        for line in self.lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _rich(table: Table) -> RichTable:
+    made = RichTable(title=table.title, title_justify="left", title_style="bold")
+    for number, column in enumerate(table.columns):
+        made.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in table.rows:
+        made.add_row(*row)
+    return made
+
+
+def mebibytes(count: float) -> str:
+    """Bytes for people: MiB below one GiB, GiB above."""
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{seconds:.1f} s" if seconds < 60 else f"{minutes} min {rest:02d} s"

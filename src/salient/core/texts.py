@@ -1,0 +1,135 @@
+"""Texts to calibrate and evaluate with: the built-in corpus, files of the user's, data sets of the
+Hub.
+
+The built-in corpus (corpus/README.md tells where each text comes from) has two parts that share no
+document:
+`calibration` for the statistics, `heldout` for measuring.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import CalibrationError, MissingExtra
+
+LARGEST_FILE = 4 * 2**30  # bytes; more is a mistake, not a calibration
+MOST_ROWS = 100_000  # of a Hub data set, taken from its start
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, or one conversation in the messages format of chat templates."""
+
+    text: str = ""
+    messages: tuple[dict[str, str], ...] = ()
+    kind: str = "text"
+
+
+def builtin(part: Literal["calibration", "heldout"]) -> list[Document]:
+    """The documents of a part of the built-in corpus, kinds mixed evenly."""
+    text = (files("salient.core") / "corpus" / f"{part}.jsonl").read_text(encoding="utf-8")
+    return _documents(text.splitlines(), f"the built-in corpus ({part})")
+
+
+def read_texts(name: str) -> list[Document]:
+    """The documents called `name`: 'builtin', a .txt file (one a paragraph), a .jsonl file (one a
+    line), or a Hub data set.
+
+    Raises CalibrationError naming the file and line when there is nothing to use.
+    """
+    if name == "builtin":
+        return builtin("calibration")
+    path = Path(name).expanduser()
+    if path.suffix in (".txt", ".jsonl", ".json", ".md") or path.exists():
+        return _read_file(path)
+    return _read_data_set(name)
+
+
+def _read_file(path: Path) -> list[Document]:
+    if not path.is_file():
+        raise CalibrationError(
+            f"No text file {str(path)!r}. Give a .txt or .jsonl file, 'builtin', or a Hub data set."
+        )
+    if path.stat().st_size > LARGEST_FILE:
+        raise CalibrationError(
+            f"{path} has {path.stat().st_size / 2**30:.0f} GiB. Give at most 4 GiB; a sample is "
+            "enough."
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CalibrationError(
+            f"{path} is not UTF-8 text (byte {error.start}). Convert it, for example with iconv."
+        ) from None
+    if path.suffix in (".jsonl", ".json"):
+        documents = _documents(text.splitlines(), str(path))
+    else:
+        documents = [
+            Document(p.strip()) for p in text.replace("\r\n", "\n").split("\n\n") if p.strip()
+        ]
+    if not documents:
+        raise CalibrationError(
+            f"{path} holds no text. Give a file with at least a few pages of text like your "
+            "model's use."
+        )
+    return documents
+
+
+def _documents(lines: Iterable[str], where: str) -> list[Document]:
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CalibrationError(
+                f"{where}, line {number}: not JSON ({error}). A .jsonl file has one object a line."
+            ) from None
+        found.append(_document(row, f"{where}, line {number}"))
+    return found
+
+
+def _document(row: Any, where: str) -> Document:
+    fields = row if isinstance(row, dict) else {}
+    kind = str(fields.get("kind", "text"))
+    messages = fields.get("messages")
+    if isinstance(messages, list) and all(
+        isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages
+    ):
+        return Document(
+            messages=tuple({k: str(m[k]) for k in ("role", "content")} for m in messages), kind=kind
+        )
+    if isinstance(fields.get("text"), str):
+        return Document(fields["text"], kind=kind)
+    raise CalibrationError(
+        f"{where}: found {', '.join(map(repr, fields)) or type(row).__name__}. Each line needs a "
+        "'text' string or a "
+        "'messages' list of objects with 'role' and 'content'."
+    )
+
+
+def _read_data_set(name: str) -> list[Document]:
+    try:
+        from datasets import load_dataset  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise MissingExtra(
+            f"{name!r} is no file here; as a Hub data set it needs the extra 'data': pip install "
+            "'salient-awq[data]'"
+        ) from None
+    path, _, split = name.partition(":")
+    try:
+        rows = load_dataset(path, split=split or "train", streaming=True)
+        return [
+            _document(row, f"{path}, row {i}")
+            for i, row in zip(range(MOST_ROWS), rows, strict=False)
+        ]
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CalibrationError(
+            f"{path!r} is neither a file here nor a data set that the Hub gives "
+            f"({str(error).splitlines()[0]}). "
+            "Check the name and the network, or give a .txt or .jsonl file."
+        ) from error

@@ -1,0 +1,94 @@
+"""AutoAWQ's GEMM layout: what vLLM, SGLang, Transformers and AutoAWQ read as `quant_method: awq`.
+
+    qweight  int32   [in, out/8]       eight codes a word, in the order of NIBBLES
+    qzeros   int32   [in/g, out/8]     the same packing; a zero is stored as it is
+    scales   float16 [in/g, out]
+
+A symmetric weight is held exactly too, with its zero of 8 written out: readers need `qzeros`, and
+vLLM's fast kernels
+take AWQ with zero points only.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from salient.core.errors import CheckpointError
+from salient.core.quant import QuantizedWeight
+from salient.core.scheme import Scheme, parse_scheme
+
+NIBBLES = (
+    0,
+    2,
+    4,
+    6,
+    1,
+    3,
+    5,
+    7,
+)  # nibble i (bits 4i) of a word holds column NIBBLES[i] of its eight
+SUFFIXES = ("qweight", "qzeros", "scales")
+
+
+def pack(weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of one module, by local name. Does not modify the input. `dtype` is unused:
+    scales are float16."""
+    del dtype
+    return {
+        "qweight": _pack_words(weight.codes.t()),
+        "qzeros": _pack_words(weight.zero.t()),
+        "scales": weight.scale.t().to(torch.float16).contiguous(),
+    }
+
+
+def unpack(tensors: dict[str, Tensor], scheme: Scheme) -> QuantizedWeight:
+    """Exact inverse of `pack`. Does not modify the input."""
+    return QuantizedWeight(
+        codes=_unpack_words(tensors["qweight"]).t().contiguous(),
+        scale=tensors["scales"].float().t().contiguous(),
+        zero=_unpack_words(tensors["qzeros"]).t().contiguous(),
+        scheme=scheme,
+    )
+
+
+def _pack_words(codes: Tensor) -> Tensor:
+    """uint8 [rows, columns] -> int32 [rows, columns/8]."""
+    ordered = codes.unflatten(1, (-1, 8))[..., list(NIBBLES)].contiguous()
+    pairs = ordered[..., 0::2] | (ordered[..., 1::2] << 4)
+    return pairs.contiguous().view(torch.int32).squeeze(-1)
+
+
+def _unpack_words(words: Tensor) -> Tensor:
+    """int32 [rows, columns/8] -> uint8 [rows, columns]."""
+    pairs = words.contiguous().view(torch.uint8).unflatten(1, (-1, 4))
+    nibbles = torch.stack((pairs & 15, pairs >> 4), -1).flatten(2)
+    order = sorted(range(8), key=lambda nibble: NIBBLES[nibble])
+    return nibbles[..., order].flatten(1)
+
+
+def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
+    """`quantization_config` of config.json. `skipped` are the names of linears left at 16 bits."""
+    return {
+        "quant_method": "awq",
+        "bits": scheme.bits,
+        "group_size": scheme.group_size,
+        "zero_point": True,
+        "version": "gemm",
+        "modules_to_not_convert": skipped or None,
+    }
+
+
+def read_config(settings: dict[str, Any]) -> Scheme:
+    """The scheme of a `quantization_config`, ours or others'. Raises CheckpointError for other AWQ
+    layouts."""
+    version = str(settings.get("version", settings.get("format", "gemm"))).lower()
+    bits = settings.get("bits", settings.get("w_bit"))
+    group_size = settings.get("group_size", settings.get("q_group_size"))
+    if version != "gemm" or bits != 4 or group_size is None:
+        raise CheckpointError(
+            f"quantization_config says version={version!r}, bits={bits}, group_size={group_size}. "
+            "Salient reads AutoAWQ checkpoints of version 'gemm' with 4 bits; convert the "
+            "checkpoint to that first."
+        )
+    return parse_scheme(f"w4-g{group_size}")

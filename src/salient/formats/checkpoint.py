@@ -1,0 +1,229 @@
+"""Reading a checkpoint folder: config, safetensors shards, and weights, whether 16-bit or 4-bit.
+
+Only safetensors are read, never pickles. Files are opened for as long as `reading()` lasts and
+closed after it, so
+that the pages of a model larger than memory do not pile up.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from salient.core.errors import CheckpointError, ModelError
+from salient.core.quant import QuantizedWeight
+from salient.core.scheme import Scheme
+
+from . import FORMATS, Format, load_format
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+@dataclass
+class Checkpoint:
+    """A model folder opened for reading.
+
+    files: tensor name -> file that holds it
+    format, scheme: how linears are packed, both None for a 16-bit model
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    files: dict[str, Path]
+    format: Format | None = None
+    scheme: Scheme | None = None
+    _open: dict[Path, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep the files open that are touched inside; close them at the end."""
+        if self._open:
+            yield
+            return
+        with ExitStack() as stack:
+            self._open[Path()] = stack
+            try:
+                yield
+            finally:
+                self._open.clear()
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor called `name`, as it is stored. Raises ModelError if there is none."""
+        if name not in self.files:
+            near = [n for n in self.files if n.rsplit(".", 2)[-2:] == name.rsplit(".", 2)[-2:]][:3]
+            raise ModelError(
+                f"{self.folder} has no tensor {name!r}"
+                + (f" (it has {', '.join(map(repr, near))})" if near else "")
+                + ". Its config.json describes another model than its safetensors hold: "
+                "fetch the folder again."
+            )
+        with self.reading():
+            return self._file(self.files[name]).get_tensor(name)
+
+    def _file(self, path: Path) -> Any:
+        if path not in self._open:
+            stack = self._open[Path()]
+            self._open[path] = stack.enter_context(_opened(path))
+        return self._open[path]
+
+    def is_quantized(self, module: str) -> bool:
+        """Whether the linear called `module` is stored as codes."""
+        return self.format is not None and f"{module}.{self.format.suffix}" in self.files
+
+    def quantized(self, module: str) -> QuantizedWeight:
+        """The codes of the linear called `module`. Raises CheckpointError if its shapes disagree
+        with the config."""
+        assert self.format
+        assert self.scheme
+        code = load_format(self.format.name)
+        names = {suffix: f"{module}.{suffix}" for suffix in code.SUFFIXES}
+        optional = {"weight_zero_point"} if self.scheme.symmetric else set()
+        missing = [n for s, n in names.items() if n not in self.files and s not in optional]
+        if missing:
+            raise CheckpointError(
+                f"{self.folder} has no tensor {missing[0]!r}: the checkpoint is incomplete, write "
+                "it again."
+            )
+        with self.reading():
+            weight = code.unpack(
+                {s: self.tensor(n) for s, n in names.items() if n in self.files}, self.scheme
+            )
+        out, width = weight.codes.shape
+        groups = (out, width // self.scheme.group_size)
+        if weight.scale.shape != groups or weight.zero.shape != groups:
+            raise CheckpointError(
+                f"{module!r} has scales {list(weight.scale.shape)} and zeros "
+                f"{list(weight.zero.shape)}, but its "
+                f"{out} x {width} codes at {self.scheme} need {list(groups)}: quantization_config "
+                "does not describe "
+                "these tensors. Correct group_size in config.json, or write the checkpoint again."
+            )
+        return weight
+
+    def parameter(self, name: str) -> Tensor:
+        """The parameter `name`, dequantized (float32) if its module is stored as codes."""
+        module, _, kind = name.rpartition(".")
+        if kind == "weight" and self.is_quantized(module):
+            return self.quantized(module).dequantize()
+        return self.tensor(name)
+
+    def parameter_names(self) -> list[str]:
+        """The names that `parameter` takes: the tensors', those of codes replaced by their linear's
+        `.weight`."""
+        if self.format is None:
+            return list(self.files)
+        suffixes = load_format(self.format.name).SUFFIXES
+        names = []
+        for name in self.files:
+            module, _, kind = name.rpartition(".")
+            if kind == self.format.suffix:
+                names.append(f"{module}.weight")
+            elif kind not in suffixes or not self.is_quantized(module):
+                names.append(name)
+        return names
+
+    @cached_property
+    def bytes_on_disk(self) -> int:
+        """Bytes of all weight files."""
+        return sum(path.stat().st_size for path in set(self.files.values()))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path.name} in {path.parent} cannot be read ({error}). The file is truncated or "
+            "damaged: fetch it again."
+        ) from error
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open `folder`. Raises ModelError for a missing, truncated or contradictory file, before any
+    tensor is read."""
+    return _checkpoint(folder, read_json(folder / "config.json"), _weight_files(folder))
+
+
+def open_piece(path: Path, config: dict[str, Any]) -> Checkpoint:
+    """Open one safetensors file of a checkpoint that is being written under `config`."""
+    return _checkpoint(path.parent, config, dict.fromkeys(_names(path), path))
+
+
+def _checkpoint(folder: Path, config: dict[str, Any], files: dict[str, Path]) -> Checkpoint:
+    settings = config.get("quantization_config")
+    if not settings:
+        return Checkpoint(folder, config, files)
+    method = settings.get("quant_method")
+    row = next((f for f in FORMATS.values() if f.quant_method == method), None)
+    if row is None:
+        known = ", ".join(f.quant_method for f in FORMATS.values())
+        raise CheckpointError(
+            f"{folder} is quantized with {method!r}. Salient reads 16-bit models and: {known}."
+        )
+    return Checkpoint(folder, config, files, row, load_format(row.name).read_config(settings))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises ModelError if it is missing or is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path.parent} has no {path.name}: it is not a Hugging Face model folder."
+        ) from None
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} is not readable JSON ({error}). Fetch the file again.") from error
+    if not isinstance(found, dict):
+        raise ModelError(
+            f"{path} holds a {type(found).__name__}, not a JSON object. Fetch the file again."
+        )
+    return found
+
+
+def _weight_files(folder: Path) -> dict[str, Path]:
+    if (folder / INDEX).exists():
+        index = read_json(folder / INDEX).get("weight_map", {})
+        missing = sorted({shard for shard in index.values() if not (folder / shard).is_file()})
+        if missing:
+            raise ModelError(
+                f"{INDEX} names {missing[0]!r}, which is not in {folder} ({len(missing)} missing). "
+                "Fetch the missing shards."
+            )
+        outside = [s for s in index.values() if Path(s).name != s]
+        if outside:
+            raise ModelError(
+                f"{INDEX} names {outside[0]!r}, a path outside its own folder. Do not trust this "
+                "model folder."
+            )
+        files = {name: folder / shard for name, shard in index.items()}
+        held = {path: _names(path) for path in set(files.values())}
+        lost = next((name for name, path in files.items() if name not in held[path]), None)
+        if lost:
+            raise ModelError(
+                f"{INDEX} says that {files[lost].name} holds {lost!r}, but it does not. Fetch that "
+                "shard again."
+            )
+        return files
+    if (folder / SINGLE).exists():
+        return {name: folder / SINGLE for name in _names(folder / SINGLE)}
+    pickles = sorted(p.name for p in folder.glob("*.bin"))
+    other = (
+        f"; {pickles[0]!r} is a pickle, which Salient does not open: convert it to safetensors"
+        if pickles
+        else ""
+    )
+    raise ModelError(f"{folder} has neither {SINGLE} nor {INDEX}{other}.")
+
+
+def _names(path: Path) -> set[str]:
+    with _opened(path) as file:
+        return set(file.keys())

@@ -1,0 +1,101 @@
+"""compressed-tensors' pack-quantized layout, weights only (W4A16): what vLLM reads on every
+platform.
+
+    weight_packed      int32 [out, in/8]    code + 0..15, eight a word along `in`, low nibble first
+    weight_scale       16-bit [out, in/g]   in the model's own type
+    weight_zero_point  int32 [out/8, in/g]  packed along `out`; only for asymmetric weights
+    weight_shape       int64 [2]            out, in
+
+The format counts codes from -8 to 7 and stores them plus 8, so the nibbles are ours.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from salient.core.errors import CheckpointError
+from salient.core.quant import QuantizedWeight
+from salient.core.scheme import Scheme, parse_scheme
+
+SUFFIXES = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
+
+
+def pack(weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of one module, by local name. Does not modify the input."""
+    tensors = {
+        "weight_packed": _pack_words(weight.codes),
+        "weight_scale": weight.scale.to(dtype),
+        "weight_shape": torch.tensor(weight.codes.shape, dtype=torch.int64),
+    }
+    if not weight.scheme.symmetric:
+        tensors["weight_zero_point"] = _pack_words(weight.zero.t()).t().contiguous()
+    return tensors
+
+
+def unpack(tensors: dict[str, Tensor], scheme: Scheme) -> QuantizedWeight:
+    """Exact inverse of `pack`. Does not modify the input."""
+    out, width = tensors["weight_shape"].tolist()
+    scale = tensors["weight_scale"].float()
+    zero = torch.full(scale.shape, scheme.middle, dtype=torch.uint8)
+    if not scheme.symmetric:
+        zero = _unpack_words(tensors["weight_zero_point"].t(), out).t().contiguous()
+    return QuantizedWeight(_unpack_words(tensors["weight_packed"], width), scale, zero, scheme)
+
+
+def _pack_words(codes: Tensor) -> Tensor:
+    """uint8 [rows, columns] -> int32 [rows, ceil(columns/8)]; missing columns are code 0, as the
+    format has it."""
+    codes = pad(codes, (0, -codes.shape[1] % 8)).contiguous()
+    pairs = codes[:, 0::2] | (codes[:, 1::2] << 4)
+    return pairs.contiguous().view(torch.int32)
+
+
+def _unpack_words(words: Tensor, columns: int) -> Tensor:
+    """int32 [rows, words] -> uint8 [rows, columns]."""
+    pairs = words.contiguous().view(torch.uint8)
+    return torch.stack((pairs & 15, pairs >> 4), -1).flatten(1)[:, :columns].contiguous()
+
+
+def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
+    """`quantization_config` of config.json. `skipped` are the names of linears left at 16 bits."""
+    weights = {
+        "num_bits": scheme.bits,
+        "type": "int",
+        "strategy": "group",
+        "group_size": scheme.group_size,
+        "symmetric": scheme.symmetric,
+        "dynamic": False,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        "ignore": sorted({"lm_head", *skipped}),
+    }
+
+
+def read_config(settings: dict[str, Any]) -> Scheme:
+    """The scheme of a `quantization_config`, ours or others'. Raises CheckpointError for what is
+    not W4A16."""
+    groups = list(settings.get("config_groups", {}).values())
+    weights = (groups[0].get("weights") or {}) if len(groups) == 1 else {}
+    kind = (
+        settings.get("format"),
+        weights.get("num_bits"),
+        weights.get("type"),
+        weights.get("strategy"),
+    )
+    if kind != ("pack-quantized", 4, "int", "group") or groups[0].get("input_activations"):
+        raise CheckpointError(
+            f"quantization_config holds {len(groups)} groups with (format, bits, type, strategy) = "
+            f"{kind}. "
+            "Salient reads compressed-tensors checkpoints with one pack-quantized group of 4-bit "
+            "weights in groups and "
+            "16-bit activations (W4A16, W4A16_ASYM)."
+        )
+    return parse_scheme(
+        f"w4-g{weights['group_size']}" + ("-sym" if weights.get("symmetric", True) else "")
+    )

@@ -1,0 +1,87 @@
+"""Everything of a checkpoint folder that is not weights: config, tokenizer, generation config, chat
+template.
+
+Files are carried over as the source folder had them, because newer Transformers write configs that
+older readers
+misread. Where a source has only the new words, the old ones are added beside them.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import read_json
+from .writer import full_disk_said, write_json
+
+CARRIED = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "NOTICE",
+)
+# Transformers 5 gives a tokenizer that is only a tokenizer.json this class; Transformers 4 knows it
+# by the other name.
+TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+TOKENIZER_LEFTOVERS = ("backend", "is_local", "local_files_only")
+
+
+def carry_over(source: Path, target: Path) -> None:
+    """Copy tokenizer, generation config, chat template and licence from `source` to `target`."""
+    with full_disk_said(target):
+        for name in CARRIED:
+            if (source / name).is_dir():
+                shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+            elif (source / name).is_file():
+                shutil.copyfile(source / name, target / name)
+    settings = target / "tokenizer_config.json"
+    if settings.exists():
+        found = read_json(settings)
+        if found.get("tokenizer_class") in TOKENIZER_CLASSES:
+            found["tokenizer_class"] = TOKENIZER_CLASSES[found["tokenizer_class"]]
+            kept = {key: value for key, value in found.items() if key not in TOKENIZER_LEFTOVERS}
+            write_json(settings, kept)
+
+
+def quantized_config(
+    config: dict[str, Any], quantization: dict[str, Any], dtype: str
+) -> dict[str, Any]:
+    """`config` of the source with `quantization_config` and the 16-bit type, in words that old and
+    new readers know."""
+    made = {
+        key: value
+        for key, value in config.items()
+        if key not in ("dtype", "torch_dtype", "quantization_config")
+    }
+    made |= _older_rope(made)
+    return made | {"torch_dtype": dtype, "dtype": dtype, "quantization_config": quantization}
+
+
+def _older_rope(config: dict[str, Any]) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling` for Transformers 4, from Transformers 5's
+    `rope_parameters`."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" in config:
+        return {}
+    if "full_attention" in rope:  # one entry a kind of layer (Gemma 3)
+        older = _older_rope({"rope_parameters": rope["full_attention"]})
+        local = (rope.get("sliding_attention") or {}).get("rope_theta")
+        return older | ({"rope_local_base_freq": local} if local else {})
+    older = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
+    if "partial_rotary_factor" in rope and "partial_rotary_factor" not in config:
+        older["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    scaling = {k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")}
+    older["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    return older

@@ -1,0 +1,321 @@
+"""A model as a skeleton and its blocks: the whole is never in memory.
+
+The skeleton is the Transformers model built without weights. Its embedding, norms and head are read
+once; its decoder
+layers are replaced by stubs. Running the skeleton then does two jobs that would otherwise need a
+table of
+architectures: it shows what every block is called with (masks, rotary angles, whatever the model
+hands down), and it
+turns the last block's output into logits exactly as the model does (final norm, head, scaling,
+soft-capping).
+Blocks are read one at a time.
+"""
+
+import contextlib
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from salient.core.errors import ModelError
+from salient.core.quant import check_finite
+from salient.formats.checkpoint import Checkpoint
+
+from .names import stored_names
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a block is called with beside the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Reached(Exception):
+    """Raised by a stub to stop the forward pass at the first block."""
+
+
+class _Stub(nn.Module):
+    """Stands where a block stood: notes its call and hands the hidden states on."""
+
+    def __init__(self, block: nn.Module, skeleton: "Skeleton", index: int):
+        super().__init__()
+        self.__dict__.update(stood_for=block, skeleton=skeleton, index=index)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["stood_for"], name)  # models read e.g. `layer.attention_type`
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.skeleton._reached(self.index, hidden, Call(args, kwargs))
+
+
+class Skeleton:
+    """The model in `source` without its blocks' weights, computing in `dtype` on `device`.
+
+    blocks: the name of each block, e.g. 'model.layers.0'
+    """
+
+    def __init__(self, source: Checkpoint, dtype: torch.dtype, device: torch.device):
+        self.source, self.dtype, self.device = source, dtype, device
+        self.model = _build(source, dtype)
+        name, layers = _block_list(self.model)
+        self.blocks = [f"{name}.{i}" for i in range(len(layers))]
+        self._meta = list(layers)
+        self._calls: list[Call] = []
+        self._hidden: Tensor | None = None
+        self._inject: Tensor | None = None
+        self._returns_tuple: bool | None = None
+        self._stored = stored_names(self.model, source)
+        for index, block in enumerate(self._meta):
+            layers[index] = _Stub(block, self, index)
+        head = self.model.get_output_embeddings()
+        self._head_names = {n for n, m in self.model.named_modules() if m is head}
+        self._has_body = self._has_head = False
+
+    def stored(self, name: str) -> str:
+        """The name that the files have for the parameter `name`."""
+        return self._stored.get(name, name)
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+        return self.model.get_input_embeddings().weight.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Channels of the hidden states between blocks."""
+        return self.model.config.get_text_config().hidden_size
+
+    @property
+    def longest_context(self) -> int | None:
+        """Positions that the model was made for, None if its config does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def outer_modules(self) -> list[str]:
+        """Names of the linears that belong to no block (they are never quantized)."""
+        stubs = tuple(f"{name}." for name in self.blocks)
+        return [
+            n
+            for n, m in self.model.named_modules()
+            if isinstance(m, nn.Linear) and not n.startswith(stubs)
+        ]
+
+    def outer_bytes(self) -> int:
+        """Bytes of everything that is no block, in the skeleton's dtype; a tied head counts
+        once."""
+        stubs = tuple(f"{name}." for name in self.blocks)
+        outer = [p for n, p in self.model.named_parameters() if not n.startswith(stubs)]
+        return sum(p.numel() for p in outer) * torch.finfo(self.dtype).bits // 8
+
+    def outer_names(self) -> list[str]:
+        """The names, in the files, of everything that belongs to no block."""
+        stubs = tuple(f"{name}." for name in self.blocks)
+        return [stored for name, stored in self._stored.items() if not name.startswith(stubs)]
+
+    def linears(self, index: int) -> dict[str, nn.Linear]:
+        """The linears of block `index` by their name within it; without weights."""
+        return {n: m for n, m in self._meta[index].named_modules() if isinstance(m, nn.Linear)}
+
+    def parameter_names(self, index: int) -> list[str]:
+        """The full names of all parameters and kept buffers of block `index`."""
+        return [f"{self.blocks[index]}.{name}" for name in self._meta[index].state_dict()]
+
+    def block(self, index: int, dtype: torch.dtype | None = None) -> nn.Module:
+        """Block `index` with its weights, in `dtype` (the skeleton's unless given). Raises
+        ModelError on NaN."""
+        module = copy.deepcopy(self._meta[index])
+        _restore_buffers(self.model, module)
+        prefix = self.blocks[index]
+        with self.source.reading():
+            for name, target in list(module.state_dict().items()):
+                self._assign(module, name, f"{prefix}.{name}", target, dtype or self.dtype)
+        return module.to(self.device).eval().requires_grad_(requires_grad=False)
+
+    def calls(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
+        """The first block's hidden states [samples, tokens, width] for `ids` [samples, tokens], and
+        each block's call."""
+        self._read_outer(with_head=False)
+        if self._returns_tuple is None:
+            self._learn_return_type(ids[:1, :2])
+        self._calls, self._hidden, self._inject = [], None, None
+        self._forward(ids, body_only=True)
+        assert self._hidden is not None
+        assert len(self._calls) == len(self.blocks)
+        return self._hidden, self._calls
+
+    def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """Logits [samples, tokens, vocab] from the last block's output `hidden`, in the skeleton's
+        dtype."""
+        self._read_outer(with_head=True)
+        if self._returns_tuple is None:
+            self._learn_return_type(ids[:1, :2])
+        self._calls, self._inject = [], hidden.to(self.device, self.dtype)
+        try:
+            return self._forward(ids, body_only=False).logits
+        finally:
+            self._inject = None
+
+    def assemble(self) -> Any:
+        """The whole model, every block read and put back in its place. The skeleton is used up."""
+        self._read_outer(with_head=True)
+        layers = self.model.get_submodule(self.blocks[0].rpartition(".")[0])
+        for index in range(len(self.blocks)):
+            layers[index] = self.block(index)
+        return self.model
+
+    def forget_outer(self) -> None:
+        """Free the embedding, norms and head until they are asked for again."""
+        for module in self.model.modules():
+            for name, value in module._parameters.items():
+                if value is not None:
+                    module._parameters[name] = nn.Parameter(value.to("meta"), requires_grad=False)
+        self._has_body = self._has_head = False
+
+    def _forward(self, ids: Tensor, *, body_only: bool) -> Any:
+        model = self.model.base_model if body_only else self.model
+        with torch.no_grad():
+            return model(input_ids=ids.to(self.device), use_cache=False)
+
+    def _learn_return_type(self, ids: Tensor) -> None:
+        """Some models' blocks return a tensor, others a tuple: run the first block to see."""
+        self._calls, self._hidden, self._inject = [], None, None
+        with contextlib.suppress(_Reached):
+            self._forward(ids, body_only=True)
+        assert self._hidden is not None
+        block, call = self.block(0), self._calls[0]
+        with torch.no_grad():
+            self._returns_tuple = isinstance(block(self._hidden, *call.args, **call.kwargs), tuple)
+
+    def _reached(self, index: int, hidden: Tensor, call: Call) -> Any:
+        self._calls.append(call)
+        if index == 0:
+            self._hidden = hidden
+            if self._returns_tuple is None:
+                raise _Reached
+            if self._inject is not None:
+                hidden = self._inject
+        return (hidden,) if self._returns_tuple else hidden
+
+    def _read_outer(self, *, with_head: bool) -> None:
+        """Read what is not a block and is not there yet. The head waits until logits are asked for:
+        it is large."""
+        if self._has_body and (self._has_head or not with_head):
+            return
+        _restore_buffers(self.model, self.model)
+        stubs = tuple(f"{name}." for name in self.blocks)
+        tied = self.model.config.get_text_config().tie_word_embeddings
+        with self.source.reading():
+            for name, target in list(self.model.state_dict().items()):
+                in_head = name.rpartition(".")[0] in self._head_names
+                wanted = (with_head and not self._has_head) if in_head else not self._has_body
+                if name.startswith(stubs) or not wanted:
+                    continue
+                if in_head and tied and name not in self._stored:
+                    continue
+                self._assign(self.model, name, name, target, self.dtype)
+        if with_head and tied:
+            self.model.tie_weights()
+        self._has_body, self._has_head = True, with_head or self._has_head
+        self._body_to_device()
+        self.model.eval().requires_grad_(requires_grad=False)
+
+    def _body_to_device(self) -> None:
+        for module in self.model.modules():
+            for store in (module._parameters, module._buffers):
+                for name, value in store.items():
+                    if value is not None and not value.is_meta:
+                        moved = value.to(self.device)
+                        store[name] = (
+                            nn.Parameter(moved, requires_grad=False)
+                            if store is module._parameters
+                            else moved
+                        )
+
+    def _assign(
+        self, module: nn.Module, local: str, name: str, target: Tensor, dtype: torch.dtype
+    ) -> None:
+        found = self.source.parameter(self.stored(name))
+        if found.shape != target.shape:
+            raise ModelError(
+                f"{name!r} is {list(found.shape)} on disk, but config.json makes it "
+                f"{list(target.shape)}. "
+                "config.json and the safetensors do not belong together: fetch the model again."
+            )
+        check_finite(name, found)
+        kept = found.to(dtype) if found.is_floating_point() else found
+        owner = module.get_submodule(local.rpartition(".")[0])
+        leaf = local.rpartition(".")[2]
+        if leaf in owner._parameters:
+            owner._parameters[leaf] = nn.Parameter(
+                kept.clone() if kept is found else kept, requires_grad=False
+            )
+        else:
+            owner._buffers[leaf] = kept
+
+
+def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
+    """The block's output [samples, tokens, width] for `hidden`, moved to the block's device and
+    dtype."""
+    where = next(block.parameters())
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return (
+            value.to(where.device, where.dtype)
+            if value.is_floating_point()
+            else value.to(where.device)
+        )
+
+    with torch.no_grad():
+        out = block(moved(hidden), *tree_map(moved, call.args), **tree_map(moved, call.kwargs))
+    return out[0] if isinstance(out, tuple) else out
+
+
+def _build(source: Checkpoint, dtype: torch.dtype) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(source.folder)
+        if hasattr(config, "quantization_config"):
+            delattr(config, "quantization_config")
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
+        raise ModelError(
+            f"config.json in {source.folder} does not describe a causal language model that the "
+            "installed "
+            f"Transformers can build ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no text'}). "
+            "Check model_type and the sizes in config.json, or update Transformers."
+        ) from error
+    return model
+
+
+def _block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    if not lists:
+        raise ModelError(
+            f"{type(model).__name__} has no list of decoder blocks: Salient cannot stream it."
+        )
+    return max(lists, key=lambda item: sum(p.numel() for p in item[1].parameters()))
+
+
+def _restore_buffers(model: Any, module: nn.Module) -> None:
+    """Compute the buffers that no file holds (rotary frequencies, embedding scales), as
+    Transformers' loader does."""
+    for part in module.modules():
+        lost = [
+            n
+            for n in part._non_persistent_buffers_set
+            if (b := part._buffers.get(n)) is not None and b.is_meta
+        ]
+        if isinstance(part, _Stub) or not lost:
+            continue
+        for name in lost:
+            part._buffers[name] = torch.zeros_like(part._buffers[name], device="cpu")  # type: ignore[arg-type]
+        with torch.no_grad():
+            model._init_weights(part)
