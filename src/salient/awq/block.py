@@ -18,23 +18,20 @@ from salient.core.quant import Grid, QuantizedWeight, in_16_bits, minmax_grid, q
 from salient.core.scheme import Scheme
 from salient.models.groups import ScaleGroup
 
+from .feedback import with_feedback
 from .search import IDENTITY, Scale, best_grid, best_scale, gram_blocks
 from .stats import ActStats
 
 
 @dataclass(frozen=True)
 class Heldout:
-    """A shared input on tokens that the search does not see.
-
-    x: [tokens, in];  weight: float32 [tokens]
-    """
+    """A shared input on tokens that the search does not see: [tokens, in]."""
 
     x: Tensor
-    weight: Tensor
 
     def error(self, difference: Tensor) -> float:
-        """sum_t w_t |D x_t|^2 for `difference` [out, in]."""
-        return float((self.weight @ (self.x.float() @ difference.t()).square()).sum())
+        """sum_t |D x_t|^2 for `difference` [out, in]."""
+        return float((self.x.float() @ difference.t()).square().sum())
 
 
 @dataclass
@@ -55,7 +52,12 @@ class GroupResult:
     group: ScaleGroup
     layers: list[LayerResult]
     exponents: tuple[float, float] = IDENTITY
-    kept: bool = True
+    rounding: str = "plain"
+
+    @property
+    def kept(self) -> bool:
+        """Whether AWQ beat plain rounding on the held-out tokens."""
+        return self.rounding != "plain"
 
 
 @dataclass
@@ -114,6 +116,7 @@ def quantize_block(
 class _Draft:
     """What is settled so far: grids by linear, scales by the module that takes them up.
 
+    ready: linear -> its scaled weight and the grid to round it on
     rows: absorber -> float32 [its rows], divided out of it
     columns: reader -> float32 [in], multiplied into it
     """
@@ -121,44 +124,65 @@ class _Draft:
     block: nn.Module
     weight_of: Weights
     target: Target
+    ready: dict[str, tuple[Tensor, Grid]] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
-    grids: dict[str, Grid] = field(default_factory=dict)
     plain: dict[str, QuantizedWeight] = field(default_factory=dict)
     folded: dict[str, Tensor] = field(default_factory=dict)
 
     def settle(self, group: ScaleGroup, stats: ActStats, heldout: Heldout) -> GroupResult:
-        """Search scale and grids of one shared input, and keep them if they win on the held-out
-        tokens."""
+        """Search one shared input, and keep of what was found what wins on the held-out tokens."""
         scheme, dtype = self.target.scheme, self.target.dtype
         originals = {n: self.weight_of(n) for n in group.readers if n in self.target.quantized}
+        self.plain |= {n: quantize(w, scheme, name=n, dtype=dtype) for n, w in originals.items()}
         found, rows, norm = self._scale(group, list(originals.values()), stats)
         columns = rows[group.rows] if group.rows is not None else found.values
-        blocks = gram_blocks(stats.gram, columns, scheme.group_size)
-        grids, layers = {}, []
+        scaled = {name: weight * columns for name, weight in originals.items()}
+        grids = self._grids(scaled, stats, columns)
+        versions = {"nearest": scaled, "feedback": self._compensated(scaled, grids, stats, columns)}
+        power = {name: max(heldout.error(weight), 1e-30) for name, weight in originals.items()}
+        errors: dict[str, dict[str, float]] = {"plain": {}, "nearest": {}, "feedback": {}}
         for name, weight in originals.items():
-            plain = quantize(weight, scheme, name=name, dtype=dtype)
-            grids[name] = best_grid(weight * columns, blocks, scheme, dtype)
-            codes = quantize(weight * columns, scheme, name=name, dtype=dtype, grid=grids[name])
-            power = max(heldout.error(weight), 1e-30)
-            awq = heldout.error(codes.dequantize() / columns - weight) / power
-            layers.append(
-                LayerResult(name, heldout.error(plain.dequantize() - weight) / power, awq)
-            )
-            self.plain[name] = plain
-        if sum(layer.awq for layer in layers) >= sum(layer.plain for layer in layers):
-            self.grids |= {
-                name: minmax_grid(weight, scheme, dtype) for name, weight in originals.items()
-            }
-            return GroupResult(
-                group, [LayerResult(n.name, n.plain, n.plain) for n in layers], kept=False
-            )
-        self.grids |= grids
+            plain = self.plain[name].dequantize() - weight
+            errors["plain"][name] = heldout.error(plain) / power[name]
+            for kind, version in versions.items():
+                codes = quantize(version[name], scheme, name=name, dtype=dtype, grid=grids[name])
+                error = codes.dequantize() / columns - weight
+                errors[kind][name] = heldout.error(error) / power[name]
+        best = min(errors, key=lambda kind: sum(errors[kind].values()))
+        layers = [LayerResult(n, errors["plain"][n], errors[best][n]) for n in originals]
+        if best == "plain":
+            self.ready |= {n: (w, minmax_grid(w, scheme, dtype)) for n, w in originals.items()}
+            return GroupResult(group, layers, rounding=best)
+        self.ready |= {name: (versions[best][name], grids[name]) for name in originals}
         if group.absorber is not None and found.exponents != IDENTITY:
             self.rows[group.absorber] = rows
             self.columns |= dict.fromkeys(group.readers, columns)
             self.folded |= norm
-        return GroupResult(group, layers, found.exponents)
+        return GroupResult(group, layers, found.exponents, best)
+
+    def _grids(
+        self, scaled: dict[str, Tensor], stats: ActStats, columns: Tensor
+    ) -> dict[str, Grid]:
+        scheme, dtype = self.target.scheme, self.target.dtype
+        blocks = gram_blocks(stats.gram, columns, scheme.group_size)
+        return {name: best_grid(weight, blocks, scheme, dtype) for name, weight in scaled.items()}
+
+    def _compensated(
+        self,
+        scaled: dict[str, Tensor],
+        grids: dict[str, Grid],
+        stats: ActStats,
+        columns: Tensor,
+    ) -> dict[str, Tensor]:
+        """The readers' weights with error feedback, all at once: they share the Gram matrix."""
+        grid = Grid(
+            torch.cat([grids[n].scale for n in scaled]), torch.cat([grids[n].zero for n in scaled])
+        )
+        weight = torch.cat(list(scaled.values()))
+        made = with_feedback(weight, grid, stats.gram, columns, self.target.scheme)
+        parts = made.split([len(w) for w in scaled.values()])
+        return dict(zip(scaled, parts, strict=True))
 
     def _scale(
         self, group: ScaleGroup, weights: list[Tensor], stats: ActStats
@@ -181,23 +205,23 @@ class _Draft:
         """Fold all that was settled into the weights and round them."""
         weights = {}
         for name, linear in self.block.named_modules():
-            touched = name in self.rows or name in self.columns or name in self.grids
-            if not touched or not isinstance(linear, nn.Linear):
+            rows, dtype = self.rows.get(name), self.target.dtype
+            if not isinstance(linear, nn.Linear):
                 continue
-            weight = self.weight_of(name) * self.columns.get(name, 1.0)
-            grid, dtype = self.grids.get(name), self.target.dtype
-            if name in self.rows:
-                rows = self.rows[name][:, None]
-                weight = weight / rows
-                grid = grid and Grid(in_16_bits(grid.scale / rows, dtype), grid.zero)
-                if linear.bias is not None:
-                    self.folded[f"{name}.bias"] = (linear.bias.float() / self.rows[name]).to(dtype)
-            if grid is None:
-                self.folded[f"{name}.weight"] = weight.to(dtype)
-            else:
+            if rows is not None and linear.bias is not None:
+                self.folded[f"{name}.bias"] = (linear.bias.float() / rows).to(dtype)
+            if name in self.ready:
+                weight, grid = self.ready[name]
+                if rows is not None:
+                    weight = weight / rows[:, None]
+                    grid = Grid(in_16_bits(grid.scale / rows[:, None], dtype), grid.zero)
                 weights[name] = quantize(
                     weight, self.target.scheme, name=name, dtype=dtype, grid=grid
                 )
+            elif rows is not None or name in self.columns:
+                weight = self.weight_of(name) * self.columns.get(name, 1.0)
+                weight = weight if rows is None else weight / rows[:, None]
+                self.folded[f"{name}.weight"] = weight.to(dtype)
         return BlockResult(weights, self.plain, self.folded, results)
 
 
@@ -230,7 +254,7 @@ def plain_result(result: BlockResult) -> BlockResult:
     groups = []
     for r in result.groups:
         layers = [LayerResult(layer.name, layer.plain, layer.plain) for layer in r.layers]
-        groups.append(GroupResult(r.group, layers, kept=False))
+        groups.append(GroupResult(r.group, layers))
     return BlockResult(result.plain, result.plain, {}, groups)
 
 

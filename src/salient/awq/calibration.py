@@ -72,13 +72,18 @@ def tokenize(
         stream += ids[:taken]
         dropped += len(ids) - taken
     if len(stream) < wanted:
-        fits = len(stream) // length
-        advice = f"Ask for {options[0]} {fits}"
-        if not fits:
-            advice = f"Ask for a shorter {options[1]} (up to {len(stream)})"
+        fits, longest = len(stream) // length, len(stream) // samples
+        if fits:
+            advice = f"Ask for {options[0]} {fits}, or give"
+        elif longest >= FEWEST_TOKENS:
+            advice = f"Ask for a shorter {options[1]} (up to {longest}), or give"
+        elif len(stream) >= FEWEST_TOKENS:
+            advice = f"Ask for {options[0]} 1 and a {options[1]} of up to {len(stream)}, or give"
+        else:
+            advice = "Give"
         raise CalibrationError(
             f"{where} holds {len(stream)} tokens, but {samples} samples of {length} need {wanted}. "
-            f"{advice}, or give more text."
+            f"{advice} more text."
         )
     return TokenBatch(torch.tensor(stream).reshape(samples, length), used, dropped, kinds)
 

@@ -26,6 +26,14 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._lock = _lock(folder)
+        try:
+            self._file = self._begin(header, fresh=fresh)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _begin(self, header: dict[str, Any], *, fresh: bool) -> IO[str]:
+        folder = self.folder
         if fresh:
             for path in folder.iterdir():
                 if path.name != ".lock":
@@ -40,7 +48,7 @@ class Journal:
             path.with_suffix(".tmp").write_text(text)
             path.with_suffix(".tmp").rename(path)  # a line cut short by a crash is gone
             sync(folder)
-        self._file: IO[str] = path.open("a")
+        return path.open("a")
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         for field in sorted(found.keys() | wanted.keys()):

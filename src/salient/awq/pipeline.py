@@ -31,7 +31,7 @@ from salient.models.skeleton import Call, Skeleton, run_block
 
 from .block import BlockResult, Heldout, Target, effective_state, plain_result, quantize_block
 from .journal import Journal
-from .stats import ActStats, Recorder, observe, token_weights
+from .stats import ActStats, Recorder, observe
 
 BATCH_TOKENS = 2048  # tokens that go through a block at once
 PROBE = (2, 16)  # samples, tokens to watch and prove with
@@ -197,12 +197,11 @@ def _gather(
     ]
     stats = {n: ActStats.empty(linears[n].in_features, run.skeleton.device) for n in firsts}
     for number, batch in enumerate(streams.calibration):
-        out = observe(block, batch, calls.batches[number][index], stats)[0]
+        out = observe(block, batch, calls.batches[number][index], stats)
         streams.calibration[number] = out.to("cpu", HIDDEN_DTYPE)
     with Recorder(block, firsts) as recorder:
         expected = _run_heldout(block, streams.reference, calls.heldout[index])
-    weight = token_weights(expected).to(run.skeleton.device)
-    return stats, {n: Heldout(x, weight) for n, x in recorder.inputs.items()}, expected
+    return stats, {n: Heldout(x) for n, x in recorder.inputs.items()}, expected
 
 
 def _weights(run: Run, index: int, block: nn.Module) -> Callable[[str], Tensor]:
@@ -226,18 +225,24 @@ def _judge(
 
     Moves the plain stream on; leaves the block with the written weights.
     """
-    weight = token_weights(expected)
-    power = float((weight @ (expected - streams.reference).flatten(0, 1).square()).sum())
     errors = {}
     for kind, version in (("plain", plain_result(result)), ("awq", result)):
         _load(block, version)
         out = _run_heldout(block, streams.reference, call)
-        errors[kind] = float((weight @ (out - expected).flatten(0, 1).square()).sum()) / max(
-            power, 1e-30
-        )
+        errors[kind] = relative_error(out, expected)
         if kind == "plain":
             streams.plain = _run_heldout(block, streams.plain, call)
     return errors
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Mean over tokens of |found - expected|^2 / |expected|^2; both [samples, tokens, width].
+
+    Token by token, because the next norm divides by each token's own size: a few tokens with
+    massive activations would drown all others (Sun et al. 2024, "Massive Activations").
+    """
+    size = expected.square().sum(-1).clamp(min=1e-30)
+    return float(((found - expected).square().sum(-1) / size).mean())
 
 
 def _run_heldout(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
@@ -358,6 +363,7 @@ def _entry(
                 "refusal": r.group.refusal,
                 "exponents": list(r.exponents),
                 "kept": r.kept,
+                "rounding": r.rounding,
                 "layers": {
                     layer.name: {"plain": layer.plain, "awq": layer.awq} for layer in r.layers
                 },

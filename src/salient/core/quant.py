@@ -116,6 +116,11 @@ def quantize(
     weight = weight.float()
     check_finite(name, weight)
     grid = grid or minmax_grid(weight, scheme, dtype)
+    if not torch.isfinite(grid.scale).all():
+        raise ModelError(
+            f"{name!r} spans up to {weight.abs().max():.3g}: its scales do not fit float16. "
+            f"Leave it at 16 bits with --skip {name!r}."
+        )
     codes = codes_of(weight.unflatten(1, (-1, scheme.group_size)), grid, scheme)
     return QuantizedWeight(codes.flatten(1).byte(), grid.scale, grid.zero.byte(), scheme)
 

@@ -2,11 +2,13 @@
 torch."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Report:
 
     def to_json(self) -> str:
         """The data as one JSON document."""
-        return json.dumps(self.data, indent=2, ensure_ascii=False)
+        return json.dumps(_finite(self.data), indent=2, ensure_ascii=False)
 
     def show(self, console: Console) -> None:
         """Print tables and lines."""
@@ -43,12 +45,21 @@ class Report:
 
 
 def _rich(table: Table) -> RichTable:
-    made = RichTable(title=table.title, title_justify="left", title_style="bold")
+    made = RichTable(title=Text(table.title), title_justify="left", title_style="bold")
     for number, column in enumerate(table.columns):
         made.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in table.rows:
-        made.add_row(*row)
+        made.add_row(*map(Text, row))
     return made
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for NaN and infinity, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def mebibytes(count: float) -> str:

@@ -31,7 +31,7 @@ class Document:
 def builtin(part: Literal["calibration", "heldout"]) -> list[Document]:
     """The documents of a part of the built-in corpus, kinds mixed evenly."""
     text = (files("salient.core") / "corpus" / f"{part}.jsonl").read_text(encoding="utf-8")
-    return _documents(text.splitlines(), f"the built-in corpus ({part})")
+    return _documents(text.split("\n"), f"the built-in corpus ({part})")
 
 
 def read_texts(name: str) -> list[Document]:
@@ -65,7 +65,7 @@ def _read_file(path: Path) -> list[Document]:
             f"{path} is not UTF-8 text (byte {error.start}). Convert it, for example with iconv."
         ) from None
     if path.suffix in (".jsonl", ".json"):
-        documents = _documents(text.splitlines(), str(path))
+        documents = _documents(text.split("\n"), str(path))
     else:
         documents = [
             Document(p.strip()) for p in text.replace("\r\n", "\n").split("\n\n") if p.strip()
@@ -97,8 +97,10 @@ def _document(row: Any, where: str) -> Document:
     fields = row if isinstance(row, dict) else {}
     kind = str(fields.get("kind", "text"))
     messages = fields.get("messages")
-    if isinstance(messages, list) and all(
-        isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages
+    if (
+        isinstance(messages, list)
+        and messages
+        and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages)
     ):
         return Document(
             messages=tuple({k: str(m[k]) for k in ("role", "content")} for m in messages), kind=kind
@@ -130,6 +132,6 @@ def _read_data_set(name: str) -> list[Document]:
     except (OSError, ValueError, RuntimeError) as error:
         raise CalibrationError(
             f"{path!r} is neither a file here nor a data set that the Hub gives "
-            f"({str(error).splitlines()[0]}). "
+            f"({(str(error) or type(error).__name__).splitlines()[0]}). "
             "Check the name and the network, or give a .txt or .jsonl file."
         ) from error

@@ -47,12 +47,12 @@ class Comparison:
     @property
     def perplexity_reference(self) -> float:
         """Perplexity of the reference."""
-        return math.exp(self.nll_reference / max(self.predicted, 1))
+        return _exp(self.nll_reference / max(self.predicted, 1))
 
     @property
     def perplexity_quantized(self) -> float:
         """Perplexity of the quantized model."""
-        return math.exp(self.nll_quantized / max(self.predicted, 1))
+        return _exp(self.nll_quantized / max(self.predicted, 1))
 
     def figures(self) -> dict[str, Any]:
         """The measures as plain numbers."""
@@ -63,6 +63,10 @@ class Comparison:
             "perplexity_reference": self.perplexity_reference,
             "perplexity_quantized": self.perplexity_quantized,
         }
+
+
+def _exp(nll: float) -> float:
+    return math.exp(nll) if nll < 709 else math.inf
 
 
 def compare_logits(reference: Tensor, quantized: Tensor, ids: Tensor) -> Comparison:

@@ -56,12 +56,14 @@ def _pack_words(codes: Tensor) -> Tensor:
     """uint8 [rows, columns] -> int32 [rows, columns/8]."""
     ordered = codes.unflatten(1, (-1, 8))[..., list(NIBBLES)].contiguous()
     pairs = ordered[..., 0::2] | (ordered[..., 1::2] << 4)
-    return pairs.contiguous().view(torch.int32).squeeze(-1)
+    return pairs.clone(memory_format=torch.contiguous_format).view(torch.int32).squeeze(-1)
 
 
 def _unpack_words(words: Tensor) -> Tensor:
     """int32 [rows, columns/8] -> uint8 [rows, columns]."""
-    pairs = words.contiguous().view(torch.uint8).unflatten(1, (-1, 4))
+    pairs = (
+        words.clone(memory_format=torch.contiguous_format).view(torch.uint8).unflatten(1, (-1, 4))
+    )
     nibbles = torch.stack((pairs & 15, pairs >> 4), -1).flatten(2)
     order = sorted(range(8), key=lambda nibble: NIBBLES[nibble])
     return nibbles[..., order].flatten(1)

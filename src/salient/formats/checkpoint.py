@@ -138,13 +138,14 @@ class Checkpoint:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
+        file = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{path.name} in {path.parent} cannot be read ({error}). The file is truncated or "
             "damaged: fetch it again."
         ) from error
+    with file:
+        yield file
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -192,6 +193,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def _weight_files(folder: Path) -> dict[str, Path]:
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX).get("weight_map", {})
+        if not index:
+            raise ModelError(f"{INDEX} in {folder} names no tensor. Fetch the file again.")
         missing = sorted({shard for shard in index.values() if not (folder / shard).is_file()})
         if missing:
             raise ModelError(

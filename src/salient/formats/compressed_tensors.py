@@ -49,12 +49,12 @@ def _pack_words(codes: Tensor) -> Tensor:
     format has it."""
     codes = pad(codes, (0, -codes.shape[1] % 8)).contiguous()
     pairs = codes[:, 0::2] | (codes[:, 1::2] << 4)
-    return pairs.contiguous().view(torch.int32)
+    return pairs.clone(memory_format=torch.contiguous_format).view(torch.int32)
 
 
 def _unpack_words(words: Tensor, columns: int) -> Tensor:
     """int32 [rows, words] -> uint8 [rows, columns]."""
-    pairs = words.contiguous().view(torch.uint8)
+    pairs = words.clone(memory_format=torch.contiguous_format).view(torch.uint8)
     return torch.stack((pairs & 15, pairs >> 4), -1).flatten(1)[:, :columns].contiguous()
 
 
@@ -88,7 +88,14 @@ def read_config(settings: dict[str, Any]) -> Scheme:
         weights.get("type"),
         weights.get("strategy"),
     )
-    if kind != ("pack-quantized", 4, "int", "group") or groups[0].get("input_activations"):
+    size = weights.get("group_size")
+    reordered = weights.get("actorder") in ("group", True)  # "weight" leaves the groups in place
+    if (
+        kind != ("pack-quantized", 4, "int", "group")
+        or size is None
+        or reordered
+        or groups[0].get("input_activations")
+    ):
         raise CheckpointError(
             f"quantization_config holds {len(groups)} groups with (format, bits, type, strategy) = "
             f"{kind}. "
