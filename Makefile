@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := .work/demo
 
-.PHONY: demo test check format interop bench clean
+.PHONY: demo test check format clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -20,14 +20,6 @@ check: .venv/.ready
 format: .venv/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-
-interop: .venv/.ready
-	$(BIN)/python interop/run.py
-
-bench: .venv/.ready
-	$(BIN)/python benchmarks/quality.py
-	$(BIN)/python benchmarks/quantize.py
-	$(BIN)/python benchmarks/memory.py
 
 clean:
 	rm -rf .venv .envs .work
