@@ -3,8 +3,7 @@
     python examples/demo.py OUTPUT_FOLDER
 
 It does what these commands do: `salient quantize smollm2-135m`, `salient evaluate`, and a few
-tokens of greedy text from
-the dequantized checkpoint.
+tokens of greedy text from the dequantized checkpoint.
 """
 
 import sys

@@ -27,7 +27,9 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 def folders_imported(source: str, path: Path) -> set[str]:
     """Folders of our own package that the module at `path` in it imports, anywhere in its code.
-    What the front of the package itself defines, such as `__version__`, is none."""
+
+    What the front of the package itself defines, such as `__version__`, is none.
+    """
     here = (PACKAGE.name, *path.parts)
     ours = set().union(*FLOORS)
     found = set()

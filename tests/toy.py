@@ -25,8 +25,10 @@ SIZES: dict[str, Any] = {
 
 
 def tiny_model(kind: str = "llama", seed: int = 0, **changes: Any) -> Any:
-    """A model of the Transformers family `kind`, random but lively: spread norms, weights of unit
-    gain. None drops a size."""
+    """A model of the Transformers family `kind`, random but lively.
+
+    Norms are spread, weights have unit gain. A change to None drops a size.
+    """
     torch.manual_seed(seed)
     sizes = {key: value for key, value in {**SIZES, **changes}.items() if value is not None}
     config = AutoConfig.for_model(kind, **sizes)

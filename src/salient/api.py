@@ -1,9 +1,7 @@
 """The verbs of Salient, with the words of the command line. Wires the floors, computes nothing.
 
-report = quantize("smollm2-135m", "out", scheme="w4-g64")
-report = evaluate("out", reference="smollm2-135m")
-report = inspect("out")
-model, tokenizer = load("out")
+report = quantize("smollm2-135m", "out", scheme="w4-g64") report = evaluate("out",
+reference="smollm2-135m") report = inspect("out") model, tokenizer = load("out")
 """
 
 from collections.abc import Callable, Sequence
@@ -37,8 +35,9 @@ def quantize(
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> Report:
-    """Quantize `model` (folder, Hub id or 'smollm2-135m') into the folder `output`; resumes an
-    unfinished run.
+    """Quantize `model` (folder, Hub id or 'smollm2-135m') into the folder `output`.
+
+    Goes on with an unfinished run.
 
     Raises SalientError with what was found, what fits and what to do next.
     """
@@ -62,8 +61,7 @@ def quantize(
 
 
 def inspect(checkpoint: str) -> Report:
-    """What is in a checkpoint folder: format, scheme, layers, sizes, and its evidence if it has
-    any."""
+    """What is in a checkpoint folder: format, scheme, layers, sizes, evidence if it has any."""
     from salient.models.inspection import inspect_checkpoint
 
     return inspect_checkpoint(checkpoint)
@@ -79,8 +77,7 @@ def evaluate(
     device: str = "auto",
     progress: Progress = silent,
 ) -> Report:
-    """KL, top-1 agreement and perplexity of `checkpoint` against `reference` over the same held-out
-    windows."""
+    """KL, top-1 and perplexity of `checkpoint` against `reference` over the same windows."""
     from salient.awq.evaluation import evaluate_checkpoint
 
     return evaluate_checkpoint(
@@ -89,8 +86,10 @@ def evaluate(
 
 
 def load(checkpoint: str, *, dtype: str = "auto", device: str = "cpu") -> tuple[Any, Any]:
-    """(model, tokenizer): a Transformers model with the checkpoint's dequantized weights, exact, in
-    `dtype`."""
+    """(model, tokenizer): a Transformers model with the checkpoint's weights, dequantized.
+
+    Exact in float32, which is `dtype` 'auto'.
+    """
     from salient.models.whole import load_dequantized
 
     return load_dequantized(checkpoint, dtype, device)

@@ -1,5 +1,4 @@
-"""The command line: parse, call one function of `salient.api`, print its report, choose the exit
-code.
+"""The command line: parse, call one function of `salient.api`, print its report, exit.
 
 Exit codes: 0 done, 1 a verdict says no, 2 an error (its message alone), 130 interrupted.
 """

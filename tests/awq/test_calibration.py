@@ -184,10 +184,12 @@ def test_the_last_row_of_the_embedding_may_be_used():
     check_vocabulary(TokenBatch(torch.tensor([[0, 319]]), 1, 0), 320, "my.txt")
 
 
-@pytest.mark.parametrize(("samples", "held"), [(2, 1), (7, 1), (8, 1), (15, 1), (16, 2), (128, 16)])
-def test_one_sample_in_eight_and_at_least_one_is_held_out(samples, held):
+@pytest.mark.parametrize(
+    ("samples", "held"), [(2, 1), (16, 1), (31, 1), (32, 2), (64, 4), (128, 4)]
+)
+def test_one_sample_in_sixteen_at_least_one_and_at_most_four_are_held_out(samples, held):
     ids = torch.arange(samples * 2).reshape(samples, 2)
-    calibration, heldout = split_heldout(TokenBatch(ids, 1, 0))
+    calibration, heldout = split_heldout(ids)
     assert len(heldout) == held
     assert torch.equal(torch.cat([calibration, heldout]), ids)
     counted = Counter(calibration.flatten().tolist() + heldout.flatten().tolist())
@@ -196,6 +198,6 @@ def test_one_sample_in_eight_and_at_least_one_is_held_out(samples, held):
 
 def test_a_single_sample_serves_as_both():
     ids = torch.arange(64).reshape(1, 64)
-    calibration, heldout = split_heldout(TokenBatch(ids, 1, 0))
+    calibration, heldout = split_heldout(ids)
     assert torch.equal(calibration, ids)
     assert torch.equal(heldout, ids)

@@ -1,12 +1,13 @@
-"""Scale groups of many families: each found by watching and proven by folding, with no table of
-architectures."""
+"""Scale groups of many families, found by watching and proven by folding: no table of them."""
 
 import pytest
 import torch
 
 from salient.formats.checkpoint import open_checkpoint
-from salient.models.groups import TOLERANCE, Probe, find_groups
-from salient.models.skeleton import Skeleton, run_block
+from salient.models.call import run_block
+from salient.models.feeding import Probe
+from salient.models.groups import TOLERANCE, find_groups
+from salient.models.skeleton import Skeleton
 from toy import save, tiny_model
 
 NORM, VALUES, MLP_NORM, DOWN = "norm -> q k v", "v -> o", "norm -> mlp", "up -> down"

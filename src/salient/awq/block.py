@@ -1,53 +1,55 @@
-"""One block, from statistics to codes: scales, grids, the verdict of the held-out tokens, and the
-folded 16-bit rest.
+"""One block, from statistics to codes: scales, grids, the held-out tokens' verdict, what is folded.
 
 Each shared input is settled on its own: folding another group's scale into a weight only scales its
-rows, which changes
-neither its codes nor the comparison. AWQ must beat plain rounding on tokens that the search has not
-seen, or the group falls
-back to plain rounding.
+rows, which changes neither its codes nor the comparison. What was found must beat plain rounding on
+tokens that the search has not seen, or the group falls back to plain rounding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from salient.core.quant import Grid, QuantizedWeight, in_16_bits, minmax_grid, quantize
+from salient.core.quant import Grid, QuantizedWeight, quantize
 from salient.core.scheme import Scheme
 from salient.models.groups import ScaleGroup
 
 from .feedback import with_feedback
-from .search import IDENTITY, Scale, best_grid, best_scale, gram_blocks
+from .search import IDENTITY, best_grid, best_scale, gram_blocks
 from .stats import ActStats
 
+JUDGE_TOKENS = 256  # held-out tokens, evenly spread, that tell which version of a group wins
+Weights = Callable[[str], Tensor]  # a linear's name within the block -> float32 [out, in]
 
-@dataclass(frozen=True)
+
 class Heldout:
-    """A shared input on tokens that the search does not see: [tokens, in]."""
+    """A shared input on tokens that the search does not see: x float32 [tokens, in]."""
 
-    x: Tensor
+    def __init__(self, x: Tensor):
+        self.x = x[:: -(-len(x) // JUDGE_TOKENS)].float()
 
     def error(self, difference: Tensor) -> float:
         """sum_t |D x_t|^2 for `difference` [out, in]."""
-        return float((self.x.float() @ difference.t()).square().sum())
+        return float((self.x @ difference.t()).square_().sum())
 
 
-@dataclass
+@dataclass(frozen=True)
 class LayerResult:
-    """Held-out output error of one linear, relative to its output's power, by plain rounding and as
-    written."""
+    """One linear's held-out output error, relative to its output: by plain rounding, as written."""
 
     name: str
     plain: float
     awq: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class GroupResult:
-    """What became of one shared input. `kept` is False where the held-out tokens preferred plain
-    rounding."""
+    """What became of one shared input.
+
+    exponents: those of the scale (search.py), (0, 0) if it scales nothing
+    rounding: 'feedback', 'nearest', or 'plain' where the held-out tokens preferred plain rounding
+    """
 
     group: ScaleGroup
     layers: list[LayerResult]
@@ -60,13 +62,13 @@ class GroupResult:
         return self.rounding != "plain"
 
 
-@dataclass
+@dataclass(frozen=True)
 class BlockResult:
     """A quantized block.
 
-    weights: linear's name -> codes;  plain: the same by plain rounding
+    weights, plain: linear's name -> codes, as written and by plain rounding
     folded: parameter's name -> 16-bit tensor that took up a scale (norms, biases, linears that stay
-    at 16 bits)
+        at 16 bits)
     """
 
     weights: dict[str, QuantizedWeight]
@@ -77,17 +79,11 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class Target:
-    """How to write: the scheme, the 16-bit type of everything else, and which linears become
-    codes."""
+    """How to write: the scheme, the 16-bit type of all else, and which linears become codes."""
 
     scheme: Scheme
     dtype: torch.dtype
     quantized: frozenset[str]
-
-
-Weights = Callable[
-    [str], Tensor
-]  # a linear's name within the block -> its weight, float32 [out, in]
 
 
 def quantize_block(
@@ -98,10 +94,10 @@ def quantize_block(
     heldout: dict[str, Heldout],
     target: Target,
 ) -> BlockResult:
-    """Quantize the linears of `block` that `target` names. `stats` and `heldout` go by each group's
-    first reader.
+    """Quantize the linears of `block` that `target` names.
 
-    The block's own parameters are read (norms, biases), not changed.
+    `stats` and `heldout` go by each group's first reader. The block's own parameters are read
+    (norms, biases), not changed.
     """
     draft = _Draft(block, weight_of, target)
     results = []
@@ -112,112 +108,129 @@ def quantize_block(
     return draft.finish(results)
 
 
+@dataclass(frozen=True)
+class Fold:
+    """A scale as it will be written: the fold into a norm is exact (see `absorbed`).
+
+    columns: float32 [in], multiplied into the readers
+    rows: float32 [rows of the absorber], divided out of it; None if nothing is scaled
+    norm: parameter's name -> what a norm becomes by dividing
+    """
+
+    exponents: tuple[float, float]
+    columns: Tensor
+    rows: Tensor | None = None
+    norm: dict[str, Tensor] = field(default_factory=dict)
+
+
 @dataclass
 class _Draft:
-    """What is settled so far: grids by linear, scales by the module that takes them up.
+    """What is settled so far.
 
-    ready: linear -> its scaled weight and the grid to round it on
-    rows: absorber -> float32 [its rows], divided out of it
-    columns: reader -> float32 [in], multiplied into it
+    codes: linear -> its codes, before its own rows are divided by what it absorbs
+    rows, columns: absorber -> its Fold's rows, reader -> its Fold's columns
     """
 
     block: nn.Module
     weight_of: Weights
     target: Target
-    ready: dict[str, tuple[Tensor, Grid]] = field(default_factory=dict)
+    codes: dict[str, QuantizedWeight] = field(default_factory=dict)
+    plain: dict[str, QuantizedWeight] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
-    plain: dict[str, QuantizedWeight] = field(default_factory=dict)
     folded: dict[str, Tensor] = field(default_factory=dict)
 
     def settle(self, group: ScaleGroup, stats: ActStats, heldout: Heldout) -> GroupResult:
-        """Search one shared input, and keep of what was found what wins on the held-out tokens."""
-        scheme, dtype = self.target.scheme, self.target.dtype
+        """Search one shared input; keep what was found if it wins on the held-out tokens."""
         originals = {n: self.weight_of(n) for n in group.readers if n in self.target.quantized}
-        self.plain |= {n: quantize(w, scheme, name=n, dtype=dtype) for n, w in originals.items()}
-        found, rows, norm = self._scale(group, list(originals.values()), stats)
-        columns = rows[group.rows] if group.rows is not None else found.values
-        scaled = {name: weight * columns for name, weight in originals.items()}
-        grids = self._grids(scaled, stats, columns)
-        versions = {"nearest": scaled, "feedback": self._compensated(scaled, grids, stats, columns)}
-        power = {name: max(heldout.error(weight), 1e-30) for name, weight in originals.items()}
-        errors: dict[str, dict[str, float]] = {"plain": {}, "nearest": {}, "feedback": {}}
-        for name, weight in originals.items():
-            plain = self.plain[name].dequantize() - weight
-            errors["plain"][name] = heldout.error(plain) / power[name]
-            for kind, version in versions.items():
-                codes = quantize(version[name], scheme, name=name, dtype=dtype, grid=grids[name])
-                error = codes.dequantize() / columns - weight
-                errors[kind][name] = heldout.error(error) / power[name]
-        best = min(errors, key=lambda kind: sum(errors[kind].values()))
-        layers = [LayerResult(n, errors["plain"][n], errors[best][n]) for n in originals]
-        if best == "plain":
-            self.ready |= {n: (w, minmax_grid(w, scheme, dtype)) for n, w in originals.items()}
-            return GroupResult(group, layers, rounding=best)
-        self.ready |= {name: (versions[best][name], grids[name]) for name in originals}
-        if group.absorber is not None and found.exponents != IDENTITY:
-            self.rows[group.absorber] = rows
-            self.columns |= dict.fromkeys(group.readers, columns)
-            self.folded |= norm
-        return GroupResult(group, layers, found.exponents, best)
+        power = {n: max(heldout.error(w), 1e-30) for n, w in originals.items()}
+        plain = self._rounded(originals)
+        self.plain |= plain
 
-    def _grids(
-        self, scaled: dict[str, Tensor], stats: ActStats, columns: Tensor
-    ) -> dict[str, Grid]:
-        scheme, dtype = self.target.scheme, self.target.dtype
-        blocks = gram_blocks(stats.gram, columns, scheme.group_size)
-        return {name: best_grid(weight, blocks, scheme, dtype) for name, weight in scaled.items()}
+        def errors(codes: dict[str, QuantizedWeight], columns: Tensor | float) -> dict[str, float]:
+            lost = ((n, codes[n].dequantize() / columns - w) for n, w in originals.items())
+            return {n: heldout.error(difference) / power[n] for n, difference in lost}
+
+        before = errors(plain, 1.0)
+        fold = self._fold(group, originals, stats)
+        for rounding, codes in self._versions(originals, fold, stats):
+            after = errors(codes, fold.columns)
+            if sum(after.values()) < sum(before.values()):
+                self._keep(group, codes, fold)
+                layers = [LayerResult(n, before[n], after[n]) for n in originals]
+                return GroupResult(group, layers, fold.exponents, rounding)
+        self.codes |= plain
+        return GroupResult(group, [LayerResult(n, e, e) for n, e in before.items()])
+
+    def _versions(
+        self, originals: dict[str, Tensor], fold: Fold, stats: ActStats
+    ) -> Iterator[tuple[str, dict[str, QuantizedWeight]]]:
+        """Ways to round the scaled weights, the best first, each made when it is asked for."""
+        scheme, dtype, gram = self.target.scheme, self.target.dtype, stats.gram
+        scaled = {name: weight * fold.columns for name, weight in originals.items()}
+        blocks = gram_blocks(gram, fold.columns, scheme.group_size)
+        grids = {name: best_grid(weight, blocks, scheme, dtype) for name, weight in scaled.items()}
+        yield "feedback", self._rounded(self._compensated(scaled, grids, gram, fold.columns), grids)
+        yield "nearest", self._rounded(scaled, grids)
+
+    def _rounded(
+        self, weights: dict[str, Tensor], grids: dict[str, Grid] | None = None
+    ) -> dict[str, QuantizedWeight]:
+        scheme, dtype, grids = self.target.scheme, self.target.dtype, grids or {}
+        return {
+            name: quantize(weight, scheme, name=name, dtype=dtype, grid=grids.get(name))
+            for name, weight in weights.items()
+        }
 
     def _compensated(
-        self,
-        scaled: dict[str, Tensor],
-        grids: dict[str, Grid],
-        stats: ActStats,
-        columns: Tensor,
+        self, scaled: dict[str, Tensor], grids: dict[str, Grid], gram: Tensor, columns: Tensor
     ) -> dict[str, Tensor]:
         """The readers' weights with error feedback, all at once: they share the Gram matrix."""
-        grid = Grid(
-            torch.cat([grids[n].scale for n in scaled]), torch.cat([grids[n].zero for n in scaled])
-        )
+        each = [grids[name] for name in scaled]
+        grid = Grid(torch.cat([g.scale for g in each]), torch.cat([g.zero for g in each]))
         weight = torch.cat(list(scaled.values()))
-        made = with_feedback(weight, grid, stats.gram, columns, self.target.scheme)
-        parts = made.split([len(w) for w in scaled.values()])
-        return dict(zip(scaled, parts, strict=True))
+        made = with_feedback(weight, grid, gram, columns, self.target.scheme)
+        return dict(zip(scaled, made.split([len(w) for w in scaled.values()]), strict=True))
 
-    def _scale(
-        self, group: ScaleGroup, weights: list[Tensor], stats: ActStats
-    ) -> tuple[Scale, Tensor, dict[str, Tensor]]:
-        """The best scale of a group, the same by its absorber's rows, and the parameters of a norm
-        that took it up."""
-        ones = torch.ones_like(stats.abs_sum)
-        if not group.proven or group.absorber is None:
-            return Scale(ones, IDENTITY), ones, {}
+    def _fold(self, group: ScaleGroup, originals: dict[str, Tensor], stats: ActStats) -> Fold:
+        """The best scale of a group, as its absorber can take it up."""
+        nothing = Fold(IDENTITY, torch.ones_like(stats.mean_abs))
+        if not group.proven:
+            return nothing
+        assert group.absorber is not None
+        assert group.rows is not None
         absorber = self.block.get_parameter(f"{group.absorber}.weight")
         tied = group.rows if absorber.ndim > 1 else None
-        found = best_scale(
-            weights, stats.gram, stats.mean_abs, self.target.scheme, self.target.dtype, tied
-        )
+        scheme, dtype = self.target.scheme, self.target.dtype
+        weights = list(originals.values())
+        found = best_scale(weights, stats.gram, stats.mean_abs, scheme, dtype, tied)
+        if found.exponents == IDENTITY:
+            return nothing
         bias = getattr(self.block.get_submodule(group.absorber), "bias", None)
-        rows, norm = absorbed(absorber, bias, group, found, self.target.dtype)
-        return found, rows, {f"{group.absorber}.{kind}": value for kind, value in norm.items()}
+        rows, norm = absorbed(absorber, bias, group, found.values, dtype)
+        named = {f"{group.absorber}.{kind}": value for kind, value in norm.items()}
+        return Fold(found.exponents, rows[group.rows], rows, named)
+
+    def _keep(self, group: ScaleGroup, codes: dict[str, QuantizedWeight], fold: Fold) -> None:
+        self.codes |= codes
+        if group.absorber is not None and fold.rows is not None:
+            self.rows[group.absorber] = fold.rows
+            self.columns |= dict.fromkeys(group.readers, fold.columns)
+            self.folded |= fold.norm
 
     def finish(self, results: list[GroupResult]) -> BlockResult:
-        """Fold all that was settled into the weights and round them."""
+        """Fold what was kept into the rows of absorbing linears and into 16-bit readers."""
         weights = {}
         for name, linear in self.block.named_modules():
-            rows, dtype = self.rows.get(name), self.target.dtype
             if not isinstance(linear, nn.Linear):
                 continue
+            rows, dtype = self.rows.get(name), self.target.dtype
             if rows is not None and linear.bias is not None:
                 self.folded[f"{name}.bias"] = (linear.bias.float() / rows).to(dtype)
-            if name in self.ready:
-                weight, grid = self.ready[name]
-                if rows is not None:
-                    weight = weight / rows[:, None]
-                    grid = Grid(in_16_bits(grid.scale / rows[:, None], dtype), grid.zero)
-                weights[name] = quantize(
-                    weight, self.target.scheme, name=name, dtype=dtype, grid=grid
-                )
+            if name in self.codes:
+                codes = self.codes[name]
+                divided = rows is not None
+                weights[name] = codes.divided(rows, name=name, dtype=dtype) if divided else codes
             elif rows is not None or name in self.columns:
                 weight = self.weight_of(name) * self.columns.get(name, 1.0)
                 weight = weight if rows is None else weight / rows[:, None]
@@ -226,27 +239,28 @@ class _Draft:
 
 
 def absorbed(
-    weight: Tensor, bias: Tensor | None, group: ScaleGroup, found: Scale, dtype: torch.dtype
+    weight: Tensor, bias: Tensor | None, group: ScaleGroup, scale: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The scale by the absorber's rows, float32 [rows], and what a norm becomes by dividing by it.
+    """The scale by the absorber's rows, and what a norm becomes by dividing by it.
 
-    `weight` and `bias` are the absorber's. A norm's new weight is rounded to 16 bits first, and the
-    scale is what that rounding made it: the fold is exact.
+    `weight` and `bias` are the absorber's, `scale` float32 [in] is the readers'. Returns float32
+    [rows] and the norm's parameters (none for a linear). A norm's new weight is rounded to 16 bits
+    first, and the scale is what that rounding made it: the fold is exact.
     """
     assert group.rows is not None
-    scale = torch.ones(weight.shape[0], device=weight.device)
-    scale[group.rows] = found.values
+    rows = torch.ones(weight.shape[0], device=weight.device)
+    rows[group.rows] = scale
     if weight.ndim > 1:
-        return scale, {}
+        return rows, {}
     old = weight.float() + group.offset
-    stored = (old / scale - group.offset).to(dtype)
+    stored = (old / rows - group.offset).to(dtype)
     new = stored.float() + group.offset
     exact = (new != 0) & (old / new > 0) & torch.isfinite(old / new)
-    scale = torch.where(exact, old / new, 1.0)
+    rows = torch.where(exact, old / new, 1.0)
     parts = {"weight": torch.where(exact, stored, weight.to(dtype))}
     if bias is not None:
-        parts["bias"] = (bias.float() / scale).to(dtype)
-    return scale, parts
+        parts["bias"] = (bias.float() / rows).to(dtype)
+    return rows, parts
 
 
 def plain_result(result: BlockResult) -> BlockResult:
@@ -259,6 +273,5 @@ def plain_result(result: BlockResult) -> BlockResult:
 
 
 def effective_state(result: BlockResult) -> dict[str, Tensor]:
-    """What the written block computes with, by parameter name: dequantized codes (float32) and
-    folded tensors."""
+    """What the written block computes with, by parameter name: dequantized codes, folded parts."""
     return {f"{n}.weight": q.dequantize() for n, q in result.weights.items()} | result.folded

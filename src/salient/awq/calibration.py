@@ -1,22 +1,24 @@
 """Texts -> token batches, and an account of every token: used, or dropped and why.
 
 Documents are tokenized one by one, joined with the end-of-text token between them, and cut into
-samples of equal length:
-short ones are packed together, long ones cut. What is left over when enough samples are filled is
-counted as dropped.
+samples of equal length: short ones are packed together, long ones cut. What is left over when
+enough samples are filled is counted as dropped.
 """
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer
 
-from salient.core.errors import CalibrationError
+from salient.core.errors import CalibrationError, ModelError
 from salient.core.texts import Document
 
-HELDOUT_SHARE = 8  # one sample in eight, at least one, is held out to judge each block
+HELDOUT_SHARE = 16  # one sample in sixteen, at least one, is held out to judge with
+MOST_HELDOUT = 4  # samples: more would cost time and change no verdict
 FEWEST_TOKENS = 64  # a sample shorter than this says nothing about attention
 
 
@@ -106,17 +108,30 @@ def check_vocabulary(batch: TokenBatch, vocabulary: int, where: str) -> None:
     if largest >= vocabulary or int(batch.ids.min()) < 0:
         raise CalibrationError(
             f"The tokenizer turned {where} into token ids up to {largest}, but the model's "
-            f"vocabulary has {vocabulary}. "
-            "The tokenizer files in the model folder belong to another model: fetch the folder "
-            "again."
+            f"vocabulary has {vocabulary}. The tokenizer files in the model folder belong to "
+            "another model: fetch the folder again."
         )
 
 
-def split_heldout(batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """(calibration ids, held-out ids). A single sample serves as both: there is nothing else to
-    judge by."""
-    samples = len(batch.ids)
-    held = max(1, samples // HELDOUT_SHARE)
+def split_heldout(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(calibration, held-out) of `ids` int64 [samples, tokens].
+
+    A single sample serves as both: there is nothing else to judge by.
+    """
+    samples = len(ids)
     if samples == 1:
-        return batch.ids, batch.ids
-    return batch.ids[:-held], batch.ids[-held:]
+        return ids, ids
+    held = min(max(1, samples // HELDOUT_SHARE), MOST_HELDOUT)
+    return ids[:-held], ids[-held:]
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`. Raises ModelError if Transformers can read none there."""
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"{folder} has no tokenizer that can be read ({reason}). Fetch tokenizer.json and its "
+            "config."
+        ) from error

@@ -1,5 +1,4 @@
-"""The verb `evaluate`: a checkpoint against its reference over the same windows, both streamed
-block by block.
+"""The verb `evaluate`: a checkpoint against its reference, both streamed block by block.
 
 Both run in float32 with dequantized weights, so that the figures are the codes' alone, not a
 kernel's.
@@ -16,11 +15,12 @@ from salient.core.report import Report, Table, duration
 from salient.core.texts import builtin, read_texts
 from salient.evals.likelihood import Comparison, compare_logits
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
-from salient.models.skeleton import Call, Skeleton, run_block
+from salient.models.call import Call, run_block
+from salient.models.skeleton import Skeleton
 from salient.models.source import model_folder
 
-from .calibration import check_vocabulary, tokenize
-from .job import load_tokenizer, pick_device
+from .calibration import check_vocabulary, load_tokenizer, tokenize
+from .choices import pick_device
 
 Progress = Callable[[int, int, str, str], None]
 BATCH_TOKENS = 2048
@@ -36,8 +36,7 @@ def evaluate_checkpoint(
     device: str,
     progress: Progress,
 ) -> Report:
-    """Measure `checkpoint` against `reference` on `windows` windows of `length` tokens of each
-    text."""
+    """Measure `checkpoint` on `windows` windows of `length` tokens of each text."""
     started = time.monotonic()
     where = pick_device(device)
     model, judge = (
@@ -73,8 +72,8 @@ def _check_same_shape(skeletons: list[Skeleton], checkpoint: str, reference: str
     if shapes[0] != shapes[1]:
         raise CheckpointError(
             f"{checkpoint} has (blocks, width, vocabulary) = {shapes[1]}, {reference} has "
-            f"{shapes[0]}: "
-            "they are not the same model. Give the model that the checkpoint was made from."
+            f"{shapes[0]}: they are not the same model. Give the model that the checkpoint was "
+            "made from."
         )
 
 

@@ -1,5 +1,4 @@
-"""The end of a run: shards, config, tokenizer, model card and evidence, then the rename that makes
-it a checkpoint.
+"""The end of a run: shards, config, tokenizer, model card, evidence, then the rename to its name.
 
 Nothing here depends on when or how fast the run went, so that a resumed run ends byte-equal to an
 undisturbed one.
@@ -15,18 +14,17 @@ from salient.formats.folder import carry_over, quantized_config
 from salient.formats.writer import merge, sync, write_json, write_text
 
 from .job import Job
-from .pipeline import Run, piece_path, write_outer
+from .pipeline import Run
 
 
 def finish(job: Job, run: Run, measured: dict[str, Comparison]) -> dict[str, Any]:
     """Assemble the checkpoint under its final name and return its evidence (salient.json)."""
-    write_outer(run)
-    folder = run.folder / "checkpoint"
+    run.pieces.write_outer()
+    folder = job.partial / "checkpoint"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    pieces = [piece_path(run.folder, i) for i in range(-1, len(run.skeleton.blocks))]
-    merge(pieces, folder)
-    quantization = load_format(job.format).config(job.target.scheme, sorted(job.left))
+    merge([run.pieces.path(i) for i in range(-1, len(run.skeleton.blocks))], folder)
+    quantization = load_format(job.format).config(job.target.scheme, sorted(job.layers.left))
     config = quantized_config(job.source.config, quantization, job.header["dtype"])
     write_json(folder / "config.json", config)
     carry_over(job.source.folder, folder)
@@ -38,21 +36,20 @@ def finish(job: Job, run: Run, measured: dict[str, Comparison]) -> dict[str, Any
     folder.rename(job.output)
     sync(job.output.parent)
     run.journal.close()
-    shutil.rmtree(run.folder)
+    shutil.rmtree(job.partial)
     return evidence
 
 
 def collect_evidence(
     job: Job, run: Run, measured: dict[str, Comparison], folder: Path
 ) -> dict[str, Any]:
-    """Everything that backs the checkpoint: what was run, on what, and what it cost, block by
-    block."""
+    """Everything that backs the checkpoint: what was run, on what, what it cost, block by block."""
     return {
         "run": job.header,
         "model": job.source.folder.name,
-        "scheme_reason": job.scheme_reason,
+        "scheme_reason": job.layers.reason,
         "bits_per_weight": job.target.scheme.bits_per_weight,
-        "left_at_16_bits": job.left,
+        "left_at_16_bits": job.layers.left,
         "calibration": {
             "texts": Path(job.header["calibration_texts"]).name,
             "tokens_used": job.batch.ids.numel(),

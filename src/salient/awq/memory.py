@@ -1,5 +1,4 @@
-"""How much memory a run needs at its peak, before it starts: a sum of parts, each with its
-formula."""
+"""How much memory a run needs at its peak, told before it starts: a sum of parts."""
 
 from dataclasses import dataclass
 
@@ -52,8 +51,7 @@ def estimate_memory(skeleton: Skeleton, samples: Tensor, heldout: Tensor) -> Est
 
 
 def _block_parts(skeleton: Skeleton, index: int, size: int) -> tuple[int, int, int, int]:
-    """Bytes of weights and codes, of Gram matrices, input channels in all, and bytes of the largest
-    linear's search."""
+    """Bytes of weights and codes, of Gram matrices, input channels, bytes of a linear's search."""
     linears = skeleton.linears(index).values()
     parameters = sum(linear.weight.numel() for linear in linears)
     distinct = {linear.in_features for linear in linears}
@@ -83,7 +81,6 @@ def check_memory(estimate: Estimate, device: torch.device) -> None:
         if need > there:
             raise ResourceError(
                 f"The run needs about {need / 2**30:.1f} GiB of {what}, and {there / 2**30:.1f} "
-                "GiB are free. "
-                "Lower --samples or --sequence-length (hidden states), free memory, or use a "
-                "machine with more."
+                "GiB are free. Lower --samples or --sequence-length (hidden states), free memory, "
+                "or use a machine with more."
             )

@@ -1,374 +1,217 @@
 """The run: block by block from a 16-bit model to codes on disk. Reads top to bottom.
 
 For each block: read it, prove its scale groups, run the calibration tokens through it (statistics),
-search, round, judge
-on held-out tokens, write the piece and then its journal line. The reference's hidden states go on
-to the next block, so the
-statistics of every block are those of the unquantized model. Three held-out streams run alongside:
-the reference's, plain
-rounding's and the written checkpoint's; after the last block their logits give the measured KL.
+search, round, judge on held-out tokens, write the piece and then its journal line. The reference's
+hidden states go on to the next block, so the statistics of every block are those of the unquantized
+model.
 
-A resumed run passes the finished blocks' tokens through again (no search) and ends byte-equal to an
-undisturbed one.
+A resumed run passes the tokens through the finished blocks again (no search) and ends byte-equal to
+an undisturbed one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from salient.core.errors import ModelError
 from salient.core.quant import quantize
-from salient.evals.likelihood import Comparison, compare_logits
-from salient.formats import load_format
-from salient.formats.checkpoint import Checkpoint, open_piece
-from salient.formats.writer import write_tensors
-from salient.models.groups import Probe, ScaleGroup, find_groups
-from salient.models.skeleton import Call, Skeleton, run_block
+from salient.evals.likelihood import Comparison
+from salient.models.call import Call, run_block
+from salient.models.feeding import Probe
+from salient.models.groups import ScaleGroup, find_groups
+from salient.models.skeleton import Skeleton
 
-from .block import BlockResult, Heldout, Target, effective_state, plain_result, quantize_block
+from .block import BlockResult, Heldout, Target, Weights, plain_result, quantize_block
+from .heldout import HeldoutStreams, give_weights
 from .journal import Journal
+from .pieces import Pieces
 from .stats import ActStats, Recorder, observe
 
 BATCH_TOKENS = 2048  # tokens that go through a block at once
 PROBE = (2, 16)  # samples, tokens to watch and prove with
-HIDDEN_DTYPE = (
-    torch.bfloat16
-)  # hidden states between blocks: half the memory, and the range of float32
+HIDDEN_DTYPE = torch.bfloat16  # hidden states between blocks: half of float32, with its range
 
-Progress = Callable[
-    [int, str, str], None
-]  # finished blocks, what is being done, a word about the last block
+# Finished blocks, what is being done, a word about the last block.
+Progress = Callable[[int, str, str], None]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
     """Everything a run is made of.
 
     samples, heldout: int64 [samples, tokens]
-    quantized: full names of the linears that become codes
+    target: its `quantized` are full names of linears
     """
 
-    source: Checkpoint
     skeleton: Skeleton
     samples: Tensor
     heldout: Tensor
     target: Target
-    format: str
-    quantized: frozenset[str]
+    pieces: Pieces
     journal: Journal
-    progress: Progress = lambda done, doing, note: None
-    folder: Path = field(init=False)
+    progress: Progress
 
-    def __post_init__(self) -> None:
-        self.folder = self.journal.folder
-
-
-@dataclass
-class Streams:
-    """Hidden states at the current block.
-
-    calibration: batches [samples, tokens, width], 16 bits, on the CPU
-    reference, plain, written: the held-out tokens [samples, tokens, width], float32
-    """
-
-    calibration: list[Tensor]
-    reference: Tensor
-    plain: Tensor
-    written: Tensor
+    def local_target(self, index: int) -> Target:
+        """The target with the names that linears have within block `index`."""
+        prefix = f"{self.skeleton.blocks[index]}."
+        names = [n.removeprefix(prefix) for n in self.target.quantized if n.startswith(prefix)]
+        return Target(self.target.scheme, self.target.dtype, frozenset(names))
 
 
-@dataclass
-class Calls:
-    """What each block is called with, by block: for each calibration batch, the held-out tokens,
-    and the probes."""
+class CalibrationStream:
+    """Hidden states of the calibration tokens at the current block, in batches, and their calls."""
 
-    batches: list[list[Call]]
-    heldout: list[Call]
-    sequences: list[Call]
-    tokens: list[Call]
+    def __init__(self, skeleton: Skeleton, ids: Tensor):
+        self._hidden: list[Tensor] = []
+        self._calls: list[list[Call]] = []
+        for batch in ids.split(max(1, BATCH_TOKENS // ids.shape[1])):
+            hidden, calls = skeleton.calls(batch)
+            self._hidden.append(hidden.to("cpu", HIDDEN_DTYPE))
+            self._calls.append(calls)
+
+    def advance(self, index: int, through: Callable[[Tensor, Call], Tensor]) -> None:
+        """Move every batch over block `index` by `through`(hidden, call)."""
+        for number, hidden in enumerate(self._hidden):
+            out = through(hidden, self._calls[number][index])
+            self._hidden[number] = out.to("cpu", HIDDEN_DTYPE)
 
 
-def piece_path(folder: Path, index: int) -> Path:
-    """The file of block `index` in an unfinished run; -1 is everything that is no block."""
-    return folder / ("outer.safetensors" if index < 0 else f"block-{index:05d}.safetensors")
+class Prober:
+    """Proves the scale groups of each block on a few held-out tokens."""
+
+    def __init__(self, skeleton: Skeleton, ids: Tensor):
+        samples, tokens = PROBE
+        self._skeleton = skeleton
+        self._sequences = skeleton.calls(ids[:samples, :tokens])[1]
+        self._tokens = skeleton.calls(ids[0, :tokens, None])[1]
+        self._seen: dict[str, list[ScaleGroup]] = {}
+
+    def groups(self, index: int, block: nn.Module, hidden: Tensor) -> list[ScaleGroup]:
+        """The groups of block `index`, proven in float32; blocks of one shape share proposals."""
+        if next(block.parameters()).dtype != torch.float32:
+            block = self._skeleton.block(index, torch.float32)
+        samples, tokens = PROBE
+        sequences, single = hidden[:samples, :tokens], hidden[0, :tokens, None]
+        probe = Probe(sequences, self._sequences[index], single, self._tokens[index])
+        shape = repr([(name, tuple(p.shape)) for name, p in block.named_parameters()])
+        self._seen[shape] = find_groups(block, probe, self._seen.get(shape))
+        return self._seen[shape]
 
 
 def quantize_blocks(run: Run) -> dict[str, Comparison]:
-    """Quantize every block that the journal lacks. Returns the held-out measures of 'plain'
-    rounding and of 'awq'."""
-    streams, calls = _start(run)
+    """Quantize every block that the journal lacks.
+
+    Returns the held-out measures of 'plain' rounding and of 'awq'.
+    """
+    calibration = CalibrationStream(run.skeleton, run.samples)
+    streams = HeldoutStreams(run.skeleton, run.heldout)
+    prober = Prober(run.skeleton, run.heldout)
     run.skeleton.forget_outer()
-    seen: dict[str, list[ScaleGroup]] = {}
     for index, name in enumerate(run.skeleton.blocks):
         if index < len(run.journal.done):
             run.progress(index, f"{name}: passing tokens through", "")
-            _pass_through(run, index, streams, calls)
+            _pass_through(run, index, calibration, streams)
         else:
-            entry = _quantize_one(run, index, streams, calls, seen)
+            entry = _quantize_one(run, index, calibration, streams, prober)
             run.journal.finish_block(entry)
     run.progress(len(run.skeleton.blocks), "measuring on held-out tokens", "")
-    return _measure(run, streams)
-
-
-def _start(run: Run) -> tuple[Streams, Calls]:
-    """Embed all tokens and see what each block is called with."""
-    skeleton, length = run.skeleton, run.samples.shape[1]
-    size = max(1, BATCH_TOKENS // length)
-    hidden, batches = [], []
-    for ids in run.samples.split(size):
-        states, calls = skeleton.calls(ids)
-        hidden.append(states.to("cpu", HIDDEN_DTYPE))
-        batches.append(calls)
-    reference, heldout = skeleton.calls(run.heldout)
-    samples, tokens = PROBE
-    sequences = skeleton.calls(run.heldout[:samples, :tokens])[1]
-    single = skeleton.calls(run.heldout[0, :tokens, None])[1]
-    reference = reference.float().cpu()
-    return Streams(hidden, reference, reference, reference), Calls(
-        batches, heldout, sequences, single
-    )
+    return streams.measure()
 
 
 def _quantize_one(
-    run: Run, index: int, streams: Streams, calls: Calls, seen: dict[str, list[ScaleGroup]]
+    run: Run, index: int, calibration: CalibrationStream, streams: HeldoutStreams, prober: Prober
 ) -> dict[str, Any]:
     """One block from its weights to its piece on disk; returns its journal line."""
-    name, skeleton = run.skeleton.blocks[index], run.skeleton
+    name, target = run.skeleton.blocks[index], run.local_target(index)
     run.progress(index, f"{name}: reading, proving", "")
-    block = skeleton.block(index)
-    groups = _proven_groups(run, index, block, streams, calls, seen)
+    block = run.skeleton.block(index)
+    groups = prober.groups(index, block, streams.reference)
     run.progress(index, f"{name}: statistics", "")
-    stats, heldout, expected = _gather(run, index, block, groups, streams, calls)
+    firsts = [g.readers[0] for g in groups if target.quantized.intersection(g.readers)]
+    stats = _observe(run, index, block, firsts, calibration)
+    with Recorder(block, firsts) as recorder:
+        expected = streams.run(index, block, streams.reference)
+    heldout = {reader: Heldout(x) for reader, x in recorder.inputs.items()}
     run.progress(index, f"{name}: search", "")
-    local = frozenset(n.removeprefix(f"{name}.") for n in run.quantized if n.startswith(f"{name}."))
-    target = Target(run.target.scheme, run.target.dtype, local)
-    result = quantize_block(block, _weights(run, index, block), groups, stats, heldout, target)
-    del stats, heldout
+    weights = _weights(run, index, block)
+    result = quantize_block(block, weights, groups, stats, heldout, target)
+    del stats, heldout, recorder, weights
     run.progress(index, f"{name}: judging", "")
-    errors = _judge(result, block, streams, calls.heldout[index], expected)
+    errors = streams.judge(index, block, result, expected)
     fell_back = errors["awq"] >= errors["plain"]
     if fell_back:
-        result, block = plain_result(result), skeleton.block(index)
-        _load(block, result)
+        result, block = plain_result(result), run.skeleton.block(index)
+        give_weights(block, result)
         errors["awq"] = errors["plain"]
-    streams.written = _run_heldout(block, streams.written, calls.heldout[index])
+    streams.written = streams.run(index, block, streams.written)
     streams.reference = expected
-    write_tensors(piece_path(run.folder, index), _piece(run, index, result))
+    run.pieces.write_block(index, result)
     run.progress(index + 1, name, _note(result, errors))
     return _entry(name, result, errors, fell_back=fell_back)
 
 
-def _proven_groups(
-    run: Run,
-    index: int,
-    block: nn.Module,
-    streams: Streams,
-    calls: Calls,
-    seen: dict[str, list[ScaleGroup]],
-) -> list[ScaleGroup]:
-    """The block's scale groups, proven in float32; blocks of the same shape share proposals."""
-    exact = (
-        block
-        if next(block.parameters()).dtype == torch.float32
-        else run.skeleton.block(index, torch.float32)
-    )
-    samples, tokens = PROBE
-    states = streams.reference[:, :tokens]
-    probe = Probe(states[:samples], calls.sequences[index], states[0, :, None], calls.tokens[index])
-    shape = repr([(n, tuple(p.shape)) for n, p in exact.named_parameters()])
-    groups = find_groups(exact, probe, seen.get(shape))
-    seen[shape] = groups
-    return groups
+def _observe(
+    run: Run, index: int, block: nn.Module, firsts: list[str], calibration: CalibrationStream
+) -> dict[str, ActStats]:
+    """Run the calibration tokens through the block: statistics by each group's first reader."""
+    linears, device = run.skeleton.linears(index), run.skeleton.device
+    stats = {name: ActStats(linears[name].in_features, device) for name in firsts}
+    calibration.advance(index, lambda hidden, call: observe(block, hidden, call, stats))
+    return stats
 
 
-def _gather(
-    run: Run, index: int, block: nn.Module, groups: list[ScaleGroup], streams: Streams, calls: Calls
-) -> tuple[dict[str, ActStats], dict[str, Heldout], Tensor]:
-    """Run all tokens through the block: statistics and held-out inputs by first reader, and the
-    held-out output."""
-    linears = run.skeleton.linears(index)
-    prefix = run.skeleton.blocks[index]
-    firsts = [
-        g.readers[0] for g in groups if any(f"{prefix}.{n}" in run.quantized for n in g.readers)
-    ]
-    stats = {n: ActStats.empty(linears[n].in_features, run.skeleton.device) for n in firsts}
-    for number, batch in enumerate(streams.calibration):
-        out = observe(block, batch, calls.batches[number][index], stats)
-        streams.calibration[number] = out.to("cpu", HIDDEN_DTYPE)
-    with Recorder(block, firsts) as recorder:
-        expected = _run_heldout(block, streams.reference, calls.heldout[index])
-    return stats, {n: Heldout(x) for n, x in recorder.inputs.items()}, expected
-
-
-def _weights(run: Run, index: int, block: nn.Module) -> Callable[[str], Tensor]:
+def _weights(run: Run, index: int, block: nn.Module) -> Weights:
     """Reads a linear's weight in float32, exactly as the source has it."""
-    prefix = run.skeleton.blocks[index]
+    prefix, skeleton = run.skeleton.blocks[index], run.skeleton
 
     def weight_of(name: str) -> Tensor:
         parameter = block.get_parameter(f"{name}.weight")
         if parameter.dtype == torch.float32:
             return parameter.detach()
-        stored = run.skeleton.stored(f"{prefix}.{name}.weight")
-        return run.source.parameter(stored).to(run.skeleton.device, torch.float32)
+        stored = skeleton.stored(f"{prefix}.{name}.weight")
+        return skeleton.source.parameter(stored).to(skeleton.device, torch.float32)
 
     return weight_of
 
 
-def _judge(
-    result: BlockResult, block: nn.Module, streams: Streams, call: Call, expected: Tensor
-) -> dict[str, float]:
-    """The block's relative output error on held-out tokens by plain rounding and as written.
-
-    Moves the plain stream on; leaves the block with the written weights.
-    """
-    errors = {}
-    for kind, version in (("plain", plain_result(result)), ("awq", result)):
-        _load(block, version)
-        out = _run_heldout(block, streams.reference, call)
-        errors[kind] = relative_error(out, expected)
-        if kind == "plain":
-            streams.plain = _run_heldout(block, streams.plain, call)
-    return errors
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Mean over tokens of |found - expected|^2 / |expected|^2; both [samples, tokens, width].
-
-    Token by token, because the next norm divides by each token's own size: a few tokens with
-    massive activations would drown all others (Sun et al. 2024, "Massive Activations").
-    """
-    size = expected.square().sum(-1).clamp(min=1e-30)
-    return float(((found - expected).square().sum(-1) / size).mean())
-
-
-def _run_heldout(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    return run_block(block, hidden, call).float().cpu()
-
-
-def _load(block: nn.Module, result: BlockResult) -> None:
-    """Give `block` the weights that `result` stands for."""
-    for name, value in effective_state(result).items():
-        block.get_parameter(name).data.copy_(value)
-
-
-def _piece(run: Run, index: int, result: BlockResult) -> dict[str, Tensor]:
-    """All tensors of the block as the checkpoint holds them, by the names that the source's files
-    have."""
-    prefix, code = run.skeleton.blocks[index], load_format(run.format)
-    tensors = {}
-    for full in run.skeleton.parameter_names(index):
-        local, stored = full.removeprefix(f"{prefix}."), run.skeleton.stored(full)
-        weight = result.weights.get(local.removesuffix(".weight"))
-        if weight is not None and local.endswith(".weight"):
-            module = stored.removesuffix(".weight")
-            packed = code.pack(weight, run.target.dtype)
-            tensors |= {f"{module}.{suffix}": tensor for suffix, tensor in packed.items()}
-        else:
-            tensors[stored] = (
-                result.folded[local] if local in result.folded else sixteen_bit(run, stored)
-            )
-    return tensors
-
-
-def sixteen_bit(run: Run, stored: str) -> Tensor:
-    """A tensor that is not quantized, in the checkpoint's 16-bit type. Raises ModelError if that
-    cannot hold it."""
-    return in_dtype(stored, run.source.parameter(stored), run.target.dtype)
-
-
-def in_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`tensor` in `dtype`, integers as they are. Raises ModelError naming it where float16
-    overflows."""
-    if not tensor.is_floating_point():
-        return tensor
-    made = tensor.to(dtype)
-    if not bool(torch.isfinite(made).all()) and bool(torch.isfinite(tensor).all()):
-        raise ModelError(
-            f"{name!r} reaches {float(tensor.abs().max()):.3g}, more than {dtype} holds. Write the "
-            "checkpoint with --dtype bfloat16."
-        )
-    return made
-
-
-def write_outer(run: Run) -> None:
-    """Write the piece of everything that is no block: embedding, final norm, head. It is kept at 16
-    bits."""
-    path = piece_path(run.folder, -1)
-    if not path.exists():
-        names = run.skeleton.outer_names()
-        write_tensors(path, {name: sixteen_bit(run, name) for name in names})
-
-
-def _pass_through(run: Run, index: int, streams: Streams, calls: Calls) -> None:
+def _pass_through(
+    run: Run, index: int, calibration: CalibrationStream, streams: HeldoutStreams
+) -> None:
     """Move all streams over a finished block."""
-    skeleton, name = run.skeleton, run.skeleton.blocks[index]
-    block = skeleton.block(index)
-    for number, batch in enumerate(streams.calibration):
-        out = run_block(block, batch, calls.batches[number][index])
-        streams.calibration[number] = out.to("cpu", HIDDEN_DTYPE)
-    call = calls.heldout[index]
-    streams.reference = _run_heldout(block, streams.reference, call)
+    block, target = run.skeleton.block(index), run.local_target(index)
+    calibration.advance(index, lambda hidden, call: run_block(block, hidden, call))
+    streams.reference = streams.run(index, block, streams.reference)
     weight_of = _weights(run, index, block)
-    linears = [n for n in skeleton.linears(index) if f"{name}.{n}" in run.quantized]
     plain = {
-        n: quantize(weight_of(n), run.target.scheme, name=n, dtype=run.target.dtype)
-        for n in linears
+        name: quantize(weight_of(name), target.scheme, name=name, dtype=target.dtype)
+        for name in run.skeleton.linears(index)
+        if name in target.quantized
     }
-    _load(block, BlockResult(plain, plain, {}))
-    streams.plain = _run_heldout(block, streams.plain, call)
-    written = _written_block(run, index, block)
-    streams.written = _run_heldout(written, streams.written, call)
-
-
-def _written_block(run: Run, index: int, block: nn.Module) -> nn.Module:
-    """`block` with the weights of its piece on disk."""
-    config = {"quantization_config": load_format(run.format).config(run.target.scheme, [])}
-    piece = open_piece(piece_path(run.folder, index), config)
-    prefix = run.skeleton.blocks[index]
-    for name, parameter in block.named_parameters():
-        parameter.data.copy_(piece.parameter(run.skeleton.stored(f"{prefix}.{name}")))
-    return block
-
-
-def _measure(run: Run, streams: Streams) -> dict[str, Comparison]:
-    """KL, top-1 and perplexity of plain rounding and of the written checkpoint on the held-out
-    tokens."""
-    found = {"plain": Comparison(), "awq": Comparison()}
-    for row, ids in enumerate(run.heldout.split(1)):
-        reference = run.skeleton.logits(ids, streams.reference[row : row + 1])
-        for kind, hidden in (("plain", streams.plain), ("awq", streams.written)):
-            found[kind].add(
-                compare_logits(
-                    reference[0], run.skeleton.logits(ids, hidden[row : row + 1])[0], ids[0]
-                )
-            )
-    return found
+    give_weights(block, BlockResult(plain, plain, {}))
+    streams.plain = streams.run(index, block, streams.plain)
+    run.pieces.read_block(index, block)
+    streams.written = streams.run(index, block, streams.written)
 
 
 def _entry(
     name: str, result: BlockResult, errors: dict[str, float], *, fell_back: bool
 ) -> dict[str, Any]:
     """The block's journal line, which is also its evidence in salient.json."""
-    groups = []
-    for r in result.groups:
-        groups.append(
-            {
-                "readers": list(r.group.readers),
-                "absorber": r.group.absorber if r.group.proven else None,
-                "proof_error": r.group.proof_error,
-                "refusal": r.group.refusal,
-                "exponents": list(r.exponents),
-                "kept": r.kept,
-                "rounding": r.rounding,
-                "layers": {
-                    layer.name: {"plain": layer.plain, "awq": layer.awq} for layer in r.layers
-                },
-            }
-        )
+    groups = [
+        {
+            "readers": list(r.group.readers),
+            "absorber": r.group.absorber if r.group.proven else None,
+            "proof_error": r.group.proof_error,
+            "refusal": r.group.refusal,
+            "exponents": list(r.exponents),
+            "kept": r.kept,
+            "rounding": r.rounding,
+            "layers": {layer.name: {"plain": layer.plain, "awq": layer.awq} for layer in r.layers},
+        }
+        for r in result.groups
+    ]
     return {
         "block": name,
         "error_plain": errors["plain"],

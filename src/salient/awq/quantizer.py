@@ -16,8 +16,10 @@ Progress = Callable[[int, int, str, str], None]
 
 
 def quantize_model(request: Request, *, fresh: bool, dry_run: bool, progress: Progress) -> Report:
-    """Quantize as `request` says. Raises SalientError before any long work if it cannot end
-    well."""
+    """Quantize as `request` says.
+
+    Raises SalientError before any long work if it cannot end well.
+    """
     started = time.monotonic()
     job = prepare(request)
     if dry_run:
@@ -50,19 +52,19 @@ def plan_report(job: Job) -> Report:
     data = {
         **job.header,
         "output": str(job.output),
-        "scheme_reason": job.scheme_reason,
-        "linears": len(job.quantized),
-        "left_at_16_bits": job.left,
+        "scheme_reason": job.layers.reason,
+        "linears": len(job.layers.quantized),
+        "left_at_16_bits": job.layers.left,
         "calibration_tokens": job.batch.ids.numel(),
         "dropped_tokens": job.batch.dropped_tokens,
         "memory_bytes": parts,
         "peak_memory_bytes": estimate.total,
     }
     rows = [(name, mebibytes(count)) for name, count in parts.items()]
+    layers = job.layers
     lines = [
-        f"{len(job.quantized)} linears in {len(job.skeleton.blocks)} blocks to {job.target.scheme} "
-        f"({job.scheme_reason}), "
-        f"{len(job.left)} left at 16 bits; output {job.output}.",
+        f"{len(layers.quantized)} linears in {len(job.skeleton.blocks)} blocks to {layers.scheme} "
+        f"({layers.reason}), {len(layers.left)} left at 16 bits; output {job.output}.",
         f"{job.batch.ids.numel()} calibration tokens used, {job.batch.dropped_tokens} dropped. "
         "Nothing was written.",
     ]
@@ -89,8 +91,7 @@ def closing_report(job: Job, evidence: dict[str, Any], cost: dict[str, Any]) -> 
         *[f"Not scaled: {reason}." for reason in refused],
         f"Calibration: {evidence['calibration']['tokens_used']} tokens used, {dropped} dropped.",
         f"{mebibytes(size['before'])} before, {mebibytes(size['after'])} after; "
-        f"{duration(cost['seconds'])}, "
-        f"peak memory {mebibytes(cost['peak_memory_bytes'])}.",
+        f"{duration(cost['seconds'])}, peak memory {mebibytes(cost['peak_memory_bytes'])}.",
         f"Written to {job.output}. Serve it with:",
         f"  vllm serve {job.output} --model-loader-extra-config "
         f"'{{\"enable_weights_track\": true}}'",

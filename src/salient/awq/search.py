@@ -1,18 +1,18 @@
-"""The search: a scale for each shared input, then a grid for each group of weights. Pure functions
-of weights and Grams.
+"""The search: a scale for each shared input, then a grid for each group of weights.
 
-Both are judged by the exact output error on the calibration tokens, tr(E G E^T) with E = W - Q(W)
-(stats.py), so their
-cost does not grow with the number of tokens.
+Pure functions of weights and Gram matrices. Both are judged by the exact output error on the
+calibration tokens, tr(E G E^T) with E = W - Q(W) (stats.py), so their cost does not grow with the
+number of tokens.
 
 1. Scale (Lin et al. 2024, "AWQ", section 3.2): s = mean|x|^a / mean|w|^b, but with both exponents
-   free: a coarse grid that
-   holds the identity and the usual line b = 1 - a, then a finer one around its best.
+   free: a coarse grid that holds the identity and the usual line b = 1 - a, judged on few rows of
+   the weights, then a finer one around its best, judged on more.
 2. Grid: each group's range is shrunk in steps (clip); then its scale is refitted to the codes by
-   least squares, codes and
-   scale in turn. Each row and group is on its own here: only the group's own block of G counts.
+   least squares, codes and scale in turn. Each row and group is on its own here: only the group's
+   own block of G counts.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +22,11 @@ from salient.core.quant import Grid, codes_of, grid_of, in_16_bits, minmax_grid,
 from salient.core.scheme import Scheme
 
 IDENTITY = (0.0, 0.0)  # the exponents that scale nothing
-COARSE_A = (0.0, 0.25, 0.5, 0.75, 1.0)
-COARSE_B = (0.0, 0.25, 0.5, 0.75, 1.0)
+EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+COARSE = [(a, b) for a in EXPONENTS for b in EXPONENTS]
 FINE = (-0.125, 0.0, 0.125)
-SEARCH_VALUES = (
-    2**18
-)  # values of a weight that judge a scale: evenly spread rows, enough to rank the exponents
-SEARCH_ROWS = 64  # at least so many of them
+FEW, MORE = 2**15, 2**16  # values of a weight (evenly spread rows) that judge COARSE and FINE
+FEWEST_ROWS = 32
 CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
 REFITS = 2
 CHUNK = 2**19  # values of a weight worked on at once: they stay in the processor's cache
@@ -36,16 +34,14 @@ CHUNK = 2**19  # values of a weight worked on at once: they stay in the processo
 
 @dataclass(frozen=True)
 class Scale:
-    """A scale for a shared input: float32 [in], and the exponents (of activations, of weights) that
-    gave it."""
+    """A scale for a shared input, float32 [in], and its exponents (of activations, of weights)."""
 
     values: Tensor
     exponents: tuple[float, float]
 
 
 def output_error(error: Tensor, gram: Tensor) -> float:
-    """sum_t w_t |E x_t|^2 = tr(E G E^T) for a rounding error `error` [out, in] and `gram` [in,
-    in]."""
+    """sum_t |E x_t|^2 = tr(E G E^T) for a rounding error E [out, in] and `gram` G [in, in]."""
     return float(((error @ gram) * error).sum())
 
 
@@ -61,8 +57,8 @@ def candidate(
     """s = mean|x|^a / mean|w|^b, centred on 1: float32 [in].
 
     `rows` int64 [in] names the absorber's row of each channel; channels of one row share the
-    geometric mean. Dead channels
-    (no activation, no weight) take the smallest live value, so that they cannot stretch the range.
+    geometric mean. Dead channels (no activation, no weight) take the smallest live value, so that
+    they cannot stretch the range.
     """
     live = mean_abs > 0
     floor = mean_abs[live].min() if bool(live.any()) else torch.ones((), device=mean_abs.device)
@@ -88,27 +84,21 @@ def best_scale(
     """The scale with the least output error for the readers' `weights` (each float32 [out, in])."""
     whole = torch.cat(weights)
     salience = weight_salience(whole, scheme.group_size)
-    weight = _sample_rows(whole, max(SEARCH_ROWS, SEARCH_VALUES // whole.shape[1]))
-    errors: dict[tuple[float, float], float] = {}
 
-    def judge(a: float, b: float) -> None:
-        if (a, b) not in errors and 0 <= a <= 1.25 and 0 <= b <= 1.25:
+    def best(exponents: Iterable[tuple[float, float]], values: int) -> tuple[float, float]:
+        weight = _sample_rows(whole, max(FEWEST_ROWS, values // whole.shape[1]))
+        errors = {}
+        for a, b in exponents:
             scale = candidate(mean_abs, salience, a, b, rows)
-            errors[a, b] = output_error(
-                _scaled_round_trip(weight, scale, scheme, dtype).sub_(weight), gram
-            )
+            lost = _scaled_round_trip(weight, scale, scheme, dtype).sub_(weight)
+            errors[a, b] = output_error(lost, gram)
+        return min(errors, key=lambda pair: errors[pair])
 
-    for a in COARSE_A:
-        for b in COARSE_B:
-            judge(a, b)
-    middle = min(errors, key=lambda key: errors[key])
-    for da in FINE:
-        for db in FINE:
-            judge(middle[0] + da, middle[1] + db)
-    best = min(errors, key=lambda key: errors[key])
-    if errors[best] >= errors[IDENTITY]:
+    a, b = best(COARSE, FEW)
+    found = best([IDENTITY, *((a + da, b + db) for da in FINE for db in FINE)], MORE)
+    if found == IDENTITY:
         return Scale(torch.ones_like(mean_abs), IDENTITY)
-    return Scale(candidate(mean_abs, salience, *best, rows), best)
+    return Scale(candidate(mean_abs, salience, *found, rows), found)
 
 
 def _sample_rows(weight: Tensor, count: int) -> Tensor:
@@ -130,8 +120,7 @@ def _scaled_round_trip(weight: Tensor, scale: Tensor, scheme: Scheme, dtype: tor
 def best_grid(weight: Tensor, blocks: Tensor, scheme: Scheme, dtype: torch.dtype) -> Grid:
     """The grid with the least output error for each row and group of `weight` float32 [out, in].
 
-    `blocks` float32 [groups, group_size, group_size] are the Gram blocks of the input that this
-    weight reads.
+    `blocks` are those of the input that this weight reads (`gram_blocks`).
     """
     rows = max(1, CHUNK // weight.shape[1])
     parts = [_best_grid(part, blocks, scheme, dtype) for part in weight.split(rows)]
@@ -139,14 +128,13 @@ def best_grid(weight: Tensor, blocks: Tensor, scheme: Scheme, dtype: torch.dtype
 
 
 def gram_blocks(gram: Tensor, scale: Tensor, group_size: int) -> Tensor:
-    """The diagonal blocks of the Gram matrix of x / scale: float32 [groups, group_size,
-    group_size].
+    """The diagonal blocks of the Gram matrix of x / scale.
 
-    `gram` [in, in] is that of x, `scale` [in] what the weight's columns were multiplied by.
+    `gram` [in, in] is that of x, `scale` [in] what the weight's columns were multiplied by. Returns
+    float32 [groups, group_size, group_size].
     """
-    blocks = torch.stack(
-        [gram[i : i + group_size, i : i + group_size] for i in range(0, len(gram), group_size)]
-    )
+    starts = range(0, len(gram), group_size)
+    blocks = torch.stack([gram[i : i + group_size, i : i + group_size] for i in starts])
     parts = scale.reshape(-1, group_size)
     return blocks / (parts[:, :, None] * parts[:, None, :])
 
@@ -184,8 +172,7 @@ def _group_errors(grouped: Tensor, grid: Grid, blocks: Tensor, scheme: Scheme) -
 
 
 def _least_squares(grouped: Tensor, grid: Grid, blocks: Tensor, scheme: Scheme) -> Tensor:
-    """The scale that makes codes - zero fit the weight best under the Gram block: <c, w>_G / <c,
-    c>_G, [out, groups]."""
+    """The scale with which c = codes - zero fits best: <c, w>_G / <c, c>_G, [out, groups]."""
     steps = codes_of(grouped, grid, scheme).sub_(grid.zero[..., None]).transpose(0, 1)
     weighed = torch.bmm(steps, blocks)
     fit = (weighed * grouped.transpose(0, 1)).sum(-1) / (weighed * steps).sum(-1).clamp(min=1e-30)

@@ -1,5 +1,4 @@
-"""Sufficient statistics of a block's inputs: what the search needs to know of the calibration
-tokens.
+"""Sufficient statistics of a block's inputs: what the search needs to know of the tokens.
 
 For an input x [in] shared by some linears, the output error of a rounding error E [out, in] is
 
@@ -10,43 +9,39 @@ statistics of parts of the calibration add up to those of the whole.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from salient.models.skeleton import Call, run_block
+from salient.models.call import Call, run_block
+
+PANELS = 6  # G is symmetric: adding only from each panel's diagonal on saves 5 parts in 12
 
 
-@dataclass
 class ActStats:
-    """Statistics of one shared input, as sums.
+    """Statistics of one shared input of `width` channels, as sums over tokens.
 
     abs_sum: float32 [in], sum of |x|
-    gram: float32 [in, in], sum of x x^T
     tokens: how many
     """
 
-    abs_sum: Tensor
-    gram: Tensor
-    tokens: int = 0
-
-    @staticmethod
-    def empty(width: int, device: torch.device) -> "ActStats":
-        """The statistics of no tokens."""
-        return ActStats(torch.zeros(width, device=device), torch.zeros(width, width, device=device))
+    def __init__(self, width: int, device: torch.device | str = "cpu"):
+        self.abs_sum = torch.zeros(width, device=device)
+        self.tokens = 0
+        self._upper = torch.zeros(width, width, device=device)
 
     def add(self, x: Tensor) -> None:
         """Take in the tokens `x` [tokens, in]."""
         x = x.float()
         self.abs_sum += x.abs().sum(0)
-        self.gram.addmm_(x.t(), x)
+        for start, stop in self._panels():
+            self._upper[start:stop, start:].addmm_(x[:, start:stop].t(), x[:, start:])
         self.tokens += len(x)
 
     def merge(self, other: "ActStats") -> None:
         """Take in the statistics of other tokens."""
         self.abs_sum += other.abs_sum
-        self.gram += other.gram
+        self._upper += other._upper
         self.tokens += other.tokens
 
     @property
@@ -54,9 +49,21 @@ class ActStats:
         """Mean magnitude of each channel: float32 [in]."""
         return self.abs_sum / max(self.tokens, 1)
 
+    @property
+    def gram(self) -> Tensor:
+        """The sum of x x^T: float32 [in, in]; not a copy."""
+        for start, stop in self._panels():
+            self._upper[stop:, start:stop] = self._upper[start:stop, stop:].t()
+        return self._upper
+
+    def _panels(self) -> list[tuple[int, int]]:
+        width = len(self.abs_sum)
+        step = -(-width // PANELS)
+        return [(start, min(start + step, width)) for start in range(0, width, step)]
+
 
 class Recorder:
-    """Catches the inputs of some linears of a block while it runs."""
+    """Catches the inputs of some linears of a block while it runs: [tokens, in], by name."""
 
     def __init__(self, block: nn.Module, names: list[str]):
         self.inputs: dict[str, Tensor] = {}
@@ -79,8 +86,7 @@ class Recorder:
 
 
 def observe(block: nn.Module, hidden: Tensor, call: Call, stats: dict[str, ActStats]) -> Tensor:
-    """Run `block` on a batch, adding its inputs to `stats` (by first reader). Returns its
-    output."""
+    """Run `block` on a batch, adding its inputs to `stats` (by first reader); gives its output."""
     with Recorder(block, list(stats)) as recorder:
         out = run_block(block, hidden, call)
     for name, x in recorder.inputs.items():

@@ -10,8 +10,7 @@ SalientError
     MissingExtra          an optional dependency is not installed
 
 Each message says what was found, what fits, and what to do next. The command line prints the
-message alone
-and exits with 2.
+message alone and exits with 2.
 """
 
 

@@ -1,5 +1,7 @@
-"""What this machine has: memory, and which 16-bit arithmetic is fast. Reads the system, changes
-nothing."""
+"""What this machine has: memory, and which 16-bit arithmetic is fast.
+
+Reads the system, changes nothing.
+"""
 
 import os
 import resource
@@ -11,8 +13,7 @@ CGROUP_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.us
 
 
 def available_memory() -> int:
-    """Bytes of main memory that can still be used: the system's, or what the container's limit
-    leaves."""
+    """Bytes of main memory that are free: the system's, or what the container's limit leaves."""
     free = _meminfo("MemAvailable")
     for limit_path, use_path in zip(CGROUP_LIMITS, CGROUP_USES, strict=True):
         limit, use = _number(limit_path), _number(use_path)

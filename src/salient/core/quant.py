@@ -1,15 +1,13 @@
 """Group quantization: the only place in the package where a weight becomes integers.
 
 A weight [out, in] is cut along `in` into groups of `group_size`. Each group has a grid: one scale
-and one zero.
-Every value becomes a code,
+and one zero. Every value becomes a code,
 
     code = clamp(round(weight / scale) + zero, 0, 15)          weight ~ (code - zero) * scale
 
 The search proposes grids and packers carry codes; none of them rounds a weight in another way.
-Scales are rounded to
-the checkpoint's 16-bit type *before* the codes are chosen, so what an engine reads back is exactly
-what was judged.
+Scales are rounded to the checkpoint's 16-bit type *before* the codes are chosen, so what an engine
+reads back is exactly what was judged.
 """
 
 from dataclasses import dataclass
@@ -52,12 +50,20 @@ class QuantizedWeight:
     def dequantize(self) -> Tensor:
         """The weight these codes stand for: float32 [out, in]."""
         grouped = self.codes.unflatten(1, (-1, self.scheme.group_size)).float()
-        return ((grouped - self.zero[..., None]) * self.scale[..., None]).flatten(1)
+        return grouped.sub_(self.zero[..., None]).mul_(self.scale[..., None]).flatten(1)
+
+    def divided(self, rows: Tensor, *, name: str, dtype: torch.dtype) -> "QuantizedWeight":
+        """The same codes for the weight divided by `rows` float32 [out]; its scales in 16 bits.
+
+        Raises ModelError naming the layer where a scale leaves the 16-bit range.
+        """
+        scale = in_16_bits(self.scale / rows[:, None], dtype)
+        check_scales(name, scale)
+        return QuantizedWeight(self.codes, scale, self.zero, self.scheme)
 
 
 def in_16_bits(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """`scale` rounded to `dtype` and to float16, in which AutoAWQ files hold it: float32, exact in
-    both."""
+    """`scale` rounded to `dtype` and to float16 (AutoAWQ's): float32, exact in both."""
     return scale.to(dtype).to(torch.float16).float().clamp_(min=SMALLEST_SCALE)
 
 
@@ -65,9 +71,8 @@ def grid_of(low: Tensor, high: Tensor, scheme: Scheme, dtype: torch.dtype) -> Gr
     """The grid that spans [low, high] of each group; both any shape, alike.
 
     The range always spans 0.0, so that a group whose values share one sign keeps its zero inside
-    the codes.
-    A symmetric grid covers [-8, 7] steps with the larger side at 7.5 (compressed-tensors'
-    convention).
+    the codes. A symmetric grid covers [-8, 7] steps with the larger side at 7.5, as
+    compressed-tensors has it.
     """
     low, high = low.clamp(max=0), high.clamp(min=0)
     if scheme.symmetric:
@@ -78,24 +83,21 @@ def grid_of(low: Tensor, high: Tensor, scheme: Scheme, dtype: torch.dtype) -> Gr
 
 
 def minmax_grid(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Grid:
-    """Plain rounding's grid: each group's own smallest and largest value. `weight` float32 [out,
-    in]."""
+    """Plain rounding's grid for `weight` float32 [out, in]: each group's own range."""
     grouped = weight.unflatten(1, (-1, scheme.group_size))
     return grid_of(grouped.amin(-1), grouped.amax(-1), scheme, dtype)
 
 
 def codes_of(grouped: Tensor, grid: Grid, scheme: Scheme) -> Tensor:
-    """Nearest codes of `grouped` [..., groups, group_size] on `grid` [..., groups]: float32,
-    integers."""
-    codes = (grouped / grid.scale[..., None]).round_()
-    return codes.add_(grid.zero[..., None]).clamp_(0, scheme.max_code)
+    """Nearest codes of `grouped` [..., groups, group_size] on `grid` [..., groups]: float32."""
+    codes = (grouped / grid.scale.unsqueeze(-1)).round_()
+    return codes.add_(grid.zero.unsqueeze(-1)).clamp_(0, scheme.max_code)
 
 
 def round_trip(grouped: Tensor, grid: Grid, scheme: Scheme) -> Tensor:
-    """What the codes of `grouped` [..., groups, group_size] stand for, in the same shape:
-    float32."""
+    """What the codes of `grouped` [..., groups, group_size] stand for: float32, same shape."""
     codes = codes_of(grouped, grid, scheme)
-    return codes.sub_(grid.zero[..., None]).mul_(grid.scale[..., None])
+    return codes.sub_(grid.zero.unsqueeze(-1)).mul_(grid.scale.unsqueeze(-1))
 
 
 def quantize(
@@ -109,29 +111,34 @@ def quantize(
     """Round `weight` [out, in] to codes on `grid` (plain rounding's when none is given).
 
     `name` is the layer's, for messages; `dtype` the 16-bit type that scales are exact in. Raises
-    ShapeError when the
-    group size does not divide `in`, ModelError when the weight is not finite.
+    ShapeError when the group size does not divide `in`, ModelError when the weight is not finite.
     """
     check_width(name, weight.shape[1], scheme)
     weight = weight.float()
     check_finite(name, weight)
     grid = grid or minmax_grid(weight, scheme, dtype)
-    if not torch.isfinite(grid.scale).all():
-        raise ModelError(
-            f"{name!r} spans up to {weight.abs().max():.3g}: its scales do not fit float16. "
-            f"Leave it at 16 bits with --skip {name!r}."
-        )
+    check_scales(name, grid.scale)
     codes = codes_of(weight.unflatten(1, (-1, scheme.group_size)), grid, scheme)
     return QuantizedWeight(codes.flatten(1).byte(), grid.scale, grid.zero.byte(), scheme)
 
 
+def check_scales(name: str, scale: Tensor) -> None:
+    """Raise ModelError naming the layer if its scales do not fit 16 bits."""
+    if not bool(torch.isfinite(scale).all()):
+        raise ModelError(
+            f"{name!r} holds values so large that its scales do not fit float16 (65504). "
+            f"Leave it at 16 bits with --skip {name!r}."
+        )
+
+
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raise ModelError naming the tensor if it holds NaN or infinity."""
+    if tensor.is_floating_point() and bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
+        return  # any NaN or infinity would have made the sum one, too
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())
     if bad:
         raise ModelError(
             f"{name!r} holds {bad} of {tensor.numel()} values that are NaN or infinite. "
             "The model's files are damaged or were saved after a diverged training step: fetch "
-            "them again, "
-            "or take another checkpoint."
+            "them again, or take another checkpoint."
         )

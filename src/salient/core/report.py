@@ -1,5 +1,7 @@
-"""What a command says at its end: tables for people, one JSON document for programs. Imports no
-torch."""
+"""What a command says at its end: tables for people, one JSON document for programs.
+
+Imports no torch.
+"""
 
 import json
 import math

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 
 from .errors import ShapeError
 
-GROUP_SIZES = (
-    128,
-    64,
-    32,
-)  # what vLLM's fast kernels (Marlin) take; largest first, as `auto` tries them
+# What vLLM's fast kernels (Marlin) take; largest first, as `auto` tries them.
+GROUP_SIZES = (128, 64, 32)
 SCALE_BITS = 16
 
 
@@ -65,8 +62,7 @@ def check_width(name: str, width: int, scheme: Scheme) -> None:
     other = f"Use group size {' or '.join(map(str, fits))}, or leave" if fits else "Leave"
     raise ShapeError(
         f"{name!r} has {width} input features, not a multiple of the group size "
-        f"{scheme.group_size}. "
-        f"{other} it at 16 bits with --skip {name!r}."
+        f"{scheme.group_size}. {other} it at 16 bits with --skip {name!r}."
     )
 
 

@@ -1,9 +1,7 @@
-"""Texts to calibrate and evaluate with: the built-in corpus, files of the user's, data sets of the
-Hub.
+"""Texts to calibrate and evaluate with: the built-in corpus, files, data sets of the Hub.
 
 The built-in corpus (corpus/README.md tells where each text comes from) has two parts that share no
-document:
-`calibration` for the statistics, `heldout` for measuring.
+document: `calibration` for the statistics, `heldout` for measuring.
 """
 
 import json
@@ -35,8 +33,9 @@ def builtin(part: Literal["calibration", "heldout"]) -> list[Document]:
 
 
 def read_texts(name: str) -> list[Document]:
-    """The documents called `name`: 'builtin', a .txt file (one a paragraph), a .jsonl file (one a
-    line), or a Hub data set.
+    """The documents called `name`: 'builtin', a file, or a Hub data set.
+
+    A .txt file has one document a paragraph, a .jsonl file one a line.
 
     Raises CalibrationError naming the file and line when there is nothing to use.
     """
@@ -109,8 +108,7 @@ def _document(row: Any, where: str) -> Document:
         return Document(fields["text"], kind=kind)
     raise CalibrationError(
         f"{where}: found {', '.join(map(repr, fields)) or type(row).__name__}. Each line needs a "
-        "'text' string or a "
-        "'messages' list of objects with 'role' and 'content'."
+        "'text' string or a 'messages' list of objects with 'role' and 'content'."
     )
 
 

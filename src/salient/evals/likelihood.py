@@ -1,5 +1,4 @@
-"""Likelihood measures of a quantized model against its reference, from the logits of both over the
-same tokens.
+"""Likelihood measures: two models' logits over the same tokens, compared.
 
 KL          mean over tokens of KL(reference || quantized), nats
 top-1       share of tokens where both prefer the same next token
@@ -13,9 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWS = (
-    128  # tokens whose distributions are compared at once: bounds the memory of large vocabularies
-)
+ROWS = 128  # tokens compared at once: bounds the memory of large vocabularies
 
 
 @dataclass

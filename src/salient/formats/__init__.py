@@ -1,8 +1,7 @@
 """Checkpoint formats: QuantizedWeight <-> named tensors on disk.
 
 Each format is one module with the same four functions: `pack`, `unpack`, `config` and
-`read_config`. The table
-imports no torch; `load_format` brings the module in.
+`read_config`. The table imports no torch; `load_format` brings the module in.
 """
 
 from dataclasses import dataclass

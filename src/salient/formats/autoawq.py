@@ -5,8 +5,7 @@
     scales   float16 [in/g, out]
 
 A symmetric weight is held exactly too, with its zero of 8 written out: readers need `qzeros`, and
-vLLM's fast kernels
-take AWQ with zero points only.
+vLLM's fast kernels take AWQ with zero points only.
 """
 
 from typing import Any
@@ -18,22 +17,18 @@ from salient.core.errors import CheckpointError
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme, parse_scheme
 
-NIBBLES = (
-    0,
-    2,
-    4,
-    6,
-    1,
-    3,
-    5,
-    7,
-)  # nibble i (bits 4i) of a word holds column NIBBLES[i] of its eight
+from .nibbles import pack_nibbles, unpack_nibbles
+
+# Nibble i (bits 4i) of a word holds column NIBBLES[i] of its eight.
+NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
 SUFFIXES = ("qweight", "qzeros", "scales")
 
 
 def pack(weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of one module, by local name. Does not modify the input. `dtype` is unused:
-    scales are float16."""
+    """The tensors of one module, by local name.
+
+    Does not modify the input. `dtype` is unused: scales are float16.
+    """
     del dtype
     return {
         "qweight": _pack_words(weight.codes.t()),
@@ -54,19 +49,13 @@ def unpack(tensors: dict[str, Tensor], scheme: Scheme) -> QuantizedWeight:
 
 def _pack_words(codes: Tensor) -> Tensor:
     """uint8 [rows, columns] -> int32 [rows, columns/8]."""
-    ordered = codes.unflatten(1, (-1, 8))[..., list(NIBBLES)].contiguous()
-    pairs = ordered[..., 0::2] | (ordered[..., 1::2] << 4)
-    return pairs.clone(memory_format=torch.contiguous_format).view(torch.int32).squeeze(-1)
+    return pack_nibbles(codes.unflatten(1, (-1, 8))[..., list(NIBBLES)].flatten(1))
 
 
 def _unpack_words(words: Tensor) -> Tensor:
     """int32 [rows, columns/8] -> uint8 [rows, columns]."""
-    pairs = (
-        words.clone(memory_format=torch.contiguous_format).view(torch.uint8).unflatten(1, (-1, 4))
-    )
-    nibbles = torch.stack((pairs & 15, pairs >> 4), -1).flatten(2)
     order = sorted(range(8), key=lambda nibble: NIBBLES[nibble])
-    return nibbles[..., order].flatten(1)
+    return unpack_nibbles(words).unflatten(1, (-1, 8))[..., order].flatten(1)
 
 
 def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
@@ -82,8 +71,10 @@ def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
 
 
 def read_config(settings: dict[str, Any]) -> Scheme:
-    """The scheme of a `quantization_config`, ours or others'. Raises CheckpointError for other AWQ
-    layouts."""
+    """The scheme of a `quantization_config`, ours or others'.
+
+    Raises CheckpointError for other AWQ layouts.
+    """
     version = str(settings.get("version", settings.get("format", "gemm"))).lower()
     bits = settings.get("bits", settings.get("w_bit"))
     group_size = settings.get("group_size", settings.get("q_group_size"))

@@ -1,8 +1,7 @@
 """Reading a checkpoint folder: config, safetensors shards, and weights, whether 16-bit or 4-bit.
 
 Only safetensors are read, never pickles. Files are opened for as long as `reading()` lasts and
-closed after it, so
-that the pages of a model larger than memory do not pile up.
+closed after it, so that the pages of a model larger than memory do not pile up.
 """
 
 import json
@@ -78,8 +77,10 @@ class Checkpoint:
         return self.format is not None and f"{module}.{self.format.suffix}" in self.files
 
     def quantized(self, module: str) -> QuantizedWeight:
-        """The codes of the linear called `module`. Raises CheckpointError if its shapes disagree
-        with the config."""
+        """The codes of the linear called `module`.
+
+        Raises CheckpointError if its shapes disagree with the config.
+        """
         assert self.format
         assert self.scheme
         code = load_format(self.format.name)
@@ -100,10 +101,9 @@ class Checkpoint:
         if weight.scale.shape != groups or weight.zero.shape != groups:
             raise CheckpointError(
                 f"{module!r} has scales {list(weight.scale.shape)} and zeros "
-                f"{list(weight.zero.shape)}, but its "
-                f"{out} x {width} codes at {self.scheme} need {list(groups)}: quantization_config "
-                "does not describe "
-                "these tensors. Correct group_size in config.json, or write the checkpoint again."
+                f"{list(weight.zero.shape)}, but its {out} x {width} codes at {self.scheme} need "
+                f"{list(groups)}: quantization_config does not describe these tensors. Correct "
+                "group_size in config.json, or write the checkpoint again."
             )
         return weight
 
@@ -115,8 +115,7 @@ class Checkpoint:
         return self.tensor(name)
 
     def parameter_names(self) -> list[str]:
-        """The names that `parameter` takes: the tensors', those of codes replaced by their linear's
-        `.weight`."""
+        """The names that `parameter` takes: the tensors', and `.weight` for a linear of codes."""
         if self.format is None:
             return list(self.files)
         suffixes = load_format(self.format.name).SUFFIXES
@@ -149,8 +148,10 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open `folder`. Raises ModelError for a missing, truncated or contradictory file, before any
-    tensor is read."""
+    """Open `folder`, before any tensor is read.
+
+    Raises ModelError for a missing, truncated or contradictory file.
+    """
     return _checkpoint(folder, read_json(folder / "config.json"), _weight_files(folder))
 
 

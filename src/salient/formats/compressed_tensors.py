@@ -1,5 +1,4 @@
-"""compressed-tensors' pack-quantized layout, weights only (W4A16): what vLLM reads on every
-platform.
+"""compressed-tensors' pack-quantized layout, weights only (W4A16), as vLLM reads it.
 
     weight_packed      int32 [out, in/8]    code + 0..15, eight a word along `in`, low nibble first
     weight_scale       16-bit [out, in/g]   in the model's own type
@@ -18,6 +17,8 @@ from torch.nn.functional import pad
 from salient.core.errors import CheckpointError
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme, parse_scheme
+
+from .nibbles import pack_nibbles, unpack_nibbles
 
 SUFFIXES = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
 
@@ -45,17 +46,13 @@ def unpack(tensors: dict[str, Tensor], scheme: Scheme) -> QuantizedWeight:
 
 
 def _pack_words(codes: Tensor) -> Tensor:
-    """uint8 [rows, columns] -> int32 [rows, ceil(columns/8)]; missing columns are code 0, as the
-    format has it."""
-    codes = pad(codes, (0, -codes.shape[1] % 8)).contiguous()
-    pairs = codes[:, 0::2] | (codes[:, 1::2] << 4)
-    return pairs.clone(memory_format=torch.contiguous_format).view(torch.int32)
+    """uint8 [rows, columns] -> int32 [rows, ceil(columns/8)], padded with code 0."""
+    return pack_nibbles(pad(codes, (0, -codes.shape[1] % 8)))
 
 
 def _unpack_words(words: Tensor, columns: int) -> Tensor:
     """int32 [rows, words] -> uint8 [rows, columns]."""
-    pairs = words.clone(memory_format=torch.contiguous_format).view(torch.uint8)
-    return torch.stack((pairs & 15, pairs >> 4), -1).flatten(1)[:, :columns].contiguous()
+    return unpack_nibbles(words)[:, :columns].contiguous()
 
 
 def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
@@ -78,8 +75,10 @@ def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
 
 
 def read_config(settings: dict[str, Any]) -> Scheme:
-    """The scheme of a `quantization_config`, ours or others'. Raises CheckpointError for what is
-    not W4A16."""
+    """The scheme of a `quantization_config`, ours or others'.
+
+    Raises CheckpointError for what is not W4A16.
+    """
     groups = list(settings.get("config_groups", {}).values())
     weights = (groups[0].get("weights") or {}) if len(groups) == 1 else {}
     kind = (
@@ -97,11 +96,9 @@ def read_config(settings: dict[str, Any]) -> Scheme:
         or groups[0].get("input_activations")
     ):
         raise CheckpointError(
-            f"quantization_config holds {len(groups)} groups with (format, bits, type, strategy) = "
-            f"{kind}. "
-            "Salient reads compressed-tensors checkpoints with one pack-quantized group of 4-bit "
-            "weights in groups and "
-            "16-bit activations (W4A16, W4A16_ASYM)."
+            f"quantization_config holds {len(groups)} groups with (format, bits, type, strategy) "
+            f"= {kind}. Salient reads compressed-tensors checkpoints with one pack-quantized "
+            "group of 4-bit weights in groups and 16-bit activations (W4A16, W4A16_ASYM)."
         )
     return parse_scheme(
         f"w4-g{weights['group_size']}" + ("-sym" if weights.get("symmetric", True) else "")

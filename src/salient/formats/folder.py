@@ -1,9 +1,7 @@
-"""Everything of a checkpoint folder that is not weights: config, tokenizer, generation config, chat
-template.
+"""A checkpoint folder without its weights: config, tokenizer, chat template and the like.
 
 Files are carried over as the source folder had them, because newer Transformers write configs that
-older readers
-misread. Where a source has only the new words, the old ones are added beside them.
+older readers misread. Where a source has only the new words, the old ones are added beside them.
 """
 
 import shutil
@@ -58,8 +56,7 @@ def carry_over(source: Path, target: Path) -> None:
 def quantized_config(
     config: dict[str, Any], quantization: dict[str, Any], dtype: str
 ) -> dict[str, Any]:
-    """`config` of the source with `quantization_config` and the 16-bit type, in words that old and
-    new readers know."""
+    """The source's `config` with `quantization_config`, in words old and new readers know."""
     made = {
         key: value
         for key, value in config.items()
@@ -70,8 +67,7 @@ def quantized_config(
 
 
 def _older_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling` for Transformers 4, from Transformers 5's
-    `rope_parameters`."""
+    """`rope_theta` and `rope_scaling` (Transformers 4) from `rope_parameters` (5)."""
     rope = config.get("rope_parameters")
     if not isinstance(rope, dict) or "rope_theta" in config:
         return {}

@@ -1,8 +1,7 @@
 """Writing a checkpoint so that it is never seen half done: temporary names, renamed when complete.
 
 Pieces (one file a block) are written as the run goes; at the end `merge` strings them together into
-shards by copying bytes,
-so that no shard is ever in memory.
+shards by copying bytes, so that no shard is ever in memory.
 """
 
 import contextlib
@@ -28,8 +27,7 @@ SHARD_BYTES = 5 * 10**9  # the Hub's usual shard
 
 @contextlib.contextmanager
 def full_disk_said(folder: Path) -> Iterator[None]:
-    """Turn a full disk into a ResourceError that says how much is free and that the run can go
-    on."""
+    """Turn a full disk into a ResourceError: how much is free, and that the run can go on."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -42,8 +40,7 @@ def full_disk_said(folder: Path) -> Iterator[None]:
         free = shutil.disk_usage(folder).free / 2**20
         raise ResourceError(
             f"The disk of {folder} is full ({free:.0f} MiB free). Free some space and give the "
-            "same command again: "
-            "it goes on where it stopped."
+            "same command again: it goes on where it stopped."
         ) from error
 
 
@@ -91,8 +88,7 @@ def sync(path: Path) -> None:
 
 
 def merge(pieces: list[Path], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """String `pieces` together, in order, into shards and their index (or a single file) in
-    `folder`.
+    """String `pieces` together, in order, into shards with an index, or one file, in `folder`.
 
     A piece is never split; the pieces stay. Tensors are copied byte by byte.
     """
@@ -116,8 +112,10 @@ def merge(pieces: list[Path], folder: Path, shard_bytes: int = SHARD_BYTES) -> N
 
 
 def _concatenate(parts: list[Path], target: Path) -> tuple[list[str], int]:
-    """One safetensors file (8 bytes of header length, JSON header, data) from several: tensor names
-    and data bytes."""
+    """One safetensors file from several: tensor names and data bytes.
+
+    The format: 8 bytes of header length, a JSON header, the data.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset, starts = 0, []
     for part in parts:

@@ -1,9 +1,7 @@
-"""LoRA adapters, merged into a model's weights one tensor at a time as they are read (extra `lora`,
-library peft).
+"""LoRA adapters, merged tensor by tensor as a model is read (extra `lora`, library peft).
 
 Fine-tune first, then quantize: the merged model never exists in whole. peft does the arithmetic, so
-that its variants
-(rsLoRA, DoRA, rank patterns) are its own.
+that its variants (rsLoRA, DoRA, rank patterns) are its own.
 """
 
 import hashlib
@@ -62,8 +60,10 @@ class Adapter:
 
 
 def open_adapter(folder: Path) -> Adapter:
-    """Read the LoRA adapter in `folder`. Raises ModelError if it is none, MissingExtra without
-    peft."""
+    """Read the LoRA adapter in `folder`.
+
+    Raises ModelError if it is none, MissingExtra without peft.
+    """
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file() or not (folder / "adapter_config.json").is_file():
         raise ModelError(
@@ -111,15 +111,16 @@ class Adapted(Checkpoint):
 
     @staticmethod
     def over(source: Checkpoint, adapter: Adapter) -> "Adapted":
-        """`source` seen through `adapter`. Raises ModelError if the adapter names a module that the
-        model lacks."""
+        """`source` seen through `adapter`.
+
+        Raises ModelError if the adapter names a module that the model lacks.
+        """
         wanted = [f"{module}.weight" for module in adapter.parts] + list(adapter.replaced)
         unknown = [name for name in wanted if name not in source.files]
         if unknown:
             raise ModelError(
                 f"The adapter {adapter.folder} changes {unknown[0]!r}, which {source.folder} does "
-                "not have "
-                f"({len(unknown)} such). It was trained on another model."
+                f"not have ({len(unknown)} such). It was trained on another model."
             )
         return Adapted(
             **{f.name: getattr(source, f.name) for f in fields(source) if f.init}, adapter=adapter

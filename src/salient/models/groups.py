@@ -1,23 +1,13 @@
-"""Scale groups: which linears of a block may share a scale, and which module takes the inverse.
-Watched, then proven.
+"""Scale groups: linears of a block that may share a scale, and the module that takes the inverse.
 
 AWQ multiplies the input columns of some linears (the readers) by a scale and divides whatever feeds
-them (the absorber)
-by the same. That is free only if the absorber feeds nobody else. Nothing here knows an
-architecture:
+them (the absorber) by the same. That is free only if the absorber feeds nobody else. Nothing here
+knows an architecture:
 
 1. *Watch* a block run: linears whose inputs hold the same values are readers of one shared input.
 2. *Propose* an absorber. A module with a one-dimensional weight whose output is that input is a
-   norm. Otherwise each
-   linear that ran before is asked which of its rows feeds which input channel: rows are doubled in
-   patterns, one pattern
-   a bit of the row's number, and the channels that double tell the number. That finds v -> o under
-   grouped-query attention
-   (several channels name one row: the scale is tied), fused qkv and gate_up (a slice of the rows),
-   up -> down, and
-   fc1 -> fc2 through a ReLU. One token a sequence makes attention pass its values through, so that
-   queries and keys
-   do not disturb the answer.
+   norm. Otherwise each linear that ran before is asked which of its rows feeds which input channel
+   (feeding.py).
 3. *Prove* each proposal: fold a random positive scale into absorber and readers; the block's output
    must not change.
 
@@ -31,11 +21,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .skeleton import Call, run_block
+from .call import run_block
+from .feeding import Probe, feeding_rows
 
 # In float32 true folds differ by about 1e-7 of a token's hidden state; a forgotten reader, a wrong
-# norm or a
-# forgotten `1 + w` by 1e-3 and more.
+# norm or a forgotten `1 + w` by 1e-3 and more.
 TOLERANCE = 1e-5
 
 
@@ -64,29 +54,13 @@ class ScaleGroup:
         return self.absorber is not None and not self.refusal
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Real hidden states of a block's input to watch and prove with, and the calls that fit their
-    shapes.
-
-    sequences: [samples, tokens, width], for watching and proving
-    tokens: [samples, 1, width], for proposing
-    """
-
-    sequences: Tensor
-    sequences_call: Call
-    tokens: Tensor
-    tokens_call: Call
-
-
 def find_groups(
     block: nn.Module, probe: Probe, seen: list[ScaleGroup] | None = None
 ) -> list[ScaleGroup]:
     """The scale groups of `block` (float32 weights), each proven or refused.
 
     `seen` are the groups of an earlier block of the same shape: they are taken as proposals, which
-    saves the search for
-    absorbers, and proven again here.
+    saves the search for absorbers, and proven again here.
     """
     inputs, outputs = watch(block, probe)
     shared = _shared_inputs(inputs)
@@ -103,8 +77,7 @@ def find_groups(
 
 
 def watch(block: nn.Module, probe: Probe) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Run `block` once: the input of each linear and the output of each module with a weight, in
-    the order they ran.
+    """Run `block` once: inputs of its linears, outputs of its modules with a weight, in order.
 
     A linear that runs more than once in a block is left out: its inputs are several.
     """
@@ -191,89 +164,11 @@ def _find_absorber(
     return refused
 
 
-def feeding_rows(block: nn.Module, absorber: str, reader: str, probe: Probe) -> Tensor | None:
-    """Which output row of the linear `absorber` feeds each input channel of `reader`: int64 [in],
-    or None.
-
-    Only rows that a channel is proportional to count. A channel that a row bends (a gate) is told
-    from one that
-    it doubles or leaves still; for each bit both halves of the rows are doubled in turn, so that a
-    bent answer from one half
-    is settled by the other.
-    """
-    weight = _weight(block, absorber)
-    number = torch.arange(weight.shape[0], device=weight.device)
-    x = _input_of(block, reader, probe)
-    doubled = _Ratios(x, _input_of(block, reader, probe, absorber, torch.full_like(number, 2)))
-    dead = (x == 0).all(0)
-    if bool((doubled.still & ~dead).any()):
-        return None
-    rows = torch.zeros(x.shape[-1], dtype=torch.int64, device=x.device)
-    for bit in range(max(1, (len(number) - 1).bit_length())):
-        ones = (number >> bit) & 1
-        upper = _Ratios(x, _input_of(block, reader, probe, absorber, 1 + ones))
-        lower = _Ratios(x, _input_of(block, reader, probe, absorber, 2 - ones))
-        set_, clear = upper.doubled | lower.still, lower.doubled | upper.still
-        if not bool((set_ ^ clear | dead).all()):
-            return None
-        rows |= set_.long() << bit
-    return _with_dead_channels(rows, dead, len(number))
-
-
-def _with_dead_channels(rows: Tensor, dead: Tensor, count: int) -> Tensor | None:
-    """`rows` with the channels that no token woke (behind a ReLU) filled in, if the others are a
-    plain slice of the rows."""
-    if bool(dead.any()):
-        channel = torch.arange(len(rows), device=rows.device)
-        shift = (rows - channel)[~dead]
-        if not len(shift) or bool((shift != shift[0]).any()):
-            return None
-        rows = channel + shift[0]
-    return rows if bool(((rows >= 0) & (rows < count)).all()) else None
-
-
-class _Ratios:
-    """How each channel of `after` [tokens, in] relates to `before`: left still, or doubled, in
-    every token."""
-
-    def __init__(self, before: Tensor, after: Tensor):
-        size = before.abs().amax(0) + 1e-30
-        self.still = ((after - before).abs().amax(0) / size) < 1e-4
-        self.doubled = ((after - 2 * before).abs().amax(0) / size) < 1e-4
-
-
-def _input_of(
-    block: nn.Module,
-    reader: str,
-    probe: Probe,
-    scaled: str | None = None,
-    factors: Tensor | None = None,
-) -> Tensor:
-    """The input [tokens, in] of `reader` for the single tokens, with the outputs of `scaled` times
-    `factors` [out]."""
-    caught: list[Tensor] = []
-    hooks = [
-        block.get_submodule(reader).register_forward_pre_hook(
-            lambda _, args: caught.append(args[0].detach())
-        )
-    ]
-    if scaled is not None and factors is not None:
-        hooks.append(
-            block.get_submodule(scaled).register_forward_hook(
-                lambda _, args, out, f=factors: f * out
-            )
-        )
-    try:
-        run_block(block, probe.tokens, probe.tokens_call)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return caught[0].flatten(0, -2)
-
-
 def prove(block: nn.Module, group: ScaleGroup, probe: Probe) -> ScaleGroup:
-    """Fold a random scale in [0.5, 2] into `group` and compare the block's output. The block is
-    left as it was."""
+    """Fold a random scale in [0.5, 2] into `group` and compare the block's output.
+
+    The block is left as it was.
+    """
     assert group.absorber is not None
     assert group.rows is not None
     weight = _weight(block, group.absorber)
@@ -307,8 +202,10 @@ def _restored(block: nn.Module, names: tuple[str, ...]) -> Iterator[None]:
 
 
 def fold(block: nn.Module, group: ScaleGroup, scale: Tensor) -> None:
-    """Divide the absorber's rows by `scale` float32 [absorber rows] and multiply the readers'
-    columns by the same."""
+    """Divide the absorber's rows by `scale` and multiply the readers' columns by the same.
+
+    `scale` is float32 [rows of the absorber]. Changes the block.
+    """
     assert group.absorber is not None
     assert group.rows is not None
     absorber = block.get_submodule(group.absorber)

@@ -16,8 +16,10 @@ BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, 
 
 
 def inspect_checkpoint(name: str) -> Report:
-    """Format, scheme, layers by kind, sizes, and evidence. Raises CheckpointError if a quantized
-    layer is incomplete."""
+    """Format, scheme, layers by kind, sizes, and evidence.
+
+    Raises CheckpointError if a quantized layer is incomplete.
+    """
     checkpoint = open_checkpoint(model_folder(name))
     headers = _headers(checkpoint)
     modules = quantized_modules(checkpoint)
@@ -65,15 +67,14 @@ def quantized_modules(checkpoint: Checkpoint) -> list[str]:
 
 
 def _check_complete(checkpoint: Checkpoint, modules: list[str]) -> None:
-    """vLLM loads a checkpoint with a missing tensor in silence and answers nonsense, so this
-    looks."""
+    """Complain of a missing tensor: vLLM would load the checkpoint and answer nonsense."""
     if checkpoint.format is None or checkpoint.scheme is None:
         return
     if not modules:
         raise CheckpointError(
             f"{checkpoint.folder} calls itself {checkpoint.format.name}, but holds no "
-            f"*.{checkpoint.format.suffix}. "
-            "Its config.json belongs to another folder; write the checkpoint again."
+            f"*.{checkpoint.format.suffix}. Its config.json belongs to another folder; write the "
+            "checkpoint again."
         )
     suffixes = load_format(checkpoint.format.name).SUFFIXES
     symmetric = checkpoint.scheme.symmetric

@@ -1,39 +1,26 @@
 """A model as a skeleton and its blocks: the whole is never in memory.
 
 The skeleton is the Transformers model built without weights. Its embedding, norms and head are read
-once; its decoder
-layers are replaced by stubs. Running the skeleton then does two jobs that would otherwise need a
-table of
-architectures: it shows what every block is called with (masks, rotary angles, whatever the model
-hands down), and it
-turns the last block's output into logits exactly as the model does (final norm, head, scaling,
-soft-capping).
-Blocks are read one at a time.
+once; its decoder layers are replaced by stubs. Running the skeleton then does two jobs that would
+otherwise need a table of architectures: it shows what every block is called with (masks, rotary
+angles, whatever the model hands down), and it turns the last block's output into logits exactly as
+the model does (final norm, head, scaling, soft-capping). Blocks are read one at a time.
 """
 
 import contextlib
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from salient.core.errors import ModelError
 from salient.core.quant import check_finite
 from salient.formats.checkpoint import Checkpoint
 
+from .call import Call
 from .names import stored_names
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a block is called with beside the hidden states."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 class _Reached(Exception):
@@ -106,8 +93,7 @@ class Skeleton:
         ]
 
     def outer_bytes(self) -> int:
-        """Bytes of everything that is no block, in the skeleton's dtype; a tied head counts
-        once."""
+        """Bytes of everything that is no block, in the skeleton's dtype; a tied head once."""
         stubs = tuple(f"{name}." for name in self.blocks)
         outer = [p for n, p in self.model.named_parameters() if not n.startswith(stubs)]
         return sum(p.numel() for p in outer) * torch.finfo(self.dtype).bits // 8
@@ -126,8 +112,10 @@ class Skeleton:
         return [f"{self.blocks[index]}.{name}" for name in self._meta[index].state_dict()]
 
     def block(self, index: int, dtype: torch.dtype | None = None) -> nn.Module:
-        """Block `index` with its weights, in `dtype` (the skeleton's unless given). Raises
-        ModelError on NaN."""
+        """Block `index` with its weights, in `dtype` (the skeleton's unless given).
+
+        Raises ModelError on NaN.
+        """
         module = copy.deepcopy(self._meta[index])
         _restore_buffers(self.model, module)
         prefix = self.blocks[index]
@@ -137,8 +125,10 @@ class Skeleton:
         return module.to(self.device).eval().requires_grad_(requires_grad=False)
 
     def calls(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
-        """The first block's hidden states [samples, tokens, width] for `ids` [samples, tokens], and
-        each block's call."""
+        """The first block's input for `ids` [samples, tokens], and each block's call.
+
+        The input is [samples, tokens, width].
+        """
         self._read_outer(with_head=False)
         if self._returns_tuple is None:
             self._learn_return_type(ids[:1, :2])
@@ -149,8 +139,7 @@ class Skeleton:
         return self._hidden, self._calls
 
     def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
-        """Logits [samples, tokens, vocab] from the last block's output `hidden`, in the skeleton's
-        dtype."""
+        """Logits [samples, tokens, vocab] from the last block's output, in the skeleton's dtype."""
         self._read_outer(with_head=True)
         if self._returns_tuple is None:
             self._learn_return_type(ids[:1, :2])
@@ -202,8 +191,10 @@ class Skeleton:
         return (hidden,) if self._returns_tuple else hidden
 
     def _read_outer(self, *, with_head: bool) -> None:
-        """Read what is not a block and is not there yet. The head waits until logits are asked for:
-        it is large."""
+        """Read what is not a block and is not there yet.
+
+        The head waits until logits are asked for: it is large.
+        """
         if self._has_body and (self._has_head or not with_head):
             return
         _restore_buffers(self.model, self.model)
@@ -243,8 +234,8 @@ class Skeleton:
         if found.shape != target.shape:
             raise ModelError(
                 f"{name!r} is {list(found.shape)} on disk, but config.json makes it "
-                f"{list(target.shape)}. "
-                "config.json and the safetensors do not belong together: fetch the model again."
+                f"{list(target.shape)}. config.json and the safetensors do not belong together: "
+                "fetch the model again."
             )
         check_finite(name, found)
         kept = found.to(dtype) if found.is_floating_point() else found
@@ -258,25 +249,6 @@ class Skeleton:
             owner._buffers[leaf] = kept
 
 
-def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    """The block's output [samples, tokens, width] for `hidden`, moved to the block's device and
-    dtype."""
-    where = next(block.parameters())
-
-    def moved(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return (
-            value.to(where.device, where.dtype)
-            if value.is_floating_point()
-            else value.to(where.device)
-        )
-
-    with torch.no_grad():
-        out = block(moved(hidden), *tree_map(moved, call.args), **tree_map(moved, call.kwargs))
-    return out[0] if isinstance(out, tuple) else out
-
-
 def _build(source: Checkpoint, dtype: torch.dtype) -> Any:
     try:
         config = AutoConfig.from_pretrained(source.folder)
@@ -287,10 +259,9 @@ def _build(source: Checkpoint, dtype: torch.dtype) -> Any:
     except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
         raise ModelError(
             f"config.json in {source.folder} does not describe a causal language model that the "
-            "installed "
-            f"Transformers can build ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no text'}). "
-            "Check model_type and the sizes in config.json, or update Transformers."
+            f"installed Transformers can build ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no text'}). Check model_type and "
+            "the sizes in config.json, or update Transformers."
         ) from error
     return model
 
@@ -305,8 +276,7 @@ def _block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def _restore_buffers(model: Any, module: nn.Module) -> None:
-    """Compute the buffers that no file holds (rotary frequencies, embedding scales), as
-    Transformers' loader does."""
+    """Compute the buffers that no file holds (rotary frequencies), as Transformers does."""
     for part in module.modules():
         lost = [
             n

@@ -18,8 +18,9 @@ WANTED = [
 
 
 def model_folder(name: str | Path) -> Path:
-    """The folder of a model: a path, the demo model's name, or a Hub id (fetched into the Hub's own
-    cache).
+    """The folder of a model: a path, the demo model's name, or a Hub id.
+
+    The Hub's own cache keeps what is fetched.
 
     Only safetensors, configs and tokenizer files are fetched, never pickles or code.
     """
@@ -30,9 +31,8 @@ def model_folder(name: str | Path) -> Path:
         return demo_folder()
     if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
         raise ModelError(
-            f"No model folder {str(name)!r}. Give a folder with config.json and safetensors, a Hub "
-            "id "
-            f"such as 'org/name', or {DEMO_NAME!r}."
+            f"No model folder {str(name)!r}. Give a folder with config.json and safetensors, a "
+            f"Hub id such as 'org/name', or {DEMO_NAME!r}."
         )
     return _fetched(str(name))
 

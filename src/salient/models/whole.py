@@ -1,5 +1,4 @@
-"""A whole Transformers model from a checkpoint, its codes dequantized: the judge of what was
-written, and the demo's voice."""
+"""A whole Transformers model from a checkpoint, its codes dequantized."""
 
 from typing import Any
 
@@ -20,8 +19,10 @@ DTYPES = {
 
 
 def load_dequantized(checkpoint: str, dtype: str = "auto", device: str = "cpu") -> tuple[Any, Any]:
-    """(model, tokenizer) with every weight of `checkpoint`, 16-bit or 4-bit, in `dtype` ('auto':
-    float32, exact)."""
+    """(model, tokenizer) with every weight of `checkpoint`, 16-bit or 4-bit, in `dtype`.
+
+    'auto' is float32, in which the codes are exact.
+    """
     folder = model_folder(checkpoint)
     skeleton = Skeleton(open_checkpoint(folder), DTYPES[dtype], torch.device(device))
     model = skeleton.assemble()

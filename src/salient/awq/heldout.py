@@ -1,0 +1,88 @@
+"""The held-out tokens' way through the blocks, three times over: what the checkpoint will cost.
+
+Reference, plain rounding and written checkpoint each have their own hidden states. Every block is
+judged on the reference's states; after the last block the logits of all three give KL, top-1
+agreement and perplexity of the whole model.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from salient.evals.likelihood import Comparison, compare_logits
+from salient.models.call import Call, run_block
+from salient.models.skeleton import Skeleton
+
+from .block import BlockResult, effective_state, plain_result
+
+
+@dataclass(frozen=True)
+class HeldoutCalls:
+    """How one block is called for all held-out samples, and for the first one alone."""
+
+    every: Call
+    first: Call
+
+
+class HeldoutStreams:
+    """Hidden states of the held-out tokens `ids` (int64 [samples, tokens]) at the current block.
+
+    reference, plain, written: float32 [samples, tokens, width], on the CPU
+    """
+
+    def __init__(self, skeleton: Skeleton, ids: Tensor):
+        self._skeleton, self._ids = skeleton, ids
+        hidden, every = skeleton.calls(ids)
+        first = skeleton.calls(ids[:1])[1]
+        self.calls = [HeldoutCalls(*both) for both in zip(every, first, strict=True)]
+        self.reference = self.plain = self.written = hidden.float().cpu()
+
+    def run(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
+        """`hidden` [samples, tokens, width] after block `index`: float32, on the CPU."""
+        return run_block(block, hidden, self.calls[index].every).float().cpu()
+
+    def judge(
+        self, index: int, block: nn.Module, result: BlockResult, expected: Tensor
+    ) -> dict[str, float]:
+        """The block's relative output error by 'plain' rounding and as written ('awq').
+
+        `expected` is the reference's output. Moves the plain stream on; leaves `block` with the
+        written weights.
+        """
+        errors = {}
+        for kind, version in (("plain", plain_result(result)), ("awq", result)):
+            give_weights(block, version)
+            out = run_block(block, self.reference[:1], self.calls[index].first).float().cpu()
+            errors[kind] = relative_error(out, expected[:1])
+            if kind == "plain":
+                self.plain = self.run(index, block, self.plain)
+        return errors
+
+    def measure(self) -> dict[str, Comparison]:
+        """KL, top-1 and perplexity of 'plain' rounding and of 'awq', after the last block."""
+        found = {"plain": Comparison(), "awq": Comparison()}
+        for row, ids in enumerate(self._ids.split(1)):
+            logits = {
+                kind: self._skeleton.logits(ids, hidden[row : row + 1])[0]
+                for kind, hidden in (("reference", self.reference), ("plain", self.plain))
+            }
+            found["plain"].add(compare_logits(logits["reference"], logits["plain"], ids[0]))
+            written = self._skeleton.logits(ids, self.written[row : row + 1])[0]
+            found["awq"].add(compare_logits(logits["reference"], written, ids[0]))
+        return found
+
+
+def give_weights(block: nn.Module, result: BlockResult) -> None:
+    """Give `block` the weights that `result` stands for."""
+    for name, value in effective_state(result).items():
+        block.get_parameter(name).data.copy_(value)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Mean over tokens of |found - expected|^2 / |expected|^2; both [samples, tokens, width].
+
+    Token by token, because the next norm divides by each token's own size: a few tokens with
+    massive activations would drown all others (Sun et al. 2024, "Massive Activations").
+    """
+    size = expected.square().sum(-1).clamp(min=1e-30)
+    return float(((found - expected).square().sum(-1) / size).mean())
