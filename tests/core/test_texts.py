@@ -234,3 +234,17 @@ def test_a_data_set_that_the_hub_does_not_give_asks_for_name_and_network(error, 
     with pytest.raises(CalibrationError, match=words) as raised:
         read_texts("some/set")
     assert "\n" not in str(raised.value)
+
+
+def test_text_parts_are_joined_and_a_message_without_content_says_nothing(tmp_path):
+    parts = [{"type": "text", "text": "One "}, {"type": "image"}, {"type": "text", "text": "two"}]
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": None}]
+    found = read_texts(lines_of(tmp_path, {"messages": messages}))[0].messages
+    assert [m["content"] for m in found] == ["One two", ""]
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfOne")
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "One"}')
+    for name in ("a.txt", "a.jsonl"):
+        assert read_texts(str(tmp_path / name)) == [Document("One")]

@@ -141,3 +141,11 @@ def test_a_broken_model_has_a_figure_too():
     logits[:, 0] = 1e4
     found = compare_logits(torch.zeros(50, 40), logits, ids_of().clamp(min=1))
     assert found.perplexity_quantized == math.inf
+
+
+def test_tokens_masked_out_by_both_models_add_nothing():
+    logits = torch.tensor([[0.0, 1.0, -math.inf], [2.0, 0.5, -math.inf]])
+    other = logits * 0.5
+    ids = torch.tensor([0, 1])
+    found = compare_logits(logits, other, ids)
+    assert found.kl == pytest.approx(compare_logits(logits[:, :2], other[:, :2], ids).kl)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from salient.core.errors import CheckpointError, ResumeMismatch
-from salient.formats.writer import full_disk_said, sync
+from salient.formats.writer import full_disk_said, write_text
 
 NAME = "journal.jsonl"
 
@@ -41,11 +41,8 @@ class Journal:
         if lines:
             self._compare(lines[0], header)
         self.done: list[dict[str, Any]] = lines[1:]
-        with full_disk_said(folder):
-            text = "".join(json.dumps(line) + "\n" for line in ([header, *self.done]))
-            path.with_suffix(".tmp").write_text(text)
-            path.with_suffix(".tmp").rename(path)  # a line cut short by a crash is gone
-            sync(folder)
+        text = "".join(json.dumps(line) + "\n" for line in ([header, *self.done]))
+        write_text(path, text)  # a line cut short by a crash is gone
         return path.open("a")
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:

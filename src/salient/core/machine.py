@@ -14,7 +14,9 @@ CGROUP_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.us
 
 def available_memory() -> int:
     """Bytes of main memory that are free: the system's, or what the container's limit leaves."""
-    free = _meminfo("MemAvailable")
+    free = _proc("/proc/meminfo", "MemAvailable")
+    if free is None:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit_path, use_path in zip(CGROUP_LIMITS, CGROUP_USES, strict=True):
         limit, use = _number(limit_path), _number(use_path)
         if limit is not None and use is not None:
@@ -24,6 +26,9 @@ def available_memory() -> int:
 
 def peak_memory() -> int:
     """Bytes of resident memory at this process's peak."""
+    own = _proc("/proc/self/status", "VmHWM")
+    if own is not None:
+        return own  # getrusage's figure is inherited from the process that started this one
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -37,12 +42,13 @@ def resident_memory() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _meminfo(key: str) -> int:
+def _proc(path: str, key: str) -> int | None:
+    """The bytes that the line `key` of a /proc file tells in kB, None if it is not there."""
     try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in Path(path).read_text().splitlines())
         return int(lines[key].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return None
 
 
 def _number(path: str) -> int | None:

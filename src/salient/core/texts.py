@@ -58,7 +58,7 @@ def _read_file(path: Path) -> list[Document]:
             "enough."
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CalibrationError(
             f"{path} is not UTF-8 text (byte {error.start}). Convert it, for example with iconv."
@@ -96,20 +96,28 @@ def _document(row: Any, where: str) -> Document:
     fields = row if isinstance(row, dict) else {}
     kind = str(fields.get("kind", "text"))
     messages = fields.get("messages")
-    if (
-        isinstance(messages, list)
-        and messages
-        and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages)
-    ):
-        return Document(
-            messages=tuple({k: str(m[k]) for k in ("role", "content")} for m in messages), kind=kind
-        )
+    if isinstance(messages, list) and messages and all(map(_is_message, messages)):
+        spoken = tuple({"role": str(m["role"]), "content": _content(m)} for m in messages)
+        return Document(messages=spoken, kind=kind)
     if isinstance(fields.get("text"), str):
         return Document(fields["text"], kind=kind)
     raise CalibrationError(
         f"{where}: found {', '.join(map(repr, fields)) or type(row).__name__}. Each line needs a "
         "'text' string or a 'messages' list of objects with 'role' and 'content'."
     )
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and {"role", "content"} <= message.keys()
+
+
+def _content(message: dict[str, Any]) -> str:
+    """What a message says: its text, its text parts joined, '' where it only calls a tool."""
+    content = message["content"]
+    if isinstance(content, list):
+        parts = (p.get("text", "") if isinstance(p, dict) else str(p) for p in content)
+        return "".join(parts)
+    return "" if content is None else str(content)
 
 
 def _read_data_set(name: str) -> list[Document]:

@@ -75,7 +75,9 @@ def compare_logits(reference: Tensor, quantized: Tensor, ids: Tensor) -> Compari
     ):
         log_r, log_q = r.float().log_softmax(-1), q.float().log_softmax(-1)
         found.tokens += len(r)
-        found.kl_sum += float((log_r.exp() * (log_r - log_q)).sum(-1).double().sum())
+        lost = log_r.exp() * (log_r - log_q)
+        lost = lost.where(log_r > -math.inf, 0.0)  # a masked token: 0 log 0 = 0
+        found.kl_sum += float(lost.sum(-1).double().sum())
         found.agreed += int((log_r.argmax(-1) == log_q.argmax(-1)).sum())
         known = n >= 0
         found.predicted += int(known.sum())

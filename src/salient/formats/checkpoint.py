@@ -193,20 +193,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _weight_files(folder: Path) -> dict[str, Path]:
     if (folder / INDEX).exists():
-        index = read_json(folder / INDEX).get("weight_map", {})
-        if not index:
+        index = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(index, dict) or not index:
             raise ModelError(f"{INDEX} in {folder} names no tensor. Fetch the file again.")
+        outside = [s for s in index.values() if not isinstance(s, str) or Path(s).name != s]
+        if outside:
+            raise ModelError(
+                f"{INDEX} names {outside[0]!r}, which is no file in its own folder. Do not trust "
+                "this model folder."
+            )
         missing = sorted({shard for shard in index.values() if not (folder / shard).is_file()})
         if missing:
             raise ModelError(
                 f"{INDEX} names {missing[0]!r}, which is not in {folder} ({len(missing)} missing). "
                 "Fetch the missing shards."
-            )
-        outside = [s for s in index.values() if Path(s).name != s]
-        if outside:
-            raise ModelError(
-                f"{INDEX} names {outside[0]!r}, a path outside its own folder. Do not trust this "
-                "model folder."
             )
         files = {name: folder / shard for name, shard in index.items()}
         held = {path: _names(path) for path in set(files.values())}
