@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := .work/demo
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench interop format clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -16,6 +16,14 @@ check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest
+
+bench: .venv/.ready
+	$(BIN)/python benchmarks/quantize.py
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/memory.py
+
+interop: .venv/.ready
+	BASE_PYTHON=$(PYTHON) $(BIN)/python interop/run.py
 
 format: .venv/.ready
 	$(BIN)/ruff format .

@@ -144,13 +144,13 @@ class _Draft:
         """Search one shared input; keep what was found if it wins on the held-out tokens."""
         originals = {n: self.weight_of(n) for n in group.readers if n in self.target.quantized}
         power = {n: max(heldout.error(w), 1e-30) for n, w in originals.items()}
-        plain = self._rounded(originals)
-        self.plain |= plain
 
         def errors(codes: dict[str, QuantizedWeight], columns: Tensor | float) -> dict[str, float]:
-            lost = ((n, codes[n].dequantize() / columns - w) for n, w in originals.items())
+            lost = ((n, codes[n].dequantize().div_(columns).sub_(w)) for n, w in originals.items())
             return {n: heldout.error(difference) / power[n] for n, difference in lost}
 
+        plain = {n: self._rounded(n, weight) for n, weight in originals.items()}
+        self.plain |= plain
         before = errors(plain, 1.0)
         fold = self._fold(group, originals, stats)
         for rounding, codes in self._versions(originals, fold, stats):
@@ -165,32 +165,27 @@ class _Draft:
     def _versions(
         self, originals: dict[str, Tensor], fold: Fold, stats: ActStats
     ) -> Iterator[tuple[str, dict[str, QuantizedWeight]]]:
-        """Ways to round the scaled weights, the best first, each made when it is asked for."""
-        scheme, dtype, gram = self.target.scheme, self.target.dtype, stats.gram
-        scaled = {name: weight * fold.columns for name, weight in originals.items()}
+        """Ways to round the scaled weights, the best first, each made when it is asked for.
+
+        The readers are worked on as one weight, rows on rows: they share the input.
+        """
+        scheme, gram = self.target.scheme, stats.gram
+        scaled = torch.cat([weight * fold.columns for weight in originals.values()])
         blocks = gram_blocks(gram, fold.columns, scheme.group_size)
-        grids = {name: best_grid(weight, blocks, scheme, dtype) for name, weight in scaled.items()}
-        yield "feedback", self._rounded(self._compensated(scaled, grids, gram, fold.columns), grids)
-        yield "nearest", self._rounded(scaled, grids)
+        grid = best_grid(scaled, blocks, scheme, self.target.dtype)
 
-    def _rounded(
-        self, weights: dict[str, Tensor], grids: dict[str, Grid] | None = None
-    ) -> dict[str, QuantizedWeight]:
-        scheme, dtype, grids = self.target.scheme, self.target.dtype, grids or {}
-        return {
-            name: quantize(weight, scheme, name=name, dtype=dtype, grid=grids.get(name))
-            for name, weight in weights.items()
-        }
+        def rounded(whole: Tensor) -> dict[str, QuantizedWeight]:
+            sizes = [len(weight) for weight in originals.values()]
+            parts = zip(*(t.split(sizes) for t in (whole, grid.scale, grid.zero)), strict=True)
+            each = zip(originals, parts, strict=True)
+            return {n: self._rounded(n, part, Grid(*on)) for n, (part, *on) in each}
 
-    def _compensated(
-        self, scaled: dict[str, Tensor], grids: dict[str, Grid], gram: Tensor, columns: Tensor
-    ) -> dict[str, Tensor]:
-        """The readers' weights with error feedback, all at once: they share the Gram matrix."""
-        each = [grids[name] for name in scaled]
-        grid = Grid(torch.cat([g.scale for g in each]), torch.cat([g.zero for g in each]))
-        weight = torch.cat(list(scaled.values()))
-        made = with_feedback(weight, grid, gram, columns, self.target.scheme)
-        return dict(zip(scaled, made.split([len(w) for w in scaled.values()]), strict=True))
+        yield "feedback", rounded(with_feedback(scaled, grid, gram, fold.columns, scheme))
+        yield "nearest", rounded(scaled)
+
+    def _rounded(self, name: str, weight: Tensor, grid: Grid | None = None) -> QuantizedWeight:
+        scheme, dtype = self.target.scheme, self.target.dtype
+        return quantize(weight, scheme, name=name, dtype=dtype, grid=grid)
 
     def _fold(self, group: ScaleGroup, originals: dict[str, Tensor], stats: ActStats) -> Fold:
         """The best scale of a group, as its absorber can take it up."""

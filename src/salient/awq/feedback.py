@@ -18,6 +18,7 @@ from salient.core.scheme import Scheme
 
 DAMPING = 0.5  # times the mean diagonal of the Gram matrix
 BAND = 2048  # columns that feed back on each other: bounds memory and time for wide inputs
+ROWS = 4096  # of the weight that are walked at once: bounds memory for tall weights
 STEP = 64  # columns whose feedback on the rest of the band is one matrix product
 
 
@@ -35,7 +36,11 @@ def with_feedback(
         order = (gram.diagonal()[band] / scale[band] ** 2).argsort(descending=True, stable=True)
         order = order + start
         ordered = gram[order[:, None], order] / (scale[order, None] * scale[order])
-        made[:, order] = _walk(weight, grid, order, feedback_factor(ordered), scheme).t()
+        factor = feedback_factor(ordered)
+        for rows in range(0, len(weight), ROWS):
+            some = slice(rows, rows + ROWS)
+            on = Grid(grid.scale[some], grid.zero[some])
+            made[some, order] = _walk(weight[some], on, order, factor, scheme).t()
     return made
 
 

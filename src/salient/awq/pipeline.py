@@ -117,7 +117,9 @@ def quantize_blocks(run: Run) -> dict[str, Comparison]:
             entry = _quantize_one(run, index, calibration, streams, prober)
             run.journal.finish_block(entry)
     run.progress(len(run.skeleton.blocks), "measuring on held-out tokens", "")
-    return streams.measure()
+    found = streams.measure()
+    run.skeleton.forget_outer()
+    return found
 
 
 def _quantize_one(

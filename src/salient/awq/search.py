@@ -45,10 +45,14 @@ def output_error(error: Tensor, gram: Tensor) -> float:
     return float(((error @ gram) * error).sum())
 
 
-def weight_salience(weight: Tensor, group_size: int) -> Tensor:
-    """Mean over rows of |w| relative to its group's largest value: float32 [in]."""
-    grouped = weight.unflatten(1, (-1, group_size)).abs()
-    return (grouped / grouped.amax(-1, keepdim=True).clamp(min=1e-30)).flatten(1).mean(0)
+def weight_salience(weights: list[Tensor], group_size: int) -> Tensor:
+    """Mean over all rows of |w| relative to its group's largest value: float32 [in]."""
+    total = torch.zeros_like(weights[0][0])
+    for part in (part for weight in weights for part in _chunks(weight)):
+        grouped = part.unflatten(1, (-1, group_size)).abs()
+        relative = grouped / grouped.amax(-1, keepdim=True).clamp(min=1e-30)
+        total += relative.flatten(1).sum(0)
+    return total / sum(map(len, weights))
 
 
 def candidate(
@@ -82,11 +86,10 @@ def best_scale(
     rows: Tensor | None,
 ) -> Scale:
     """The scale with the least output error for the readers' `weights` (each float32 [out, in])."""
-    whole = torch.cat(weights)
-    salience = weight_salience(whole, scheme.group_size)
+    salience = weight_salience(weights, scheme.group_size)
 
     def best(exponents: Iterable[tuple[float, float]], values: int) -> tuple[float, float]:
-        weight = _sample_rows(whole, max(FEWEST_ROWS, values // whole.shape[1]))
+        weight = _sample_rows(weights, max(FEWEST_ROWS, values // len(gram)))
         errors = {}
         for a, b in exponents:
             scale = candidate(mean_abs, salience, a, b, rows)
@@ -101,10 +104,20 @@ def best_scale(
     return Scale(candidate(mean_abs, salience, *found, rows), found)
 
 
-def _sample_rows(weight: Tensor, count: int) -> Tensor:
-    if len(weight) <= count:
-        return weight
-    return weight[torch.linspace(0, len(weight) - 1, count, device=weight.device).round().long()]
+def _sample_rows(weights: list[Tensor], count: int) -> Tensor:
+    """`count` rows, evenly spread over all of `weights`; all if there are no more."""
+    total = sum(map(len, weights))
+    picked = torch.linspace(0, total - 1, min(count, total)).round().long()
+    found, start = [], 0
+    for weight in weights:
+        rows = picked[(picked >= start) & (picked < start + len(weight))] - start
+        found.append(weight[rows.to(weight.device)])
+        start += len(weight)
+    return torch.cat(found)
+
+
+def _chunks(weight: Tensor) -> tuple[Tensor, ...]:
+    return weight.split(max(1, CHUNK // weight.shape[1]))
 
 
 def _scaled_round_trip(weight: Tensor, scale: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
@@ -122,8 +135,7 @@ def best_grid(weight: Tensor, blocks: Tensor, scheme: Scheme, dtype: torch.dtype
 
     `blocks` are those of the input that this weight reads (`gram_blocks`).
     """
-    rows = max(1, CHUNK // weight.shape[1])
-    parts = [_best_grid(part, blocks, scheme, dtype) for part in weight.split(rows)]
+    parts = [_best_grid(part, blocks, scheme, dtype) for part in _chunks(weight)]
     return Grid(torch.cat([p.scale for p in parts]), torch.cat([p.zero for p in parts]))
 
 

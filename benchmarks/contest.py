@@ -1,0 +1,195 @@
+"""The two quantizers on the same model, the same tokens and the same scheme.
+
+`quantize.py` times them, `quality.py` measures what they wrote. Both come here, so that the
+checkpoint that was timed is the checkpoint that is measured. A stamp beside each checkpoint says
+what it was made from, the maker's own code included: a checkpoint is used again only if all of it
+is still so.
+
+The tokens are those of `salient quantize --calibration builtin`, made by the same functions, and
+handed to the peer in a file. Both get all of them; Salient holds a few samples of its own back to
+judge with.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+import child
+import salient
+from child import Finished, say
+from salient.awq.calibration import TokenBatch, tokenize
+from salient.core.scheme import parse_scheme
+from salient.core.texts import read_texts
+from salient.models.source import model_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+PEER = ROOT / "benchmarks" / "peers" / "llmcompressor_awq.py"
+PINS = ROOT / "interop" / "requirements" / "llmcompressor.txt"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both are asked for, and the folder to work in."""
+
+    model: str
+    scheme: str
+    samples: int
+    length: int
+    peer_batch: int
+    work: Path
+
+    @property
+    def tokens_file(self) -> Path:
+        """The calibration tokens, for the peer."""
+        return self.work / "tokens.safetensors"
+
+    def described(self) -> dict[str, Any]:
+        """The setting as plain values, for a JSON document."""
+        return {
+            "model": self.model,
+            "scheme": self.scheme,
+            "samples": self.samples,
+            "sequence_length": self.length,
+            "tokens_sha256": calibration(self).digest,
+            "peer_batch_size": self.peer_batch,
+        }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that make a Setting."""
+    parser.add_argument("--model", default="smollm2-135m", help="folder, Hub id or demo model")
+    parser.add_argument("--scheme", default="w4-g64")
+    parser.add_argument("--samples", type=int, default=16, help="calibration samples")
+    parser.add_argument("--sequence-length", type=int, default=512, help="tokens a sample")
+    parser.add_argument("--peer-batch-size", type=int, default=4, help="samples a forward pass")
+    parser.add_argument("--work", type=Path, default=Path(".work/bench"))
+
+
+def setting_of(given: argparse.Namespace) -> Setting:
+    """The Setting that the options ask for; makes its folder."""
+    given.work.mkdir(parents=True, exist_ok=True)
+    parse_scheme(given.scheme)  # a wrong name is told now, not after the first run
+    return Setting(
+        given.model,
+        given.scheme,
+        given.samples,
+        given.sequence_length,
+        given.peer_batch_size,
+        given.work,
+    )
+
+
+@cache
+def calibration(setting: Setting) -> TokenBatch:
+    """The calibration tokens, also written to the file that the peer reads."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(setting.model))
+    documents = read_texts("builtin")
+    batch = tokenize(documents, tokenizer, setting.samples, setting.length, "builtin")
+    save_file({"tokens": batch.ids}, setting.tokens_file)
+    return batch
+
+
+def run_salient(setting: Setting, out: Path, samples: int) -> Finished:
+    """`salient quantize` from nothing, into `out`, on `samples` built-in samples."""
+    command = [sys.executable, "-m", "salient", "quantize", setting.model, "-o", str(out)]
+    command += ["--scheme", setting.scheme, "--calibration", "builtin", "--samples", str(samples)]
+    command += ["--sequence-length", str(setting.length), "--fresh", "--json"]
+    return child.run(command, out.with_suffix(".log"))
+
+
+def salient_awq(setting: Setting) -> Finished:
+    """Salient's contribution, with the check that it saw the very tokens that the peer is given."""
+    out = setting.work / "salient"
+    finished = run_salient(setting, out, setting.samples)
+    seen = json.loads((out / "salient.json").read_text())["run"]["calibration"]
+    if seen != calibration(setting).digest:
+        raise SystemExit(f"{out} saw tokens {seen}, the peer {calibration(setting).digest}.")
+    return finished
+
+
+def llmcompressor(setting: Setting, method: str) -> Finished:
+    """llm-compressor's contribution: `method` awq, or rtn for its plain rounding."""
+    calibration(setting)
+    out = setting.work / FOLDERS[f"llmcompressor-{method}"]
+    shutil.rmtree(out, ignore_errors=True)
+    scheme = parse_scheme(setting.scheme)
+    command = [peer_python(), str(PEER), str(model_folder(setting.model))]
+    command += [str(setting.tokens_file), str(out), "--method", method]
+    command += ["--scheme", "sym" if scheme.symmetric else "asym"]
+    command += ["--group-size", str(scheme.group_size), "--batch-size", str(setting.peer_batch)]
+    return child.run(command, out.with_suffix(".log"))
+
+
+@cache
+def peer_python() -> str:
+    """The Python of llm-compressor's own environment, made on the first call."""
+    script = [str(ROOT / "interop" / "environment.sh"), "llmcompressor"]
+    return subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+MAKERS: dict[str, Callable[[Setting], Finished]] = {
+    "salient-awq": salient_awq,
+    "llmcompressor-awq": lambda setting: llmcompressor(setting, "awq"),
+    "llmcompressor-rtn": lambda setting: llmcompressor(setting, "rtn"),
+}
+FOLDERS = {
+    "salient-awq": "salient",
+    "llmcompressor-awq": "llmcompressor",
+    "llmcompressor-rtn": "llmcompressor-rtn",
+}
+
+
+def make(who: str, setting: Setting) -> Finished:
+    """Make the checkpoint of `who` afresh and stamp it."""
+    stamp = _stamp_file(who, setting)
+    stamp.unlink(missing_ok=True)
+    finished = MAKERS[who](setting)
+    stamp.write_text(json.dumps(_stamp(who, setting), indent=2) + "\n")
+    return finished
+
+
+def checkpoint(who: str, setting: Setting) -> Path:
+    """The checkpoint of `who`: the one that is there if its stamp fits, else a new one."""
+    folder, stamp = setting.work / FOLDERS[who], _stamp_file(who, setting)
+    fits = stamp.exists() and json.loads(stamp.read_text()) == _stamp(who, setting)
+    if fits and (folder / "config.json").exists():
+        say(f"using {folder} again")
+    else:
+        make(who, setting)
+    return folder
+
+
+def _stamp_file(who: str, setting: Setting) -> Path:
+    return setting.work / f"{FOLDERS[who]}.stamp.json"
+
+
+def _stamp(who: str, setting: Setting) -> dict[str, str]:
+    """What the checkpoint of `who` is made from, with the maker's own code."""
+    model = model_folder(setting.model)
+    ours = sorted(Path(salient.__file__).parent.rglob("*.py"))
+    return {
+        "model": digest([model / "config.json", *sorted(model.glob("*.safetensors"))]),
+        "scheme": setting.scheme,
+        "tokens": calibration(setting).digest,
+        "maker": digest(ours) if who == "salient-awq" else digest([PEER, PINS]),
+    }
+
+
+def digest(files: Iterable[Path]) -> str:
+    """SHA-256 over the contents of `files`, in their order."""
+    sums = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            sums.update(hashlib.file_digest(file, "sha256").digest())
+    return sums.hexdigest()

@@ -1,0 +1,158 @@
+"""Whether other engines read exactly what Salient writes.
+
+    python interop/run.py                          # everything, into .work/interop
+    python interop/run.py --only weights awq       # one check of one checkpoint
+
+The demo model is quantized in four ways: both formats, with zero points and without. Each
+checkpoint then goes through three checks (`checks.py`). Every peer runs in an environment of its
+own (`environment.sh`) and meets Salient on disk only.
+
+    weights        the format's own library and Salient unpack the same float32 numbers, to the bit
+    transformers4  Transformers 4 understands config and tokenizer as the source means them
+    vllm           vLLM, told to complain of a missing tensor, loads the checkpoint and computes
+                   what our dequantized model computes
+
+Exit codes: 0 all passed, 1 some check failed, 2 an environment could not be made.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import checks
+import salient
+from checks import CHECKS, Case, EnvironmentMissing, Outcome, PeerError, say
+from salient import api
+from salient.core.errors import SalientError
+
+SEQUENCE_LENGTH = 256
+CHECKPOINTS = {  # name -> scheme, format
+    "awq": ("w4-g64", "awq"),
+    "awq-sym": ("w4-g64-sym", "awq"),
+    "compressed-tensors": ("w4-g64", "compressed-tensors"),
+    "compressed-tensors-sym": ("w4-g64-sym", "compressed-tensors"),
+}
+
+
+def main() -> int:
+    """Make environments and checkpoints, check, report; the exit code."""
+    given = parse()
+    only = set(given.only)
+    chosen = [check for check in CHECKS if check in only] or list(CHECKS)
+    names = [name for name in CHECKPOINTS if name in only] or list(CHECKPOINTS)
+    try:
+        # Before any work: a missing environment is to be told now, not after minutes.
+        for environment in needed(chosen, names):
+            checks.environment(environment)
+    except EnvironmentMissing as error:
+        print(error, file=sys.stderr)
+        return 2
+    outcomes = [o for name in names for o in outcomes_of(name, chosen, given.work, given.samples)]
+    passed = all(outcome.passed for outcome in outcomes)
+    document = as_json(given.samples, outcomes)
+    (given.work / "interop.json").write_text(document + "\n", "utf-8")
+    if given.json:
+        print(document)
+    else:
+        Console().print(table(outcomes))
+    return 0 if passed else 1
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--work", type=Path, default=Path(".work/interop"), help="folder for all that is written"
+    )
+    parser.add_argument("--samples", type=int, default=4, help="calibration samples")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        choices=[*CHECKS, *CHECKPOINTS],
+        help=f"these checks or checkpoints alone: {', '.join([*CHECKS, *CHECKPOINTS])}",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document, no table")
+    return parser.parse_args()
+
+
+def needed(chosen: list[str], names: list[str]) -> list[str]:
+    """The environments that these checks of these checkpoints run in."""
+    formats = {CHECKPOINTS[name][1] for name in names}
+    return sorted({checks.environment_of(check, form) for check in chosen for form in formats})
+
+
+def outcomes_of(name: str, chosen: list[str], work: Path, samples: int) -> list[Outcome]:
+    """Quantize the checkpoint `name`, then run the chosen checks on it. An error is an outcome."""
+    try:
+        case = quantized(name, work, samples)
+    except SalientError as error:
+        return [Outcome("quantize", name, passed=False, said=str(error))]
+    outcomes = []
+    for check in chosen:
+        try:
+            outcomes.append(CHECKS[check](case))
+        except (PeerError, SalientError) as error:
+            outcomes.append(Outcome(check, name, passed=False, said=str(error)))
+    return outcomes
+
+
+def quantized(name: str, work: Path, samples: int) -> Case:
+    """The checkpoint `name`: the one that is there, unless Salient has changed since."""
+    scheme, form = CHECKPOINTS[name]
+    case = Case(name, form, work / name / f"{samples}x{SEQUENCE_LENGTH}", work / name)
+    case.work.mkdir(parents=True, exist_ok=True)
+    say(f"{name}: quantizing {checks.MODEL} to {scheme}")
+    evidence = case.folder / "salient.json"
+    written = evidence.stat().st_mtime if evidence.is_file() else 0.0
+    changed = max(p.stat().st_mtime for p in Path(salient.__file__).parent.rglob("*.py"))
+    api.quantize(
+        checks.MODEL,
+        str(case.folder),
+        scheme=scheme,
+        format=form,
+        samples=samples,
+        sequence_length=SEQUENCE_LENGTH,
+        fresh=written < changed,
+    )
+    return case
+
+
+def as_json(samples: int, outcomes: list[Outcome]) -> str:
+    """All that was found, as one JSON document."""
+    data: dict[str, Any] = {
+        "model": checks.MODEL,
+        "samples": samples,
+        "sequence_length": SEQUENCE_LENGTH,
+        "bounds": {
+            "near_tie": checks.NEAR_TIE,
+            "mean_logprob_difference": checks.LOGPROB_MEAN,
+            "largest_logprob_difference": checks.LOGPROB_LARGEST,
+        },
+        "passed": all(outcome.passed for outcome in outcomes),
+        "outcomes": [asdict(outcome) for outcome in outcomes],
+    }
+    # JSON has no NaN and no infinity: null stands for them.
+    finite = json.loads(json.dumps(data), parse_constant=lambda _: None)
+    return json.dumps(finite, indent=2, ensure_ascii=False)
+
+
+def table(outcomes: list[Outcome]) -> Table:
+    """All that was found, for people."""
+    made = Table("check", "checkpoint", "result", "figures", title="Read by other engines")
+    for outcome in outcomes:
+        result = Text("passed", "green") if outcome.passed else Text("FAILED", "bold red")
+        made.add_row(outcome.check, outcome.checkpoint, result, Text(outcome.said))
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""The search: scales and grids are judged by the error on the tokens, and never lose to plain ones.
+
+Every law is checked on the tokens themselves, in float64, not on the Gram matrix that the search
+saw.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from salient.awq.search import IDENTITY, best_grid, best_scale, candidate, gram_blocks
+from salient.awq.stats import ActStats
+from salient.core.quant import Grid, minmax_grid, quantize, round_trip
+from salient.core.scheme import Scheme
+
+FLOAT16 = torch.float16
+ASYM, SYM = Scheme(32), Scheme(32, symmetric=True)
+each_scheme = pytest.mark.parametrize("scheme", [ASYM, SYM], ids=str)
+LOUD = (3, 17, 40, 90)  # channels of `salient_tokens` with large activations
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def salient_tokens(count: int = 200, width: int = 96) -> Tensor:
+    x = normal(count, width, seed=1)
+    x[:, list(LOUD)] *= 30
+    return x
+
+
+def stats_of(x: Tensor) -> ActStats:
+    stats = ActStats(x.shape[1])
+    stats.add(x)
+    return stats
+
+
+def lost(x: Tensor, weight: Tensor, scale: Tensor, scheme: Scheme) -> float:
+    """sum_t |(W - Q(W s) / s) x_t|^2 on the tokens, with plain rounding, in float64."""
+    rounded = quantize(weight * scale, scheme, name="w", dtype=FLOAT16).dequantize() / scale
+    return float((x.double() @ (rounded - weight).double().t()).square().sum())
+
+
+def found_scale(weights: list[Tensor], x: Tensor, scheme: Scheme, rows: Tensor | None = None):
+    stats = stats_of(x)
+    return best_scale(weights, stats.gram, stats.mean_abs, scheme, FLOAT16, rows)
+
+
+@each_scheme
+def test_salient_channels_get_a_scale_that_is_clearly_better_than_none(scheme):
+    x, weight = salient_tokens(), normal(64, 96)
+    found = found_scale([weight], x, scheme)
+    assert found.exponents != IDENTITY
+    assert lost(x, weight, found.values, scheme) < 0.5 * lost(x, weight, torch.ones(96), scheme)
+    quiet = [c for c in range(96) if c not in LOUD]
+    assert found.values[list(LOUD)].min() > 1.5 * found.values[quiet].median()
+
+
+@each_scheme
+@pytest.mark.parametrize("seed", range(6))
+def test_a_scale_other_than_the_identity_is_never_worse_on_the_tokens(scheme, seed):
+    """The whole weight is judged here: these are smaller than the rows that the search samples."""
+    x = normal(150, 96, seed=seed) * (normal(96, seed=seed + 10) * (seed / 2)).exp()
+    weights = [normal(24, 96, seed=seed + 20), normal(40, 96, seed=seed + 30) * 0.1]
+    found = found_scale(weights, x, scheme)
+    whole = torch.cat(weights)
+    none = lost(x, whole, torch.ones(96), scheme)
+    if found.exponents == IDENTITY:
+        assert torch.equal(found.values, torch.ones(96))
+    else:
+        assert lost(x, whole, found.values, scheme) < none * 1.0001
+
+
+def test_nothing_is_scaled_where_plain_rounding_is_exact():
+    """Weights that are codes already lose nothing: any scale could only harm."""
+    codes = torch.randint(0, 16, (32, 64), generator=torch.Generator().manual_seed(0)).float()
+    codes[:, ::32], codes[:, 1::32] = 0, 15
+    found = found_scale([(codes - 8) / 8], salient_tokens(width=96)[:, :64], ASYM)
+    assert found.exponents == IDENTITY
+    assert torch.equal(found.values, torch.ones(64))
+
+
+def test_channels_of_one_row_share_one_scale():
+    x, weight = salient_tokens(), normal(64, 96)
+    rows = torch.arange(96).reshape(6, 16)[[0, 0, 2, 2, 5, 5]].flatten()  # two heads a row
+    found = found_scale([weight], x, ASYM, rows)
+    assert found.exponents != IDENTITY
+    for row in rows.unique():
+        shared = found.values[rows == row]
+        assert len(shared) == 2
+        assert torch.equal(shared, shared[0].expand(2))
+    assert len(found.values.unique()) > 20
+
+
+def test_dead_channels_neither_stretch_the_range_nor_make_nan():
+    """A channel that is never active, or one that no weight reads, tells nothing of the others."""
+    x, weight = salient_tokens(), normal(64, 96)
+    x[:, 32:36] = 0
+    weight[:, 36:40] = 0
+    stats = stats_of(x)
+    salience = torch.rand(96, generator=torch.Generator().manual_seed(5)) + 0.1
+    live = stats.mean_abs > 0
+    scale = candidate(stats.mean_abs, salience, 1.0, 0.0, None)
+    alone = candidate(stats.mean_abs[live], salience[live], 1.0, 0.0, None)
+    torch.testing.assert_close(scale[live], alone)
+    assert torch.equal(scale[~live], scale.min().expand(4))
+    found = found_scale([weight], x, ASYM)
+    assert found.values.isfinite().all()
+    assert (found.values > 0).all()
+    assert lost(x, weight, found.values, ASYM) < lost(x, weight, torch.ones(96), ASYM)
+
+
+def test_all_channels_dead_gives_a_finite_scale():
+    found = found_scale([normal(32, 64)], torch.zeros(10, 64), ASYM)
+    assert found.values.isfinite().all()
+    assert torch.equal(candidate(torch.zeros(8), torch.ones(8), 1.0, 0.0, None), torch.ones(8))
+
+
+@pytest.mark.parametrize("a", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("b", [0.0, 0.5])
+def test_a_candidate_is_the_formula_centred_on_one(a, b):
+    mean_abs, salience = normal(96).exp(), normal(96, seed=1).sigmoid()
+    direct = mean_abs.double() ** a / (salience.double() + 1e-4) ** b
+    direct = direct / (direct.max() * direct.min()).sqrt()
+    found = candidate(mean_abs, salience, a, b, None)
+    torch.testing.assert_close(found.double(), direct, rtol=1e-5, atol=0)
+
+
+def test_a_tied_candidate_is_the_geometric_mean_over_each_row():
+    mean_abs, salience = normal(6).exp(), normal(6, seed=1).sigmoid()
+    rows = torch.tensor([4, 0, 4, 0, 1, 4])
+    free = candidate(mean_abs, salience, 0.5, 0.5, None).double()
+    shared = torch.stack([free[rows == row].log().mean().exp() for row in rows])
+    expected = shared / (shared.max() * shared.min()).sqrt()
+    found = candidate(mean_abs, salience, 0.5, 0.5, rows)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_a_candidate_stays_within_what_float16_can_divide_by():
+    extreme = torch.tensor([1e-30, 1.0, 1e30])
+    scale = candidate(extreme, torch.ones(3), 1.0, 0.0, None)
+    assert scale.isfinite().all()
+    assert 0.9e-4 < float(scale.min()) < float(scale.max()) < 1.1e4
+
+
+def test_gram_blocks_are_the_diagonal_blocks_of_the_scaled_inputs_gram_matrix():
+    x, scale = salient_tokens(), normal(96, seed=2).exp()
+    scaled = (x / scale).double()
+    whole = scaled.t() @ scaled
+    found = gram_blocks(stats_of(x).gram, scale, 32)
+    assert found.shape == (3, 32, 32)
+    for number, block in enumerate(found):
+        part = slice(32 * number, 32 * number + 32)
+        torch.testing.assert_close(block.double(), whole[part, part], rtol=1e-4, atol=1e-2)
+
+
+def group_errors(x: Tensor, weight: Tensor, grid: Grid, scheme: Scheme) -> Tensor:
+    """sum_t (e_rg . x_tg)^2 for each row r and group g, on the tokens, in float64."""
+    grouped = weight.unflatten(1, (-1, scheme.group_size))
+    error = (round_trip(grouped, grid, scheme) - grouped).double()
+    parts = x.double().unflatten(1, (-1, scheme.group_size))
+    return torch.einsum("rgi,tgi->rgt", error, parts).square().sum(-1)
+
+
+@each_scheme
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_grid_never_loses_to_plain_rounding_in_any_row_and_group(scheme, dtype):
+    x, weight = salient_tokens(), normal(64, 96) ** 3
+    scale = normal(96, seed=2).exp()
+    blocks = gram_blocks(stats_of(x).gram, scale, 32)
+    scaled = weight * scale
+    plain = group_errors(x / scale, scaled, minmax_grid(scaled, scheme, dtype), scheme)
+    best = best_grid(scaled, blocks, scheme, dtype)
+    found = group_errors(x / scale, scaled, best, scheme)
+    assert (found <= plain * 1.001 + 1e-3).all()
+    assert found.sum() < plain.sum() * 0.5
+    assert torch.equal(best.scale.to(dtype).half().float(), best.scale)  # exact in 16 bits
+    assert torch.equal(best.zero, best.zero.round().clamp(0, 15))
+
+
+def test_a_weight_larger_than_a_chunk_is_searched_row_by_row(monkeypatch):
+    x, weight = salient_tokens(), normal(50, 96)
+    blocks = gram_blocks(stats_of(x).gram, torch.ones(96), 32)
+    whole = best_grid(weight, blocks, ASYM, FLOAT16)
+    monkeypatch.setattr("salient.awq.search.CHUNK", 7 * 96)
+    parts = best_grid(weight, blocks, ASYM, FLOAT16)
+    torch.testing.assert_close(parts.scale, whole.scale)
+    assert torch.equal(parts.zero, whole.zero)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_group_of_one_sign_stays_within_its_codes(sign):
+    """Values far from zero that share a sign need a range that spans zero.
+
+    A zero point outside 0 to 15 would be clamped, and every value with it.
+    """
+    weight = sign * (normal(16, 32).abs() * 0.1 + 5.0)
+    x = normal(100, 32, seed=1)
+    blocks = gram_blocks(stats_of(x).gram, torch.ones(32), 32)
+    for scheme in (ASYM, SYM):
+        grid = best_grid(weight, blocks, scheme, FLOAT16)
+        found = quantize(weight, scheme, name="w", grid=grid).dequantize()
+        steps = 1.5 if scheme.symmetric else 1.0
+        assert ((found - weight).abs() <= steps * 5.6 / (7.5 if scheme.symmetric else 15)).all()
+        plain = minmax_grid(weight, scheme, FLOAT16)
+        assert (
+            group_errors(x, weight, grid, scheme)
+            <= group_errors(x, weight, plain, scheme) * 1.001 + 1e-3
+        ).all()
