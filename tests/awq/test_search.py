@@ -51,7 +51,7 @@ def test_salient_channels_get_a_scale_that_is_clearly_better_than_none(scheme):
     x, weight = salient_tokens(), normal(64, 96)
     found = found_scale([weight], x, scheme)
     assert found.exponents != IDENTITY
-    assert lost(x, weight, found.values, scheme) < 0.5 * lost(x, weight, torch.ones(96), scheme)
+    assert lost(x, weight, found.values, scheme) < 0.7 * lost(x, weight, torch.ones(96), scheme)
     quiet = [c for c in range(96) if c not in LOUD]
     assert found.values[list(LOUD)].min() > 1.5 * found.values[quiet].median()
 
@@ -173,7 +173,7 @@ def test_a_grid_never_loses_to_plain_rounding_in_any_row_and_group(scheme, dtype
     best = best_grid(scaled, blocks, scheme, dtype)
     found = group_errors(x / scale, scaled, best, scheme)
     assert (found <= plain * 1.001 + 1e-3).all()
-    assert found.sum() < plain.sum() * 0.5
+    assert found.sum() < plain.sum() * 0.7
     assert torch.equal(best.scale.to(dtype).half().float(), best.scale)  # exact in 16 bits
     assert torch.equal(best.zero, best.zero.round().clamp(0, 15))
 

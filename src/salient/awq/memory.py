@@ -1,24 +1,37 @@
-"""How much memory a run needs at its peak, told before it starts: a sum of parts."""
+"""How much memory a run needs at its peak, told before it starts: a sum of parts.
 
+Two moments compete: searching the largest block, and turning the held-out tokens' last hidden
+states into logits. Blocks and outer weights are never in memory together.
+"""
+
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from salient.core.errors import ResourceError
-from salient.core.machine import available_memory
+from salient.core.machine import available_memory, resident_memory
 from salient.models.skeleton import Skeleton
 
-WORKSPACE = 2**28  # bytes: chunks of the search, file pages, the allocator's slack
-FLOAT = 4
+from .feedback import BAND, ROWS
+from .pipeline import BATCH_TOKENS
+
+FLOAT = 4  # bytes
+CODES = 2  # bytes a weight: its code as written and by plain rounding
+SLACK = 2**27  # bytes: chunks of the search, file pages, what the allocator keeps
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes by part, on the computing device and in main memory (the same on a CPU)."""
+    """Bytes by part, on the computing device and in main memory (the same on a CPU).
+
+    resident: of main memory's, what the process held when the estimate was made
+    """
 
     device: dict[str, int]
     main: dict[str, int]
+    resident: int
 
     @property
     def total(self) -> int:
@@ -27,56 +40,80 @@ class Estimate:
 
 
 def estimate_memory(skeleton: Skeleton, samples: Tensor, heldout: Tensor) -> Estimate:
-    """The peak of a run over `samples` and `heldout` (int64 [samples, tokens]).
-
-    Blocks and outer weights are never in memory at the same time; the larger counts.
-    """
-    size = torch.finfo(skeleton.dtype).bits // 8
-    blocks = [_block_parts(skeleton, i, size) for i in range(len(skeleton.blocks))]
-    weights, grams, inputs, largest = max(blocks, key=sum)
-    width = skeleton.width
-    outer = skeleton.outer_bytes()
-    logits = 4 * heldout.shape[1] * skeleton.vocabulary * FLOAT
-    device = {"largest block, its codes and its search": weights + largest, "Gram matrices": grams}
-    head = {"embedding, head and logits": outer + logits}
-    parts = device if sum(device.values()) > sum(head.values()) else head
-    main = {
-        "hidden states between blocks (16 bits)": samples.numel() * width * 2,
-        "held-out tokens (three streams and a block's inputs)": heldout.numel()
-        * (3 * width + inputs)
-        * FLOAT,
-        "workspace": WORKSPACE,
+    """The peak of a run over `samples` and `heldout` (int64 [samples, tokens])."""
+    blocks = [block_parts(skeleton, index) for index in range(len(skeleton.blocks))]
+    block = max(blocks, key=lambda parts: sum(parts.values()))
+    logits = 4 * heldout.shape[1] * skeleton.vocabulary * FLOAT  # three models', a softmax
+    head = {
+        "embedding and head, read and in use": 2 * skeleton.outer_bytes(),
+        "logits of a held-out sample": logits,
     }
-    return Estimate(parts, main)
+    inputs = sum(_input_widths(_linears(skeleton, 0)))
+    resident = resident_memory()
+    main = {
+        "Python and its libraries, as now": resident,
+        "hidden states between blocks (16 bits)": samples.numel() * skeleton.width * 2,
+        "held-out tokens (three streams, a block's inputs)": heldout.numel()
+        * (4 * skeleton.width + inputs)
+        * FLOAT,
+        "workspace": SLACK,
+    }
+    return Estimate(max(block, head, key=lambda parts: sum(parts.values())), main, resident)
 
 
-def _block_parts(skeleton: Skeleton, index: int, size: int) -> tuple[int, int, int, int]:
-    """Bytes of weights and codes, of Gram matrices, input channels, bytes of a linear's search."""
-    linears = skeleton.linears(index).values()
+def block_parts(skeleton: Skeleton, index: int) -> dict[str, int]:
+    """What block `index` needs while it is worked on."""
+    linears = _linears(skeleton, index)
+    size = torch.finfo(skeleton.dtype).bits // 8
     parameters = sum(linear.weight.numel() for linear in linears)
-    distinct = {linear.in_features for linear in linears}
-    # Who shares an input is not known before watching: three inputs of the narrowest width and one
-    # of each other.
-    grams = (sum(width**2 for width in distinct) + 2 * min(distinct) ** 2) * FLOAT
-    exact = 0 if size == FLOAT else FLOAT
-    weights = parameters * (size + exact + 2)
-    largest = max(linear.weight.numel() for linear in linears) * FLOAT * 4
-    return weights, grams, sum(distinct) + 2 * min(distinct), largest
+    inputs = _input_widths(linears)
+    return {
+        "largest block and its codes": parameters * (size + CODES),
+        "Gram matrices": sum(width**2 for width in inputs) * FLOAT,
+        "search, or a batch's activations": max(_search(linears, size), _activations(linears)),
+    }
+
+
+def _search(linears: list[nn.Linear], size: int) -> int:
+    """Bytes of settling one shared input: its weights scaled, and with feedback; a linear's error.
+
+    Who shares an input is not known before watching: all linears of one width are taken to.
+    """
+    shared: Counter[int] = Counter()
+    for linear in linears:
+        shared[linear.in_features] += linear.weight.numel()
+    copies = 2 if size == FLOAT else 3  # the source's own float32 values, when computing in 16 bits
+    largest = max(linear.weight.numel() for linear in linears)
+    feedback = max((ROWS + 3 * BAND) * min(linear.in_features, BAND) for linear in linears)
+    return (copies * max(shared.values()) + max(largest * 2, feedback)) * FLOAT
+
+
+def _activations(linears: list[nn.Linear]) -> int:
+    """Bytes of a batch's inputs and outputs of all linears, in float32 as statistics take them."""
+    return BATCH_TOKENS * sum(linear.in_features + linear.out_features for linear in linears) * 2
+
+
+def _linears(skeleton: Skeleton, index: int) -> list[nn.Linear]:
+    return list(skeleton.linears(index).values())
+
+
+def _input_widths(linears: list[nn.Linear]) -> list[int]:
+    """Widths of the shared inputs of a block: three of the narrowest width and each other once."""
+    widths = {linear.in_features for linear in linears}
+    return [*widths, *[min(widths)] * 2]
 
 
 def check_memory(estimate: Estimate, device: torch.device) -> None:
     """Raise ResourceError if `estimate` exceeds what is there, saying what to lower."""
-    needs = [("main memory", sum(estimate.main.values()), available_memory())]
+    free = available_memory() + estimate.resident
     if device.type == "cuda":
-        needs.append(
-            (
-                f"memory of {device}",
-                sum(estimate.device.values()),
-                torch.cuda.mem_get_info(device)[0],
-            )
-        )
+        there = torch.cuda.mem_get_info(device)[0]
+        needs = [
+            ("main memory", sum(estimate.main.values()), free),
+            (f"memory of {device}", sum(estimate.device.values()), there),
+        ]
     else:
-        needs = [("main memory", estimate.total, available_memory())]
+        needs = [("main memory", estimate.total, free)]
     for what, need, there in needs:
         if need > there:
             raise ResourceError(
