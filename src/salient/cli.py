@@ -20,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from salient import __version__, api
 from salient.core.errors import SalientError
@@ -179,6 +180,7 @@ def _bar(console: Console, *, shown: bool) -> Iterator[api.Progress]:
     if not shown:
         yield api.silent
         return
+    doing = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
         SpinnerColumn(),
         BarColumn(bar_width=24),
@@ -186,9 +188,9 @@ def _bar(console: Console, *, shown: bool) -> Iterator[api.Progress]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=doing),
     )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task("preparing", total=None)
         last = ""
 

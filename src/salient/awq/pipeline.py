@@ -226,4 +226,4 @@ def _entry(
 def _note(result: BlockResult, errors: dict[str, float]) -> str:
     kept = sum(r.kept for r in result.groups)
     ratio = errors["awq"] / max(errors["plain"], 1e-30)
-    return f"{kept}/{len(result.groups)} groups kept, block error {ratio:.2f} x plain rounding"
+    return f"{kept}/{len(result.groups)} groups kept, {ratio:.2f} x plain rounding"

@@ -120,15 +120,17 @@ def layer_table(blocks: list[dict[str, Any]]) -> Table:
 
 
 def heldout_table(heldout: dict[str, Any]) -> Table:
-    """The whole model on held-out tokens: plain rounding and AWQ side by side."""
-    rows = []
-    for title, key, form in (
-        ("KL to the reference (nats)", "kl", "{:.4f}"),
-        ("top-1 agreement", "top1", "{:.1%}"),
-        ("perplexity", "perplexity_quantized", "{:.3f}"),
-    ):
-        rows.append((title, form.format(heldout["plain"][key]), form.format(heldout["awq"][key])))
-    reference = heldout["awq"]["perplexity_reference"]
-    tokens = heldout["awq"]["tokens"]
-    title = f"Held-out calibration tokens ({tokens}); perplexity of the reference {reference:.3f}"
-    return Table(title, ("measure", "plain rounding", "AWQ"), rows)
+    """The whole model on held-out tokens: reference, plain rounding and AWQ side by side."""
+    plain, awq = heldout["plain"], heldout["awq"]
+    rows = [
+        ("KL (nats a token)", "", f"{plain['kl']:.4f}", f"{awq['kl']:.4f}"),
+        ("top-1 agreement", "", f"{plain['top1']:.1%}", f"{awq['top1']:.1%}"),
+        (
+            "perplexity",
+            f"{awq['perplexity_reference']:.3f}",
+            f"{plain['perplexity_quantized']:.3f}",
+            f"{awq['perplexity_quantized']:.3f}",
+        ),
+    ]
+    title = f"The whole model on {awq['tokens']} held-out calibration tokens"
+    return Table(title, ("measure", "reference", "plain rounding", "AWQ"), rows)

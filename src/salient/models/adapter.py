@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from salient.core.errors import MissingExtra, ModelError
-from salient.formats.checkpoint import Checkpoint
+from salient.formats.checkpoint import Checkpoint, open_piece, read_json
 
 PREFIX = "base_model.model."
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -35,72 +35,103 @@ class Adapter:
     digest: str
 
     def merged(self, module: str, weight: Tensor) -> Tensor:
-        """`weight` [out, in] of the linear `module` with the adapter merged in, in float32."""
+        """`weight` [out, in] of `module` with the adapter merged in, in float32.
+
+        Raises ModelError if the adapter's tensors do not fit it.
+        """
         from peft import inject_adapter_in_model, set_peft_model_state_dict
 
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-        linear.weight.data = weight.float()
-        root = nn.Module()
-        owner, *path = root, *module.split(".")
-        for part in path[:-1]:
-            child = nn.Module()
-            owner.add_module(part, child)
-            owner = child
-        owner.add_module(path[-1], linear)
-        inject_adapter_in_model(self.config, root)
-        outcome = set_peft_model_state_dict(root, self.parts[module])
-        layer: Any = root.get_submodule(module)
-        if getattr(outcome, "unexpected_keys", None) or not hasattr(layer, "merge"):
-            raise ModelError(
-                f"The adapter {self.folder} does not fit {module!r}: {outcome}. Check that it "
-                "belongs to this model."
-            )
-        layer.merge(safe_merge=True)
-        return layer.get_base_layer().weight.detach()
+        root = _alone(module, weight.float(), embedding=self._embeds(module))
+        try:
+            inject_adapter_in_model(self.config, root)
+            outcome = set_peft_model_state_dict(root, self.parts[module])
+            missing = [n for n in outcome.missing_keys if ".lora_" in n]
+            reason = ", ".join(missing + outcome.unexpected_keys)
+            if not reason:
+                layer: Any = root.get_submodule(module)
+                layer.merge(safe_merge=True)
+                return layer.get_base_layer().weight.detach()
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+        raise ModelError(
+            f"The adapter {self.folder} does not fit {module!r} ({reason}). Check that its files "
+            "are whole and that it belongs to this model."
+        )
+
+    def _embeds(self, module: str) -> bool:
+        return any(".lora_embedding_" in name for name in self.parts[module])
+
+
+def _alone(module: str, weight: Tensor, *, embedding: bool) -> nn.Module:
+    """A model that has nothing but the linear, or embedding, called `module`."""
+    rows, width = weight.shape
+    layer = nn.Embedding(rows, width) if embedding else nn.Linear(width, rows, bias=False)
+    layer.weight.data = weight
+    root = owner = nn.Module()
+    *path, name = module.split(".")
+    for part in path:
+        child = nn.Module()
+        owner.add_module(part, child)
+        owner = child
+    owner.add_module(name, layer)
+    return root
 
 
 def open_adapter(folder: Path) -> Adapter:
     """Read the LoRA adapter in `folder`.
 
-    Raises ModelError if it is none, MissingExtra without peft.
+    Raises ModelError if it is none that can be merged, MissingExtra without peft.
     """
-    weights = folder / "adapter_model.safetensors"
-    if not weights.is_file() or not (folder / "adapter_config.json").is_file():
+    weights, settings = folder / WEIGHTS, folder / CONFIG
+    if not weights.is_file() or not settings.is_file():
         raise ModelError(
-            f"{folder} is no LoRA adapter: it needs adapter_config.json and "
-            "adapter_model.safetensors, as peft saves them."
+            f"{folder} is no LoRA adapter: it needs {CONFIG} and {WEIGHTS}, as peft saves them."
         )
+    _check_mergeable(folder, read_json(settings))
+    config = _read_config(folder)
+    piece = open_piece(weights, {})
+    parts: dict[str, dict[str, Tensor]] = {}
+    replaced = {}
+    with piece.reading():
+        for key in sorted(piece.files):
+            name = key.removeprefix(PREFIX)
+            module, found, _ = name.partition(".lora_")
+            home = parts.setdefault(module, {}) if found else replaced
+            home[name] = piece.tensor(key)
+    digest = hashlib.sha256(weights.read_bytes() + settings.read_bytes()).hexdigest()
+    return Adapter(folder, config, parts, replaced, digest)
+
+
+def _check_mergeable(folder: Path, settings: dict[str, Any]) -> None:
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise ModelError(
+            f"{folder} is an adapter of type {kind}. Salient merges LoRA adapters; merge this one "
+            "with peft first."
+        )
+    for field, untrained in (("bias", "none"), ("lora_bias", False)):
+        if settings.get(field, untrained) != untrained:
+            raise ModelError(
+                f"{folder} trained biases ({field}={settings[field]!r}), which are not merged. "
+                "Merge it with peft first."
+            )
+
+
+def _read_config(folder: Path) -> Any:
     try:
-        from peft import PeftConfig, PeftType
+        from peft import PeftConfig
     except ImportError:
         raise MissingExtra(
             "--adapter needs the extra 'lora': pip install 'salient-awq[lora]'"
         ) from None
-    config: Any = PeftConfig.from_pretrained(str(folder))
-    if config.peft_type != PeftType.LORA:
+    try:
+        config: Any = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
         raise ModelError(
-            f"{folder} is a {config.peft_type} adapter. Salient merges LoRA adapters; merge this "
-            "one with peft first."
-        )
-    if config.bias != "none":
-        raise ModelError(
-            f"{folder} trained biases (bias={config.bias!r}), which are not merged. Merge it with "
-            "peft first."
-        )
+            f"The installed peft cannot read {CONFIG} in {folder} ({error}). Update peft."
+        ) from error
     config.inference_mode = True
-    parts: dict[str, dict[str, Tensor]] = {}
-    replaced = {}
-    for key, tensor in load_file(weights).items():
-        name = key.removeprefix(PREFIX)
-        module, found, _ = name.partition(".lora_")
-        if found:
-            parts.setdefault(module, {})[key.removeprefix(PREFIX)] = tensor
-        else:
-            replaced[name] = tensor
-    digest = hashlib.sha256(
-        weights.read_bytes() + (folder / "adapter_config.json").read_bytes()
-    ).hexdigest()
-    return Adapter(folder, config, parts, replaced, digest)
+    return config
 
 
 @dataclass
