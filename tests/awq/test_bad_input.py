@@ -1,0 +1,147 @@
+"""Wrong arguments and damaged models: said before any work, and nothing left behind."""
+
+import pytest
+from safetensors.torch import load_file
+
+from salient import api
+from salient.core.errors import (
+    CalibrationError,
+    CheckpointError,
+    ModelError,
+    ResourceError,
+    ShapeError,
+)
+from toy import rewrite_json, toy_folder
+from toy_runs import run
+
+
+def test_auto_takes_the_largest_group_size_that_fits_and_says_why(toy, text, tmp_path):
+    report = run(toy, tmp_path / "out", text, scheme="auto", dry_run=True)
+    assert report.data["scheme"] == "w4-g32"
+    assert "64 does not divide the 96 inputs of 'model.layers.0.mlp.down_proj'" in str(report.lines)
+
+
+def test_a_dry_run_writes_nothing_and_estimates(toy, text, tmp_path):
+    report = run(toy, tmp_path / "out", text, dry_run=True)
+    assert report.data["peak_memory_bytes"] == sum(report.data["memory_bytes"].values()) > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_memory_is_said_before_starting(toy, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("salient.awq.memory.available_memory", lambda: 10 * 2**20)
+    with pytest.raises(
+        ResourceError, match=r"needs about .* GiB of main memory, .* Lower --samples"
+    ):
+        run(toy, tmp_path / "out", text)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        (
+            {"scheme": "w4-g128"},
+            ShapeError,
+            r"has 64 input features, not a multiple .* 128.*64 or 32",
+        ),
+        ({"scheme": "w3-g128"}, ShapeError, r"Unknown scheme 'w3-g128'.*w4-g128"),
+        ({"format": "gguf"}, CheckpointError, r"Unknown format 'gguf'.*awq, compressed-tensors"),
+        ({"dtype": "float8"}, ShapeError, r"Unknown dtype 'float8'.*float16, bfloat16"),
+        ({"device": "cuda:99"}, ModelError, r"Device 'cuda:99' cannot be used.*--device auto"),
+        ({"skip": ["nothing"]}, ShapeError, r"--skip 'nothing' names no linear.*model.layers.0"),
+        ({"skip": ["*"]}, ShapeError, r"nothing is left to quantize"),
+        (
+            {"samples": 5000},
+            CalibrationError,
+            r"holds \d+ tokens, but 5000 samples .* Ask for --samples",
+        ),
+        ({"sequence_length": 1024}, CalibrationError, r"longer than the model's 512 positions"),
+        ({"sequence_length": 8}, CalibrationError, r"give at least 1 sample of 64 tokens"),
+        ({"calibration": "no/such/file.txt"}, CalibrationError, r"No text file .*'builtin'"),
+    ],
+)
+def test_wrong_arguments_say_what_fits(changes, error, words, toy, text, tmp_path):
+    with pytest.raises(error, match=words):
+        run(toy, tmp_path / "out", text, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def damage_nan(folder):
+    from safetensors.torch import save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def damage_truncated(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def damage_config(folder):
+    rewrite_json(folder / "config.json", intermediate_size=128)
+
+
+def damage_model_type(folder):
+    rewrite_json(folder / "config.json", model_type="no_such_model")
+
+
+def damage_vocabulary(folder):
+    from safetensors.torch import save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = tensors[name][:64].contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    rewrite_json(folder / "config.json", vocab_size=64)
+
+
+DAMAGES = [
+    (
+        damage_nan,
+        ModelError,
+        r"'model.layers.1.mlp.up_proj.weight' holds 1 of 6144 values that are NaN",
+    ),
+    (
+        damage_truncated,
+        ModelError,
+        r"model.safetensors in .* cannot be read .*truncated or damaged",
+    ),
+    (damage_config, ModelError, r"is \[96, 64\] on disk, but config.json makes it \[128, 64\]"),
+    (damage_model_type, ModelError, r"does not describe a causal language model"),
+    (
+        damage_vocabulary,
+        CalibrationError,
+        r"token ids up to \d+, but the model's vocabulary has 64",
+    ),
+    (lambda f: (f / "config.json").unlink(), ModelError, r"has no config.json"),
+    (lambda f: (f / "config.json").write_text("{"), ModelError, r"is not readable JSON"),
+    (lambda f: (f / "tokenizer.json").unlink(), ModelError, r"no tokenizer that can be read"),
+]
+
+
+@pytest.mark.parametrize(("damage", "error", "words"), DAMAGES)
+def test_a_damaged_model_is_named_and_nothing_is_left_under_the_final_name(
+    damage, error, words, text, tmp_path
+):
+    folder = toy_folder(tmp_path / "model")
+    damage(folder)
+    with pytest.raises(error, match=words):
+        run(folder, tmp_path / "out", text)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_quantized_model_is_not_quantized_again(toy, text, tmp_path):
+    run(toy, tmp_path / "out", text)
+    with pytest.raises(ModelError, match=r"is already quantized .*Give the 16-bit model"):
+        run(tmp_path / "out", tmp_path / "again", text)
+
+
+def test_evaluate_refuses_another_model_and_a_quantized_reference(toy, text, tmp_path):
+    run(toy, tmp_path / "out", text)
+    other = toy_folder(tmp_path / "other", num_hidden_layers=3)
+    with pytest.raises(CheckpointError, match="they are not the same model"):
+        api.evaluate(str(tmp_path / "out"), reference=str(other), text=[str(text)])
+    with pytest.raises(CheckpointError, match="is quantized itself"):
+        api.evaluate(str(toy), reference=str(tmp_path / "out"), text=[str(text)])

@@ -1,0 +1,125 @@
+"""Runs that were cut short, or are given again: nothing is lost, nothing is mixed."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from salient.core.errors import (
+    CheckpointError,
+    ResumeMismatch,
+)
+from toy import save, tiny_model, toy_folder, toy_text
+from toy_runs import contents, run
+
+
+def test_a_second_run_writes_the_same_bytes(toy, text, tmp_path):
+    for name in ("one", "two"):
+        run(toy, tmp_path / name / "out", text)
+    assert contents(tmp_path / "one/out") == contents(tmp_path / "two/out")
+
+
+def test_a_run_killed_at_any_moment_goes_on_and_ends_byte_equal(tmp_path, text):
+    model = toy_folder(tmp_path / "model", num_hidden_layers=6)
+    run(model, tmp_path / "whole/out", text)
+    target = tmp_path / "killed/out"
+    command = [sys.executable, "-m", "salient", "quantize", str(model), "-o", str(target)]
+    command += ["--scheme", "w4-g32", "--samples", "6", "--sequence-length", "64"]
+    command += ["--calibration", str(text), "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    delays = random.Random(0)
+    partial = target.with_name("out.partial")
+    for _ in range(5):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        while not (partial / "journal.jsonl").exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(delays.random() * 0.25)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert contents(target) == contents(tmp_path / "whole/out")
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "before", "now"),
+    [
+        ({"samples": 5}, "samples", "6", "5"),
+        ({"scheme": "w4-g32-sym"}, "scheme", "'w4-g32'", "'w4-g32-sym'"),
+        ({"skip": ["down_proj"]}, "skip", "[]", "['down_proj']"),
+        ({"format": "compressed-tensors"}, "format", "'awq'", "'compressed-tensors'"),
+        ({"sequence_length": 80}, "sequence_length", "64", "80"),
+        ({"dtype": "bfloat16"}, "dtype", "'float16'", "'bfloat16'"),
+    ],
+)
+def test_an_unfinished_run_refuses_other_arguments_by_name(
+    changes, field, before, now, toy, text, tmp_path
+):
+    interrupted(toy, tmp_path / "out", text)
+    words = f"has {field} = {before}, this one has {now}. Give the same arguments to go on, --fresh"
+    with pytest.raises(ResumeMismatch, match=re.escape(words)):
+        run(toy, tmp_path / "out", text, **changes)
+    run(toy, tmp_path / "out", text, **changes, fresh=True)
+    assert (tmp_path / "out" / "salient.json").exists()
+
+
+def test_an_unfinished_run_refuses_a_changed_text(toy, tmp_path):
+    text = toy_text(tmp_path)
+    interrupted(toy, tmp_path / "out", text)
+    text.write_text("another beginning " + text.read_text())
+    with pytest.raises(ResumeMismatch, match=r"has calibration = '[0-9a-f]{64}', this one has '"):
+        run(toy, tmp_path / "out", text)
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupted(model, out, text, **changes):
+    def stop(done, total, doing, note):
+        if done == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(model, out, text, progress=stop, **changes)
+    assert not out.exists()
+
+
+def test_a_changed_model_is_refused_on_resume(tmp_path, text):
+    model = toy_folder(tmp_path / "model")
+    interrupted(model, tmp_path / "out", text)
+    save(tiny_model(seed=7), model)
+    with pytest.raises(ResumeMismatch, match="has model = "):
+        run(model, tmp_path / "out", text)
+
+
+def test_a_finished_run_given_again_reports_without_working(toy, text, tmp_path):
+    run(toy, tmp_path / "out", text)
+    before = contents(tmp_path / "out")
+    assert run(toy, tmp_path / "out", text).data["resumed"]
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_folder_that_is_not_this_runs_is_never_replaced(toy, text, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep me")
+    for fresh in (False, True):
+        with pytest.raises(
+            CheckpointError, match="was not written by salient, so it is not replaced"
+        ):
+            run(toy, out, text, fresh=fresh)
+    assert (out / "mine.txt").read_text() == "keep me"
+
+
+def test_a_finished_checkpoint_of_another_run_is_replaced_only_when_asked(toy, text, tmp_path):
+    run(toy, tmp_path / "out", text)
+    with pytest.raises(CheckpointError, match="scheme = 'w4-g32' there, 'w4-g32-sym' here"):
+        run(toy, tmp_path / "out", text, scheme="w4-g32-sym")
+    run(toy, tmp_path / "out", text, scheme="w4-g32-sym", fresh=True)

@@ -1,0 +1,23 @@
+"""Quantizing a toy with small settings, and looking at what came out."""
+
+from pathlib import Path
+
+import torch
+
+from salient import api
+
+SMALL = {"scheme": "w4-g32", "samples": 6, "sequence_length": 64}
+
+
+def run(model: Path, out: Path, text: Path, **changes):
+    return api.quantize(str(model), str(out), **{**SMALL, "calibration": str(text), **changes})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    model, _ = api.load(str(folder))
+    with torch.no_grad():
+        return model(ids, use_cache=False).logits
