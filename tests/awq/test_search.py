@@ -178,6 +178,20 @@ def test_a_grid_never_loses_to_plain_rounding_in_any_row_and_group(scheme, dtype
     assert torch.equal(best.zero, best.zero.round().clamp(0, 15))
 
 
+@each_scheme
+def test_refitting_the_scale_to_the_codes_lowers_the_error_that_clipping_leaves(
+    scheme, monkeypatch
+):
+    x, weight = salient_tokens(), normal(64, 96) ** 3
+    blocks = gram_blocks(stats_of(x).gram, torch.ones(96), 32)
+    refitted = best_grid(weight, blocks, scheme, FLOAT16)
+    monkeypatch.setattr("salient.awq.search.REFITS", 0)
+    clipped = best_grid(weight, blocks, scheme, FLOAT16)
+    after, before = (group_errors(x, weight, grid, scheme) for grid in (refitted, clipped))
+    assert (after <= before * 1.001 + 1e-3).all()
+    assert after.sum() < before.sum() * 0.97
+
+
 def test_a_weight_larger_than_a_chunk_is_searched_row_by_row(monkeypatch):
     x, weight = salient_tokens(), normal(50, 96)
     blocks = gram_blocks(stats_of(x).gram, torch.ones(96), 32)

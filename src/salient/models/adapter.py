@@ -5,6 +5,7 @@ that its variants (rsLoRA, DoRA, rank patterns) are its own.
 """
 
 import hashlib
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,10 @@ class Adapter:
 
         root = _alone(module, weight.float(), embedding=self._embeds(module))
         try:
-            inject_adapter_in_model(self.config, root)
-            outcome = set_peft_model_state_dict(root, self.parts[module])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that patterns for other modules match none here
+                inject_adapter_in_model(self.config, root)
+                outcome = set_peft_model_state_dict(root, self.parts[module])
             missing = [n for n in outcome.missing_keys if ".lora_" in n]
             reason = ", ".join(missing + outcome.unexpected_keys)
             if not reason:
@@ -94,7 +97,7 @@ def open_adapter(folder: Path) -> Adapter:
     replaced = {}
     with piece.reading():
         for key in sorted(piece.files):
-            name = key.removeprefix(PREFIX)
+            name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
             module, found, _ = name.partition(".lora_")
             home = parts.setdefault(module, {}) if found else replaced
             home[name] = piece.tensor(key)
@@ -160,9 +163,8 @@ class Adapted(Checkpoint):
     def tensor(self, name: str) -> Tensor:
         """The tensor called `name` with the adapter merged in; float32 where it changed."""
         assert self.adapter is not None
-        if name in self.adapter.replaced:
-            return self.adapter.replaced[name]
-        found = super().tensor(name)
+        replaced = self.adapter.replaced.get(name)
+        found = super().tensor(name) if replaced is None else replaced
         module, _, kind = name.rpartition(".")
         if kind == "weight" and module in self.adapter.parts:
             with torch.no_grad():

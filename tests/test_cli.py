@@ -1,0 +1,262 @@
+"""The command line: exit codes, one JSON document, errors as messages alone, Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from salient import __version__, api
+from salient.cli import app
+from salient.core.errors import ResourceError
+from toy import toy_folder, toy_text
+
+SMALL = ["--scheme", "w4-g32", "--samples", "6", "--sequence-length", "64"]
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Commands set a handler for SIGTERM; a shell may have started us with SIGINT ignored."""
+    before = [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model, a text, and the model's checkpoint; do not change them."""
+    folder = tmp_path_factory.mktemp("cli")
+    found = {"model": toy_folder(folder / "model"), "text": toy_text(folder), "out": folder / "out"}
+    result = call("quantize", found["model"], "-o", found["out"], "--calibration", found["text"])
+    assert result.exit_code == 0, result.stderr
+    return found
+
+
+def call(*arguments: object):
+    words = [str(a) for a in arguments]
+    return CliRunner().invoke(app, words + (SMALL if words[0] == "quantize" else []))
+
+
+def test_the_version_is_printed_alone():
+    result = call("--version")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"salient {__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_help_names_every_command(arguments):
+    result = CliRunner().invoke(app, list(arguments))
+    assert all(command in result.output for command in ("quantize", "inspect", "evaluate"))
+
+
+def test_quantize_prints_one_json_document_and_nothing_else(small, tmp_path):
+    out = tmp_path / "out"
+    given = ("quantize", small["model"], "-o", out, "--calibration", small["text"], "--json")
+    result = call(*given)
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    assert report["output"] == str(out)
+    assert report["run"]["scheme"] == "w4-g32"
+    assert (out / "salient.json").exists()
+
+
+def test_quantize_prints_tables_that_name_layers_and_the_next_command(small, tmp_path):
+    out = tmp_path / "out"
+    result = call("quantize", small["model"], "-o", out, "--calibration", small["text"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    for words in ("mlp.down_proj", "perplexity", "fell back to plain rounding"):
+        assert words in result.stdout
+    assert f"vllm serve {out}" in result.stdout.replace("\n", "")
+    assert "\x1b" not in result.stdout  # no colours into a file
+
+
+def test_a_dry_run_reports_and_writes_nothing(small, tmp_path):
+    given = ("quantize", small["model"], "-o", tmp_path / "out", "--calibration", small["text"])
+    result = call(*given, "--dry-run", "--json")
+    report = json.loads(result.stdout)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (report["linears"], report["calibration_tokens"]) == (14, 384)
+    assert report["peak_memory_bytes"] > 0
+    told = call(*given, "--dry-run")
+    assert told.exit_code == 0
+    assert "Nothing was written." in told.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inspect_shows_format_scheme_and_evidence(small):
+    result = call("inspect", small["out"], "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    assert (report["format"], report["scheme"], report["quantized_linears"]) == (
+        "awq",
+        "w4-g32",
+        14,
+    )
+    assert report["evidence"]["heldout"]["awq"]["kl"] > 0
+    told = call("inspect", small["out"])
+    assert all(words in told.stdout for words in ("w4-g32", "q_proj", "Held-out KL"))
+
+
+def test_evaluate_prints_figures_of_each_text(small):
+    given = ("evaluate", small["out"], "--reference", small["model"], "--text", small["text"])
+    result = call(*given, "--windows", 2, "--window-length", 64, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    figures = json.loads(result.stdout)["texts"][str(small["text"])]
+    assert figures["tokens"] == 128
+    assert 0 < figures["kl"] < 0.2
+    told = call(*given, "--windows", 2, "--window-length", 64)
+    assert f"{figures['kl']:.4f}" in told.stdout
+
+
+def missing(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+def not_a_number(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def untouched(folder: Path) -> None:
+    """The model is right."""
+
+
+ERRORS = {
+    "missing model": (missing, (), "ModelError", r"No model folder '.*'\. Give a folder with"),
+    "unknown scheme": (
+        untouched,
+        ("--scheme", "w3-g7"),
+        "ShapeError",
+        r"Unknown scheme 'w3-g7'.*w4-g128",
+    ),
+    "too little text": (
+        untouched,
+        ("--samples", "5000"),
+        "CalibrationError",
+        r"holds \d+ tokens, but 5000 samples of 64 need 320000\. Ask for --samples \d+",
+    ),
+    "a weight that is NaN": (
+        not_a_number,
+        (),
+        "ModelError",
+        r"'model\.layers\.1\.mlp\.up_proj\.weight' holds 1 of 6144 values that are NaN",
+    ),
+    "a truncated file": (
+        truncated,
+        (),
+        "ModelError",
+        r"model\.safetensors in .* cannot be read .*truncated or damaged: fetch it again\.",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_is_its_message_alone_with_exit_code_2(kind, text, tmp_path):
+    harm, options, name, words = ERRORS[kind]
+    model, out = toy_folder(tmp_path / "model"), tmp_path / "out"
+    harm(model)
+    given = ["quantize", str(model), "-o", str(out), "--calibration", str(text), *SMALL, *options]
+    told = CliRunner().invoke(app, given)
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert re.fullmatch(rf"error: .*{words}.*\n", told.stderr)  # one line, no traceback
+    assert not out.exists()
+    as_json = CliRunner().invoke(app, [*given, "--json"])
+    assert as_json.exit_code == 2
+    document = json.loads(as_json.stdout)
+    assert document == {"error": name, "message": told.stderr[len("error: ") : -1]}
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["inspect", "no/such/folder"], "No model folder"),
+        (["evaluate", "no/such/folder", "--reference", "/none"], "No model folder"),
+    ],
+)
+def test_every_command_ends_with_2_on_an_error(command, words):
+    result = call(*command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_brackets_in_a_message_are_not_taken_for_markup(monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise ResourceError("The disk of /data/[red]x[/red] is full")
+
+    monkeypatch.setattr(api, "inspect", full)
+    assert call("inspect", "x").stderr == "error: The disk of /data/[red]x[/red] is full\n"
+
+
+def test_a_bug_is_not_hidden_as_a_users_error(monkeypatch):
+    def bug(*_: object, **__: object) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(api, "inspect", bug)
+    assert isinstance(call("inspect", "x").exception, IndexError)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--samples", "0"], ["--samples", "many"], ["--no-such-option"], ["one", "more"]],
+    ids=" ".join,
+)
+def test_words_that_cannot_be_parsed_end_with_2(wrong, tmp_path):
+    result = CliRunner().invoke(app, ["quantize", "model", "-o", str(tmp_path / "out"), *wrong])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Usage" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_ends_with_130_and_the_same_command_goes_on_quietly(text, tmp_path):
+    """Ctrl-C, then a SIGTERM, then undisturbed: as a shell sees it, with no terminal."""
+    model, out = toy_folder(tmp_path / "model", num_hidden_layers=6), tmp_path / "out"
+    command = [sys.executable, "-m", "salient", "quantize", str(model), "-o", str(out), *SMALL]
+    command += ["--calibration", str(text), "--samples", "24"]
+    journal = tmp_path / "out.partial" / "journal.jsonl"
+
+    def run(stop: signal.Signals | None, blocks: int) -> tuple[int, str, str]:
+        """Start the command and send `stop` when `blocks` blocks are done."""
+        process = subprocess.Popen(
+            command,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while stop and process.poll() is None:
+            if journal.exists() and len(journal.read_text().splitlines()) > blocks:
+                process.send_signal(stop)
+                break
+            time.sleep(0.005)
+        stdout, stderr = process.communicate(timeout=120)
+        return process.returncode, stdout, stderr
+
+    for stop, blocks in ((signal.SIGINT, 1), (signal.SIGTERM, 3)):
+        words = "Interrupted. The same command goes on where this run stopped.\n"
+        assert run(stop, blocks) == (130, "", words)
+        assert not out.exists()
+        assert blocks < len(journal.read_text().splitlines()) < 7
+    code, stdout, stderr = run(None, 0)
+    assert (code, stderr) == (0, "")
+    assert "fell back to plain rounding" in stdout
+    assert (out / "salient.json").exists()
+    assert not journal.parent.exists()
