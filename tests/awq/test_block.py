@@ -266,3 +266,23 @@ def test_a_divided_scale_that_leaves_float16_names_the_layer(dtype):
     words = r"^'mlp\.up' holds values .* do not fit float16 \(65504\)\. .* --skip 'mlp\.up'\.$"
     with pytest.raises(ModelError, match=words):
         q.divided(rows, name="mlp.up", dtype=dtype)
+
+
+def test_an_absorber_whose_scales_would_lose_bits_in_float16_takes_up_nothing(monkeypatch):
+    """Scales below 2^-14 are subnormal in float16: dividing into them would blur the codes."""
+    block, inputs = Toy(), in_need_of_powers(monkeypatch)
+    assert quantized(block, NORM, UP, **inputs).groups[1].exponents == (0.5, 0.0)
+    block.up.weight.data.mul_(2.0**-12)
+    result = quantized(block, NORM, UP, **inputs)
+    assert result.groups[1].exponents == IDENTITY
+    assert "up.bias" not in result.folded
+
+
+def test_codes_can_be_divided_while_their_scales_keep_all_bits_of_float16():
+    weight = quantize(normal(4, WIDTH), SCHEME, name="layer")
+    assert weight.can_be_divided(torch.full((4,), 100.0))
+    assert not weight.can_be_divided(torch.full((4,), 1e5))
+    assert not weight.can_be_divided(torch.full((4,), 1e-7))
+    tiny = quantize(normal(4, WIDTH) * 1e-4, SCHEME, name="layer")
+    assert tiny.can_be_divided(torch.ones(4))
+    assert not tiny.can_be_divided(torch.full((4,), 2.0))

@@ -89,7 +89,7 @@ def test_more_text_after_enough_changes_no_token(tokenizer):
     ("samples", "length"), [(0, 512), (-1, 512), (1, FEWEST_TOKENS - 1), (1, 0)]
 )
 def test_too_few_samples_or_tokens_say_the_fewest(samples, length, tokenizer):
-    words = rf"{samples} samples of {length} tokens: give at least 1 sample of 64 tokens"
+    words = rf"--samples {samples} of --sequence-length {length}: give at least 1 of 64 tokens"
     with pytest.raises(CalibrationError, match=words):
         tokenize([letters(1000)], tokenizer, samples, length, "texts")
 

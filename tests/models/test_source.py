@@ -25,7 +25,7 @@ def test_a_folder_here_goes_before_a_hub_id_and_the_demo(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["nothing", "./org/name", "/org", "~/none", "a/b/c", "../x"], ids=repr
+    "name", ["", "nothing", "./org/name", "/org", "~/none", "a/b/c", "../x"], ids=repr
 )
 def test_a_path_that_is_not_there_is_never_asked_of_the_hub(name, tmp_path, monkeypatch):
     def asked(*_: object, **__: object) -> None:

@@ -203,6 +203,9 @@ class _Draft:
             return nothing
         bias = getattr(self.block.get_submodule(group.absorber), "bias", None)
         rows, norm = absorbed(absorber, bias, group, found.values, dtype)
+        codes = self.codes.get(group.absorber)  # settled already: absorbers run before readers
+        if codes is not None and not codes.can_be_divided(rows):
+            return nothing
         named = {f"{group.absorber}.{kind}": value for kind, value in norm.items()}
         return Fold(found.exponents, rows[group.rows], rows, named)
 

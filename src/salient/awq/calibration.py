@@ -56,7 +56,7 @@ def tokenize(
     """
     if samples < 1 or length < FEWEST_TOKENS:
         raise CalibrationError(
-            f"{samples} samples of {length} tokens: give at least 1 sample of {FEWEST_TOKENS} "
+            f"{options[0]} {samples} of {options[1]} {length}: give at least 1 of {FEWEST_TOKENS} "
             "tokens."
         )
     wanted, stream, dropped = samples * length, [], 0

@@ -11,7 +11,7 @@ from typing import Any
 from salient.evals.likelihood import Comparison
 from salient.formats import load_format
 from salient.formats.folder import carry_over, quantized_config
-from salient.formats.writer import merge, sync, write_json, write_text
+from salient.formats.writer import full_disk_said, merge, sync, write_json, write_text
 
 from .job import Job
 from .pipeline import Run
@@ -22,7 +22,8 @@ def finish(job: Job, run: Run, measured: dict[str, Comparison]) -> dict[str, Any
     run.pieces.write_outer()
     folder = job.partial / "checkpoint"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    with full_disk_said(job.partial):
+        folder.mkdir()
     merge([run.pieces.path(i) for i in range(-1, len(run.skeleton.blocks))], folder)
     quantization = load_format(job.format).config(job.target.scheme, sorted(job.layers.left))
     config = quantized_config(job.source.config, quantization, job.header["dtype"])

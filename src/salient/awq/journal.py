@@ -21,9 +21,10 @@ class Journal:
     """The journal in the unfinished folder `folder`; opened once at a time by one process."""
 
     def __init__(self, folder: Path, header: dict[str, Any], *, fresh: bool):
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._lock = _lock(folder)
+        with full_disk_said(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(folder)
         try:
             self._file = self._begin(header, fresh=fresh)
         except BaseException:

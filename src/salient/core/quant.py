@@ -52,6 +52,13 @@ class QuantizedWeight:
         grouped = self.codes.unflatten(1, (-1, self.scheme.group_size)).float()
         return grouped.sub_(self.zero[..., None]).mul_(self.scale[..., None]).flatten(1)
 
+    def can_be_divided(self, rows: Tensor) -> bool:
+        """Whether dividing by `rows` [out] leaves the scales where float16 keeps all its bits."""
+        limits = torch.finfo(torch.float16)
+        made = self.scale / rows[:, None]
+        fits = (made >= limits.tiny) | (made >= self.scale)
+        return bool((fits & (made <= limits.max)).all())
+
     def divided(self, rows: Tensor, *, name: str, dtype: torch.dtype) -> "QuantizedWeight":
         """The same codes for the weight divided by `rows` float32 [out]; its scales in 16 bits.
 

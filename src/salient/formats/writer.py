@@ -37,7 +37,8 @@ def full_disk_said(folder: Path) -> Iterator[None]:
         ) or "No space left" in str(error)
         if not full:
             raise
-        free = shutil.disk_usage(folder).free / 2**20
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(there).free / 2**20
         raise ResourceError(
             f"The disk of {folder} is full ({free:.0f} MiB free). Free some space and give the "
             "same command again: it goes on where it stopped."

@@ -25,7 +25,7 @@ def model_folder(name: str | Path) -> Path:
     Only safetensors, configs and tokenizer files are fetched, never pickles or code.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if str(name) and path.is_dir():
         return path
     if str(name) == DEMO_NAME:
         return demo_folder()
