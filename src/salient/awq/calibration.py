@@ -74,20 +74,23 @@ def tokenize(
         stream += ids[:taken]
         dropped += len(ids) - taken
     if len(stream) < wanted:
-        fits, longest = len(stream) // length, len(stream) // samples
-        if fits:
-            advice = f"Ask for {options[0]} {fits}, or give"
-        elif longest >= FEWEST_TOKENS:
-            advice = f"Ask for a shorter {options[1]} (up to {longest}), or give"
-        elif len(stream) >= FEWEST_TOKENS:
-            advice = f"Ask for {options[0]} 1 and a {options[1]} of up to {len(stream)}, or give"
-        else:
-            advice = "Give"
         raise CalibrationError(
             f"{where} holds {len(stream)} tokens, but {samples} samples of {length} need {wanted}. "
-            f"{advice} more text."
+            f"{_advice(len(stream), samples, length, options)} more text."
         )
     return TokenBatch(torch.tensor(stream).reshape(samples, length), used, dropped, kinds)
+
+
+def _advice(tokens: int, samples: int, length: int, options: tuple[str, str]) -> str:
+    """What to ask for when there are only so many tokens."""
+    fits, longest = tokens // length, tokens // samples
+    if fits:
+        return f"Ask for {options[0]} {fits}, or give"
+    if longest >= FEWEST_TOKENS:
+        return f"Ask for a shorter {options[1]} (up to {longest}), or give"
+    if tokens >= FEWEST_TOKENS:
+        return f"Ask for {options[0]} 1 and a {options[1]} of up to {tokens}, or give"
+    return "Give"
 
 
 def token_ids(document: Document, tokenizer: Any) -> list[int]:

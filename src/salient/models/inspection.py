@@ -37,20 +37,15 @@ def inspect_checkpoint(name: str) -> Report:
         "linears_by_kind": dict(kinds),
         "bytes": {"quantized": packed, "sixteen_bit": rest},
     }
-    rows = [
-        (key, str(data[key]))
-        for key in ("model_type", "format", "scheme", "dtype", "quantized_linears")
-    ]
+    keys = ("model_type", "format", "scheme", "dtype", "quantized_linears")
+    rows = [(key.replace("_", " "), str(data[key])) for key in keys]
     rows += [("quantized tensors", mebibytes(packed)), ("16-bit tensors", mebibytes(rest))]
     tables = [Table(str(checkpoint.folder), ("field", "value"), rows)]
     if kinds:
-        tables.append(
-            Table("Quantized linears", ("kind", "count"), [(k, str(n)) for k, n in kinds.items()])
-        )
-    evidence, lines = (
-        checkpoint.folder / "salient.json",
-        ["No salient.json: the checkpoint carries no evidence."],
-    )
+        counts = [(kind, str(count)) for kind, count in kinds.items()]
+        tables.append(Table("Quantized linears", ("kind", "count"), counts))
+    evidence = checkpoint.folder / "salient.json"
+    lines = ["No salient.json: the checkpoint carries no evidence."]
     if evidence.exists():
         data["evidence"] = read_json(evidence)
         table, lines = _evidence(data["evidence"])
