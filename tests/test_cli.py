@@ -1,5 +1,6 @@
 """The command line: exit codes, one JSON document, errors as messages alone, Ctrl-C."""
 
+import contextlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from salient import __version__, api
 from salient.cli import app
-from salient.core.errors import ResourceError
+from salient.core.errors import ModelError, ResourceError
 from toy import toy_folder, toy_text
 
 SMALL = ["--scheme", "w4-g32", "--samples", "6", "--sequence-length", "64"]
@@ -260,3 +261,30 @@ def test_a_signal_ends_with_130_and_the_same_command_goes_on_quietly(text, tmp_p
     assert "fell back to plain rounding" in stdout
     assert (out / "salient.json").exists()
     assert not journal.parent.exists()
+
+
+def test_a_signal_that_a_library_turns_into_its_own_error_is_still_an_interruption(monkeypatch):
+    def library(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise ModelError("the file is damaged") from None
+
+    monkeypatch.setattr(api, "inspect", library)
+    result = call("inspect", "x")
+    assert result.exit_code == 130
+    assert "Interrupted." in result.stderr
+    assert "damaged" not in result.stderr
+
+
+def test_a_signal_that_a_library_swallows_ends_the_run_at_its_next_step(monkeypatch):
+    def library(*_: object, progress: api.Progress, **__: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        progress(0, 1, "going on", "")
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(api, "quantize", library)
+    assert call("quantize", "x").exit_code == 130

@@ -153,25 +153,45 @@ def evaluate(
 @contextlib.contextmanager
 def _told(*, json: bool) -> Iterator[api.Progress]:
     """A progress bar on a terminal, nothing elsewhere; our errors as messages with exit code 2."""
-    console = Console(stderr=True)
-    signal.signal(signal.SIGTERM, _interrupted)
+    console, stop = Console(stderr=True), _Stop()
     try:
         with _bar(console, shown=console.is_terminal and not json) as progress:
-            yield progress
-    except SalientError as error:
+            yield stop.checked_by(progress)
+    except BaseException as error:
+        if stop.came:
+            words = "Interrupted. The same command goes on where this run stopped."
+            console.print(words, soft_wrap=True)
+            raise typer.Exit(130) from None
+        if not isinstance(error, SalientError):
+            raise
         if json:
             Console().print_json(data={"error": type(error).__name__, "message": str(error)})
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        console.print(
-            "Interrupted. The same command goes on where this run stopped.", soft_wrap=True
-        )
-        raise typer.Exit(130) from None
 
 
-def _interrupted(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+class _Stop:
+    """Ctrl-C or a SIGTERM, remembered: libraries turn the exception into others, or swallow it."""
+
+    def __init__(self) -> None:
+        self.came = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as a shell starts background jobs
+                signal.signal(number, self._note)
+
+    def _note(self, *_: object) -> NoReturn:
+        self.came = True
+        raise KeyboardInterrupt
+
+    def checked_by(self, progress: api.Progress) -> api.Progress:
+        """`progress`, which also ends the run if a signal's exception was swallowed."""
+
+        def checked(done: int, total: int, doing: str, note: str) -> None:
+            if self.came:
+                raise KeyboardInterrupt
+            progress(done, total, doing, note)
+
+        return checked
 
 
 @contextlib.contextmanager
