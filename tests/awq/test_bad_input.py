@@ -1,6 +1,7 @@
 """Wrong arguments and damaged models: said before any work, and nothing left behind."""
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from salient import api
@@ -11,7 +12,7 @@ from salient.core.errors import (
     ResourceError,
     ShapeError,
 )
-from toy import rewrite_json, toy_folder
+from toy import rewrite_json, save, tiny_model, toy_folder
 from toy_runs import run
 
 
@@ -149,3 +150,14 @@ def test_evaluate_refuses_another_model_and_a_quantized_reference(toy, text, tmp
         api.evaluate(str(tmp_path / "out"), reference=str(other), text=[str(text)])
     with pytest.raises(CheckpointError, match="is quantized itself"):
         api.evaluate(str(toy), reference=str(tmp_path / "out"), text=[str(text)])
+
+
+@pytest.mark.parametrize("size", [1e25, 3e38])
+def test_activations_that_overflow_are_named(size, text, tmp_path):
+    model = tiny_model()
+    model.model.layers[1].post_attention_layernorm.weight.data.fill_(size)
+    folder = save(model, tmp_path / "model", torch.bfloat16)
+    words = r"The input of 'model\.layers\.1\.mlp\.\w+' overflows or is NaN .*check that"
+    with pytest.raises(ModelError, match=words):
+        run(folder, tmp_path / "out", text)
+    assert not (tmp_path / "out").exists()

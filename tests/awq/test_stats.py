@@ -137,3 +137,14 @@ def test_observing_gives_the_output_and_adds_every_input_once():
     close(stats["first"].gram, gram_of(x.flatten(0, 1)))
     close(stats["second"].gram, gram_of(block.first(x).detach().flatten(0, 1)))
     assert stats["first"].tokens == stats["second"].tokens == 12
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
+def test_statistics_tell_of_a_value_that_is_not_finite_or_overflows(value):
+    stats = ActStats(16)
+    stats.add(torch.ones(4, 16))
+    assert stats.finite
+    x = torch.ones(4, 16)
+    x[2, 5] = value
+    stats.add(x)
+    assert not stats.finite

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from salient.core.errors import ModelError
 from salient.core.quant import quantize
 from salient.evals.likelihood import Comparison
 from salient.models.call import Call, run_block
@@ -161,6 +162,13 @@ def _observe(
     linears, device = run.skeleton.linears(index), run.skeleton.device
     stats = {name: ActStats(linears[name].in_features, device) for name in firsts}
     calibration.advance(index, lambda hidden, call: observe(block, hidden, call, stats))
+    for name, found in stats.items():
+        if not found.finite:
+            raise ModelError(
+                f"The input of '{run.skeleton.blocks[index]}.{name}' overflows or is NaN on the "
+                f"calibration tokens, computed in {run.skeleton.dtype}. The model itself is broken "
+                "there: check that it generates text before it is quantized, or fetch it again."
+            )
     return stats
 
 

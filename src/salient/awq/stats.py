@@ -50,6 +50,11 @@ class ActStats:
         return self.abs_sum / max(self.tokens, 1)
 
     @property
+    def finite(self) -> bool:
+        """Whether no token brought a NaN, an infinity, or a value whose square overflows."""
+        return bool(torch.isfinite(self._upper.diagonal().sum()))
+
+    @property
     def gram(self) -> Tensor:
         """The sum of x x^T: float32 [in, in]; not a copy."""
         for start, stop in self._panels():
