@@ -15,10 +15,12 @@ from salient.models.skeleton import Skeleton
 
 from .block import BlockResult, effective_state, plain_result
 
+JUDGED = 256  # tokens of the first sample that judge a block
+
 
 @dataclass(frozen=True)
 class HeldoutCalls:
-    """How one block is called for all held-out samples, and for the first one alone."""
+    """How one block is called for all held-out samples, and for the first one's first tokens."""
 
     every: Call
     first: Call
@@ -33,7 +35,7 @@ class HeldoutStreams:
     def __init__(self, skeleton: Skeleton, ids: Tensor):
         self._skeleton, self._ids = skeleton, ids
         hidden, every = skeleton.calls(ids)
-        first = skeleton.calls(ids[:1])[1]
+        first = skeleton.calls(ids[:1, :JUDGED])[1]
         self.calls = [HeldoutCalls(*both) for both in zip(every, first, strict=True)]
         self.reference = self.plain = self.written = hidden.float().cpu()
 
@@ -52,8 +54,9 @@ class HeldoutStreams:
         errors = {}
         for kind, version in (("plain", plain_result(result)), ("awq", result)):
             give_weights(block, version)
-            out = run_block(block, self.reference[:1], self.calls[index].first).float().cpu()
-            errors[kind] = relative_error(out, expected[:1])
+            hidden = self.reference[:1, :JUDGED]
+            out = run_block(block, hidden, self.calls[index].first).float().cpu()
+            errors[kind] = relative_error(out, expected[:1, :JUDGED])
             if kind == "plain":
                 self.plain = self.run(index, block, self.plain)
         return errors

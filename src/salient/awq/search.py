@@ -25,9 +25,12 @@ IDENTITY = (0.0, 0.0)  # the exponents that scale nothing
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 COARSE = [(a, b) for a in EXPONENTS for b in EXPONENTS]
 FINE = (-0.125, 0.0, 0.125)
-FEW, MORE = 2**15, 2**16  # values of a weight (evenly spread rows) that judge COARSE and FINE
+FEW, MORE = (
+    3 * 2**13,
+    3 * 2**14,
+)  # values of a weight (evenly spread rows) that judge COARSE and FINE
 FEWEST_ROWS = 32
-CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
+CLIP_RATIOS = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6)  # the refits find what lies between
 REFITS = 2
 CHUNK = 2**19  # values of a weight worked on at once: they stay in the processor's cache
 
