@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedTokenizerFast,
+)
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64,
@@ -24,15 +29,22 @@ SIZES: dict[str, Any] = {
 }
 
 
-def tiny_model(kind: str = "llama", seed: int = 0, **changes: Any) -> Any:
+def tiny_model(
+    kind: str = "llama", seed: int = 0, vision: dict[str, Any] | None = None, **changes: Any
+) -> Any:
     """A model of the Transformers family `kind`, random but lively.
 
-    Norms are spread, weights have unit gain. A change to None drops a size.
+    Norms are spread, weights have unit gain. A change to None drops a size. `vision` is the rest
+    of a config whose text part has these sizes.
     """
     torch.manual_seed(seed)
     sizes = {key: value for key, value in {**SIZES, **changes}.items() if value is not None}
-    config = AutoConfig.for_model(kind, **sizes)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    if vision is None:
+        config = AutoConfig.for_model(kind, **sizes)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    else:
+        config = AutoConfig.for_model(kind, text_config=sizes, **vision)
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

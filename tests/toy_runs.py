@@ -20,4 +20,4 @@ def contents(folder: Path) -> dict[str, bytes]:
 def logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
     model, _ = api.load(str(folder))
     with torch.no_grad():
-        return model(ids, use_cache=False).logits
+        return model(input_ids=ids, use_cache=False).logits

@@ -60,11 +60,15 @@ def quantize(
     return quantize_model(request, fresh=fresh, dry_run=dry_run, progress=progress)
 
 
-def inspect(checkpoint: str) -> Report:
-    """What is in a checkpoint folder: format, scheme, layers, sizes, evidence if it has any."""
+def inspect(model: str, *, progress: Progress = silent) -> Report:
+    """What is in a checkpoint: format, scheme, layers, sizes, evidence if it has any.
+
+    Of a 16-bit model: its kinds of blocks as `quantize` will see them, with their scale groups,
+    absorbers, readers and proof errors, and what stays at 16 bits.
+    """
     from salient.models.inspection import inspect_checkpoint
 
-    return inspect_checkpoint(checkpoint)
+    return inspect_checkpoint(model, progress)
 
 
 def evaluate(

@@ -112,12 +112,14 @@ def quantize(
 
 @app.command()
 def inspect(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint or a 16-bit model: folder, Hub id, 'smollm2-135m'.")
+    ],
     json: Json = False,
 ) -> None:
-    """Show what is in a checkpoint: format, scheme, layers, sizes, evidence."""
-    with _told(json=json):
-        report = api.inspect(checkpoint)
+    """Show a checkpoint's format, layers and evidence, or how a 16-bit model will be scaled."""
+    with _told(json=json) as progress:
+        report = api.inspect(model, progress=progress)
     _show(report, json=json)
 
 

@@ -4,21 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from salient.awq.block import (
-    JUDGE_TOKENS,
-    Heldout,
-    Target,
-    absorbed,
-    effective_state,
-    plain_result,
-    quantize_block,
-)
+from salient.awq.block import quantize_block
+from salient.awq.folding import absorbed
+from salient.awq.results import JUDGE_TOKENS, Heldout, Target, effective_state, plain_result
 from salient.awq.search import IDENTITY, Scale
 from salient.awq.stats import ActStats
 from salient.core.errors import ModelError
 from salient.core.quant import Grid, minmax_grid, quantize
 from salient.core.scheme import Scheme
-from salient.models.groups import ScaleGroup
+from salient.models.proof import ScaleGroup
 
 SCHEME, HALF, WIDTH = Scheme(32), torch.float16, 64
 EVERY = torch.arange(WIDTH)
@@ -46,8 +40,8 @@ class Toy(nn.Module):
         return x + self.down(self.up(hidden)) + self.side(hidden)
 
 
-NORM = ScaleGroup(("up", "side"), "norm", EVERY)
-UP = ScaleGroup(("down",), "up", EVERY)
+NORM = ScaleGroup((("up", "side"),), "norm", EVERY)
+UP = ScaleGroup((("down",),), "up", EVERY)
 
 
 def loud(channels: range, count: int = 300, seed: int = 1) -> Tensor:
@@ -69,7 +63,7 @@ def quantized(block: Toy, *groups: ScaleGroup, skip: str = "", seen=None, unseen
         heldout[first] = Heldout(unseen)
     target = Target(SCHEME, HALF, frozenset({"up", "side", "down"} - {skip}))
     weights = lambda name: block.get_parameter(f"{name}.weight").detach()  # noqa: E731
-    return quantize_block(block, weights, list(groups), stats, heldout, target)
+    return quantize_block(block, weights, list(groups), stats.__getitem__, heldout, target)
 
 
 POWERS = 2.0 ** (EVERY % 5 - 2)
@@ -86,7 +80,7 @@ def in_need_of_powers(monkeypatch) -> dict[str, Tensor]:
 
 
 def test_a_linear_takes_up_a_scale_by_its_rows_and_becomes_nothing_else():
-    group = ScaleGroup(("reader",), "linear", torch.tensor([7, 3, 4]))
+    group = ScaleGroup((("reader",),), "linear", torch.tensor([7, 3, 4]))
     scale = torch.tensor([2.0, 4.0, 0.5])
     rows, parts = absorbed(normal(9, 5), normal(9), group, scale, HALF)
     assert rows.tolist() == [1, 1, 1, 4, 0.5, 1, 1, 2, 1]
@@ -96,7 +90,7 @@ def test_a_linear_takes_up_a_scale_by_its_rows_and_becomes_nothing_else():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_norms_bias_is_divided_by_the_scale_that_its_weight_took_up(dtype):
     weight, bias, scale = normal(64).to(dtype), normal(64, seed=1).to(dtype), normal(64).exp()
-    group = ScaleGroup(("reader",), "norm", EVERY)
+    group = ScaleGroup((("reader",),), "norm", EVERY)
     rows, parts = absorbed(weight, bias, group, scale, dtype)
     assert parts["bias"].dtype == dtype
     rounding = torch.finfo(dtype).eps
@@ -124,7 +118,7 @@ def test_a_skipped_reader_of_a_scaled_group_takes_up_the_scale_in_sixteen_bits()
 
 def test_a_quantized_absorber_keeps_its_codes_and_divides_its_scales(monkeypatch):
     block, inputs = Toy(), in_need_of_powers(monkeypatch)
-    unscaled = ScaleGroup(("up", "side"), refusal="none")
+    unscaled = ScaleGroup((("up", "side"),), refusal="none")
     alone = quantized(block, unscaled, **inputs).weights["up"]
     result = quantized(block, unscaled, UP, **inputs)
     assert result.groups[1].kept
@@ -184,7 +178,7 @@ def test_grids_that_lose_on_held_out_tokens_are_given_up_with_their_scale(scaled
 
     monkeypatch.setattr("salient.awq.block.best_grid", bad)
     block = Toy()
-    group = NORM if scaled else ScaleGroup(NORM.readers, refusal="none")
+    group = NORM if scaled else ScaleGroup(NORM.inputs, refusal="none")
     check_fell_back(quantized(block, group), block, "up", "side")
 
 

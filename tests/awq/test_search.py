@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from salient.awq.search import IDENTITY, best_grid, best_scale, candidate, gram_blocks
+from salient.awq.search import (
+    IDENTITY,
+    best_grid,
+    best_scale,
+    candidate,
+    gram_blocks,
+    sample_weights,
+)
 from salient.awq.stats import ActStats
 from salient.core.quant import Grid, minmax_grid, quantize, round_trip
 from salient.core.scheme import Scheme
@@ -43,7 +50,9 @@ def lost(x: Tensor, weight: Tensor, scale: Tensor, scheme: Scheme) -> float:
 
 def found_scale(weights: list[Tensor], x: Tensor, scheme: Scheme, rows: Tensor | None = None):
     stats = stats_of(x)
-    return best_scale(weights, stats.gram, stats.mean_abs, scheme, FLOAT16, rows)
+    parts = ((weight, 1.0) for weight in weights)
+    sample = sample_weights(parts, sum(map(len, weights)), x.shape[1], scheme.group_size)
+    return best_scale(sample, stats, scheme, FLOAT16, rows)
 
 
 @each_scheme

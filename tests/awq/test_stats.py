@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from salient.awq.search import output_error
-from salient.awq.stats import PANELS, ActStats, Recorder, observe
-from salient.models.call import Call
+from salient.awq.stats import PANELS, ActStats, Recorder
 
 WIDTHS = [1, PANELS - 1, PANELS, PANELS + 1, 32, 61, 16 * PANELS]  # few divide by the panels
 
@@ -126,17 +125,6 @@ def test_a_recorder_takes_its_hooks_away_when_the_block_fails():
     with pytest.raises(RuntimeError), Recorder(block, ["first", "second"]):
         block(tokens(3))
     assert not any(module._forward_pre_hooks for module in block.modules())
-
-
-def test_observing_gives_the_output_and_adds_every_input_once():
-    block, x = Layered(), tokens(7, 12).reshape(3, 4, 7)
-    stats = {"first": ActStats(7), "second": ActStats(5)}
-    for part in x.split([1, 2]):
-        out = observe(block, part, Call((), {}), stats)
-        assert torch.equal(out, block(part).detach())
-    close(stats["first"].gram, gram_of(x.flatten(0, 1)))
-    close(stats["second"].gram, gram_of(block.first(x).detach().flatten(0, 1)))
-    assert stats["first"].tokens == stats["second"].tokens == 12
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])

@@ -1,92 +1,169 @@
-"""Scale groups of many families, found by watching and proven by folding: no table of them."""
+"""The laws that every family keeps, found by watching and proven by folding: no table of them.
+
+What is expected of each family is in tests/families.py, and in the README's table.
+"""
+
+import functools
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from families import FAMILIES, scaled_and_refused
+from salient.awq.block import quantize_block
+from salient.awq.gathering import Statistics
+from salient.awq.heldout import give_weights
+from salient.awq.results import Heldout, Target, plain_result
+from salient.awq.stats import Recorder
+from salient.core.scheme import Scheme
 from salient.formats.checkpoint import open_checkpoint
 from salient.models.call import run_block
 from salient.models.feeding import Probe
-from salient.models.groups import TOLERANCE, find_groups
+from salient.models.groups import find_groups
+from salient.models.proof import TOLERANCE, ScaleGroup, fold
 from salient.models.skeleton import Skeleton
 from toy import save, tiny_model
 
-NORM, VALUES, MLP_NORM, DOWN = "norm -> q k v", "v -> o", "norm -> mlp", "up -> down"
-LLAMA = {NORM, VALUES, MLP_NORM, DOWN}
-LAYER_TYPES = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
-MHA = {"num_key_value_heads": 4}
-
-# family -> (config changes, how many groups are proven in each block, how many are refused)
-FAMILIES: dict[str, tuple[dict[str, object], int, int]] = {
-    "llama": ({}, 4, 0),
-    "mistral": ({"sliding_window": 8}, 4, 0),
-    "ministral": ({**LAYER_TYPES}, 4, 0),
-    "qwen2": ({}, 4, 0),
-    "qwen3": ({}, 4, 0),
-    "gemma": ({}, 4, 0),
-    "gemma2": ({**LAYER_TYPES}, 4, 0),
-    "gemma3_text": ({**LAYER_TYPES}, 4, 0),
-    "phi": ({**MHA}, 2, 1),
-    "phi3": ({}, 4, 0),
-    "smollm3": ({}, 4, 0),
-    "olmo": ({}, 2, 2),
-    "olmo2": ({}, 2, 2),
-    "opt": ({"ffn_dim": 96, "word_embed_proj_dim": 64}, 4, 0),
-    "falcon": ({"new_decoder_architecture": True, "num_kv_heads": 2, "head_dim": None}, 3, 1),
-    "stablelm": ({}, 4, 0),
-    "cohere": ({}, 3, 0),
-    "cohere2": ({**LAYER_TYPES}, 3, 0),
-    "granite": ({}, 4, 0),
-    "gpt_neox": ({}, 3, 1),
-    "glm": ({}, 4, 0),
-    "glm4": ({}, 4, 0),
-    "starcoder2": ({}, 3, 1),
-    "exaone4": ({**LAYER_TYPES}, 2, 2),
-    "bloom": ({"n_head": 4}, 3, 1),
-    "seed_oss": ({}, 4, 0),
-    "hunyuan_v1_dense": ({}, 4, 0),
-    "helium": ({}, 4, 0),
-    "nemotron": ({}, 3, 1),
-    "arcee": ({}, 3, 1),
-}
+IDS = torch.randint(3, 250, (2, 24), generator=torch.Generator().manual_seed(2))
+CALIBRATION = torch.randint(3, 250, (8, 64), generator=torch.Generator().manual_seed(3))
+MANY = torch.randint(3, 250, (8, 32), generator=torch.Generator().manual_seed(4))
+FINE = Scheme(group_size=16, bits=8)
 
 
-def skeleton_of(folder, dtype=torch.float32):
-    return Skeleton(open_checkpoint(folder), dtype, torch.device("cpu"))
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Tiny models on disk, made once."""
+
+    @functools.cache
+    def folder(kind: str):
+        family = FAMILIES[kind]
+        model = tiny_model(kind, vision=family.vision, **family.changes)
+        return model, save(model, tmp_path_factory.mktemp(kind), torch.float32)
+
+    return folder
 
 
-def probes(skeleton):
-    """(block, probe) for each block, with real hidden states."""
-    ids = torch.randint(3, 250, (2, 16), generator=torch.Generator().manual_seed(1))
+def skeleton_of(folder) -> Skeleton:
+    return Skeleton(open_checkpoint(folder), torch.float32, torch.device("cpu"))
+
+
+class Watched:
+    """A tiny model's blocks with their scale groups, found on real hidden states."""
+
+    def __init__(self, folder):
+        self.skeleton = skeleton_of(folder)
+        hidden, calls = self.skeleton.calls(IDS)
+        single = self.skeleton.calls(IDS[0, :, None])[1]
+        self.blocks: list[tuple[nn.Module, list[ScaleGroup]]] = []
+        for index in range(len(self.skeleton.blocks)):
+            block = self.skeleton.block(index)
+            probe = Probe(hidden, calls[index], hidden[0, :, None], single[index])
+            self.blocks.append((block, find_groups(block, probe)))
+            hidden = run_block(block, hidden, calls[index])
+
+
+def streamed(skeleton: Skeleton, blocks: list[nn.Module], ids: Tensor = IDS) -> Tensor:
+    """Logits of `blocks` in place of the model's own."""
     hidden, calls = skeleton.calls(ids)
-    single = skeleton.calls(ids[0, :, None])[1]
-    for index in range(len(skeleton.blocks)):
-        block = skeleton.block(index)
-        yield block, Probe(hidden, calls[index], hidden[0, :, None], single[index])
-        hidden = run_block(block, hidden, calls[index])
+    for block, call in zip(blocks, calls, strict=True):
+        hidden = run_block(block, hidden, call)
+    return skeleton.logits(ids, hidden)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def typical(found: Tensor, expected: Tensor) -> float:
+    """The median over tokens of the relative change: a token whose router chose between equals and
+    fell to the other side changes much, and says nothing of the rounding."""
+    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).median())
+
+
+def agreement(found: Tensor, expected: Tensor) -> float:
+    """How often both have the same most likely token."""
+    return float((found.argmax(-1) == expected.argmax(-1)).float().mean())
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_every_scale_group_of_a_dense_family_is_proven_or_refused_with_a_reason(kind, tmp_path):
-    changes, proven, refused = FAMILIES[kind]
-    skeleton = skeleton_of(save(tiny_model(kind, **changes), tmp_path))
-    for index, (block, probe) in enumerate(probes(skeleton)):
-        groups = find_groups(block, probe)
-        assert {n for g in groups for n in g.readers} == set(skeleton.linears(index))
+def test_a_streamed_model_gives_the_whole_models_logits(kind, folders):
+    model, folder = folders(kind)
+    skeleton = skeleton_of(folder)
+    assert skeleton.unknown_names() == []
+    found = streamed(skeleton, [skeleton.block(i) for i in range(len(skeleton.blocks))])
+    with torch.no_grad():
+        expected = model(input_ids=IDS, use_cache=False).logits
+    assert relative(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_linear_is_in_a_group_that_is_proven_or_says_why_not(kind, folders):
+    watched = Watched(folders(kind)[1])
+    for index, (_, groups) in enumerate(watched.blocks):
+        readers = [name for group in groups for name in group.readers]
+        assert len(readers) == len(set(readers))
+        assert set(watched.skeleton.linears(index)) <= set(readers)
         kept = [g for g in groups if g.proven]
         assert all(g.proof_error is not None and g.proof_error < TOLERANCE for g in kept)
         assert all(g.refusal for g in groups if not g.proven)
-        summary = [(g.readers, g.absorber, g.refusal) for g in groups]
-        assert (len(kept), len(groups) - len(kept)) == (proven, refused), summary
+    found = scaled_and_refused(groups for _, groups in watched.blocks)
+    expected = FAMILIES[kind]
+    assert found == (expected.scaled, expected.refused)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_a_streamed_model_gives_the_whole_models_logits(kind, tmp_path):
-    model = tiny_model(kind, **FAMILIES[kind][0])
-    skeleton = skeleton_of(save(model, tmp_path, torch.float32))
-    ids = torch.randint(3, 250, (2, 24), generator=torch.Generator().manual_seed(2))
-    hidden, calls = skeleton.calls(ids)
-    for index in range(len(skeleton.blocks)):
-        hidden = run_block(skeleton.block(index), hidden, calls[index])
-    with torch.no_grad():
-        expected = model(ids, use_cache=False).logits
-    torch.testing.assert_close(skeleton.logits(ids, hidden), expected, rtol=1e-4, atol=1e-4)
+def test_folding_random_scales_into_every_group_changes_no_logit(kind, folders):
+    watched = Watched(folders(kind)[1])
+    blocks = [block for block, _ in watched.blocks]
+    expected = streamed(watched.skeleton, blocks)
+    random = torch.Generator().manual_seed(5)
+    for block, groups in watched.blocks:
+        for group in (g for g in groups if g.proven):
+            assert group.rows is not None
+            count = len(block.get_parameter(f"{group.absorber}.weight"))
+            scale = torch.ones(count)
+            scale[group.rows] = (2 ** (torch.rand(count, generator=random) * 2 - 1))[group.rows]
+            fold(block, group, scale)
+    assert relative(streamed(watched.skeleton, blocks), expected) < 1e-4
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, folders):
+    """At 8 bits in groups of 16 rounding is small: a scale folded wrongly anywhere would show."""
+    watched = Watched(folders(kind)[1])
+    skeleton = watched.skeleton
+    originals = [skeleton.block(i) for i in range(len(skeleton.blocks))]
+    hidden, calls = skeleton.calls(CALIBRATION)
+    unseen, unseen_calls = skeleton.calls(IDS)
+    versions: dict[str, list[nn.Module]] = {"plain": [], "awq": []}
+    for index, (block, groups) in enumerate(watched.blocks):
+        unfit = skeleton.unfit(index)
+        wanted = {
+            n: m
+            for n, m in skeleton.linears(index).items()
+            if n not in unfit and m.in_features % 16 == 0
+        }
+        target = Target(FINE, torch.float16, frozenset(wanted))
+        called = [g for g in groups if g.called and target.quantized.intersection(g.readers)]
+        made = []
+
+        def pass_(through, _, hidden=hidden, call=calls[index], made=made):
+            made.append(through(hidden, call))
+
+        stats = Statistics(skeleton.blocks[index], block, called, pass_)
+        with Recorder(block, stats.firsts) as recorder:
+            after = run_block(block, unseen, unseen_calls[index])
+        nothing = {
+            n: torch.empty(0, block.get_parameter(f"{n}.weight").shape[1]) for n in stats.firsts
+        }
+        heldout = {n: Heldout(x) for n, x in (nothing | recorder.inputs).items()}
+        weight_of = lambda n, block=originals[index]: block.get_parameter(f"{n}.weight").detach()  # noqa: E731
+        result = quantize_block(block, weight_of, called, stats.of, heldout, target)
+        for version, of in (("plain", plain_result(result)), ("awq", result)):
+            versions[version].append(skeleton.block(index))
+            give_weights(versions[version][-1], of)
+        hidden, unseen = made[0], after
+    expected = streamed(skeleton, originals, MANY)
+    plain, awq = (streamed(skeleton, versions[version], MANY) for version in ("plain", "awq"))
+    assert typical(awq, expected) < 1.15 * typical(plain, expected)
+    assert agreement(awq, expected) > agreement(plain, expected) - 0.05

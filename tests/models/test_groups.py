@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from salient.formats.checkpoint import open_checkpoint
 from salient.models.call import Call, run_block
 from salient.models.feeding import Probe, feeding_rows
-from salient.models.groups import TOLERANCE, ScaleGroup, find_groups, fold, prove
+from salient.models.groups import find_groups
+from salient.models.proof import TOLERANCE, Proof, ScaleGroup, fold
 from salient.models.skeleton import Skeleton
 from toy import save, tiny_model
 
@@ -47,7 +48,8 @@ def check_refused(group: ScaleGroup) -> None:
     assert group.proof_error > 100 * TOLERANCE  # by far: a wrong group is no matter of rounding
     words = f"folding a scale into {group.absorber!r} changes the block's output by "
     assert group.refusal.startswith(words)
-    assert "something else reads it, or an activation between bends it" in group.refusal
+    reason = group.refusal.removeprefix(words).partition(": ")[2]
+    assert reason.startswith(("it is also read by '", "something else reads it, or an activation "))
 
 
 def found_group(block: nn.Module, probe: Probe, readers: tuple[str, ...]) -> ScaleGroup:
@@ -56,7 +58,7 @@ def found_group(block: nn.Module, probe: Probe, readers: tuple[str, ...]) -> Sca
 
 def test_the_right_group_is_proven_by_far(settings):
     for kind, offset in (("llama", 0.0), ("gemma2", 1.0)):
-        group = prove(settings(kind)[0], ScaleGroup(QKV, IN, EVERY, offset), settings(kind)[1])
+        group = Proof(*settings(kind)).of(ScaleGroup((QKV,), IN, EVERY, offset))
         assert group.proven
         assert group.proof_error is not None
         assert group.proof_error < TOLERANCE / 10
@@ -67,34 +69,34 @@ def test_the_right_group_is_proven_by_far(settings):
 def test_a_group_with_a_reader_left_out_is_refused(left_out, settings):
     readers = tuple(name for name in QKV if name != left_out)
     block, probe = settings("llama")
-    check_refused(prove(block, ScaleGroup(readers, IN, EVERY), probe))
+    check_refused(Proof(block, probe).of(ScaleGroup((readers,), IN, EVERY)))
 
 
 def test_a_group_with_a_reader_too_many_is_refused(settings):
     block, probe = settings("llama")
-    check_refused(prove(block, ScaleGroup((*QKV, "mlp.up_proj"), IN, EVERY), probe))
+    check_refused(Proof(block, probe).of(ScaleGroup(((*QKV, "mlp.up_proj"),), IN, EVERY)))
 
 
 @pytest.mark.parametrize("absorber", [POST, "self_attn.o_proj", "mlp.down_proj"])
 def test_a_group_with_another_absorber_is_refused(absorber, settings):
     block, probe = settings("llama")
-    check_refused(prove(block, ScaleGroup(QKV, absorber, EVERY), probe))
+    check_refused(Proof(block, probe).of(ScaleGroup((QKV,), absorber, EVERY)))
 
 
 def test_values_that_feed_the_output_by_other_rows_are_refused(settings):
     """Four query heads read two value heads: each row of v feeds two channels of o."""
     block, probe = settings("llama")
     right = torch.arange(32).reshape(2, 1, 16).expand(2, 2, 16).flatten()
-    assert prove(block, ScaleGroup(*VALUES, right), probe).proven
+    assert Proof(block, probe).of(ScaleGroup((VALUES[0],), VALUES[1], right)).proven
     assert torch.equal(feeding_rows(block, VALUES[1], *VALUES[0], probe), right)
     for wrong in (torch.arange(64) % 32, right.flip(0), right.roll(1)):
-        check_refused(prove(block, ScaleGroup(*VALUES, wrong), probe))
+        check_refused(Proof(block, probe).of(ScaleGroup((VALUES[0],), VALUES[1], wrong)))
 
 
 @pytest.mark.parametrize(("kind", "wrong"), [("gemma2", 0.0), ("llama", 1.0)])
 def test_a_norm_with_the_other_offset_is_refused(kind, wrong, settings):
     block, probe = settings(kind)
-    check_refused(prove(block, ScaleGroup(QKV, IN, EVERY, wrong), probe))
+    check_refused(Proof(block, probe).of(ScaleGroup((QKV,), IN, EVERY, wrong)))
     assert found_group(block, probe, QKV).offset == 1.0 - wrong
 
 
@@ -105,23 +107,24 @@ def test_proving_leaves_every_bit_of_the_block_as_it_was(kind, settings):
     groups = find_groups(block, probe)
     assert sum(g.proven for g in groups) == 4
     for group in groups:
-        prove(block, group, probe)
-        prove(block, replace(group, readers=group.readers[:1]), probe)
+        Proof(block, probe).of(group)
+        Proof(block, probe).of(replace(group, inputs=(group.readers[:1],)))
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in block.modules())
 
 
-def test_a_block_that_fails_under_a_fold_is_put_back(settings, monkeypatch):
+def test_a_block_that_fails_while_it_is_folded_is_put_back(settings, monkeypatch):
     block, probe = settings("llama")
     before = {name: value.clone() for name, value in block.state_dict().items()}
+    proof = Proof(block, probe)
 
-    def failing(block: nn.Module, group: ScaleGroup, scale: Tensor) -> None:
-        fold(block, group, scale)
+    def failing(*_: object) -> Tensor:
+        assert not torch.equal(block.get_parameter(f"{IN}.weight"), before[f"{IN}.weight"])
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("salient.models.groups.fold", failing)
+    monkeypatch.setattr("salient.models.proof.run_block", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
-        prove(block, ScaleGroup(QKV, IN, EVERY), probe)
+        proof.of(ScaleGroup((QKV,), IN, EVERY))
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
 
 
@@ -195,7 +198,7 @@ def test_folding_a_scale_and_its_inverse_restores_the_block(settings):
     block, probe = settings("llama")
     before = {name: value.clone() for name, value in block.state_dict().items()}
     expected = run_block(block, probe.sequences, probe.sequences_call)
-    scale, group = 2.0 ** (EVERY % 5 - 2), ScaleGroup(QKV, IN, EVERY)
+    scale, group = 2.0 ** (EVERY % 5 - 2), ScaleGroup((QKV,), IN, EVERY)
     fold(block, group, scale)
     assert not torch.equal(block.get_parameter(f"{IN}.weight"), before[f"{IN}.weight"])
     torch.testing.assert_close(run_block(block, probe.sequences, probe.sequences_call), expected)

@@ -52,12 +52,12 @@ def test_the_evidence_is_shown_with_the_worst_blocks_first(made):
     assert f"Held-out KL {evidence['heldout']['awq']['kl']:.4f}" in report.lines[0]
 
 
-def test_a_sixteen_bit_model_has_no_format_and_no_evidence(toy):
+def test_a_sixteen_bit_model_has_no_format_and_no_codes(toy):
     report = api.inspect(str(toy))
     assert (report.data["format"], report.data["quantized_linears"]) == (None, 0)
     size = sum(t.nbytes for t in load_file(toy / "model.safetensors").values())
     assert report.data["bytes"] == {"quantized": 0, "sixteen_bit": size}
-    assert report.lines == ["No salient.json: the checkpoint carries no evidence."]
+    assert "evidence" not in report.data
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """One block, from statistics to codes: scales, grids, the held-out tokens' verdict, what is folded.
 
-Each shared input is settled on its own: folding another group's scale into a weight only scales its
+Each scale group is settled on its own: folding another group's scale into a weight only scales its
 rows, which changes neither its codes nor the comparison. What was found must beat plain rounding on
 tokens that the search has not seen, or the group falls back to plain rounding.
+
+The readers of one input are worked on as one weight, rows on rows. A group may have many inputs
+(experts, each with its own tokens): they share the scale, and nothing else.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,115 +15,42 @@ import torch
 from torch import Tensor, nn
 
 from salient.core.quant import Grid, QuantizedWeight, quantize
-from salient.core.scheme import Scheme
-from salient.models.groups import ScaleGroup
+from salient.models.proof import ScaleGroup
 
 from .feedback import with_feedback
-from .search import IDENTITY, best_grid, best_scale, gram_blocks
+from .folding import Fold, absorbed
+from .results import BlockResult, GroupResult, Heldout, LayerResult, Target
+from .search import IDENTITY, best_grid, best_scale, gram_blocks, sample_weights
 from .stats import ActStats
 
-JUDGE_TOKENS = 256  # held-out tokens, evenly spread, that tell which version of a group wins
 Weights = Callable[[str], Tensor]  # a linear's name within the block -> float32 [out, in]
-
-
-class Heldout:
-    """A shared input on tokens that the search does not see: x float32 [tokens, in]."""
-
-    def __init__(self, x: Tensor):
-        self.x = x[:: -(-len(x) // JUDGE_TOKENS)].float()
-
-    def error(self, difference: Tensor) -> float:
-        """sum_t |D x_t|^2 for `difference` [out, in]."""
-        return float((self.x @ difference.t()).square_().sum())
-
-
-@dataclass(frozen=True)
-class LayerResult:
-    """One linear's held-out output error, relative to its output: by plain rounding, as written."""
-
-    name: str
-    plain: float
-    awq: float
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """What became of one shared input.
-
-    exponents: those of the scale (search.py), (0, 0) if it scales nothing
-    rounding: 'feedback', 'nearest', or 'plain' where the held-out tokens preferred plain rounding
-    """
-
-    group: ScaleGroup
-    layers: list[LayerResult]
-    exponents: tuple[float, float] = IDENTITY
-    rounding: str = "plain"
-
-    @property
-    def kept(self) -> bool:
-        """Whether AWQ beat plain rounding on the held-out tokens."""
-        return self.rounding != "plain"
-
-
-@dataclass(frozen=True)
-class BlockResult:
-    """A quantized block.
-
-    weights, plain: linear's name -> codes, as written and by plain rounding
-    folded: parameter's name -> 16-bit tensor that took up a scale (norms, biases, linears that stay
-        at 16 bits)
-    """
-
-    weights: dict[str, QuantizedWeight]
-    plain: dict[str, QuantizedWeight]
-    folded: dict[str, Tensor]
-    groups: list[GroupResult] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Target:
-    """How to write: the scheme, the 16-bit type of all else, and which linears become codes."""
-
-    scheme: Scheme
-    dtype: torch.dtype
-    quantized: frozenset[str]
+Codes = dict[str, QuantizedWeight]
+Errors = dict[str, float]  # relative output errors on the held-out tokens
+ROUNDINGS = ("feedback", "nearest")  # the better one first
 
 
 def quantize_block(
     block: nn.Module,
     weight_of: Weights,
     groups: list[ScaleGroup],
-    stats: dict[str, ActStats],
+    stats_of: Callable[[str], ActStats],
     heldout: dict[str, Heldout],
     target: Target,
 ) -> BlockResult:
     """Quantize the linears of `block` that `target` names.
 
-    `stats` and `heldout` go by each group's first reader. The block's own parameters are read
-    (norms, biases), not changed.
+    `stats_of` and `heldout` go by the first reader of each input. The block's own parameters are
+    read (norms, biases), not changed. Linears that are not called on text stay at 16 bits.
     """
-    draft = _Draft(block, weight_of, target)
-    results = []
+    draft = _Draft(block, weight_of, target, stats_of, heldout)
+    results, left = [], {}
     for group in groups:
-        if any(name in target.quantized for name in group.readers):
-            first = group.readers[0]
-            results.append(draft.settle(group, stats[first], heldout[first]))
-    return draft.finish(results)
-
-
-@dataclass(frozen=True)
-class Fold:
-    """A scale as it will be written: the fold into a norm is exact (see `absorbed`).
-
-    columns: float32 [in], multiplied into the readers
-    rows: float32 [rows of the absorber], divided out of it; None if nothing is scaled
-    norm: parameter's name -> what a norm becomes by dividing
-    """
-
-    exponents: tuple[float, float]
-    columns: Tensor
-    rows: Tensor | None = None
-    norm: dict[str, Tensor] = field(default_factory=dict)
+        wanted = target.quantized.intersection(group.readers)
+        if wanted and group.called:
+            results.append(draft.settle(group))
+        else:
+            left |= dict.fromkeys(wanted, group.refusal)
+    return draft.finish(results, left)
 
 
 @dataclass
@@ -134,73 +64,104 @@ class _Draft:
     block: nn.Module
     weight_of: Weights
     target: Target
-    codes: dict[str, QuantizedWeight] = field(default_factory=dict)
-    plain: dict[str, QuantizedWeight] = field(default_factory=dict)
+    stats_of: Callable[[str], ActStats]
+    heldout: dict[str, Heldout]
+    codes: Codes = field(default_factory=dict)
+    plain: Codes = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
     folded: dict[str, Tensor] = field(default_factory=dict)
 
-    def settle(self, group: ScaleGroup, stats: ActStats, heldout: Heldout) -> GroupResult:
-        """Search one shared input; keep what was found if it wins on the held-out tokens."""
-        originals = {n: self.weight_of(n) for n in group.readers if n in self.target.quantized}
-        power = {n: max(heldout.error(w), 1e-30) for n, w in originals.items()}
-
-        def errors(codes: dict[str, QuantizedWeight], columns: Tensor | float) -> dict[str, float]:
-            lost = ((n, codes[n].dequantize().div_(columns).sub_(w)) for n, w in originals.items())
-            return {n: heldout.error(difference) / power[n] for n, difference in lost}
-
-        plain = {n: self._rounded(n, weight) for n, weight in originals.items()}
-        self.plain |= plain
-        before = errors(plain, 1.0)
-        fold = self._fold(group, originals, stats)
-        for rounding, codes in self._versions(originals, fold, stats):
-            after = errors(codes, fold.columns)
+    def settle(self, group: ScaleGroup) -> GroupResult:
+        """Search one group; keep what was found if it wins on the held-out tokens."""
+        fold = self._fold(group)
+        before: Errors = {}
+        for rounding in ROUNDINGS:
+            after: Errors = {}
+            codes: Codes = {}
+            for first, originals in self._inputs(group):
+                if rounding == ROUNDINGS[0]:
+                    plain = {n: self._rounded(n, weight) for n, weight in originals.items()}
+                    self.plain |= plain
+                    before |= self._errors(first, originals, plain, 1.0)
+                found = self._searched(rounding, first, originals, fold)
+                after |= self._errors(first, originals, found, fold.columns)
+                codes |= found
             if sum(after.values()) < sum(before.values()):
                 self._keep(group, codes, fold)
-                layers = [LayerResult(n, before[n], after[n]) for n in originals]
+                layers = [LayerResult(n, before[n], after[n]) for n in before]
                 return GroupResult(group, layers, fold.exponents, rounding)
-        self.codes |= plain
+        self.codes |= {n: self.plain[n] for n in before}
         return GroupResult(group, [LayerResult(n, e, e) for n, e in before.items()])
 
-    def _versions(
-        self, originals: dict[str, Tensor], fold: Fold, stats: ActStats
-    ) -> Iterator[tuple[str, dict[str, QuantizedWeight]]]:
-        """Ways to round the scaled weights, the best first, each made when it is asked for.
+    def _inputs(self, group: ScaleGroup) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """The first reader of each input, and the weights of those to quantize."""
+        for names in group.inputs:
+            wanted = [n for n in names if n in self.target.quantized]
+            if wanted:
+                yield names[0], {n: self.weight_of(n) for n in wanted}
 
-        The readers are worked on as one weight, rows on rows: they share the input.
-        """
-        scheme, gram = self.target.scheme, stats.gram
+    def _errors(
+        self, first: str, originals: dict[str, Tensor], codes: Codes, columns: Tensor | float
+    ) -> Errors:
+        heldout = self.heldout[first]
+        errors = {}
+        for name, weight in originals.items():
+            lost = codes[name].dequantize().div_(columns).sub_(weight)
+            errors[name] = heldout.error(lost) / max(heldout.error(weight), 1e-30)
+        return errors
+
+    def _searched(
+        self, rounding: str, first: str, originals: dict[str, Tensor], fold: Fold
+    ) -> Codes:
+        """The codes of the readers of one input, scaled, on the best grids."""
+        scheme, gram = self.target.scheme, self.stats_of(first).gram
         scaled = torch.cat([weight * fold.columns for weight in originals.values()])
         blocks = gram_blocks(gram, fold.columns, scheme.group_size)
         grid = best_grid(scaled, blocks, scheme, self.target.dtype)
-
-        def rounded(whole: Tensor) -> dict[str, QuantizedWeight]:
-            sizes = [len(weight) for weight in originals.values()]
-            parts = zip(*(t.split(sizes) for t in (whole, grid.scale, grid.zero)), strict=True)
-            each = zip(originals, parts, strict=True)
-            return {n: self._rounded(n, part, Grid(*on)) for n, (part, *on) in each}
-
-        yield "feedback", rounded(with_feedback(scaled, grid, gram, fold.columns, scheme))
-        yield "nearest", rounded(scaled)
+        if rounding == "feedback":
+            scaled = with_feedback(scaled, grid, gram, fold.columns, scheme)
+        sizes = [len(weight) for weight in originals.values()]
+        parts = zip(*(t.split(sizes) for t in (scaled, grid.scale, grid.zero)), strict=True)
+        each = zip(originals, parts, strict=True)
+        return {n: self._rounded(n, part, Grid(*on)) for n, (part, *on) in each}
 
     def _rounded(self, name: str, weight: Tensor, grid: Grid | None = None) -> QuantizedWeight:
         scheme, dtype = self.target.scheme, self.target.dtype
         return quantize(weight, scheme, name=name, dtype=dtype, grid=grid)
 
-    def _fold(self, group: ScaleGroup, originals: dict[str, Tensor], stats: ActStats) -> Fold:
-        """The best scale of a group, as its absorber can take it up."""
+    def _fold(self, group: ScaleGroup) -> Fold:
+        """The best scale of a group, as its absorber can take it up.
+
+        It is searched on the input that most tokens reach; each weight counts by the share of them
+        that reaches it.
+        """
+        tokens = {names[0]: self.heldout[names[0]].tokens for names in group.inputs}
+        base = max(tokens, key=lambda first: tokens[first])
+        stats = self.stats_of(base)
         nothing = Fold(IDENTITY, torch.ones_like(stats.mean_abs))
         if not group.proven:
             return nothing
         assert group.absorber is not None
         assert group.rows is not None
-        absorber = self.block.get_parameter(f"{group.absorber}.weight")
-        tied = group.rows if absorber.ndim > 1 else None
         scheme, dtype = self.target.scheme, self.target.dtype
-        weights = list(originals.values())
-        found = best_scale(weights, stats.gram, stats.mean_abs, scheme, dtype, tied)
+        names = [n for n in group.readers if n in self.target.quantized]
+        sample = sample_weights(
+            (
+                (weight, tokens[first] / max(tokens[base], 1))
+                for first, originals in self._inputs(group)
+                for weight in originals.values()
+            ),
+            sum(len(self.block.get_parameter(f"{n}.weight")) for n in names),
+            len(stats.mean_abs),
+            scheme.group_size,
+        )
+        channels = torch.arange(len(group.rows), device=group.rows.device)
+        tied = None if torch.equal(group.rows, channels) else group.rows
+        found = best_scale(sample, stats, scheme, dtype, tied)
         if found.exponents == IDENTITY:
             return nothing
+        absorber = self.block.get_parameter(f"{group.absorber}.weight")
         bias = getattr(self.block.get_submodule(group.absorber), "bias", None)
         rows, norm = absorbed(absorber, bias, group, found.values, dtype)
         codes = self.codes.get(group.absorber)  # settled already: absorbers run before readers
@@ -209,67 +170,30 @@ class _Draft:
         named = {f"{group.absorber}.{kind}": value for kind, value in norm.items()}
         return Fold(found.exponents, rows[group.rows], rows, named)
 
-    def _keep(self, group: ScaleGroup, codes: dict[str, QuantizedWeight], fold: Fold) -> None:
+    def _keep(self, group: ScaleGroup, codes: Codes, fold: Fold) -> None:
         self.codes |= codes
         if group.absorber is not None and fold.rows is not None:
             self.rows[group.absorber] = fold.rows
             self.columns |= dict.fromkeys(group.readers, fold.columns)
             self.folded |= fold.norm
 
-    def finish(self, results: list[GroupResult]) -> BlockResult:
+    def finish(self, results: list[GroupResult], left: dict[str, str]) -> BlockResult:
         """Fold what was kept into the rows of absorbing linears and into 16-bit readers."""
         weights = {}
-        for name, linear in self.block.named_modules():
-            if not isinstance(linear, nn.Linear):
-                continue
+        for name in dict.fromkeys([*self.codes, *self.rows, *self.columns]):
+            module = self.block.get_submodule(name)
             rows, dtype = self.rows.get(name), self.target.dtype
-            if rows is not None and linear.bias is not None:
-                self.folded[f"{name}.bias"] = (linear.bias.float() / rows).to(dtype)
+            if f"{name}.weight" in self.folded:  # a norm, folded already
+                continue
+            bias = getattr(module, "bias", None)
+            if rows is not None and isinstance(bias, Tensor):
+                self.folded[f"{name}.bias"] = (bias.float() / rows).to(dtype)
             if name in self.codes:
                 codes = self.codes[name]
                 divided = rows is not None
                 weights[name] = codes.divided(rows, name=name, dtype=dtype) if divided else codes
-            elif rows is not None or name in self.columns:
+            else:
                 weight = self.weight_of(name) * self.columns.get(name, 1.0)
                 weight = weight if rows is None else weight / rows[:, None]
                 self.folded[f"{name}.weight"] = weight.to(dtype)
-        return BlockResult(weights, self.plain, self.folded, results)
-
-
-def absorbed(
-    weight: Tensor, bias: Tensor | None, group: ScaleGroup, scale: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The scale by the absorber's rows, and what a norm becomes by dividing by it.
-
-    `weight` and `bias` are the absorber's, `scale` float32 [in] is the readers'. Returns float32
-    [rows] and the norm's parameters (none for a linear). A norm's new weight is rounded to 16 bits
-    first, and the scale is what that rounding made it: the fold is exact.
-    """
-    assert group.rows is not None
-    rows = torch.ones(weight.shape[0], device=weight.device)
-    rows[group.rows] = scale
-    if weight.ndim > 1:
-        return rows, {}
-    old = weight.float() + group.offset
-    stored = (old / rows - group.offset).to(dtype)
-    new = stored.float() + group.offset
-    exact = (new != 0) & (old / new > 0) & torch.isfinite(old / new)
-    rows = torch.where(exact, old / new, 1.0)
-    parts = {"weight": torch.where(exact, stored, weight.to(dtype))}
-    if bias is not None:
-        parts["bias"] = (bias.float() / rows).to(dtype)
-    return rows, parts
-
-
-def plain_result(result: BlockResult) -> BlockResult:
-    """The same block by plain rounding throughout: nothing scaled, nothing folded."""
-    groups = []
-    for r in result.groups:
-        layers = [LayerResult(layer.name, layer.plain, layer.plain) for layer in r.layers]
-        groups.append(GroupResult(r.group, layers))
-    return BlockResult(result.plain, result.plain, {}, groups)
-
-
-def effective_state(result: BlockResult) -> dict[str, Tensor]:
-    """What the written block computes with, by parameter name: dequantized codes, folded parts."""
-    return {f"{n}.weight": q.dequantize() for n, q in result.weights.items()} | result.folded
+        return BlockResult(weights, self.plain, self.folded, results, left)

@@ -67,11 +67,12 @@ class Layers:
 
 def choose_layers(skeleton: Skeleton, scheme: str, format: str, skip: tuple[str, ...]) -> Layers:
     """Decide what is quantized. Raises ShapeError naming the layer or pattern that does not fit."""
-    linears = {}
+    linears, left = {}, {}
     for index, block in enumerate(skeleton.blocks):
         linears |= {f"{block}.{name}": linear for name, linear in skeleton.linears(index).items()}
+        left |= {f"{block}.{name}": why for name, why in skeleton.unfit(index).items()}
     _check_patterns(skip, [*linears, *skeleton.outer_modules()], next(iter(linears)))
-    left = {n: f"--skip {p}" for n in linears for p in skip if matches(n, p)}
+    left |= {n: f"--skip {p}" for n in linears for p in skip if matches(n, p)}
     wanted = {n: m for n, m in linears.items() if n not in left}
     if not wanted:
         raise ShapeError("--skip names every linear of the model: nothing is left to quantize.")

@@ -13,6 +13,7 @@ from salient.formats import load_format
 from salient.formats.folder import carry_over, quantized_config
 from salient.formats.writer import full_disk_said, merge, sync, write_json, write_text
 
+from .evidence import totals
 from .job import Job
 from .pipeline import Run
 
@@ -25,7 +26,9 @@ def finish(job: Job, run: Run, measured: dict[str, Comparison]) -> dict[str, Any
     with full_disk_said(job.partial):
         folder.mkdir()
     merge([run.pieces.path(i) for i in range(-1, len(run.skeleton.blocks))], folder)
-    quantization = load_format(job.format).config(job.target.scheme, sorted(job.layers.left))
+    left = left_at_16_bits(job, run)
+    names = sorted(map(run.skeleton.files.module, [*left, *run.skeleton.tower_modules()]))
+    quantization = load_format(job.format).config(job.target.scheme, names)
     config = quantized_config(job.source.config, quantization, job.header["dtype"])
     write_json(folder / "config.json", config)
     carry_over(job.source.folder, folder)
@@ -50,7 +53,8 @@ def collect_evidence(
         "model": job.source.folder.name,
         "scheme_reason": job.layers.reason,
         "bits_per_weight": job.target.scheme.bits_per_weight,
-        "left_at_16_bits": job.layers.left,
+        "left_at_16_bits": left_at_16_bits(job, run),
+        "left_out": run.skeleton.unknown_names(),
         "calibration": {
             "texts": Path(job.header["calibration_texts"]).name,
             "tokens_used": job.batch.ids.numel(),
@@ -67,11 +71,21 @@ def collect_evidence(
     }
 
 
+def left_at_16_bits(job: Job, run: Run) -> dict[str, str]:
+    """Matrices of the blocks that are not codes -> why; as planned, and as the run found."""
+    found = {
+        f"{entry['block']}.{name}": reason
+        for entry in run.journal.done
+        for name, reason in entry["left_at_16_bits"].items()
+    }
+    return job.layers.left | found
+
+
 def model_card(job: Job, evidence: dict[str, Any]) -> str:
     """The checkpoint's README.md."""
     plain, awq = evidence["heldout"]["plain"], evidence["heldout"]["awq"]
     blocks = evidence["blocks"]
-    groups = [g for b in blocks for g in b["groups"]]
+    count = totals(blocks)
     size = {k: f"{v / 2**20:,.0f} MiB" for k, v in evidence["bytes"].items()}
     name = job.output.name
     return f"""---
@@ -94,7 +108,7 @@ Measured on {awq["tokens"]} calibration tokens that the search did not see. On y
 `salient evaluate {name} --reference MODEL --text FILE`.
 
 Size: {size["before"]} before, {size["after"]} after. Calibration: {evidence["calibration"]["tokens_used"]} tokens of
-{evidence["calibration"]["texts"]}. {sum(g["kept"] for g in groups)} of {len(groups)} inputs kept their AWQ scales and grids, the others fell
+{evidence["calibration"]["texts"]}. {count["kept"]} of {count["inputs"]} inputs kept their AWQ scales and grids, the others fell
 back to plain rounding. `salient.json` holds the evidence, block by block.
 
 ```

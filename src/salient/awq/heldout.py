@@ -13,7 +13,7 @@ from salient.evals.likelihood import Comparison, compare_logits
 from salient.models.call import Call, run_block
 from salient.models.skeleton import Skeleton
 
-from .block import BlockResult, effective_state, plain_result
+from .results import BlockResult, effective_state, plain_result
 
 JUDGED = 256  # tokens of the first sample that judge a block
 

@@ -19,13 +19,13 @@ from salient.models.adapter import Adapted, open_adapter
 from salient.models.skeleton import Skeleton
 from salient.models.source import model_folder
 
-from .block import Target
 from .calibration import TokenBatch, check_vocabulary, load_tokenizer, split_heldout, tokenize
 from .choices import Layers, choose_layers, compute_dtype, pick_device, written_dtype
 from .journal import Journal
 from .memory import Estimate, estimate_memory
 from .pieces import Pieces
 from .pipeline import Progress, Run
+from .results import Target
 
 
 @dataclass(frozen=True)

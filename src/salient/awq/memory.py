@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from salient.core.errors import ResourceError
 from salient.core.machine import available_memory, resident_memory
 from salient.models.skeleton import Skeleton
+from salient.models.watching import numbers
 
 from .feedback import BAND, ROWS
+from .gathering import GRAM_BYTES
 from .pipeline import BATCH_TOKENS
 
 FLOAT = 4  # bytes
@@ -48,11 +50,14 @@ def estimate_memory(skeleton: Skeleton, samples: Tensor, heldout: Tensor) -> Est
         "embedding and head, read and in use": 2 * skeleton.outer_bytes(),
         "logits of a held-out sample": logits,
     }
-    inputs = sum(_input_widths(_linears(skeleton, 0)))
+    inputs = max(_inputs(skeleton, index) for index in range(len(skeleton.blocks)))
+    again = max(_grams(skeleton, index) for index in range(len(skeleton.blocks))) > GRAM_BYTES
     resident = resident_memory()
     main = {
         "Python and its libraries, as now": resident,
-        "hidden states between blocks (16 bits)": samples.numel() * skeleton.width * 2,
+        "hidden states between blocks (16 bits)": samples.numel()
+        * skeleton.width
+        * (2 + 2 * again),
         "held-out tokens (three streams, a block's inputs)": heldout.numel()
         * (4 * skeleton.width + inputs)
         * FLOAT,
@@ -63,44 +68,59 @@ def estimate_memory(skeleton: Skeleton, samples: Tensor, heldout: Tensor) -> Est
 
 def block_parts(skeleton: Skeleton, index: int) -> dict[str, int]:
     """What block `index` needs while it is worked on."""
-    linears = _linears(skeleton, index)
+    linears = skeleton.linears(index)
     size = torch.finfo(skeleton.dtype).bits // 8
-    parameters = sum(linear.weight.numel() for linear in linears)
-    inputs = _input_widths(linears)
+    parameters = sum(linear.weight.numel() for linear in linears.values())
+    activations = BATCH_TOKENS * _inputs(skeleton, index) * FLOAT * 2  # inputs, and as much again
     return {
         "largest block and its codes": parameters * (size + CODES),
-        "Gram matrices": sum(width**2 for width in inputs) * FLOAT,
-        "search, or a batch's activations": max(_search(linears, size), _activations(linears)),
+        "Gram matrices": min(
+            _grams(skeleton, index), max(GRAM_BYTES, _grams(skeleton, index, all_tokens=True))
+        ),
+        "search, or a batch's activations": max(_search(linears, size), activations),
     }
 
 
-def _search(linears: list[nn.Linear], size: int) -> int:
+def _search(linears: dict[str, nn.Linear], size: int) -> int:
     """Bytes of settling one shared input: its weights scaled, and with feedback; a linear's error.
 
-    Who shares an input is not known before watching: all linears of one width are taken to.
+    Who shares an input is not known before watching: all linears of one width are taken to, of an
+    expert each.
     """
-    shared: Counter[int] = Counter()
-    for linear in linears:
-        shared[linear.in_features] += linear.weight.numel()
+    shared: Counter[tuple[object, ...]] = Counter()
+    for name, linear in linears.items():
+        shared[linear.in_features, *numbers(name)] += linear.weight.numel()
     copies = 2 if size == FLOAT else 3  # the source's own float32 values, when computing in 16 bits
-    largest = max(linear.weight.numel() for linear in linears)
-    feedback = max((ROWS + 3 * BAND) * min(linear.in_features, BAND) for linear in linears)
+    largest = max(linear.weight.numel() for linear in linears.values())
+    feedback = max((ROWS + 3 * BAND) * min(linear.in_features, BAND) for linear in linears.values())
     return (copies * max(shared.values()) + max(largest * 2, feedback)) * FLOAT
 
 
-def _activations(linears: list[nn.Linear]) -> int:
-    """Bytes of a batch's inputs and outputs of all linears, in float32 as statistics take them."""
-    return BATCH_TOKENS * sum(linear.in_features + linear.out_features for linear in linears) * 2
+def _grams(skeleton: Skeleton, index: int, *, all_tokens: bool = False) -> int:
+    """Bytes of the Gram matrices of a block's inputs; or only of those that all tokens reach."""
+    whole, experts = _widths(skeleton, index)
+    widths = whole if all_tokens else [*whole, *experts]
+    return sum(width**2 for width in widths) * FLOAT
 
 
-def _linears(skeleton: Skeleton, index: int) -> list[nn.Linear]:
-    return list(skeleton.linears(index).values())
+def _inputs(skeleton: Skeleton, index: int) -> int:
+    """Channels of a block's inputs for one token, which some experts see."""
+    whole, experts = _widths(skeleton, index)
+    names = skeleton.linears(index)
+    count = max(len({tuple(numbers(name)) for name in names} - {()}), 1)
+    return sum(whole) + sum(experts) * min(skeleton.experts_per_token or count, count) // count
 
 
-def _input_widths(linears: list[nn.Linear]) -> list[int]:
-    """Widths of the shared inputs of a block: three of the narrowest width and each other once."""
-    widths = {linear.in_features for linear in linears}
-    return [*widths, *[min(widths)] * 2]
+def _widths(skeleton: Skeleton, index: int) -> tuple[list[int], list[int]]:
+    """Widths of the shared inputs of a block, those that all tokens reach and those of experts.
+
+    For the former: three of the narrowest width and each other once.
+    """
+    linears = skeleton.linears(index)
+    whole = {linear.in_features for name, linear in linears.items() if not numbers(name)}
+    experts = {(m.in_features, *numbers(name)) for name, m in linears.items() if numbers(name)}
+    narrow = [min(whole)] * 2 if whole else []
+    return [*whole, *narrow], [int(width) for width, *_ in experts]
 
 
 def check_memory(estimate: Estimate, device: torch.device) -> None:

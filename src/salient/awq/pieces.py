@@ -11,9 +11,10 @@ from salient.core.scheme import Scheme
 from salient.formats import load_format
 from salient.formats.checkpoint import Checkpoint, open_piece
 from salient.formats.writer import write_tensors
+from salient.models.names import Files
 from salient.models.skeleton import Skeleton
 
-from .block import BlockResult
+from .results import BlockResult
 
 
 @dataclass(frozen=True)
@@ -36,38 +37,61 @@ class Pieces:
         return self.folder / f"{name}.safetensors"
 
     def write_block(self, index: int, result: BlockResult) -> None:
-        """Write all tensors of a block by the names that the source's files have."""
+        """Write all tensors of a block by the names that the source's files have.
+
+        Linears of codes are tensors of their own, whatever the source stacked them into; what stays
+        at 16 bits is stored as it was.
+        """
         prefix, code = self.skeleton.blocks[index], load_format(self.format)
+        names = {n: n.removeprefix(f"{prefix}.") for n in self.skeleton.parameter_names(index)}
+        apart = {
+            self.skeleton.files.stored(full).name
+            for full, local in names.items()
+            if local.removesuffix(".weight") in result.weights
+        }
         tensors = {}
-        for full in self.skeleton.parameter_names(index):
-            local, stored = full.removeprefix(f"{prefix}."), self.skeleton.stored(full)
-            weight = result.weights.get(local.removesuffix(".weight"))
-            if weight is not None and local.endswith(".weight"):
-                module = stored.removesuffix(".weight")
-                packed = code.pack(weight, self.dtype)
-                tensors |= {f"{module}.{suffix}": tensor for suffix, tensor in packed.items()}
-            elif local in result.folded:
-                tensors[stored] = result.folded[local]
-            else:
-                tensors[stored] = self._sixteen_bit(stored)
+        with self.source.reading():
+            for full, local in names.items():
+                stored = self.skeleton.files.stored(full)
+                weight = result.weights.get(local.removesuffix(".weight"))
+                if weight is not None and local.endswith(".weight"):
+                    module = stored.written.removesuffix(".weight")
+                    packed = code.pack(weight, self.dtype)
+                    tensors |= {f"{module}.{suffix}": tensor for suffix, tensor in packed.items()}
+                    continue
+                own = result.folded.get(local)
+                own = self._sixteen_bit(full) if own is None else own
+                if stored.part is None or stored.name in apart:
+                    tensors[stored.written] = own
+                    continue
+                if stored.name not in tensors:
+                    tensors[stored.name] = self._stored_whole(stored.name)
+                stored.part.of(tensors[stored.name]).copy_(own)
         write_tensors(self.path(index), tensors)
 
     def write_outer(self) -> None:
         """Write everything that is no block (embedding, final norm, head), at 16 bits."""
         if not self.path(-1).exists():
             names = self.skeleton.outer_names()
-            write_tensors(self.path(-1), {name: self._sixteen_bit(name) for name in names})
+            with self.source.reading():
+                tensors = {name: self._stored_whole(name) for name in names}
+            write_tensors(self.path(-1), tensors)
 
     def read_block(self, index: int, block: nn.Module) -> None:
         """Give `block` the weights of its piece on disk."""
         config = {"quantization_config": load_format(self.format).config(self.scheme, [])}
         piece = open_piece(self.path(index), config)
         prefix = self.skeleton.blocks[index]
-        for name, parameter in block.named_parameters():
-            parameter.data.copy_(piece.parameter(self.skeleton.stored(f"{prefix}.{name}")))
+        files = Files(self.skeleton.architecture, piece)
+        with piece.reading():
+            for name, parameter in block.named_parameters():
+                parameter.data.copy_(files.read(f"{prefix}.{name}"))
 
-    def _sixteen_bit(self, stored: str) -> Tensor:
-        return in_dtype(stored, self.source.parameter(stored), self.dtype)
+    def _sixteen_bit(self, name: str) -> Tensor:
+        return in_dtype(name, self.skeleton.files.read(name), self.dtype)
+
+    def _stored_whole(self, name: str) -> Tensor:
+        return in_dtype(name, self.source.tensor(name), self.dtype)
 
 
 def in_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

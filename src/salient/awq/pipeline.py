@@ -16,22 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from salient.core.errors import ModelError
 from salient.core.quant import quantize
 from salient.evals.likelihood import Comparison
 from salient.models.call import Call, run_block
-from salient.models.feeding import Probe
-from salient.models.groups import ScaleGroup, find_groups
+from salient.models.prober import Prober
 from salient.models.skeleton import Skeleton
 
-from .block import BlockResult, Heldout, Target, Weights, plain_result, quantize_block
+from .block import Weights, quantize_block
+from .evidence import block_entry
+from .gathering import Statistics
 from .heldout import HeldoutStreams, give_weights
 from .journal import Journal
 from .pieces import Pieces
-from .stats import ActStats, Recorder, observe
+from .results import BlockResult, Heldout, Target, plain_result
+from .stats import Recorder
 
 BATCH_TOKENS = 2048  # tokens that go through a block at once
-PROBE = (2, 16)  # samples, tokens to watch and prove with
 HIDDEN_DTYPE = torch.bfloat16  # hidden states between blocks: half of float32, with its range
 
 # Finished blocks, what is being done, a word about the last block.
@@ -67,38 +67,29 @@ class CalibrationStream:
     def __init__(self, skeleton: Skeleton, ids: Tensor):
         self._hidden: list[Tensor] = []
         self._calls: list[list[Call]] = []
+        self._made: dict[int, Tensor] = {}
         for batch in ids.split(max(1, BATCH_TOKENS // ids.shape[1])):
             hidden, calls = skeleton.calls(batch)
             self._hidden.append(hidden.to("cpu", HIDDEN_DTYPE))
             self._calls.append(calls)
 
-    def advance(self, index: int, through: Callable[[Tensor, Call], Tensor]) -> None:
-        """Move every batch over block `index` by `through`(hidden, call)."""
+    def advance(
+        self, index: int, through: Callable[[Tensor, Call], Tensor], *, again: bool = False
+    ) -> None:
+        """Move every batch over block `index` by `through`(hidden, call).
+
+        If the block is to be passed `again`, what comes out waits until `leave`.
+        """
+        made = self._made if again else self._hidden
         for number, hidden in enumerate(self._hidden):
             out = through(hidden, self._calls[number][index])
-            self._hidden[number] = out.to("cpu", HIDDEN_DTYPE)
+            made[number] = out.to("cpu", HIDDEN_DTYPE)
 
-
-class Prober:
-    """Proves the scale groups of each block on a few held-out tokens."""
-
-    def __init__(self, skeleton: Skeleton, ids: Tensor):
-        samples, tokens = PROBE
-        self._skeleton = skeleton
-        self._sequences = skeleton.calls(ids[:samples, :tokens])[1]
-        self._tokens = skeleton.calls(ids[0, :tokens, None])[1]
-        self._seen: dict[str, list[ScaleGroup]] = {}
-
-    def groups(self, index: int, block: nn.Module, hidden: Tensor) -> list[ScaleGroup]:
-        """The groups of block `index`, proven in float32; blocks of one shape share proposals."""
-        if next(block.parameters()).dtype != torch.float32:
-            block = self._skeleton.block(index, torch.float32)
-        samples, tokens = PROBE
-        sequences, single = hidden[:samples, :tokens], hidden[0, :tokens, None]
-        probe = Probe(sequences, self._sequences[index], single, self._tokens[index])
-        shape = repr([(name, tuple(p.shape)) for name, p in block.named_parameters()])
-        self._seen[shape] = find_groups(block, probe, self._seen.get(shape))
-        return self._seen[shape]
+    def leave(self) -> None:
+        """The block at hand is done with."""
+        if self._made:
+            self._hidden = [self._made[number] for number in range(len(self._hidden))]
+            self._made = {}
 
 
 def quantize_blocks(run: Run) -> dict[str, Comparison]:
@@ -113,7 +104,7 @@ def quantize_blocks(run: Run) -> dict[str, Comparison]:
     for index, name in enumerate(run.skeleton.blocks):
         if index < len(run.journal.done):
             run.progress(index, f"{name}: passing tokens through", "")
-            _pass_through(run, index, calibration, streams)
+            _pass_through(run, index, calibration, streams, prober)
         else:
             entry = _quantize_one(run, index, calibration, streams, prober)
             run.journal.finish_block(entry)
@@ -129,18 +120,25 @@ def _quantize_one(
     """One block from its weights to its piece on disk; returns its journal line."""
     name, target = run.skeleton.blocks[index], run.local_target(index)
     run.progress(index, f"{name}: reading, proving", "")
-    block = run.skeleton.block(index)
+    block = run.skeleton.block(index, torch.float32)
     groups = prober.groups(index, block, streams.reference)
-    run.progress(index, f"{name}: statistics", "")
-    firsts = [g.readers[0] for g in groups if target.quantized.intersection(g.readers)]
-    stats = _observe(run, index, block, firsts, calibration)
-    with Recorder(block, firsts) as recorder:
-        expected = streams.run(index, block, streams.reference)
-    heldout = {reader: Heldout(x) for reader, x in recorder.inputs.items()}
-    run.progress(index, f"{name}: search", "")
+    if run.skeleton.dtype != torch.float32:
+        del block  # rather read twice than hold both
+        block = run.skeleton.block(index)
+    wanted = [g for g in groups if g.called and target.quantized.intersection(g.readers)]
+    stats = Statistics(
+        name,
+        block,
+        wanted,
+        lambda through, again: calibration.advance(index, through, again=again),
+    )
+    heldout, expected = _heldout(index, block, stats.firsts, streams)
+    run.progress(index, f"{name}: statistics, search", "")
     weights = _weights(run, index, block)
-    result = quantize_block(block, weights, groups, stats, heldout, target)
-    del stats, heldout, recorder, weights
+    result = quantize_block(block, weights, groups, stats.of, heldout, target)
+    calibration.leave()
+    borrowed = stats.borrowed
+    del stats, heldout, weights
     run.progress(index, f"{name}: judging", "")
     errors = streams.judge(index, block, result, expected)
     fell_back = errors["awq"] >= errors["plain"]
@@ -152,24 +150,20 @@ def _quantize_one(
     streams.reference = expected
     run.pieces.write_block(index, result)
     run.progress(index + 1, name, _note(result, errors))
-    return _entry(name, result, errors, fell_back=fell_back)
+    return block_entry(name, result, errors, borrowed, fell_back=fell_back)
 
 
-def _observe(
-    run: Run, index: int, block: nn.Module, firsts: list[str], calibration: CalibrationStream
-) -> dict[str, ActStats]:
-    """Run the calibration tokens through the block: statistics by each group's first reader."""
-    linears, device = run.skeleton.linears(index), run.skeleton.device
-    stats = {name: ActStats(linears[name].in_features, device) for name in firsts}
-    calibration.advance(index, lambda hidden, call: observe(block, hidden, call, stats))
-    for name, found in stats.items():
-        if not found.finite:
-            raise ModelError(
-                f"The input of '{run.skeleton.blocks[index]}.{name}' overflows or is NaN on the "
-                f"calibration tokens, computed in {run.skeleton.dtype}. The model itself is broken "
-                "there: check that it generates text before it is quantized, or fetch it again."
-            )
-    return stats
+def _heldout(
+    index: int, block: nn.Module, firsts: list[str], streams: HeldoutStreams
+) -> tuple[dict[str, Heldout], Tensor]:
+    """Run the held-out tokens through the block: its inputs by their first readers, its output."""
+    with Recorder(block, firsts) as recorder:
+        expected = streams.run(index, block, streams.reference)
+    heldout = {}
+    for name in firsts:
+        none = torch.empty(0, block.get_parameter(f"{name}.weight").shape[1])
+        heldout[name] = Heldout(recorder.inputs.get(name, none))  # an expert may be idle
+    return heldout, expected
 
 
 def _weights(run: Run, index: int, block: nn.Module) -> Weights:
@@ -180,16 +174,16 @@ def _weights(run: Run, index: int, block: nn.Module) -> Weights:
         parameter = block.get_parameter(f"{name}.weight")
         if parameter.dtype == torch.float32:
             return parameter.detach()
-        stored = skeleton.stored(f"{prefix}.{name}.weight")
-        return skeleton.source.parameter(stored).to(skeleton.device, torch.float32)
+        return skeleton.files.read(f"{prefix}.{name}.weight").to(skeleton.device, torch.float32)
 
     return weight_of
 
 
 def _pass_through(
-    run: Run, index: int, calibration: CalibrationStream, streams: HeldoutStreams
+    run: Run, index: int, calibration: CalibrationStream, streams: HeldoutStreams, prober: Prober
 ) -> None:
     """Move all streams over a finished block."""
+    prober.meet(index, streams.reference)
     block, target = run.skeleton.block(index), run.local_target(index)
     calibration.advance(index, lambda hidden, call: run_block(block, hidden, call))
     streams.reference = streams.run(index, block, streams.reference)
@@ -197,38 +191,12 @@ def _pass_through(
     plain = {
         name: quantize(weight_of(name), target.scheme, name=name, dtype=target.dtype)
         for name in run.skeleton.linears(index)
-        if name in target.quantized
+        if name in target.quantized and name not in run.journal.done[index]["left_at_16_bits"]
     }
     give_weights(block, BlockResult(plain, plain, {}))
     streams.plain = streams.run(index, block, streams.plain)
     run.pieces.read_block(index, block)
     streams.written = streams.run(index, block, streams.written)
-
-
-def _entry(
-    name: str, result: BlockResult, errors: dict[str, float], *, fell_back: bool
-) -> dict[str, Any]:
-    """The block's journal line, which is also its evidence in salient.json."""
-    groups = [
-        {
-            "readers": list(r.group.readers),
-            "absorber": r.group.absorber if r.group.proven else None,
-            "proof_error": r.group.proof_error,
-            "refusal": r.group.refusal,
-            "exponents": list(r.exponents),
-            "kept": r.kept,
-            "rounding": r.rounding,
-            "layers": {layer.name: {"plain": layer.plain, "awq": layer.awq} for layer in r.layers},
-        }
-        for r in result.groups
-    ]
-    return {
-        "block": name,
-        "error_plain": errors["plain"],
-        "error_awq": errors["awq"],
-        "fell_back": fell_back,
-        "groups": groups,
-    }
 
 
 def _note(result: BlockResult, errors: dict[str, float]) -> str:

@@ -6,11 +6,15 @@ from typing import Any
 
 from salient.core.machine import peak_memory
 from salient.core.report import Report, Table, duration, mebibytes
+from salient.models.blockmap import sixteen_bit_lines
 
+from .evidence import totals
 from .finish import finish
 from .job import Job, Request, finished, prepare
 from .memory import check_memory
 from .pipeline import quantize_blocks
+
+NAMED = 8  # of many, how many are named on the terminal; salient.json names all
 
 Progress = Callable[[int, int, str, str], None]
 
@@ -65,6 +69,7 @@ def plan_report(job: Job) -> Report:
     lines = [
         f"{len(layers.quantized)} linears in {len(job.skeleton.blocks)} blocks to {layers.scheme} "
         f"({layers.reason}), {len(layers.left)} left at 16 bits; output {job.output}.",
+        *sixteen_bit_lines(layers.left),
         f"{job.batch.ids.numel()} calibration tokens used, {job.batch.dropped_tokens} dropped. "
         "Nothing was written.",
     ]
@@ -78,17 +83,19 @@ def plan_report(job: Job) -> Report:
 def closing_report(job: Job, evidence: dict[str, Any], cost: dict[str, Any]) -> Report:
     """The tables at the end of a run."""
     heldout, size = evidence["heldout"], evidence["bytes"]
-    groups = [g for b in evidence["blocks"] for g in b["groups"]]
-    kept, proven = sum(g["kept"] for g in groups), sum(g["absorber"] is not None for g in groups)
-    fallen = sum(b["fell_back"] for b in evidence["blocks"])
-    refused = sorted({g["refusal"] for g in groups if g["refusal"]})
+    blocks = evidence["blocks"]
+    count = totals(blocks)
+    fallen = sum(b["fell_back"] for b in blocks)
+    refused = sorted({g["refusal"] for b in blocks for g in b["groups"] if g["refusal"]})
     dropped = evidence["calibration"]["tokens_dropped"]
     lines = [
-        f"{proven} of {len(groups)} shared inputs have a proven scale group; {kept} kept AWQ, "
-        f"{len(groups) - kept} fell back to plain rounding"
+        f"{count['proven']} of {count['inputs']} shared inputs have a proven scale group; "
+        f"{count['kept']} kept AWQ, {count['inputs'] - count['kept']} fell back to plain rounding"
         + (f"; {fallen} whole blocks fell back" if fallen else "")
         + ".",
         *[f"Not scaled: {reason}." for reason in refused],
+        *sixteen_bit_lines(evidence["left_at_16_bits"]),
+        *borrowed_lines(blocks),
         f"Calibration: {evidence['calibration']['tokens_used']} tokens used, {dropped} dropped.",
         f"{mebibytes(size['before'])} before, {mebibytes(size['after'])} after; "
         f"{duration(cost['seconds'])}, peak memory {mebibytes(cost['peak_memory_bytes'])}.",
@@ -100,6 +107,22 @@ def closing_report(job: Job, evidence: dict[str, Any], cost: dict[str, Any]) -> 
     return Report({**evidence, "output": str(job.output), **cost}, tables, lines)
 
 
+def borrowed_lines(blocks: list[dict[str, Any]]) -> list[str]:
+    """Which experts saw too few tokens: a line a block, the first of many."""
+    lines = []
+    for block in blocks:
+        seen = [f"{name} ({count})" for name, count in block["borrowed_statistics"].items()]
+        if seen:
+            more = f" and {len(seen) - NAMED} others" if len(seen) > NAMED else ""
+            lines.append(
+                f"Experts of {block['block']} that saw too few tokens and borrowed the block's: "
+                f"{', '.join(seen[:NAMED])}{more}."
+            )
+    return (
+        [*lines[:NAMED], f"... and {len(lines) - NAMED} more blocks."] if lines[NAMED:] else lines
+    )
+
+
 def layer_table(blocks: list[dict[str, Any]]) -> Table:
     """Held-out output error by kind of layer, averaged over the blocks."""
     kinds: dict[str, list[dict[str, float]]] = {}
@@ -109,11 +132,13 @@ def layer_table(blocks: list[dict[str, Any]]) -> Table:
                 kinds.setdefault(name, []).append(layer)
     rows = []
     for name, layers in kinds.items():
+        count = sum(int(layer["count"]) for layer in layers)
         plain, awq = (
-            sum(layer[kind] for layer in layers) / len(layers) for kind in ("plain", "awq")
+            sum(layer[kind] * layer["count"] for layer in layers) / count
+            for kind in ("plain", "awq")
         )
         rows.append(
-            (name, str(len(layers)), f"{plain:.2e}", f"{awq:.2e}", f"{awq / max(plain, 1e-30):.2f}")
+            (name, str(count), f"{plain:.2e}", f"{awq:.2e}", f"{awq / max(plain, 1e-30):.2f}")
         )
     columns = ("layer", "count", "plain rounding", "AWQ", "ratio")
     return Table("Relative output error on held-out tokens", columns, rows)

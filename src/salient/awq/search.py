@@ -21,6 +21,8 @@ from torch import Tensor
 from salient.core.quant import Grid, codes_of, grid_of, in_16_bits, minmax_grid, round_trip
 from salient.core.scheme import Scheme
 
+from .stats import ActStats
+
 IDENTITY = (0.0, 0.0)  # the exponents that scale nothing
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 COARSE = [(a, b) for a in EXPONENTS for b in EXPONENTS]
@@ -48,14 +50,51 @@ def output_error(error: Tensor, gram: Tensor) -> float:
     return float(((error @ gram) * error).sum())
 
 
-def weight_salience(weights: list[Tensor], group_size: int) -> Tensor:
-    """Mean over all rows of |w| relative to its group's largest value: float32 [in]."""
-    total = torch.zeros_like(weights[0][0])
-    for part in (part for weight in weights for part in _chunks(weight)):
+@dataclass(frozen=True)
+class Sample:
+    """What the scale search sees of the weights of a group.
+
+    salience: float32 [in], mean over all rows of |w| relative to its group's largest value
+    few, more: float32 [rows, in], evenly spread rows, each times the square root of the share of
+        the tokens that it sees
+    """
+
+    salience: Tensor
+    few: Tensor
+    more: Tensor
+
+
+def sample_weights(
+    weights: Iterable[tuple[Tensor, float]], rows: int, width: int, group_size: int
+) -> Sample:
+    """Look once at `weights`, one at a time: float32 [out, in], and the share of tokens it sees.
+
+    `rows` and `width` are what they make together.
+    """
+    picks = [_spread(max(FEWEST_ROWS, values // width), rows) for values in (FEW, MORE)]
+    found: list[list[Tensor]] = [[], []]
+    salience, start = torch.zeros(width), 0
+    for weight, share in weights:
+        salience = salience.to(weight.device) + _salience(weight, group_size)
+        for picked, into in zip(picks, found, strict=True):
+            own = picked[(picked >= start) & (picked < start + len(weight))] - start
+            into.append(weight[own.to(weight.device)] * share**0.5)
+        start += len(weight)
+    return Sample(salience / start, *(torch.cat(parts) for parts in found))
+
+
+def _salience(weight: Tensor, group_size: int) -> Tensor:
+    total = torch.zeros_like(weight[0])
+    for part in _chunks(weight):
         grouped = part.unflatten(1, (-1, group_size)).abs()
         relative = grouped / grouped.amax(-1, keepdim=True).clamp(min=1e-30)
         total += relative.flatten(1).sum(0)
-    return total / sum(map(len, weights))
+    return total
+
+
+def _spread(count: int, rows: int) -> Tensor:
+    """`count` of `rows`, evenly spread; all if there are no more."""
+    return torch.linspace(0, rows - 1, min(count, rows)).round().long()
 
 
 def candidate(
@@ -81,42 +120,28 @@ def candidate(
 
 
 def best_scale(
-    weights: list[Tensor],
-    gram: Tensor,
-    mean_abs: Tensor,
-    scheme: Scheme,
-    dtype: torch.dtype,
-    rows: Tensor | None,
+    sample: Sample, stats: ActStats, scheme: Scheme, dtype: torch.dtype, rows: Tensor | None
 ) -> Scale:
-    """The scale with the least output error for the readers' `weights` (each float32 [out, in])."""
-    salience = weight_salience(weights, scheme.group_size)
+    """The scale with the least output error for the weights of `sample`, on the tokens of `stats`.
 
-    def best(exponents: Iterable[tuple[float, float]], values: int) -> tuple[float, float]:
-        weight = _sample_rows(weights, max(FEWEST_ROWS, values // len(gram)))
+    `rows`: as for `candidate`.
+    """
+    mean_abs, gram = stats.mean_abs, stats.gram
+
+    def best(exponents: Iterable[tuple[float, float]], weight: Tensor) -> tuple[float, float]:
         errors = {}
         for a, b in exponents:
-            scale = candidate(mean_abs, salience, a, b, rows)
+            scale = candidate(mean_abs, sample.salience, a, b, rows)
             lost = _scaled_round_trip(weight, scale, scheme, dtype).sub_(weight)
             errors[a, b] = output_error(lost, gram)
         return min(errors, key=lambda pair: errors[pair])
 
-    a, b = best(COARSE, FEW)
-    found = best([IDENTITY, *((a + da, b + db) for da in FINE for db in FINE)], MORE)
+    a, b = best(COARSE, sample.few)
+    near = [IDENTITY, *((a + da, b + db) for da in FINE for db in FINE)]
+    found = best(near, sample.more)
     if found == IDENTITY:
         return Scale(torch.ones_like(mean_abs), IDENTITY)
-    return Scale(candidate(mean_abs, salience, *found, rows), found)
-
-
-def _sample_rows(weights: list[Tensor], count: int) -> Tensor:
-    """`count` rows, evenly spread over all of `weights`; all if there are no more."""
-    total = sum(map(len, weights))
-    picked = torch.linspace(0, total - 1, min(count, total)).round().long()
-    found, start = [], 0
-    for weight in weights:
-        rows = picked[(picked >= start) & (picked < start + len(weight))] - start
-        found.append(weight[rows.to(weight.device)])
-        start += len(weight)
-    return torch.cat(found)
+    return Scale(candidate(mean_abs, sample.salience, *found, rows), found)
 
 
 def _chunks(weight: Tensor) -> tuple[Tensor, ...]:

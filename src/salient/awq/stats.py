@@ -13,8 +13,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from salient.models.call import Call, run_block
-
 PANELS = 6  # G is symmetric: adding only from each panel's diagonal on saves 5 parts in 12
 
 
@@ -68,7 +66,7 @@ class ActStats:
 
 
 class Recorder:
-    """Catches the inputs of some linears of a block while it runs: [tokens, in], by name."""
+    """Catches the inputs of some modules of a block while it runs: [tokens, in], by name."""
 
     def __init__(self, block: nn.Module, names: list[str]):
         self.inputs: dict[str, Tensor] = {}
@@ -76,7 +74,8 @@ class Recorder:
 
     def _hook(self, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self.inputs[name] = args[0].detach().flatten(0, -2)
+            x, before = args[0].detach().flatten(0, -2), self.inputs.get(name)
+            self.inputs[name] = x if before is None else torch.cat([before, x])
 
         return hook
 
@@ -88,12 +87,3 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-
-
-def observe(block: nn.Module, hidden: Tensor, call: Call, stats: dict[str, ActStats]) -> Tensor:
-    """Run `block` on a batch, adding its inputs to `stats` (by first reader); gives its output."""
-    with Recorder(block, list(stats)) as recorder:
-        out = run_block(block, hidden, call)
-    for name, x in recorder.inputs.items():
-        stats[name].add(x)
-    return out

@@ -72,6 +72,13 @@ class Checkpoint:
             self._open[path] = stack.enter_context(_opened(path))
         return self._open[path]
 
+    def entry(self, name: str, index: int) -> Tensor:
+        """Entry `index` along the first axis of the 16-bit tensor `name`; nothing else is read."""
+        if name not in self.files:
+            return self.tensor(name)  # raises
+        with self.reading():
+            return self._file(self.files[name]).get_slice(name)[index]
+
     def is_quantized(self, module: str) -> bool:
         """Whether the linear called `module` is stored as codes."""
         return self.format is not None and f"{module}.{self.format.suffix}" in self.files

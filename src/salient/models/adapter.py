@@ -170,3 +170,9 @@ class Adapted(Checkpoint):
             with torch.no_grad():
                 return self.adapter.merged(module, found)
         return found
+
+    def entry(self, name: str, index: int) -> Tensor:
+        """Entry `index` along the first axis of `name`, with the adapter merged in."""
+        assert self.adapter is not None
+        changed = name in self.adapter.replaced or name.rpartition(".")[0] in self.adapter.parts
+        return self.tensor(name)[index] if changed else super().entry(name, index)

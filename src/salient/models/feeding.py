@@ -7,6 +7,7 @@ ReLU. One token a sequence makes attention pass its values through, so that quer
 disturb the answer.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -34,13 +35,16 @@ class Probe:
 def feeding_rows(block: nn.Module, absorber: str, reader: str, probe: Probe) -> Tensor | None:
     """Which output row of the linear `absorber` feeds each input channel of `reader`.
 
-    Returns int64 [in], or None where some channel is not proportional to one row. A channel that a
+    Returns int64 [in], or None where some channel is not proportional to one row, or `reader` does
+    not run on single tokens. A channel that a
     row bends (a gate) is told from one that it doubles or leaves still; for each bit both halves of
     the rows are doubled in turn, so that a bent answer from one half is settled by the other.
     """
     weight = block.get_parameter(f"{absorber}.weight")
     number = torch.arange(weight.shape[0], device=weight.device)
     x = _input_of(block, reader, probe)
+    if x is None:
+        return None
     doubled = _Ratios(x, _input_of(block, reader, probe, absorber, torch.full_like(number, 2)))
     dead = (x == 0).all(0)
     if bool((doubled.still & ~dead).any()):
@@ -71,10 +75,19 @@ def _with_dead_channels(rows: Tensor, dead: Tensor, count: int) -> Tensor | None
     return rows if bool(((rows >= 0) & (rows < count)).all()) else None
 
 
-class _Ratios:
-    """Which channels of `after` [tokens, in] equal those of `before` or twice them, every token."""
+class _Caught(Exception):
+    """Stops a run of the block when the input that it was run for is there."""
 
-    def __init__(self, before: Tensor, after: Tensor):
+
+class _Ratios:
+    """Which channels of `after` [tokens, in] equal those of `before` or twice them, every token.
+
+    None do where other tokens came (a router was disturbed).
+    """
+
+    def __init__(self, before: Tensor, after: Tensor | None):
+        if after is None or after.shape != before.shape:
+            after = torch.full_like(before, torch.nan)
         size = before.abs().amax(0) + 1e-30
         self.still = ((after - before).abs().amax(0) / size) < SAME
         self.doubled = ((after - 2 * before).abs().amax(0) / size) < SAME
@@ -86,14 +99,18 @@ def _input_of(
     probe: Probe,
     scaled: str | None = None,
     factors: Tensor | None = None,
-) -> Tensor:
-    """The input [tokens, in] of `reader`, with the outputs of `scaled` times `factors` [out]."""
+) -> Tensor | None:
+    """The input [tokens, in] of `reader`, with the outputs of `scaled` times `factors` [out].
+
+    None if it does not run on these tokens.
+    """
     caught: list[Tensor] = []
-    hooks = [
-        block.get_submodule(reader).register_forward_pre_hook(
-            lambda _, args: caught.append(args[0].detach())
-        )
-    ]
+
+    def catch(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        caught.append(args[0].detach())
+        raise _Caught
+
+    hooks = [block.get_submodule(reader).register_forward_pre_hook(catch)]
     if scaled is not None and factors is not None:
         hooks.append(
             block.get_submodule(scaled).register_forward_hook(
@@ -101,8 +118,9 @@ def _input_of(
             )
         )
     try:
-        run_block(block, probe.tokens, probe.tokens_call)
+        with suppress(_Caught):
+            run_block(block, probe.tokens, probe.tokens_call)
     finally:
         for hook in hooks:
             hook.remove()
-    return caught[0].flatten(0, -2)
+    return caught[0].flatten(0, -2) if caught else None

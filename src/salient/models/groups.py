@@ -4,54 +4,39 @@ AWQ multiplies the input columns of some linears (the readers) by a scale and di
 them (the absorber) by the same. That is free only if the absorber feeds nobody else. Nothing here
 knows an architecture:
 
-1. *Watch* a block run: linears whose inputs hold the same values are readers of one shared input.
+1. *Watch* a block run (watching.py): what holds the same values, or some tokens of them, as a
+   norm's output is read from that norm: linears, routers, experts, whoever they belong to.
 2. *Propose* an absorber. A module with a one-dimensional weight whose output is that input is a
    norm. Otherwise each linear that ran before is asked which of its rows feeds which input channel
-   (feeding.py).
+   (feeding.py). Experts are alike: what holds for one is proposed for all.
 3. *Prove* each proposal: fold a random positive scale into absorber and readers; the block's output
    must not change.
 
-A group that is not proven is not scaled, and says why.
+A group that is not proven is not scaled, and says why, and who stood in the way.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .call import run_block
 from .feeding import Probe, feeding_rows
+from .proof import TOLERANCE, Proof, ScaleGroup, weight_of
+from .watching import (
+    Watched,
+    idle_inputs,
+    multiples_of,
+    numbers,
+    pattern,
+    same,
+    same_values,
+    shared_inputs,
+    some_of,
+    watch,
+)
 
-# In float32 true folds differ by about 1e-7 of a token's hidden state; a forgotten reader, a wrong
-# norm or a forgotten `1 + w` by 1e-3 and more.
-TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class ScaleGroup:
-    """Linears that share an input, and the module that can absorb a scale on it.
-
-    readers: names within the block, in the order in which they ran
-    absorber: name within the block, None if nothing can absorb
-    rows: int64 [in], the absorber's output row (or norm channel) that feeds each input channel
-    offset: 1.0 for norms that multiply by `1 + weight`, else 0.0
-    proof_error: the largest change of a token's hidden state under a random fold, relative; None if
-    never tried
-    refusal: why the group is not scaled, '' if it is
-    """
-
-    readers: tuple[str, ...]
-    absorber: str | None = None
-    rows: Tensor | None = None
-    offset: float = 0.0
-    proof_error: float | None = None
-    refusal: str = ""
-
-    @property
-    def proven(self) -> bool:
-        return self.absorber is not None and not self.refusal
+UNSEEN = "it is not called on text"
 
 
 def find_groups(
@@ -59,167 +44,155 @@ def find_groups(
 ) -> list[ScaleGroup]:
     """The scale groups of `block` (float32 weights), each proven or refused.
 
-    `seen` are the groups of an earlier block of the same shape: they are taken as proposals, which
-    saves the search for absorbers, and proven again here.
+    Every linear is in one. `seen` are the groups of an earlier block of the same shape: they are
+    taken as proposals, which saves the search for absorbers, and proven again here.
     """
-    inputs, outputs = watch(block, probe)
-    shared = _shared_inputs(inputs)
-    known = {group.readers: group for group in seen or []}
-    groups = []
-    for readers in shared:
-        group = known.get(readers)
-        if group is not None and group.absorber is not None:
-            group = prove(block, group, probe)
-        if group is None or not group.proven:
-            group = _find_absorber(block, readers, inputs, outputs, probe)
-        groups.append(group)
-    return groups
+    watched = watch(block, probe)
+    finder = _Finder(block, probe, watched)
+    return finder.confirmed(seen) or finder.all_groups()
 
 
-def watch(block: nn.Module, probe: Probe) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Run `block` once: inputs of its linears, outputs of its modules with a weight, in order.
+class _Finder:
+    """Finds the groups of one block that was watched."""
 
-    A linear that runs more than once in a block is left out: its inputs are several.
-    """
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-    runs: dict[str, int] = {}
+    def __init__(self, block: nn.Module, probe: Probe, watched: Watched):
+        self.block, self.probe, self.watched = block, probe, watched
+        self.proof = Proof(block, probe)
+        self.idle = idle_inputs(watched)
+        self.position = {name: at for at, (name, _) in enumerate(block.named_modules())}
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            runs[name] = runs.get(name, 0) + 1
-            if isinstance(module, nn.Linear):
-                inputs[name] = args[0].detach()
-            if isinstance(out, Tensor):
-                outputs[name] = out.detach()
+    def confirmed(self, seen: list[ScaleGroup] | None) -> list[ScaleGroup] | None:
+        """The groups `seen` elsewhere, if they hold here, too; what was refused stays so."""
+        if seen is None:
+            return None
+        inputs = self.watched.inputs
+        for names in (names for group in seen for names in group.inputs):
+            there = [inputs[name] for name in names if name in inputs]
+            if not all(same(x, there[0]) for x in there):
+                return None
+        found = self._all_at_once(seen)
+        return found and [g if g.proven else replace(g, proof_error=None) for g in found]
 
-        return hook
+    def _all_at_once(self, groups: list[ScaleGroup]) -> list[ScaleGroup] | None:
+        """`groups` with the error of folding all that are proven together; None if that fails."""
+        error = self.proof.error([group for group in groups if group.proven])
+        if error > TOLERANCE:
+            return None
+        return [replace(g, proof_error=error) if g.proven else g for g in groups]
 
-    weighted = [
-        (n, m) for n, m in block.named_modules() if isinstance(getattr(m, "weight", None), Tensor)
-    ]
-    handles = [module.register_forward_hook(note(name)) for name, module in weighted]
-    try:
-        run_block(block, probe.sequences, probe.sequences_call)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {n: x for n, x in inputs.items() if runs[n] == 1}, outputs
+    def all_groups(self) -> list[ScaleGroup]:
+        """Every group of the block: absorbers are read before their readers."""
+        clusters = [self._in_order(names) for names in shared_inputs(self.watched.inputs)]
+        groups: list[ScaleGroup] = []
+        alike: dict[str, list[ScaleGroup]] = {}  # found for one expert, proposed for the others
+        taken: set[str] = set()
+        for names in [*clusters, *self.idle]:
+            if names[0] in taken:
+                continue
+            kind = pattern(names[0])
+            free = [cluster for cluster in clusters if cluster[0] not in taken]
+            group = _like(alike[kind][0], names) if kind in alike else self._find(names, free)
+            taken.update(group.readers)
+            if "*" in kind and len(group.inputs) == 1 and group.absorber is not None:
+                alike.setdefault(kind, []).append(group)
+            else:
+                groups.append(group)
+        for found in alike.values():
+            groups += self._prove_alike(found)
+        groups += [
+            ScaleGroup(((name,),), refusal=f"it runs {times} times in the block")
+            for name, times in self.watched.repeated.items()
+        ]
+        return self._all_at_once(groups) or groups
 
+    def _in_order(self, names: Iterable[str]) -> tuple[str, ...]:
+        """`names` as the block has them, whoever ran first."""
+        return tuple(sorted(names, key=self.position.__getitem__))
 
-def _shared_inputs(inputs: dict[str, Tensor]) -> list[tuple[str, ...]]:
-    groups: list[list[str]] = []
-    for name, x in inputs.items():
-        home = next((g for g in groups if _same(inputs[g[0]], x)), None)
-        if home is None:
-            groups.append([name])
-        else:
-            home.append(name)
-    return [tuple(g) for g in groups]
+    def _prove_alike(self, groups: list[ScaleGroup]) -> list[ScaleGroup]:
+        """Groups of which the first was found, and the others are like it."""
+        first, *others = groups
+        if first.proven and self.proof.error(groups) > TOLERANCE:
+            groups = [first, *(self._find(group.inputs[0], list(group.inputs)) for group in others)]
+        return sorted(groups, key=lambda group: self.position[group.readers[0]])
 
+    def _find(self, names: tuple[str, ...], clusters: list[tuple[str, ...]]) -> ScaleGroup:
+        """The group of `names` with the first absorber that is proven, or the last refusal."""
+        inputs, outputs = self.watched.inputs, self.watched.outputs
+        if names[0] not in inputs:
+            return ScaleGroup((names,), refusal=UNSEEN, called=False)
+        ran = list(outputs)
+        before = ran[: ran.index(names[0])] if names[0] in outputs else ran
+        refused = None
+        for name in before:
+            if weight_of(self.block, name).ndim == 1:
+                refused = self._absorbed_by_norm(name, names, clusters) or refused
+                if refused is not None and refused.proven:
+                    return refused
+        return refused or self._absorbed_by_linear(names, before)
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return (
-        a.shape[-1] == b.shape[-1]
-        and a.numel() == b.numel()
-        and torch.equal(a.flatten(), b.flatten())
-    )
+    def _absorbed_by_norm(
+        self, norm: str, names: tuple[str, ...], clusters: list[tuple[str, ...]]
+    ) -> ScaleGroup | None:
+        """All that reads the output of `norm`, if `names` do; None if they do not."""
+        inputs, out = self.watched.inputs, self.watched.outputs[norm]
+        x = inputs[names[0]]
+        if x.shape[-1] != out.shape[-1]:  # heads may share a norm
+            return self._prove_norm(norm, [names]) if same_values(x, out) else None
+        found = None
+        for reads in (some_of, multiples_of):
+            if reads(x, out):
+                group = self._prove_norm(norm, [c for c in clusters if reads(inputs[c[0]], out)])
+                if group.proven or reads is some_of:  # multiples may be so by chance
+                    found = group
+            if found is not None and found.proven:
+                break
+        return found
 
+    def _prove_norm(self, norm: str, readers: list[tuple[str, ...]]) -> ScaleGroup:
+        """The group of `readers`, and of idle ones like them, proven or refused."""
+        kinds = {pattern(name) for names in readers for name in names}
+        readers = [*readers, *(idle for idle in self.idle if pattern(idle[0]) in kinds)]
+        width = self.watched.inputs[readers[0][0]].shape[-1]
+        weight = weight_of(self.block, norm)
+        rows = torch.arange(width, device=weight.device) % len(weight)
+        readers.sort(key=lambda names: self.position[names[0]])
+        group = ScaleGroup(tuple(readers), norm, rows)
+        unseen = self._unseen(kinds, width)
+        if unseen:
+            return replace(group, refusal=f"{unseen!r} is not called on text and may read it, too")
+        plain = self.proof.of(group)
+        return plain if plain.proven else self.proof.of(replace(group, offset=1.0))
 
-def _find_absorber(
-    block: nn.Module,
-    readers: tuple[str, ...],
-    inputs: dict[str, Tensor],
-    outputs: dict[str, Tensor],
-    probe: Probe,
-) -> ScaleGroup:
-    """The group of `readers` with the first absorber that is proven, or the last refusal."""
-    x = inputs[readers[0]]
-    refused = ScaleGroup(
-        readers,
-        refusal="no norm's output is this input, and no linear before feeds it channel by channel",
-    )
-    ran = list(outputs)
-    before = ran[: ran.index(readers[0])]
-    norms = [n for n in before if _weight(block, n).ndim == 1 and _same(outputs[n], x)]
-    for name in norms:
-        rows = torch.arange(x.shape[-1], device=x.device)
-        for offset in (0.0, 1.0):
-            group = prove(block, ScaleGroup(readers, name, rows, offset), probe)
-            if group.proven:
-                return group
-            refused = group
-    if norms:
-        return refused
-    for name in reversed(before):
-        if not isinstance(block.get_submodule(name), nn.Linear):
-            continue
-        rows = feeding_rows(block, name, readers[0], probe)
-        if rows is None:
-            continue
-        group = prove(block, ScaleGroup(readers, name, rows), probe)
-        if group.proven:
-            return group
-        refused = group
-    return refused
+    def _unseen(self, kinds: set[str], width: int) -> str | None:
+        """A linear that did not run, is not like those of `kinds`, and would fit `width`."""
+        ran = kinds | {pattern(name) for name in self.watched.inputs}
+        unseen = [n for idle in self.idle for n in idle if pattern(n) not in ran]
+        return next((n for n in unseen if weight_of(self.block, n).shape[1] == width), None)
 
-
-def prove(block: nn.Module, group: ScaleGroup, probe: Probe) -> ScaleGroup:
-    """Fold a random scale in [0.5, 2] into `group` and compare the block's output.
-
-    The block is left as it was.
-    """
-    assert group.absorber is not None
-    assert group.rows is not None
-    weight = _weight(block, group.absorber)
-    exponent = torch.rand(weight.shape[0], generator=torch.Generator().manual_seed(0)) * 2 - 1
-    scale = torch.ones(len(exponent), device=weight.device)
-    scale[group.rows] = (2.0**exponent).to(scale.device)[group.rows]
-    expected = run_block(block, probe.sequences, probe.sequences_call)
-    with _restored(block, (group.absorber, *group.readers)):
-        fold(block, group, scale)
-        found = run_block(block, probe.sequences, probe.sequences_call)
-    size = expected.norm(dim=-1).clamp(min=1e-30)
-    error = float(((found - expected).norm(dim=-1) / size).nan_to_num(nan=float("inf")).max())
-    refusal = ""
-    if error > TOLERANCE:
-        refusal = (
-            f"folding a scale into {group.absorber!r} changes the block's output by {error:.0e}: "
-            "something else reads it, or an activation between bends it"
+    def _absorbed_by_linear(self, names: tuple[str, ...], before: list[str]) -> ScaleGroup:
+        refused = ScaleGroup(
+            (names,),
+            refusal="no norm's output is this input, and no linear before feeds it channel by "
+            "channel",
         )
-    return replace(group, proof_error=error, refusal=refusal)
+        for name in reversed(before):
+            own = not numbers(name) or numbers(name) == numbers(names[0])  # experts do not mix
+            if not own or not isinstance(self.block.get_submodule(name), nn.Linear):
+                continue
+            rows = feeding_rows(self.block, name, names[0], self.probe)
+            if rows is not None:
+                refused = self.proof.of(ScaleGroup((names,), name, rows))
+                if refused.proven:
+                    break
+        return refused
 
 
-@contextmanager
-def _restored(block: nn.Module, names: tuple[str, ...]) -> Iterator[None]:
-    parameters = [p for name in names for p in block.get_submodule(name).parameters(recurse=False)]
-    saved = [p.detach().clone() for p in parameters]
-    try:
-        yield
-    finally:
-        for parameter, value in zip(parameters, saved, strict=True):
-            parameter.data.copy_(value)
-
-
-def fold(block: nn.Module, group: ScaleGroup, scale: Tensor) -> None:
-    """Divide the absorber's rows by `scale` and multiply the readers' columns by the same.
-
-    `scale` is float32 [rows of the absorber]. Changes the block.
-    """
-    assert group.absorber is not None
-    assert group.rows is not None
-    absorber = block.get_submodule(group.absorber)
-    weight = _weight(block, group.absorber).data
-    if weight.ndim == 1:
-        weight.copy_((weight.float() + group.offset) / scale - group.offset)
-    else:
-        weight.div_(scale[:, None])
-    bias = getattr(absorber, "bias", None)
-    if isinstance(bias, Tensor):
-        bias.data.div_(scale)
-    for name in group.readers:
-        _weight(block, name).data.mul_(scale[group.rows])
-
-
-def _weight(block: nn.Module, name: str) -> Tensor:
-    return block.get_parameter(f"{name}.weight")
+def _like(group: ScaleGroup, names: tuple[str, ...]) -> ScaleGroup:
+    """What `group`, found for one expert, is for the readers `names` of another."""
+    absorber, own = group.absorber, numbers(group.readers[0])
+    if absorber is not None and numbers(absorber) == own:
+        others = iter(numbers(names[0]))
+        parts = absorber.split(".")
+        absorber = ".".join(next(others) if part.isdigit() else part for part in parts)
+    return replace(group, inputs=(names,), absorber=absorber)

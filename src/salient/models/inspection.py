@@ -10,13 +10,14 @@ from salient.core.report import Report, Table, mebibytes
 from salient.formats import load_format
 from salient.formats.checkpoint import Checkpoint, open_checkpoint, read_json
 
+from .blockmap import Progress, map_blocks
 from .source import model_folder
 
 BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1}
 
 
-def inspect_checkpoint(name: str) -> Report:
-    """Format, scheme, layers by kind, sizes, and evidence.
+def inspect_checkpoint(name: str, progress: Progress) -> Report:
+    """Format, scheme, layers by kind, sizes, and evidence; of a 16-bit model the map of its blocks.
 
     Raises CheckpointError if a quantized layer is incomplete.
     """
@@ -44,6 +45,9 @@ def inspect_checkpoint(name: str) -> Report:
     if kinds:
         counts = [(kind, str(count)) for kind, count in kinds.items()]
         tables.append(Table("Quantized linears", ("kind", "count"), counts))
+    if checkpoint.format is None:
+        found, maps, lines = map_blocks(checkpoint, progress)
+        return Report(data | found, tables + maps, lines)
     evidence = checkpoint.folder / "salient.json"
     lines = ["No salient.json: the checkpoint carries no evidence."]
     if evidence.exists():
@@ -105,7 +109,8 @@ def _evidence(evidence: dict[str, Any]) -> tuple[Table, list[str]]:
     """The measured part of salient.json, and which blocks hurt most."""
     rows = []
     for block in sorted(evidence["blocks"], key=lambda b: -b["error_awq"])[:5]:
-        kept = f"{sum(g['kept'] for g in block['groups'])}/{len(block['groups'])}"
+        counts = [(g["kept"], g.get("count", 1)) for g in block["groups"]]
+        kept = f"{sum(k for k, _ in counts)}/{sum(n for _, n in counts)}"
         rows.append(
             (block["block"], f"{block['error_plain']:.2e}", f"{block['error_awq']:.2e}", kept)
         )

@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from salient.core.errors import ModelError
 from salient.core.quant import check_finite
 from salient.formats.checkpoint import Checkpoint
 
+from .build import block_list, build_model, decoder_of, restore_buffers
 from .call import Call
-from .names import stored_names
+from .names import Architecture, Files
+from .plain import make_plain, unfit_linears
 
 
 class _Reached(Exception):
@@ -37,7 +38,8 @@ class _Stub(nn.Module):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["stood_for"], name)  # models read e.g. `layer.attention_type`
 
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
         return self.skeleton._reached(self.index, hidden, Call(args, kwargs))
 
 
@@ -49,24 +51,24 @@ class Skeleton:
 
     def __init__(self, source: Checkpoint, dtype: torch.dtype, device: torch.device):
         self.source, self.dtype, self.device = source, dtype, device
-        self.model = _build(source, dtype)
-        name, layers = _block_list(self.model)
+        self.model = build_model(source, dtype)
+        restore_buffers(self.model)
+        wanted = self.model.state_dict()
+        name, layers = block_list(self.model)
+        self.architecture = Architecture(self.model, wanted, make_plain(layers, name))
+        self.files = Files(self.architecture, source)
         self.blocks = [f"{name}.{i}" for i in range(len(layers))]
         self._meta = list(layers)
         self._calls: list[Call] = []
         self._hidden: Tensor | None = None
         self._inject: Tensor | None = None
         self._returns_tuple: bool | None = None
-        self._stored = stored_names(self.model, source)
         for index, block in enumerate(self._meta):
             layers[index] = _Stub(block, self, index)
-        head = self.model.get_output_embeddings()
-        self._head_names = {n for n, m in self.model.named_modules() if m is head}
+        self._stubs = tuple(f"{block}." for block in self.blocks)
+        self._head = _name_of(self.model, self.model.get_output_embeddings())
+        self._text = (f"{self._head}.", *_text_parts(self.model))
         self._has_body = self._has_head = False
-
-    def stored(self, name: str) -> str:
-        """The name that the files have for the parameter `name`."""
-        return self._stored.get(name, name)
 
     @property
     def vocabulary(self) -> int:
@@ -83,29 +85,63 @@ class Skeleton:
         """Positions that the model was made for, None if its config does not say."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    @property
+    def experts_per_token(self) -> int | None:
+        """How many experts each token is routed to, None if the config does not say."""
+        config = self.model.config.get_text_config()
+        names = (
+            "num_experts_per_tok",
+            "num_experts_per_token",
+            "moe_topk",
+            "moe_k",
+            "top_k_experts",
+        )
+        found = (getattr(config, name, None) for name in names)
+        return next((value for value in found if isinstance(value, int)), None)
+
     def outer_modules(self) -> list[str]:
         """Names of the linears that belong to no block (they are never quantized)."""
-        stubs = tuple(f"{name}." for name in self.blocks)
-        return [
-            n
-            for n, m in self.model.named_modules()
-            if isinstance(m, nn.Linear) and not n.startswith(stubs)
-        ]
+        linears = [n for n, m in self.model.named_modules() if isinstance(m, nn.Linear)]
+        return [name for name in linears if not name.startswith(self._stubs)]
+
+    def tower_modules(self) -> list[str]:
+        """The outer linears without the head, which no engine takes for quantized."""
+        return [name for name in self.outer_modules() if name != self._head]
 
     def outer_bytes(self) -> int:
-        """Bytes of everything that is no block, in the skeleton's dtype; a tied head once."""
-        stubs = tuple(f"{name}." for name in self.blocks)
-        outer = [p for n, p in self.model.named_parameters() if not n.startswith(stubs)]
+        """Bytes of all that text passes outside the blocks, in the skeleton's dtype.
+
+        A tied head counts once; vision towers are never read.
+        """
+        outer = [p for n, p in self.model.named_parameters() if self._is_outer_text(n)]
         return sum(p.numel() for p in outer) * torch.finfo(self.dtype).bits // 8
 
     def outer_names(self) -> list[str]:
         """The names, in the files, of everything that belongs to no block."""
-        stubs = tuple(f"{name}." for name in self.blocks)
-        return [stored for name, stored in self._stored.items() if not name.startswith(stubs)]
+        return [s for name, s in self.files.names().items() if not name.startswith(self._stubs)]
+
+    def unknown_names(self) -> list[str]:
+        """The tensors of the files that are no part of the model that Transformers builds."""
+        used = set(self.files.names().values())
+        return [name for name in self.source.parameter_names() if name not in used]
+
+    def _is_outer_text(self, name: str) -> bool:
+        return not name.startswith(self._stubs) and name.startswith(self._text)
+
+    def bare(self, index: int) -> nn.Module:
+        """Block `index` without weights."""
+        return self._meta[index]
 
     def linears(self, index: int) -> dict[str, nn.Linear]:
         """The linears of block `index` by their name within it; without weights."""
         return {n: m for n, m in self._meta[index].named_modules() if isinstance(m, nn.Linear)}
+
+    def unfit(self, index: int) -> dict[str, str]:
+        """What block `index` has beside linears to quantize: name within it -> why not this one.
+
+        Routers and gates decide, with few weights; engines want them at 16 bits.
+        """
+        return unfit_linears(self._meta[index])
 
     def parameter_names(self, index: int) -> list[str]:
         """The full names of all parameters and kept buffers of block `index`."""
@@ -117,7 +153,6 @@ class Skeleton:
         Raises ModelError on NaN.
         """
         module = copy.deepcopy(self._meta[index])
-        _restore_buffers(self.model, module)
         prefix = self.blocks[index]
         with self.source.reading():
             for name, target in list(module.state_dict().items()):
@@ -197,23 +232,25 @@ class Skeleton:
         """
         if self._has_body and (self._has_head or not with_head):
             return
-        _restore_buffers(self.model, self.model)
-        stubs = tuple(f"{name}." for name in self.blocks)
-        tied = self.model.config.get_text_config().tie_word_embeddings
         with self.source.reading():
             for name, target in list(self.model.state_dict().items()):
-                in_head = name.rpartition(".")[0] in self._head_names
+                in_head = name.rpartition(".")[0] == self._head
                 wanted = (with_head and not self._has_head) if in_head else not self._has_body
-                if name.startswith(stubs) or not wanted:
-                    continue
-                if in_head and tied and name not in self._stored:
-                    continue
-                self._assign(self.model, name, name, target, self.dtype)
-        if with_head and tied:
-            self.model.tie_weights()
+                tied = in_head and name not in self.files
+                if wanted and not tied and self._is_outer_text(name):
+                    self._assign(self.model, name, name, target, self.dtype)
+        if with_head:
+            self._tie()
         self._has_body, self._has_head = True, with_head or self._has_head
         self._body_to_device()
         self.model.eval().requires_grad_(requires_grad=False)
+
+    def _tie(self) -> None:
+        """Give a head that the files do not have the embedding's weights, if the model says so."""
+        self.model.tie_weights()
+        for name, parameter in self.model.named_parameters():
+            if parameter.is_meta and name.rpartition(".")[0] == self._head:
+                self.files.read(name)  # raises: the files lack it
 
     def _body_to_device(self) -> None:
         for module in self.model.modules():
@@ -230,7 +267,7 @@ class Skeleton:
     def _assign(
         self, module: nn.Module, local: str, name: str, target: Tensor, dtype: torch.dtype
     ) -> None:
-        found = self.source.parameter(self.stored(name))
+        found = self.files.read(name)
         if found.shape != target.shape:
             raise ModelError(
                 f"{name!r} is {list(found.shape)} on disk, but config.json makes it "
@@ -238,6 +275,7 @@ class Skeleton:
                 "fetch the model again."
             )
         check_finite(name, found)
+        found = found.contiguous()  # a part of a stored tensor may be transposed
         kept = found.to(dtype) if found.is_floating_point() else found
         owner = module.get_submodule(local.rpartition(".")[0])
         leaf = local.rpartition(".")[2]
@@ -249,43 +287,13 @@ class Skeleton:
             owner._buffers[leaf] = kept
 
 
-def _build(source: Checkpoint, dtype: torch.dtype) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(source.folder)
-        if hasattr(config, "quantization_config"):
-            delattr(config, "quantization_config")
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
-        raise ModelError(
-            f"config.json in {source.folder} does not describe a causal language model that the "
-            f"installed Transformers can build ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no text'}). Check model_type and "
-            "the sizes in config.json, or update Transformers."
-        ) from error
-    return model
+def _name_of(model: nn.Module, part: nn.Module | None) -> str:
+    return next((name for name, module in model.named_modules() if module is part), "")
 
 
-def _block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
-    if not lists:
-        raise ModelError(
-            f"{type(model).__name__} has no list of decoder blocks: Salient cannot stream it."
-        )
-    return max(lists, key=lambda item: sum(p.numel() for p in item[1].parameters()))
-
-
-def _restore_buffers(model: Any, module: nn.Module) -> None:
-    """Compute the buffers that no file holds (rotary frequencies), as Transformers does."""
-    for part in module.modules():
-        lost = [
-            n
-            for n in part._non_persistent_buffers_set
-            if (b := part._buffers.get(n)) is not None and b.is_meta
-        ]
-        if isinstance(part, _Stub) or not lost:
-            continue
-        for name in lost:
-            part._buffers[name] = torch.zeros_like(part._buffers[name], device="cpu")  # type: ignore[arg-type]
-        with torch.no_grad():
-            model._init_weights(part)
+def _text_parts(model: Any) -> tuple[str, ...]:
+    """The prefixes of the parameters that text passes; vision towers and projectors have others."""
+    if model.config.get_text_config() is model.config:
+        return ("",)
+    embedding = _name_of(model, model.get_input_embeddings())
+    return f"{decoder_of(model)[0]}.", f"{embedding}."

@@ -1,0 +1,112 @@
+"""The Transformers model of a config, without weights: class, decoder blocks, buffers."""
+
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
+
+from salient.core.errors import ModelError
+from salient.formats.checkpoint import Checkpoint
+
+
+def build_model(source: Checkpoint, dtype: torch.dtype) -> Any:
+    """The model that `source` describes, on the meta device.
+
+    Raises ModelError if the installed Transformers cannot build it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source.folder)
+        if hasattr(config, "quantization_config"):
+            delattr(config, "quantization_config")
+        with torch.device("meta"):
+            model = _from_config(config, dtype)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
+        raise ModelError(
+            f"config.json in {source.folder} does not describe a causal language model that the "
+            f"installed Transformers can build ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no text'}). Check model_type and "
+            "the sizes in config.json, or update Transformers."
+        ) from error
+    return model
+
+
+def _from_config(config: Any, dtype: torch.dtype) -> Any:
+    """The class that the config names, if it generates text; else the usual one for its type.
+
+    A config of text and images has several classes, some of which would leave out the images' part.
+    """
+    for name in getattr(config, "architectures", None) or ():
+        named = getattr(transformers, name, None)
+        if named is not None and name.endswith(("ForCausalLM", "ForConditionalGeneration")):
+            return named._from_config(config, dtype=dtype)
+    if config.get_text_config() is not config:
+        return AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def decoder_of(model: Any) -> tuple[str, nn.Module]:
+    """The part of `model` that turns text into hidden states, and its name in the model."""
+    decoder = model.get_decoder()
+    return next(name for name, module in model.named_modules() if module is decoder), decoder
+
+
+def block_list(model: Any) -> tuple[str, nn.ModuleList]:
+    """The list of decoder blocks and its name: the largest list in the text part."""
+    prefix, decoder = decoder_of(model)
+    lists = [(n, m) for n, m in decoder.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    if not lists:
+        raise ModelError(
+            f"{type(model).__name__} has no list of decoder blocks: Salient cannot stream it."
+        )
+    name, largest = max(lists, key=lambda item: sum(p.numel() for p in item[1].parameters()))
+    return f"{prefix}.{name}".lstrip("."), largest
+
+
+def restore_buffers(model: Any) -> None:
+    """Compute the buffers that no file holds (rotary frequencies), as Transformers does.
+
+    Done twice over different fillings: what keeps its filling was not computed. Raises ModelError
+    naming such a buffer.
+    """
+    lost = {
+        (part, name): f"{path}.{name}"
+        for path, part in model.named_modules()
+        for name in part._non_persistent_buffers_set
+        if (buffer := part._buffers.get(name)) is not None and buffer.is_meta
+    }
+    first = _filled(model, lost, 0)
+    second = _filled(model, lost, 1)
+    for (part, name), path in lost.items():
+        if not torch.equal(first[part, name], second[part, name]):
+            raise ModelError(
+                f"{path!r} of {type(model).__name__} is in no file, and the installed Transformers "
+                "does not compute it anew. Update Transformers."
+            )
+
+
+def _filled(
+    model: Any, lost: dict[tuple[nn.Module, str], str], value: int
+) -> dict[tuple[nn.Module, str], torch.Tensor]:
+    """The buffers `lost` after they were filled with `value` and initialized."""
+    for part, name in lost:
+        part._buffers[name] = torch.full_like(part._buffers[name], value, device="cpu")  # type: ignore[arg-type]
+    homes = {part for part, _ in lost}
+    with torch.no_grad():
+        _initialize(model, model, homes)
+    return {key: key[0]._buffers[key[1]] for key in lost}  # type: ignore[misc]
+
+
+def _initialize(model: Any, part: nn.Module, homes: set[nn.Module]) -> None:
+    """Initialize `homes` and all models that may hold them, each by the innermost model's rules."""
+    model = part if isinstance(part, PreTrainedModel) else model
+    for child in part.children():
+        _initialize(model, child, homes)
+    if part in homes or part is model:
+        model._init_weights(part)
