@@ -1,4 +1,4 @@
-"""The three checks of `run.py`. Each asks a peer, in its environment, and compares its answer.
+"""The checks of `run.py`. Each asks a peer, in its environment, and compares its answer.
 
 A check takes a Case and gives an Outcome. What a peer's script prints is kept beside the
 checkpoint, in SCRIPT.log.
@@ -54,12 +54,13 @@ class EnvironmentMissing(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """One checkpoint, its format, and the folder for what the peers say of it."""
+    """One checkpoint, its format, the folder for what the peers say of it, and its 16-bit type."""
 
     name: str
     format: str
     folder: Path
     work: Path
+    dtype: str = "float16"
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,56 @@ def meant_by_source(texts: list[str]) -> dict[str, Any]:
     }
 
 
+def places(case: Case) -> Outcome:
+    """vLLM's loader must take every tensor and miss none, and its experts must hold ours."""
+    out, experts = case.work / "vllm_loads.json", case.work / "experts.safetensors"
+    peer(case, "places", "vllm_loads.py", case.folder, out, experts, "--dtype", case.dtype)
+    figures = json.loads(out.read_text("utf-8"))
+    expected = stacked_experts(open_checkpoint(case.folder))
+    with safe_open(experts, "pt") as file:
+        found = {place_of(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    wrong = [
+        place
+        for place in sorted(expected.keys() | found.keys())
+        if place not in expected
+        or place not in found
+        or not torch.equal(expected[place], found[place])
+    ]
+    said = f"{figures['parameters']} parameters filled"
+    if expected:
+        said += f", {len(expected)} of experts as we wrote them"
+    if figures["kernel_passed_over"]:
+        said += "; no kernel for experts on this CPU"
+    if wrong:
+        said = f"{len(wrong)} stacked parameters differ, such as {wrong[0]}"
+    return Outcome("places", case.name, not wrong, said, {**figures, "wrong": wrong})
+
+
+def place_of(name: str) -> tuple[int, str]:
+    """Layer and leaf of one of vLLM's stacked expert parameters, e.g. (1, 'w13_qweight')."""
+    parts = name.split(".")
+    return next(int(part) for part in parts if part.isdigit()), parts[-1]
+
+
+def stacked_experts(checkpoint: Any) -> dict[tuple[int, str], torch.Tensor]:
+    """Our experts' tensors stacked as vLLM stacks them: gate beside up, expert upon expert."""
+    kinds = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+    parts: dict[tuple[int, str, str], dict[int, torch.Tensor]] = {}
+    for name in checkpoint.files:
+        if ".experts." in name:
+            path, _, rest = name.partition(".experts.")
+            expert, module, leaf = rest.split(".")
+            layer = next(int(part) for part in path.split(".") if part.isdigit())
+            home = parts.setdefault((layer, kinds.get(module, module), leaf), {})
+            home[int(expert)] = checkpoint.tensor(name)
+    stacks = {key: torch.stack([e[n] for n in sorted(e)]) for key, e in parts.items()}
+    made = {(layer, f"w2_{leaf}"): s for (layer, kind, leaf), s in stacks.items() if kind == "w2"}
+    for (layer, kind, leaf), gate in stacks.items():
+        if kind == "w1":
+            made[layer, f"w13_{leaf}"] = torch.cat([gate, stacks[layer, "w3", leaf]], -1)
+    return made
+
+
 def vllm(case: Case) -> Outcome:
     """vLLM must load the checkpoint and compute what our dequantized model computes.
 
@@ -166,7 +217,7 @@ def vllm(case: Case) -> Outcome:
     prompts = tokenizer(list(PROMPTS))["input_ids"]
     asked, out = case.work / "prompts.json", case.work / "vllm.json"
     asked.write_text(json.dumps(prompts), "utf-8")
-    options = ("--dtype", "float16", "--tokens", TOKENS)
+    options = ("--dtype", case.dtype, "--tokens", TOKENS)
     peer(case, "vllm", "vllm_greedy.py", case.folder, asked, out, *options)
     found = json.loads(out.read_text("utf-8"))
     answers = zip(prompts, found["tokens"], found["logprobs"], strict=True)
@@ -182,7 +233,7 @@ def vllm(case: Case) -> Outcome:
         "largest_logprob_difference": differences.max().item(),
         **{k: found[k] for k in ("arithmetic", "kernel", "quantization", "dtype", "vllm")},
     }
-    return Outcome("vllm", case.name, agrees(figures), in_words(figures), figures)
+    return Outcome("vllm", case.name, agrees(figures, case.dtype), in_words(figures), figures)
 
 
 @torch.inference_mode()
@@ -199,12 +250,13 @@ def walk(
     return gaps, differences
 
 
-def agrees(figures: dict[str, Any]) -> bool:
-    """Whether vLLM computed what our model computes. A NaN does not."""
+def agrees(figures: dict[str, Any], dtype: str) -> bool:
+    """Whether vLLM computed in `dtype` what our model computes. A NaN does not."""
+    coarser = torch.finfo(getattr(torch, dtype)).eps / torch.finfo(torch.float16).eps
     return (
         figures["identical"] + figures["near_ties"] == len(PROMPTS) * TOKENS
-        and figures["mean_logprob_difference"] < LOGPROB_MEAN
-        and figures["largest_logprob_difference"] < LOGPROB_LARGEST
+        and figures["mean_logprob_difference"] < LOGPROB_MEAN * coarser
+        and figures["largest_logprob_difference"] < LOGPROB_LARGEST * coarser
     )
 
 
@@ -221,7 +273,7 @@ def in_words(figures: dict[str, Any]) -> str:
 
 def environment_of(check: str, form: str) -> str:
     """The environment that a check of a format runs in. AutoAWQ's has Transformers 4."""
-    if check == "vllm":
+    if check in ("vllm", "places"):
         return "vllm"
     return "llmcompressor" if (check, form) == ("weights", "compressed-tensors") else "autoawq"
 
@@ -263,5 +315,6 @@ def say(step: str) -> None:
 CHECKS: dict[str, Callable[[Case], Outcome]] = {
     "weights": weights,
     "transformers4": transformers4,
+    "places": places,
     "vllm": vllm,
 }

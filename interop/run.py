@@ -3,12 +3,15 @@
     python interop/run.py                          # everything, into .work/interop
     python interop/run.py --only weights awq       # one check of one checkpoint
 
-The demo model is quantized in four ways: both formats, with zero points and without. Each
-checkpoint then goes through three checks (`checks.py`). Every peer runs in an environment of its
-own (`environment.sh`) and meets Salient on disk only.
+The demo model is quantized in four ways: both formats, with zero points and without; random small
+models of other families (`tiny_models.py`) in one. Each checkpoint then goes through its checks
+(`checks.py`). Every peer runs in an environment of its own (`environment.sh`) and meets Salient on
+disk only.
 
     weights        the format's own library and Salient unpack the same float32 numbers, to the bit
     transformers4  Transformers 4 understands config and tokenizer as the source means them
+    places         vLLM's loader has a place for every tensor and fills every one; its experts hold
+                   what we wrote, bit by bit. Needs no kernel, which experts have on few CPUs
     vllm           vLLM, told to complain of a missing tensor, loads the checkpoint and computes
                    what our dequantized model computes
 
@@ -18,7 +21,7 @@ Exit codes: 0 all passed, 1 some check failed, 2 an environment could not be mad
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +34,38 @@ import salient
 from checks import CHECKS, Case, EnvironmentMissing, Outcome, PeerError, say
 from salient import api
 from salient.core.errors import SalientError
+from tiny_models import tiny_model
 
 SEQUENCE_LENGTH = 256
-CHECKPOINTS = {  # name -> scheme, format
-    "awq": ("w4-g64", "awq"),
-    "awq-sym": ("w4-g64-sym", "awq"),
-    "compressed-tensors": ("w4-g64", "compressed-tensors"),
-    "compressed-tensors-sym": ("w4-g64-sym", "compressed-tensors"),
+EVERY = ("weights", "transformers4", "places", "vllm")
+WITHOUT_KERNEL = ("weights", "places")  # vLLM computes 4-bit experts on a CPU only with AMX
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a checkpoint is made, and the checks that it goes through. Models: see `model_of`.
+
+    dtype: the 16-bit type of model, checkpoint, and vLLM
+    """
+
+    model: str
+    scheme: str
+    format: str
+    checks: tuple[str, ...] = EVERY
+    dtype: str = "float16"
+
+
+CHECKPOINTS = {
+    "awq": Made(checks.MODEL, "w4-g64", "awq"),
+    "awq-sym": Made(checks.MODEL, "w4-g64-sym", "awq"),
+    "compressed-tensors": Made(checks.MODEL, "w4-g64", "compressed-tensors"),
+    "compressed-tensors-sym": Made(checks.MODEL, "w4-g64-sym", "compressed-tensors"),
+    "qwen3": Made("qwen3", "w4-g128", "awq", ("weights", "places", "vllm")),
+    # vLLM refuses Gemma 3 in float16
+    "gemma3": Made("gemma3_text", "w4-g128", "awq", ("weights", "places", "vllm"), "bfloat16"),
+    "qwen3-moe": Made("qwen3_moe", "w4-g128", "awq", WITHOUT_KERNEL),
+    "mixtral": Made("mixtral", "w4-g128", "awq", WITHOUT_KERNEL),
+    "deepseek-v3": Made("deepseek_v3", "w4-g64", "awq", WITHOUT_KERNEL),
 }
 
 
@@ -86,8 +114,8 @@ def parse() -> argparse.Namespace:
 
 def needed(chosen: list[str], names: list[str]) -> list[str]:
     """The environments that these checks of these checkpoints run in."""
-    formats = {CHECKPOINTS[name][1] for name in names}
-    return sorted({checks.environment_of(check, form) for check in chosen for form in formats})
+    pairs = {(c, CHECKPOINTS[n].format) for n in names for c in CHECKPOINTS[n].checks}
+    return sorted({checks.environment_of(*pair) for pair in pairs if pair[0] in chosen})
 
 
 def outcomes_of(name: str, chosen: list[str], work: Path, samples: int) -> list[Outcome]:
@@ -97,7 +125,7 @@ def outcomes_of(name: str, chosen: list[str], work: Path, samples: int) -> list[
     except SalientError as error:
         return [Outcome("quantize", name, passed=False, said=str(error))]
     outcomes = []
-    for check in chosen:
+    for check in (check for check in chosen if check in CHECKPOINTS[name].checks):
         try:
             outcomes.append(CHECKS[check](case))
         except (PeerError, SalientError) as error:
@@ -107,23 +135,31 @@ def outcomes_of(name: str, chosen: list[str], work: Path, samples: int) -> list[
 
 def quantized(name: str, work: Path, samples: int) -> Case:
     """The checkpoint `name`: the one that is there, unless Salient has changed since."""
-    scheme, form = CHECKPOINTS[name]
-    case = Case(name, form, work / name / f"{samples}x{SEQUENCE_LENGTH}", work / name)
+    made = CHECKPOINTS[name]
+    folder = work / name / f"{samples}x{SEQUENCE_LENGTH}"
+    case = Case(name, made.format, folder, work / name, made.dtype)
     case.work.mkdir(parents=True, exist_ok=True)
-    say(f"{name}: quantizing {checks.MODEL} to {scheme}")
+    say(f"{name}: quantizing {made.model} to {made.scheme}")
     evidence = case.folder / "salient.json"
     written = evidence.stat().st_mtime if evidence.is_file() else 0.0
     changed = max(p.stat().st_mtime for p in Path(salient.__file__).parent.rglob("*.py"))
     api.quantize(
-        checks.MODEL,
+        model_of(made, work),
         str(case.folder),
-        scheme=scheme,
-        format=form,
+        scheme=made.scheme,
+        format=made.format,
         samples=samples,
         sequence_length=SEQUENCE_LENGTH,
         fresh=written < changed,
     )
     return case
+
+
+def model_of(made: Made, work: Path) -> str:
+    """The demo model, or the folder of the random model of a family."""
+    if made.model == checks.MODEL:
+        return made.model
+    return str(tiny_model(made.model, work / "models" / made.model, made.dtype))
 
 
 def as_json(samples: int, outcomes: list[Outcome]) -> str:

@@ -19,13 +19,13 @@ from salient.models.proof import ScaleGroup
 
 from .feedback import with_feedback
 from .folding import Fold, absorbed
-from .results import BlockResult, GroupResult, Heldout, LayerResult, Target
+from .results import BlockResult, GroupResult, Heldout, LayerResult, Target, plain_group
 from .search import IDENTITY, best_grid, best_scale, gram_blocks, sample_weights
 from .stats import ActStats
 
 Weights = Callable[[str], Tensor]  # a linear's name within the block -> float32 [out, in]
 Codes = dict[str, QuantizedWeight]
-Errors = dict[str, float]  # relative output errors on the held-out tokens
+Errors = dict[str, float]  # linear -> its output error on the held-out tokens
 ROUNDINGS = ("feedback", "nearest")  # the better one first
 
 
@@ -76,23 +76,26 @@ class _Draft:
         """Search one group; keep what was found if it wins on the held-out tokens."""
         fold = self._fold(group)
         before: Errors = {}
+        power: Errors = {}  # of each linear's output
         for rounding in ROUNDINGS:
             after: Errors = {}
             codes: Codes = {}
             for first, originals in self._inputs(group):
+                heldout = self.heldout[first]
                 if rounding == ROUNDINGS[0]:
+                    power |= {n: max(heldout.error(w), 1e-30) for n, w in originals.items()}
                     plain = {n: self._rounded(n, weight) for n, weight in originals.items()}
                     self.plain |= plain
-                    before |= self._errors(first, originals, plain, 1.0)
+                    before |= _errors(heldout, originals, plain, 1.0)
                 found = self._searched(rounding, first, originals, fold)
-                after |= self._errors(first, originals, found, fold.columns)
+                after |= _errors(heldout, originals, found, fold.columns)
                 codes |= found
-            if sum(after.values()) < sum(before.values()):
+            layers = [LayerResult(n, before[n] / power[n], after[n] / power[n]) for n in before]
+            if sum(layer.awq for layer in layers) < sum(layer.plain for layer in layers):
                 self._keep(group, codes, fold)
-                layers = [LayerResult(n, before[n], after[n]) for n in before]
                 return GroupResult(group, layers, fold.exponents, rounding)
         self.codes |= {n: self.plain[n] for n in before}
-        return GroupResult(group, [LayerResult(n, e, e) for n, e in before.items()])
+        return plain_group(GroupResult(group, layers))
 
     def _inputs(self, group: ScaleGroup) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """The first reader of each input, and the weights of those to quantize."""
@@ -100,16 +103,6 @@ class _Draft:
             wanted = [n for n in names if n in self.target.quantized]
             if wanted:
                 yield names[0], {n: self.weight_of(n) for n in wanted}
-
-    def _errors(
-        self, first: str, originals: dict[str, Tensor], codes: Codes, columns: Tensor | float
-    ) -> Errors:
-        heldout = self.heldout[first]
-        errors = {}
-        for name, weight in originals.items():
-            lost = codes[name].dequantize().div_(columns).sub_(weight)
-            errors[name] = heldout.error(lost) / max(heldout.error(weight), 1e-30)
-        return errors
 
     def _searched(
         self, rounding: str, first: str, originals: dict[str, Tensor], fold: Fold
@@ -197,3 +190,13 @@ class _Draft:
                 weight = weight if rows is None else weight / rows[:, None]
                 self.folded[f"{name}.weight"] = weight.to(dtype)
         return BlockResult(weights, self.plain, self.folded, results, left)
+
+
+def _errors(
+    heldout: Heldout, originals: dict[str, Tensor], codes: Codes, columns: Tensor | float
+) -> Errors:
+    """The output error of `codes`, whose columns were multiplied by `columns`, by linear."""
+    return {
+        name: heldout.error(codes[name].dequantize().div_(columns).sub_(weight))
+        for name, weight in originals.items()
+    }

@@ -84,12 +84,15 @@ class Target:
     quantized: frozenset[str]
 
 
+def plain_group(result: GroupResult) -> GroupResult:
+    """The same group by plain rounding."""
+    layers = [LayerResult(layer.name, layer.plain, layer.plain) for layer in result.layers]
+    return GroupResult(result.group, layers)
+
+
 def plain_result(result: BlockResult) -> BlockResult:
     """The same block by plain rounding throughout: nothing scaled, nothing folded."""
-    groups = []
-    for r in result.groups:
-        layers = [LayerResult(layer.name, layer.plain, layer.plain) for layer in r.layers]
-        groups.append(GroupResult(r.group, layers))
+    groups = [plain_group(group) for group in result.groups]
     return BlockResult(result.plain, result.plain, {}, groups, result.left)
 
 

@@ -1,0 +1,85 @@
+"""Random models of families that vLLM knows, small enough to check and wide enough for its kernels.
+
+Their weights mean nothing; names, shapes and arithmetic are what other engines are asked about.
+The tokenizer is the demo model's.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from salient.models.source import model_folder
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+SIZES: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 49152,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+MOE = {
+    "moe_intermediate_size": 128,
+    "num_experts": 8,
+    "num_local_experts": 8,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen3": {},
+    "gemma3_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 64,
+        "query_pre_attn_scalar": 64,
+    },
+    "qwen3_moe": {**MOE, "decoder_sparse_step": 1, "norm_topk_prob": True},
+    "mixtral": {**MOE, "intermediate_size": 256},
+    "deepseek_v3": {
+        **MOE,
+        "num_key_value_heads": 4,
+        "head_dim": None,
+        "first_k_dense_replace": 1,
+        "n_shared_experts": 1,
+        "n_group": 2,
+        "topk_group": 1,
+        "topk_method": "noaux_tc",  # as published; Transformers does not ask for it, vLLM does
+        "scoring_func": "sigmoid",
+        "q_lora_rank": 128,
+        "kv_lora_rank": 128,
+        "qk_rope_head_dim": 32,
+        "qk_nope_head_dim": 64,
+        "v_head_dim": 64,
+    },
+}
+
+
+def tiny_model(family: str, folder: Path, dtype: str) -> Path:
+    """The folder of the random model of `family` in `dtype`, written unless it is there."""
+    if (folder / "config.json").exists():
+        return folder
+    torch.manual_seed(0)
+    sizes = {k: v for k, v in (SIZES | FAMILIES[family]).items() if v is not None}
+    config = AutoConfig.for_model(family, **sizes)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            else:
+                parameter.copy_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER:
+        if (model_folder("smollm2-135m") / name).exists():
+            shutil.copyfile(model_folder("smollm2-135m") / name, folder / name)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    return folder
