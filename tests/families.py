@@ -2,7 +2,8 @@
 
 Random models with spread-out norm gains; every kind of block that a family has is there. `scaled`
 counts the kinds of scale groups that are proven, over all blocks of the tiny model and with the
-groups of like experts as one; `refused` names the first readers of inputs that no scale fits.
+groups of like experts as one; `refused` names the first readers of inputs that no scale fits, and
+`left` the matrices in the blocks that stay at 16 bits.
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ class Family:
 
     scaled: int
     refused: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     changes: dict[str, Any] = field(default_factory=dict)
     vision: dict[str, Any] | None = None  # the rest of a config whose text part has `changes`
 
@@ -142,79 +144,104 @@ SIGLIP = {"model_type": "siglip_vision_model", **TOWER}
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(4),
-    "mistral": Family(4, (), {"sliding_window": 8}),
-    "ministral": Family(4, (), SLIDING),
+    "mistral": Family(4, changes={"sliding_window": 8}),
+    "ministral": Family(4, changes=SLIDING),
     "qwen2": Family(4),
     "qwen3": Family(4),
     "gemma": Family(4),
-    "gemma2": Family(4, (), SLIDING),
-    "gemma3_text": Family(4, (), SLIDING),
-    "phi": Family(2, ("mlp.fc2",), MHA),
+    "gemma2": Family(4, changes=SLIDING),
+    "gemma3_text": Family(4, changes=SLIDING),
+    "phi": Family(2, refused=("mlp.fc2",), changes=MHA),
     "phi3": Family(4),
     "smollm3": Family(4),
-    "olmo": Family(2, ("self_attn.q_proj", "mlp.gate_proj")),
-    "olmo2": Family(2, ("self_attn.q_proj", "mlp.gate_proj")),
-    "opt": Family(4, (), {"ffn_dim": 96, "word_embed_proj_dim": 64}),
-    "gpt2": Family(3, ("mlp.c_proj",), GPT),
-    "gpt_neox": Family(3, ("mlp.dense_4h_to_h",)),
-    "gptj": Family(2, ("mlp.fc_out",), {**GPT, "rotary_dim": 8}),
+    "olmo": Family(2, refused=("self_attn.q_proj", "mlp.gate_proj")),
+    "olmo2": Family(2, refused=("self_attn.q_proj", "mlp.gate_proj")),
+    "opt": Family(4, changes={"ffn_dim": 96, "word_embed_proj_dim": 64}),
+    "gpt2": Family(3, refused=("mlp.c_proj",), changes=GPT),
+    "gpt_neox": Family(3, refused=("mlp.dense_4h_to_h",)),
+    "gptj": Family(2, refused=("mlp.fc_out",), changes={**GPT, "rotary_dim": 8}),
     "falcon": Family(
         3,
-        ("mlp.dense_4h_to_h",),
-        {"new_decoder_architecture": True, "num_kv_heads": 2, "head_dim": None},
+        refused=("mlp.dense_4h_to_h",),
+        changes={"new_decoder_architecture": True, "num_kv_heads": 2, "head_dim": None},
     ),
-    "bloom": Family(3, ("mlp.dense_4h_to_h",), {"n_head": 4}),
-    "mpt": Family(3, ("ffn.down_proj",), MPT),
+    "bloom": Family(3, refused=("mlp.dense_4h_to_h",), changes={"n_head": 4}),
+    "mpt": Family(3, refused=("ffn.down_proj",), changes=MPT),
     "stablelm": Family(4),
-    "starcoder2": Family(3, ("mlp.c_proj",)),
+    "starcoder2": Family(3, refused=("mlp.c_proj",)),
     "cohere": Family(3),
-    "cohere2": Family(3, (), SLIDING),
+    "cohere2": Family(3, changes=SLIDING),
     "granite": Family(4),
     "glm": Family(4),
     "glm4": Family(4),
-    "exaone4": Family(2, ("self_attn.q_proj", "mlp.gate_proj"), SLIDING),
-    "nemotron": Family(3, ("mlp.down_proj",)),
+    "exaone4": Family(2, refused=("self_attn.q_proj", "mlp.gate_proj"), changes=SLIDING),
+    "nemotron": Family(3, refused=("mlp.down_proj",)),
     "seed_oss": Family(4),
     "hunyuan_v1_dense": Family(4),
     "helium": Family(4),
-    "arcee": Family(3, ("mlp.down_proj",)),
-    "mixtral": Family(4, (), MOE),
-    "qwen2_moe": Family(5, (), MOE),
-    "qwen3_moe": Family(4, (), MOE),
-    "olmoe": Family(4, (), {**MOE, "intermediate_size": 32}),
-    "deepseek_v2": Family(9, (), MLA),
-    "deepseek_v3": Family(9, (), MLA),
-    "glm4_moe": Family(7, (), SHARED),
-    "glm4_moe_lite": Family(9, (), {**MLA, "n_group": 1}),
-    "qwen3_next": Family(7, (), {**MOE, **DELTA}),
-    "qwen3_5_moe_text": Family(7, (), {**MOE, **DELTA}),
-    "granitemoe": Family(4, (), {**MOE, "head_dim": None}),
-    "phimoe": Family(4, (), MOE),
-    "llama4_text": Family(7, (), LLAMA4),
-    "gpt_oss": Family(
-        3, ("mlp.experts.*.down_proj",), {**MOE, "intermediate_size": 32, "sliding_window": 8}
+    "arcee": Family(3, refused=("mlp.down_proj",)),
+    "mixtral": Family(4, left=("mlp.gate",), changes=MOE),
+    "qwen2_moe": Family(5, left=("mlp.gate", "mlp.shared_expert_gate"), changes=MOE),
+    "qwen3_moe": Family(4, left=("mlp.gate",), changes=MOE),
+    "olmoe": Family(4, left=("mlp.gate",), changes={**MOE, "intermediate_size": 32}),
+    "deepseek_v2": Family(9, left=("mlp.gate",), changes=MLA),
+    "deepseek_v3": Family(9, left=("mlp.gate",), changes=MLA),
+    "glm4_moe": Family(7, left=("mlp.gate",), changes=SHARED),
+    "glm4_moe_lite": Family(9, left=("mlp.gate",), changes={**MLA, "n_group": 1}),
+    "qwen3_next": Family(7, left=("mlp.gate", "mlp.shared_expert_gate"), changes={**MOE, **DELTA}),
+    "qwen3_5_moe_text": Family(
+        7,
+        left=(
+            "linear_attn.in_proj_b",
+            "linear_attn.in_proj_a",
+            "mlp.gate",
+            "mlp.shared_expert_gate",
+        ),
+        changes={**MOE, **DELTA},
     ),
-    "ernie4_5_moe": Family(7, (), ERNIE),
-    "hunyuan_v1_moe": Family(5, (), {**MOE, "moe_topk": 2}),
+    "granitemoe": Family(4, left=("block_sparse_moe.router",), changes={**MOE, "head_dim": None}),
+    "phimoe": Family(4, left=("mlp.router",), changes=MOE),
+    "llama4_text": Family(7, left=("feed_forward.router",), changes=LLAMA4),
+    "gpt_oss": Family(
+        3,
+        refused=("mlp.experts.*.down_proj",),
+        left=("mlp.router",),
+        changes={**MOE, "intermediate_size": 32, "sliding_window": 8},
+    ),
+    "ernie4_5_moe": Family(7, left=("mlp.gate",), changes=ERNIE),
+    "hunyuan_v1_moe": Family(5, left=("mlp.gate.wg",), changes={**MOE, "moe_topk": 2}),
     "minimax": Family(
         2,
-        ("self_attn.qkv_proj", "self_attn.out_proj", "mlp.gate", "self_attn.q_proj"),
-        {**MOE, "layer_types": ["linear_attention", "full_attention"]},
+        refused=("self_attn.qkv_proj", "self_attn.out_proj", "mlp.gate", "self_attn.q_proj"),
+        left=("mlp.gate",),
+        changes={**MOE, "layer_types": ["linear_attention", "full_attention"]},
     ),
-    "jamba": Family(7, ("mamba.x_proj", "mamba.out_proj", "mamba.dt_proj"), JAMBA),
+    "jamba": Family(
+        7,
+        refused=("mamba.x_proj", "mamba.out_proj", "mamba.dt_proj"),
+        left=("feed_forward.router", "mamba.dt_proj"),
+        changes=JAMBA,
+    ),
     "nemotron_h": Family(
         6,
-        ("mixer.shared_experts.down_proj", "mixer.experts.*.down_proj", "mixer.down_proj"),
-        NEMOTRON_H,
+        refused=("mixer.shared_experts.down_proj", "mixer.experts.*.down_proj", "mixer.down_proj"),
+        left=("mixer.gate",),
+        changes=NEMOTRON_H,
     ),
-    "falcon_h1": Family(4, ("mamba.out_proj",), {**MAMBA2, "mamba_d_head": 8, "mamba_d_ssm": 64}),
-    "granitemoehybrid": Family(7, (), GRANITE_HYBRID),
-    "lfm2": Family(5, ("conv.out_proj",), {"layer_types": ["conv", "full_attention"]}),
-    "mamba2": Family(2, (), {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1}),
-    "qwen2_vl": Family(4, (), MROPE, QWEN_VISION),
-    "qwen3_vl": Family(4, (), MROPE, QWEN_VISION),
-    "llava": Family(4, (), {"model_type": "llama"}, {"vision_config": CLIP}),
-    "gemma3": Family(4, (), SLIDING, {"vision_config": SIGLIP, "mm_tokens_per_image": 4}),
+    "falcon_h1": Family(
+        4, refused=("mamba.out_proj",), changes={**MAMBA2, "mamba_d_head": 8, "mamba_d_ssm": 64}
+    ),
+    "granitemoehybrid": Family(7, left=("block_sparse_moe.router",), changes=GRANITE_HYBRID),
+    "lfm2": Family(
+        5, refused=("conv.out_proj",), changes={"layer_types": ["conv", "full_attention"]}
+    ),
+    "mamba2": Family(2, changes={"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1}),
+    "qwen2_vl": Family(4, changes=MROPE, vision=QWEN_VISION),
+    "qwen3_vl": Family(4, changes=MROPE, vision=QWEN_VISION),
+    "llava": Family(4, changes={"model_type": "llama"}, vision={"vision_config": CLIP}),
+    "gemma3": Family(
+        4, changes=SLIDING, vision={"vision_config": SIGLIP, "mm_tokens_per_image": 4}
+    ),
 }
 
 
@@ -232,3 +259,22 @@ def scaled_and_refused(blocks: Any) -> tuple[int, tuple[str, ...]]:
         elif not all("gate" in name or "router" in name for name in group.readers):
             refused[pattern(group.readers[0])] = None
     return len(scaled), tuple(refused)
+
+
+def markdown() -> str:
+    """The README's table: families that come out alike share a row."""
+    rows: dict[tuple[Any, ...], list[str]] = {}
+    for name, family in FAMILIES.items():
+        rows.setdefault((family.scaled, family.refused, family.left), []).append(name)
+    lines = [
+        "| families | scale groups | inputs without a scale | at 16 bits |",
+        "|---|---|---|---|",
+    ]
+    for (scaled, refused, left), names in rows.items():
+        cells = (", ".join(names), str(scaled), ", ".join(refused), ", ".join(left))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())

@@ -4,12 +4,13 @@ What is expected of each family is in tests/families.py, and in the README's tab
 """
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from families import FAMILIES, scaled_and_refused
+from families import FAMILIES, markdown, scaled_and_refused
 from salient.awq.block import quantize_block
 from salient.awq.gathering import Statistics
 from salient.awq.heldout import give_weights
@@ -22,6 +23,7 @@ from salient.models.feeding import Probe
 from salient.models.groups import find_groups
 from salient.models.proof import TOLERANCE, ScaleGroup, fold
 from salient.models.skeleton import Skeleton
+from salient.models.watching import pattern
 from toy import save, tiny_model
 
 IDS = torch.randint(3, 250, (2, 24), generator=torch.Generator().manual_seed(2))
@@ -109,6 +111,11 @@ def test_every_linear_is_in_a_group_that_is_proven_or_says_why_not(kind, folders
     found = scaled_and_refused(groups for _, groups in watched.blocks)
     expected = FAMILIES[kind]
     assert found == (expected.scaled, expected.refused)
+    left = {pattern(n) for i in range(len(watched.blocks)) for n in watched.skeleton.unfit(i)}
+    uncalled = {
+        n for _, groups in watched.blocks for g in groups if not g.called for n in g.readers
+    }
+    assert left | uncalled == set(expected.left)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -167,3 +174,8 @@ def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, folders):
     plain, awq = (streamed(skeleton, versions[version], MANY) for version in ("plain", "awq"))
     assert typical(awq, expected) < 1.15 * typical(plain, expected)
     assert agreement(awq, expected) > agreement(plain, expected) - 0.05
+
+
+def test_the_readme_has_the_table_of_families():
+    readme = Path(__file__).parents[2] / "README.md"
+    assert markdown() in readme.read_text()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 
@@ -73,6 +74,7 @@ def choose_layers(skeleton: Skeleton, scheme: str, format: str, skip: tuple[str,
         left |= {f"{block}.{name}": why for name, why in skeleton.unfit(index).items()}
     _check_patterns(skip, [*linears, *skeleton.outer_modules()], next(iter(linears)))
     left |= {n: f"--skip {p}" for n in linears for p in skip if matches(n, p)}
+    _check_experts(linears, left)
     wanted = {n: m for n, m in linears.items() if n not in left}
     if not wanted:
         raise ShapeError("--skip names every linear of the model: nothing is left to quantize.")
@@ -81,14 +83,36 @@ def choose_layers(skeleton: Skeleton, scheme: str, format: str, skip: tuple[str,
     else:
         found, reason = parse_scheme(scheme), "as asked"
     for name, linear in wanted.items():
-        check_width(name, linear.in_features, found)
+        check_width(name, linear.in_features, found, _skip_pattern(name))
         if linear.out_features % ACROSS and format == "awq":
             raise ShapeError(
                 f"{name!r} has {linear.out_features} outputs; the awq format packs {ACROSS} a "
                 "word. Use --format compressed-tensors, or leave it at 16 bits with --skip "
-                f"{name!r}."
+                f"{_skip_pattern(name)!r}."
             )
     return Layers(found, reason, frozenset(wanted), left)
+
+
+def _skip_pattern(name: str) -> str:
+    """What to give --skip so that the linear `name` stays at 16 bits."""
+    return "*.experts.*" if ".experts." in name else name
+
+
+def _check_experts(linears: dict[str, Any], left: dict[str, str]) -> None:
+    """Refuse to leave some experts of a block at 16 bits: engines hold them as one stack."""
+    stacks: dict[str, list[str]] = {}
+    for name in linears:
+        home, expert, _ = name.rpartition(".experts.")
+        if expert:
+            stacks.setdefault(home, []).append(name)
+    for home, names in stacks.items():
+        some = [name for name in names if name in left]
+        if some and len(some) < len(names):
+            raise ShapeError(
+                f"{left[some[0]]} leaves {some[0]!r} at 16 bits, but not all of {home}.experts. "
+                "Engines hold the experts of a block as one stack: leave all at 16 bits with "
+                "--skip '*.experts.*', or none."
+            )
 
 
 def _check_patterns(skip: tuple[str, ...], names: list[str], example: str) -> None:

@@ -93,11 +93,17 @@ class Statistics:
         `firsts` are the first readers of its inputs.
         """
         seen = min(self._held[name].tokens for name in firsts)
-        entry = next(
-            (g for g in self.groups for names in g.inputs if names[0] in firsts and base_of(g)),
+        base = next(
+            (
+                base
+                for group in self.groups
+                if (base := base_of(group)) is not None
+                and any(
+                    expert in map(expert_of, names) for names in group.inputs if numbers(names[0])
+                )
+            ),
             None,
         )
-        base = base_of(entry) if entry is not None else None
         if seen >= FEWEST_TOKENS or base is None:
             return
         with Recorder(self.block, firsts) as recorder, torch.no_grad():

@@ -47,7 +47,7 @@ class Pieces:
         apart = {
             self.skeleton.files.stored(full).name
             for full, local in names.items()
-            if local.removesuffix(".weight") in result.weights
+            if local.removesuffix(".weight").removesuffix(".bias") in result.weights
         }
         tensors = {}
         with self.source.reading():

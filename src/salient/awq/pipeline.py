@@ -135,7 +135,8 @@ def _quantize_one(
     heldout, expected = _heldout(index, block, stats.firsts, streams)
     run.progress(index, f"{name}: statistics, search", "")
     weights = _weights(run, index, block)
-    result = quantize_block(block, weights, groups, stats.of, heldout, target)
+    with run.skeleton.source.reading():
+        result = quantize_block(block, weights, groups, stats.of, heldout, target)
     calibration.leave()
     borrowed = stats.borrowed
     del stats, heldout, weights

@@ -168,7 +168,8 @@ def open_piece(path: Path, config: dict[str, Any]) -> Checkpoint:
 
 
 def _checkpoint(folder: Path, config: dict[str, Any], files: dict[str, Path]) -> Checkpoint:
-    settings = config.get("quantization_config")
+    text = config.get("text_config")
+    settings = config.get("quantization_config") or (text or {}).get("quantization_config")
     if not settings:
         return Checkpoint(folder, config, files)
     method = settings.get("quant_method")

@@ -4,7 +4,9 @@ Files are carried over as the source folder had them, because newer Transformers
 older readers misread. Where a source has only the new words, the old ones are added beside them.
 """
 
+import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +58,18 @@ def carry_over(source: Path, target: Path) -> None:
 def quantized_config(
     config: dict[str, Any], quantization: dict[str, Any], dtype: str
 ) -> dict[str, Any]:
-    """The source's `config` with `quantization_config`, in words old and new readers know."""
+    """The source's `config` with `quantization_config`, in words old and new readers know.
+
+    The older words are left out where the installed Transformers would misread them.
+    """
     made = {
         key: value
         for key, value in config.items()
         if key not in ("dtype", "torch_dtype", "quantization_config")
     }
-    made |= _older_rope(made)
+    older = _older_rope(made)
+    if older and _means_the_same(made, made | older):
+        made |= older
     return made | {"torch_dtype": dtype, "dtype": dtype, "quantization_config": quantization}
 
 
@@ -81,3 +88,22 @@ def _older_rope(config: dict[str, Any]) -> dict[str, Any]:
     scaling = {k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")}
     older["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
     return older
+
+
+def _means_the_same(config: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether Transformers understands the same rotary embedding of both, read from a file."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    if "model_type" not in config:
+        return True
+
+    def understood(words: dict[str, Any]) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(words), encoding="utf-8")
+            return AutoConfig.from_pretrained(folder).rope_parameters
+
+    try:
+        return understood(other) == understood(config)
+    except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError):
+        return False

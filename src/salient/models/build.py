@@ -54,6 +54,8 @@ def _from_config(config: Any, dtype: torch.dtype) -> Any:
 def decoder_of(model: Any) -> tuple[str, nn.Module]:
     """The part of `model` that turns text into hidden states, and its name in the model."""
     decoder = model.get_decoder()
+    if not any(isinstance(m, nn.ModuleList) for m in decoder.modules()):
+        decoder = model.base_model  # a head may be called decoder, too
     return next(name for name, module in model.named_modules() if module is decoder), decoder
 
 

@@ -88,10 +88,10 @@ class Expert(nn.Module):
             self.gate_proj = nn.Linear(layout.width, layout.inner, bias=layout.biased)
         self.up_proj = nn.Linear(layout.width, layout.inner, bias=layout.biased)
         self.down_proj = nn.Linear(layout.inner, layout.width, bias=layout.biased)
-        self._how = layout, activation
+        self.how = layout, activation
 
     def forward(self, x: Tensor) -> Tensor:
-        layout, activation = self._how
+        layout, activation = self.how
         up = self.up_proj(x)
         if layout.gated:
             both = (self.gate_proj(x), up)
@@ -109,7 +109,12 @@ class Experts(nn.ModuleList):
 
     def __init__(self, layout: Layout, activation: Callable[[Tensor], Tensor]):
         super().__init__(Expert(layout, activation) for _ in range(layout.experts))
-        self.layout, self.activation = layout, activation
+        self.how = layout, activation  # in a tuple: an activation may be a module, and no child
+
+    @property
+    def layout(self) -> Layout:
+        """How the fused module keeps these weights."""
+        return self.how[0]
 
     def forward(
         self, x: Tensor, index: Tensor | None = None, weights: Tensor | None = None
@@ -207,7 +212,7 @@ def _reproduces(fused: nn.Module, made: Experts) -> bool:
         name: nn.Parameter(torch.randn(shape, generator=random))
         for name, shape in small.shapes().items()
     }
-    one_by_one = Experts(small, made.activation)
+    one_by_one = Experts(small, made.how[1])
     for name, parameter in one_by_one.named_parameters():
         whole, part = small.part(name)
         parameter.data.copy_(part.of(twin.get_parameter(whole)))

@@ -17,6 +17,7 @@ A group that is not proven is not scaled, and says why, and who stood in the way
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,16 +85,16 @@ class _Finder:
         """Every group of the block: absorbers are read before their readers."""
         clusters = [self._in_order(names) for names in shared_inputs(self.watched.inputs)]
         groups: list[ScaleGroup] = []
-        alike: dict[str, list[ScaleGroup]] = {}  # found for one expert, proposed for the others
+        alike: dict[Any, list[ScaleGroup]] = {}  # found for one expert, proposed for the others
         taken: set[str] = set()
         for names in [*clusters, *self.idle]:
             if names[0] in taken:
                 continue
-            kind = pattern(names[0])
+            kind = pattern(names[0]), weight_of(self.block, names[0]).shape
             free = [cluster for cluster in clusters if cluster[0] not in taken]
             group = _like(alike[kind][0], names) if kind in alike else self._find(names, free)
             taken.update(group.readers)
-            if "*" in kind and len(group.inputs) == 1 and group.absorber is not None:
+            if "*" in kind[0] and len(group.inputs) == 1 and group.absorber is not None:
                 alike.setdefault(kind, []).append(group)
             else:
                 groups.append(group)

@@ -19,6 +19,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
+from salient.core.errors import ModelError
 from salient.formats.checkpoint import Checkpoint
 
 Rows = tuple[int | None, int | None, int | None]
@@ -80,6 +81,12 @@ class Files:
     def __init__(self, architecture: "Architecture", source: Checkpoint):
         self.source = source
         self._stored = stored_names(architecture, source)
+        self._others = [] if self._complete(architecture) else made_of_others(architecture, source)
+
+    def _complete(self, architecture: "Architecture") -> bool:
+        stacks = {place.name for place in architecture.places.values()}
+        names = [*(n for n in architecture.wanted if n not in stacks), *architecture.places]
+        return all(name in self._stored for name in names)
 
     def __contains__(self, name: str) -> bool:
         return name in self._stored
@@ -91,6 +98,13 @@ class Files:
     def read(self, name: str) -> Tensor:
         """The parameter `name` as the files have it; float32 where they have codes."""
         stored = self.stored(name)
+        if self._others and name not in self and name not in self.source.files:
+            raise ModelError(
+                f"{self.source.folder} has no tensor {name!r}. Transformers makes some parameters "
+                f"of this model out of others ({self._others[0]!r}), in ways that Salient does not "
+                "follow. Load the model with Transformers and write it with "
+                "save_pretrained(..., save_original_format=False), then quantize that."
+            )
         if stored.part is None:
             return self.source.parameter(stored.name)
         if stored.part.expert is None:
@@ -154,6 +168,17 @@ def stored_names(architecture: Architecture, source: Checkpoint) -> dict[str, St
         if own not in found and name is not None:
             found[own] = _part_of(name, own, place, source)
     return found
+
+
+def made_of_others(architecture: Architecture, source: Checkpoint) -> list[str]:
+    """The tensors of `source` that Transformers turns into others by rules not followed here."""
+    model = architecture.model
+    rules = get_model_conversion_mapping(model)
+    renamings = [r for r in rules if isinstance(r, WeightRenaming)]
+    mixing = [r for r in rules if isinstance(r, WeightConverter) and not _stacks_experts(r)]
+    prefix, wanted = model.base_model_prefix, architecture.wanted
+    renamed = {n: rename_source_key(n, renamings, mixing, prefix, wanted) for n in source.files}
+    return [name for name, (_, pattern) in renamed.items() if pattern is not None]
 
 
 def _part_of(name: str, own: str, place: Place, source: Checkpoint) -> Stored:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from salient.core.errors import ModelError
 from salient.core.quant import check_finite
@@ -22,25 +23,7 @@ from .build import block_list, build_model, decoder_of, restore_buffers
 from .call import Call
 from .names import Architecture, Files
 from .plain import make_plain, unfit_linears
-
-
-class _Reached(Exception):
-    """Raised by a stub to stop the forward pass at the first block."""
-
-
-class _Stub(nn.Module):
-    """Stands where a block stood: notes its call and hands the hidden states on."""
-
-    def __init__(self, block: nn.Module, skeleton: "Skeleton", index: int):
-        super().__init__()
-        self.__dict__.update(stood_for=block, skeleton=skeleton, index=index)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["stood_for"], name)  # models read e.g. `layer.attention_type`
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
-        return self.skeleton._reached(self.index, hidden, Call(args, kwargs))
+from .stub import HandedOn, Reached, Stub
 
 
 class Skeleton:
@@ -62,9 +45,10 @@ class Skeleton:
         self._calls: list[Call] = []
         self._hidden: Tensor | None = None
         self._inject: Tensor | None = None
-        self._returns_tuple: bool | None = None
+        # What a block returns beside the hidden states; () alone in a tuple, '' bare.
+        self._beside: tuple[Any, ...] | str | None = None
         for index, block in enumerate(self._meta):
-            layers[index] = _Stub(block, self, index)
+            layers[index] = Stub(block, self._reached, index)
         self._stubs = tuple(f"{block}." for block in self.blocks)
         self._head = _name_of(self.model, self.model.get_output_embeddings())
         self._text = (f"{self._head}.", *_text_parts(self.model))
@@ -165,8 +149,8 @@ class Skeleton:
         The input is [samples, tokens, width].
         """
         self._read_outer(with_head=False)
-        if self._returns_tuple is None:
-            self._learn_return_type(ids[:1, :2])
+        if self._beside is None:
+            self._learn_what_blocks_return(ids[:1, :2])
         self._calls, self._hidden, self._inject = [], None, None
         self._forward(ids, body_only=True)
         assert self._hidden is not None
@@ -176,8 +160,8 @@ class Skeleton:
     def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """Logits [samples, tokens, vocab] from the last block's output, in the skeleton's dtype."""
         self._read_outer(with_head=True)
-        if self._returns_tuple is None:
-            self._learn_return_type(ids[:1, :2])
+        if self._beside is None:
+            self._learn_what_blocks_return(ids[:1, :2])
         self._calls, self._inject = [], hidden.to(self.device, self.dtype)
         try:
             return self._forward(ids, body_only=False).logits
@@ -202,28 +186,43 @@ class Skeleton:
 
     def _forward(self, ids: Tensor, *, body_only: bool) -> Any:
         model = self.model.base_model if body_only else self.model
-        with torch.no_grad():
-            return model(input_ids=ids.to(self.device), use_cache=False)
+        try:
+            with torch.no_grad():
+                return model(input_ids=ids.to(self.device), use_cache=False)
+        except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise ModelError(
+                f"{type(self.model).__name__} cannot be run block by block "
+                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}): "
+                "it does more between its blocks than Salient follows."
+            ) from error
 
-    def _learn_return_type(self, ids: Tensor) -> None:
+    def _learn_what_blocks_return(self, ids: Tensor) -> None:
         """Some models' blocks return a tensor, others a tuple: run the first block to see."""
         self._calls, self._hidden, self._inject = [], None, None
-        with contextlib.suppress(_Reached):
+        with contextlib.suppress(Reached):
             self._forward(ids, body_only=True)
         assert self._hidden is not None
         block, call = self.block(0), self._calls[0]
         with torch.no_grad():
-            self._returns_tuple = isinstance(block(self._hidden, *call.args, **call.kwargs), tuple)
+            out = block(self._hidden, *call.args, **call.kwargs)
+        several = isinstance(out, tuple)
+        self._beside = tuple(None if o is None else HandedOn() for o in out[1:]) if several else ""
 
     def _reached(self, index: int, hidden: Tensor, call: Call) -> Any:
+        handed = [v for v in tree_leaves((call.args, call.kwargs)) if isinstance(v, HandedOn)]
+        if handed or not isinstance(hidden, Tensor):
+            raise ModelError(
+                f"{self.blocks[index]!r} takes more from the block before it than hidden states: "
+                f"{type(self.model).__name__} cannot be run block by block."
+            )
         self._calls.append(call)
         if index == 0:
             self._hidden = hidden
-            if self._returns_tuple is None:
-                raise _Reached
+            if self._beside is None:
+                raise Reached
             if self._inject is not None:
                 hidden = self._inject
-        return (hidden,) if self._returns_tuple else hidden
+        return hidden if isinstance(self._beside, str) else (hidden, *(self._beside or ()))
 
     def _read_outer(self, *, with_head: bool) -> None:
         """Read what is not a block and is not there yet.
