@@ -64,6 +64,7 @@ CHECKPOINTS = {
     # vLLM refuses Gemma 3 in float16
     "gemma3": Made("gemma3_text", "w4-g128", "awq", ("weights", "places", "vllm"), "bfloat16"),
     "qwen3-moe": Made("qwen3_moe", "w4-g128", "awq", WITHOUT_KERNEL),
+    "qwen3-moe-ct": Made("qwen3_moe", "w4-g128", "compressed-tensors", WITHOUT_KERNEL),
     "mixtral": Made("mixtral", "w4-g128", "awq", WITHOUT_KERNEL),
     "deepseek-v3": Made("deepseek_v3", "w4-g64", "awq", WITHOUT_KERNEL),
 }

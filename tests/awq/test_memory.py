@@ -95,3 +95,24 @@ def test_a_gpu_is_checked_apart_from_main_memory(monkeypatch):
         check_memory(given(50 * MIB, 101 * MIB), cuda)
     with pytest.raises(ResourceError, match=r"of memory of cuda:1, and 0\.0 GiB"):
         check_memory(given(51 * MIB, 100 * MIB), cuda)
+
+
+MOE = {"num_local_experts": 8, "num_experts_per_tok": 2, "hidden_size": 64}
+
+
+def test_gram_matrices_of_experts_are_bounded(tmp_path, monkeypatch):
+    few = skeleton_of(toy_folder(tmp_path / "few", "mixtral", **MOE))
+    many = skeleton_of(toy_folder(tmp_path / "many", "mixtral", **{**MOE, "num_local_experts": 32}))
+    grams = [estimate(s).device["Gram matrices"] for s in (few, many)]
+    each = (64**2 + 96**2) * 4
+    assert grams[1] - grams[0] == 24 * each
+    monkeypatch.setattr("salient.awq.memory.GRAM_BYTES", 10 * each)
+    assert estimate(many).device["Gram matrices"] == 10 * each
+    assert part(estimate(many), HIDDEN) == 6 * 64 * 64 * 4  # what comes out waits for the last pass
+
+
+def test_tokens_are_counted_for_the_experts_they_reach(tmp_path):
+    two = skeleton_of(toy_folder(tmp_path / "two", "mixtral", **MOE))
+    four = skeleton_of(toy_folder(tmp_path / "four", "mixtral", **MOE | {"num_experts_per_tok": 4}))
+    sizes = [part(estimate(s), HELDOUT) for s in (two, four)]
+    assert sizes[1] - sizes[0] == 64 * 2 * (64 + 96) * 4

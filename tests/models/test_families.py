@@ -111,6 +111,10 @@ def test_every_linear_is_in_a_group_that_is_proven_or_says_why_not(kind, folders
     found = scaled_and_refused(groups for _, groups in watched.blocks)
     expected = FAMILIES[kind]
     assert found == (expected.scaled, expected.refused)
+    uncalled = [
+        n for _, groups in watched.blocks for g in groups if not g.called for n in g.readers
+    ]
+    assert not any(".experts." in name for name in uncalled)
     left = {pattern(n) for i in range(len(watched.blocks)) for n in watched.skeleton.unfit(i)}
     uncalled = {
         n for _, groups in watched.blocks for g in groups if not g.called for n in g.readers

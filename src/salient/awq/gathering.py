@@ -50,6 +50,17 @@ class Statistics:
         """The first reader of every input."""
         return [names[0] for group in self.groups for names in group.inputs]
 
+    @property
+    def bases(self) -> dict[str, str]:
+        """Expert -> the first reader of the input of which it is given some tokens."""
+        found = {}
+        for group in self.groups:
+            whole = [names[0] for names in group.inputs if not numbers(names[0])]
+            some = [names[0] for names in group.inputs if numbers(names[0])]
+            if whole:
+                found |= dict.fromkeys(map(expert_of, some), whole[0])
+        return found
+
     def of(self, first: str) -> ActStats:
         """The statistics of the input whose first reader is `first`.
 
@@ -77,13 +88,13 @@ class Statistics:
             self._borrow(expert, [name for name in portion if expert_of(name) == expert])
 
     def _observe(self, hidden: Tensor, call: Call, stats: dict[str, ActStats]) -> Tensor:
-        bases = {base for group in self.groups if (base := base_of(group)) is not None}
+        bases = set(self.bases.values()) - self._samples.keys()
         with Recorder(self.block, list(stats.keys() | bases)) as recorder:
             out = run_block(self.block, hidden, call)
         for name, x in recorder.inputs.items():
             if name in stats:
                 stats[name].add(x)
-            if name in bases and name not in self._samples:
+            if name in bases:
                 self._samples[name] = x.clone()
         return out
 
@@ -92,18 +103,7 @@ class Statistics:
 
         `firsts` are the first readers of its inputs.
         """
-        seen = min(self._held[name].tokens for name in firsts)
-        base = next(
-            (
-                base
-                for group in self.groups
-                if (base := base_of(group)) is not None
-                and any(
-                    expert in map(expert_of, names) for names in group.inputs if numbers(names[0])
-                )
-            ),
-            None,
-        )
+        seen, base = min(self._held[name].tokens for name in firsts), self.bases.get(expert)
         if seen >= FEWEST_TOKENS or base is None:
             return
         with Recorder(self.block, firsts) as recorder, torch.no_grad():
@@ -148,12 +148,6 @@ def portions(
             break
         portion.append(name)
     return portion, len(portion) < len(experts)
-
-
-def base_of(group: ScaleGroup) -> str | None:
-    """The first reader of all tokens in a group of which experts read some; None without."""
-    whole = [names[0] for names in group.inputs if not numbers(names[0])]
-    return whole[0] if whole and len(whole) < len(group.inputs) else None
 
 
 def expert_of(name: str) -> str:

@@ -162,8 +162,9 @@ def _heldout(
         expected = streams.run(index, block, streams.reference)
     heldout = {}
     for name in firsts:
-        none = torch.empty(0, block.get_parameter(f"{name}.weight").shape[1])
-        heldout[name] = Heldout(recorder.inputs.get(name, none))  # an expert may be idle
+        weight = block.get_parameter(f"{name}.weight")
+        none = weight.new_empty(0, weight.shape[1])  # no held-out token may reach an expert
+        heldout[name] = Heldout(recorder.inputs.get(name, none))
     return heldout, expected
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from salient.core.machine import peak_memory
 from salient.core.report import Report, Table, duration, mebibytes
-from salient.models.blockmap import sixteen_bit_lines
+from salient.models.blockmap import left_out_lines, sixteen_bit_lines
 
 from .evidence import totals
 from .finish import finish
@@ -70,6 +70,7 @@ def plan_report(job: Job) -> Report:
         f"{len(layers.quantized)} linears in {len(job.skeleton.blocks)} blocks to {layers.scheme} "
         f"({layers.reason}), {len(layers.left)} left at 16 bits; output {job.output}.",
         *sixteen_bit_lines(layers.left),
+        *left_out_lines(job.skeleton.unknown_names()),
         f"{job.batch.ids.numel()} calibration tokens used, {job.batch.dropped_tokens} dropped. "
         "Nothing was written.",
     ]
@@ -86,16 +87,19 @@ def closing_report(job: Job, evidence: dict[str, Any], cost: dict[str, Any]) -> 
     blocks = evidence["blocks"]
     count = totals(blocks)
     fallen = sum(b["fell_back"] for b in blocks)
-    refused = sorted({g["refusal"] for b in blocks for g in b["groups"] if g["refusal"]})
+    refused: dict[str, str] = {}
+    for group in (g for b in blocks for g in b["groups"] if g["refusal"]):
+        refused.setdefault(", ".join(group["readers"]), group["refusal"])
     dropped = evidence["calibration"]["tokens_dropped"]
     lines = [
         f"{count['proven']} of {count['inputs']} shared inputs have a proven scale group; "
         f"{count['kept']} kept AWQ, {count['inputs'] - count['kept']} fell back to plain rounding"
         + (f"; {fallen} whole blocks fell back" if fallen else "")
         + ".",
-        *[f"Not scaled: {reason}." for reason in refused],
+        *[f"Not scaled: {readers}: {reason}." for readers, reason in refused.items()],
         *sixteen_bit_lines(evidence["left_at_16_bits"]),
         *borrowed_lines(blocks),
+        *left_out_lines(evidence["left_out"]),
         f"Calibration: {evidence['calibration']['tokens_used']} tokens used, {dropped} dropped.",
         f"{mebibytes(size['before'])} before, {mebibytes(size['after'])} after; "
         f"{duration(cost['seconds'])}, peak memory {mebibytes(cost['peak_memory_bytes'])}.",

@@ -28,6 +28,7 @@ CARRIED = (
     "additional_chat_templates",
     "preprocessor_config.json",
     "processor_config.json",
+    "video_preprocessor_config.json",
     "LICENSE",
     "LICENSE.txt",
     "NOTICE",

@@ -107,7 +107,9 @@ def _table(kind: Kind) -> Table:
     for first, *others in _alike(kind):
         readers, absorber, refusal = kind_of(first)
         times = f"{1 + len(others)} x " if others else ""
-        error = "" if first.proof_error is None else f"{first.proof_error:.0e}"
+        error = (
+            "" if first.proof_error is None else f"{first.proof_error:.0e}".replace("0e+00", "0")
+        )
         rows.append((", ".join(readers), times + (absorber or "none"), error, refusal or "scaled"))
     many = f" and {len(kind.blocks) - 1} like it" if len(kind.blocks) > 1 else ""
     columns = ("readers", "absorber", "proof error", "verdict")
@@ -124,18 +126,22 @@ def sixteen_bit_lines(left: dict[str, str]) -> list[str]:
     return [f"At 16 bits: {', '.join(words)}."] if words else []
 
 
+def left_out_lines(names: list[str]) -> list[str]:
+    """The tensors of the source that the checkpoint will not have: a line, or none."""
+    if not names:
+        return []
+    named = ", ".join(names[:3]) + (" ..." if names[3:] else "")
+    return [
+        "Left out, because the model that Transformers builds has no place for them: "
+        f"{len(names)} tensors ({named})."
+    ]
+
+
 def _outer_lines(skeleton: Skeleton) -> list[str]:
     towers = dict.fromkeys(".".join(n.split(".")[:2]) for n in skeleton.tower_modules())
     outside = ", ".join(["embedding", "norms", "head", *towers])
-    lines = [f"At 16 bits outside the blocks: {outside}."]
-    unknown = skeleton.unknown_names()
-    if unknown:
-        named = ", ".join(unknown[:3]) + (" ..." if unknown[3:] else "")
-        lines.append(
-            "Left out, because the model that Transformers builds has no place for them: "
-            f"{len(unknown)} tensors ({named})."
-        )
-    return lines
+    line = f"At 16 bits outside the blocks: {outside}."
+    return [line, *left_out_lines(skeleton.unknown_names())]
 
 
 def _scheme_line(widths: dict[str, int]) -> str:

@@ -38,6 +38,7 @@ from .watching import (
 )
 
 UNSEEN = "it is not called on text"
+TRIES = 3  # experts for which an absorber is sought; the others are taken to be like them
 
 
 def find_groups(
@@ -85,19 +86,21 @@ class _Finder:
         """Every group of the block: absorbers are read before their readers."""
         clusters = [self._in_order(names) for names in shared_inputs(self.watched.inputs)]
         groups: list[ScaleGroup] = []
-        alike: dict[Any, list[ScaleGroup]] = {}  # found for one expert, proposed for the others
+        alike: dict[Any, list[ScaleGroup]] = {}  # those of experts, by what they have in common
         taken: set[str] = set()
         for names in [*clusters, *self.idle]:
             if names[0] in taken:
                 continue
             kind = pattern(names[0]), weight_of(self.block, names[0]).shape
             free = [cluster for cluster in clusters if cluster[0] not in taken]
-            group = _like(alike[kind][0], names) if kind in alike else self._find(names, free)
+            tried = alike.get(kind, [])
+            known = next((group for group in tried if group.proven), None)
+            if tried and (len(tried) >= TRIES or names in self.idle):
+                known = known or tried[0]
+            group = self._find(names, free) if known is None else _like(known, names)
             taken.update(group.readers)
-            if "*" in kind[0] and len(group.inputs) == 1 and group.absorber is not None:
-                alike.setdefault(kind, []).append(group)
-            else:
-                groups.append(group)
+            single = "*" in kind[0] and len(group.inputs) == 1
+            alike.setdefault(kind, []).append(group) if single else groups.append(group)
         for found in alike.values():
             groups += self._prove_alike(found)
         groups += [
@@ -111,10 +114,19 @@ class _Finder:
         return tuple(sorted(names, key=self.position.__getitem__))
 
     def _prove_alike(self, groups: list[ScaleGroup]) -> list[ScaleGroup]:
-        """Groups of which the first was found, and the others are like it."""
-        first, *others = groups
-        if first.proven and self.proof.error(groups) > TOLERANCE:
-            groups = [first, *(self._find(group.inputs[0], list(group.inputs)) for group in others)]
+        """What was found for one expert holds for all, also for those that were tried in vain.
+
+        A single token reaches few experts: the rows that feed one are found on the others.
+        """
+        found = next((group for group in groups if group.proven), None)
+        if found is not None:
+            same = [_like(found, group.inputs[0]) for group in groups]
+            if self.proof.error(same) <= TOLERANCE:
+                groups = same
+            else:
+                groups = [
+                    g if g is found else self._find(g.inputs[0], [g.inputs[0]]) for g in groups
+                ]
         return sorted(groups, key=lambda group: self.position[group.readers[0]])
 
     def _find(self, names: tuple[str, ...], clusters: list[tuple[str, ...]]) -> ScaleGroup:

@@ -170,6 +170,8 @@ class Skeleton:
 
     def assemble(self) -> Any:
         """The whole model, every block read and put back in its place. The skeleton is used up."""
+        self._text = ("",)  # vision towers, too
+        self._has_body = False
         self._read_outer(with_head=True)
         layers = self.model.get_submodule(self.blocks[0].rpartition(".")[0])
         for index in range(len(self.blocks)):

@@ -1,0 +1,89 @@
+"""What cannot be streamed, or is stored in a way that is not followed, is refused by name."""
+
+import pytest
+import torch
+
+from families import FAMILIES
+from salient import api
+from salient.core.errors import ModelError
+from salient.formats.checkpoint import open_checkpoint
+from salient.models.skeleton import Skeleton
+from toy import rewrite_json, save, tiny_model
+from toy_runs import run
+
+IDS = torch.randint(3, 250, (1, 12), generator=torch.Generator().manual_seed(2))
+
+
+def skeleton_of(folder) -> Skeleton:
+    return Skeleton(open_checkpoint(folder), torch.float32, torch.device("cpu"))
+
+
+def test_blocks_that_hand_on_more_than_hidden_states_are_refused(tmp_path):
+    """GLM-5 hands the positions that a block chose on to the next ones."""
+    model = tiny_model("glm_moe_dsa", **FAMILIES["deepseek_v3"].changes)
+    skeleton = skeleton_of(save(model, tmp_path))
+    words = r"'model\.layers\.1' takes more from the block before it than hidden states: GlmMoeDsa"
+    with pytest.raises(ModelError, match=words):
+        skeleton.calls(IDS)
+
+
+HYBRID = {
+    "num_hidden_layers": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+
+
+def test_parameters_made_of_others_are_refused_and_the_advice_helps(tmp_path):
+    """OLMo hybrid's files hold three convolutions that Transformers joins to one."""
+    model = tiny_model("olmo_hybrid", **HYBRID)
+    folder = save(model, tmp_path / "published")
+    words = r"has no tensor 'model.*'\. Transformers makes .* save_original_format=False"
+    skeleton = skeleton_of(folder)
+    with pytest.raises(ModelError, match=words):
+        skeleton.block(0)
+    rewritten = skeleton_of(save(model, tmp_path / "rewritten", save_original_format=False))
+    found = rewritten.block(0).state_dict()
+    expected = model.model.layers[0].state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name].half(), expected[name].half()) for name in expected)
+
+
+def test_a_missing_head_that_is_not_tied_is_named(tmp_path):
+    folder = save(tiny_model(tie_word_embeddings=True), tmp_path)
+    rewrite_json(folder / "config.json", tie_word_embeddings=False)
+    skeleton = skeleton_of(folder)
+    hidden, _ = skeleton.calls(IDS)
+    with pytest.raises(ModelError, match=r"has no tensor 'lm_head\.weight'"):
+        skeleton.logits(IDS, hidden)
+
+
+def test_a_vision_tower_is_never_read(tmp_path):
+    family = FAMILIES["llava"]
+    model = tiny_model("llava", vision=family.vision, **family.changes)
+    skeleton = skeleton_of(save(model, tmp_path))
+    hidden, _ = skeleton.calls(IDS)
+    skeleton.logits(IDS, hidden)
+    read = {n for n, p in skeleton.model.named_parameters() if not p.is_meta}
+    assert read
+    assert not any("vision" in name or "projector" in name for name in read)
+    sizes = [
+        p.numel() for n, p in model.named_parameters() if "embed_tokens" in n or "lm_head" in n
+    ]
+    assert skeleton.outer_bytes() == 4 * (sum(sizes) + 64)  # and the last norm
+
+
+def test_a_whole_model_has_its_vision_tower(tmp_path, text):
+    family = FAMILIES["llava"]
+    model = tiny_model("llava", vision=family.vision, **family.changes)
+    folder = save(model, tmp_path / "model")
+    run(folder, tmp_path / "out", text)
+    found, _ = api.load(str(tmp_path / "out"))
+    assert not any(p.is_meta for p in found.parameters())
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        seen, expected = (m.model.vision_tower(pixels).last_hidden_state for m in (found, model))
+    torch.testing.assert_close(seen, expected, rtol=1e-2, atol=1e-2)
