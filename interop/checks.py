@@ -189,7 +189,12 @@ def place_of(name: str) -> tuple[int, str]:
 
 
 def stacked_experts(checkpoint: Any) -> dict[tuple[int, str], torch.Tensor]:
-    """Our experts' tensors stacked as vLLM stacks them: gate beside up, expert upon expert."""
+    """Our experts' tensors stacked as vLLM stacks them: gate beside up, expert upon expert.
+
+    Outputs are the last axis in the awq format, the first in compressed-tensors; of two `shape`s
+    vLLM keeps the second.
+    """
+    outputs = -1 if checkpoint.format.name == "awq" else 1
     kinds = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
     parts: dict[tuple[int, str, str], dict[int, torch.Tensor]] = {}
     for name in checkpoint.files:
@@ -203,7 +208,9 @@ def stacked_experts(checkpoint: Any) -> dict[tuple[int, str], torch.Tensor]:
     made = {(layer, f"w2_{leaf}"): s for (layer, kind, leaf), s in stacks.items() if kind == "w2"}
     for (layer, kind, leaf), gate in stacks.items():
         if kind == "w1":
-            made[layer, f"w13_{leaf}"] = torch.cat([gate, stacks[layer, "w3", leaf]], -1)
+            up = stacks[layer, "w3", leaf]
+            shape = leaf == "weight_shape"
+            made[layer, f"w13_{leaf}"] = up if shape else torch.cat([gate, up], outputs)
     return made
 
 

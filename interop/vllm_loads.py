@@ -78,6 +78,9 @@ def load(checkpoint: Path, experts: Path, dtype: str) -> dict[str, Any]:
 def pass_over_missing_kernels() -> list[str]:
     """Let a model with 4-bit experts be built where vLLM has no kernel for them; notes it."""
     from vllm.model_executor.layers.quantization import auto_awq
+    from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe import (
+        compressed_tensors_moe_wna16 as wna16,
+    )
 
     skipped: list[str] = []
     select = auto_awq.select_wna16_moe_backend
@@ -89,7 +92,8 @@ def pass_over_missing_kernels() -> list[str]:
             skipped.append(str(error))
             return None, None
 
-    auto_awq.select_wna16_moe_backend = or_none
+    for module in (auto_awq, wna16):
+        module.select_wna16_moe_backend = or_none
     return skipped
 
 
