@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from families import FAMILIES
+from salient.core.machine import resident_memory
 from salient.models.experts import Experts, unfused
 from toy import SIZES, tiny_model
 
@@ -121,3 +122,17 @@ def test_a_model_without_weights_is_unfused_too():
     experts = unfused(fused_modules(model)[0])
     assert experts is not None
     assert all(p.is_meta for p in experts.parameters())
+
+
+def test_unfusing_a_large_model_takes_no_memory():
+    """DeepSeek-V3's sizes: 45 GB in float32, a block."""
+    with torch.device("meta"):
+        large = Odd(bend=False)
+        large.gate_up_proj = nn.Parameter(torch.empty(256, 4096, 7168))
+        large.down_proj = nn.Parameter(torch.empty(256, 7168, 2048))
+    large.num_experts = 256
+    before = resident_memory()
+    experts = unfused(large)
+    assert experts is not None
+    assert (experts.layout.experts, experts.layout.inner) == (256, 2048)
+    assert resident_memory() - before < 2**28

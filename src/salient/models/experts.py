@@ -142,9 +142,10 @@ def unfused(fused: nn.Module) -> Experts | None:
     The module may be without weights itself.
     """
     for layout in _layouts(fused):
-        made = Experts(layout, _activation(fused, layout))
-        if _reproduces(fused, made):
-            return made.to("meta")
+        activation = _activation(fused, layout)
+        if _reproduces(fused, layout, activation):
+            with torch.device("meta"):  # all experts of a large model would not fit
+                return Experts(layout, activation)
     return None
 
 
@@ -195,12 +196,12 @@ class _Gated:
         return self.act(gate) * up
 
 
-def _reproduces(fused: nn.Module, made: Experts) -> bool:
-    """Whether small twins of both, with the same random weights, give the same output.
+def _reproduces(fused: nn.Module, layout: Layout, activation: Callable[[Tensor], Tensor]) -> bool:
+    """Whether small twins of `fused` and of its experts one by one give the same output.
 
     The twin of `fused` runs Transformers' own forward, with its sizes where it has noted them.
     """
-    layout, random = made.layout, torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(0)
     sizes: dict[int, int] = {}
     for real, small in zip((layout.experts, layout.width, layout.inner), TWIN_SIZES, strict=True):
         sizes.setdefault(real, small)
@@ -212,7 +213,7 @@ def _reproduces(fused: nn.Module, made: Experts) -> bool:
         name: nn.Parameter(torch.randn(shape, generator=random))
         for name, shape in small.shapes().items()
     }
-    one_by_one = Experts(small, made.how[1])
+    one_by_one = Experts(small, activation)
     for name, parameter in one_by_one.named_parameters():
         whole, part = small.part(name)
         parameter.data.copy_(part.of(twin.get_parameter(whole)))
