@@ -280,3 +280,41 @@ def test_codes_can_be_divided_while_their_scales_keep_all_bits_of_float16():
     tiny = quantize(normal(4, WIDTH) * 1e-4, SCHEME, name="layer")
     assert tiny.can_be_divided(torch.ones(4))
     assert not tiny.can_be_divided(torch.full((4,), 2.0))
+
+
+class Forked(nn.Module):
+    """One linear whose rows feed two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.both = nn.Linear(WIDTH, 2 * WIDTH)
+        self.left, self.right = (nn.Linear(WIDTH, WIDTH) for _ in range(2))
+        self.requires_grad_(requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.both(x).chunk(2, -1)
+        return self.left(left) + self.right(right)
+
+
+def test_an_absorber_of_two_groups_takes_both_scales(monkeypatch):
+    block, x = Forked(), normal(300, WIDTH)
+    left = ScaleGroup((("left",),), "both", EVERY)
+    right = ScaleGroup((("right",),), "both", EVERY + WIDTH)
+    scales = iter((POWERS, POWERS.flip(0)))
+    monkeypatch.setattr("salient.awq.block.best_scale", lambda *_: Scale(next(scales), (0.5, 0.0)))
+    stats, heldout = {}, {}
+    for name in ("both", "left", "right"):
+        seen = x * (POWERS if name == "left" else POWERS.flip(0)) ** 2
+        stats[name] = ActStats(WIDTH)
+        stats[name].add(seen)
+        heldout[name] = Heldout(seen)
+    groups = [ScaleGroup((("both",),), refusal="none"), left, right]
+    target = Target(Scheme(32, bits=8), HALF, frozenset({"both", "left", "right"}))
+    weights = lambda name: block.get_parameter(f"{name}.weight").detach()  # noqa: E731
+    result = quantize_block(block, weights, groups, stats.__getitem__, heldout, target)
+    assert [g.exponents for g in result.groups] == [IDENTITY, (0.5, 0.0), (0.5, 0.0)]
+    expected = block(x)
+    for name, value in effective_state(result).items():
+        block.get_parameter(name).data.copy_(value)
+    assert float((block(x) - expected).norm() / expected.norm()) < 0.05

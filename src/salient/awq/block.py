@@ -158,7 +158,7 @@ class _Draft:
         bias = getattr(self.block.get_submodule(group.absorber), "bias", None)
         rows, norm = absorbed(absorber, bias, group, found.values, dtype)
         codes = self.codes.get(group.absorber)  # settled already: absorbers run before readers
-        if codes is not None and not codes.can_be_divided(rows):
+        if codes is not None and not codes.can_be_divided(rows * self.rows.get(group.absorber, 1)):
             return nothing
         named = {f"{group.absorber}.{kind}": value for kind, value in norm.items()}
         return Fold(found.exponents, rows[group.rows], rows, named)
@@ -166,7 +166,8 @@ class _Draft:
     def _keep(self, group: ScaleGroup, codes: Codes, fold: Fold) -> None:
         self.codes |= codes
         if group.absorber is not None and fold.rows is not None:
-            self.rows[group.absorber] = fold.rows
+            # Two groups may share an absorber by different rows (values and gate in one linear).
+            self.rows[group.absorber] = fold.rows * self.rows.get(group.absorber, 1)
             self.columns |= dict.fromkeys(group.readers, fold.columns)
             self.folded |= fold.norm
 

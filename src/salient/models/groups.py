@@ -107,7 +107,19 @@ class _Finder:
             ScaleGroup(((name,),), refusal=f"it runs {times} times in the block")
             for name, times in self.watched.repeated.items()
         ]
-        return self._all_at_once(groups) or groups
+        return self._all_at_once(groups) or self._one_after_another(groups)
+
+    def _one_after_another(self, groups: list[ScaleGroup]) -> list[ScaleGroup]:
+        """`groups` without those that do not hold beside the others."""
+        kept: list[ScaleGroup] = []
+        for number, group in enumerate(groups):
+            if group.proven and self.proof.error([*kept, group]) <= TOLERANCE:
+                kept.append(group)
+            elif group.proven:
+                groups[number] = replace(
+                    group, refusal="it does not hold beside the block's others"
+                )
+        return groups
 
     def _in_order(self, names: Iterable[str]) -> tuple[str, ...]:
         """`names` as the block has them, whoever ran first."""
@@ -120,9 +132,9 @@ class _Finder:
         """
         found = next((group for group in groups if group.proven), None)
         if found is not None:
-            same = [_like(found, group.inputs[0]) for group in groups]
-            if self.proof.error(same) <= TOLERANCE:
-                groups = same
+            likened = [_like(found, group.inputs[0]) for group in groups]
+            if self.proof.error(likened) <= TOLERANCE:
+                groups = likened
             else:
                 groups = [
                     g if g is found else self._find(g.inputs[0], [g.inputs[0]]) for g in groups
