@@ -215,3 +215,12 @@ def test_groups_seen_in_a_block_are_proven_again_in_the_next_of_its_shape(settin
     assert [(g.readers, g.absorber, g.proven) for g in found] == [
         (g.readers, g.absorber, True) for g in right
     ]
+
+
+def test_groups_that_do_not_hold_beside_the_others_are_refused(settings, monkeypatch):
+    block, probe = settings("llama")
+    alone = Proof.error
+    monkeypatch.setattr(Proof, "error", lambda p, gs: 1.0 if len(gs) == 4 else alone(p, gs))
+    groups = find_groups(block, probe)
+    assert [g.proven for g in groups] == [True, True, True, False]
+    assert groups[-1].refusal == "it does not hold beside the block's others"

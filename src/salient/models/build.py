@@ -56,7 +56,7 @@ def decoder_of(model: Any) -> tuple[str, nn.Module]:
     decoder = model.get_decoder()
     if not any(isinstance(m, nn.ModuleList) for m in decoder.modules()):
         decoder = model.base_model  # a head may be called decoder, too
-    return next(name for name, module in model.named_modules() if module is decoder), decoder
+    return name_of(model, decoder), decoder
 
 
 def block_list(model: Any) -> tuple[str, nn.ModuleList]:
@@ -69,6 +69,19 @@ def block_list(model: Any) -> tuple[str, nn.ModuleList]:
         )
     name, largest = max(lists, key=lambda item: sum(p.numel() for p in item[1].parameters()))
     return f"{prefix}.{name}".lstrip("."), largest
+
+
+def name_of(model: nn.Module, part: nn.Module | None) -> str:
+    """What the module `part` is called in `model`; '' if it is none of its."""
+    return next((name for name, module in model.named_modules() if module is part), "")
+
+
+def text_parts(model: Any) -> tuple[str, ...]:
+    """The prefixes of the parameters that text passes; vision towers and projectors have others."""
+    decoder, _ = decoder_of(model)
+    if model.config.get_text_config() is model.config or not decoder:
+        return ("",)
+    return f"{decoder}.", f"{name_of(model, model.get_input_embeddings())}."
 
 
 def restore_buffers(model: Any) -> None:

@@ -19,7 +19,7 @@ from salient.core.errors import ModelError
 from salient.core.quant import check_finite
 from salient.formats.checkpoint import Checkpoint
 
-from .build import block_list, build_model, decoder_of, restore_buffers
+from .build import block_list, build_model, name_of, restore_buffers, text_parts
 from .call import Call
 from .names import Architecture, Files
 from .plain import make_plain, unfit_linears
@@ -50,8 +50,8 @@ class Skeleton:
         for index, block in enumerate(self._meta):
             layers[index] = Stub(block, self._reached, index)
         self._stubs = tuple(f"{block}." for block in self.blocks)
-        self._head = _name_of(self.model, self.model.get_output_embeddings())
-        self._text = (f"{self._head}.", *_text_parts(self.model))
+        self._head = name_of(self.model, self.model.get_output_embeddings())
+        self._text = (f"{self._head}.", *text_parts(self.model))
         self._has_body = self._has_head = False
 
     @property
@@ -286,15 +286,3 @@ class Skeleton:
             )
         else:
             owner._buffers[leaf] = kept
-
-
-def _name_of(model: nn.Module, part: nn.Module | None) -> str:
-    return next((name for name, module in model.named_modules() if module is part), "")
-
-
-def _text_parts(model: Any) -> tuple[str, ...]:
-    """The prefixes of the parameters that text passes; vision towers and projectors have others."""
-    if model.config.get_text_config() is model.config:
-        return ("",)
-    embedding = _name_of(model, model.get_input_embeddings())
-    return f"{decoder_of(model)[0]}.", f"{embedding}."
