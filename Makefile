@@ -21,6 +21,7 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/quantize.py
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/memory.py --model mixtral
 
 interop: .venv/.ready
 	BASE_PYTHON=$(PYTHON) $(BIN)/python interop/run.py

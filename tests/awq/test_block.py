@@ -62,7 +62,7 @@ def quantized(block: Toy, *groups: ScaleGroup, skip: str = "", seen=None, unseen
         stats[first].add(seen)
         heldout[first] = Heldout(unseen)
     target = Target(SCHEME, HALF, frozenset({"up", "side", "down"} - {skip}))
-    weights = lambda name: block.get_parameter(f"{name}.weight").detach()  # noqa: E731
+    weights = lambda name: block.get_parameter(name).detach().float()  # noqa: E731
     return quantize_block(block, weights, list(groups), stats.__getitem__, heldout, target)
 
 
@@ -311,7 +311,7 @@ def test_an_absorber_of_two_groups_takes_both_scales(monkeypatch):
         heldout[name] = Heldout(seen)
     groups = [ScaleGroup((("both",),), refusal="none"), left, right]
     target = Target(Scheme(32, bits=8), HALF, frozenset({"both", "left", "right"}))
-    weights = lambda name: block.get_parameter(f"{name}.weight").detach()  # noqa: E731
+    weights = lambda name: block.get_parameter(name).detach().float()  # noqa: E731
     result = quantize_block(block, weights, groups, stats.__getitem__, heldout, target)
     assert [g.exponents for g in result.groups] == [IDENTITY, (0.5, 0.0), (0.5, 0.0)]
     expected = block(x)

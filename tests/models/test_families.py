@@ -168,8 +168,8 @@ def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, folders):
             n: torch.empty(0, block.get_parameter(f"{n}.weight").shape[1]) for n in stats.firsts
         }
         heldout = {n: Heldout(x) for n, x in (nothing | recorder.inputs).items()}
-        weight_of = lambda n, block=originals[index]: block.get_parameter(f"{n}.weight").detach()  # noqa: E731
-        result = quantize_block(block, weight_of, called, stats.of, heldout, target)
+        parameter = lambda n, block=originals[index]: block.get_parameter(n).detach()  # noqa: E731
+        result = quantize_block(block, parameter, called, stats.of, heldout, target)
         for version, of in (("plain", plain_result(result)), ("awq", result)):
             versions[version].append(skeleton.block(index))
             give_weights(versions[version][-1], of)

@@ -23,7 +23,7 @@ from .results import BlockResult, GroupResult, Heldout, LayerResult, Target, pla
 from .search import IDENTITY, best_grid, best_scale, gram_blocks, sample_weights
 from .stats import ActStats
 
-Weights = Callable[[str], Tensor]  # a linear's name within the block -> float32 [out, in]
+Parameters = Callable[[str], Tensor]  # a parameter's name within the block -> as the source has it
 Codes = dict[str, QuantizedWeight]
 Errors = dict[str, float]  # linear -> its output error on the held-out tokens
 ROUNDINGS = ("feedback", "nearest")  # the better one first
@@ -31,7 +31,7 @@ ROUNDINGS = ("feedback", "nearest")  # the better one first
 
 def quantize_block(
     block: nn.Module,
-    weight_of: Weights,
+    parameter: Parameters,
     groups: list[ScaleGroup],
     stats_of: Callable[[str], ActStats],
     heldout: dict[str, Heldout],
@@ -39,10 +39,10 @@ def quantize_block(
 ) -> BlockResult:
     """Quantize the linears of `block` that `target` names.
 
-    `stats_of` and `heldout` go by the first reader of each input. The block's own parameters are
-    read (norms, biases), not changed. Linears that are not called on text stay at 16 bits.
+    `stats_of` and `heldout` go by the first reader of each input. `block` tells the modules;
+    `parameter` gives their values in float32. Linears that are not called on text stay at 16 bits.
     """
-    draft = _Draft(block, weight_of, target, stats_of, heldout)
+    draft = _Draft(block, parameter, target, stats_of, heldout)
     results, left = [], {}
     for group in groups:
         wanted = target.quantized.intersection(group.readers)
@@ -62,7 +62,7 @@ class _Draft:
     """
 
     block: nn.Module
-    weight_of: Weights
+    parameter: Parameters
     target: Target
     stats_of: Callable[[str], ActStats]
     heldout: dict[str, Heldout]
@@ -102,7 +102,7 @@ class _Draft:
         for names in group.inputs:
             wanted = [n for n in names if n in self.target.quantized]
             if wanted:
-                yield names[0], {n: self.weight_of(n) for n in wanted}
+                yield names[0], {n: self.parameter(f"{n}.weight") for n in wanted}
 
     def _searched(
         self, rounding: str, first: str, originals: dict[str, Tensor], fold: Fold
@@ -154,14 +154,18 @@ class _Draft:
         found = best_scale(sample, stats, scheme, dtype, tied)
         if found.exponents == IDENTITY:
             return nothing
-        absorber = self.block.get_parameter(f"{group.absorber}.weight")
-        bias = getattr(self.block.get_submodule(group.absorber), "bias", None)
+        absorber = self.parameter(f"{group.absorber}.weight")
+        bias = self._bias(group.absorber)
         rows, norm = absorbed(absorber, bias, group, found.values, dtype)
         codes = self.codes.get(group.absorber)  # settled already: absorbers run before readers
         if codes is not None and not codes.can_be_divided(rows * self.rows.get(group.absorber, 1)):
             return nothing
         named = {f"{group.absorber}.{kind}": value for kind, value in norm.items()}
         return Fold(found.exponents, rows[group.rows], rows, named)
+
+    def _bias(self, name: str) -> Tensor | None:
+        bias = getattr(self.block.get_submodule(name), "bias", None)
+        return self.parameter(f"{name}.bias") if isinstance(bias, Tensor) else None
 
     def _keep(self, group: ScaleGroup, codes: Codes, fold: Fold) -> None:
         self.codes |= codes
@@ -175,19 +179,18 @@ class _Draft:
         """Fold what was kept into the rows of absorbing linears and into 16-bit readers."""
         weights = {}
         for name in dict.fromkeys([*self.codes, *self.rows, *self.columns]):
-            module = self.block.get_submodule(name)
             rows, dtype = self.rows.get(name), self.target.dtype
             if f"{name}.weight" in self.folded:  # a norm, folded already
                 continue
-            bias = getattr(module, "bias", None)
-            if rows is not None and isinstance(bias, Tensor):
-                self.folded[f"{name}.bias"] = (bias.float() / rows).to(dtype)
+            bias = self._bias(name)
+            if rows is not None and bias is not None:
+                self.folded[f"{name}.bias"] = (bias / rows).to(dtype)
             if name in self.codes:
                 codes = self.codes[name]
                 divided = rows is not None
                 weights[name] = codes.divided(rows, name=name, dtype=dtype) if divided else codes
             else:
-                weight = self.weight_of(name) * self.columns.get(name, 1.0)
+                weight = self.parameter(f"{name}.weight") * self.columns.get(name, 1.0)
                 weight = weight if rows is None else weight / rows[:, None]
                 self.folded[f"{name}.weight"] = weight.to(dtype)
         return BlockResult(weights, self.plain, self.folded, results, left)

@@ -22,7 +22,7 @@ from salient.models.call import Call, run_block
 from salient.models.prober import Prober
 from salient.models.skeleton import Skeleton
 
-from .block import Weights, quantize_block
+from .block import Parameters, quantize_block
 from .evidence import block_entry
 from .gathering import Statistics
 from .heldout import HeldoutStreams, give_weights
@@ -134,12 +134,12 @@ def _quantize_one(
     )
     heldout, expected = _heldout(index, block, stats.firsts, streams)
     run.progress(index, f"{name}: statistics, search", "")
-    weights = _weights(run, index, block)
+    parameter = _parameters(run, index, block)
     with run.skeleton.source.reading():
-        result = quantize_block(block, weights, groups, stats.of, heldout, target)
+        result = quantize_block(block, parameter, groups, stats.of, heldout, target)
     calibration.leave()
     borrowed = stats.borrowed
-    del stats, heldout, weights
+    del stats, heldout, parameter
     run.progress(index, f"{name}: judging", "")
     errors = streams.judge(index, block, result, expected)
     fell_back = errors["awq"] >= errors["plain"]
@@ -168,17 +168,17 @@ def _heldout(
     return heldout, expected
 
 
-def _weights(run: Run, index: int, block: nn.Module) -> Weights:
-    """Reads a linear's weight in float32, exactly as the source has it."""
+def _parameters(run: Run, index: int, block: nn.Module) -> Parameters:
+    """Reads a parameter of the block in float32, exactly as the source has it."""
     prefix, skeleton = run.skeleton.blocks[index], run.skeleton
 
-    def weight_of(name: str) -> Tensor:
-        parameter = block.get_parameter(f"{name}.weight")
-        if parameter.dtype == torch.float32:
-            return parameter.detach()
-        return skeleton.files.read(f"{prefix}.{name}.weight").to(skeleton.device, torch.float32)
+    def parameter(name: str) -> Tensor:
+        found = block.get_parameter(name)
+        if found.dtype == torch.float32:
+            return found.detach()
+        return skeleton.files.read(f"{prefix}.{name}").to(skeleton.device, torch.float32)
 
-    return weight_of
+    return parameter
 
 
 def _pass_through(
@@ -189,9 +189,9 @@ def _pass_through(
     block, target = run.skeleton.block(index), run.local_target(index)
     calibration.advance(index, lambda hidden, call: run_block(block, hidden, call))
     streams.reference = streams.run(index, block, streams.reference)
-    weight_of = _weights(run, index, block)
+    parameter = _parameters(run, index, block)
     plain = {
-        name: quantize(weight_of(name), target.scheme, name=name, dtype=target.dtype)
+        name: quantize(parameter(f"{name}.weight"), target.scheme, name=name, dtype=target.dtype)
         for name in run.skeleton.linears(index)
         if name in target.quantized and name not in run.journal.done[index]["left_at_16_bits"]
     }
