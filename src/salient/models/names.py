@@ -79,14 +79,8 @@ class Files:
     """The parameters of a model in the files of `source`."""
 
     def __init__(self, architecture: "Architecture", source: Checkpoint):
-        self.source = source
+        self.architecture, self.source = architecture, source
         self._stored = stored_names(architecture, source)
-        self._others = [] if self._complete(architecture) else made_of_others(architecture, source)
-
-    def _complete(self, architecture: "Architecture") -> bool:
-        stacks = {place.name for place in architecture.places.values()}
-        names = [*(n for n in architecture.wanted if n not in stacks), *architecture.places]
-        return all(name in self._stored for name in names)
 
     def __contains__(self, name: str) -> bool:
         return name in self._stored
@@ -98,19 +92,25 @@ class Files:
     def read(self, name: str) -> Tensor:
         """The parameter `name` as the files have it; float32 where they have codes."""
         stored = self.stored(name)
-        if self._others and name not in self and name not in self.source.files:
-            raise ModelError(
-                f"{self.source.folder} has no tensor {name!r}. Transformers makes some parameters "
-                f"of this model out of others ({self._others[0]!r}), in ways that Salient does not "
-                "follow. Load the model with Transformers and write it with "
-                "save_pretrained(..., save_original_format=False), then quantize that."
-            )
+        if name not in self and name not in self.source.files:
+            self._check_made_of_others(name)
         if stored.part is None:
             return self.source.parameter(stored.name)
         if stored.part.expert is None:
             return stored.part.of(self.source.parameter(stored.name))
         whole = self.source.entry(stored.name, stored.part.expert)
         return replace(stored.part, expert=None).of(whole)
+
+    def _check_made_of_others(self, name: str) -> None:
+        """Raise ModelError if `name` may be missing because Transformers would make it."""
+        others = made_of_others(self.architecture, self.source)
+        if others:
+            raise ModelError(
+                f"{self.source.folder} has no tensor {name!r}. Transformers makes some parameters "
+                f"of this model out of others ({others[0]!r}), in ways that Salient does not "
+                "follow. Load the model with Transformers and write it with "
+                "save_pretrained(..., save_original_format=False), then quantize that."
+            )
 
     def module(self, name: str) -> str:
         """What the module `name` is called in the files."""
