@@ -1,0 +1,1 @@
+"""y = x @ W.T over packed codes, several ways: reference, cpu, triton."""
