@@ -8,6 +8,7 @@ SalientError
         ResumeMismatch    an unfinished run was started with other arguments
     ResourceError         memory or disk does not suffice
     MissingExtra          an optional dependency is not installed
+    RequestError          what was asked of a running model cannot be done
 
 Each message says what was found, what fits, and what to do next. The command line prints the
 message alone and exits with 2.
@@ -44,3 +45,7 @@ class ResourceError(SalientError):
 
 class MissingExtra(SalientError):
     """An optional dependency is not installed."""
+
+
+class RequestError(SalientError):
+    """What was asked of a running model cannot be done."""
