@@ -1,0 +1,282 @@
+"""Choosing the next token of one sequence from the model's logits.
+
+In the order of vLLM, so that a request means the same here and there:
+
+    1. repetition penalty     over prompt and generated tokens, as Transformers has it
+    2. frequency penalty      times how often a token was generated
+    3. presence penalty       once for each token that was generated
+    4. greedy: the largest logit, the first of equals; or, with a temperature:
+    5. temperature            divides the logits
+    6. min-p                  keeps tokens at least `min_p` times as likely as the likeliest
+    7. top-k                  keeps the k likeliest of them, exactly k where some are equally likely
+    8. top-p                  keeps the fewest likeliest that reach `top_p` of what is left
+    9. one draw               from a generator of this sequence alone
+
+The draw is one uniform number from a generator on the CPU, so the same seed gives the same tokens
+on any device and whatever runs beside it. Reported log probabilities are of the model's own
+distribution, before step 1.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from salient.core.errors import ModelError, RequestError
+
+COLDEST = 1e-5  # a lower temperature is greedy: float32 could not tell them apart
+MOST_STOPS = 16
+FIRST_LOOK = 64  # tokens that top-p looks at before it looks at more
+NEXT_LOOK = 32  # times as many
+
+WHOLE, NUMBER = (int,), (int, float)
+NONE = type(None)
+# field, its types, what fits, what to do
+LIMITS: tuple[tuple[str, tuple[type, ...], Callable[[Any], bool], str], ...] = (
+    ("max_new_tokens", WHOLE, lambda n: n >= 1, "a whole number of at least 1."),
+    (
+        "temperature",
+        NUMBER,
+        lambda t: 0 <= t <= 100,
+        "a number from 0 to 100: 0 takes the likeliest token each time, 1 draws from the model's "
+        "own distribution.",
+    ),
+    (
+        "top_p",
+        NUMBER,
+        lambda p: 0 < p <= 1,
+        "a number above 0 and up to 1; 1 keeps every token, and temperature 0 only the likeliest.",
+    ),
+    ("top_k", WHOLE, lambda k: k >= 0, "a whole number of at least 1, or 0 for no limit."),
+    ("min_p", NUMBER, lambda p: 0 <= p <= 1, "a number from 0 (keeps every token) to 1."),
+    (
+        "repetition_penalty",
+        NUMBER,
+        lambda r: 0.01 <= r <= 100,
+        "a number from 0.01 to 100: 1 for none, 1.1 for a mild one.",
+    ),
+    ("presence_penalty", NUMBER, lambda p: -2 <= p <= 2, "a number from -2 to 2, 0 for none."),
+    ("frequency_penalty", NUMBER, lambda p: -2 <= p <= 2, "a number from -2 to 2, 0 for none."),
+    (
+        "seed",
+        (int, NONE),
+        lambda s: s is None or -(2**63) <= s < 2**63,
+        "a whole number of at most 64 bits, or None for another text each time.",
+    ),
+    ("ignore_eos", (bool,), lambda _: True, "True or False."),
+    (
+        "logprobs",
+        (int, NONE),
+        lambda n: n is None or 0 <= n <= 20,
+        "a whole number from 0 (only the chosen token's) to 20, or None for none.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose the tokens of one answer, and where to stop.
+
+    temperature: 0 is greedy. top_k: 0 is no limit. seed: None draws anew each time.
+    stop: texts, stop_tokens: ids that end the answer. logprobs: how many of the likeliest tokens
+    to report with each token; 0 reports the chosen one's alone, None nothing.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    def check(self) -> None:
+        """Raise RequestError for the first field that does not fit, saying what does."""
+        for name, types, fits, advice in LIMITS:
+            value = getattr(self, name)
+            # True is an int to Python, and a mistake to whoever asked for a number
+            typed = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+            if not (typed and fits(value)):
+                raise RequestError(f"{name}={value!r} cannot be used. Give {advice}")
+        self._check_stops()
+
+    def _check_stops(self) -> None:
+        if not isinstance(self.stop, (tuple, list)):
+            raise RequestError(
+                f"stop={self.stop!r} is no list of strings. Give a list, even of one: "
+                "stop=('END',)."
+            )
+        if len(self.stop) > MOST_STOPS:
+            raise RequestError(
+                f"{len(self.stop)} stop strings are too many. Give up to {MOST_STOPS}."
+            )
+        for text in self.stop:
+            if not isinstance(text, str) or not text:
+                raise RequestError(
+                    f"stop holds {text!r}. Each stop string needs at least one character; leave "
+                    "stop empty for none."
+                )
+        if not isinstance(self.stop_tokens, (tuple, list)):
+            raise RequestError(
+                f"stop_tokens={self.stop_tokens!r} is no list of token ids. Give a list, "
+                "even of one: stop_tokens=(2,)."
+            )
+        for token in self.stop_tokens:
+            if not isinstance(token, int) or isinstance(token, bool) or token < 0:
+                raise RequestError(
+                    f"stop_tokens holds {token!r}. Give token ids: whole numbers from 0."
+                )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the largest logit is taken, after the penalties."""
+        return self.temperature < COLDEST
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether earlier tokens change the logits."""
+        penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
+        return penalties != (1, 0, 0)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the largest logit is all there is to it, so that `greedy_batch` may choose."""
+        return self.greedy and not self.penalizes and self.logprobs is None
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A chosen token, and what the model itself thought of it.
+
+    logprob: nats; None where `logprobs` is None. top: the likeliest tokens, likeliest first; the
+    chosen one need not be among them.
+    """
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Sampler:
+    """Chooses the tokens of one sequence, and remembers them.
+
+    Call `pick` once a token: each call draws, and counts what it drew.
+    """
+
+    def __init__(self, sampling: Sampling, prompt_ids: Sequence[int] = ()):
+        sampling.check()
+        self.sampling = sampling
+        self._prompt = prompt_ids
+        self._seen: Tensor | None = None  # bool [vocab]: in the prompt or generated
+        self._counts: Tensor | None = None  # float32 [vocab]: times generated
+        self._generator = torch.Generator()
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+
+    def pick(self, logits: Tensor) -> Picked:
+        """The next token, from logits [vocab], which are left as they are.
+
+        Raises ModelError where the logits are not numbers.
+        """
+        logits = logits.float()
+        scores = self._penalized(logits) if self.sampling.penalizes else logits
+        token = greedy_batch(scores[None])[0] if self.sampling.greedy else self._draw(scores)
+        if self._seen is not None and self._counts is not None:
+            self._seen[token] = True
+            self._counts[token] += 1
+        if self.sampling.logprobs is None:
+            return Picked(token)
+        return _with_logprobs(token, logits, self.sampling.logprobs)
+
+    def _penalized(self, logits: Tensor) -> Tensor:
+        """Steps 1 to 3, on a copy."""
+        if self._seen is None or self._counts is None:
+            self._seen = torch.zeros_like(logits, dtype=torch.bool)
+            self._counts = torch.zeros_like(logits)
+            # A prompt may hold ids that the model can read and not write
+            known = [i for i in set(self._prompt) if 0 <= i < len(logits)]
+            self._seen[torch.tensor(known, dtype=torch.long, device=logits.device)] = True
+        chosen = self.sampling
+        by = chosen.repetition_penalty
+        weakened = torch.where(logits > 0, logits / by, logits * by)
+        scores = torch.where(self._seen, weakened, logits)
+        scores -= chosen.frequency_penalty * self._counts
+        scores -= chosen.presence_penalty * (self._counts > 0)
+        return scores
+
+    def _draw(self, scores: Tensor) -> int:
+        """Steps 5 to 9, of scores float32 [vocab]."""
+        chosen, ids = self.sampling, None
+        if chosen.top_k:
+            # What is left is small: the rest goes faster on the CPU
+            scores, ids = (t.cpu() for t in scores.topk(min(chosen.top_k, len(scores))))
+        # The likeliest token weighs 1. Min-p asks about each token alone, so that it may as well
+        # come after top-k.
+        weights = ((scores - scores.max()) / chosen.temperature).exp()
+        if chosen.min_p > 0:
+            weights = weights * (weights >= chosen.min_p)
+        if chosen.top_p < 1:
+            weights, places = nucleus(weights, chosen.top_p)
+            ids = places if ids is None else ids[places]
+        # float64: in float32 the sum would stand still at tokens below one in ten million
+        reached = weights.cumsum(0, dtype=torch.float64)
+        total = reached[-1].item()
+        _check_number(total)
+        draw = torch.rand((), generator=self._generator, dtype=torch.float64).item() * total
+        # The first whose reach lies beyond the draw weighs something; rounding must not hide it
+        place = torch.searchsorted(reached, min(draw, math.nextafter(total, 0)), right=True)
+        return int(place if ids is None else ids[place])
+
+
+def nucleus(weights: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """The fewest, largest of `weights` float32 [tokens] that reach `top_p` of their sum.
+
+    Returns them, largest first, and their places. Sorts no more of the vocabulary than it needs.
+    """
+    wanted = weights.sum(dtype=torch.float64) * top_p
+    look = FIRST_LOOK
+    while True:
+        largest, places = weights.topk(min(look, len(weights)))
+        reached = largest.cumsum(0, dtype=torch.float64)
+        if len(reached) == len(weights) or reached[-1] >= wanted:
+            kept = int((reached < wanted).sum()) + 1
+            return largest[:kept], places[:kept]
+        look *= NEXT_LOOK
+
+
+def greedy_batch(logits: Tensor) -> list[int]:
+    """The largest of each row of logits [rows, vocab], the first of equals: one look at the device.
+
+    Raises ModelError where a row is not numbers.
+    """
+    largest, tokens = logits.max(dim=-1)
+    for value in largest.tolist():
+        _check_number(value)
+    return tokens.tolist()
+
+
+def _check_number(value: float) -> None:
+    if not math.isfinite(value):
+        raise ModelError(
+            "The model gave logits that are not finite numbers. If it runs in float16, run it in "
+            "bfloat16 or float32; if it does not, a weight file is damaged: fetch it again."
+        )
+
+
+def _with_logprobs(token: int, logits: Tensor, count: int) -> Picked:
+    """`token` with its log probability and the `count` likeliest, of logits float32 [vocab]."""
+    values, ids = logits.topk(min(count, len(logits)))
+    chosen = torch.cat([logits[token][None], values]) - logits.logsumexp(0)
+    logprob, *others = chosen.tolist()
+    return Picked(token, logprob, tuple(zip(ids.tolist(), others, strict=True)))
