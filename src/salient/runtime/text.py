@@ -1,0 +1,163 @@
+"""Tokens -> text, one token at a time, and stop strings.
+
+A token is no piece of text. A character may take several tokens, SentencePiece writes the space
+before a word that is not the first, and a stop string begins and ends anywhere. So each push
+decodes a short window: tokens whose text is out already, for context, and those whose text is not.
+The window's text less the context's is new, and is let out once it can change no more: it ends in
+a whole character, and in nothing that could begin a stop string.
+
+Special tokens have no text, and no place in the window. Bytes that are no UTF-8 become U+FFFD.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a decoder puts for bytes that are no whole character
+MOST_CONTEXT = 8  # tokens of a prompt: more than a character's 4 bytes
+MOST_PENDING = 32  # tokens in which every text has a border between characters
+INCOMPLETE = 3  # bytes of a character at most, when it is not whole
+
+
+class TextStream:
+    """The text of one answer, as its tokens come.
+
+    The pieces, joined, are what `tokenizer` decodes all the tokens to after `prompt_ids`, cut
+    before the first stop string. The cost of a token does not grow with the text.
+
+    Bytes that are no UTF-8 may read otherwise than in one decoding of everything: a SentencePiece
+    decoder then takes back whole characters around them, and what is out is out.
+    """
+
+    def __init__(self, tokenizer: Any, prompt_ids: Sequence[int] = (), stop: Sequence[str] = ()):
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        self._special = {i for i, token in added if token.special} | set(tokenizer.all_special_ids)
+        self._stops = StopStrings(stop)
+        self._pieces: list[str] = []
+        self._pending: list[int] = []  # tokens whose text is not out
+        self._context: list[int] = []  # tokens before them
+        self._shown = ""  # the text of the context, which is out
+        self._begin_after(prompt_ids)
+
+    @property
+    def text(self) -> str:
+        """All the text let out so far."""
+        return "".join(self._pieces)
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that was found, after which nothing more comes."""
+        return self._stops.found
+
+    def push(self, token: int) -> str:
+        """The text that is certain now that `token` has come; often none."""
+        if not self._speaks(token):
+            return ""
+        self._pending.append(token)
+        window = self._decode(self._context + self._pending)
+        fresh = self._fresh(window)
+        if not window.endswith(BROKEN):
+            self._context, self._pending = self._pending, []
+            self._shown = self._decode(self._context)
+        elif len(self._pending) < MOST_PENDING:
+            return ""
+        else:
+            fresh = self._shorten(fresh)
+        return self._let_out(self._stops.push(fresh))
+
+    def finish(self) -> str:
+        """What was held back: no more tokens will come."""
+        fresh = self._fresh(self._decode(self._context + self._pending)) if self._pending else ""
+        self._pending = []
+        return self._let_out(self._stops.push(fresh) + self._stops.finish())
+
+    def _begin_after(self, prompt_ids: Sequence[int]) -> None:
+        """Make the prompt's end the context: the fewest tokens that have text of their own.
+
+        A context that began inside a character would spoil the bytes that follow it.
+        """
+        for token in reversed(prompt_ids):
+            if not self._speaks(token):
+                continue
+            self._context.insert(0, token)
+            self._shown = self._decode(self._context)
+            whole = self._shown and not self._shown.startswith(BROKEN)
+            if whole or len(self._context) == MOST_CONTEXT:
+                return
+
+    def _speaks(self, token: int) -> bool:
+        """Whether `token` has text: models have more ids than their tokenizer."""
+        if token in self._special:
+            return False
+        return self._tokenizer.convert_ids_to_tokens(token) is not None
+
+    def _decode(self, ids: list[int]) -> str:
+        if not ids:
+            return ""
+        return self._tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def _fresh(self, window: str) -> str:
+        """What `window`, the text of context and pending tokens, adds to the text shown."""
+        if window.startswith(self._shown):
+            return window[len(self._shown) :]
+        if self._shown.endswith(BROKEN):  # the prompt ended inside a character, now whole
+            return window.removeprefix(self._shown.rstrip(BROKEN))
+        # A run of bytes goes on from the context and is no UTF-8: the decoder gave up all of it
+        return self._decode(self._pending)
+
+    def _shorten(self, fresh: str) -> str:
+        """Let out what is certain of a window that never ends in a whole character.
+
+        Returns `fresh` without the end that later tokens may still change.
+        """
+        certain = fresh.rstrip(BROKEN)
+        certain = fresh[: max(len(certain), len(fresh) - INCOMPLETE)]
+        held = len(fresh) - len(certain)
+        self._context, self._pending = self._pending, []
+        shown = self._decode(self._context)
+        self._shown = shown[: len(shown) - held]
+        return certain
+
+    def _let_out(self, text: str) -> str:
+        if text:
+            self._pieces.append(text)
+        return text
+
+
+class StopStrings:
+    """Lets text through up to the first stop string, wherever its pieces are cut.
+
+    The first is the one that is complete first; of those that end together, the longest.
+    """
+
+    def __init__(self, stop: Sequence[str]):
+        self._stop = tuple(stop)
+        self._held = ""  # could begin a stop string
+        self.found: str | None = None
+
+    def push(self, text: str) -> str:
+        """The text that is certain not to be, or to follow, a stop string."""
+        if self.found is not None:
+            return ""
+        text = self._held + text
+        self._held = ""
+        ends = [(at + len(s), -len(s), s) for s in self._stop if (at := text.find(s)) >= 0]
+        if ends:
+            end, _, self.found = min(ends)
+            return text[: end - len(self.found)]
+        held = max((_overlap(text, s) for s in self._stop), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def finish(self) -> str:
+        """What was held back and became no stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that begins `stop` and is not all of it."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
