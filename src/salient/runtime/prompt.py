@@ -1,0 +1,122 @@
+"""What a person asks -> token ids, and the ids that end an answer.
+
+Whatever cannot become a prompt is a RequestError, raised before the model runs: a server passes
+its words on.
+"""
+
+from collections.abc import Sequence
+from reprlib import repr as short
+from typing import Any
+
+from salient.core.errors import RequestError
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def prompt_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of `text`, with the special tokens that the tokenizer puts around a text.
+
+    Raises RequestError for a prompt without tokens.
+    """
+    _check_text(text, "The prompt")
+    ids = tokenizer(text, add_special_tokens=True, verbose=False).input_ids
+    if not ids:
+        raise RequestError(
+            f"The prompt {text!r} has no tokens: there is nothing to go on from. Give at least one "
+            "character of text."
+        )
+    return ids
+
+
+def chat_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+    """The tokens of a conversation up to where the assistant's next turn begins.
+
+    `messages` are objects with 'role' and 'content'; the model's chat template writes them.
+
+    Raises RequestError where there is no template, or it refuses the conversation.
+    """
+    if not tokenizer.chat_template:
+        raise RequestError(
+            "The model has no chat template: it is no chat model, or its folder lacks "
+            "chat_template.jinja. Use a plain prompt (completions), or add the template's file to "
+            "the folder."
+        )
+    _check_messages(messages)
+    from jinja2 import TemplateError
+
+    spoken = [{"role": m["role"], "content": m["content"]} for m in messages]
+    try:
+        ids = tokenizer.apply_chat_template(
+            spoken, add_generation_prompt=True, tokenize=True, return_dict=True
+        ).input_ids
+    except (TemplateError, ValueError) as error:
+        raise RequestError(
+            f"The model's chat template refuses the conversation: {error}. Its roles are "
+            f"{', '.join(m['role'] for m in spoken)}; give the ones that the model was trained on, "
+            "usually a system message, then user and assistant in turn."
+        ) from error
+    if not ids:
+        raise RequestError(
+            "The model's chat template makes no tokens of the conversation. Use a plain prompt "
+            "(completions), or mend the template."
+        )
+    return ids
+
+
+def eos_ids(config: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end an answer: those of `config`, and the tokenizer's.
+
+    `config` is the model's generation config, or its config where it has none; its `eos_token_id`
+    is None, one id, or a list. A chat model whose turns end with another token says so there.
+    """
+    named = getattr(config, "eos_token_id", None)
+    ids = set(named if isinstance(named, (list, tuple)) else [named]) | {tokenizer.eos_token_id}
+    return frozenset(i for i in ids if i is not None)
+
+
+def check_length(ids: Sequence[int], max_new_tokens: int, context: int) -> int:
+    """How many tokens the answer may have: `max_new_tokens`, or what the context leaves.
+
+    Raises RequestError when the prompt leaves no room for even one.
+    """
+    room = context - len(ids)
+    if room < 1:
+        raise RequestError(
+            f"A prompt of {len(ids)} tokens, the context is {context}: no room for an answer. "
+            f"Shorten the prompt by {1 - room} tokens or more, or run the model with a longer "
+            "context, if it was trained for one."
+        )
+    return min(max_new_tokens, room)
+
+
+def _check_messages(messages: Any) -> None:
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise RequestError(
+            f"messages={short(messages)} is no conversation. Give a list with at least one "
+            "{'role': 'user', 'content': '...'}."
+        )
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise RequestError(
+                f"Message {number} is {short(message)}. Give an object with 'role' and 'content'."
+            )
+        if message["role"] not in ROLES:
+            raise RequestError(
+                f"Message {number} has the role {short(message['role'])}. Give one of "
+                f"{', '.join(ROLES)}."
+            )
+        _check_text(message["content"], f"The content of message {number}")
+
+
+def _check_text(text: Any, where: str) -> None:
+    """Raise RequestError unless `text` is a string that has UTF-8."""
+    if not isinstance(text, str):
+        raise RequestError(f"{where} is {short(text)}. Give a string.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # JSON can spell one half of a surrogate pair; no tokenizer can read it
+        raise RequestError(
+            f"{where} holds half a character at position {error.start} "
+            f"({text[error.start]!a}). Give whole Unicode characters."
+        ) from None
