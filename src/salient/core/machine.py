@@ -1,4 +1,4 @@
-"""What this machine has: memory, and which 16-bit arithmetic is fast.
+"""What this machine has: memory, and a folder to keep things in.
 
 Reads the system, changes nothing.
 """
@@ -10,6 +10,11 @@ from pathlib import Path
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 CGROUP_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+
+
+def cache_folder() -> Path:
+    """Where Salient keeps what it can make again: SALIENT_CACHE, or ~/.cache/salient."""
+    return Path(os.environ.get("SALIENT_CACHE", Path.home() / ".cache" / "salient"))
 
 
 def available_memory() -> int:

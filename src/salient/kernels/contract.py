@@ -52,6 +52,13 @@ class PackedWeight(nn.Module, ABC):
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, width] that the codes stand for, in `dtype`."""
 
+    def rows(self, start: int, stop: int) -> "PackedWeight | None":
+        """The outputs [start, stop) as a weight that shares this one's memory; None if it cannot.
+
+        Where it can, weights with the same input are packed as one and used alone or together.
+        """
+        return None
+
     @property
     def bytes(self) -> int:
         """Bytes of memory that the weight takes."""

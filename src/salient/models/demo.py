@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from salient.core.errors import ModelError
+from salient.core.machine import cache_folder
 
 DEMO_NAME = "smollm2-135m"
 
@@ -40,7 +41,7 @@ def demo_folder() -> Path:
 
     Raises ModelError if the extra `demo` is not installed.
     """
-    cache = Path(os.environ.get("SALIENT_CACHE", Path.home() / ".cache" / "salient"))
+    cache = cache_folder()
     folder = cache / DEMO_NAME
     if not (folder / "config.json").exists():
         partial = cache / f"{DEMO_NAME}.{os.getpid()}.partial"

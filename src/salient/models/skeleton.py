@@ -9,6 +9,7 @@ the model does (final norm, head, scaling, soft-capping). Blocks are read one at
 
 import contextlib
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from .call import Call
 from .names import Architecture, Files
 from .plain import make_plain, unfit_linears
 from .stub import HandedOn, Reached, Stub
+
+Swap = Callable[[str, nn.Module], None]  # a block's name, and the block without weights
 
 
 class Skeleton:
@@ -131,13 +134,17 @@ class Skeleton:
         """The full names of all parameters and kept buffers of block `index`."""
         return [f"{self.blocks[index]}.{name}" for name in self._meta[index].state_dict()]
 
-    def block(self, index: int, dtype: torch.dtype | None = None) -> nn.Module:
+    def block(
+        self, index: int, dtype: torch.dtype | None = None, swap: Swap | None = None
+    ) -> nn.Module:
         """Block `index` with its weights, in `dtype` (the skeleton's unless given).
 
-        Raises ModelError on NaN.
+        `swap` may replace parts of it before anything is read. Raises ModelError on NaN.
         """
         module = copy.deepcopy(self._meta[index])
         prefix = self.blocks[index]
+        if swap is not None:
+            swap(prefix, module)
         with self.source.reading():
             for name, target in list(module.state_dict().items()):
                 self._assign(module, name, f"{prefix}.{name}", target, dtype or self.dtype)
@@ -168,14 +175,14 @@ class Skeleton:
         finally:
             self._inject = None
 
-    def assemble(self) -> Any:
+    def assemble(self, swap: Swap | None = None) -> Any:
         """The whole model, every block read and put back in its place. The skeleton is used up."""
         self._text = ("",)  # vision towers, too
         self._has_body = False
         self._read_outer(with_head=True)
         layers = self.model.get_submodule(self.blocks[0].rpartition(".")[0])
         for index in range(len(self.blocks)):
-            layers[index] = self.block(index)
+            layers[index] = self.block(index, swap=swap)
         return self.model
 
     def forget_outer(self) -> None:

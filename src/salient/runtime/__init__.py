@@ -1,0 +1,1 @@
+"""Running what was written: load, fuse, generate, measure. Meets `awq` on disk alone."""

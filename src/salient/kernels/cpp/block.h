@@ -1,0 +1,276 @@
+// The two halves of a decoder block, for rows of several sequences at once:
+//
+//     hidden += o(attention(rope(norm(q)), rope(norm(k)), v))      of q, k, v = qkv(norm(hidden))
+//     hidden += down(act(gate) * up)                               of gate, up = gate_up(norm(hidden))
+//
+// Each row has its sequence's slot in the key/value cache and its position there. Every function is
+// called by all threads of one parallel region.
+
+#pragma once
+
+#include "linear.h"
+
+namespace salient {
+
+enum Act : int32_t { SILU = 0, GELU_TANH = 1, GELU = 2 };
+
+struct Norm {  // x / sqrt(mean(x^2) + eps) * weight; no norm where weight is null
+    const float* weight;
+    float eps;
+};
+
+template <typename T>
+inline T narrowed(float f) {
+    return T(f);
+}
+template <>
+inline BFloat narrowed<BFloat>(float f) {
+    return BFloat::of(f);
+}
+
+struct Attention {
+    Norm before, after, q_norm, k_norm;  // after: of what is added to the hidden states
+    Linear qkv, o;
+    int64_t heads, kv_heads, head_dim, rotary_dim;
+    int64_t window;   // positions that a row sees, itself included; 0: all
+    float scaling;    // of the scores
+    float residual;   // of what is added to the hidden states
+    const float *cos, *sin;  // [positions, rotary_dim / 2], of rotate-half pairs; null: none
+    void *keys, *values;     // [slots, kv_heads, capacity, head_dim]
+    int64_t capacity;
+    int32_t kept;  // Kind of keys and values: FLOAT32 or BFLOAT16
+};
+
+struct Mlp {
+    Norm before, after;
+    Linear gate_up, down;  // gate_up: [2 * inner, width], gate first
+    int64_t inner;  // 0: there is none here, the caller computes it
+    int32_t act;
+    float residual;
+};
+
+// Rows of hidden states [rows, width], and room to work in.
+struct Batch {
+    float* hidden;
+    int64_t rows, width;
+    const int64_t *slots, *positions;  // [rows]
+    float *wide, *narrow, *scores;
+    Rounded room;
+};
+
+inline void rms_norm(const Norm& norm, const float* x, int64_t width, float* to) {
+    float lanes[LANES] = {}, total = 0;
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES)
+        for (int l = 0; l < LANES; l++) lanes[l] += x[i + l] * x[i + l];
+    for (; i < width; i++) total += x[i] * x[i];
+    for (int l = 0; l < LANES; l++) total += lanes[l];
+    const float scale = 1.0f / std::sqrt(total / float(width) + norm.eps);
+    for (i = 0; i < width; i++) to[i] = x[i] * scale * norm.weight[i];
+}
+
+inline void norm_rows(const Norm& norm, const float* x, int64_t rows, int64_t width, float* to) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        if (norm.weight) rms_norm(norm, x + row * width, width, to + row * width);
+        else std::memcpy(to + row * width, x + row * width, width * sizeof(float));
+    }
+}
+
+// hidden += residual * norm(made)
+inline void add_rows(const Norm& norm, float* made, int64_t rows, int64_t width, float residual,
+                     float* hidden) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        float* from = made + row * width;
+        if (norm.weight) rms_norm(norm, from, width, from);
+        for (int64_t i = 0; i < width; i++) hidden[row * width + i] += residual * from[i];
+    }
+}
+
+// Norm and rotary embedding of one head, in place. Pairs are (i, i + rotary_dim / 2).
+inline void turn_head(const Attention& a, const Norm& norm, int64_t position, float* head) {
+    if (norm.weight) rms_norm(norm, head, a.head_dim, head);
+    if (!a.cos) return;
+    const int64_t half = a.rotary_dim / 2;
+    const float *cos = a.cos + position * half, *sin = a.sin + position * half;
+    for (int64_t i = 0; i < half; i++) {
+        const float x = head[i], y = head[i + half];
+        head[i] = x * cos[i] - y * sin[i];
+        head[i + half] = y * cos[i] + x * sin[i];
+    }
+}
+
+template <typename T>
+inline void turn_and_keep(const Attention& a, const Batch& b, float* qkv) {
+    const int64_t all = a.heads + 2 * a.kv_heads;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < b.rows * all; i++) {
+        const int64_t row = i / all, head = i % all, position = b.positions[row];
+        float* x = qkv + i * a.head_dim;
+        if (head < a.heads + a.kv_heads)
+            turn_head(a, head < a.heads ? a.q_norm : a.k_norm, position, x);
+        if (head < a.heads) continue;
+        const int64_t kv = (head - a.heads) % a.kv_heads;
+        T* cache = (T*)(head < a.heads + a.kv_heads ? a.keys : a.values);
+        cache += ((b.slots[row] * a.kv_heads + kv) * a.capacity + position) * a.head_dim;
+        for (int64_t d = 0; d < a.head_dim; d++) cache[d] = narrowed<T>(x[d]);
+    }
+}
+
+// e^x for x <= 0, relative error below 3e-7: 2^i times a polynomial of the rest (Cephes expf).
+inline float exp_of(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    const float whole = std::floor(x * 1.44269504f + 0.5f);
+    const float rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * rest + 1.3981999507e-3f;
+    p = p * rest + 8.3334519073e-3f;
+    p = p * rest + 4.1665795894e-2f;
+    p = p * rest + 1.6666665459e-1f;
+    p = p * rest + 5.0000001201e-1f;
+    p = p * rest * rest + rest + 1.0f;
+    const int32_t bits = (int32_t(whole) + 127) << 23;
+    float power;
+    std::memcpy(&power, &bits, sizeof power);
+    return p * power;
+}
+
+inline float dot(const float* a, const float* b, int64_t count) {
+    float lanes[LANES] = {}, total = 0;
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        for (int l = 0; l < LANES; l++) lanes[l] += a[i + l] * b[i + l];
+    for (; i < count; i++) total += a[i] * b[i];
+    for (int l = 0; l < LANES / 2; l++) lanes[l] += lanes[l + LANES / 2];
+    for (int l = 0; l < LANES / 2; l++) total += lanes[l];
+    return total;
+}
+
+// One head's scores over positions [first, end), as weights that sum to 1, in place.
+inline void softmax(float* scores, int64_t count) {
+    float top = scores[0], total = 0;
+    for (int64_t i = 1; i < count; i++) top = scores[i] > top ? scores[i] : top;
+#pragma omp simd reduction(+ : total)
+    for (int64_t i = 0; i < count; i++) {
+        scores[i] = exp_of(scores[i] - top);
+        total += scores[i];
+    }
+    for (int64_t i = 0; i < count; i++) scores[i] /= total;
+}
+
+constexpr int64_t MOST_HEAD_DIM = 512;
+
+// The attention of the query heads [from, to) of one row that read key head `kv`. q is overwritten
+// with the result. `scores`: room for (to - from) * capacity floats.
+template <typename T>
+inline void attend(const Attention& a, const Batch& b, int64_t row, int64_t kv, int64_t from,
+                   int64_t to, float* q, float* scores) {
+    const int64_t end = b.positions[row] + 1, dim = a.head_dim;
+    const int64_t first = a.window && end > a.window ? end - a.window : 0, seen = end - first;
+    const int64_t base = ((b.slots[row] * a.kv_heads + kv) * a.capacity + first) * dim;
+    const T *keys = (const T*)a.keys + base, *values = (const T*)a.values + base;
+    float wide[MOST_HEAD_DIM];
+    for (int64_t p = 0; p < seen; p++) {
+        for (int64_t d = 0; d < dim; d++) wide[d] = float(keys[p * dim + d]);
+        for (int64_t h = from; h < to; h++)
+            scores[(h - from) * a.capacity + p] = dot(q + h * dim, wide, dim) * a.scaling;
+    }
+    for (int64_t h = from; h < to; h++) {
+        softmax(scores + (h - from) * a.capacity, seen);
+        for (int64_t d = 0; d < dim; d++) q[h * dim + d] = 0;
+    }
+    for (int64_t p = 0; p < seen; p++) {
+        for (int64_t d = 0; d < dim; d++) wide[d] = float(values[p * dim + d]);
+        for (int64_t h = from; h < to; h++) {
+            const float weight = scores[(h - from) * a.capacity + p];
+            float* sum = q + h * dim;
+            for (int64_t d = 0; d < dim; d++) sum[d] += weight * wide[d];
+        }
+    }
+}
+
+// Query heads that share a key head go together where there is work enough for all threads; a
+// head's result is the same either way.
+template <typename T>
+inline void attend_all(const Attention& a, const Batch& b, float* qkv, int threads, int thread) {
+    const int64_t shared = a.heads / a.kv_heads, stride = (a.heads + 2 * a.kv_heads) * a.head_dim;
+    const int64_t together = b.rows * a.kv_heads >= 4 * threads ? shared : 1;
+    const int64_t items = a.heads / together;
+    float* scores = b.scores + thread * shared * a.capacity;
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < b.rows * items; i++) {
+        const int64_t row = i / items, head = (i % items) * together;
+        attend<T>(a, b, row, head / shared, head, head + together, qkv + row * stride, scores);
+    }
+}
+
+// Rows of q, k, v to rows of what attention made: the first heads * head_dim columns of each.
+inline void gather_rows(const float* from, int64_t rows, int64_t stride, int64_t columns,
+                        float* to) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; row++)
+        std::memcpy(to + row * columns, from + row * stride, columns * sizeof(float));
+}
+
+inline void attention_half(const Attention& a, const Batch& b, int threads, int thread) {
+    const int64_t columns = (a.heads + 2 * a.kv_heads) * a.head_dim;
+    const int64_t made = a.heads * a.head_dim;
+    norm_rows(a.before, b.hidden, b.rows, b.width, b.narrow);
+    multiply(a.qkv, b.narrow, b.width, b.rows, b.wide, columns, false, b.room);
+    if (a.kept == BFLOAT16) {
+        turn_and_keep<BFloat>(a, b, b.wide);
+        attend_all<BFloat>(a, b, b.wide, threads, thread);
+    } else {
+        turn_and_keep<float>(a, b, b.wide);
+        attend_all<float>(a, b, b.wide, threads, thread);
+    }
+    gather_rows(b.wide, b.rows, columns, made, b.narrow);
+    multiply(a.o, b.narrow, made, b.rows, b.wide, b.width, false, b.room);
+    add_rows(a.after, b.wide, b.rows, b.width, a.residual, b.hidden);
+}
+
+inline float activated(float x, int32_t act) {
+    if (act == SILU) {  // x / (1 + e^-x), with e to a negative power only
+        const float e = exp_of(x < 0 ? x : -x);
+        return x * (x < 0 ? e : 1.0f) / (1.0f + e);
+    }
+    if (act == GELU_TANH) {
+        return 0.5f * x * (1.0f + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x)));
+    }
+    return 0.5f * x * (1.0f + std::erf(x * 0.7071067812f));
+}
+
+inline void gate_rows(const Mlp& m, int64_t rows, const float* gate_up, float* to) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *gate = gate_up + row * 2 * m.inner, *up = gate + m.inner;
+        float* made = to + row * m.inner;
+        if (m.act == SILU) {
+#pragma omp simd
+            for (int64_t i = 0; i < m.inner; i++) made[i] = activated(gate[i], SILU) * up[i];
+        } else {
+            for (int64_t i = 0; i < m.inner; i++) made[i] = activated(gate[i], m.act) * up[i];
+        }
+    }
+}
+
+inline void mlp_half(const Mlp& m, const Batch& b) {
+    norm_rows(m.before, b.hidden, b.rows, b.width, b.narrow);
+    multiply(m.gate_up, b.narrow, b.width, b.rows, b.wide, 2 * m.inner, false, b.room);
+    gate_rows(m, b.rows, b.wide, b.narrow);
+    multiply(m.down, b.narrow, m.inner, b.rows, b.wide, b.width, false, b.room);
+    add_rows(m.after, b.wide, b.rows, b.width, m.residual, b.hidden);
+}
+
+struct Block {
+    Attention attention;
+    Mlp mlp;
+};
+
+inline void run_block(const Block& block, const Batch& b, int threads, int thread) {
+    attention_half(block.attention, b, threads, thread);
+    if (block.mlp.inner) mlp_half(block.mlp, b);
+}
+
+}  // namespace salient

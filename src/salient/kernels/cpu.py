@@ -1,0 +1,143 @@
+"""Int4 on any CPU: our C++ kernels (cpp/), built on the machine that runs them.
+
+Activations of one group become int16 with a scale of their own, so that codes and activations
+multiply and add as integers: one instruction multiplies 16 (AVX2) or 32 (AVX-512 VNNI) pairs, and
+nothing is lost that bfloat16 or float16 would keep. Every result is the same whatever the number
+of rows computed together.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from salient.core.quant import QuantizedWeight, quantize
+from salient.core.scheme import Scheme
+
+from .contract import Kernel, Layer, PackedWeight
+from .library import INPUTS, LANES, Library, LinearC, codes_linear, codes_matmul, load_library
+from .reference import ReferenceWeight
+
+LARGEST_GROUP = 256  # int32 holds the sum of 256 products of 15 and 32767, and rounding stays fine
+# Relative to the largest output. Seen: 1e-5 to 3e-5; a wrong order of codes gives about 1.
+TOLERANCE = 1e-3
+
+
+class CpuWeight(PackedWeight):
+    """Codes in blocks of 16 outputs and steps of 8 inputs, as cpp/linear.h has them.
+
+    codes: uint8 [blocks, steps, 64]   scale: float32, zero: uint8 [blocks, groups, 16]
+    """
+
+    kernel = "cpu"
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(
+        self, out: int, width: int, codes: Tensor, scale: Tensor, zero: Tensor, library: Library
+    ):
+        super().__init__(out, width)
+        self.library = library
+        self.hold(codes=codes, scale=scale, zero=zero)
+        self.group = width // scale.shape[1]
+
+    @staticmethod
+    def of(weight: QuantizedWeight, library: Library) -> "CpuWeight":
+        """The codes of `weight` in this order; outputs are padded to a multiple of 16."""
+        out, width = weight.codes.shape
+        group = span(weight.scheme.group_size)
+        repeat = weight.scheme.group_size // group
+        rows = -out % LANES
+        scale = pad(weight.scale.repeat_interleave(repeat, 1), (0, 0, 0, rows))
+        zero = pad(weight.zero.repeat_interleave(repeat, 1), (0, 0, 0, rows))
+        return CpuWeight(
+            out,
+            width,
+            _in_blocks(pad(weight.codes, (0, 0, 0, rows))),
+            scale.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous(),
+            zero.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous(),
+            library,
+        )
+
+    def rows(self, start: int, stop: int) -> "CpuWeight | None":
+        """The outputs [start, stop), where whole blocks of 16 hold them."""
+        if start % LANES or (stop % LANES and stop != self.out):
+            return None
+        blocks = slice(start // LANES, -(-stop // LANES))
+        parts = (self.codes[blocks], self.scale[blocks], self.zero[blocks])
+        return CpuWeight(stop - start, self.width, *parts, self.library)
+
+    def linear(self, bias: Tensor | None = None) -> LinearC:
+        """What the C++ functions take; valid as long as this weight and `bias` [blocks * 16]."""
+        return codes_linear(self.codes, self.scale, self.zero, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y [..., out] = x [..., width] @ W.T, in the dtype of `x`."""
+        rows = x.reshape(-1, self.width).float().contiguous()
+        if torch.compiler.is_compiling():
+            made = codes_matmul(rows, self.codes, self.scale, self.zero, self.out)
+        else:
+            made = self.library.multiply(self.linear(), rows, self.out)
+        return made.to(x.dtype).unflatten(0, x.shape[:-1]) if x.ndim != 2 else made.to(x.dtype)
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight [out, width] that the codes stand for, in `dtype`."""
+        return self.library.dequantize(self.linear())[: self.out].to(dtype)
+
+
+def span(group_size: int) -> int:
+    """How many inputs add up as integers: the group, or a part of it where it is large."""
+    if group_size <= LARGEST_GROUP:
+        return group_size
+    fits = (s for s in range(LARGEST_GROUP, 0, -INPUTS) if group_size % s == 0)
+    return next(fits, group_size)
+
+
+def _in_blocks(codes: Tensor) -> Tensor:
+    """uint8 [out, width] -> uint8 [blocks, steps, 64]; see cpp/linear.h for the order."""
+    parts = codes.unflatten(0, (-1, LANES)).unflatten(2, (-1, INPUTS // 2, 2))
+    parts = parts.permute(0, 2, 1, 4, 3)  # blocks, steps, row, p, nibble
+    low = parts[..., 0] | (parts[..., 1] << 4)
+    high = parts[..., 2] | (parts[..., 3] << 4)
+    return torch.stack((low, high), -1).flatten(2).contiguous()
+
+
+class Cpu(Kernel):
+    """Takes 4 bits and any group size that is a multiple of 8, on a CPU with a C++ compiler."""
+
+    name = "cpu"
+
+    def refuses(self, layer: Layer) -> str | None:
+        """Why not: the device, the scheme, no compiler, or kernels that fail their check."""
+        if layer.device.type != "cpu":
+            return f"it computes on the CPU, not on {layer.device}"
+        if layer.scheme.bits != 4:
+            return f"it takes 4 bits, not {layer.scheme.bits}"
+        group = layer.scheme.group_size
+        if group % INPUTS or span(group) > LARGEST_GROUP:
+            return f"it takes group sizes that are multiples of {INPUTS}, not {group}"
+        library = load_library()
+        return library if isinstance(library, str) else _fails(library)
+
+    def pack(self, weight: QuantizedWeight, layer: Layer) -> CpuWeight:
+        """The codes in blocks, in main memory."""
+        library = load_library()
+        assert isinstance(library, Library)
+        return CpuWeight.of(weight, library)
+
+
+@cache
+def _fails(library: Library) -> str | None:
+    """What goes wrong when the built kernels are held to the definition on this machine."""
+    seeded = torch.Generator().manual_seed(0)
+    for scheme, out, rows in ((Scheme(64), 48, 5), (Scheme(8, symmetric=True), 21, 1)):
+        made = torch.randn(out, 3 * scheme.group_size, generator=seeded)
+        weight = quantize(made, scheme, name="check")
+        x = torch.randn(rows, made.shape[1], generator=seeded)
+        wanted = ReferenceWeight(weight, x.device)(x)
+        wrong = (CpuWeight.of(weight, library)(x) - wanted).abs().max() / wanted.abs().max()
+        if not bool(wrong < TOLERANCE):
+            return f"built for this processor, it is wrong by {float(wrong):.1e} of the result"
+    return None

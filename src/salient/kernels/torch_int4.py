@@ -1,0 +1,83 @@
+"""Int4 on a CPU without a compiler: the operator that PyTorch ships.
+
+It is fast in bfloat16 only (its float16 and float32 are far slower than a dense product), for few
+rows only, and takes the group sizes 32, 64, 128 and 256.
+"""
+
+import torch
+from torch import Tensor
+
+from salient.core.quant import QuantizedWeight
+
+from .contract import Kernel, Layer, PackedWeight
+
+GROUP_SIZES = (32, 64, 128, 256)
+OUTPUTS = 16  # `out` must be a multiple
+INNER_K_TILES = 1  # the operator ignores it on a CPU
+
+
+class TorchInt4Weight(PackedWeight):
+    """The operator's packing, and two codes a byte beside it, from which to dequantize.
+
+    packed: uint8 [out, width / 2]   scales_zeros: bfloat16 [groups, out, 2]
+    pairs: uint8 [out, width / 2]    scale: float32 [out, groups]   zero: uint8 [out, groups]
+    """
+
+    kernel = "torch-int4"
+
+    def __init__(self, weight: QuantizedWeight):
+        super().__init__(*weight.codes.shape)
+        self.scheme = weight.scheme
+        codes = weight.codes.to(torch.int32)
+        # The operator has (code - 8) * scale + zero; ours is (code - zero) * scale.
+        shifted = (weight.scheme.middle - weight.zero.float()) * weight.scale
+        self.hold(
+            packed=torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, INNER_K_TILES),
+            scales_zeros=torch.stack((weight.scale.t(), shifted.t()), -1).bfloat16().contiguous(),
+            pairs=weight.codes[:, 0::2] | (weight.codes[:, 1::2] << 4),
+            scale=weight.scale,
+            zero=weight.zero,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y [..., out] = x [..., width] @ W.T, computed in bfloat16, in the dtype of `x`."""
+        rows = x.reshape(-1, self.width).bfloat16()
+        if not len(rows):
+            return x.new_empty(*x.shape[:-1], self.out)
+        made = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            rows, self.packed, self.scheme.group_size, self.scales_zeros
+        )
+        return made.to(x.dtype).unflatten(0, x.shape[:-1]) if x.ndim != 2 else made.to(x.dtype)
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight [out, width] that the codes stand for, in `dtype`."""
+        codes = torch.stack((self.pairs & 15, self.pairs >> 4), -1).flatten(1)  # type: ignore[operator]
+        weight = QuantizedWeight(codes, self.scale, self.zero, self.scheme)  # type: ignore[arg-type]
+        return weight.dequantize().to(dtype)
+
+
+class TorchInt4(Kernel):
+    """Takes 4 bits, group sizes 32 to 256, outputs in sixteens, bfloat16."""
+
+    name = "torch-int4"
+
+    def refuses(self, layer: Layer) -> str | None:
+        """Why not: the device, the dtype, the scheme, the shape, or a PyTorch without it."""
+        if layer.device.type != "cpu":
+            return f"it computes on the CPU, not on {layer.device}"
+        if layer.dtype != torch.bfloat16:
+            return f"it is fast in bfloat16 only, not in {str(layer.dtype).removeprefix('torch.')}"
+        if layer.scheme.bits != 4:
+            return f"it takes 4 bits, not {layer.scheme.bits}"
+        if layer.scheme.group_size not in GROUP_SIZES:
+            known = ", ".join(map(str, GROUP_SIZES))
+            return f"it takes group sizes {known}, not {layer.scheme.group_size}"
+        if layer.out % OUTPUTS:
+            return f"it takes outputs in multiples of {OUTPUTS}, not {layer.out}"
+        if not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
+            return f"PyTorch {torch.__version__} does not have it"
+        return None
+
+    def pack(self, weight: QuantizedWeight, layer: Layer) -> TorchInt4Weight:
+        """The codes in the operator's order, in main memory."""
+        return TorchInt4Weight(weight)

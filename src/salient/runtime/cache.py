@@ -1,0 +1,74 @@
+"""Keys and values of the sequences that run: one slot each, positions in order."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which tokens a step computes: a row each.
+
+    slots, positions: int64 [rows], where a row's keys and values go
+    length: positions that any row may read, 0 to length - 1
+    slot: the one slot of all rows, in order of position (prefill); None: a slot a row (decode)
+    """
+
+    slots: Tensor
+    positions: Tensor
+    length: int
+    slot: int | None = None
+
+    @staticmethod
+    def prefill(slot: int, start: int, count: int, device: torch.device) -> "Batch":
+        """`count` tokens of one sequence from position `start` on."""
+        positions = torch.arange(start, start + count, device=device)
+        return Batch(torch.full_like(positions, slot), positions, start + count, slot)
+
+    @staticmethod
+    def decode(slots: list[int], positions: list[int], device: torch.device) -> "Batch":
+        """One token each of several sequences."""
+        where = (torch.tensor(slots, device=device), torch.tensor(positions, device=device))
+        return Batch(*where, max(positions) + 1)
+
+
+class KeyValueCache:
+    """Keys and values of every block.
+
+    keys, values: per block [slots, kv_heads, capacity, head_dim]
+    """
+
+    def __init__(
+        self,
+        shapes: list[tuple[int, int]],
+        slots: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        """`shapes` has (kv_heads, head_dim) of every block. Memory is touched as it is written."""
+        self.slots, self.capacity, self.dtype = slots, capacity, dtype
+
+        sizes = [(slots, heads, capacity, dim) for heads, dim in shapes]
+        self.keys = [_zeros(size, dtype, device) for size in sizes]
+        self.values = [_zeros(size, dtype, device) for size in sizes]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes when every slot is full."""
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Give slot `target` the first `count` positions of slot `source`."""
+        for kept in (*self.keys, *self.values):
+            kept[target, :, :count] = kept[source, :, :count]
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; in main memory those of NumPy, whose pages the system gives when they are written."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    bits = {2: np.int16, 4: np.int32}[dtype.itemsize]
+    return torch.from_numpy(np.zeros(size, bits)).view(dtype)

@@ -1,0 +1,222 @@
+"""Generation: sequences come and go, and share every step (continuous batching).
+
+A step computes one piece of one waiting prompt, and one more token of every running sequence. What
+a sequence gives does not depend on what runs beside it.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from salient.core.errors import RequestError
+
+from .prompt import check_length
+from .runner import Runner
+from .sampling import Picked, Sampler, Sampling
+from .text import TextStream
+
+PIECE = 512  # tokens of a prompt in one step: running sequences wait no longer than for these
+WORTH_COPYING = 16  # tokens that a prompt must share with another slot's to copy them
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a step gave one sequence.
+
+    token: None where only text that was held back comes
+    finished: '' while it runs; 'stop' (its end, a stop token or string), 'length', 'cancelled'
+    """
+
+    sequence: "Answer"
+    text: str
+    picked: Picked | None
+    finished: str
+
+
+@dataclass(eq=False)
+class Answer:
+    """A prompt and what became of it.
+
+    tokens: of the answer, without the one that ended it   reused: prompt tokens not computed again
+    started, first, ended: seconds of time.perf_counter(); first: when the first token was there
+    """
+
+    prompt: list[int]
+    sampling: Sampling
+    limit: int
+    sampler: Sampler
+    stream: TextStream
+    tokens: list[int] = field(default_factory=list)
+    picked: list[Picked] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    finished: str = ""
+    reused: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    slot: int = -1
+    _done: int = 0  # prompt tokens whose keys and values are there
+
+    @property
+    def text(self) -> str:
+        """The text of the answer so far."""
+        return self.stream.text
+
+    @property
+    def seconds_to_first(self) -> float:
+        """Time to first token."""
+        return self.times[0] - self.started if self.times else float("nan")
+
+
+class Engine:
+    """Runs sequences on a runner.
+
+    runner: computes logits   tokenizer: of the model   ends: tokens that end an answer
+    """
+
+    def __init__(self, runner: Runner, tokenizer: Any, ends: frozenset[int]):
+        self.runner, self.tokenizer, self.ends = runner, tokenizer, ends
+        self._waiting: deque[Answer] = deque()
+        self._filling: Answer | None = None
+        self._running: list[Answer] = []
+        self._held: list[list[int]] = [[] for _ in range(runner.slots)]  # tokens in each slot
+        self._used = [0] * runner.slots  # when each slot was last given away
+        self._count = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has anything to do."""
+        return bool(self._waiting or self._filling or self._running)
+
+    @property
+    def context(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return self.runner.capacity
+
+    def submit(self, ids: Sequence[int], sampling: Sampling) -> Answer:
+        """Queue a prompt of token ids. Raises RequestError for what cannot be run."""
+        sampling.check()
+        if not ids:
+            raise RequestError("The prompt has no tokens. Give at least one.")
+        limit = check_length(ids, sampling.max_new_tokens, self.context)
+        sampler = Sampler(sampling, ids)
+        stream = TextStream(self.tokenizer, ids, sampling.stop)
+        answer = Answer(list(ids), sampling, limit, sampler, stream)
+        self._waiting.append(answer)
+        return answer
+
+    def cancel(self, answer: Answer) -> None:
+        """Stop an answer; its slot is free at once."""
+        if answer.finished:
+            return
+        if answer in self._waiting:
+            self._waiting.remove(answer)
+        self._finish(answer, "cancelled")
+
+    def step(self) -> list[Piece]:
+        """One piece of a waiting prompt, one more token of each running sequence."""
+        running = list(self._running)
+        pieces = []
+        if self._filling is None and self._waiting:
+            self._admit()
+        if self._filling is not None:
+            pieces += self._fill(self._filling)
+        if running:
+            pieces += self._decode(running)
+        return pieces
+
+    def stream(self, ids: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+        """The pieces of one answer as they come; leaving the loop early cancels it."""
+        answer = self.submit(ids, sampling)
+        try:
+            while not answer.finished:
+                yield from (piece for piece in self.step() if piece.sequence is answer)
+        finally:
+            self.cancel(answer)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Answer]:
+        """The answers to several prompts, computed together."""
+        answers = [self.submit(ids, sampling) for ids in prompts]
+        while not all(answer.finished for answer in answers):
+            self.step()
+        return answers
+
+    def _admit(self) -> None:
+        """Give the first waiting prompt a slot, the one that holds most of its beginning."""
+        taken = {answer.slot for answer in self._running}
+        free = [slot for slot in range(self.runner.slots) if slot not in taken]
+        if not free:
+            return
+        answer = self._filling = self._waiting.popleft()
+        shared = [_shared(held, answer.prompt) for held in self._held]
+        slot = max(free, key=lambda s: (shared[s], -self._used[s]))
+        best = max(range(len(shared)), key=lambda s: shared[s])
+        if not self.runner.keeps_prefixes:
+            reused = 0
+        elif shared[best] >= shared[slot] + WORTH_COPYING:
+            slot = min(free, key=lambda s: self._used[s])
+            self.runner.copy(best, slot, shared[best])
+            reused = shared[best]
+        else:
+            reused = shared[slot]
+        self._count += 1
+        self._used[slot] = self._count
+        answer.slot, answer.reused, answer._done = slot, reused, reused
+        self._held[slot] = answer.prompt[:reused]
+
+    def _fill(self, answer: Answer) -> list[Piece]:
+        start, slot = answer._done, answer.slot
+        piece = answer.prompt[start : start + PIECE]
+        logits = self.runner.prefill(slot, piece, start)
+        answer._done += len(piece)
+        self._held[slot] += piece
+        if answer._done < len(answer.prompt):
+            return []
+        self._filling = None
+        self._running.append(answer)
+        return [self._take(answer, answer.sampler.pick(logits))]
+
+    def _decode(self, running: list[Answer]) -> list[Piece]:
+        """One more token of each: the last one chosen goes in, the next comes out."""
+        slots = [answer.slot for answer in running]
+        tokens = [answer.picked[-1].token for answer in running]
+        logits = self.runner.decode(slots, tokens, [len(self._held[slot]) for slot in slots])
+        for slot, token in zip(slots, tokens, strict=True):
+            self._held[slot].append(token)
+        return [
+            self._take(answer, answer.sampler.pick(row))
+            for answer, row in zip(running, logits, strict=True)
+        ]
+
+    def _take(self, answer: Answer, picked: Picked) -> Piece:
+        """Add a chosen token to an answer, or end it there."""
+        answer.times.append(time.perf_counter())
+        answer.picked.append(picked)
+        sampling, token = answer.sampling, picked.token
+        if token in sampling.stop_tokens or (token in self.ends and not sampling.ignore_eos):
+            return self._end(answer, "", picked, "stop")
+        answer.tokens.append(token)
+        text = answer.stream.push(token)
+        if answer.stream.stopped_by is not None:
+            return self._end(answer, text, picked, "stop")
+        if len(answer.tokens) >= answer.limit:
+            return self._end(answer, text, picked, "length")
+        return Piece(answer, text, picked, "")
+
+    def _end(self, answer: Answer, text: str, picked: Picked, why: str) -> Piece:
+        text += answer.stream.finish()
+        self._finish(answer, "stop" if answer.stream.stopped_by is not None else why)
+        return Piece(answer, text, picked, answer.finished)
+
+    def _finish(self, answer: Answer, why: str) -> None:
+        answer.finished = why
+        if self._filling is answer:
+            self._filling = None
+        if answer in self._running:
+            self._running.remove(answer)
+
+
+def _shared(held: Sequence[int], prompt: Sequence[int]) -> int:
+    """How many first tokens of `prompt` are in `held`; its last is always computed."""
+    most = min(len(held), len(prompt) - 1)
+    return next((i for i in range(most) if held[i] != prompt[i]), most)

@@ -1,0 +1,88 @@
+"""Decoder blocks in PyTorch, over rows of several sequences and one key/value cache.
+
+The definition of what a fused block computes, and what runs on GPUs and under torch.compile; on a
+CPU with a compiler native.py runs the same as one C++ call.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, scaled_dot_product_attention, silu
+
+from .cache import Batch, KeyValueCache
+from .parts import Attention, Mlp, Norm, Parts
+
+
+def run_block(
+    parts: Parts, hidden: Tensor, batch: Batch, cache: KeyValueCache, index: int
+) -> Tensor:
+    """The hidden states [rows, width] after block `index`; the cache takes keys and values."""
+    hidden = hidden + parts.residual * _attention(parts.attention, hidden, batch, cache, index)
+    return hidden + parts.residual * run_mlp(parts.mlp, hidden)
+
+
+def _attention(
+    parts: Attention, hidden: Tensor, batch: Batch, cache: KeyValueCache, index: int
+) -> Tensor:
+    x = _normed(parts.before, hidden)
+    qkv = torch.cat([linear(x) for linear in parts.qkv], -1).unflatten(-1, (-1, parts.head_dim))
+    q, k, v = qkv.split((parts.heads, parts.kv_heads, parts.kv_heads), -2)
+    q = _turned(_normed(parts.q_norm, q), parts, batch.positions)
+    k = _turned(_normed(parts.k_norm, k), parts, batch.positions)
+    keys, values = cache.keys[index], cache.values[index]
+    keys[batch.slots, :, batch.positions] = k.to(keys.dtype)
+    values[batch.slots, :, batch.positions] = v.to(values.dtype)
+    made = _attend(parts, q, keys, values, batch)
+    return _normed(parts.after, parts.o(made.flatten(-2)))
+
+
+def _attend(parts: Attention, q: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+    """Attention of q [rows, heads, head_dim] over the rows' slots; same shape."""
+    seen = torch.arange(batch.length, device=q.device)
+    mask = seen <= batch.positions[:, None]
+    if parts.window:
+        mask &= seen > batch.positions[:, None] - parts.window
+    if batch.slot is not None:
+        near = slice(batch.slot, batch.slot + 1)
+        k, v = keys[near, :, : batch.length], values[near, :, : batch.length]
+        q, mask = q.transpose(0, 1)[None], mask[None, None]
+    else:
+        k, v = keys[batch.slots, :, : batch.length], values[batch.slots, :, : batch.length]
+        q, mask = q[:, :, None], mask[:, None, None]
+    made = scaled_dot_product_attention(
+        q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask, scale=parts.scaling, enable_gqa=True
+    )
+    return made[0].transpose(0, 1) if batch.slot is not None else made[:, :, 0]
+
+
+def _turned(x: Tensor, parts: Attention, positions: Tensor) -> Tensor:
+    """Rotary embedding of x [rows, heads, head_dim]; pairs are (i, i + rotary_dim / 2)."""
+    if parts.cos is None or parts.sin is None:
+        return x
+    cos, sin = (table[positions][:, None].to(x.dtype) for table in (parts.cos, parts.sin))
+    half = cos.shape[-1]
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), -1)
+
+
+def run_mlp(parts: Mlp, hidden: Tensor) -> Tensor:
+    """What the MLP half adds to `hidden` [rows, width], before the residual multiplier."""
+    x = _normed(parts.before, hidden)
+    if parts.module is not None:
+        made: Any = parts.module(x[None])
+        made = (made[0] if isinstance(made, tuple) else made).view_as(hidden)
+    else:
+        gate, up = torch.cat([linear(x) for linear in parts.gate_up], -1).chunk(2, -1)
+        made = parts.down(_activated(gate, parts.act) * up)
+    return _normed(parts.after, made)
+
+
+def _activated(x: Tensor, act: str) -> Tensor:
+    if act == "silu":
+        return silu(x)
+    return gelu(x, approximate="tanh" if act == "gelu_tanh" else "none")
+
+
+def _normed(norm: Norm | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)

@@ -1,0 +1,67 @@
+"""Linears as they run: weights of codes, and 16-bit weights beside float32 activations."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from salient.kernels.choose import NEVER, dense_product
+from salient.kernels.contract import PackedWeight
+from salient.kernels.library import Library, dense_linear, half_matmul, load_library
+
+
+class QuantLinear(nn.Module):
+    """A linear whose weight is codes. In place of an nn.Linear of the same shape.
+
+    many, many_dtype: from how many rows on a dense product in that type is faster; measured
+    """
+
+    def __init__(
+        self,
+        packed: PackedWeight,
+        bias: nn.Parameter | None = None,
+        many: int = NEVER,
+        many_dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        self.packed, self.bias = packed, bias
+        self.many, self.many_dtype = many, many_dtype
+        self.in_features, self.out_features = packed.width, packed.out
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight float32 [out, in], dequantized anew: models look at its type or device."""
+        return self.packed.dequantize(torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y [..., out] = x [..., in] @ W.T + bias, in the dtype of `x`."""
+        if x.numel() >= self.many * self.packed.width:
+            y = dense_product(self.packed, x, self.many_dtype)
+        else:
+            y = self.packed(x)
+        return y if self.bias is None else y + self.bias
+
+
+class HalfLinear(nn.Module):
+    """A linear that keeps its weight in 16 bits, whatever type the activations have.
+
+    weight: float16 or bfloat16 [out, in]   bias: [out] or None
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None):
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self.out_features, self.in_features = weight.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y [..., out] = x [..., in] @ W.T + bias, in the dtype of `x`."""
+        library = load_library()
+        if x.dtype == torch.float32 and x.device.type == "cpu" and isinstance(library, Library):
+            rows = x.reshape(-1, self.in_features).contiguous()
+            if torch.compiler.is_compiling():
+                y = half_matmul(rows, self.weight)
+            else:
+                y = library.multiply(dense_linear(self.weight, None), rows, self.out_features)
+            y = y.unflatten(0, x.shape[:-1]) if x.ndim != 2 else y
+        else:
+            y = linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
+        return y if self.bias is None else y + self.bias

@@ -1,0 +1,120 @@
+"""A checkpoint, opened to generate: device, types, kernels, fusion and engine in one call."""
+
+from dataclasses import dataclass
+
+import torch
+
+from salient.core.errors import RequestError
+from salient.kernels.library import Library, load_library
+
+from .engine import Engine
+from .fuse import Audit, fuse
+from .load import Model, load_model
+from .prompt import eos_ids
+from .runner import FusedRunner, ModelRunner, Runner
+
+LONGEST_DEFAULT = 8192  # positions, unless asked for more
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+CHOICES = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a checkpoint.
+
+    dtype: of the activations   kv_dtype: of keys and values; auto: the activations'
+    context: tokens of a prompt and its answer   slots: sequences at once
+    compile: auto, on, off   kernel: auto, or one by name
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    kv_dtype: str = "auto"
+    fuse: bool = True
+    compile: str = "auto"
+    kernel: str = "auto"
+    context: int | None = None
+    slots: int = 8
+
+
+@dataclass
+class Opened:
+    """A checkpoint that runs: `engine` generates with `model`; `audit` says what was fused."""
+
+    model: Model
+    engine: Engine
+    audit: Audit
+    options: Options
+
+
+def load(checkpoint: str, options: Options | None = None) -> Opened:
+    """Open `checkpoint` (folder, Hub id or demo name), 4-bit or 16-bit, ours or others'.
+
+    Raises ModelError and CheckpointError for what cannot be run, RequestError for bad options.
+    """
+    options = options or Options()
+    device = _device(options.device)
+    dtype = _dtype(options, device)
+    model = load_model(checkpoint, device, dtype, options.kernel)
+    context = _context(model, options)
+    # One position more: rows of a compiled step that stand for no sequence go there.
+    fused, audit = fuse(model, context + 1) if options.fuse else (None, Audit())
+    if not options.fuse:
+        audit.note("the model runs as Transformers has it", "fusion was switched off")
+    kept = dtype if options.kv_dtype == "auto" else DTYPES[options.kv_dtype]
+    compiled = options.compile == "on" or (options.compile == "auto" and device.type == "cuda")
+    if fused is None:
+        runner: Runner = ModelRunner(model, options.slots, context)
+    else:
+        runner = FusedRunner(model, fused, options.slots, context, kept, compiled=compiled)
+    generation = getattr(model.module, "generation_config", None) or model.config
+    ends = eos_ids(generation, model.tokenizer)
+    return Opened(model, Engine(runner, model.tokenizer, ends), audit, options)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RequestError(f"Unknown device {name!r}. Give auto, cpu, cuda, cuda:1, ...") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError(f"No GPU is there for {name!r}. Give cpu, or auto.")
+    return device
+
+
+def _dtype(options: Options, device: torch.device) -> torch.dtype:
+    """The activations' type: float32 for the C++ kernels, else 16 bits."""
+    for name, value in (("dtype", options.dtype), ("kv_dtype", options.kv_dtype)):
+        if value not in ("auto", *DTYPES):
+            known = ", ".join(DTYPES)
+            raise RequestError(f"Unknown {name} {value!r}. Give auto, {known}.")
+    if options.compile not in CHOICES:
+        raise RequestError(f"compile={options.compile!r}. Give one of {', '.join(CHOICES)}.")
+    if options.slots < 1:
+        raise RequestError(f"{options.slots} sequences at once. Give at least 1.")
+    if options.dtype != "auto":
+        return DTYPES[options.dtype]
+    if device.type == "cpu":
+        return torch.float32 if isinstance(load_library(), Library) else torch.bfloat16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _context(model: Model, options: Options) -> int:
+    """Positions of a slot. Raises RequestError for more than the model was made for."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if options.context is None:
+        return min(most or LONGEST_DEFAULT, LONGEST_DEFAULT)
+    if options.context < 2:
+        raise RequestError(f"A context of {options.context} tokens. Give at least 2.")
+    if most and options.context > most:
+        raise RequestError(
+            f"A context of {options.context} tokens, but the model was made for {most}. Give at "
+            f"most {most}."
+        )
+    return options.context

@@ -1,0 +1,170 @@
+"""How a loaded model computes tokens: fused blocks over one cache, or Transformers' own forward."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from salient.core.machine import cache_folder
+
+from .cache import Batch, KeyValueCache
+from .fuse import Fused
+from .fused import run_block
+from .load import Model
+from .native import NativeBlocks
+
+LENGTHS = 256  # a compiled step is made for multiples of so many positions, doubling
+
+
+class Runner(ABC):
+    """Computes the next logits of sequences, each in a slot.
+
+    slots, capacity: how many sequences, of how many positions   how: in words
+    keeps_prefixes: whether a slot's keys and values can serve another sequence that begins alike
+    """
+
+    slots: int
+    capacity: int
+    how: str
+    keeps_prefixes = False
+
+    @abstractmethod
+    def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
+        """Logits float32 [vocab] after `ids`, which go to `slot` from position `start` on."""
+
+    @abstractmethod
+    def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
+        """Logits float32 [sequences, vocab] after one more token each."""
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Give `target` the first `count` positions of `source`."""
+        raise NotImplementedError
+
+    def warm(self) -> None:
+        """Do once what the first tokens would otherwise wait for."""
+        self.prefill(0, [0], 0)
+        self.decode([0], [0], [1])
+
+
+class FusedRunner(Runner):
+    """Fused blocks: several sequences in one step."""
+
+    keeps_prefixes = True
+
+    def __init__(
+        self,
+        model: Model,
+        fused: Fused,
+        slots: int,
+        capacity: int,
+        kept: torch.dtype,
+        *,
+        compiled: bool,
+    ):
+        self.model, self.fused, self.slots, self.capacity = model, fused, slots, capacity
+        shapes = [(p.attention.kv_heads, p.attention.head_dim) for p in fused.parts]
+        # One position more than is used: rows of a compiled step that stand for nothing go there.
+        self.cache = KeyValueCache(shapes, slots, capacity + 1, kept, model.device)
+        native = fused.native is None and not compiled
+        self._native = NativeBlocks(fused.parts, self.cache) if native else None
+        self._compiled = _compiled(self._step) if compiled else None
+        self.how = "fused blocks, " + (
+            "C++" if native else "compiled by torch.compile" if compiled else "PyTorch"
+        )
+
+    def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
+        """Logits float32 [vocab] after `ids`."""
+        tokens = torch.tensor(ids, device=self.model.device)
+        batch = Batch.prefill(slot, start, len(ids), self.model.device)
+        with torch.inference_mode():
+            hidden = self._blocks(self.fused.head.embed(tokens), batch)
+            return self.fused.head.logits(hidden[-1:])[0]
+
+    def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
+        """Logits float32 [sequences, vocab] after one more token each."""
+        if self._compiled is not None:
+            return self._compiled_decode(slots, tokens, positions)
+        batch = Batch.decode(slots, positions, self.model.device)
+        with torch.inference_mode():
+            embedded = self.fused.head.embed(torch.tensor(tokens, device=self.model.device))
+            return self.fused.head.logits(self._blocks(embedded, batch))
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Copy keys and values."""
+        with torch.inference_mode():
+            self.cache.copy(source, target, count)
+
+    def _blocks(self, hidden: Tensor, batch: Batch) -> Tensor:
+        if self._native is not None:
+            return self._native(hidden, batch)
+        for index, parts in enumerate(self.fused.parts):
+            hidden = run_block(parts, hidden, batch, self.cache, index)
+        return hidden
+
+    def _step(self, tokens: Tensor, positions: Tensor, length: int) -> Tensor:
+        """What is compiled: one token of each of the first slots, a row each."""
+        slots = torch.arange(len(tokens), device=tokens.device)
+        hidden = self.fused.head.embed(tokens)
+        batch = Batch(slots, positions, length)
+        return self.fused.head.logits(self._blocks(hidden, batch))
+
+    def _compiled_decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
+        """One step of fixed shape: all slots up to a power of two, all positions up to another."""
+        assert self._compiled is not None
+        rows = min(_power(max(slots) + 1, 1), self.slots)
+        length = min(_power(max(positions) + 1, LENGTHS), self.capacity + 1)
+        where = torch.full((rows,), self.capacity)
+        what = torch.zeros(rows, dtype=torch.long)
+        for slot, token, position in zip(slots, tokens, positions, strict=True):
+            what[slot], where[slot] = token, position
+        with torch.no_grad():
+            device = self.model.device
+            return self._compiled(what.to(device), where.to(device), length)[slots]
+
+
+class ModelRunner(Runner):
+    """Transformers' own forward, a cache a sequence: any architecture, one sequence at a time."""
+
+    def __init__(self, model: Model, slots: int, capacity: int):
+        self.model, self.slots, self.capacity = model, slots, capacity
+        self.how = "Transformers' forward, one sequence at a time"
+        self._caches: dict[int, Any] = {}
+
+    def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
+        """Logits float32 [vocab] after `ids`."""
+        if start == 0:
+            self._caches[slot] = DynamicCache(config=self.model.config)
+        return self._forward(slot, ids)
+
+    def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
+        """Logits float32 [sequences, vocab], one sequence after the other."""
+        return torch.stack(
+            [self._forward(slot, [token]) for slot, token in zip(slots, tokens, strict=True)]
+        )
+
+    def _forward(self, slot: int, ids: list[int]) -> Tensor:
+        tokens = torch.tensor([ids], device=self.model.device)
+        with torch.no_grad():
+            out = self.model.module(
+                input_ids=tokens, past_key_values=self._caches[slot], use_cache=True
+            )
+        self._caches[slot] = out.past_key_values
+        return out.logits[0, -1].float()
+
+
+def _power(least: int, start: int) -> int:
+    """The first of start, 2 start, 4 start, ... that is at least `least`."""
+    while start < least:
+        start *= 2
+    return start
+
+
+def _compiled(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`step` under torch.compile, with CUDA graphs on a GPU; its cache on disk."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    mode = "reduce-overhead" if torch.cuda.is_available() else "default"
+    return torch.compile(step, dynamic=False, mode=mode)
