@@ -61,9 +61,9 @@ class Audit:
     error: float = 0.0
     findings: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def note(self, what: str, how: str) -> None:
-        """One more block of which this is true."""
-        self.findings[what, how] = self.findings.get((what, how), 0) + 1
+    def note(self, what: str, how: str, blocks: int = 1) -> None:
+        """More blocks of which this is true."""
+        self.findings[what, how] = self.findings.get((what, how), 0) + blocks
 
 
 @dataclass
@@ -113,9 +113,8 @@ def _fuse(model: Model, capacity: int, audit: Audit) -> Fused:
     head = _head(model, seen, audit)
     native = _why_not_native(model, parts, seen, audit)
     audit.fused = True
-    audit.note(
-        "blocks run as C++ calls" if native is None else "blocks run in PyTorch", native or ""
-    )
+    how = "run as C++ calls" if native is None else "run in PyTorch"
+    audit.note(how, native or "", len(parts))
     return Fused(head, parts, native)
 
 
