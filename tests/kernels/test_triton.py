@@ -186,3 +186,22 @@ def test_a_weight_takes_four_bits_and_its_groups_no_more_than_they_hold(group_si
     held = TritonKernel().pack(weight, layer(scheme))
     assert held.bytes * 8 == 64 * 256 * scheme.bits_per_weight
     assert not held.state_dict()
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("dtype", "recipes", "one", "minus"),
+    [(torch.float16, "F16", 0x6400, 0xE400), (torch.bfloat16, "BF16", 0x4300, 0xC300)],
+    ids=str,
+)
+def test_a_code_set_into_a_power_of_two_less_that_and_its_zero_is_exact(dtype, recipes, one, minus):
+    from salient.kernels import triton_kernels
+
+    codes, zeros = torch.arange(16)[:, None], torch.arange(16)[None]
+    left, right = (
+        (n | bits).to(torch.int16).view(dtype) for n, bits in ((codes, one), (zeros, minus))
+    )
+    assert torch.equal((left + right).int(), (codes - zeros).int())
+    for plane, recipe in enumerate(getattr(triton_kernels, recipes).value):
+        assert f"0x{one:04X}{one:04X}, 0xEA" in recipe  # (word & mask) | one
+        assert (f"$1, {4 * plane};" in recipe) == (plane > 0)
