@@ -15,6 +15,7 @@ from .contract import Kernel, Layer, PackedWeight
 
 # Name -> module and class; imported when asked for. In order of preference; `dense` takes all.
 KERNELS = {
+    "triton": ("triton", "TritonKernel"),
     "cpu": ("cpu", "Cpu"),
     "torch-int4": ("torch_int4", "TorchInt4"),
     "dense": ("dense", "Dense"),
