@@ -34,7 +34,7 @@ Dtype = Annotated[
     str, typer.Option(help="Type of the activations: auto, float32, bfloat16, float16.")
 ]
 KvDtype = Annotated[
-    str, typer.Option(help="Type of keys and values; auto: the activations'. bfloat16 is half.")
+    str, typer.Option(help="Type of keys and values: auto (16 bits), float32, bfloat16, float16.")
 ]
 Fuse = Annotated[bool, typer.Option("--fuse/--no-fuse", help="Run blocks fused where proven.")]
 Compile = Annotated[

@@ -151,7 +151,7 @@ class _Workspace:
             if any(x.group and x.kind == CODES for x in linears)
             else 0
         )
-        self.scores = max(b.attention.heads // b.attention.kv_heads for b in blocks) * capacity
+        self.scores = 2 * capacity
         self._rounded, self._rows, self._threads = Room.empty(), 0, 0
 
     def batch(self, hidden: Tensor, slots: Tensor, positions: Tensor) -> BatchC:

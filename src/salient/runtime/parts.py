@@ -15,7 +15,6 @@ from salient.kernels.library import ACTIVATIONS
 
 from .load import Model
 
-MOST_HEAD_DIM = 512  # cpp/block.h
 # Transformers' names of activation functions -> ours, where they are the same function.
 ACTS = {
     "silu": "silu",
@@ -123,7 +122,7 @@ def find_parts(model: Model, name: str, block: nn.Module, rotary: Any) -> Parts:
     heads = o.in_features // dim
     columns = sum(linear.out_features for linear in qkv[1])
     kv_heads = (columns // dim - heads) // 2
-    if dim > MOST_HEAD_DIM or kv_heads < 1 or heads % kv_heads or o.in_features % dim:
+    if kv_heads < 1 or heads % kv_heads or o.in_features % dim:
         raise Unfit(f"its attention has {heads} heads of {dim} channels to {kv_heads} key heads")
     if getattr(attention, "sinks", None) is not None:
         raise Unfit("its attention has sinks")

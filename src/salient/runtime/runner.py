@@ -126,18 +126,31 @@ class FusedRunner(Runner):
             return self._compiled(what.to(device), where.to(device), length)[slots]
 
 
+class RoundedCache(DynamicCache):
+    """Transformers' cache with keys and values rounded to `kept`, as the fused blocks keep them."""
+
+    def __init__(self, kept: torch.dtype, config: Any):
+        super().__init__(config=config)
+        self.kept = kept
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Keep more keys and values."""
+        key, value = (t.to(self.kept).to(t.dtype) for t in (key_states, value_states))
+        return super().update(key, value, *args, **kwargs)
+
+
 class ModelRunner(Runner):
     """Transformers' own forward, a cache a sequence: any architecture, one sequence at a time."""
 
-    def __init__(self, model: Model, slots: int, capacity: int):
-        self.model, self.slots, self.capacity = model, slots, capacity
+    def __init__(self, model: Model, slots: int, capacity: int, kept: torch.dtype):
+        self.model, self.slots, self.capacity, self.kept = model, slots, capacity, kept
         self.how = "Transformers' forward, one sequence at a time"
         self._caches: dict[int, Any] = {}
 
     def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
         """Logits float32 [vocab] after `ids`."""
         if start == 0:
-            self._caches[slot] = DynamicCache(config=self.model.config)
+            self._caches[slot] = RoundedCache(self.kept, self.model.config)
         return self._forward(slot, ids)
 
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
