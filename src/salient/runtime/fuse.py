@@ -5,7 +5,9 @@ proposal then computes the same inputs; what differs is not fused, and the model
 Transformers has it. The audit says what was fused of how many blocks, what was not, and why.
 """
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +23,9 @@ from .native import NativeBlocks
 from .parts import Parts, Unfit, find_parts
 
 PROOF_TOKENS = 12
+# What a model's config calls the positions that a block may see; the proof makes them few.
+WINDOWS = ("sliding_window", "attention_chunk_size")
+PROOF_WINDOW = 5
 # Largest difference relative to the largest output. Seen in float32: 1e-5 where a proposal is
 # right, 1e-1 and more where it is wrong; bfloat16 itself rounds by 4e-3 at every step.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
@@ -104,14 +109,17 @@ def _fuse(model: Model, capacity: int, audit: Audit) -> Fused:
     name, blocks = block_list(model.module)
     if model.module.config.get_text_config() is not model.module.config:
         raise Unfit("it takes more than text, and positions are then not a simple count")
-    seen = _watch(model, blocks)
-    parts = []
+    with _narrow(model):
+        seen = _watch(model, blocks, 0)
+    proven = []
     for index, block in enumerate(blocks):
         proposal = _proposal(model, f"{name}.{index}", block, _tables(seen, index, capacity))
-        parts.append(_proven(model, proposal, seen, index, audit))
-        _note(audit, parts[-1])
+        proven.append(_proven(model, proposal, seen, index, audit))
+        _note(audit, proven[-1])
     head = _head(model, seen, audit)
-    native = _why_not_native(model, parts, seen, audit)
+    native = _why_not_native(model, proven, seen, audit)
+    _check_far(model, blocks, proven, capacity)
+    parts = [_with_window(block, _windows(model)) for block in proven]
     audit.fused = True
     audit.note(
         "blocks run as C++ calls" if native is None else "blocks run in PyTorch", native or ""
@@ -119,8 +127,34 @@ def _fuse(model: Model, capacity: int, audit: Audit) -> Fused:
     return Fused(head, parts, native)
 
 
-def _watch(model: Model, blocks: nn.ModuleList) -> _Seen:
-    """Run the model on random tokens and note what goes in and out."""
+def _windows(model: Model) -> dict[str, int]:
+    """The windows that the config names."""
+    found = {name: getattr(model.config, name, None) for name in WINDOWS}
+    return {name: size for name, size in found.items() if isinstance(size, int) and size > 0}
+
+
+@contextlib.contextmanager
+def _narrow(model: Model) -> Iterator[None]:
+    """Make the model's windows narrower than the proof's text, so that it shows which blocks have
+    one."""
+    windows = _windows(model)
+    try:
+        for name in windows:
+            setattr(model.config, name, PROOF_WINDOW)
+        yield
+    finally:
+        for name, size in windows.items():
+            setattr(model.config, name, size)
+
+
+def _with_window(parts: Parts, windows: dict[str, int]) -> Parts:
+    """`parts` with the model's own window in place of the proof's."""
+    window = windows["sliding_window"] if parts.attention.window else 0
+    return replace(parts, attention=replace(parts.attention, window=window))
+
+
+def _watch(model: Model, blocks: nn.ModuleList, start: int) -> _Seen:
+    """Run the model on random tokens from position `start` on and note what goes in and out."""
     seeded = torch.Generator().manual_seed(0)
     most = model.module.get_input_embeddings().weight.shape[0]
     seen = _Seen(torch.randint(0, most, (PROOF_TOKENS,), generator=seeded), torch.empty(0))
@@ -139,7 +173,9 @@ def _watch(model: Model, blocks: nn.ModuleList) -> _Seen:
             handles.append(module.register_forward_hook(rotary_hook, with_kwargs=True))
     handles += [block.register_forward_hook(block_hook, with_kwargs=True) for block in blocks]
     try:
-        out = model.module(seen.ids[None].to(model.device), use_cache=False)
+        positions = torch.arange(start, start + PROOF_TOKENS, device=model.device)[None]
+        ids = seen.ids[None].to(model.device)
+        out = model.module(input_ids=ids, position_ids=positions, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -186,10 +222,15 @@ def _proposal(model: Model, name: str, block: nn.Module, rotary: Any) -> Parts:
 
 
 def _proven(model: Model, proposal: Parts, seen: _Seen, index: int, audit: Audit) -> Parts:
-    """`proposal`, or it without rotary embedding, whichever gives the block's output."""
-    bare = replace(proposal, attention=replace(proposal.attention, cos=None, sin=None))
-    errors = []
-    for parts in (proposal, bare) if proposal.attention.cos is not None else (proposal,):
+    """`proposal` with or without rotary embedding and window, whichever gives the block's output.
+
+    A window is the proof's, PROOF_WINDOW.
+    """
+    a, errors = proposal.attention, []
+    rotaries = {(a.cos is not None): (a.cos, a.sin), False: (None, None)}
+    windows = (0, PROOF_WINDOW) if "sliding_window" in _windows(model) else (0,)
+    for (cos, sin), window in itertools.product(rotaries.values(), windows):
+        parts = replace(proposal, attention=replace(a, cos=cos, sin=sin, window=window))
         errors.append(_error(model, parts, seen.inputs[index][0], seen.outputs[index][0]))
         if errors[-1] <= TOLERANCES[model.dtype]:
             audit.error = max(audit.error, errors[-1])
@@ -198,6 +239,25 @@ def _proven(model: Model, proposal: Parts, seen: _Seen, index: int, audit: Audit
         f"{proposal.name} does more than its parts say: run fused, its output differs by "
         f"{min(errors):.0e}"
     )
+
+
+def _check_far(model: Model, blocks: nn.ModuleList, proven: list[Parts], capacity: int) -> None:
+    """Raise Unfit if blocks do otherwise at the last positions than at the first."""
+    start = capacity - PROOF_TOKENS
+    if start <= PROOF_TOKENS:
+        return
+    with _narrow(model):
+        seen = _watch(model, blocks, start)
+    for index, parts in enumerate(proven):
+        a = parts.attention
+        cos, sin = (None if table is None else table[start:] for table in (a.cos, a.sin))
+        far = replace(parts, attention=replace(a, cos=cos, sin=sin))
+        error = _error(model, far, seen.inputs[index][0], seen.outputs[index][0])
+        if not error <= TOLERANCES[model.dtype]:
+            raise Unfit(
+                f"{parts.name} does otherwise from position {start} on: run fused, its output "
+                f"differs by {error:.0e}"
+            )
 
 
 def _error(model: Model, parts: Parts, given: Tensor, wanted: Tensor) -> float:

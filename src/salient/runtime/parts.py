@@ -127,6 +127,8 @@ def find_parts(model: Model, name: str, block: nn.Module, rotary: Any) -> Parts:
         raise Unfit(f"its attention has {heads} heads of {dim} channels to {kv_heads} key heads")
     if getattr(attention, "sinks", None) is not None:
         raise Unfit("its attention has sinks")
+    if getattr(attention, "attn_logit_softcapping", None):
+        raise Unfit("its attention soft-caps its scores")
     half = Attention(
         norms[0],
         norms[1],
@@ -137,7 +139,7 @@ def find_parts(model: Model, name: str, block: nn.Module, rotary: Any) -> Parts:
         heads,
         kv_heads,
         dim,
-        getattr(attention, "sliding_window", None) or 0,
+        0,
         float(getattr(attention, "scaling", dim**-0.5)),
         cos,
         sin,
