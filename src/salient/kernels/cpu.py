@@ -80,7 +80,7 @@ class CpuWeight(PackedWeight):
             made = codes_matmul(rows, self.codes, self.scale, self.zero, self.out)
         else:
             made = self.library.multiply(self.linear(), rows, self.out)
-        return made.to(x.dtype).unflatten(0, x.shape[:-1]) if x.ndim != 2 else made.to(x.dtype)
+        return made.to(x.dtype).reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, width] that the codes stand for, in `dtype`."""

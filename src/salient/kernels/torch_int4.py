@@ -47,7 +47,7 @@ class TorchInt4Weight(PackedWeight):
         made = torch.ops.aten._weight_int4pack_mm_for_cpu(
             rows, self.packed, self.scheme.group_size, self.scales_zeros
         )
-        return made.to(x.dtype).unflatten(0, x.shape[:-1]) if x.ndim != 2 else made.to(x.dtype)
+        return made.to(x.dtype).reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, width] that the codes stand for, in `dtype`."""

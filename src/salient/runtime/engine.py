@@ -166,7 +166,7 @@ class Engine:
 
     def _fill(self, answer: Answer) -> list[Piece]:
         start, slot = answer._done, answer.slot
-        piece = answer.prompt[start : start + PIECE]
+        piece = answer.prompt[start : start + PIECE if self.runner.in_pieces else None]
         logits = self.runner.prefill(slot, piece, start)
         answer._done += len(piece)
         self._held[slot] += piece

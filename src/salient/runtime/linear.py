@@ -61,7 +61,7 @@ class HalfLinear(nn.Module):
                 y = half_matmul(rows, self.weight)
             else:
                 y = library.multiply(dense_linear(self.weight, None), rows, self.out_features)
-            y = y.unflatten(0, x.shape[:-1]) if x.ndim != 2 else y
+            y = y.reshape(*x.shape[:-1], self.out_features)
         else:
             y = linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
         return y if self.bias is None else y + self.bias

@@ -70,7 +70,7 @@ class NativeBlocks:
             self.library.blocks(pointer, index + 1 - first, byref(where), threads())
             first = index + 1
             if block.mlp.module is not None:
-                hidden += block.residual * run_mlp(block.mlp, hidden)
+                hidden += block.residual * run_mlp(block, hidden)
 
     def _block(self, parts: Parts, cache: KeyValueCache, index: int) -> BlockC:
         a = parts.attention

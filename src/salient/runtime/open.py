@@ -63,7 +63,7 @@ def load(checkpoint: str, options: Options | None = None) -> Opened:
     Raises ModelError and CheckpointError for what cannot be run, RequestError for bad options.
     """
     options = options or Options()
-    device = _device(options.device)
+    device = find_device(options.device)
     dtype = _dtype(options, device)
     model = load_model(checkpoint, device, dtype, options.kernel)
     context = _context(model, options)
@@ -82,7 +82,8 @@ def load(checkpoint: str, options: Options | None = None) -> Opened:
     return Opened(model, Engine(runner, model.tokenizer, ends), audit, options)
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device called `name`; 'auto' is the GPU if there is one. Raises RequestError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

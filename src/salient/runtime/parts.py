@@ -80,11 +80,15 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Parts:
-    """A block as its halves. residual: what both are multiplied by before they are added."""
+    """A block as its halves.
+
+    dtype: of what linears take and give   residual: what both halves are multiplied by
+    """
 
     name: str
     attention: Attention
     mlp: Mlp
+    dtype: torch.dtype
     residual: float = 1.0
 
 
@@ -126,6 +130,8 @@ def find_parts(model: Model, name: str, block: nn.Module, rotary: Any) -> Parts:
         raise Unfit(f"its attention has {heads} heads of {dim} channels to {kv_heads} key heads")
     if getattr(attention, "sinks", None) is not None:
         raise Unfit("its attention has sinks")
+    if getattr(attention, "attn_logit_softcapping", None):
+        raise Unfit("its attention soft-caps its scores")
     half = Attention(
         norms[0],
         norms[1],
@@ -136,12 +142,12 @@ def find_parts(model: Model, name: str, block: nn.Module, rotary: Any) -> Parts:
         heads,
         kv_heads,
         dim,
-        getattr(attention, "sliding_window", None) or 0,
+        0,
         float(getattr(attention, "scaling", dim**-0.5)),
         cos,
         sin,
     )
-    return Parts(name, half, _mlp(model, name, block, norms), _residual(block))
+    return Parts(name, half, _mlp(model, name, block, norms), model.dtype, _residual(block))
 
 
 def _residual(block: nn.Module) -> float:

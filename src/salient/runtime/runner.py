@@ -1,5 +1,6 @@
 """How a loaded model computes tokens: fused blocks over one cache, or Transformers' own forward."""
 
+import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,12 +13,13 @@ from transformers import DynamicCache
 from salient.core.machine import cache_folder
 
 from .cache import Batch, KeyValueCache
-from .fuse import Fused
+from .fuse import TOLERANCES, Fused, differs
 from .fused import run_block
 from .load import Model
 from .native import NativeBlocks
 
 LENGTHS = 256  # a compiled step is made for multiples of so many positions, doubling
+PROOF_IDS, PROOF_CUT = (3, 17, 5, 40, 8, 29, 11, 23), 6  # a prompt, and where it is cut in two
 
 
 class Runner(ABC):
@@ -25,12 +27,14 @@ class Runner(ABC):
 
     slots, capacity: how many sequences, of how many positions   how: in words
     keeps_prefixes: whether a slot's keys and values can serve another sequence that begins alike
+    in_pieces: whether a prompt may come in pieces
     """
 
     slots: int
     capacity: int
     how: str
     keeps_prefixes = False
+    in_pieces = True
 
     @abstractmethod
     def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
@@ -99,7 +103,8 @@ class FusedRunner(Runner):
             self.cache.copy(source, target, count)
 
     def _blocks(self, hidden: Tensor, batch: Batch) -> Tensor:
-        if self._native is not None:
+        # Processors with matrix units multiply many rows faster dequantized: load.py measured it.
+        if self._native is not None and len(hidden) < self.model.many[0]:
             return self._native(hidden, batch)
         for index, parts in enumerate(self.fused.parts):
             hidden = run_block(parts, hidden, batch, self.cache, index)
@@ -140,33 +145,63 @@ class RoundedCache(DynamicCache):
 
 
 class ModelRunner(Runner):
-    """Transformers' own forward, a cache a sequence: any architecture, one sequence at a time."""
+    """Transformers' own forward, a cache a sequence: any architecture, one sequence at a time.
+
+    The model makes the cache itself, of whatever kind it wants.
+    """
 
     def __init__(self, model: Model, slots: int, capacity: int, kept: torch.dtype):
         self.model, self.slots, self.capacity, self.kept = model, slots, capacity, kept
-        self.how = "Transformers' forward, one sequence at a time"
+        self._plain_cache = False  # the model makes Transformers' usual one
+        takes = inspect.signature(model.module.forward).parameters
+        self._cache = "cache_params" if "cache_params" in takes else "past_key_values"
+        # Some caches do not know how long they are. Images make positions more than a count.
+        text_only = model.config is model.module.config
+        self._counts = "position_ids" in takes and text_only
+        self._last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         self._caches: dict[int, Any] = {}
+        self.in_pieces = self._adds_up()
+        self.how = "Transformers' forward, one sequence at a time"
+        if not self.in_pieces:
+            self.how += ", prompts in one piece"
 
     def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
         """Logits float32 [vocab] after `ids`."""
         if start == 0:
-            self._caches[slot] = RoundedCache(self.kept, self.model.config)
-        return self._forward(slot, ids)
+            self._caches.pop(slot, None)
+            if self._plain_cache:
+                self._caches[slot] = RoundedCache(self.kept, self.model.config)
+        return self._forward(slot, ids, start)
 
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
         """Logits float32 [sequences, vocab], one sequence after the other."""
-        return torch.stack(
-            [self._forward(slot, [token]) for slot, token in zip(slots, tokens, strict=True)]
-        )
+        rows = zip(slots, tokens, positions, strict=True)
+        return torch.stack([self._forward(slot, [token], at) for slot, token, at in rows])
 
-    def _forward(self, slot: int, ids: list[int]) -> Tensor:
+    def _forward(self, slot: int, ids: list[int], start: int) -> Tensor:
+        given: dict[str, Any] = dict(self._last)
+        if slot in self._caches:
+            given[self._cache] = self._caches[slot]
+        if self._counts:
+            positions = torch.arange(start, start + len(ids), device=self.model.device)
+            given["position_ids"] = positions[None]
         tokens = torch.tensor([ids], device=self.model.device)
         with torch.no_grad():
-            out = self.model.module(
-                input_ids=tokens, past_key_values=self._caches[slot], use_cache=True
-            )
-        self._caches[slot] = out.past_key_values
+            out = self.model.module(input_ids=tokens, use_cache=True, **given)
+        self._caches[slot] = getattr(out, self._cache)
         return out.logits[0, -1].float()
+
+    def _adds_up(self) -> bool:
+        """Whether a prompt in pieces gives what it gives in one: not every recurrence goes on."""
+        most = self.model.module.get_input_embeddings().weight.shape[0]
+        ids = [number % most for number in PROOF_IDS]
+        with torch.no_grad():
+            whole = self.prefill(0, ids, 0)
+            self.prefill(0, ids[:PROOF_CUT], 0)
+            pieces = self.prefill(0, ids[PROOF_CUT:], PROOF_CUT)
+        self._plain_cache = type(self._caches[0]) is DynamicCache
+        self._caches.clear()
+        return differs(pieces[None], whole[None]) <= TOLERANCES[self.model.dtype]
 
 
 def _power(least: int, start: int) -> int:

@@ -171,7 +171,8 @@ inline void dense_tile(const T* w, const float* x, int64_t width, float (&to)[O]
         for (int r = 0; r < R; r++) to[o][r] = total(sum[o][r]);
     for (; i < width; i++)
         for (int o = 0; o < O; o++)
-            for (int r = 0; r < R; r++) to[o][r] += float(w[o * width + i]) * x[r * width + i];
+            for (int r = 0; r < R; r++)  // left to itself, a compiler fuses some of these only
+                to[o][r] = std::fma(float(w[o * width + i]), x[r * width + i], to[o][r]);
 }
 
 // Outputs [first, first + O) of rows [row, row + R), plus bias, or added to what y has.
