@@ -28,7 +28,7 @@ CHECKED_TOKENS = 64
 # 1e-6 in float32; 16-bit arithmetic alone makes 1e-3 to 3e-3 of a small model.
 LARGEST_KL = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 
-REFERENCE = "16-bit reference"
+REFERENCE = "16-bit"
 
 
 @dataclass(frozen=True)

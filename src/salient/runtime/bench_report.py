@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from salient.core.report import Report, Table, mebibytes
+from salient.core.report import Report, Table
 
 PERCENTILES = (50, 90, 99)
 
@@ -53,12 +53,24 @@ def bench_report(settings: dict[str, Any], rows: list[Row]) -> Report:
         "rows": [_plain(row, bandwidth) for row in rows],
         "winners": winners(rows),
     }
-    columns = ("kernel", "n", "TTFT p50", "p90", "p99", "ITL p50", "p90", "p99", "tokens/s")
-    columns = (*columns, "memory", "of bandwidth")
+    columns = (
+        "kernel",
+        "n",
+        "TTFT p50",
+        "p90",
+        "p99",
+        "ITL p50",
+        "p90",
+        "p99",
+        "tok/s",
+        "MiB",
+        "bw",
+    )
     table = [cells for row in data["rows"] for cells in _cells(row)]
     lines = [
         f"n sequences together on {device}, {settings['threads']} threads; milliseconds to the "
-        "first token (TTFT) and between tokens (ITL).",
+        "first token (TTFT) and between tokens (ITL); bw: share of the memory bandwidth that the "
+        "weights alone take.",
         f"Memory bandwidth measured: {bandwidth / 1e9:.1f} GB/s.",
     ]
     for row in rows:
@@ -111,7 +123,7 @@ def _cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
             *milliseconds(b["first_token_seconds"]),
             *milliseconds(b["between_tokens_seconds"]),
             f"{b['tokens_a_second']:.1f}",
-            mebibytes(b["memory_bytes"]),
+            f"{b['memory_bytes'] / 2**20:.0f}",
             f"{b['share_of_bandwidth']:.0%}",
         )
         for b in row["batches"]
