@@ -35,6 +35,7 @@ struct Attention {
     int64_t window;   // positions that a row sees, itself included; 0: all
     float scaling;    // of the scores
     float residual;   // of what is added to the hidden states
+    float softcap;    // of the scores: cap * tanh(score / cap); 0: none
     const float *cos, *sin;  // [positions, rotary_dim / 2], of rotate-half pairs; null: none
     void *keys, *values;     // [slots, kv_heads, capacity, head_dim]
     int64_t capacity;
@@ -173,8 +174,11 @@ inline void attend(const Attention& a, const Batch& b, int64_t row, int64_t kv, 
     float wide[MOST_HEAD_DIM];
     for (int64_t p = 0; p < seen; p++) {
         for (int64_t d = 0; d < dim; d++) wide[d] = float(keys[p * dim + d]);
-        for (int64_t h = from; h < to; h++)
-            scores[(h - from) * a.capacity + p] = dot(q + h * dim, wide, dim) * a.scaling;
+        for (int64_t h = from; h < to; h++) {
+            const float score = dot(q + h * dim, wide, dim) * a.scaling;
+            scores[(h - from) * a.capacity + p] =
+                a.softcap > 0.0f ? a.softcap * std::tanh(score / a.softcap) : score;
+        }
     }
     for (int64_t h = from; h < to; h++) {
         softmax(scores + (h - from) * a.capacity, seen);
