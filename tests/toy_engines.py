@@ -12,13 +12,14 @@ from salient.runtime.engine import Answer
 from salient.runtime.open import Opened, Options, load
 from salient.runtime.sampling import Sampling
 
+SMALL: dict[str, Any] = {"context": 64, "slots": 2, "device": "cpu", "dtype": "float32"}
 GREEDY = Sampling(max_new_tokens=16, ignore_eos=True, logprobs=2)
 CLOSE = 5e-3  # nats between the two likeliest tokens that rounding may turn round
 
 
 def opened(folder: Path, **options: Any) -> Opened:
-    """The checkpoint in `folder` with a short context and two slots, unless `options` say other."""
-    return load(str(folder), Options(**{"context": 64, "slots": 2, "device": "cpu", **options}))
+    """The checkpoint in `folder`, small and in float32, unless `options` say other."""
+    return load(str(folder), Options(**{**SMALL, **options}))
 
 
 def prompt(length: int, seed: int = 2) -> list[int]:

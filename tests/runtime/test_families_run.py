@@ -16,7 +16,6 @@ from toy_rounded import rounded_toy
 
 # The first words that say why a family is not fused
 UNFUSED = {
-    "gemma2": "its attention soft-caps its scores",
     **dict.fromkeys(("phi", "stablelm", "starcoder2", "phimoe"), "its LayerNorm is no RMS norm"),
     "olmo": "its OlmoLayerNorm is no RMS norm",
     "nemotron": "its NemotronLayerNorm1P is no RMS norm",

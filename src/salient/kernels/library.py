@@ -62,6 +62,7 @@ class AttentionC(Structure):
         ("window", c_int64),
         ("scaling", c_float),
         ("residual", c_float),
+        ("softcap", c_float),
         ("cos", c_void_p),
         ("sin", c_void_p),
         ("keys", c_void_p),

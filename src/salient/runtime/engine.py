@@ -98,6 +98,12 @@ class Engine:
         sampling.check()
         if not ids:
             raise RequestError("The prompt has no tokens. Give at least one.")
+        unknown = next((token for token in ids if not 0 <= token < self.runner.vocabulary), None)
+        if unknown is not None:
+            raise RequestError(
+                f"The prompt has the token {unknown}, but the model knows 0 to "
+                f"{self.runner.vocabulary - 1}. Give ids of the model's own tokenizer."
+            )
         limit = check_length(ids, sampling.max_new_tokens, self.context)
         sampler = Sampler(sampling, ids)
         stream = TextStream(self.tokenizer, ids, sampling.stop)

@@ -279,9 +279,9 @@ def differs(made: Tensor, wanted: Tensor, given: Tensor | None = None) -> float:
     them is not held against `made`.
     """
     added = wanted.float() if given is None else wanted.float() - given.float()
-    rounding = torch.finfo(wanted.dtype).eps / TOLERANCES[wanted.dtype]
-    size = added.norm(dim=-1) + rounding * wanted.float().norm(dim=-1)
-    return float(((made.float() - wanted.float()).norm(dim=-1) / size).max())
+    rounding = torch.finfo(wanted.dtype).eps * wanted.float().abs()
+    error = (made.float() - wanted.float()).abs().sub_(rounding).clamp_(min=0)
+    return float((error.norm(dim=-1) / added.norm(dim=-1)).max())
 
 
 def _head(model: Model, seen: _Seen, audit: Audit) -> Head:

@@ -56,10 +56,22 @@ def _attend(parts: Attention, q: Tensor, keys: Tensor, values: Tensor, batch: Ba
     else:
         k, v = keys[batch.slots, :, : batch.length], values[batch.slots, :, : batch.length]
         q, mask = q[:, :, None], mask[:, None, None]
-    made = scaled_dot_product_attention(
-        q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask, scale=parts.scaling, enable_gqa=True
-    )
+    k, v = k.to(q.dtype), v.to(q.dtype)
+    if parts.softcap:
+        made = _capped_attention(parts, q, k, v, mask)
+    else:
+        made = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=parts.scaling, enable_gqa=True
+        )
     return made[0].transpose(0, 1) if batch.slot is not None else made[:, :, 0]
+
+
+def _capped_attention(parts: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention whose scores are squeezed to +-softcap; all [sequences, heads, rows, head_dim]."""
+    k, v = (x.repeat_interleave(parts.heads // parts.kv_heads, 1) for x in (k, v))
+    scores = torch.tanh(q @ k.mT * (parts.scaling / parts.softcap)) * parts.softcap
+    weights = scores.float().masked_fill(~mask, -torch.inf).softmax(-1)
+    return weights.to(q.dtype) @ v
 
 
 def _turned(x: Tensor, parts: Attention, positions: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import embedding, linear
 
 from salient.kernels.choose import NEVER, dense_product
 from salient.kernels.contract import PackedWeight
@@ -65,3 +65,18 @@ class HalfLinear(nn.Module):
         else:
             y = linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
         return y if self.bias is None else y + self.bias
+
+
+class HalfEmbedding(nn.Module):
+    """An embedding that keeps its weight in 16 bits and gives `dtype`, multiplied by `factor`.
+
+    weight: float16 or bfloat16 [vocab, width]
+    """
+
+    def __init__(self, weight: nn.Parameter, dtype: torch.dtype, factor: float):
+        super().__init__()
+        self.weight, self.dtype, self.factor = weight, dtype, factor
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows [..., width] of the weight, multiplied in `dtype`."""
+        return embedding(ids, self.weight).to(self.dtype) * self.factor

@@ -13,10 +13,11 @@ from salient.core.quant import QuantizedWeight
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.kernels.choose import NEVER, Choice, choose, measured_crossover
 from salient.kernels.contract import Layer, PackedWeight
+from salient.kernels.library import Library, load_library
 from salient.models.skeleton import Skeleton
 from salient.models.source import model_folder
 
-from .linear import HalfLinear, QuantLinear
+from .linear import HalfEmbedding, HalfLinear, QuantLinear
 
 # Linears that read the same input, by their names in Transformers' attention and MLP modules.
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -119,11 +120,12 @@ class _Loader:
             )
         return weight
 
-    def _packed(self, weight: QuantizedWeight) -> PackedWeight:
+    def _packed(self, weight: QuantizedWeight, linears: int = 1) -> PackedWeight:
+        """`weight` as the chosen kernel has it; counted as `linears`."""
         out, width = weight.codes.shape
         layer = Layer(out, width, weight.scheme, self.made.device, self.made.dtype)
         choice: Choice = choose(layer, self.kernel)
-        self.made.kernels[choice.kernel.name, choice.why] += 1
+        self.made.kernels[choice.kernel.name, choice.why] += linears
         return choice.kernel.pack(weight, layer)
 
     def _put(self, parent: nn.Module, name: str, linear: nn.Linear, packed: PackedWeight) -> None:
@@ -134,7 +136,7 @@ class _Loader:
     def _join(self, home: str, parent: nn.Module, linears: dict[str, nn.Linear]) -> None:
         """Pack siblings as one weight; each alone is then a view of its rows."""
         weights = [self._codes(f"{home}.{name}", linear) for name, linear in linears.items()]
-        whole = self._packed(_one_after_the_other(weights))
+        whole = self._packed(_one_after_the_other(weights), len(weights))
         views, start = [], 0
         for weight in weights:
             stop = start + weight.codes.shape[0]
@@ -143,7 +145,7 @@ class _Loader:
         found = [view for view in views if view is not None]
         if len(found) < len(views):
             self.made.apart[home] = f"the kernel {whole.kernel!r} holds no part of its rows apart"
-            found = [self._packed(weight) for weight in weights]
+            found = [self._packed(weight, 0) for weight in weights]
         for (name, linear), packed in zip(linears.items(), found, strict=True):
             self._put(parent, name, linear, packed)
         if home not in self.made.apart:
@@ -168,12 +170,19 @@ def _one_after_the_other(weights: list[QuantizedWeight]) -> QuantizedWeight:
 
 
 def _keep_16_bits(made: Model) -> None:
-    """Embedding and head in the 16-bit type that they were stored in, where that is exact."""
+    """Embedding and head in the 16-bit type that they were stored in, where that is exact and the
+    C++ kernels multiply it by float32."""
     named = made.checkpoint.config
     named = {**(named.get("text_config") or {}), **named}
     stored = SIXTEEN_BITS.get(str(named.get("dtype") or named.get("torch_dtype")))
     embedding, head = made.module.get_input_embeddings(), made.module.get_output_embeddings()
-    if made.dtype != torch.float32 or stored is None or not isinstance(embedding, nn.Embedding):
+    multiplied = made.device.type == "cpu" and isinstance(load_library(), Library)
+    if made.dtype != torch.float32 or not multiplied or stored is None:
+        return
+    if not isinstance(embedding, nn.Embedding):
+        return
+    factor = float(getattr(embedding, "embed_scale", 1.0))
+    if not _only_scales(embedding, factor):
         return
     half = {}
     for module in (embedding, head):
@@ -185,5 +194,12 @@ def _keep_16_bits(made: Model) -> None:
     if isinstance(head, nn.Linear):
         kept = HalfLinear(half[head.weight.data_ptr()], head.bias)
         made.module.set_output_embeddings(kept)
-    embedding.weight = half[embedding.weight.data_ptr()]
-    embedding.register_forward_hook(lambda _module, _args, out: out.to(made.dtype))
+    made.module.set_input_embeddings(
+        HalfEmbedding(half[embedding.weight.data_ptr()], made.dtype, factor)
+    )
+
+
+def _only_scales(embedding: nn.Embedding, factor: float) -> bool:
+    """Whether `embedding` gives rows of its weight times `factor`, and nothing more."""
+    ids = torch.arange(min(embedding.num_embeddings, 64), device=embedding.weight.device)
+    return torch.allclose(embedding(ids), embedding.weight[ids] * factor, rtol=1e-6, atol=0)

@@ -88,6 +88,7 @@ class NativeBlocks:
             a.window,
             a.scaling,
             parts.residual,
+            a.softcap,
             self._pointer(a.cos),
             self._pointer(a.sin),
             self._pointer(cache.keys[index]),

@@ -49,6 +49,7 @@ class Attention:
 
     qkv: one linear for q, k and v, or the three   window: 0 for all positions
     cos, sin: float32 [positions, rotary_dim / 2]; None without rotary embedding
+    softcap: of the scores, 0 for none
     """
 
     before: Norm | None
@@ -64,6 +65,7 @@ class Attention:
     scaling: float
     cos: Tensor | None
     sin: Tensor | None
+    softcap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,6 @@ def find_parts(model: Model, name: str, block: nn.Module, rotary: Any) -> Parts:
         raise Unfit(f"its attention has {heads} heads of {dim} channels to {kv_heads} key heads")
     if getattr(attention, "sinks", None) is not None:
         raise Unfit("its attention has sinks")
-    if getattr(attention, "attn_logit_softcapping", None):
-        raise Unfit("its attention soft-caps its scores")
     half = Attention(
         norms[0],
         norms[1],
@@ -146,6 +146,7 @@ def find_parts(model: Model, name: str, block: nn.Module, rotary: Any) -> Parts:
         float(getattr(attention, "scaling", dim**-0.5)),
         cos,
         sin,
+        float(getattr(attention, "attn_logit_softcapping", None) or 0.0),
     )
     return Parts(name, half, _mlp(model, name, block, norms), model.dtype, _residual(block))
 

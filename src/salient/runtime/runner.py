@@ -26,12 +26,14 @@ class Runner(ABC):
     """Computes the next logits of sequences, each in a slot.
 
     slots, capacity: how many sequences, of how many positions   how: in words
+    vocabulary: how many tokens the model knows
     keeps_prefixes: whether a slot's keys and values can serve another sequence that begins alike
     in_pieces: whether a prompt may come in pieces
     """
 
     slots: int
     capacity: int
+    vocabulary: int
     how: str
     keeps_prefixes = False
     in_pieces = True
@@ -70,6 +72,7 @@ class FusedRunner(Runner):
         compiled: bool,
     ):
         self.model, self.fused, self.slots, self.capacity = model, fused, slots, capacity
+        self.vocabulary = model.module.get_input_embeddings().weight.shape[0]
         shapes = [(p.attention.kv_heads, p.attention.head_dim) for p in fused.parts]
         # One position more than is used: rows of a compiled step that stand for nothing go there.
         self.cache = KeyValueCache(shapes, slots, capacity + 1, kept, model.device)
@@ -153,6 +156,7 @@ class ModelRunner(Runner):
     def __init__(self, model: Model, slots: int, capacity: int, kept: torch.dtype):
         self.model, self.slots, self.capacity, self.kept = model, slots, capacity, kept
         self._plain_cache = False  # the model makes Transformers' usual one
+        self.vocabulary = model.module.get_input_embeddings().weight.shape[0]
         takes = inspect.signature(model.module.forward).parameters
         self._cache = "cache_params" if "cache_params" in takes else "past_key_values"
         # Some caches do not know how long they are. Images make positions more than a count.
@@ -193,8 +197,7 @@ class ModelRunner(Runner):
 
     def _adds_up(self) -> bool:
         """Whether a prompt in pieces gives what it gives in one: not every recurrence goes on."""
-        most = self.model.module.get_input_embeddings().weight.shape[0]
-        ids = [number % most for number in PROOF_IDS]
+        ids = [number % self.vocabulary for number in PROOF_IDS]
         with torch.no_grad():
             whole = self.prefill(0, ids, 0)
             self.prefill(0, ids[:PROOF_CUT], 0)

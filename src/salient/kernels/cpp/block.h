@@ -39,6 +39,7 @@ struct Attention {
     int64_t window;   // positions that a row sees, itself included; 0: all
     float scaling;    // of the scores
     float residual;   // of what is added to the hidden states
+    float softcap;    // of the scores: cap * tanh(score / cap); 0: none
     const float *cos, *sin;  // [positions, rotary_dim / 2], of rotate-half pairs; null: none
     void *keys, *values;     // [slots, kv_heads, capacity, head_dim]
     int64_t capacity;
@@ -204,13 +205,19 @@ inline void mix_all(const T* values, int64_t dim, const float* weights, int64_t 
 
 // The attention of R query heads q [R, dim] that read one key head; q becomes what they make.
 template <int R, typename T>
-inline void attend_heads(const T* keys, const T* values, int64_t dim, int64_t seen, float scaling,
-                         float* q, float* scores, int64_t stride) {
+inline void attend_heads(const Attention& a, const T* keys, const T* values, int64_t seen, float* q,
+                         float* scores) {
+    const int64_t dim = a.head_dim, stride = a.capacity;
     int64_t p = 0;
     for (; p + 4 <= seen; p += 4)
-        score<4, R>(keys + p * dim, q, dim, scaling, scores + p, stride);
-    for (; p < seen; p++) score<1, R>(keys + p * dim, q, dim, scaling, scores + p, stride);
-    for (int r = 0; r < R; r++) softmax(scores + r * stride, seen);
+        score<4, R>(keys + p * dim, q, dim, a.scaling, scores + p, stride);
+    for (; p < seen; p++) score<1, R>(keys + p * dim, q, dim, a.scaling, scores + p, stride);
+    for (int r = 0; r < R; r++) {
+        float* row = scores + r * stride;
+        if (a.softcap > 0.0f)
+            for (p = 0; p < seen; p++) row[p] = a.softcap * std::tanh(row[p] / a.softcap);
+        softmax(row, seen);
+    }
     mix_all<R>(values, dim, scores, stride, seen, q);
 }
 
@@ -225,9 +232,9 @@ inline void attend(const Attention& a, const Batch& b, int64_t row, int64_t kv, 
     const T *keys = (const T*)a.keys + base, *values = (const T*)a.values + base;
     int64_t h = from;
     for (; h + 2 <= to; h += 2)
-        attend_heads<2>(keys, values, dim, seen, a.scaling, q + h * dim, scores, a.capacity);
+        attend_heads<2>(a, keys, values, seen, q + h * dim, scores);
     for (; h < to; h++)
-        attend_heads<1>(keys, values, dim, seen, a.scaling, q + h * dim, scores, a.capacity);
+        attend_heads<1>(a, keys, values, seen, q + h * dim, scores);
 }
 
 // Query heads that share a key head go together where there is work enough for all threads; a

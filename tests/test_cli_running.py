@@ -1,0 +1,220 @@
+"""The commands that run checkpoints: what they print, where, and how they fail."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from salient import api
+from salient.cli import app
+from toy import byte_tokenizer
+from toy_rounded import rounded_toy
+
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A 4-bit checkpoint of a toy that chats; do not change it."""
+    folder = rounded_toy(tmp_path_factory.mktemp("run"))
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def call(*arguments: object, typed: str | None = None):
+    return CliRunner().invoke(app, [str(a) for a in arguments], input=typed)
+
+
+def test_generate_prints_the_text_alone_and_the_same_each_time(checkpoint):
+    given = ("generate", checkpoint, "-p", "Hello", "--max-new-tokens", 8)
+    first, again = call(*given), call(*given)
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert first.stdout == again.stdout != "\n"
+    told = call(*given, "--json")
+    assert json.loads(told.stdout)["answers"][0]["text"] + "\n" == first.stdout
+
+
+def test_generate_answers_several_prompts_as_it_answers_each(checkpoint):
+    prompts = ("Hello", "What is it?", "def f(x):")
+    sampled = ("--temperature", 0.9, "--seed", 3, "--max-new-tokens", 8, "--json")
+    several = call("generate", checkpoint, *(w for p in prompts for w in ("-p", p)), *sampled)
+    answers = json.loads(several.stdout)["answers"]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        alone = json.loads(call("generate", checkpoint, "-p", prompt, *sampled).stdout)
+        assert answer["prompt"] == prompt
+        assert answer["tokens"] == alone["answers"][0]["tokens"]
+    assert len({tuple(answer["tokens"]) for answer in answers}) == 3
+
+
+def test_generate_reads_a_prompt_from_stdin(checkpoint):
+    words = ("--max-new-tokens", 8)
+    typed = call("generate", checkpoint, "-p", "-", *words, typed="Hello")
+    assert typed.stdout == call("generate", checkpoint, "-p", "Hello", *words).stdout
+
+
+def test_fusion_changes_no_word(checkpoint):
+    words = ("generate", checkpoint, "-p", "Hello there", "--max-new-tokens", 12)
+    assert call(*words).stdout == call(*words, "--no-fuse").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-p", ""), "has no tokens"),
+        (("-p", "x" * 600), "the context is 512"),
+        (("-p", "x", "--temperature", "-1"), "temperature=-1.0 cannot be used"),
+        (("-p", "x", "--top-p", "0"), "top_p=0.0 cannot be used"),
+        (("-p", "x", "--context", "4096"), "the model was made for 512"),
+        (("-p", "x", "--kernel", "fast"), "Unknown kernel 'fast'"),
+        (("-p", "x", "--device", "abacus"), "Unknown device 'abacus'"),
+        (("-p", "x", "--dtype", "int8"), "Unknown dtype 'int8'"),
+        (("-p", "x", "--compile", "maybe"), "compile='maybe'"),
+        (("-p", "x", "--max-new-tokens", "0"), "max_new_tokens=0 cannot be used"),
+    ],
+)
+def test_what_cannot_be_generated_is_an_error_in_words(checkpoint, words, said):
+    result = call("generate", checkpoint, *words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stdout == ""
+
+
+def test_inspect_runtime_names_kernel_and_fusion(checkpoint):
+    report = json.loads(call("inspect", checkpoint, "--runtime", "--json").stdout)
+    assert report["kernels"][0]["linears"] > 0
+    assert report["fused"]
+    assert report["proof_error"] < 1e-2
+    told = call("inspect", checkpoint, "--runtime")
+    assert (told.exit_code, told.stderr) == (0, "")
+    for words in ("q, k, v", "rotary embedding", "run", report["kernels"][0]["kernel"]):
+        assert words in told.stdout
+
+
+def test_bench_checks_kernels_times_them_and_names_the_winner(checkpoint, tmp_path):
+    plot = tmp_path / "bench.png"
+    sizes = ("--batch", "1,2", "--prompt", 16, "--new-tokens", 4)
+    result = call("bench", checkpoint, *sizes, "--kernels", "auto,dense", "--plot", plot, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    assert [row["kernel"] for row in report["rows"]] == ["auto", "dense"]
+    for row in report["rows"]:
+        assert row["kl"] < 1e-2
+        for batch in row["batches"]:
+            times = batch["between_tokens_seconds"]
+            assert 0 < times["p50"] <= times["p90"] <= times["p99"]
+            assert batch["tokens_a_second"] > 0
+    speeds = {row["kernel"]: row["batches"][0]["tokens_a_second"] for row in report["rows"]}
+    won = report["winners"][0]
+    assert won["kernel"] == max(speeds, key=lambda name: speeds[name])
+    assert won["ratio"] == pytest.approx(max(speeds.values()) / min(speeds.values()))
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [plot]
+
+
+def test_bench_times_no_kernel_that_is_wrong(checkpoint, monkeypatch):
+    from salient.kernels.dense import DenseWeight
+
+    right = DenseWeight.forward
+    monkeypatch.setattr(DenseWeight, "forward", lambda self, x: right(self, x).roll(1, -1))
+    sizes = ("--batch", "1", "--prompt", 8, "--new-tokens", 2)
+    report = json.loads(call("bench", checkpoint, *sizes, "--kernels", "dense", "--json").stdout)
+    assert report["rows"][0]["refused"].startswith("it is wrong: KL")
+    assert report["rows"][0]["batches"] == report["winners"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--batch", "1,two"), "--batch '1,two' is no list of numbers"),
+        (("--batch", "0"), "Give sizes of at least 1"),
+        (("--kernels", "fast"), "Unknown kernel 'fast'"),
+        (("--plot", "figures.txt"), "figures.txt is no picture"),
+        (("--plot", "no/such/folder/a.png"), "There is no folder no/such/folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_an_error_in_words(checkpoint, words, said):
+    result = call("bench", checkpoint, *words)
+    assert result.exit_code == 2
+    assert said in result.stderr.replace("\n", " ")
+
+
+def test_a_plot_without_its_library_is_refused_before_the_work(checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = call("bench", checkpoint, "--plot", "a.png")
+    assert result.exit_code == 2
+    assert "pip install 'salient-awq[plot]'" in result.stderr
+
+
+def test_chat_answers_each_line_and_takes_commands(checkpoint):
+    typed = "Hello\n/nothing\n/reset\nHello\n/exit\nnot read\n"
+    words = ("--max-new-tokens", 6, "--temperature", 0)
+    result = call("chat", checkpoint, *words, typed=typed)
+    assert result.exit_code == 0
+    first, again = result.stdout.split("\n")[:2]
+    assert first == again  # after /reset the same is said to the same
+    assert "There is no /nothing." in result.stderr
+    assert result.stderr.count("tokens a second") == 2
+
+
+def test_a_conversation_remembers_and_forgets_its_oldest_turns(checkpoint):
+    talk = api.conversation(
+        str(checkpoint), sampling={"max_new_tokens": 4, "temperature": 0.0}, context=96
+    )
+    for number in range(6):
+        assert "".join(talk.say(f"number {number}")) == talk.messages[-1]["content"]
+    assert talk.forgotten > 0
+    assert talk.messages[-2]["content"] == "number 5"
+    assert talk.answer.reused > 0 or talk.forgotten
+
+
+def test_an_answer_that_is_left_early_stays_in_the_history(checkpoint):
+    talk = api.conversation(str(checkpoint), sampling={"max_new_tokens": 64, "temperature": 0.0})
+    said = talk.say("Hello")
+    pieces = [next(said) for _ in range(3)]
+    said.close()
+    assert talk.answer.finished == "cancelled"
+    assert talk.messages[-1]["content"].startswith("".join(pieces))
+    assert not talk.opened.engine.busy
+
+
+def test_a_message_that_fits_no_context_is_refused_and_forgotten(checkpoint):
+    talk = api.conversation(str(checkpoint), sampling={"max_new_tokens": 4}, context=64)
+    with pytest.raises(Exception, match="Say it shorter"):
+        list(talk.say("x" * 200))
+    assert talk.messages == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_stops_the_answer_and_not_the_chat(checkpoint):
+    command = [sys.executable, "-m", "salient", "chat", str(checkpoint), "--max-new-tokens", "400"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    ) as running:
+        assert running.stdin
+        assert running.stdout
+        assert running.stderr
+        running.stdin.write(b"Hello\n")
+        running.stdin.flush()
+        assert running.stdout.read(1)
+        time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.readline()
+        while b"tokens, first after" not in said:
+            said = running.stderr.readline()
+        assert b"stopped" in said or b"cut at its longest" in said or b";" in said
+        out, _ = running.communicate(b"/exit\n", timeout=60)
+    assert running.returncode == 0
