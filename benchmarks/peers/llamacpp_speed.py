@@ -1,4 +1,4 @@
-"""How fast llama.cpp is, through its own C functions: nothing of Python is in the loop but the call.
+"""How fast llama.cpp is, through its own C functions: of Python there is a call a token.
 
 Runs in the environment `llamacpp`. llama.cpp gets its best foot: a batch and micro-batch of the
 whole prompt, logits of the last token only, weights in the order that it likes best (its default),
@@ -85,7 +85,8 @@ class Context:
 
     def timed_prefill(self) -> float:
         """Seconds of the prompt from an empty cache to its first token."""
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), False)
+        memory = self.lib.llama_get_memory(self.context)
+        self.lib.llama_memory_clear(memory, False)  # noqa: FBT003 (a C function has no names)
         start = time.perf_counter()
         self.compute(self.prompt)
         self.best()

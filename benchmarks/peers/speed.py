@@ -12,6 +12,7 @@ are used together. Each is cut to --prompt-tokens.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -81,7 +82,7 @@ def renewed(prompt: list[int], number: int) -> list[int]:
 
 def gaps(times: Sequence[float]) -> list[float]:
     """Seconds between neighbours of `times`."""
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
 def tell(given: argparse.Namespace, speed: Speed) -> None:
