@@ -9,9 +9,10 @@
 # torch comes first and alone: whatever build this machine's pip configuration offers for the pin is
 # then kept by everything installed after it, instead of a package pulling the build that it likes.
 #
-# requirements/NAME.txt holds the pins. Where they exist, NAME.nodeps.txt names packages installed
-# without what they ask for, and NAME.without.txt packages taken out again: picture and sound, which
-# are built for one build of torch, stop at import beside another, and serve no text model.
+# requirements/NAME.txt holds the pins; one with the line "# no torch" is made without torch. Where
+# they exist, NAME.nodeps.txt names packages installed without what they ask for, and
+# NAME.without.txt packages taken out again: picture and sound, which are built for one build of
+# torch, stop at import beside another, and serve no text model.
 #
 # The stamp .ready is written last and says what was asked for, so a half-made or outdated one is
 # made afresh and a complete one costs nothing. BASE_PYTHON chooses the interpreter (python3).
@@ -36,9 +37,12 @@ bare="$here/requirements/$name.nodeps.txt"
 unwanted="$here/requirements/$name.without.txt"
 chosen="${BASE_PYTHON:-python3}"
 
+first=("$torch")
+! grep -qxF "# no torch" "$pins" || first=()
+
 version="$("$chosen" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 wanted="$(
-    echo "# python $version, $torch"
+    echo "# python $version${first:+, $torch}"
     cat "$pins"
     [[ ! -f "$bare" ]] || { echo "# without their dependencies:"; cat "$bare"; }
     [[ ! -f "$unwanted" ]] || { echo "# taken out again:"; cat "$unwanted"; }
@@ -52,8 +56,8 @@ if [[ ! -x "$python" || ! -f "$env/.ready" || "$(cat "$env/.ready")" != "$wanted
     "$chosen" -m venv "$env"
     {
         pip=("$python" -m pip --quiet)
-        "${pip[@]}" install "$torch"
-        "${pip[@]}" install "$torch" -r "$pins"
+        [[ ${#first[@]} -eq 0 ]] || "${pip[@]}" install "${first[@]}"
+        "${pip[@]}" install "${first[@]}" -r "$pins"
         [[ ! -f "$bare" ]] || "${pip[@]}" install --no-deps --no-build-isolation -r "$bare"
         [[ ! -f "$unwanted" ]] || "${pip[@]}" uninstall --yes -r "$unwanted"
     } >&2

@@ -1,4 +1,4 @@
-"""Whether other engines read exactly what Salient writes.
+"""Whether other engines read exactly what Salient writes, and Salient what they write.
 
     python interop/run.py                          # everything, into .work/interop
     python interop/run.py --only weights awq       # one check of one checkpoint
@@ -6,7 +6,7 @@
 The demo model is quantized in four ways: both formats, with zero points and without; random small
 models of other families (`tiny_models.py`) in one. Each checkpoint then goes through its checks
 (`checks.py`). Every peer runs in an environment of its own (`environment.sh`) and meets Salient on
-disk only.
+disk only. Small models that AutoAWQ and llm-compressor have written go the other way.
 
     weights        the format's own library and Salient unpack the same float32 numbers, to the bit
     transformers4  Transformers 4 understands config and tokenizer as the source means them
@@ -14,12 +14,15 @@ disk only.
                    what we wrote, bit by bit. Needs no kernel, which experts have on few CPUs
     vllm           vLLM, told to complain of a missing tensor, loads the checkpoint and computes
                    what our dequantized model computes
+    runs           Salient's runtime computes, from what a peer has written, what the weights mean
+                   that the peer's own library unpacks
 
 Exit codes: 0 all passed, 1 some check failed, 2 an environment could not be made.
 """
 
 import argparse
 import json
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,14 +34,18 @@ from rich.text import Text
 
 import checks
 import salient
-from checks import CHECKS, Case, EnvironmentMissing, Outcome, PeerError, say
+from checks import Case, EnvironmentMissing, Outcome, PeerError, say
+from runs_others import runs
 from salient import api
 from salient.core.errors import SalientError
+from salient.core.scheme import parse_scheme
 from tiny_models import tiny_model
 
 SEQUENCE_LENGTH = 256
+CHECKS = {**checks.CHECKS, "runs": runs}
 EVERY = ("weights", "transformers4", "places", "vllm")
 WITHOUT_KERNEL = ("weights", "places")  # vLLM computes 4-bit experts on a CPU only with AMX
+OTHERS = ("weights", "runs")
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Made:
     """How a checkpoint is made, and the checks that it goes through. Models: see `model_of`.
 
     dtype: the 16-bit type of model, checkpoint, and vLLM
+    writer: the script by which a peer writes the checkpoint; '' for Salient
     """
 
     model: str
@@ -53,6 +61,7 @@ class Made:
     format: str
     checks: tuple[str, ...] = EVERY
     dtype: str = "float16"
+    writer: str = ""
 
 
 CHECKPOINTS = {
@@ -67,6 +76,13 @@ CHECKPOINTS = {
     "qwen3-moe-ct": Made("qwen3_moe", "w4-g128", "compressed-tensors", WITHOUT_KERNEL),
     "mixtral": Made("mixtral", "w4-g128", "awq", WITHOUT_KERNEL),
     "deepseek-v3": Made("deepseek_v3", "w4-g64", "awq", WITHOUT_KERNEL),
+    "by-autoawq": Made("llama", "w4-g64", "awq", OTHERS, writer="autoawq_writes.py"),
+    "by-llmcompressor": Made(
+        "llama", "w4-g64", "compressed-tensors", OTHERS, writer="llmcompressor_writes.py"
+    ),
+    "by-llmcompressor-sym": Made(
+        "llama", "w4-g128-sym", "compressed-tensors", OTHERS, writer="llmcompressor_writes.py"
+    ),
 }
 
 
@@ -120,10 +136,11 @@ def needed(chosen: list[str], names: list[str]) -> list[str]:
 
 
 def outcomes_of(name: str, chosen: list[str], work: Path, samples: int) -> list[Outcome]:
-    """Quantize the checkpoint `name`, then run the chosen checks on it. An error is an outcome."""
+    """Make the checkpoint `name`, then run the chosen checks on it. An error is an outcome."""
     try:
-        case = quantized(name, work, samples)
-    except SalientError as error:
+        written = by_peer if CHECKPOINTS[name].writer else quantized
+        case = written(name, work, samples)
+    except (PeerError, SalientError) as error:
         return [Outcome("quantize", name, passed=False, said=str(error))]
     outcomes = []
     for check in (check for check in chosen if check in CHECKPOINTS[name].checks):
@@ -156,6 +173,18 @@ def quantized(name: str, work: Path, samples: int) -> Case:
     return case
 
 
+def by_peer(name: str, work: Path, samples: int) -> Case:
+    """The checkpoint `name` as a peer writes it, anew; it rounds plainly, without samples."""
+    del samples
+    made, scheme = CHECKPOINTS[name], parse_scheme(CHECKPOINTS[name].scheme)
+    case = Case(name, made.format, work / name / "checkpoint", work / name, made.dtype)
+    case.work.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(case.folder, ignore_errors=True)
+    options = ["--group-size", scheme.group_size, *(["--symmetric"] * scheme.symmetric)]
+    checks.peer(case, "weights", made.writer, model_of(made, work), case.folder, *options)
+    return case
+
+
 def model_of(made: Made, work: Path) -> str:
     """The demo model, or the folder of the random model of a family."""
     if made.model == checks.MODEL:
@@ -184,7 +213,9 @@ def as_json(samples: int, outcomes: list[Outcome]) -> str:
 
 def table(outcomes: list[Outcome]) -> Table:
     """All that was found, for people."""
-    made = Table("check", "checkpoint", "result", "figures", title="Read by other engines")
+    made = Table(
+        "check", "checkpoint", "result", "figures", title="Read by other engines, and by ours"
+    )
     for outcome in outcomes:
         result = Text("passed", "green") if outcome.passed else Text("FAILED", "bold red")
         made.add_row(outcome.check, outcome.checkpoint, result, Text(outcome.said))

@@ -36,6 +36,7 @@ MOE = {
     "num_experts_per_tok": 2,
 }
 FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
     "qwen3": {},
     "gemma3_text": {
         "layer_types": ["sliding_attention", "full_attention"],

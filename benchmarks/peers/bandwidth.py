@@ -1,0 +1,53 @@
+"""How many bytes a second this machine reads from memory: the bound of decoding.
+
+A gibibyte, far more than any cache holds, is summed or searched in several ways; the fastest of
+all runs counts, so whatever is compared with it is compared with the best that was seen.
+
+    .venv/bin/python benchmarks/peers/bandwidth.py --threads 2
+"""
+
+import argparse
+import json
+import time
+
+import speed
+
+BYTES = 2**30
+
+
+def main() -> None:
+    """Measure and tell, in one JSON line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    speed.use_threads(given.threads)
+
+    import torch
+
+    torch.set_num_threads(given.threads)
+    buffer = torch.ones(BYTES // 4)
+    ways = {
+        "float32 sum": buffer.sum,
+        "float64 sum": buffer.view(torch.float64).sum,
+        "int32 maximum": buffer.view(torch.int32).amax,
+    }
+    shortest = dict.fromkeys(ways, float("inf"))
+    for _ in range(1 + given.repeats):
+        for name, read in ways.items():
+            start = time.perf_counter()
+            read()
+            shortest[name] = min(shortest[name], time.perf_counter() - start)
+    print(
+        json.dumps(
+            {
+                "bytes_per_s": BYTES / min(shortest.values()),
+                "ways": {name: BYTES / seconds for name, seconds in shortest.items()},
+                "threads": given.threads,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Whether Salient's runtime computes what the checkpoint says: a speed means nothing before that.
+
+The reference is Transformers' own forward in float32 over the dequantized weights, on held-out
+text. The engine's runner computes half of each window as a prompt and the rest token by token, all
+windows side by side, so both of its ways are compared, in float32 and in bfloat16. Greedy answers
+must be the same with fused blocks and without.
+
+    .venv/bin/python benchmarks/peers/salient_correct.py --model CHECKPOINT
+"""
+
+import argparse
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import speed
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+PROMPTS = (
+    "The capital of France is",
+    "Water boils at a lower temperature in the mountains because",
+    "Once upon a time, in a village by the sea, there lived",
+    "To sort a list of numbers in Python, you can",
+)
+
+
+def main() -> None:
+    """Compare and tell, in one JSON line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--window-length", type=int, default=256)
+    parser.add_argument("--answer-tokens", type=int, default=64)
+    given = parser.parse_args()
+    speed.use_threads(given.threads)
+
+    import torch
+
+    from salient.core.texts import builtin
+    from texts import unseen, windows
+
+    torch.set_num_threads(given.threads)
+    model, tokenizer = reference(given.model)
+    texts = {"heldout": unseen("heldout", builtin("heldout"))}
+    ids = windows(texts, tokenizer, given.windows, given.window_length)["heldout"]
+    with torch.inference_mode():
+        expected = model(ids, use_cache=False).logits[:, given.window_length // 2 - 1 :]
+    del model
+    found: dict[str, Any] = {"tokens": expected.shape[0] * expected.shape[1]}
+    for dtype in ("float32", "bfloat16"):
+        found[dtype] = compared(given, dtype, ids, expected)
+        gc.collect()
+    fused, apart = (answers(given, fuse=fuse) for fuse in (True, False))
+    found["answers"] = len(fused)
+    found["same_answers"] = sum(a == b for a, b in zip(fused, apart, strict=True))
+    print(json.dumps(found))
+
+
+def reference(checkpoint: str) -> tuple[Any, Any]:
+    """Transformers' model over the dequantized weights, in float32, and its tokenizer."""
+    from salient import api
+
+    return api.load(checkpoint, dtype="float32")
+
+
+def compared(given: argparse.Namespace, dtype: str, ids: Any, expected: Any) -> dict[str, Any]:
+    """KL and agreement of the runner's logits with `expected` [windows, tokens, vocab]."""
+    import torch
+
+    from salient.evals.likelihood import Comparison, compare_logits
+    from salient.runtime.open import Options, load
+
+    options = Options(device="cpu", dtype=dtype, context=given.window_length, slots=len(ids))
+    runner = load(given.model, options).engine.runner
+    half, rows = given.window_length // 2, range(len(ids))
+    steps = [torch.stack([runner.prefill(r, ids[r, :half].tolist(), 0) for r in rows])]
+    for at in range(half, given.window_length):
+        steps.append(runner.decode(list(rows), ids[:, at].tolist(), [at] * len(ids)))
+    logits = torch.stack(steps, 1)
+    total = Comparison()
+    for row in rows:
+        total.add(compare_logits(expected[row], logits[row], ids[row, half - 1 :]))
+    return {"kl": total.kl, "top1": total.top1, "runner": runner.how}
+
+
+def answers(given: argparse.Namespace, *, fuse: bool) -> list[list[int]]:
+    """The greedy answers to PROMPTS in float32."""
+    from salient.runtime.open import Options, load
+    from salient.runtime.sampling import Sampling
+
+    options = Options(device="cpu", dtype="float32", fuse=fuse, context=256, slots=len(PROMPTS))
+    opened = load(given.model, options)
+    prompts = [opened.model.tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    sampling = Sampling(max_new_tokens=given.answer_tokens, ignore_eos=True)
+    return [answer.tokens for answer in opened.engine.generate(prompts, sampling)]
+
+
+if __name__ == "__main__":
+    main()
