@@ -115,7 +115,7 @@ def _load(plan: Plan, options: Options, kernel: str) -> Opened:
         device=options.device,
         dtype="bfloat16" if halves and cpu else "auto",
         kernel="auto" if sixteen else kernel,
-        context=plan.prompt + plan.new_tokens + 1,
+        context=max(plan.prompt + plan.new_tokens, CHECKED_TOKENS) + 1,
         slots=max(plan.batches),
     )
     assert model is not None

@@ -106,6 +106,8 @@ class FusedRunner(Runner):
             self.cache.copy(source, target, count)
 
     def _blocks(self, hidden: Tensor, batch: Batch) -> Tensor:
+        if batch.length > self.capacity + 1:  # C++ would write past the end
+            raise IndexError(f"position {batch.length - 1} of {self.capacity}")
         # Processors with matrix units multiply many rows faster dequantized: load.py measured it.
         if self._native is not None and len(hidden) < self.model.many[0]:
             return self._native(hidden, batch)
