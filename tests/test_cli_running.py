@@ -133,7 +133,7 @@ def test_bench_times_no_kernel_that_is_wrong(checkpoint, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--batch", "1,two"), "--batch '1,two' is no list of numbers"),
+        (("--batch", "1,two"), "batch '1,two' is no list of numbers"),
         (("--batch", "0"), "Give sizes of at least 1"),
         (("--kernels", "fast"), "Unknown kernel 'fast'"),
         (("--plot", "figures.txt"), "figures.txt is no picture"),
@@ -165,9 +165,7 @@ def test_chat_answers_each_line_and_takes_commands(checkpoint):
 
 
 def test_a_conversation_remembers_and_forgets_its_oldest_turns(checkpoint):
-    talk = api.conversation(
-        str(checkpoint), sampling={"max_new_tokens": 4, "temperature": 0.0}, context=96
-    )
+    talk = api.chat(str(checkpoint), max_new_tokens=4, temperature=0.0, context=96)
     for number in range(6):
         assert "".join(talk.say(f"number {number}")) == talk.messages[-1]["content"]
     assert talk.forgotten > 0
@@ -176,7 +174,7 @@ def test_a_conversation_remembers_and_forgets_its_oldest_turns(checkpoint):
 
 
 def test_an_answer_that_is_left_early_stays_in_the_history(checkpoint):
-    talk = api.conversation(str(checkpoint), sampling={"max_new_tokens": 64, "temperature": 0.0})
+    talk = api.chat(str(checkpoint), max_new_tokens=64, temperature=0.0)
     said = talk.say("Hello")
     pieces = [next(said) for _ in range(3)]
     said.close()
@@ -186,7 +184,7 @@ def test_an_answer_that_is_left_early_stays_in_the_history(checkpoint):
 
 
 def test_a_message_that_fits_no_context_is_refused_and_forgotten(checkpoint):
-    talk = api.conversation(str(checkpoint), sampling={"max_new_tokens": 4}, context=64)
+    talk = api.chat(str(checkpoint), max_new_tokens=4, context=64)
     with pytest.raises(Exception, match="Say it shorter"):
         list(talk.say("x" * 200))
     assert talk.messages == []

@@ -12,7 +12,7 @@ from salient.core import errors
 
 COMMANDS = typer.main.get_command(app).commands
 ONLY_IN_COMMANDS = {"json"}  # how a report is printed
-ONLY_IN_FUNCTIONS = {"progress"}  # how a command line draws it
+ONLY_IN_FUNCTIONS = {"progress", "heard"}  # how a command line shows it
 
 
 def function_of(command: str):

@@ -7,7 +7,6 @@ import typer
 from rich.console import Console
 
 from salient import api
-from salient.core.errors import RequestError
 
 from .chat import talk
 from .terminal import Device, Json, show, told
@@ -15,17 +14,11 @@ from .terminal import Device, Json, show, told
 Checkpoint = Annotated[
     str, typer.Argument(help="A checkpoint, 4-bit or 16-bit: folder, Hub id, 'smollm2-135m'.")
 ]
-Temperature = Annotated[
-    float | None, typer.Option(help="0 takes the likeliest token; higher is more varied.")
-]
-TopP = Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this share.")]
-TopK = Annotated[int | None, typer.Option(help="Keep only the k likeliest tokens; 0: all.")]
-MinP = Annotated[
-    float | None, typer.Option(help="Keep tokens at least this likely, next to the likeliest.")
-]
-Repetition = Annotated[
-    float | None, typer.Option("--repetition-penalty", help="Above 1: repeat less.")
-]
+TEMPERATURE = typer.Option(help="0 takes the likeliest token; higher is more varied.")
+TOP_P = typer.Option(help="Keep the likeliest tokens up to this share.")
+TOP_K = typer.Option(help="Keep only the k likeliest tokens; 0: all.")
+MIN_P = typer.Option(help="Keep tokens at least this likely, next to the likeliest.")
+REPETITION = typer.Option("--repetition-penalty", help="Above 1: repeat less.")
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
 Stop = Annotated[
     list[str] | None, typer.Option(help="End the answer at this text; may be given again.")
@@ -53,11 +46,11 @@ def generate(
         typer.Option("-p", "--prompt", help="Go on from this text; again for more; -: from stdin."),
     ],
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 256,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    min_p: MinP = None,
-    repetition_penalty: Repetition = None,
+    temperature: Annotated[float, TEMPERATURE] = 0.0,
+    top_p: Annotated[float, TOP_P] = 1.0,
+    top_k: Annotated[int, TOP_K] = 0,
+    min_p: Annotated[float, MIN_P] = 0.0,
+    repetition_penalty: Annotated[float, REPETITION] = 1.0,
     seed: Seed = None,
     stop: Stop = None,
     chat: Annotated[
@@ -75,23 +68,19 @@ def generate(
     """Go on from a prompt, or several together; greedy unless told otherwise."""
     texts = [sys.stdin.read() if text == "-" else text for text in prompt]
     alone = len(texts) == 1 and not json
-    sampling = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-        "stop": tuple(stop) if stop else None,
-    }
     with told(json=json):
         report = api.generate(
             checkpoint,
-            texts,
+            prompt=texts,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop or (),
             chat=chat,
-            heard=_speak if alone else api.unheard,
-            sampling={name: value for name, value in sampling.items() if value is not None},
             device=device,
             dtype=dtype,
             kv_dtype=kv_dtype,
@@ -99,6 +88,7 @@ def generate(
             compile=compile,
             kernel=kernel,
             context=context,
+            heard=_speak if alone else api.unheard,
         )
     if json:
         show(report, json=True)
@@ -121,11 +111,11 @@ def chat(
     checkpoint: Checkpoint,
     system: Annotated[str | None, typer.Option(help="What the model is told before all.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer at most.")] = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    min_p: MinP = None,
-    repetition_penalty: Repetition = None,
+    temperature: Annotated[float | None, TEMPERATURE] = None,
+    top_p: Annotated[float | None, TOP_P] = None,
+    top_k: Annotated[int | None, TOP_K] = None,
+    min_p: Annotated[float | None, MIN_P] = None,
+    repetition_penalty: Annotated[float | None, REPETITION] = None,
     seed: Seed = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -135,18 +125,16 @@ def chat(
 ) -> None:
     """Talk with a checkpoint. Ctrl-C stops an answer, not the chat; /help tells more."""
     with told(json=False):
-        conversation = api.conversation(
+        conversation = api.chat(
             checkpoint,
             system=system,
-            sampling={
-                "max_new_tokens": max_new_tokens,
-                "temperature": temperature,
-                "top_p": top_p,
-                "top_k": top_k,
-                "min_p": min_p,
-                "repetition_penalty": repetition_penalty,
-                "seed": seed,
-            },
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
             device=device,
             dtype=dtype,
             kv_dtype=kv_dtype,
@@ -174,19 +162,12 @@ def bench(
         report = api.bench(
             checkpoint,
             reference=reference,
-            batches=_sizes(batch),
+            batch=batch,
             prompt=prompt,
             new_tokens=new_tokens,
-            kernels=tuple(kernels.split(",")),
+            kernels=kernels,
             plot=plot,
             device=device,
             progress=progress,
         )
     show(report, json=json)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise RequestError(f"--batch {text!r} is no list of numbers. Give e.g. 1,4,8.") from None

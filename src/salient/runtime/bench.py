@@ -58,6 +58,14 @@ class Plan:
             raise RequestError(f"Unknown kernel {unknown[0]!r}. Known: all, auto, {known}.")
 
 
+def sizes_of(text: str) -> tuple[int, ...]:
+    """The batch sizes in `text`, e.g. '1,4,8'. Raises RequestError."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise RequestError(f"batch {text!r} is no list of numbers. Give e.g. 1,4,8.") from None
+
+
 def bench_checkpoint(plan: Plan, progress: Progress) -> Report:
     """Time to first token, between tokens, throughput and memory of every kernel, as a report."""
     plan.check()
