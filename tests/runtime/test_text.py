@@ -127,11 +127,31 @@ def test_a_character_that_is_never_whole_comes_as_broken_at_the_end(tokenizer, c
     assert found[-1].strip(BROKEN) == ""
 
 
+def test_the_end_comes_once(llama):
+    stream = TextStream(llama)
+    assert stream.push(byte_ids(llama, b"\xf0")[0]) == ""
+    assert (stream.finish(), stream.finish()) == (BROKEN, "")
+    assert stream.text == BROKEN
+
+
 def test_a_prompt_may_end_inside_a_character(tokenizer):
     ids = tokens(tokenizer, "The a\U0001fae8 cat")
     cut = next(i for i in range(len(ids)) if decoded(tokenizer, ids[:i]).endswith(BROKEN))
     for at in (cut, cut + 1):
         assert "".join(pieces(tokenizer, ids[at:], ids[:at])) == "\U0001fae8 cat"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_wherever_a_prompt_is_cut_off_the_pieces_go_on_after_its_last_whole_character(
+    tokenizer, seed
+):
+    ids = tokens(tokenizer, random_text(seed, words=30))
+    whole = decoded(tokenizer, ids)
+    for cut in random.Random(seed).choices(range(len(ids)), k=10):
+        # a SentencePiece decoder gives up a run of bytes for the one that is missing at its end
+        read = (decoded(tokenizer, ids[: max(cut - n, 0)]).rstrip(BROKEN) for n in range(4))
+        known = max((text for text in read if whole.startswith(text)), key=len)
+        assert "".join(pieces(tokenizer, ids[cut:], ids[:cut])) == whole[len(known) :]
 
 
 def test_a_replacement_character_of_the_model_itself_comes_through(tokenizer):

@@ -15,6 +15,7 @@ from .contract import Kernel, Layer, PackedWeight
 
 # Name -> module and class; imported when asked for. In order of preference; `dense` takes all.
 KERNELS = {
+    "triton": ("triton", "TritonKernel"),
     "cpu": ("cpu", "Cpu"),
     "torch-int4": ("torch_int4", "TorchInt4"),
     "dense": ("dense", "Dense"),
@@ -61,12 +62,12 @@ def choose(layer: Layer, wanted: str = "auto") -> Choice:
         refused = kernel.refuses(layer)
         if refused is None:
             return Choice(kernel, "; ".join(passed) or "the fastest on this device")
-        if _belongs(name, layer.device):
+        if belongs(name, layer.device):
             passed.append(f"not {name}: {refused}")
     raise AssertionError("unreachable: the dense kernel takes every layer")
 
 
-def _belongs(name: str, device: torch.device) -> bool:
+def belongs(name: str, device: torch.device) -> bool:
     """Whether a user of `device` would ask why it is not `name`."""
     return name != "triton" if device.type == "cpu" else name == "triton"
 
@@ -74,9 +75,12 @@ def _belongs(name: str, device: torch.device) -> bool:
 def measured_crossover(weight: PackedWeight, device: torch.device) -> tuple[int, torch.dtype]:
     """From how many rows on dequantizing `weight` for a dense product is faster, and its type.
 
-    Measured here and now, at CROSSOVER_ROWS; NEVER where it is not.
+    Measured here and now on a CPU, at CROSSOVER_ROWS; NEVER where it is not. The GPU's kernel
+    decides that itself.
     """
-    dtypes = (torch.bfloat16, torch.float32) if device.type == "cpu" else (torch.bfloat16,)
+    if device.type != "cpu" or weight.kernel in ("dense", "reference"):
+        return NEVER, torch.float32
+    dtypes = (torch.bfloat16, torch.float32)
     for rows in CROSSOVER_ROWS:
         x = torch.ones(rows, weight.width, device=device)
         own = _seconds(lambda x=x: weight(x))

@@ -39,23 +39,25 @@ NATIVE_TOLERANCE = 1e-2
 class Head:
     """From tokens to the first block, and from the last to logits.
 
-    scale: of the embedding   softcap: of the logits, 0 for none   factor: of the logits
+    dtype: of what the linear takes   scale: of the embedding   factor: of the logits
+    softcap: of the logits, 0 for none
     """
 
     embedding: nn.Module
     norm: nn.Module
     linear: Any
+    dtype: torch.dtype
     scale: float
     factor: float
     softcap: float
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Hidden states [rows, width] of `ids` [rows]."""
-        return self.embedding(ids) * self.scale
+        """Hidden states float32 [rows, width] of `ids` [rows]."""
+        return self.embedding(ids).float() * self.scale
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [rows, vocab] of the last block's output [rows, width]."""
-        made = self.linear(self.norm(hidden)).float() * self.factor
+        made = self.linear(self.norm(hidden).to(self.dtype)).float() * self.factor
         return torch.tanh(made / self.softcap) * self.softcap if self.softcap else made
 
 
@@ -67,9 +69,9 @@ class Audit:
     error: float = 0.0
     findings: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def note(self, what: str, how: str) -> None:
-        """One more block of which this is true."""
-        self.findings[what, how] = self.findings.get((what, how), 0) + 1
+    def note(self, what: str, how: str, blocks: int = 1) -> None:
+        """More blocks of which this is true."""
+        self.findings[what, how] = self.findings.get((what, how), 0) + blocks
 
 
 @dataclass
@@ -122,9 +124,8 @@ def _fuse(model: Model, capacity: int, audit: Audit) -> Fused:
     _check_far(model, blocks, proven, capacity)
     parts = [_with_window(block, _windows(model)) for block in proven]
     audit.fused = True
-    audit.note(
-        "blocks run as C++ calls" if native is None else "blocks run in PyTorch", native or ""
-    )
+    how = "run as C++ calls" if native is None else "run in PyTorch"
+    audit.note(how, native or "", len(parts))
     return Fused(head, parts, native)
 
 
@@ -291,7 +292,7 @@ def _head(model: Model, seen: _Seen, audit: Audit) -> Head:
         raise Unfit(f"its {type(decoder).__name__} has no norm after the blocks")
     embedding, linear = model.module.get_input_embeddings(), model.module.get_output_embeddings()
     softcap = float(getattr(model.config, "final_logit_softcapping", None) or 0.0)
-    head = Head(embedding, norm, linear, 1.0, 1.0, softcap)
+    head = Head(embedding, norm, linear, model.dtype, 1.0, 1.0, softcap)
     head.scale = _ratio(seen.inputs[0][0], head.embed(seen.ids.to(model.device)))
     if not softcap:
         head.factor = _ratio(seen.logits, head.logits(seen.outputs[-1][0]))

@@ -11,21 +11,27 @@ from torch import Tensor
 from torch.nn.functional import gelu, scaled_dot_product_attention, silu
 
 from .cache import Batch, KeyValueCache
-from .parts import Attention, Mlp, Norm, Parts
+from .parts import Attention, Norm, Parts
 
 
 def run_block(
     parts: Parts, hidden: Tensor, batch: Batch, cache: KeyValueCache, index: int
 ) -> Tensor:
-    """The hidden states [rows, width] after block `index`; the cache takes keys and values."""
-    hidden = hidden + parts.residual * _attention(parts.attention, hidden, batch, cache, index)
-    return hidden + parts.residual * run_mlp(parts.mlp, hidden)
+    """The hidden states float32 [rows, width] after block `index`; the cache takes keys and values.
+
+    Between blocks they stay float32 whatever linears compute in: 16 bits would lose what a block
+    adds beside the few large channels.
+    """
+    x = _normed(parts.attention.before, hidden).to(parts.dtype)
+    made = _attention(parts.attention, x, batch, cache, index)
+    hidden = hidden.float() + parts.residual * made.float()
+    return hidden + parts.residual * run_mlp(parts, hidden)
 
 
 def _attention(
-    parts: Attention, hidden: Tensor, batch: Batch, cache: KeyValueCache, index: int
+    parts: Attention, x: Tensor, batch: Batch, cache: KeyValueCache, index: int
 ) -> Tensor:
-    x = _normed(parts.before, hidden)
+    """What attention adds, of normed hidden states `x` [rows, width]."""
     qkv = torch.cat([linear(x) for linear in parts.qkv], -1).unflatten(-1, (-1, parts.head_dim))
     q, k, v = qkv.split((parts.heads, parts.kv_heads, parts.kv_heads), -2)
     q = _turned(_normed(parts.q_norm, q), parts, batch.positions)
@@ -78,16 +84,17 @@ def _turned(x: Tensor, parts: Attention, positions: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), -1)
 
 
-def run_mlp(parts: Mlp, hidden: Tensor) -> Tensor:
-    """What the MLP half adds to `hidden` [rows, width], before the residual multiplier."""
-    x = _normed(parts.before, hidden)
-    if parts.module is not None:
-        made: Any = parts.module(x[None])
+def run_mlp(parts: Parts, hidden: Tensor) -> Tensor:
+    """What the MLP adds to `hidden` [rows, width], float32, before the residual multiplier."""
+    mlp = parts.mlp
+    x = _normed(mlp.before, hidden).to(parts.dtype)
+    if mlp.module is not None:
+        made: Any = mlp.module(x[None])
         made = (made[0] if isinstance(made, tuple) else made).view_as(hidden)
     else:
-        gate, up = torch.cat([linear(x) for linear in parts.gate_up], -1).chunk(2, -1)
-        made = parts.down(_activated(gate, parts.act) * up)
-    return _normed(parts.after, made)
+        gate, up = torch.cat([linear(x) for linear in mlp.gate_up], -1).chunk(2, -1)
+        made = mlp.down(_activated(gate, mlp.act) * up)
+    return _normed(mlp.after, made).float()
 
 
 def _activated(x: Tensor, act: str) -> Tensor:

@@ -70,7 +70,7 @@ class NativeBlocks:
             self.library.blocks(pointer, index + 1 - first, byref(where), threads())
             first = index + 1
             if block.mlp.module is not None:
-                hidden += block.residual * run_mlp(block.mlp, hidden)
+                hidden += block.residual * run_mlp(block, hidden)
 
     def _block(self, parts: Parts, cache: KeyValueCache, index: int) -> BlockC:
         a = parts.attention
@@ -152,7 +152,7 @@ class _Workspace:
             if any(x.group and x.kind == CODES for x in linears)
             else 0
         )
-        self.scores = max(b.attention.heads // b.attention.kv_heads for b in blocks) * capacity
+        self.scores = 2 * capacity
         self._rounded, self._rows, self._threads = Room.empty(), 0, 0
 
     def batch(self, hidden: Tensor, slots: Tensor, positions: Tensor) -> BatchC:

@@ -19,6 +19,12 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# Of keys and values, by the activations' type: float16 has 11 bits, and is half to read of float32.
+KEPT = {
+    torch.float32: torch.float16,
+    torch.bfloat16: torch.bfloat16,
+    torch.float16: torch.float16,
+}
 CHOICES = ("auto", "on", "off")
 
 
@@ -26,7 +32,7 @@ CHOICES = ("auto", "on", "off")
 class Options:
     """How to run a checkpoint.
 
-    dtype: of the activations   kv_dtype: of keys and values; auto: the activations'
+    dtype: of the activations   kv_dtype: of keys and values; auto: 16 bits
     context: tokens of a prompt and its answer   slots: sequences at once
     compile: auto, on, off   kernel: auto, or one by name
     """
@@ -57,7 +63,7 @@ def load(checkpoint: str, options: Options | None = None) -> Opened:
     Raises ModelError and CheckpointError for what cannot be run, RequestError for bad options.
     """
     options = options or Options()
-    device = _device(options.device)
+    device = find_device(options.device)
     dtype = _dtype(options, device)
     model = load_model(checkpoint, device, dtype, options.kernel)
     context = _context(model, options)
@@ -65,10 +71,10 @@ def load(checkpoint: str, options: Options | None = None) -> Opened:
     fused, audit = fuse(model, context + 1) if options.fuse else (None, Audit())
     if not options.fuse:
         audit.note("the model runs as Transformers has it", "fusion was switched off")
-    kept = dtype if options.kv_dtype == "auto" else DTYPES[options.kv_dtype]
+    kept = DTYPES[options.kv_dtype] if options.kv_dtype != "auto" else KEPT[dtype]
     compiled = options.compile == "on" or (options.compile == "auto" and device.type == "cuda")
     if fused is None:
-        runner: Runner = ModelRunner(model, options.slots, context)
+        runner: Runner = ModelRunner(model, options.slots, context, kept)
     else:
         runner = FusedRunner(model, fused, options.slots, context, kept, compiled=compiled)
     generation = getattr(model.module, "generation_config", None) or model.config
@@ -76,7 +82,8 @@ def load(checkpoint: str, options: Options | None = None) -> Opened:
     return Opened(model, Engine(runner, model.tokenizer, ends), audit, options)
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device called `name`; 'auto' is the GPU if there is one. Raises RequestError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

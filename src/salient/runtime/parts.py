@@ -15,7 +15,6 @@ from salient.kernels.library import ACTIVATIONS
 
 from .load import Model
 
-MOST_HEAD_DIM = 512  # cpp/block.h
 # Transformers' names of activation functions -> ours, where they are the same function.
 ACTS = {
     "silu": "silu",
@@ -83,11 +82,15 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Parts:
-    """A block as its halves. residual: what both are multiplied by before they are added."""
+    """A block as its halves.
+
+    dtype: of what linears take and give   residual: what both halves are multiplied by
+    """
 
     name: str
     attention: Attention
     mlp: Mlp
+    dtype: torch.dtype
     residual: float = 1.0
 
 
@@ -125,7 +128,7 @@ def find_parts(model: Model, name: str, block: nn.Module, rotary: Any) -> Parts:
     heads = o.in_features // dim
     columns = sum(linear.out_features for linear in qkv[1])
     kv_heads = (columns // dim - heads) // 2
-    if dim > MOST_HEAD_DIM or kv_heads < 1 or heads % kv_heads or o.in_features % dim:
+    if kv_heads < 1 or heads % kv_heads or o.in_features % dim:
         raise Unfit(f"its attention has {heads} heads of {dim} channels to {kv_heads} key heads")
     if getattr(attention, "sinks", None) is not None:
         raise Unfit("its attention has sinks")
@@ -145,7 +148,7 @@ def find_parts(model: Model, name: str, block: nn.Module, rotary: Any) -> Parts:
         sin,
         float(getattr(attention, "attn_logit_softcapping", None) or 0.0),
     )
-    return Parts(name, half, _mlp(model, name, block, norms), _residual(block))
+    return Parts(name, half, _mlp(model, name, block, norms), model.dtype, _residual(block))
 
 
 def _residual(block: nn.Module) -> float:

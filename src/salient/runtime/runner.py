@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from salient.core.machine import cache_folder
 
@@ -105,7 +106,8 @@ class FusedRunner(Runner):
             self.cache.copy(source, target, count)
 
     def _blocks(self, hidden: Tensor, batch: Batch) -> Tensor:
-        if self._native is not None:
+        # Processors with matrix units multiply many rows faster dequantized: load.py measured it.
+        if self._native is not None and len(hidden) < self.model.many[0]:
             return self._native(hidden, batch)
         for index, parts in enumerate(self.fused.parts):
             hidden = run_block(parts, hidden, batch, self.cache, index)
@@ -132,14 +134,28 @@ class FusedRunner(Runner):
             return self._compiled(what.to(device), where.to(device), length)[slots]
 
 
+class RoundedCache(DynamicCache):
+    """Transformers' cache with keys and values rounded to `kept`, as the fused blocks keep them."""
+
+    def __init__(self, kept: torch.dtype, config: Any):
+        super().__init__(config=config)
+        self.kept = kept
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Keep more keys and values."""
+        key, value = (t.to(self.kept).to(t.dtype) for t in (key_states, value_states))
+        return super().update(key, value, *args, **kwargs)
+
+
 class ModelRunner(Runner):
     """Transformers' own forward, a cache a sequence: any architecture, one sequence at a time.
 
     The model makes the cache itself, of whatever kind it wants.
     """
 
-    def __init__(self, model: Model, slots: int, capacity: int):
-        self.model, self.slots, self.capacity = model, slots, capacity
+    def __init__(self, model: Model, slots: int, capacity: int, kept: torch.dtype):
+        self.model, self.slots, self.capacity, self.kept = model, slots, capacity, kept
+        self._plain_cache = False  # the model makes Transformers' usual one
         self.vocabulary = model.module.get_input_embeddings().weight.shape[0]
         takes = inspect.signature(model.module.forward).parameters
         self._cache = "cache_params" if "cache_params" in takes else "past_key_values"
@@ -157,6 +173,8 @@ class ModelRunner(Runner):
         """Logits float32 [vocab] after `ids`."""
         if start == 0:
             self._caches.pop(slot, None)
+            if self._plain_cache:
+                self._caches[slot] = RoundedCache(self.kept, self.model.config)
         return self._forward(slot, ids, start)
 
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
@@ -165,7 +183,7 @@ class ModelRunner(Runner):
         return torch.stack([self._forward(slot, [token], at) for slot, token, at in rows])
 
     def _forward(self, slot: int, ids: list[int], start: int) -> Tensor:
-        given = dict(self._last)
+        given: dict[str, Any] = dict(self._last)
         if slot in self._caches:
             given[self._cache] = self._caches[slot]
         if self._counts:
@@ -184,6 +202,7 @@ class ModelRunner(Runner):
             whole = self.prefill(0, ids, 0)
             self.prefill(0, ids[:PROOF_CUT], 0)
             pieces = self.prefill(0, ids[PROOF_CUT:], PROOF_CUT)
+        self._plain_cache = type(self._caches[0]) is DynamicCache
         self._caches.clear()
         return differs(pieces[None], whole[None]) <= TOLERANCES[self.model.dtype]
 

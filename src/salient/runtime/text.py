@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a decoder puts for bytes that are no whole character
-MOST_CONTEXT = 8  # tokens of a prompt: more than a character's 4 bytes
+MOST_CONTEXT = 8  # tokens of a prompt: those of two characters, the last not whole
 MOST_PENDING = 32  # tokens in which every text has a border between characters
 INCOMPLETE = 3  # bytes of a character at most, when it is not whole
 
@@ -36,7 +36,7 @@ class TextStream:
         self._pieces: list[str] = []
         self._pending: list[int] = []  # tokens whose text is not out
         self._context: list[int] = []  # tokens before them
-        self._shown = ""  # the text of the context, which is out
+        self._shown = ""  # the text of the window that is out
         self._begin_after(prompt_ids)
 
     @property
@@ -72,18 +72,26 @@ class TextStream:
         return self._let_out(self._stops.push(fresh) + self._stops.finish())
 
     def _begin_after(self, prompt_ids: Sequence[int]) -> None:
-        """Make the prompt's end the context: the fewest tokens that have text of their own.
+        """Make the prompt's end the context: the fewest tokens that end in whole characters.
 
-        A context that began inside a character would spoil the bytes that follow it.
+        A context that began inside a character would spoil the bytes that follow it. Where the
+        prompt itself ends inside one, that character's beginning waits for the rest.
         """
+        end: list[int] = []
         for token in reversed(prompt_ids):
-            if not self._speaks(token):
-                continue
-            self._context.insert(0, token)
-            self._shown = self._decode(self._context)
-            whole = self._shown and not self._shown.startswith(BROKEN)
-            if whole or len(self._context) == MOST_CONTEXT:
-                return
+            if len(end) == MOST_CONTEXT:
+                break
+            if self._speaks(token):
+                end.insert(0, token)
+        self._context, self._shown = end, self._decode(end)
+        for cut in range(len(end), max(len(end) - INCOMPLETE, 0) - 1, -1):
+            for start in range(cut - 1, -1, -1):
+                text = self._decode(end[start:cut])
+                if text and not text.endswith(BROKEN):
+                    self._pending = end[cut:]
+                    self._context = [] if self._pending else end[start:]
+                    self._shown = self._decode(self._context + self._pending)
+                    return
 
     def _speaks(self, token: int) -> bool:
         """Whether `token` has text: models have more ids than their tokenizer."""

@@ -27,6 +27,10 @@ template <>
 inline BFloat narrowed<BFloat>(float f) {
     return BFloat::of(f);
 }
+template <>
+inline Half narrowed<Half>(float f) {  // what is too large becomes the largest
+    return Half(f > 65504.0f ? 65504.0f : f < -65504.0f ? -65504.0f : f);
+}
 
 struct Attention {
     Norm before, after, q_norm, k_norm;  // after: of what is added to the hidden states
@@ -39,7 +43,7 @@ struct Attention {
     const float *cos, *sin;  // [positions, rotary_dim / 2], of rotate-half pairs; null: none
     void *keys, *values;     // [slots, kv_heads, capacity, head_dim]
     int64_t capacity;
-    int32_t kept;  // Kind of keys and values: FLOAT32 or BFLOAT16
+    int32_t kept;  // Kind of keys and values
 };
 
 struct Mlp {
@@ -137,33 +141,88 @@ inline float exp_of(float x) {
     return p * power;
 }
 
-inline float dot(const float* a, const float* b, int64_t count) {
-    float lanes[LANES] = {}, total = 0;
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        for (int l = 0; l < LANES; l++) lanes[l] += a[i + l] * b[i + l];
-    for (; i < count; i++) total += a[i] * b[i];
-    for (int l = 0; l < LANES / 2; l++) lanes[l] += lanes[l + LANES / 2];
-    for (int l = 0; l < LANES / 2; l++) total += lanes[l];
-    return total;
-}
-
 // One head's scores over positions [first, end), as weights that sum to 1, in place.
 inline void softmax(float* scores, int64_t count) {
     float top = scores[0], total = 0;
+#pragma omp simd reduction(max : top)
     for (int64_t i = 1; i < count; i++) top = scores[i] > top ? scores[i] : top;
 #pragma omp simd reduction(+ : total)
     for (int64_t i = 0; i < count; i++) {
         scores[i] = exp_of(scores[i] - top);
         total += scores[i];
     }
-    for (int64_t i = 0; i < count; i++) scores[i] /= total;
+    const float share = 1.0f / total;
+    for (int64_t i = 0; i < count; i++) scores[i] *= share;
 }
 
-constexpr int64_t MOST_HEAD_DIM = 512;
+// Scores of R heads q [R, dim] with the keys of O positions, to [R, stride].
+template <int O, int R, typename T>
+inline void score(const T* keys, const float* q, int64_t dim, float scaling, float* to,
+                  int64_t stride) {
+    float made[O][R];
+    dense_tile<O, R>(keys, q, dim, made);
+    for (int o = 0; o < O; o++)
+        for (int r = 0; r < R; r++) to[r * stride + o] = made[o][r] * scaling;
+}
+
+// D registers of channels of what R heads make of `count` values [count, dim].
+template <int R, int D, typename T>
+inline void mix(const T* values, int64_t dim, const float* weights, int64_t stride, int64_t count,
+                float* to) {
+    Vector sum[R][D];
+    for (auto& row : sum)
+        for (auto& v : row) v = no_vector();
+    for (int64_t p = 0; p < count; p++) {
+        Vector wide[D];
+        for (int d = 0; d < D; d++) wide[d] = vector_at(values + p * dim + d * WIDE);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            const Vector weight = all_of(weights[r * stride + p]);
+#pragma GCC unroll 4
+            for (int d = 0; d < D; d++) sum[r][d] = fused(sum[r][d], weight, wide[d]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int d = 0; d < D; d++) store(to + r * dim + d * WIDE, sum[r][d]);
+}
+
+// What R heads make of `count` values, over q [R, dim].
+template <int R, typename T>
+inline void mix_all(const T* values, int64_t dim, const float* weights, int64_t stride,
+                    int64_t count, float* q) {
+    int64_t d = 0;
+    for (; d + 4 * WIDE <= dim; d += 4 * WIDE)
+        mix<R, 4>(values + d, dim, weights, stride, count, q + d);
+    for (; d + WIDE <= dim; d += WIDE) mix<R, 1>(values + d, dim, weights, stride, count, q + d);
+    for (; d < dim; d++)
+        for (int r = 0; r < R; r++) {
+            float sum = 0;
+            for (int64_t p = 0; p < count; p++)
+                sum += weights[r * stride + p] * float(values[p * dim + d]);
+            q[r * dim + d] = sum;
+        }
+}
+
+// The attention of R query heads q [R, dim] that read one key head; q becomes what they make.
+template <int R, typename T>
+inline void attend_heads(const Attention& a, const T* keys, const T* values, int64_t seen, float* q,
+                         float* scores) {
+    const int64_t dim = a.head_dim, stride = a.capacity;
+    int64_t p = 0;
+    for (; p + 4 <= seen; p += 4)
+        score<4, R>(keys + p * dim, q, dim, a.scaling, scores + p, stride);
+    for (; p < seen; p++) score<1, R>(keys + p * dim, q, dim, a.scaling, scores + p, stride);
+    for (int r = 0; r < R; r++) {
+        float* own = scores + r * stride;
+        if (a.softcap > 0.0f)
+            for (int64_t i = 0; i < seen; i++) own[i] = a.softcap * std::tanh(own[i] / a.softcap);
+        softmax(own, seen);
+    }
+    mix_all<R>(values, dim, scores, stride, seen, q);
+}
 
 // The attention of the query heads [from, to) of one row that read key head `kv`. q is overwritten
-// with the result. `scores`: room for (to - from) * capacity floats.
+// with the result. `scores`: room for 2 * capacity floats.
 template <typename T>
 inline void attend(const Attention& a, const Batch& b, int64_t row, int64_t kv, int64_t from,
                    int64_t to, float* q, float* scores) {
@@ -171,27 +230,11 @@ inline void attend(const Attention& a, const Batch& b, int64_t row, int64_t kv, 
     const int64_t first = a.window && end > a.window ? end - a.window : 0, seen = end - first;
     const int64_t base = ((b.slots[row] * a.kv_heads + kv) * a.capacity + first) * dim;
     const T *keys = (const T*)a.keys + base, *values = (const T*)a.values + base;
-    float wide[MOST_HEAD_DIM];
-    for (int64_t p = 0; p < seen; p++) {
-        for (int64_t d = 0; d < dim; d++) wide[d] = float(keys[p * dim + d]);
-        for (int64_t h = from; h < to; h++) {
-            const float score = dot(q + h * dim, wide, dim) * a.scaling;
-            scores[(h - from) * a.capacity + p] =
-                a.softcap > 0.0f ? a.softcap * std::tanh(score / a.softcap) : score;
-        }
-    }
-    for (int64_t h = from; h < to; h++) {
-        softmax(scores + (h - from) * a.capacity, seen);
-        for (int64_t d = 0; d < dim; d++) q[h * dim + d] = 0;
-    }
-    for (int64_t p = 0; p < seen; p++) {
-        for (int64_t d = 0; d < dim; d++) wide[d] = float(values[p * dim + d]);
-        for (int64_t h = from; h < to; h++) {
-            const float weight = scores[(h - from) * a.capacity + p];
-            float* sum = q + h * dim;
-            for (int64_t d = 0; d < dim; d++) sum[d] += weight * wide[d];
-        }
-    }
+    int64_t h = from;
+    for (; h + 2 <= to; h += 2)
+        attend_heads<2>(a, keys, values, seen, q + h * dim, scores);
+    for (; h < to; h++)
+        attend_heads<1>(a, keys, values, seen, q + h * dim, scores);
 }
 
 // Query heads that share a key head go together where there is work enough for all threads; a
@@ -201,7 +244,7 @@ inline void attend_all(const Attention& a, const Batch& b, float* qkv, int threa
     const int64_t shared = a.heads / a.kv_heads, stride = (a.heads + 2 * a.kv_heads) * a.head_dim;
     const int64_t together = b.rows * a.kv_heads >= 4 * threads ? shared : 1;
     const int64_t items = a.heads / together;
-    float* scores = b.scores + thread * shared * a.capacity;
+    float* scores = b.scores + thread * 2 * a.capacity;
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < b.rows * items; i++) {
         const int64_t row = i / items, head = (i % items) * together;
@@ -217,18 +260,20 @@ inline void gather_rows(const float* from, int64_t rows, int64_t stride, int64_t
         std::memcpy(to + row * columns, from + row * stride, columns * sizeof(float));
 }
 
+template <typename T>
+inline void keep_and_attend(const Attention& a, const Batch& b, int threads, int thread) {
+    turn_and_keep<T>(a, b, b.wide);
+    attend_all<T>(a, b, b.wide, threads, thread);
+}
+
 inline void attention_half(const Attention& a, const Batch& b, int threads, int thread) {
     const int64_t columns = (a.heads + 2 * a.kv_heads) * a.head_dim;
     const int64_t made = a.heads * a.head_dim;
     norm_rows(a.before, b.hidden, b.rows, b.width, b.narrow);
     multiply(a.qkv, b.narrow, b.width, b.rows, b.wide, columns, false, b.room);
-    if (a.kept == BFLOAT16) {
-        turn_and_keep<BFloat>(a, b, b.wide);
-        attend_all<BFloat>(a, b, b.wide, threads, thread);
-    } else {
-        turn_and_keep<float>(a, b, b.wide);
-        attend_all<float>(a, b, b.wide, threads, thread);
-    }
+    if (a.kept == BFLOAT16) keep_and_attend<BFloat>(a, b, threads, thread);
+    else if (a.kept == FLOAT16) keep_and_attend<Half>(a, b, threads, thread);
+    else keep_and_attend<float>(a, b, threads, thread);
     gather_rows(b.wide, b.rows, columns, made, b.narrow);
     multiply(a.o, b.narrow, made, b.rows, b.wide, b.width, false, b.room);
     add_rows(a.after, b.wide, b.rows, b.width, a.residual, b.hidden);

@@ -99,7 +99,9 @@ inline Vector vector_at(const BFloat* p) {
 inline Vector vector_at(const Half* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 }
+inline Vector all_of(float f) { return _mm512_set1_ps(f); }
 inline Vector fused(Vector sum, Vector a, Vector b) { return _mm512_fmadd_ps(a, b, sum); }
+inline void store(float* p, Vector a) { _mm512_storeu_ps(p, a); }
 inline float total(Vector a) { return _mm512_reduce_add_ps(a); }
 inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a.v); }
 
@@ -161,7 +163,9 @@ inline Vector vector_at(const BFloat* p) {
 inline Vector vector_at(const Half* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
 }
+inline Vector all_of(float f) { return _mm256_set1_ps(f); }
 inline Vector fused(Vector sum, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sum); }
+inline void store(float* p, Vector a) { _mm256_storeu_ps(p, a); }
 inline float total(Vector a) {
     __m128 v = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     v = _mm_add_ps(v, _mm_movehl_ps(v, v));
@@ -240,6 +244,12 @@ inline Vector vector_at(const T* p) {
     for (int i = 0; i < 8; i++) made.v[i] = float(p[i]);
     return made;
 }
+inline Vector all_of(float f) {
+    Vector made;
+    for (float& v : made.v) v = f;
+    return made;
+}
+inline void store(float* p, Vector a) { std::memcpy(p, a.v, sizeof a.v); }
 inline Vector fused(Vector sum, Vector a, Vector b) {
     for (int i = 0; i < 8; i++) sum.v[i] += a.v[i] * b.v[i];
     return sum;

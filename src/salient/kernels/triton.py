@@ -1,0 +1,174 @@
+"""GPUs: codes stay four bits in memory and become numbers in registers. NVIDIA and AMD, by Triton.
+
+Decoding reads the whole weight for each token, so its time is bytes over bandwidth: a quarter of
+16-bit's. Three programs (`triton_kernels.py`) share the range of rows, and a table says which:
+
+    rows        program                              why
+    1 to 16     narrow    slices of the inputs       the weight's bytes are the time
+    17 to 1023  wide      tiles, dequantized in      each tile serves many rows
+                          registers
+    1024 on     dequantize, then torch.mm            two passes over 16-bit weights are by then a
+                                                     small part, and the vendor's product is best
+
+What it refuses: other than 4 bits, activations that are not float16 or bfloat16, devices that are
+no GPU (but for TRITON_INTERPRET=1, where Triton's interpreter runs the programs on a CPU, slowly:
+for tests).
+
+The same inputs give the same bits: no atomic additions, and nothing is tuned while running.
+"""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from salient.core.errors import ModelError
+from salient.core.quant import QuantizedWeight
+
+from .contract import Kernel, Layer, PackedWeight
+from .triton_launch import BLOCK_IN, BLOCK_OUT, DTYPES, interpreted
+
+OLDEST = (8, 0)  # bf16 tensor cores and asynchronous copies
+
+
+class TritonWeight(PackedWeight):
+    """Codes in the order of tensor-core operands, scales and zeros by group.
+
+    words: int16 [blocks of inputs, blocks of outputs, 32, 8], four codes each
+    scale: int32 [groups, outputs / 2], two 16-bit scales each, or one float32 [groups, outputs]
+    zero:  int32 [groups, outputs / 8], eight zeros each; empty if symmetric
+
+    Outputs are padded to 16, inputs to 64. Scales are held as integers so that a module's change
+    of dtype cannot round them.
+    """
+
+    kernel = "triton"
+
+    def __init__(self, weight: QuantizedWeight, layer: Layer):
+        super().__init__(*weight.codes.shape)
+        self.group_size = weight.scheme.group_size
+        padded = _up(self.out, BLOCK_OUT)
+        scale = weight.scale.to(layer.device)
+        self.scale_dtype = exact_in(scale, layer.dtype)
+        scale = _padded(scale.to(self.scale_dtype), padded).t()
+        zero = torch.empty(0, dtype=torch.int32, device=layer.device)
+        if not weight.scheme.symmetric:
+            zero = _eights(_padded(weight.zero.to(layer.device), padded).t())
+        self.hold(
+            words=packed(weight.codes.to(layer.device)),
+            scale=scale.reshape(-1).view(torch.int32).unflatten(0, (len(scale), -1)),
+            zero=zero,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y [..., out] = x [..., width] @ W.T, in the dtype of `x`: float16 or bfloat16.
+
+        Raises ModelError for another dtype.
+        """
+        if x.dtype not in DTYPES:
+            raise ModelError(
+                f"The triton kernel multiplies float16 and bfloat16, and was given {x.dtype}. "
+                "Run the model in one of these, or take another kernel."
+            )
+        rows = x.reshape(-1, self.width).contiguous()
+        y = torch.ops.salient.matmul_w4(rows, *self._held())
+        return y.reshape(*x.shape[:-1], self.out)
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight [out, width] that the codes stand for, in `dtype`."""
+        return torch.ops.salient.dequantize_w4(*self._held(), self.width, dtype)
+
+    def _held(self) -> tuple[Any, ...]:
+        """What the operators take to know the weight."""
+        facts = (self.scale_dtype, self.out, self.group_size)
+        return (self.words, self.scale, self.zero, *facts)
+
+
+class TritonKernel(Kernel):
+    """Four bits on a GPU."""
+
+    name = "triton"
+
+    def refuses(self, layer: Layer) -> str | None:
+        """Why this kernel cannot take `layer` here, in words; None if it can."""
+        scheme = layer.scheme
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed; install it with: pip install 'salient-awq[gpu]'"
+        if reason := _no_gpu(layer.device):
+            return reason
+        if scheme.bits != 4:
+            return f"it reads codes of 4 bits, and {scheme} has {scheme.bits}"
+        if layer.dtype not in DTYPES:
+            return f"it multiplies float16 and bfloat16, and the activations are {layer.dtype}"
+        if layer.width % scheme.group_size:
+            return f"the group size {scheme.group_size} does not divide the width {layer.width}"
+        return None
+
+    def pack(self, weight: QuantizedWeight, layer: Layer) -> TritonWeight:
+        """The codes, reordered, on the layer's device."""
+        return TritonWeight(weight, layer)
+
+
+def _no_gpu(device: torch.device) -> str | None:
+    """Why `device` is no GPU that the programs run on; None if it is one."""
+    if interpreted() and device.type == "cpu":
+        return None
+    if device.type != "cuda":
+        return f"it runs on NVIDIA and AMD GPUs, and the device is {str(device)!r}"
+    if not torch.cuda.is_available():
+        return "torch finds no GPU here: this build has none, or the driver does not answer"
+    found = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and found < OLDEST:
+        return (
+            f"it needs compute capability {OLDEST[0]}.{OLDEST[1]} (Ampere) or later, "
+            f"and {torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}"
+        )
+    return None
+
+
+# Packing
+
+
+def packed(codes: Tensor) -> Tensor:
+    """Codes uint8 [out, width] as words int16 [width / 64, out / 16, 32, 8], both rounded up.
+
+    The order is told in `triton_kernels.py`. Padding is code 0.
+    """
+    out, width = codes.shape
+    blocks = (_up(out, BLOCK_OUT) // BLOCK_OUT, _up(width, BLOCK_IN) // BLOCK_IN)
+    full = codes.new_zeros(blocks[0] * BLOCK_OUT, blocks[1] * BLOCK_IN)
+    full[:out, :width] = codes
+    # [blocks of outputs, high bit, 8, blocks of inputs, plane, 4, 4], then without the planes
+    planes = full.view(blocks[0], 2, 8, blocks[1], 4, 4, 4).unbind(4)
+    words = planes[0].to(torch.int32)
+    for number, plane in enumerate(planes[1:], 1):
+        words |= plane.to(torch.int32) << (4 * number)
+    words = words.permute(3, 0, 2, 4, 1, 5)  # [inputs, outputs, 8, 4, high bit, 4]
+    return words.to(torch.int16).reshape(blocks[1], blocks[0], 32, 8)  # wraps to the sign bit
+
+
+def exact_in(scale: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The smallest type that holds float32 `scale` exactly: `dtype` first, then the other 16-bit
+    one, then float32."""
+    for tried in (dtype, *DTYPES):
+        if torch.equal(scale.to(tried).float(), scale):
+            return tried
+    return torch.float32
+
+
+def _eights(zeros: Tensor) -> Tensor:
+    """Zeros uint8 [groups, outputs] as int32 [groups, outputs / 8], the first in the low bits."""
+    parts = zeros.to(torch.int32).unflatten(1, (-1, 8))
+    return (parts << torch.arange(0, 32, 4, device=zeros.device)).sum(-1).to(torch.int32)
+
+
+def _padded(tensor: Tensor, out: int) -> Tensor:
+    """`tensor` [.., groups] with rows of zeros up to `out` rows."""
+    full = tensor.new_zeros(out, tensor.shape[1])
+    full[: tensor.shape[0]] = tensor
+    return full
+
+
+def _up(count: int, step: int) -> int:
+    return -(-count // step) * step

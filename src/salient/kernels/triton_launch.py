@@ -1,0 +1,291 @@
+"""How the Triton programs are launched: settings by rows, parts, and the two operators of PyTorch.
+
+The operators are opaque to torch.compile, which calls them as they are: no graph breaks, and CUDA
+graphs capture them. They allocate their results and launch; nothing waits for the GPU.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK_OUT, BLOCK_IN = 16, 64  # a block of the packed weight
+DTYPES = (torch.float16, torch.bfloat16)
+MOST_PARTS = 8  # more would write more sums than they save waiting
+SUM_SIZE = 256  # elements of y that one program of `add` makes
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """Settings of `narrow`, up to `rows` rows.
+
+    rows_tile, out_tile: the tile of y; blocks: blocks of inputs a step; stages: of the pipeline
+    """
+
+    rows: int
+    rows_tile: int
+    out_tile: int
+    warps: int
+    blocks: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Wide:
+    """Settings of `wide`, up to `rows` rows; as above, and `across`: tiles of rows in a band."""
+
+    rows: int
+    rows_tile: int
+    out_tile: int
+    warps: int
+    across: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one kind of GPU, by rising rows."""
+
+    narrow: tuple[Narrow, ...]
+    wide: tuple[Wide, ...]
+
+
+# Narrow: 32 outputs a program give 4096 outputs to 128 multiprocessors; eight warps hide each
+# other's waits; two blocks a step halve the steps' overhead. With 16 rows x takes as many bytes as
+# the weight at 64 outputs, and more at fewer. All fit the 99 KB of a consumer GPU's shared memory.
+_NARROW = (Narrow(8, 8, 32, 8, 2, 3), Narrow(16, 16, 64, 8, 1, 3))
+KINDS = {
+    # Four warps are one warpgroup, and two programs share a multiprocessor: one dequantizes while
+    # the other multiplies.
+    "hopper": Settings(
+        _NARROW,
+        (Wide(32, 32, 128, 4, 1, 4), Wide(64, 64, 128, 4, 1, 4), Wide(1023, 128, 128, 4, 8, 3)),
+    ),
+    # With four warps a tile of 128 by 128 does not fit the registers; eight share what they
+    # dequantize through shared memory.
+    "nvidia": Settings(
+        _NARROW,
+        (Wide(32, 32, 128, 4, 1, 4), Wide(64, 64, 128, 4, 1, 4), Wide(1023, 128, 128, 8, 8, 3)),
+    ),
+    # Matrix cores take no fewer than 16 rows, and a compute unit has 64 KB to share.
+    "amd": Settings(
+        (Narrow(16, 16, 32, 8, 1, 2),),
+        (Wide(32, 32, 128, 8, 1, 2), Wide(64, 64, 128, 8, 1, 2), Wide(1023, 128, 128, 8, 8, 2)),
+    ),
+}
+MOST_ROWS = 1023  # beyond: dequantize once, then torch.mm
+
+
+@lru_cache
+def settings_of(device: torch.device) -> Settings:
+    """The settings of the GPU; the interpreter plays one."""
+    if torch.version.hip is not None:
+        return KINDS["amd"]
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10):
+        return KINDS["hopper"]
+    return KINDS["nvidia"]
+
+
+def fitted_narrow(s: Narrow, group_size: int) -> Narrow:
+    """`s` as groups of this size need it: none may end inside a step."""
+    blocks = s.blocks if group_size % (s.blocks * BLOCK_IN) == 0 else 1
+    return replace(s, blocks=blocks, stages=_stages(s.stages, group_size))
+
+
+def fitted_wide(s: Wide, group_size: int) -> Wide:
+    """`s` as groups of this size need it."""
+    return replace(s, stages=_stages(s.stages, group_size))
+
+
+def _stages(stages: int, group_size: int) -> int:
+    """Groups that are no multiple of 16 take a scale and a zero for each code: loaded ahead, they
+    would not fit the shared memory."""
+    return stages if group_size % 16 == 0 else 1
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter stands in for the GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A packed weight as the operators see it, and what the programs need to know of it."""
+
+    words: Tensor
+    scale: Tensor
+    zero: Tensor
+    scale_dtype: torch.dtype
+    out: int
+    group_size: int
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        zero = self.zero if self.zero.numel() else self.scale  # never read where symmetric
+        return self.words, self.scale, zero
+
+    def sizes(self, width: int) -> tuple[int, ...]:
+        """out, width, padded outputs, blocks of inputs, groups."""
+        blocks, outs = self.words.shape[:2]
+        return self.out, width, outs * BLOCK_OUT, blocks, self.scale.shape[0]
+
+    def form(self, dtype: torch.dtype) -> tuple[Any, ...]:
+        """The constants that programs are compiled for."""
+        ptx = torch.version.hip is None and not interpreted() and dtype in DTYPES
+        symmetric = self.zero.numel() == 0
+        types = (_of(self.scale_dtype), _of(dtype))
+        return (self.group_size, symmetric, *types, ptx, interpreted())
+
+
+def matmul(
+    x: Tensor,
+    words: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    scale_dtype: torch.dtype,
+    out: int,
+    group_size: int,
+) -> Tensor:
+    """y [rows, out] = x [rows, width] @ W.T. Neither waits for the GPU nor makes it wait."""
+    held = Held(words, scale, zero, scale_dtype, out, group_size)
+    rows, width = x.shape
+    if rows == 0 or rows > MOST_ROWS:
+        return torch.mm(x, _dequantized(held, width, x.dtype).t())
+    with torch.cuda.device_of(x):
+        for narrow in settings_of(x.device).narrow:
+            if rows <= narrow.rows:
+                return run_narrow(x, held, fitted_narrow(narrow, group_size))
+        wide = next(s for s in settings_of(x.device).wide if rows <= s.rows)
+        return run_wide(x, held, fitted_wide(wide, group_size))
+
+
+def dequantized(
+    words: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    scale_dtype: torch.dtype,
+    out: int,
+    group_size: int,
+    width: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The weight [out, width] in `dtype`."""
+    return _dequantized(Held(words, scale, zero, scale_dtype, out, group_size), width, dtype)
+
+
+def _dequantized(held: Held, width: int, dtype: torch.dtype) -> Tensor:
+    """The weight [out, width] in `dtype`."""
+    made = held.words.new_empty(held.out, width, dtype=dtype)
+    sizes, slices = held.sizes(width), 4
+    grid = (sizes[2] // BLOCK_OUT, -(-sizes[3] // slices))
+    with torch.cuda.device_of(held.words):
+        _programs().dequantize[grid](
+            *held.tensors(), made, *sizes, FORM=held.form(dtype), S=slices, num_warps=4
+        )
+    return made
+
+
+def run_narrow(x: Tensor, held: Held, s: Narrow) -> Tensor:
+    """y by `narrow`: parts of the inputs, each of `warps` slices."""
+    rows, width = x.shape
+    tiles = (-(-held.out // s.out_tile), -(-rows // s.rows_tile))
+    blocks = held.words.shape[0]
+    parts = parts_of(tiles[0] * tiles[1], -(-blocks // (s.blocks * s.warps)), x.device)
+    steps = -(-blocks // (s.blocks * s.warps * parts))
+    y = _sums(x, held.out, parts)
+    _programs().narrow[(*tiles, parts)](
+        x, *held.tensors(), y, rows, *held.sizes(width), steps, FORM=held.form(x.dtype),
+        BM=s.rows_tile, BN=s.out_tile, S=s.warps, KB=s.blocks,
+        EVEN=width == steps * parts * s.warps * s.blocks * BLOCK_IN, STAGES=s.stages,
+        num_warps=s.warps,
+    )  # fmt: skip
+    return _added(y, x)
+
+
+def run_wide(x: Tensor, held: Held, s: Wide) -> Tensor:
+    """y by `wide`."""
+    rows, width = x.shape
+    tiles = -(-held.out // s.out_tile) * -(-rows // s.rows_tile)
+    blocks = held.words.shape[0]
+    parts = parts_of(tiles, blocks // 4, x.device)
+    steps = -(-blocks // parts)
+    y = _sums(x, held.out, parts)
+    _programs().wide[(tiles, parts)](
+        x, *held.tensors(), y, rows, *held.sizes(width), steps, FORM=held.form(x.dtype),
+        BM=s.rows_tile, BN=s.out_tile, ACROSS=s.across,
+        EVEN=width == steps * parts * BLOCK_IN, STAGES=s.stages, num_warps=s.warps,
+    )  # fmt: skip
+    return _added(y, x)
+
+
+def parts_of(tiles: int, most: int, device: torch.device) -> int:
+    """Into how many parts the inputs are cut, so that `tiles` programs a part fill the GPU.
+
+    A power of two, at most `most`; 1 where nine tenths of the multiprocessors have work already.
+    """
+    parts = 1
+    while parts < min(MOST_PARTS, most // 2 + 1) and 10 * tiles * parts < 9 * processors(device):
+        parts *= 2
+    return parts
+
+
+@lru_cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors of the GPU; the interpreter plays a small one."""
+    if device.type != "cuda":
+        return 8
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _sums(x: Tensor, out: int, parts: int) -> Tensor:
+    """Where programs write: y itself, or float32 [parts, rows, out]."""
+    if parts == 1:
+        return x.new_empty(x.shape[0], out)
+    return x.new_empty(parts, x.shape[0], out, dtype=torch.float32)
+
+
+def _added(sums: Tensor, x: Tensor) -> Tensor:
+    """y [rows, out] in the dtype of `x`: the parts added in order."""
+    if sums.ndim == 2:
+        return sums
+    y = x.new_empty(sums.shape[1:])
+    _programs().add[(-(-y.numel() // SUM_SIZE),)](
+        sums, y, y.numel(), PARTS=sums.shape[0], SIZE=SUM_SIZE, num_warps=2
+    )
+    return y
+
+
+def _programs() -> Any:
+    """The module of programs, imported when first used: it imports triton."""
+    from . import triton_kernels
+
+    return triton_kernels
+
+
+def _of(dtype: torch.dtype) -> Any:
+    """Triton's name of `dtype`."""
+    import triton.language as tl
+
+    return getattr(tl, str(dtype).removeprefix("torch."))
+
+
+# Operators
+
+_LIBRARY = torch.library.Library("salient", "FRAGMENT")
+_WEIGHT = "Tensor words, Tensor scale, Tensor zero, ScalarType scale_dtype, int out, int group_size"
+_LIBRARY.define(f"matmul_w4(Tensor x, {_WEIGHT}) -> Tensor")
+_LIBRARY.define(f"dequantize_w4({_WEIGHT}, int width, ScalarType dtype) -> Tensor")
+_LIBRARY.impl("matmul_w4", matmul, "CompositeExplicitAutograd")
+_LIBRARY.impl("dequantize_w4", dequantized, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("salient::matmul_w4", lib=_LIBRARY)
+def _like_matmul(x: Tensor, words: Tensor, scale: Tensor, zero: Tensor, *facts: Any) -> Tensor:
+    return x.new_empty(x.shape[0], facts[1])
+
+
+@torch.library.register_fake("salient::dequantize_w4", lib=_LIBRARY)
+def _like_dequantized(words: Tensor, scale: Tensor, zero: Tensor, *facts: Any) -> Tensor:
+    return words.new_empty(facts[1], facts[3], dtype=facts[4])

@@ -1,0 +1,57 @@
+"""Adapters to other kernels: they refuse in words where the other project is not installed."""
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from salient.core.scheme import Scheme
+from salient.kernels import foreign
+from salient.kernels.contract import Layer
+from salient.kernels.foreign import foreign_kernels, gptq_words
+
+LAYER = Layer(128, 256, Scheme(128), torch.device("cpu"), torch.bfloat16)
+each_kernel = pytest.mark.parametrize("kernel", foreign_kernels(), ids=lambda k: k.name)
+
+
+@each_kernel
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_it_says_what_is_missing(kernel):
+    words = kernel.refuses(LAYER)
+    assert words.startswith("vllm._custom_ops cannot be imported (No module named 'vllm')")
+    assert words.endswith("run the benchmark in an environment that has vLLM.")
+
+
+@each_kernel
+def test_a_vllm_without_the_operator_is_told_from_none(kernel, monkeypatch):
+    monkeypatch.setattr(foreign, "_vllm", ModuleType)
+    assert kernel.refuses(LAYER).endswith(f"has no {kernel.operator}: it is not a CUDA build")
+
+
+@each_kernel
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (LAYER, "it takes 4 bits, float16 or bfloat16, and an NVIDIA GPU"),
+        (Layer(128, 256, Scheme(16), torch.device("cuda"), torch.float16), "it takes groups of"),
+        (Layer(96, 256, Scheme(128), torch.device("cuda"), torch.float16), "multiples of 128"),
+    ],
+)
+def test_what_it_does_not_take_it_refuses_in_words(kernel, layer, words, monkeypatch):
+    monkeypatch.setattr(foreign, "_vllm", ModuleType)
+    monkeypatch.setattr(torch.ops._C, kernel.operator, None, raising=False)
+    assert words in kernel.refuses(layer)
+
+
+def test_eight_codes_stand_in_a_word_the_first_in_its_low_bits():
+    codes = torch.arange(16, dtype=torch.uint8).repeat(2, 1)
+    words = gptq_words(codes)
+    assert words.shape == (2, 2)
+    found = [f"{word % 2**32:08x}" for word in words[:, 0].tolist()]
+    assert found == ["76543210", "fedcba98"]
+
+
+def test_vllm_is_not_imported_by_the_module():
+    assert "vllm" not in sys.modules
