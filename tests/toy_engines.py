@@ -12,7 +12,13 @@ from salient.runtime.engine import Answer
 from salient.runtime.open import Opened, Options, load
 from salient.runtime.sampling import Sampling
 
-SMALL: dict[str, Any] = {"context": 64, "slots": 2, "device": "cpu", "dtype": "float32"}
+SMALL: dict[str, Any] = {
+    "context": 64,
+    "slots": 2,
+    "device": "cpu",
+    "dtype": "float32",
+    "kv_dtype": "float32",
+}
 GREEDY = Sampling(max_new_tokens=16, ignore_eos=True, logprobs=2)
 CLOSE = 5e-3  # nats between the two likeliest tokens that rounding may turn round
 

@@ -59,7 +59,7 @@ def test_every_kernel_of_the_table_is_found_by_its_name():
 
 
 def test_an_unknown_kernel_lists_the_known_ones():
-    known = r"Unknown kernel 'marlin'\. Known kernels: cpu, torch-int4, dense, reference\."
+    known = r"Unknown kernel 'marlin'\. Known kernels: triton, cpu, torch-int4, dense, reference\."
     with pytest.raises(ModelError, match=known):
         choose(layer_of(), "marlin")
 
@@ -120,7 +120,10 @@ def test_a_pytorch_without_the_operator_says_its_version(no_cpu, monkeypatch):
 def test_other_devices_are_not_told_about_kernels_of_the_cpu():
     elsewhere = torch.device("meta")
     choice = choose(layer_of(dtype=torch.bfloat16, device=elsewhere))
-    assert (choice.kernel.name, choice.why) == ("dense", "the fastest on this device")
+    assert choice.kernel.name == "dense"
+    assert choice.why.startswith("not triton: ")
+    assert "cpu" not in choice.why
+    assert "int4" not in choice.why
     assert TorchInt4().refuses(layer_of(device=elsewhere)) == (
         "it computes on the CPU, not on meta"
     )
@@ -190,9 +193,17 @@ def test_a_dense_product_is_the_kernels(name):
     assert 0 < off(half, made(x)) < 2e-2
 
 
-def test_the_crossover_is_measured_and_is_a_number_of_rows_or_never():
+@pytest.mark.parametrize("name", ["dense", "reference"])
+def test_what_is_dense_itself_has_no_crossover(name):
+    layer = layer_of()
+    made = find_kernel(name).pack(weight_of(layer), layer)
+    assert measured_crossover(made, CPU) == (NEVER, torch.float32)
+
+
+def test_the_crossover_is_measured_and_is_a_number_of_rows_or_never(monkeypatch):
     layer = layer_of()
     made = find_kernel("reference").pack(weight_of(layer), layer)
+    monkeypatch.setattr(made, "kernel", "cpu")
     rows, dtype = measured_crossover(made, CPU)
     assert rows in (*CROSSOVER_ROWS, NEVER)
     assert dtype in (torch.bfloat16, torch.float32)
@@ -213,4 +224,5 @@ def test_a_dense_product_must_be_faster_by_a_margin(dense_seconds, wanted, monke
     monkeypatch.setattr(choosing, "_seconds", seconds)
     layer = layer_of()
     made: PackedWeight = find_kernel("reference").pack(weight_of(layer), layer)
+    monkeypatch.setattr(made, "kernel", "cpu")
     assert measured_crossover(made, CPU) == wanted

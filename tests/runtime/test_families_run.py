@@ -124,8 +124,8 @@ def test_what_fuses_is_known_and_what_does_not_says_why(kind, ran):
     else:
         assert audit.fused
         assert not whole
-        assert ("blocks run as C++ calls", "") in audit.findings or any(
-            what == "blocks run in PyTorch" and "C++ kernels are not there" in how
+        assert ("run as C++ calls", "") in audit.findings or any(
+            what == "run in PyTorch" and "C++ kernels are not there" in how
             for what, how in audit.findings
         )
     kept = [how for (what, how) in audit.findings if what == "MLP not fused"]

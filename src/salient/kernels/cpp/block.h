@@ -213,10 +213,10 @@ inline void attend_heads(const Attention& a, const T* keys, const T* values, int
         score<4, R>(keys + p * dim, q, dim, a.scaling, scores + p, stride);
     for (; p < seen; p++) score<1, R>(keys + p * dim, q, dim, a.scaling, scores + p, stride);
     for (int r = 0; r < R; r++) {
-        float* row = scores + r * stride;
+        float* own = scores + r * stride;
         if (a.softcap > 0.0f)
-            for (p = 0; p < seen; p++) row[p] = a.softcap * std::tanh(row[p] / a.softcap);
-        softmax(row, seen);
+            for (int64_t i = 0; i < seen; i++) own[i] = a.softcap * std::tanh(own[i] / a.softcap);
+        softmax(own, seen);
     }
     mix_all<R>(values, dim, scores, stride, seen, q);
 }
