@@ -22,6 +22,7 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/memory.py --model mixtral
+	$(BIN)/python benchmarks/run_cpu.py
 
 interop: .venv/.ready
 	BASE_PYTHON=$(PYTHON) $(BIN)/python interop/run.py

@@ -116,10 +116,10 @@ def demo(setting: Setting) -> Part:
 def together(setting: Setting) -> Part:
     """Eight sequences in one batch against one alone; vLLM's eight beside."""
     run = setting.contest(_prompts(setting))
-    ours = Side("Salient", "salient_speed.py", checkpoint(), options=TOGETHER)
+    ours = Side("Salient, 8 together", "salient_speed.py", checkpoint(), options=TOGETHER)
     runs = [run.run(ours) for _ in range(setting.rounds)]
     ratios = [found["together_tokens_per_s"] * found["decode_seconds"] for found in runs]
-    run.run(Side("vLLM", "vllm_speed.py", checkpoint(), "vllm", TOGETHER))
+    run.run(Side("vLLM, 8 together", "vllm_speed.py", checkpoint(), "vllm", TOGETHER))
     return Part([at_least("tokens a second, 8 together / 1", ratios, 3.0)], run.found)
 
 

@@ -93,4 +93,8 @@ def python(environment: str) -> str:
     if not environment:
         return sys.executable
     script = [str(ROOT / "interop" / "environment.sh"), environment]
-    return subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    made = subprocess.run(script, check=False, stdout=subprocess.PIPE, text=True)
+    if made.returncode:
+        child.say(f"The environment {environment!r} could not be made; the reason is above.")
+        raise SystemExit(2)
+    return made.stdout.strip()
