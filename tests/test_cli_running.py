@@ -213,6 +213,6 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(checkpoint):
         said = running.stderr.readline()
         while b"tokens, first after" not in said:
             said = running.stderr.readline()
-        assert b"stopped" in said or b"cut at its longest" in said or b";" in said
-        out, _ = running.communicate(b"/exit\n", timeout=60)
+        assert b"stopped" in said
+        running.communicate(b"/exit\n", timeout=60)
     assert running.returncode == 0

@@ -13,7 +13,8 @@ from salient.kernels.library import Library, load_library
 from salient.models.whole import load_dequantized
 from salient.runtime import fuse as fusing
 from salient.runtime import native
-from salient.runtime.fuse import differs, fuse
+from salient.runtime.difference import differs
+from salient.runtime.fuse import fuse
 from salient.runtime.load import load_model
 from salient.runtime.runner import FusedRunner
 from toy_engines import GREEDY, agree, never_dense, opened, prompt

@@ -69,7 +69,7 @@ def choose(layer: Layer, wanted: str = "auto") -> Choice:
 
 def belongs(name: str, device: torch.device) -> bool:
     """Whether a user of `device` would ask why it is not `name`."""
-    return name == "triton" if device.type in ("cuda", "hip", "xpu") else name != "triton"
+    return name != "triton" if device.type == "cpu" else name == "triton"
 
 
 def measured_crossover(weight: PackedWeight, device: torch.device) -> tuple[int, torch.dtype]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from salient.core.errors import RequestError
+from salient.core.machine import give_back_memory
 from salient.kernels.library import Library, load_library
 
 from .engine import Engine
@@ -79,6 +80,7 @@ def load(checkpoint: str, options: Options | None = None) -> Opened:
         runner = FusedRunner(model, fused, options.slots, context, kept, compiled=compiled)
     generation = getattr(model.module, "generation_config", None) or model.config
     ends = eos_ids(generation, model.tokenizer)
+    give_back_memory()
     return Opened(model, Engine(runner, model.tokenizer, ends), audit, options)
 
 

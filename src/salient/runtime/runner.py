@@ -13,7 +13,8 @@ from transformers import DynamicCache
 from salient.core.machine import cache_folder
 
 from .cache import Batch, KeyValueCache
-from .fuse import TOLERANCES, Fused, differs
+from .difference import TOLERANCES, differs
+from .fuse import Fused
 from .fused import run_block
 from .load import Model
 from .native import NativeBlocks
