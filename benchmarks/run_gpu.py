@@ -3,7 +3,8 @@
 One call builds, checks and times everything. Correct before fast: nothing is timed unless the
 kernel agrees with the reference on odd shapes and on the layers that are timed.
 
-    .venv/bin/python benchmarks/run_gpu.py                       # a few minutes
+    .venv/bin/python benchmarks/run_gpu.py                       # a few minutes, and then a whole
+                                                                 # random 8B model's decoding
     .venv/bin/python benchmarks/run_gpu.py --json gpu.json --group-size 64
     .venv/bin/python benchmarks/run_gpu.py --sweep               # also other launch settings
 
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from child import say
+from gpu_decode import Shape, decode_rates
 from gpu_timing import copies, copy_bandwidth, microseconds
 from machine import conditions
 from salient.core.quant import QuantizedWeight
@@ -72,6 +74,7 @@ def main() -> None:
         "timed": timed,
         "missed": missed(timed),
         "sweep": sweep(scheme) if given.sweep else [],
+        "decode": {} if given.layers_only else decode_rates(Shape(), scheme, given.work, "cuda"),
     }
     if given.json:
         given.json.write_text(json.dumps(data, indent=2) + "\n")
@@ -86,6 +89,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--symmetric", action="store_true")
     parser.add_argument("--sweep", action="store_true", help="time other launch settings as well")
+    parser.add_argument("--layers-only", action="store_true", help="no decoding of a whole model")
+    parser.add_argument("--work", type=Path, default=Path(".work/gpu"))
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     return parser.parse_args()
 
@@ -253,6 +258,8 @@ def table(data: dict[str, Any]) -> list[str]:
         lines.append(f"| {' | '.join([label, str(row['rows']), *times, *ends])} |")
     for row in data["sweep"]:
         lines.append(f"{row['rows']} rows: {row['us']:.1f} us with {row['settings']}")
+    for engine, rate in data["decode"].items():
+        lines.append(f"random Llama of 8B's shape, one sequence, {engine}: {rate:.1f} tokens/s")
     return [*lines, "", *(data["missed"] or ["All bars are met."])]
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from salient.core.errors import RequestError
+from salient.core.errors import ModelError, RequestError
 from salient.runtime import engine as engines
-from salient.runtime.engine import WORTH_COPYING, Answer, Engine
+from salient.runtime.engine import WORTH_COPYING, Answer, Engine, raise_failed
 from salient.runtime.runner import Runner
 from salient.runtime.sampling import Sampling
 from toy import byte_tokenizer
@@ -394,6 +394,30 @@ def test_a_prompt_that_cannot_be_run_says_why_and_disturbs_nothing(ids, words):
     assert same(other, alone(prompt(5), GREEDY))
 
 
+def test_an_answer_whose_logits_are_no_numbers_fails_alone(folder):
+    engine = opened(folder).engine
+    right = engine.generate([prompt(5), prompt(6, 1)], GREEDY)[1].tokens
+    decode = engine.runner.decode
+
+    def broken(slots: list[int], tokens: list[int], positions: list[int]) -> torch.Tensor:
+        logits = decode(slots, tokens, positions).clone()
+        logits[0] = float("nan")
+        return logits
+
+    bad, good = engine.submit(prompt(5), GREEDY), engine.submit(prompt(6, 1), GREEDY)
+    for _ in range(2):
+        engine.step()  # both run now
+    engine.runner.decode = broken
+    pieces = engine.step()
+    engine.runner.decode = decode
+    while engine.busy:
+        engine.step()
+    assert (pieces[0].finished, bad.finished) == ("failed", "failed")
+    assert good.tokens == right
+    with pytest.raises(ModelError, match="logits"):
+        raise_failed([good, bad])
+
+
 def test_bad_sampling_is_refused_before_anything_runs():
     engine = toy_engine()
     with pytest.raises(RequestError, match=r"temperature=-1 cannot be used\. Give a number from"):
@@ -406,5 +430,4 @@ def test_a_real_model_knows_its_vocabulary(fuse, folder):
     engine = opened(folder, fuse=fuse).engine
     with pytest.raises(RequestError, match=r"the token 320, but the model knows 0 to 319"):
         engine.submit([320], GREEDY)
-    engine.runner.warm()
     assert engine.generate([[319]], GREEDY)[0].finished == "length"

@@ -5,7 +5,7 @@ from typing import Any
 
 from salient.core.errors import RequestError
 
-from .engine import Answer
+from .engine import Answer, raise_failed
 from .open import Opened
 from .prompt import chat_ids
 from .sampling import Sampling
@@ -47,6 +47,7 @@ class Conversation:
         finally:
             engine.cancel(answer)
             self.messages.append({"role": "assistant", "content": answer.text})
+        raise_failed([answer])
 
     def reset(self) -> None:
         """Forget all turns."""

@@ -6,11 +6,13 @@ a sequence gives does not depend on what runs beside it.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from salient.core.errors import RequestError
+from torch import Tensor
+
+from salient.core.errors import ModelError, RequestError
 
 from .prompt import check_length
 from .runner import Runner
@@ -26,7 +28,8 @@ class Piece:
     """What a step gave one sequence.
 
     token: None where only text that was held back comes
-    finished: '' while it runs; 'stop' (its end, a stop token or string), 'length', 'cancelled'
+    finished: '' while it runs; 'stop' (its end, a stop token or string), 'length', 'cancelled',
+        'failed' (see the answer's `error`)
     """
 
     sequence: "Answer"
@@ -52,6 +55,7 @@ class Answer:
     picked: list[Picked] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     finished: str = ""
+    error: ModelError | None = None
     reused: int = 0
     started: float = field(default_factory=time.perf_counter)
     slot: int = -1
@@ -139,12 +143,14 @@ class Engine:
                 yield from (piece for piece in self.step() if piece.sequence is answer)
         finally:
             self.cancel(answer)
+        raise_failed([answer])
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Answer]:
         """The answers to several prompts, computed together."""
         answers = [self.submit(ids, sampling) for ids in prompts]
         while not all(answer.finished for answer in answers):
             self.step()
+        raise_failed(answers)
         return answers
 
     def _admit(self) -> None:
@@ -180,7 +186,7 @@ class Engine:
             return []
         self._filling = None
         self._running.append(answer)
-        return [self._take(answer, answer.sampler.pick(logits))]
+        return [self._take(answer, logits)]
 
     def _decode(self, running: list[Answer]) -> list[Piece]:
         """One more token of each: the last one chosen goes in, the next comes out."""
@@ -189,13 +195,16 @@ class Engine:
         logits = self.runner.decode(slots, tokens, [len(self._held[slot]) for slot in slots])
         for slot, token in zip(slots, tokens, strict=True):
             self._held[slot].append(token)
-        return [
-            self._take(answer, answer.sampler.pick(row))
-            for answer, row in zip(running, logits, strict=True)
-        ]
+        return [self._take(answer, row) for answer, row in zip(running, logits, strict=True)]
 
-    def _take(self, answer: Answer, picked: Picked) -> Piece:
-        """Add a chosen token to an answer, or end it there."""
+    def _take(self, answer: Answer, logits: Tensor) -> Piece:
+        """Choose a token and add it to an answer, or end it there."""
+        try:
+            picked = answer.sampler.pick(logits)
+        except ModelError as error:  # no numbers; the others go on
+            answer.error = error
+            self._finish(answer, "failed")
+            return Piece(answer, answer.stream.finish(), None, "failed")
         answer.times.append(time.perf_counter())
         answer.picked.append(picked)
         sampling, token = answer.sampling, picked.token
@@ -220,6 +229,13 @@ class Engine:
             self._filling = None
         if answer in self._running:
             self._running.remove(answer)
+
+
+def raise_failed(answers: Iterable[Answer]) -> None:
+    """Raise the ModelError of the first answer that failed."""
+    for answer in answers:
+        if answer.error is not None:
+            raise answer.error
 
 
 def _shared(held: Sequence[int], prompt: Sequence[int]) -> int:

@@ -78,10 +78,11 @@ def _turned(x: Tensor, parts: Attention, positions: Tensor) -> Tensor:
     """Rotary embedding of x [rows, heads, head_dim]; pairs are (i, i + rotary_dim / 2)."""
     if parts.cos is None or parts.sin is None:
         return x
-    cos, sin = (table[positions][:, None].to(x.dtype) for table in (parts.cos, parts.sin))
+    cos, sin = (table[positions][:, None] for table in (parts.cos, parts.sin))
     half = cos.shape[-1]
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), -1)
+    wide = x.float()
+    a, b, rest = wide[..., :half], wide[..., half : 2 * half], wide[..., 2 * half :]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), -1).to(x.dtype)
 
 
 def run_mlp(parts: Parts, hidden: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ def run_mlp(parts: Parts, hidden: Tensor) -> Tensor:
         made = (made[0] if isinstance(made, tuple) else made).view_as(hidden)
     else:
         gate, up = torch.cat([linear(x) for linear in mlp.gate_up], -1).chunk(2, -1)
-        made = mlp.down(_activated(gate, mlp.act) * up)
+        made = mlp.down((_activated(gate.float(), mlp.act) * up.float()).to(parts.dtype))
     return _normed(mlp.after, made).float()
 
 

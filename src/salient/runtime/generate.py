@@ -9,7 +9,7 @@ from typing import Any
 from salient.core.machine import resident_memory
 from salient.core.report import Report, Table, mebibytes
 
-from .engine import Answer
+from .engine import Answer, raise_failed
 from .open import Opened, Options, load
 from .prompt import chat_ids, prompt_ids
 from .sampling import Sampling
@@ -46,6 +46,7 @@ def generate_texts(
     while opened.engine.busy:
         for piece in opened.engine.step():
             heard(numbers[id(piece.sequence)], piece.text)
+    raise_failed(answers)
     return _report(opened, answers, prompts, loaded)
 
 

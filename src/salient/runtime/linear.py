@@ -50,12 +50,14 @@ class HalfLinear(nn.Module):
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None):
         super().__init__()
         self.weight, self.bias = weight, bias
+        library = load_library()
+        self._library = library if isinstance(library, Library) else None
         self.out_features, self.in_features = weight.shape
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] = x [..., in] @ W.T + bias, in the dtype of `x`."""
-        library = load_library()
-        if x.dtype == torch.float32 and x.device.type == "cpu" and isinstance(library, Library):
+        library = self._library
+        if x.dtype == torch.float32 and x.device.type == "cpu" and library is not None:
             rows = x.reshape(-1, self.in_features).contiguous()
             if torch.compiler.is_compiling():
                 y = half_matmul(rows, self.weight)

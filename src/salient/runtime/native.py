@@ -152,7 +152,7 @@ class _Workspace:
             if any(x.group and x.kind == CODES for x in linears)
             else 0
         )
-        self.scores = 2 * capacity
+        self.scores = 3 * capacity
         self._rounded, self._rows, self._threads = Room.empty(), 0, 0
 
     def batch(self, hidden: Tensor, slots: Tensor, positions: Tensor) -> BatchC:

@@ -51,11 +51,6 @@ class Runner(ABC):
         """Give `target` the first `count` positions of `source`."""
         raise NotImplementedError
 
-    def warm(self) -> None:
-        """Do once what the first tokens would otherwise wait for."""
-        self.prefill(0, [0], 0)
-        self.decode([0], [0], [1])
-
 
 class FusedRunner(Runner):
     """Fused blocks: several sequences in one step."""
@@ -79,7 +74,8 @@ class FusedRunner(Runner):
         self.cache = KeyValueCache(shapes, slots, capacity + 1, kept, model.device)
         native = fused.native is None and not compiled
         self._native = NativeBlocks(fused.parts, self.cache) if native else None
-        self._compiled = _compiled(self._step) if compiled else None
+        self._compiled = compiled_step(self._step) if compiled else None
+        self._ran_compiled = False
         self.how = "fused blocks, " + (
             "C++" if native else "compiled by torch.compile" if compiled else "PyTorch"
         )
@@ -132,9 +128,18 @@ class FusedRunner(Runner):
         what = torch.zeros(rows, dtype=torch.long)
         for slot, token, position in zip(slots, tokens, positions, strict=True):
             what[slot], where[slot] = token, position
-        with torch.no_grad():
-            device = self.model.device
-            return self._compiled(what.to(device), where.to(device), length)[slots]
+        device = self.model.device
+        try:
+            with torch.no_grad():
+                return self._compiled(what.to(device), where.to(device), length)[slots]
+        except RuntimeError as error:  # torch.compile's own are; nothing has run yet
+            if self._ran_compiled:
+                raise
+            self._compiled = None
+            self.how = f"fused blocks, PyTorch (torch.compile fails: {str(error).splitlines()[0]})"
+            return self.decode(slots, tokens, positions)
+        finally:
+            self._ran_compiled = True
 
 
 class RoundedCache(DynamicCache):
@@ -217,7 +222,7 @@ def _power(least: int, start: int) -> int:
     return start
 
 
-def _compiled(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def compiled_step(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`step` under torch.compile, with CUDA graphs on a GPU; its cache on disk."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     mode = "reduce-overhead" if torch.cuda.is_available() else "default"

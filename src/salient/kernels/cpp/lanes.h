@@ -103,6 +103,9 @@ inline Vector all_of(float f) { return _mm512_set1_ps(f); }
 inline Vector fused(Vector sum, Vector a, Vector b) { return _mm512_fmadd_ps(a, b, sum); }
 inline void store(float* p, Vector a) { _mm512_storeu_ps(p, a); }
 inline float total(Vector a) { return _mm512_reduce_add_ps(a); }
+inline void totals(const Vector (&a)[4], float scaling, float* to) {
+    for (int i = 0; i < 4; i++) to[i] = total(a[i]) * scaling;
+}
 inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a.v); }
 
 #elif defined(SALIENT_AVX2)
@@ -170,6 +173,12 @@ inline float total(Vector a) {
     __m128 v = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     v = _mm_add_ps(v, _mm_movehl_ps(v, v));
     return _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
+}
+inline void totals(const Vector (&a)[4], float scaling, float* to) {
+    const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+    const __m128 made =
+        _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+    _mm_storeu_ps(to, _mm_mul_ps(made, _mm_set1_ps(scaling)));
 }
 inline void store(float* p, Floats a) {
     _mm256_storeu_ps(p, a.lo);
@@ -258,6 +267,9 @@ inline float total(Vector a) {
     float sum = 0;
     for (float v : a.v) sum += v;
     return sum;
+}
+inline void totals(const Vector (&a)[4], float scaling, float* to) {
+    for (int i = 0; i < 4; i++) to[i] = total(a[i]) * scaling;
 }
 inline void store(float* p, Floats a) { std::memcpy(p, a.v, sizeof a.v); }
 
