@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := .work/demo
+# Two processes of one thread: on tiny tensors threads cost more than they give.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: demo test check bench interop format clean
 
@@ -9,13 +11,13 @@ demo: .venv/.ready
 	$(BIN)/python examples/demo.py $(DEMO)
 
 test: .venv/.ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/quantize.py
