@@ -25,9 +25,9 @@ DTYPES = (torch.float16, torch.bfloat16)
 # One rounding of the result and one of each weight; the interpreter cuts bfloat16 off instead,
 # which is off by twice as much, and to one side.
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 2e-2 if INTERPRETED else 8e-3}
-ROWS = (1, 2, 7, 8, 9, 16, 33)
+ROWS = (1, 7, 9, 33)
 # out and width are multiples of no tile, of some, of all
-SHAPES = [(1, 24, 24), (17, 200, 8), (50, 96, 24), (72, 224, 32), (80, 192, 64), (130, 128, 128)]
+SHAPES = [(1, 24, 24), (17, 200, 8), (50, 96, 24), (130, 128, 64)]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 each_symmetry = pytest.mark.parametrize("symmetric", [False, True], ids=["zeros", "symmetric"])
 
