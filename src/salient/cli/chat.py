@@ -65,9 +65,8 @@ def _answer(conversation: Any, line: str, console: Console) -> None:
     answer = conversation.answer
     seconds = time.perf_counter() - start
     words = f"{len(answer.tokens)} tokens, first after {answer.seconds_to_first * 1e3:.0f} ms"
-    if len(answer.times) > 1:
-        rate = (len(answer.times) - 1) / (answer.times[-1] - answer.times[0])
-        words += f", {rate:.1f} tokens a second"
+    if answer.tokens_a_second is not None:
+        words += f", {answer.tokens_a_second:.1f} tokens a second"
     if answer.finished in ("length", "cancelled"):
         words += {"length": ", cut at its longest", "cancelled": ", stopped"}[answer.finished]
     if conversation.forgotten > forgotten:

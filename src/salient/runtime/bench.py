@@ -69,11 +69,10 @@ def sizes_of(text: str) -> tuple[int, ...]:
 def bench_checkpoint(plan: Plan, progress: Progress) -> Report:
     """Time to first token, between tokens, throughput and memory of every kernel, as a report."""
     plan.check()
-    options = Options(device=plan.device)
     names = _names(plan, find_device(plan.device))
     total = 2 + len(names) * (1 + len(plan.batches))
     progress(0, total, "measuring memory bandwidth", "")
-    opened = _load(plan, options, "reference")
+    opened = _load(plan, "reference")
     bandwidth = read_bandwidth(opened.model.device)
     progress(1, total, "the reference kernel's logits", "")
     ids = opened.model.tokenizer(_text()).input_ids[:CHECKED_TOKENS]
@@ -112,15 +111,15 @@ def _names(plan: Plan, device: torch.device) -> list[str]:
     return names + ([REFERENCE] if plan.reference else [])
 
 
-def _load(plan: Plan, options: Options, kernel: str) -> Opened:
-    """The checkpoint with one kernel, or the 16-bit reference as Transformers runs it."""
+def _load(plan: Plan, kernel: str) -> Opened:
+    """The checkpoint with one kernel, or the 16-bit reference."""
     sixteen = kernel == REFERENCE
     model = plan.reference if sixteen else plan.checkpoint
-    cpu = options.device == "cpu" or not torch.cuda.is_available()
+    cpu = find_device(plan.device).type == "cpu"
     # These compute in 16 bits; everything else in what suits the device.
     halves = sixteen or kernel in ("torch-int4", "dense")
     made = Options(
-        device=options.device,
+        device=plan.device,
         dtype="bfloat16" if halves and cpu else "auto",
         kernel="auto" if sixteen else kernel,
         context=max(plan.prompt + plan.new_tokens, CHECKED_TOKENS) + 1,
@@ -133,7 +132,7 @@ def _load(plan: Plan, options: Options, kernel: str) -> Opened:
 def _checked(plan: Plan, name: str, ids: list[int], wanted: Tensor) -> tuple[Row, Opened | None]:
     row = Row(name)
     try:
-        opened = _load(plan, Options(device=plan.device), name)
+        opened = _load(plan, name)
     except (ModelError, RequestError) as error:
         row.refused = str(error)
         return row, None

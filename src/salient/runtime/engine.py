@@ -27,7 +27,7 @@ WORTH_COPYING = 16  # tokens that a prompt must share with another slot's to cop
 class Piece:
     """What a step gave one sequence.
 
-    token: None where only text that was held back comes
+    picked: None where the answer failed
     finished: '' while it runs; 'stop' (its end, a stop token or string), 'length', 'cancelled',
         'failed' (see the answer's `error`)
     """
@@ -43,7 +43,7 @@ class Answer:
     """A prompt and what became of it.
 
     tokens: of the answer, without the one that ended it   reused: prompt tokens not computed again
-    started, first, ended: seconds of time.perf_counter(); first: when the first token was there
+    started, times: seconds of time.perf_counter(), when it was submitted and when each token came
     """
 
     prompt: list[int]
@@ -70,6 +70,12 @@ class Answer:
     def seconds_to_first(self) -> float:
         """Time to first token."""
         return self.times[0] - self.started if self.times else float("nan")
+
+    @property
+    def tokens_a_second(self) -> float | None:
+        """Of the tokens after the first; None with fewer than two."""
+        seconds = self.times[-1] - self.times[0] if self.times else 0.0
+        return (len(self.times) - 1) / seconds if seconds > 0 else None
 
 
 class Engine:

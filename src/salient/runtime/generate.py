@@ -1,9 +1,7 @@
 """The verb `generate`: texts that go on from prompts, and how fast."""
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 from salient.core.machine import resident_memory
@@ -91,7 +89,7 @@ def told(answer: Answer) -> dict[str, Any]:
         "new_tokens": len(answer.tokens),
         "finished": answer.finished,
         "seconds_to_first_token": answer.seconds_to_first,
-        "tokens_a_second": speed(answer),
+        "tokens_a_second": answer.tokens_a_second,
     }
     if answer.sampling.logprobs is not None:
         told["logprobs"] = [
@@ -99,9 +97,3 @@ def told(answer: Answer) -> dict[str, Any]:
             for p in answer.picked
         ]
     return told
-
-
-def speed(answer: Answer) -> float | None:
-    """Tokens a second after the first; None with fewer than two."""
-    gaps = [b - a for a, b in pairwise(answer.times)]
-    return 1 / statistics.fmean(gaps) if gaps and statistics.fmean(gaps) > 0 else None

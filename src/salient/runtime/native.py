@@ -147,11 +147,8 @@ class _Workspace:
         heads = [b.attention.heads * b.attention.head_dim for b in blocks]
         self.wide = max(linear.out for linear in linears)
         self.narrow = max(*heads, *(linear.width for linear in linears))
-        self.groups = (
-            max(x.width // x.group for x in linears if x.group and x.kind == CODES)
-            if any(x.group and x.kind == CODES for x in linears)
-            else 0
-        )
+        coded = (x for x in linears if x.group and x.kind == CODES)
+        self.groups = max((x.width // x.group for x in coded), default=0)
         self.scores = 3 * capacity
         self._rounded, self._rows, self._threads = Room.empty(), 0, 0
 

@@ -293,12 +293,12 @@ inline void attention_half(const Attention& a, const Batch& b, int threads, int 
     const int64_t columns = (a.heads + 2 * a.kv_heads) * a.head_dim;
     const int64_t made = a.heads * a.head_dim;
     norm_rows(a.before, b.hidden, b.rows, b.width, b.narrow);
-    multiply(a.qkv, b.narrow, b.width, b.rows, b.wide, columns, false, b.room);
+    multiply(a.qkv, b.narrow, b.width, b.rows, b.wide, columns, b.room);
     if (a.kept == BFLOAT16) keep_and_attend<BFloat>(a, b, threads, thread);
     else if (a.kept == FLOAT16) keep_and_attend<Half>(a, b, threads, thread);
     else keep_and_attend<float>(a, b, threads, thread);
     gather_rows(b.wide, b.rows, columns, made, b.narrow);
-    multiply(a.o, b.narrow, made, b.rows, b.wide, b.width, false, b.room);
+    multiply(a.o, b.narrow, made, b.rows, b.wide, b.width, b.room);
     add_rows(a.after, b.wide, b.rows, b.width, a.residual, b.hidden);
 }
 
@@ -329,9 +329,9 @@ inline void gate_rows(const Mlp& m, int64_t rows, const float* gate_up, float* t
 
 inline void mlp_half(const Mlp& m, const Batch& b) {
     norm_rows(m.before, b.hidden, b.rows, b.width, b.narrow);
-    multiply(m.gate_up, b.narrow, b.width, b.rows, b.wide, 2 * m.inner, false, b.room);
+    multiply(m.gate_up, b.narrow, b.width, b.rows, b.wide, 2 * m.inner, b.room);
     gate_rows(m, b.rows, b.wide, b.narrow);
-    multiply(m.down, b.narrow, m.inner, b.rows, b.wide, b.width, false, b.room);
+    multiply(m.down, b.narrow, m.inner, b.rows, b.wide, b.width, b.room);
     add_rows(m.after, b.wide, b.rows, b.width, m.residual, b.hidden);
 }
 

@@ -110,10 +110,10 @@ inline void tile(const Linear& w, int64_t block, const Rounded& x, int64_t row, 
     }
 }
 
-// The outputs of 16 floats to y, plus bias, or added to what y has.
+// The outputs of 16 floats to y, plus bias.
 template <int R>
 inline void tile_to(const Linear& w, int64_t block, const Rounded& x, int64_t row, float* y,
-                    int64_t columns, bool add) {
+                    int64_t columns) {
     Floats out[R];
     tile<R>(w, block, x, row, out);
     const int64_t first = block * LANES;
@@ -123,15 +123,13 @@ inline void tile_to(const Linear& w, int64_t block, const Rounded& x, int64_t ro
         store(made, out[r]);
         float* to = y + (row + r) * columns + first;
         for (int64_t i = 0; i < count; i++) {
-            const float value = made[i] + (w.bias ? w.bias[first + i] : 0.0f);
-            to[i] = add ? to[i] + value : value;
+            to[i] = made[i] + (w.bias ? w.bias[first + i] : 0.0f);
         }
     }
 }
 
-// y [rows, columns] (columns <= out) = x @ W.T, or added to y. In a parallel region.
-inline void codes_matmul(const Linear& w, const Rounded& x, int64_t rows, float* y, int64_t columns,
-                         bool add) {
+// y [rows, columns] (columns <= out) = x @ W.T. In a parallel region.
+inline void codes_matmul(const Linear& w, const Rounded& x, int64_t rows, float* y, int64_t columns) {
     const int64_t blocks = w.out / LANES;
     constexpr int64_t PANEL = 64;  // rows whose activations stay in cache while the weight passes
     for (int64_t first = 0; first < rows; first += PANEL) {
@@ -139,9 +137,9 @@ inline void codes_matmul(const Linear& w, const Rounded& x, int64_t rows, float*
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; block++) {
             int64_t row = first;
-            for (; row + 4 <= end; row += 4) tile_to<4>(w, block, x, row, y, columns, add);
-            for (; row + 2 <= end; row += 2) tile_to<2>(w, block, x, row, y, columns, add);
-            for (; row < end; row++) tile_to<1>(w, block, x, row, y, columns, add);
+            for (; row + 4 <= end; row += 4) tile_to<4>(w, block, x, row, y, columns);
+            for (; row + 2 <= end; row += 2) tile_to<2>(w, block, x, row, y, columns);
+            for (; row < end; row++) tile_to<1>(w, block, x, row, y, columns);
         }
     }
 }
@@ -175,52 +173,50 @@ inline void dense_tile(const T* w, const float* x, int64_t width, float (&to)[O]
                 to[o][r] = std::fma(float(w[o * width + i]), x[r * width + i], to[o][r]);
 }
 
-// Outputs [first, first + O) of rows [row, row + R), plus bias, or added to what y has.
+// Outputs [first, first + O) of rows [row, row + R), plus bias.
 template <int O, int R, typename T>
-inline void dense_to(const Linear& w, int64_t first, const float* x, int64_t row, float* y,
-                     bool add) {
+inline void dense_to(const Linear& w, int64_t first, const float* x, int64_t row, float* y) {
     float made[O][R];
     dense_tile<O, R>((const T*)w.weight + first * w.width, x + row * w.width, w.width, made);
     for (int o = 0; o < O; o++)
         for (int r = 0; r < R; r++) {
-            float& to = y[(row + r) * w.out + first + o];
-            to = (add ? to : 0.0f) + made[o][r] + (w.bias ? w.bias[first + o] : 0.0f);
+            const float bias = w.bias ? w.bias[first + o] : 0.0f;
+            y[(row + r) * w.out + first + o] = made[o][r] + bias;
         }
 }
 
 template <int O, typename T>
-inline void dense_rows(const Linear& w, int64_t first, const float* x, int64_t rows, float* y,
-                       bool add) {
+inline void dense_rows(const Linear& w, int64_t first, const float* x, int64_t rows, float* y) {
     int64_t row = 0;
-    for (; row + 4 <= rows; row += 4) dense_to<O, 4, T>(w, first, x, row, y, add);
-    for (; row + 2 <= rows; row += 2) dense_to<O, 2, T>(w, first, x, row, y, add);
-    for (; row < rows; row++) dense_to<O, 1, T>(w, first, x, row, y, add);
+    for (; row + 4 <= rows; row += 4) dense_to<O, 4, T>(w, first, x, row, y);
+    for (; row + 2 <= rows; row += 2) dense_to<O, 2, T>(w, first, x, row, y);
+    for (; row < rows; row++) dense_to<O, 1, T>(w, first, x, row, y);
 }
 
 template <typename T>
-inline void dense_matmul(const Linear& w, const float* x, int64_t rows, float* y, bool add) {
+inline void dense_matmul(const Linear& w, const float* x, int64_t rows, float* y) {
     constexpr int O = 3;  // 12 sums of 4 rows, 3 weights and an input fill AVX2's 16 registers
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < (w.out + O - 1) / O; i++) {
-        if ((i + 1) * O <= w.out) dense_rows<O, T>(w, i * O, x, rows, y, add);
+        if ((i + 1) * O <= w.out) dense_rows<O, T>(w, i * O, x, rows, y);
         else
-            for (int64_t o = i * O; o < w.out; o++) dense_rows<1, T>(w, o, x, rows, y, add);
+            for (int64_t o = i * O; o < w.out; o++) dense_rows<1, T>(w, o, x, rows, y);
     }
 }
 
-// y [rows, columns] = x [rows, inputs] @ W.T, or added to y. In a parallel region; `room` is for
+// y [rows, columns] = x [rows, inputs] @ W.T. In a parallel region; `room` is for
 // rounded activations. Weights of floats have columns == out and inputs == width.
 inline void multiply(const Linear& w, const float* x, int64_t inputs, int64_t rows, float* y,
-                     int64_t columns, bool add, Rounded room) {
+                     int64_t columns, Rounded room) {
     if (w.kind == CODES) {
         round_rows(w, x, rows, inputs, room);
-        codes_matmul(w, room, rows, y, columns, add);
+        codes_matmul(w, room, rows, y, columns);
     } else if (w.kind == BFLOAT16) {
-        dense_matmul<BFloat>(w, x, rows, y, add);
+        dense_matmul<BFloat>(w, x, rows, y);
     } else if (w.kind == FLOAT16) {
-        dense_matmul<Half>(w, x, rows, y, add);
+        dense_matmul<Half>(w, x, rows, y);
     } else {
-        dense_matmul<float>(w, x, rows, y, add);
+        dense_matmul<float>(w, x, rows, y);
     }
 }
 

@@ -39,7 +39,7 @@ void salient_multiply(const Linear* w, const float* x, int64_t inputs, int64_t r
                       int64_t columns, Rounded room, int32_t threads) {
     (void)threads;
 #pragma omp parallel num_threads(threads)
-    multiply(*w, x, inputs, rows, y, columns, false, room);
+    multiply(*w, x, inputs, rows, y, columns, room);
 }
 
 void salient_dequantize(const Linear* w, float* to, int32_t threads) {
