@@ -16,7 +16,7 @@ from salient.core.errors import ModelError, RequestError
 
 from .prompt import check_length
 from .runner import Runner
-from .sampling import Picked, Sampler, Sampling
+from .sampling import Picked, Sampler, Sampling, greedy_batch
 from .text import TextStream
 
 PIECE = 512  # tokens of a prompt in one step: running sequences wait no longer than for these
@@ -201,12 +201,15 @@ class Engine:
         logits = self.runner.decode(slots, tokens, [len(self._held[slot]) for slot in slots])
         for slot, token in zip(slots, tokens, strict=True):
             self._held[slot].append(token)
-        return [self._take(answer, row) for answer, row in zip(running, logits, strict=True)]
+        plain = [n for n, answer in enumerate(running) if answer.sampling.plain]
+        rows = logits if len(plain) == len(running) else logits[plain]
+        largest = dict(zip(plain, greedy_batch(rows), strict=True)) if plain else {}
+        return [self._take(running[n], row, largest.get(n)) for n, row in enumerate(logits)]
 
-    def _take(self, answer: Answer, logits: Tensor) -> Piece:
-        """Choose a token and add it to an answer, or end it there."""
+    def _take(self, answer: Answer, logits: Tensor, token: int | None = None) -> Piece:
+        """Add `token`, or one chosen from its logits, to an answer, or end it there."""
         try:
-            picked = answer.sampler.pick(logits)
+            picked = answer.sampler.pick(logits) if token is None else Picked(token)
         except ModelError as error:  # no numbers; the others go on
             answer.error = error
             self._finish(answer, "failed")

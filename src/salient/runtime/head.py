@@ -36,7 +36,8 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [rows, vocab] of the last block's output [rows, width]."""
-        made = self.linear(self.norm(hidden).to(self.dtype)).float() * self.factor
+        made = self.linear(self.norm(hidden).to(self.dtype)).float()
+        made = made if self.factor == 1.0 else made * self.factor
         return torch.tanh(made / self.softcap) * self.softcap if self.softcap else made
 
 

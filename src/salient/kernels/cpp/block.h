@@ -161,12 +161,18 @@ template <int R, typename T>
 inline void score_four(const T* keys, const float* q, int64_t dim, float scaling, float* to,
                        int64_t stride) {
     Vector sum[R][4];
-    for (auto& row : sum)
-        for (auto& v : row) v = no_vector();
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int o = 0; o < 4; o++) sum[r][o] = no_vector();
     int64_t i = 0;
     for (; i + WIDE <= dim; i += WIDE) {
         Vector in[R];
-        for (int r = 0; r < R; r++) in[r] = vector_at(q + r * dim + i);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            in[r] = vector_at(q + r * dim + i);
+            keep_in_register(in[r]);
+        }
 #pragma GCC unroll 4
         for (int o = 0; o < 4; o++) {
             const Vector key = vector_at(keys + o * dim + i);
@@ -174,6 +180,7 @@ inline void score_four(const T* keys, const float* q, int64_t dim, float scaling
             for (int r = 0; r < R; r++) sum[r][o] = fused(sum[r][o], key, in[r]);
         }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < R; r++) totals(sum[r], scaling, to + r * stride);
     for (; i < dim; i++)
         for (int r = 0; r < R; r++)
@@ -186,10 +193,13 @@ template <int R, int D, typename T>
 inline void mix(const T* values, int64_t dim, const float* weights, int64_t stride, int64_t count,
                 float* to) {
     Vector sum[R][D];
-    for (auto& row : sum)
-        for (auto& v : row) v = no_vector();
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int d = 0; d < D; d++) sum[r][d] = no_vector();
     for (int64_t p = 0; p < count; p++) {
         Vector weight[R];
+#pragma GCC unroll 4
         for (int r = 0; r < R; r++) weight[r] = all_of(weights[r * stride + p]);
 #pragma GCC unroll 4
         for (int d = 0; d < D; d++) {
@@ -198,7 +208,9 @@ inline void mix(const T* values, int64_t dim, const float* weights, int64_t stri
             for (int r = 0; r < R; r++) sum[r][d] = fused(sum[r][d], weight[r], value);
         }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
         for (int d = 0; d < D; d++) store(to + r * dim + d * WIDE, sum[r][d]);
 }
 
@@ -219,14 +231,21 @@ inline void mix_all(const T* values, int64_t dim, const float* weights, int64_t 
         }
 }
 
+constexpr int64_t IN_CACHE = 1 << 18;  // bytes of values that wait in cache while keys are read
+
 // The attention of R query heads q [R, dim] that read one key head; q becomes what they make.
 template <int R, typename T>
-inline void attend_heads(const Attention& a, const T* keys, const T* values, int64_t seen, float* q,
+SALIENT_ALONE void attend_heads(const Attention& a, const T* keys, const T* values, int64_t seen, float* q,
                          float* scores) {
-    const int64_t dim = a.head_dim, stride = a.capacity;
+    const int64_t dim = a.head_dim, stride = a.capacity, bytes = dim * sizeof(T);
+    const bool ahead = seen * bytes <= IN_CACHE;
     int64_t p = 0;
-    for (; p + 4 <= seen; p += 4)
+    for (; p + 4 <= seen; p += 4) {
+        if (ahead)
+            for (int64_t at = 0; at < 4 * bytes; at += 64)
+                prefetch((const char*)(values + p * dim) + at);
         score_four<R>(keys + p * dim, q, dim, a.scaling, scores + p, stride);
+    }
     for (; p < seen; p++)
         for (int r = 0; r < R; r++) {
             float made[1][1];

@@ -51,6 +51,9 @@ using Half = _Float16;
 
 inline void prefetch(const void* address) { __builtin_prefetch(address); }
 
+// An inner loop with a function of its own gets all registers; inlined, it may get what is left.
+#define SALIENT_ALONE __attribute__((noinline))
+
 #if defined(SALIENT_AVX512)
 
 struct Ints {  // int32 x 16
@@ -90,6 +93,7 @@ inline Floats minus_product(Floats sum, Floats a, float b) {
 }
 using Vector = __m512;  // a register of floats
 constexpr int WIDE = 16;
+inline void keep_in_register(Vector& a) { asm volatile("" : "+v"(a)); }
 inline Vector no_vector() { return _mm512_setzero_ps(); }
 inline Vector vector_at(const float* p) { return _mm512_loadu_ps(p); }
 inline Vector vector_at(const BFloat* p) {
@@ -157,6 +161,8 @@ inline Floats minus_product(Floats sum, Floats a, float b) {
 }
 using Vector = __m256;
 constexpr int WIDE = 8;
+// Compilers otherwise load it again for each product.
+inline void keep_in_register(Vector& a) { asm volatile("" : "+x"(a)); }
 inline Vector no_vector() { return _mm256_setzero_ps(); }
 inline Vector vector_at(const float* p) { return _mm256_loadu_ps(p); }
 inline Vector vector_at(const BFloat* p) {
@@ -246,6 +252,7 @@ struct Vector {
     float v[8];
 };
 constexpr int WIDE = 8;
+inline void keep_in_register(Vector&) {}
 inline Vector no_vector() { return {}; }
 template <typename T>
 inline Vector vector_at(const T* p) {

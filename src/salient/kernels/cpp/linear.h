@@ -78,23 +78,27 @@ inline void round_rows(const Linear& w, const float* x, int64_t rows, int64_t co
 
 // Sixteen outputs of R rows.
 template <int R>
-inline void tile(const Linear& w, int64_t block, const Rounded& x, int64_t row, Floats (&out)[R]) {
+SALIENT_ALONE void tile(const Linear& w, int64_t block, const Rounded& x, int64_t row,
+                        Floats (&out)[R]) {
     const int64_t groups = w.width / w.group, steps = w.group / INPUTS;
     const uint8_t* codes = (const uint8_t*)w.weight + block * LANES * w.width / 2;
     const float* scale = w.scale + block * groups * LANES;
     const uint8_t* zero = w.zero + block * groups * LANES;
     const int16_t* in = x.x + row * w.width;
-    for (int r = 0; r < R; r++) out[r] = no_floats();
+    Floats made[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) made[r] = no_floats();
     for (int64_t g = 0; g < groups; g++, scale += LANES, zero += LANES) {
         Ints sum[R];
+#pragma GCC unroll 4
         for (int r = 0; r < R; r++) sum[r] = no_ints();
         for (int64_t s = 0; s < steps; s++, codes += 64, in += INPUTS) {
-            prefetch(codes + 1024);
+            prefetch(codes + 4096);
             Codes c = codes_at(codes);
 #pragma GCC unroll 4
             for (int j = 0; j < 4; j++, c = next(c)) {
-                const Codes low = lowest(c);
-#pragma GCC unroll 8
+                const Codes low = j < 3 ? lowest(c) : c;
+#pragma GCC unroll 4
                 for (int r = 0; r < R; r++) {
                     add_products(sum[r], low, pair_at(in + r * w.width + 2 * j));
                     keep_in_register(sum[r]);
@@ -102,12 +106,15 @@ inline void tile(const Linear& w, int64_t block, const Rounded& x, int64_t row, 
             }
         }
         const Floats s = floats_at(scale), z = floats_at(zero);
+#pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             const int64_t at = (row + r) * groups + g;
             const Floats whole = minus_product(to_floats(sum[r]), z, x.sum[at]);
-            out[r] = plus_product(out[r], whole, times(s, x.scale[at]));
+            made[r] = plus_product(made[r], whole, times(s, x.scale[at]));
         }
     }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) out[r] = made[r];
 }
 
 // The outputs of 16 floats to y, plus bias.
@@ -134,7 +141,7 @@ inline void codes_matmul(const Linear& w, const Rounded& x, int64_t rows, float*
     constexpr int64_t PANEL = 64;  // rows whose activations stay in cache while the weight passes
     for (int64_t first = 0; first < rows; first += PANEL) {
         const int64_t end = first + PANEL < rows ? first + PANEL : rows;
-#pragma omp for schedule(static)
+#pragma omp for schedule(guided, 4)
         for (int64_t block = 0; block < blocks; block++) {
             int64_t row = first;
             for (; row + 4 <= end; row += 4) tile_to<4>(w, block, x, row, y, columns);
@@ -147,25 +154,31 @@ inline void codes_matmul(const Linear& w, const Rounded& x, int64_t rows, float*
 // O outputs of R rows from weights of floats, [O, R]. Every output adds up in the same order whatever
 // O and R are.
 template <int O, int R, typename T>
-inline void dense_tile(const T* w, const float* x, int64_t width, float (&to)[O][R]) {
+SALIENT_ALONE void dense_tile(const T* w, const float* x, int64_t width, float (&to)[O][R]) {
     Vector sum[O][R];
-    for (auto& row : sum)
-        for (auto& v : row) v = no_vector();
+#pragma GCC unroll 4
+    for (int o = 0; o < O; o++)
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) sum[o][r] = no_vector();
     int64_t i = 0;
     for (; i + WIDE <= width; i += WIDE) {
         Vector wide[O];
+#pragma GCC unroll 4
         for (int o = 0; o < O; o++) {
             wide[o] = vector_at(w + o * width + i);
             if (i % 32 == 0) prefetch(w + o * width + i + O * width);
         }
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
-            const Vector in = vector_at(x + r * width + i);
+            Vector in = vector_at(x + r * width + i);
+            keep_in_register(in);
 #pragma GCC unroll 4
             for (int o = 0; o < O; o++) sum[o][r] = fused(sum[o][r], wide[o], in);
         }
     }
+#pragma GCC unroll 4
     for (int o = 0; o < O; o++)
+#pragma GCC unroll 4
         for (int r = 0; r < R; r++) to[o][r] = total(sum[o][r]);
     for (; i < width; i++)
         for (int o = 0; o < O; o++)
