@@ -40,13 +40,13 @@ class RoundedC(Structure):
 
 
 class NormC(Structure):
-    """`Norm` of cpp/block.h."""
+    """`Norm` of cpp/attention.h."""
 
     _fields_ = (("weight", c_void_p), ("eps", c_float))
 
 
 class AttentionC(Structure):
-    """`Attention` of cpp/block.h."""
+    """`Attention` of cpp/attention.h."""
 
     _fields_ = (
         ("before", NormC),
@@ -93,7 +93,7 @@ class BlockC(Structure):
 
 
 class BatchC(Structure):
-    """`Batch` of cpp/block.h."""
+    """`Batch` of cpp/attention.h."""
 
     _fields_ = (
         ("hidden", c_void_p),
