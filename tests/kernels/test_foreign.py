@@ -7,6 +7,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from salient.core.errors import ModelError
+from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.kernels import foreign
 from salient.kernels.contract import Layer
@@ -43,6 +45,15 @@ def test_what_it_does_not_take_it_refuses_in_words(kernel, layer, words, monkeyp
     monkeypatch.setattr(foreign, "_vllm", ModuleType)
     monkeypatch.setattr(torch.ops._C, kernel.operator, None, raising=False)
     assert words in kernel.refuses(layer)
+
+
+@pytest.mark.parametrize("held", [foreign.MarlinWeight, foreign.MacheteWeight])
+def test_a_vllm_whose_functions_take_other_arguments_is_told(held, monkeypatch):
+    monkeypatch.setattr(foreign, "_vllm", ModuleType)  # has nothing that is looked for
+    weight = quantize(torch.randn(128, 256), Scheme(128), name="toy")
+    words = f"vLLM's {held.kernel} does not take what that of vLLM 0.32 takes: .*without it"
+    with pytest.raises(ModelError, match=words):
+        held(weight, LAYER)
 
 
 def test_eight_codes_stand_in_a_word_the_first_in_its_low_bits():

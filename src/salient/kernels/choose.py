@@ -21,6 +21,8 @@ KERNELS = {
     "dense": ("dense", "Dense"),
     "reference": ("reference", "Reference"),
 }
+# Other people's, to compare with: taken only where they are asked for.
+FOREIGN = {"marlin": ("foreign", "marlin"), "machete": ("foreign", "machete")}
 CROSSOVER_ROWS = (16, 64, 256)
 MARGIN = 1.2  # a dense product must be this much faster: it rounds activations to 16 bits
 NEVER = 2**31
@@ -36,9 +38,10 @@ class Choice:
 
 def find_kernel(name: str) -> Kernel:
     """The kernel called `name`. Raises ModelError listing the known ones."""
-    if name not in KERNELS:
-        raise ModelError(f"Unknown kernel {name!r}. Known kernels: {', '.join(KERNELS)}.")
-    module, made = KERNELS[name]
+    known = KERNELS | FOREIGN
+    if name not in known:
+        raise ModelError(f"Unknown kernel {name!r}. Known kernels: {', '.join(known)}.")
+    module, made = known[name]
     return getattr(import_module(f"salient.kernels.{module}"), made)()
 
 
@@ -69,7 +72,8 @@ def choose(layer: Layer, wanted: str = "auto") -> Choice:
 
 def belongs(name: str, device: torch.device) -> bool:
     """Whether a user of `device` would ask why it is not `name`."""
-    return name != "triton" if device.type == "cpu" else name == "triton"
+    on_gpu = name == "triton" or name in FOREIGN
+    return on_gpu != (device.type == "cpu")
 
 
 def measured_crossover(weight: PackedWeight, device: torch.device) -> tuple[int, torch.dtype]:

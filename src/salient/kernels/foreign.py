@@ -5,12 +5,14 @@ pins versions of its own. Written from the signatures of vLLM 0.32 and not run: 
 has its CUDA build. Where another version differs, `refuses` or the first call says so in words.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from salient.core.errors import MissingExtra
+from salient.core.errors import MissingExtra, ModelError
 from salient.core.quant import QuantizedWeight
 
 from .contract import Kernel, Layer, PackedWeight
@@ -24,11 +26,12 @@ class ForeignWeight(PackedWeight):
     def __init__(self, weight: QuantizedWeight, layer: Layer):
         super().__init__(layer.out, layer.width)
         self.group_size, self.symmetric = weight.scheme.group_size, weight.scheme.symmetric
-        self.prepare(
-            gptq_words(weight.codes.to(layer.device)),
-            weight.scale.t().to(layer.device, layer.dtype).contiguous(),
-            weight.zero.t().to(layer.device, torch.int32).contiguous(),
-        )
+        with _told(self.kernel):
+            self.prepare(
+                gptq_words(weight.codes.to(layer.device)),
+                weight.scale.t().to(layer.device, layer.dtype).contiguous(),
+                weight.zero.t().to(layer.device, torch.int32).contiguous(),
+            )
 
     def prepare(self, words: Tensor, scale: Tensor, zero: Tensor) -> None:
         """Keep the weight: words int32 [width / 8, out], scale and zero int32 [groups, out]."""
@@ -40,7 +43,9 @@ class ForeignWeight(PackedWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] = x [..., width] @ W.T, in the dtype of `x`."""
-        return self.product(x.reshape(-1, self.width)).reshape(*x.shape[:-1], self.out)
+        with _told(self.kernel):
+            made = self.product(x.reshape(-1, self.width))
+        return made.reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, width] in `dtype`: the kernel times the identity."""
@@ -135,12 +140,19 @@ class Foreign(Kernel):
         return self.held(weight, layer)
 
 
+def marlin() -> Foreign:
+    """vLLM's kernel for Ampere and newer."""
+    return Foreign(MarlinWeight, "marlin_gemm", (32, 64, 128))
+
+
+def machete() -> Foreign:
+    """vLLM's kernel for Hopper."""
+    return Foreign(MacheteWeight, "machete_mm", (64, 128))
+
+
 def foreign_kernels() -> tuple[Foreign, ...]:
     """All that can be compared with, installed or not."""
-    return (
-        Foreign(MarlinWeight, "marlin_gemm", (32, 64, 128)),
-        Foreign(MacheteWeight, "machete_mm", (64, 128)),
-    )
+    return marlin(), machete()
 
 
 def gptq_words(codes: Tensor) -> Tensor:
@@ -150,6 +162,18 @@ def gptq_words(codes: Tensor) -> Tensor:
     for place, code in enumerate(eights[1:], 1):
         words |= code.to(torch.int32) << (4 * place)
     return words.contiguous()
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Says whose fault it is when another version of vLLM takes other arguments."""
+    try:
+        yield
+    except (TypeError, AttributeError, RuntimeError) as error:
+        raise ModelError(
+            f"vLLM's {name} does not take what that of vLLM 0.32 takes: "
+            f"{str(error).splitlines()[0]}. Compare with another version, or without it."
+        ) from error
 
 
 def _vllm(module: str) -> Any:

@@ -4,6 +4,7 @@ import gc
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 
 import torch
@@ -14,7 +15,7 @@ from salient.core.machine import resident_memory
 from salient.core.report import Report
 from salient.core.texts import builtin
 from salient.evals.likelihood import compare_logits
-from salient.kernels.choose import KERNELS, belongs
+from salient.kernels.choose import FOREIGN, KERNELS, belongs
 
 from .bench_report import Measured, Row, bench_report
 from .engine import Answer
@@ -52,9 +53,10 @@ class Plan:
                 f"{self.prompt} prompt tokens and {self.new_tokens} new ones. Give at least 1 and "
                 "2: the time between tokens needs two."
             )
-        unknown = [k for k in self.kernels if k not in (*KERNELS, "all", "auto")]
+        kernels = [*KERNELS, *FOREIGN]
+        unknown = [k for k in self.kernels if k not in ("all", "auto", *kernels)]
         if unknown:
-            known = ", ".join(KERNELS)
+            known = ", ".join(kernels)
             raise RequestError(f"Unknown kernel {unknown[0]!r}. Known: all, auto, {known}.")
 
 
@@ -106,7 +108,9 @@ def bench_checkpoint(plan: Plan, progress: Progress) -> Report:
 
 def _names(plan: Plan, device: torch.device) -> list[str]:
     asked = plan.kernels or ("auto",)
-    fit = [name for name in KERNELS if name != "reference" and belongs(name, device)]
+    own = [name for name in KERNELS if name != "reference"]
+    others = [name for name in FOREIGN if find_spec("vllm")]
+    fit = [name for name in own + others if belongs(name, device)]
     names = fit if "all" in asked else list(asked)
     return names + ([REFERENCE] if plan.reference else [])
 

@@ -3,8 +3,8 @@
 //     hidden += o(attention(rope(norm(q)), rope(norm(k)), v))      of q, k, v = qkv(norm(hidden))
 //     hidden += down(act(gate) * up)                               of gate, up = gate_up(norm(hidden))
 //
-// Each row has its sequence's slot in the key/value cache and its position there. Every function is
-// called by all threads of one parallel region.
+// Every function is called by all threads of one parallel region. Loops over rows do not wait for each
+// other: each thread has the same rows in all of them.
 
 #pragma once
 
@@ -23,7 +23,7 @@ struct Mlp {
 };
 
 inline void norm_rows(const Norm& norm, const float* x, int64_t rows, int64_t width, float* to) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < rows; row++) {
         if (norm.weight) rms_norm(norm, x + row * width, width, to + row * width);
         else std::memcpy(to + row * width, x + row * width, width * sizeof(float));
@@ -33,7 +33,7 @@ inline void norm_rows(const Norm& norm, const float* x, int64_t rows, int64_t wi
 // hidden += residual * norm(made)
 inline void add_rows(const Norm& norm, float* made, int64_t rows, int64_t width, float residual,
                      float* hidden) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < rows; row++) {
         float* from = made + row * width;
         if (norm.weight) rms_norm(norm, from, width, from);
@@ -44,7 +44,7 @@ inline void add_rows(const Norm& norm, float* made, int64_t rows, int64_t width,
 // Rows of q, k, v to rows of what attention made: the first heads * head_dim columns of each.
 inline void gather_rows(const float* from, int64_t rows, int64_t stride, int64_t columns,
                         float* to) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < rows; row++)
         std::memcpy(to + row * columns, from + row * stride, columns * sizeof(float));
 }
@@ -74,7 +74,7 @@ inline float activated(float x, int32_t act) {
 }
 
 inline void gate_rows(const Mlp& m, int64_t rows, const float* gate_up, float* to) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < rows; row++) {
         const float *gate = gate_up + row * 2 * m.inner, *up = gate + m.inner;
         float* made = to + row * m.inner;

@@ -14,6 +14,13 @@
 
 #include "lanes.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_thread_num() { return 0; }
+static int omp_get_num_threads() { return 1; }
+#endif
+
 namespace salient {
 
 enum Kind : int32_t { CODES = 0, BFLOAT16 = 1, FLOAT16 = 2, FLOAT32 = 3 };
@@ -62,17 +69,29 @@ inline void round_group(const float* x, int64_t count, int64_t group, int16_t* t
     *sum = float(total);
 }
 
+// Group `i` of all rows' groups of `x` [rows, columns].
+inline void round_one(const Linear& w, const float* x, int64_t columns, int64_t i, Rounded to) {
+    const int64_t groups = w.width / w.group, row = i / groups, start = (i % groups) * w.group;
+    const int64_t left = columns - start;
+    const int64_t count = left < 0 ? 0 : left < w.group ? left : w.group;
+    round_group(x + row * columns + start, count, w.group, to.x + row * w.width + start,
+                to.scale + i, to.sum + i);
+}
+
 // Rounds `x` [rows, columns] (columns <= width) for `w`. Shared by the threads of a parallel region.
+// Rows of `x` that a static loop over them has just written need not be waited for: each thread has
+// the same rows here. Of fewer rows than threads the groups are shared.
 inline void round_rows(const Linear& w, const float* x, int64_t rows, int64_t columns,
                        Rounded to) {
     const int64_t groups = w.width / w.group;
+    if (rows < omp_get_num_threads()) {
+#pragma omp barrier
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < rows * groups; i++) {
-        const int64_t row = i / groups, start = (i % groups) * w.group;
-        const int64_t left = columns - start;
-        const int64_t count = left < 0 ? 0 : left < w.group ? left : w.group;
-        round_group(x + row * columns + start, count, w.group, to.x + row * w.width + start,
-                    to.scale + i, to.sum + i);
+        for (int64_t i = 0; i < rows * groups; i++) round_one(w, x, columns, i, to);
+    } else {
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t g = 0; g < groups; g++) round_one(w, x, columns, row * groups + g, to);
     }
 }
 
@@ -126,12 +145,14 @@ inline void tile_to(const Linear& w, int64_t block, const Rounded& x, int64_t ro
     const int64_t first = block * LANES;
     const int64_t count = columns - first < LANES ? columns - first : LANES;
     for (int r = 0; r < R; r++) {
+        float* to = y + (row + r) * columns + first;
+        if (count == LANES && !w.bias) {
+            store(to, out[r]);
+            continue;
+        }
         float made[LANES];
         store(made, out[r]);
-        float* to = y + (row + r) * columns + first;
-        for (int64_t i = 0; i < count; i++) {
-            to[i] = made[i] + (w.bias ? w.bias[first + i] : 0.0f);
-        }
+        for (int64_t i = 0; i < count; i++) to[i] = made[i] + (w.bias ? w.bias[first + i] : 0.0f);
     }
 }
 
@@ -218,19 +239,19 @@ inline void dense_matmul(const Linear& w, const float* x, int64_t rows, float* y
 }
 
 // y [rows, columns] = x [rows, inputs] @ W.T. In a parallel region; `room` is for
-// rounded activations. Weights of floats have columns == out and inputs == width.
+// rounded activations. Weights of floats have columns == out and inputs == width. Of `x`, each thread
+// may just have written the rows that a static loop over them gives it.
 inline void multiply(const Linear& w, const float* x, int64_t inputs, int64_t rows, float* y,
                      int64_t columns, Rounded room) {
     if (w.kind == CODES) {
         round_rows(w, x, rows, inputs, room);
         codes_matmul(w, room, rows, y, columns);
-    } else if (w.kind == BFLOAT16) {
-        dense_matmul<BFloat>(w, x, rows, y);
-    } else if (w.kind == FLOAT16) {
-        dense_matmul<Half>(w, x, rows, y);
-    } else {
-        dense_matmul<float>(w, x, rows, y);
+        return;
     }
+#pragma omp barrier
+    if (w.kind == BFLOAT16) dense_matmul<BFloat>(w, x, rows, y);
+    else if (w.kind == FLOAT16) dense_matmul<Half>(w, x, rows, y);
+    else dense_matmul<float>(w, x, rows, y);
 }
 
 // The weight [out, width] that the codes stand for. In a parallel region.

@@ -1,15 +1,6 @@
 // What Python calls. One translation unit, built on the machine that runs it.
 
-#include <algorithm>
-
 #include "block.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_thread_num() { return 0; }
-static int omp_get_num_threads() { return 1; }
-#endif
 
 using namespace salient;
 
