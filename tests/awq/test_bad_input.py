@@ -47,7 +47,7 @@ def test_too_little_memory_is_said_before_starting(toy, text, tmp_path, monkeypa
         ),
         ({"scheme": "w3-g128"}, ShapeError, r"Unknown scheme 'w3-g128'.*w4-g128"),
         ({"format": "gguf"}, CheckpointError, r"Unknown format 'gguf'.*awq, compressed-tensors"),
-        ({"dtype": "float8"}, ShapeError, r"Unknown dtype 'float8'.*float16, bfloat16"),
+        ({"dtype": "float8"}, ShapeError, r"Unknown dtype 'float8'.*bfloat16, float16"),
         ({"device": "cuda:99"}, ModelError, r"Device 'cuda:99' cannot be used.*--device auto"),
         ({"skip": ["nothing"]}, ShapeError, r"--skip 'nothing' names no linear.*model.layers.0"),
         ({"skip": ["*"]}, ShapeError, r"nothing is left to quantize"),

@@ -264,3 +264,8 @@ def test_an_option_that_does_not_fit_says_what_does(options, words, toy):
 def test_a_gpu_that_is_not_there_is_said(toy):
     with pytest.raises(RequestError, match=r"No GPU is there for 'cuda:1'\. Give cpu, or auto\."):
         load(str(toy), Options(device="cuda:1"))
+
+
+def test_a_dequantized_model_of_an_unknown_type_is_refused_before_it_is_read(tmp_path):
+    with pytest.raises(RequestError, match=r"Unknown dtype 'int8'\. Give auto, float32"):
+        load_dequantized(str(tmp_path), dtype="int8")

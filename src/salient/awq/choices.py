@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from salient.core.dtypes import SIXTEEN_BITS
 from salient.core.errors import ModelError, ShapeError
 from salient.core.scheme import Scheme, check_width, largest_scheme, parse_scheme
 from salient.formats.checkpoint import Checkpoint
 from salient.models.skeleton import Skeleton
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 ACROSS = 8  # AutoAWQ packs eight outputs a word
 
 
@@ -49,11 +49,11 @@ def written_dtype(source: Checkpoint, name: str) -> torch.dtype:
     A float32 source becomes float16, as vLLM would choose. Raises ShapeError for other names.
     """
     if name != "auto":
-        if name not in DTYPES:
-            raise ShapeError(f"Unknown dtype {name!r}. Known: auto, {', '.join(DTYPES)}.")
-        return DTYPES[name]
+        if name not in SIXTEEN_BITS:
+            raise ShapeError(f"Unknown dtype {name!r}. Known: auto, {', '.join(SIXTEEN_BITS)}.")
+        return SIXTEEN_BITS[name]
     said = str(source.config.get("dtype") or source.config.get("torch_dtype") or "")
-    return DTYPES.get(said, torch.float16)
+    return SIXTEEN_BITS.get(said, torch.float16)
 
 
 @dataclass(frozen=True)

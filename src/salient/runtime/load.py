@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, GenerationConfig
 
+from salient.core.dtypes import SIXTEEN_BITS
 from salient.core.errors import CheckpointError
 from salient.core.quant import QuantizedWeight
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
@@ -21,7 +22,6 @@ from .linear import HalfEmbedding, HalfLinear, QuantLinear
 
 # Linears that read the same input, by their names in Transformers' attention and MLP modules.
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-SIXTEEN_BITS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass

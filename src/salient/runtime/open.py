@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from salient.core.dtypes import dtype_of
 from salient.core.errors import RequestError
 from salient.core.machine import give_back_memory
 from salient.kernels.library import Library, load_library
@@ -15,11 +16,6 @@ from .prompt import eos_ids
 from .runner import FusedRunner, ModelRunner, Runner
 
 LONGEST_DEFAULT = 8192  # positions, unless asked for more
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 # Of keys and values, by the activations' type: float16 has 11 bits, and is half to read of float32.
 KEPT = {
     torch.float32: torch.float16,
@@ -66,13 +62,13 @@ def load(checkpoint: str, options: Options | None = None) -> Opened:
     options = options or Options()
     device = find_device(options.device)
     dtype = _dtype(options, device)
+    kept = dtype_of(options.kv_dtype, KEPT[dtype], "kv_dtype")
     model = load_model(checkpoint, device, dtype, options.kernel)
     context = _context(model, options)
     # One position more: rows of a compiled step that stand for no sequence go there.
     fused, audit = fuse(model, context + 1) if options.fuse else (None, Audit())
     if not options.fuse:
         audit.note("the model runs as Transformers has it", "fusion was switched off")
-    kept = DTYPES[options.kv_dtype] if options.kv_dtype != "auto" else KEPT[dtype]
     compiled = options.compile == "on" or (options.compile == "auto" and device.type == "cuda")
     if fused is None:
         runner: Runner = ModelRunner(model, options.slots, context, kept)
@@ -99,19 +95,15 @@ def find_device(name: str) -> torch.device:
 
 def _dtype(options: Options, device: torch.device) -> torch.dtype:
     """The activations' type: float32 for the C++ kernels, else 16 bits."""
-    for name, value in (("dtype", options.dtype), ("kv_dtype", options.kv_dtype)):
-        if value not in ("auto", *DTYPES):
-            known = ", ".join(DTYPES)
-            raise RequestError(f"Unknown {name} {value!r}. Give auto, {known}.")
     if options.compile not in CHOICES:
         raise RequestError(f"compile={options.compile!r}. Give one of {', '.join(CHOICES)}.")
     if options.slots < 1:
         raise RequestError(f"{options.slots} sequences at once. Give at least 1.")
-    if options.dtype != "auto":
-        return DTYPES[options.dtype]
     if device.type == "cpu":
-        return torch.float32 if isinstance(load_library(), Library) else torch.bfloat16
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        auto = torch.float32 if isinstance(load_library(), Library) else torch.bfloat16
+    else:
+        auto = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return dtype_of(options.dtype, auto)
 
 
 def _context(model: Model, options: Options) -> int:

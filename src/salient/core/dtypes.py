@@ -1,0 +1,17 @@
+"""Types of floats by the names that users and config.json give them."""
+
+import torch
+
+from .errors import RequestError
+
+SIXTEEN_BITS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, **SIXTEEN_BITS}
+
+
+def dtype_of(name: str, auto: torch.dtype, field: str = "dtype") -> torch.dtype:
+    """The type of that name, `auto` for "auto". Raises RequestError, naming `field`."""
+    if name == "auto":
+        return auto
+    if name not in DTYPES:
+        raise RequestError(f"Unknown {field} {name!r}. Give auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
