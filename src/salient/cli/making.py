@@ -51,7 +51,7 @@ def quantize(
     json: Json = False,
 ) -> None:
     """Quantize a model to 4 bits. An interrupted run goes on with the same command."""
-    with told(json=json) as progress:
+    with told(json=json, resumes=True) as progress:
         report = api.quantize(
             model,
             output,

@@ -31,15 +31,20 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
 @contextlib.contextmanager
-def told(*, json: bool) -> Iterator[api.Progress]:
-    """A progress bar on a terminal, nothing elsewhere; our errors as messages with exit code 2."""
+def told(*, json: bool, resumes: bool = False) -> Iterator[api.Progress]:
+    """A progress bar on a terminal, nothing elsewhere; our errors as messages with exit code 2.
+
+    resumes: whether the command, given again, goes on where it was stopped
+    """
     console, stop = Console(stderr=True), _Stop()
     try:
         with _bar(console, shown=console.is_terminal and not json) as progress:
             yield stop.checked_by(progress)
     except BaseException as error:
         if stop.came:
-            words = "Interrupted. The same command goes on where this run stopped."
+            words = "Interrupted."
+            if resumes:
+                words += " The same command goes on where this run stopped."
             console.print(words, soft_wrap=True)
             raise typer.Exit(130) from None
         if not isinstance(error, SalientError):
