@@ -32,8 +32,8 @@ from machine import conditions
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme
 from salient.kernels import triton_launch
+from salient.kernels.choose import FOREIGN, find_kernel
 from salient.kernels.contract import Kernel, Layer, PackedWeight
-from salient.kernels.foreign import foreign_kernels
 from salient.kernels.reference import Reference
 from salient.kernels.triton import TritonKernel, TritonWeight
 
@@ -151,7 +151,7 @@ def time_layer(name: str, scheme: Scheme, bandwidth: float) -> list[dict[str, An
     width, out = LAYERS[name]
     layer = layer_of(width, out, scheme)
     held = {"triton": packed(TritonKernel(), layer)}
-    for kernel in foreign_kernels():
+    for kernel in map(find_kernel, FOREIGN):
         if reason := kernel.refuses(layer):
             say(f"{name}: no {kernel.name}: {reason}")
         else:

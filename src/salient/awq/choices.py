@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from salient.core.dtypes import SIXTEEN_BITS
+from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
 from salient.core.errors import ModelError, ShapeError
 from salient.core.scheme import Scheme, check_width, largest_scheme, parse_scheme
 from salient.formats.checkpoint import Checkpoint
@@ -52,8 +52,7 @@ def written_dtype(source: Checkpoint, name: str) -> torch.dtype:
         if name not in SIXTEEN_BITS:
             raise ShapeError(f"Unknown dtype {name!r}. Known: auto, {', '.join(SIXTEEN_BITS)}.")
         return SIXTEEN_BITS[name]
-    said = str(source.config.get("dtype") or source.config.get("torch_dtype") or "")
-    return SIXTEEN_BITS.get(said, torch.float16)
+    return stored_sixteen_bits(source.config) or torch.float16
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Types of floats by the names that users and config.json give them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from .errors import RequestError
@@ -15,3 +18,8 @@ def dtype_of(name: str, auto: torch.dtype, field: str = "dtype") -> torch.dtype:
     if name not in DTYPES:
         raise RequestError(f"Unknown {field} {name!r}. Give auto, {', '.join(DTYPES)}.")
     return DTYPES[name]
+
+
+def stored_sixteen_bits(config: Mapping[str, Any]) -> torch.dtype | None:
+    """The 16-bit type that a config.json says its weights are in; None for another, or none."""
+    return SIXTEEN_BITS.get(str(config.get("dtype") or config.get("torch_dtype")))

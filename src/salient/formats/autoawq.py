@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from salient.core.errors import CheckpointError
+from salient.core.nibbles import pack_nibbles, unpack_nibbles
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme, parse_scheme
-
-from .nibbles import pack_nibbles, unpack_nibbles
 
 # Nibble i (bits 4i) of a word holds column NIBBLES[i] of its eight.
 NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from salient.core.errors import CheckpointError
+from salient.core.nibbles import pack_nibbles, unpack_nibbles
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme, parse_scheme
-
-from .nibbles import pack_nibbles, unpack_nibbles
 
 SUFFIXES = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
 

@@ -5,19 +5,19 @@ pins versions of its own. Written from the signatures of vLLM 0.32 and not run: 
 has its CUDA build. Where another version differs, `refuses` or the first call says so in words.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from salient.core.dtypes import SIXTEEN_BITS
 from salient.core.errors import MissingExtra, ModelError
+from salient.core.nibbles import pack_nibbles
 from salient.core.quant import QuantizedWeight
 
 from .contract import Kernel, Layer, PackedWeight
 
-DTYPES = (torch.float16, torch.bfloat16)
+MISMATCHES = (TypeError, AttributeError, RuntimeError)  # what other arguments end in
 
 
 class ForeignWeight(PackedWeight):
@@ -26,12 +26,13 @@ class ForeignWeight(PackedWeight):
     def __init__(self, weight: QuantizedWeight, layer: Layer):
         super().__init__(layer.out, layer.width)
         self.group_size, self.symmetric = weight.scheme.group_size, weight.scheme.symmetric
-        with _told(self.kernel):
-            self.prepare(
-                gptq_words(weight.codes.to(layer.device)),
-                weight.scale.t().to(layer.device, layer.dtype).contiguous(),
-                weight.zero.t().to(layer.device, torch.int32).contiguous(),
-            )
+        words = gptq_words(weight.codes.to(layer.device))
+        scale = weight.scale.t().to(layer.device, layer.dtype).contiguous()
+        zero = weight.zero.t().to(layer.device, torch.int32).contiguous()
+        try:
+            self.prepare(words, scale, zero)
+        except MISMATCHES as error:
+            raise _another_version(self.kernel, error) from error
 
     def prepare(self, words: Tensor, scale: Tensor, zero: Tensor) -> None:
         """Keep the weight: words int32 [width / 8, out], scale and zero int32 [groups, out]."""
@@ -43,15 +44,17 @@ class ForeignWeight(PackedWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] = x [..., width] @ W.T, in the dtype of `x`."""
-        with _told(self.kernel):
+        try:
             made = self.product(x.reshape(-1, self.width))
+        except MISMATCHES as error:
+            raise _another_version(self.kernel, error) from error
         return made.reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, width] in `dtype`: the kernel times the identity."""
         scale = self.get_buffer("scale")
         ones = torch.eye(self.width, dtype=scale.dtype, device=scale.device)
-        return self.product(ones).t().to(dtype)
+        return self(ones).t().to(dtype)
 
     @property
     def type(self) -> Any:
@@ -127,7 +130,11 @@ class Foreign(Kernel):
             return str(error)
         if not hasattr(torch.ops._C, self.operator):
             return f"the vLLM that is installed has no {self.operator}: it is not a CUDA build"
-        if layer.device.type != "cuda" or layer.dtype not in DTYPES or layer.scheme.bits != 4:
+        if (
+            layer.device.type != "cuda"
+            or layer.dtype not in SIXTEEN_BITS.values()
+            or layer.scheme.bits != 4
+        ):
             return "it takes 4 bits, float16 or bfloat16, and an NVIDIA GPU"
         if layer.scheme.group_size not in self.group_sizes:
             return f"it takes groups of {self.group_sizes}, not {layer.scheme.group_size}"
@@ -150,30 +157,17 @@ def machete() -> Foreign:
     return Foreign(MacheteWeight, "machete_mm", (64, 128))
 
 
-def foreign_kernels() -> tuple[Foreign, ...]:
-    """All that can be compared with, installed or not."""
-    return marlin(), machete()
-
-
 def gptq_words(codes: Tensor) -> Tensor:
     """Codes uint8 [out, width] as int32 [width / 8, out], the first of eight in the low bits."""
-    eights = codes.t().unflatten(0, (-1, 8)).unbind(1)
-    words = eights[0].to(torch.int32)
-    for place, code in enumerate(eights[1:], 1):
-        words |= code.to(torch.int32) << (4 * place)
-    return words.contiguous()
+    return pack_nibbles(codes).t().contiguous()
 
 
-@contextmanager
-def _told(name: str) -> Iterator[None]:
+def _another_version(name: str, error: Exception) -> ModelError:
     """Says whose fault it is when another version of vLLM takes other arguments."""
-    try:
-        yield
-    except (TypeError, AttributeError, RuntimeError) as error:
-        raise ModelError(
-            f"vLLM's {name} does not take what that of vLLM 0.32 takes: "
-            f"{str(error).splitlines()[0]}. Compare with another version, or without it."
-        ) from error
+    return ModelError(
+        f"vLLM's {name} does not take what that of vLLM 0.32 takes: "
+        f"{str(error).splitlines()[0]}. Compare with another version, or without it."
+    )
 
 
 def _vllm(module: str) -> Any:

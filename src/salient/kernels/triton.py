@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from salient.core.errors import ModelError
+from salient.core.nibbles import pack_nibbles
 from salient.core.quant import QuantizedWeight
 
 from .contract import Kernel, Layer, PackedWeight
@@ -54,7 +55,7 @@ class TritonWeight(PackedWeight):
         scale = _padded(scale.to(self.scale_dtype), padded).t()
         zero = torch.empty(0, dtype=torch.int32, device=layer.device)
         if not weight.scheme.symmetric:
-            zero = _eights(_padded(weight.zero.to(layer.device), padded).t())
+            zero = pack_nibbles(_padded(weight.zero.to(layer.device), padded).t())
         self.hold(
             words=packed(weight.codes.to(layer.device)),
             scale=scale.reshape(-1).view(torch.int32).unflatten(0, (len(scale), -1)),
@@ -155,12 +156,6 @@ def exact_in(scale: Tensor, dtype: torch.dtype) -> torch.dtype:
         if torch.equal(scale.to(tried).float(), scale):
             return tried
     return torch.float32
-
-
-def _eights(zeros: Tensor) -> Tensor:
-    """Zeros uint8 [groups, outputs] as int32 [groups, outputs / 8], the first in the low bits."""
-    parts = zeros.to(torch.int32).unflatten(1, (-1, 8))
-    return (parts << torch.arange(0, 32, 4, device=zeros.device)).sum(-1).to(torch.int32)
 
 
 def _padded(tensor: Tensor, out: int) -> Tensor:

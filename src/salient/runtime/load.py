@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, GenerationConfig
 
-from salient.core.dtypes import SIXTEEN_BITS
+from salient.core.dtypes import stored_sixteen_bits
 from salient.core.errors import CheckpointError
 from salient.core.quant import QuantizedWeight
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
@@ -174,7 +174,7 @@ def _keep_16_bits(made: Model) -> None:
     C++ kernels multiply it by float32."""
     named = made.checkpoint.config
     named = {**(named.get("text_config") or {}), **named}
-    stored = SIXTEEN_BITS.get(str(named.get("dtype") or named.get("torch_dtype")))
+    stored = stored_sixteen_bits(named)
     embedding, head = made.module.get_input_embeddings(), made.module.get_output_embeddings()
     multiplied = made.device.type == "cpu" and isinstance(load_library(), Library)
     if made.dtype != torch.float32 or not multiplied or stored is None:

@@ -1,4 +1,4 @@
-"""Eight 4-bit codes in one int32 word: what both formats share of their packing."""
+"""Eight 4-bit codes in one int32 word: what formats and GPU kernels share of their packing."""
 
 import torch
 from torch import Tensor

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from salient.core.nibbles import pack_nibbles, unpack_nibbles
 from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.formats import FORMATS, load_format
-from salient.formats.nibbles import pack_nibbles, unpack_nibbles
 
 
 @pytest.mark.parametrize(("rows", "words"), [(1, 1), (3, 1), (1, 5), (4, 7)])
