@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from child import say
+from salient.core.headers import INDEX
 from salient.core.quant import quantize
 from salient.core.scheme import parse_scheme
 from salient.formats import load_format
-from salient.formats.checkpoint import INDEX
 from salient.formats.folder import carry_over, quantized_config
 from salient.formats.writer import write_json, write_tensors
 from salient.models.source import model_folder

@@ -16,9 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 from child import say
 from gpu_timing import decode_tokens_per_second
+from salient.core.headers import INDEX
 from salient.core.scheme import Scheme
 from salient.formats import load_format
-from salient.formats.checkpoint import INDEX
 from salient.formats.folder import carry_over, quantized_config
 from salient.formats.writer import write_json, write_tensors
 from salient.models.source import model_folder

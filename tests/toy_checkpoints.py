@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from salient.core.headers import INDEX, SINGLE, read_json
 from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.formats import FORMATS, load_format
-from salient.formats.checkpoint import INDEX, SINGLE, read_json
 from toy import rewrite_json
 
 PROJ = "model.layers.0.mlp.up_proj"

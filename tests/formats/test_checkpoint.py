@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from salient.core.errors import ModelError
+from salient.core.headers import INDEX, SINGLE, read_json
 from salient.core.scheme import KNOWN
 from salient.formats import FORMATS
-from salient.formats.checkpoint import INDEX, SINGLE, open_checkpoint, open_piece, read_json
+from salient.formats.checkpoint import open_checkpoint, open_piece
 from toy import save, tiny_model
 from toy_checkpoints import PROJ, each_format, folder_of, quantized_of, sharded_of, tensors_of
 

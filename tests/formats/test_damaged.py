@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from salient.core.errors import CheckpointError, ModelError
+from salient.core.headers import INDEX, SINGLE
 from salient.core.scheme import Scheme
 from salient.formats import load_format
-from salient.formats.checkpoint import INDEX, SINGLE, open_checkpoint, open_piece
+from salient.formats.checkpoint import open_checkpoint, open_piece
 from toy_checkpoints import (
     PROJ,
     each_format,

@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from salient.core.errors import ResourceError
-from salient.formats.checkpoint import INDEX, SINGLE, open_checkpoint
+from salient.core.headers import INDEX, SINGLE
+from salient.formats.checkpoint import open_checkpoint
 from salient.formats.writer import (
     SHARD_BYTES,
     full_disk_said,

@@ -6,7 +6,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from salient.core.errors import CheckpointError, ModelError, RequestError, ShapeError
-from salient.formats.checkpoint import SINGLE, open_checkpoint, read_json
+from salient.core.headers import SINGLE, read_json
+from salient.formats.checkpoint import open_checkpoint
 from salient.kernels.library import Library, load_library
 from salient.models.whole import load_dequantized
 from salient.runtime.linear import HalfEmbedding, HalfLinear, QuantLinear

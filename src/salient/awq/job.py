@@ -12,9 +12,10 @@ from typing import Any
 
 from salient import __version__
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
+from salient.core.headers import read_json
 from salient.core.texts import read_texts
 from salient.formats import find_format
-from salient.formats.checkpoint import Checkpoint, open_checkpoint, read_json
+from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.models.adapter import Adapted, open_adapter
 from salient.models.skeleton import Skeleton
 from salient.models.source import model_folder

@@ -4,7 +4,6 @@ Only safetensors are read, never pickles. Files are opened for as long as `readi
 closed after it, so that the pages of a model larger than memory do not pile up.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,13 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from salient.core.errors import CheckpointError, ModelError
+from salient.core.headers import read_header, read_json, weight_files
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme
 
 from . import FORMATS, Format, load_format
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 
 @dataclass
@@ -159,12 +156,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
     Raises ModelError for a missing, truncated or contradictory file.
     """
-    return _checkpoint(folder, read_json(folder / "config.json"), _weight_files(folder))
+    return _checkpoint(folder, read_json(folder / "config.json"), weight_files(folder))
 
 
 def open_piece(path: Path, config: dict[str, Any]) -> Checkpoint:
     """Open one safetensors file of a checkpoint that is being written under `config`."""
-    return _checkpoint(path.parent, config, dict.fromkeys(_names(path), path))
+    return _checkpoint(path.parent, config, dict.fromkeys(read_header(path), path))
 
 
 def _checkpoint(folder: Path, config: dict[str, Any], files: dict[str, Path]) -> Checkpoint:
@@ -180,62 +177,3 @@ def _checkpoint(folder: Path, config: dict[str, Any], files: dict[str, Path]) ->
             f"{folder} is quantized with {method!r}. Salient reads 16-bit models and: {known}."
         )
     return Checkpoint(folder, config, files, row, load_format(row.name).read_config(settings))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises ModelError if it is missing or is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{path.parent} has no {path.name}: it is not a Hugging Face model folder."
-        ) from None
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} is not readable JSON ({error}). Fetch the file again.") from error
-    if not isinstance(found, dict):
-        raise ModelError(
-            f"{path} holds a {type(found).__name__}, not a JSON object. Fetch the file again."
-        )
-    return found
-
-
-def _weight_files(folder: Path) -> dict[str, Path]:
-    if (folder / INDEX).exists():
-        index = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(index, dict) or not index:
-            raise ModelError(f"{INDEX} in {folder} names no tensor. Fetch the file again.")
-        outside = [s for s in index.values() if not isinstance(s, str) or Path(s).name != s]
-        if outside:
-            raise ModelError(
-                f"{INDEX} names {outside[0]!r}, which is no file in its own folder. Do not trust "
-                "this model folder."
-            )
-        missing = sorted({shard for shard in index.values() if not (folder / shard).is_file()})
-        if missing:
-            raise ModelError(
-                f"{INDEX} names {missing[0]!r}, which is not in {folder} ({len(missing)} missing). "
-                "Fetch the missing shards."
-            )
-        files = {name: folder / shard for name, shard in index.items()}
-        held = {path: _names(path) for path in set(files.values())}
-        lost = next((name for name, path in files.items() if name not in held[path]), None)
-        if lost:
-            raise ModelError(
-                f"{INDEX} says that {files[lost].name} holds {lost!r}, but it does not. Fetch that "
-                "shard again."
-            )
-        return files
-    if (folder / SINGLE).exists():
-        return {name: folder / SINGLE for name in _names(folder / SINGLE)}
-    pickles = sorted(p.name for p in folder.glob("*.bin"))
-    other = (
-        f"; {pickles[0]!r} is a pickle, which Salient does not open: convert it to safetensors"
-        if pickles
-        else ""
-    )
-    raise ModelError(f"{folder} has neither {SINGLE} nor {INDEX}{other}.")
-
-
-def _names(path: Path) -> set[str]:
-    with _opened(path) as file:
-        return set(file.keys())

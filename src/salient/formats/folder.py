@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import read_json
+from salient.core.headers import read_json
+
 from .writer import full_disk_said, write_json
 
 CARRIED = (

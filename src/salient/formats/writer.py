@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from salient.core.errors import ResourceError
-
-from .checkpoint import INDEX, SINGLE
+from salient.core.headers import INDEX, SINGLE
 
 SHARD_BYTES = 5 * 10**9  # the Hub's usual shard
 
@@ -145,9 +144,3 @@ def _concatenate(parts: list[Path], target: Path) -> tuple[list[str], int]:
         finally:
             partial.unlink(missing_ok=True)
     return [name for name in header if name != "__metadata__"], offset
-
-
-def tensor_names(path: Path) -> list[str]:
-    """The names in the safetensors file `path`."""
-    with safe_open(path, framework="pt") as file:
-        return list(file.keys())

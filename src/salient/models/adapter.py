@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from salient.core.errors import MissingExtra, ModelError
-from salient.formats.checkpoint import Checkpoint, open_piece, read_json
+from salient.core.headers import read_json
+from salient.formats.checkpoint import Checkpoint, open_piece
 
 PREFIX = "base_model.model."
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -6,9 +6,10 @@ from typing import Any
 from safetensors import safe_open
 
 from salient.core.errors import CheckpointError
+from salient.core.headers import read_json
 from salient.core.report import Report, Table, mebibytes
 from salient.formats import load_format
-from salient.formats.checkpoint import Checkpoint, open_checkpoint, read_json
+from salient.formats.checkpoint import Checkpoint, open_checkpoint
 
 from .blockmap import Progress, map_blocks
 from .source import model_folder

@@ -1,0 +1,1 @@
+"""Before quantizing: will it fit, which kernel runs, how fast. Arithmetic; imports no torch."""
