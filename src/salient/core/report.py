@@ -15,11 +15,12 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; the first column is text, the others are aligned right."""
+    """A titled table; the first column and those named in `words` are text, the others numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Report:
 
     data: everything, as plain numbers, strings, lists and dicts
     tables, lines: what a person reads
+    passed: False where the command's verdict is no (exit code 1)
     """
 
     data: dict[str, Any]
     tables: list[Table] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    passed: bool = True
 
     def to_json(self) -> str:
         """The data as one JSON document."""
@@ -41,15 +44,17 @@ class Report:
     def show(self, console: Console) -> None:
         """Print tables and lines."""
         for table in self.tables:
+            console.print(Text(table.title, style="bold"), soft_wrap=True)
             console.print(_rich(table))
         for line in self.lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _rich(table: Table) -> RichTable:
-    made = RichTable(title=Text(table.title), title_justify="left", title_style="bold")
+    made = RichTable()
     for number, column in enumerate(table.columns):
-        made.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        text = number == 0 or column in table.words
+        made.add_column(column, justify="left" if text else "right", overflow="fold")
     for row in table.rows:
         made.add_row(*map(Text, row))
     return made

@@ -15,7 +15,8 @@ Part = Literal["attention", "mlp", "experts", "shared experts", "router", "mixer
 class Linear:
     """A matrix of a block (or `copies` like ones: experts).
 
-    name: its path in the block, "self_attn.q_proj"; of experts "mlp.experts.*.gate_proj"
+    name: its path in the block, "self_attn.q_proj"; of experts "mlp.experts.*.gate_proj", also
+        where the files keep all experts in one tensor
     out, width: output and input features
     part: what it belongs to; "mixer" is what stands in attention's place (Mamba, delta rule)
     split: how tensor parallelism cuts it: its outputs (column parallel), its inputs (row parallel),
@@ -132,7 +133,7 @@ class Shape:
     def active_parameters(self) -> int:
         """Those of the language model that one token passes: the chosen experts only.
 
-        The embedding counts whole, as published figures have it.
+        The embedding counts whole, as most published figures have it (gpt-oss's leave it out).
         """
         idle = sum(
             (linear.copies - linear.active) * (linear.out * linear.width + linear.bias * linear.out)

@@ -1,0 +1,71 @@
+"""What to change when a model does not fit: each way tried, not guessed."""
+
+from dataclasses import replace
+
+from salient.core.report import mebibytes
+from salient.core.shape import Shape
+
+from .decision import Candidate
+from .engines import GIB
+from .gpu_table import GPUS
+from .kernels import fitting_tp
+from .memory import Load, budget, utilization
+
+LEAST_CONTEXT = 256  # tokens; below it nobody wants to serve
+
+
+def advice(shape: Shape, load: Load, best: Candidate) -> tuple[str, ...]:
+    """Ways that make `best` fit, the cheapest first; empty if it fits as it is."""
+    if best.budget.fits:
+        return ()
+    said = [
+        *_less_context(best, load),
+        *_fewer_sequences(best, load),
+        *_smaller_cache(shape, load, best),
+        *_more_gpus(shape, load, best),
+        *_larger_gpus(shape, load, best),
+    ]
+    if not said:
+        said.append(
+            f"no device of the catalogue holds {mebibytes(best.budget.taken)}: use pipeline "
+            "parallelism over several machines, or a smaller model"
+        )
+    return tuple(said)
+
+
+def _less_context(best: Candidate, load: Load) -> list[str]:
+    longest = best.budget.largest_context
+    if load.sequences == 1 and LEAST_CONTEXT <= longest < load.context:
+        return [f"--context {longest} fits"]
+    return []
+
+
+def _fewer_sequences(best: Candidate, load: Load) -> list[str]:
+    most = best.budget.most_sequences
+    return [f"--concurrency {most} fits"] if 0 < most < load.sequences else []
+
+
+def _smaller_cache(shape: Shape, load: Load, best: Candidate) -> list[str]:
+    for kind in ("fp8", "q8_0", "q4_0"):
+        if kind in load.engine.kv_bytes and load.kv_dtype == "auto":
+            smaller = budget(shape, best.form, replace(load, kv_dtype=kind))
+            if smaller.fits:
+                return [f"--kv-dtype {kind} fits: {mebibytes(smaller.taken)}"]
+    return []
+
+
+def _more_gpus(shape: Shape, load: Load, best: Candidate) -> list[str]:
+    if not load.engine.tensor_parallel or load.gpu.vendor == "cpu":
+        return []
+    for tp in fitting_tp(shape, best.form.group or 1):
+        if tp > load.tp and budget(shape, best.form, replace(load, tp=tp)).fits:
+            return [f"--tp {tp} fits: {tp} of these GPUs"]
+    return []
+
+
+def _larger_gpus(shape: Shape, load: Load, best: Candidate) -> list[str]:
+    """The smallest devices of the same vendor that hold it."""
+    needed = best.budget.taken / utilization(load.engine, load.gpu) / GIB
+    larger = [g for g in GPUS if g.vendor == load.gpu.vendor and g.memory >= needed]
+    names = [f"{g.name} ({g.memory:g} GiB)" for g in sorted(larger, key=lambda g: g.memory)[:3]]
+    return [f"a device of {needed:.0f} GiB: {', '.join(names)}"] if names else []

@@ -1,0 +1,133 @@
+"""What each engine takes of a device's memory beside weights, and how it deals with sequences.
+
+Figures are of the engine's defaults; every one names its source. Imports no torch.
+"""
+
+from dataclasses import dataclass
+
+from salient.core.errors import RequestError
+from salient.core.shape import Shape
+
+from .gpus import Gpu
+
+MIB, GIB = 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine's habits.
+
+    utilization: share of the memory that it takes at most
+    block: tokens that its cache gives out at once
+    kv_bytes: bytes a number in its cache, by the name of the cache's type
+    context_bytes: what the driver, libraries and the process hold
+    graphs: whether it captures CUDA graphs; tensor_parallel: whether it cuts a model over GPUs
+    """
+
+    name: str
+    utilization: float
+    block: int
+    kv_bytes: dict[str, float]
+    context_bytes: int
+    context_source: str
+    graphs: bool = False
+    tensor_parallel: bool = False
+
+
+_FLOATS = {"auto": 2.0, "bfloat16": 2.0, "float16": 2.0}
+# blocks of 32: one 16-bit scale and the codes (ggml-common.h)
+_GGUF_CACHE = {"auto": 2.0, "f16": 2.0, "bf16": 2.0, "f32": 4.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine(
+            "vllm",
+            0.92,
+            16,
+            {**_FLOATS, "fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0},
+            550 * MIB,
+            "CUDA context and libraries; vLLM logs non_torch_memory of 0.05 to 0.2 GiB besides",
+            graphs=True,
+            tensor_parallel=True,
+        ),
+        Engine(
+            "transformers", 0.97, 1, {**_FLOATS, "float32": 4.0}, 600 * MIB,
+            "CUDA context, cuBLAS workspaces and the caching allocator's slack",
+        ),
+        Engine(
+            "llama.cpp", 0.97, 1, _GGUF_CACHE, 400 * MIB, "CUDA context and its own buffers",
+        ),
+        Engine(
+            "salient", 0.97, 1, {**_FLOATS, "float32": 4.0}, 400 * MIB,
+            "Python, torch and Transformers, measured on a CPU (benchmarks/RESULTS.md)",
+        ),
+    )
+}  # fmt: skip
+# vLLM's server defaults by memory of the device (vLLM 0.32, engine/arg_utils.py):
+# from so many GiB on: tokens in a step, sequences together
+_VLLM_STEPS = ((160, 16384, 1024), (70, 8192, 1024), (0, 2048, 256))
+_VLLM_CPU_STEP = (2048, 128)
+# Bytes of logits and of the sampler's copies of them, for each sequence and word of the vocabulary.
+# Fitted to "PyTorch activation peak memory" in published vLLM logs with 256 sequences: 1.19 GiB
+# (Llama-3.1-8B, 128256 words), 1.42 (Qwen2.5-7B), 1.39 (Qwen2.5-1.5B), 1.45 (Qwen3-8B): 37 to 40.
+SAMPLER_BYTES = 39
+# Published vLLM logs say 0.3 to 1.1 GiB for models of 16 to 48 blocks.
+GRAPH_BYTES_A_BLOCK = 20 * MIB
+NCCL_BYTES = 1 * GIB  # NCCL's and the all-reduce's buffers, with more than one GPU
+LLAMA_CPP_BATCH = 512  # tokens in a step, llama.cpp's --ubatch-size
+
+
+def find_engine(name: str) -> Engine:
+    """The engine called `name`. Raises RequestError listing the known ones."""
+    if name not in ENGINES:
+        raise RequestError(f"Unknown engine {name!r}. Known engines: {', '.join(ENGINES)}.")
+    return ENGINES[name]
+
+
+def kv_bytes(engine: Engine, kv_dtype: str) -> float:
+    """Bytes a cached number. Raises RequestError for a type that the engine does not cache in."""
+    if kv_dtype not in engine.kv_bytes:
+        known = ", ".join(engine.kv_bytes)
+        raise RequestError(
+            f"{engine.name} keeps no cache in {kv_dtype!r}. --kv-dtype may be: {known}."
+        )
+    return engine.kv_bytes[kv_dtype]
+
+
+def step_sizes(engine: Engine, gpu: Gpu, prompt: int, sequences: int) -> tuple[int, int]:
+    """(tokens, sequences) that one step is made for, by the engine's defaults."""
+    if engine.name == "vllm":
+        if gpu.vendor == "cpu":
+            return _VLLM_CPU_STEP
+        a100 = "a100" in gpu.name.lower()
+        rows = (row[1:] for row in _VLLM_STEPS if gpu.memory >= row[0] and not (row[0] and a100))
+        return next(rows)
+    if engine.name == "llama.cpp":
+        return min(prompt, LLAMA_CPP_BATCH), sequences
+    return prompt * (sequences if engine.name == "transformers" else 1), sequences
+
+
+def step_bytes(shape: Shape, tokens: int, tp: int) -> int:
+    """Bytes of the widest moment of a block, for `tokens` 16-bit rows on one of `tp` GPUs.
+
+    The residual, the normed input and the output, and whichever is wider: what attention reads and
+    makes, or the joined gate and up with their product.
+    """
+    widest = 0
+    for block in shape.blocks:
+        sums = dict.fromkeys(("attention", "mixer", "mlp", "experts", "shared experts"), 0)
+        for linear in block.linears:
+            if linear.part in sums:
+                made = linear.out if linear.split != "in" else linear.width
+                sums[linear.part] += made * linear.active
+        widest = max(widest, *sums.values())
+    return tokens * (3 * shape.hidden + widest // tp) * 2
+
+
+def logits_bytes(shape: Shape, engine: Engine, tokens: int, sequences: int) -> int:
+    """Bytes of logits: of every sequence in vLLM's profile, of every token in llama.cpp's batch."""
+    if engine.name == "vllm":
+        return sequences * shape.vocab * SAMPLER_BYTES
+    if engine.name == "llama.cpp":
+        return tokens * shape.vocab * 4
+    return sequences * shape.vocab * 8  # 16-bit, then float32 and a copy to choose from

@@ -1,0 +1,134 @@
+"""The verb plan: a model, devices and wishes -> every format planned on each device."""
+
+from dataclasses import dataclass, replace
+
+from salient.core.errors import RequestError
+from salient.core.shape import Shape
+
+from .advice import advice
+from .commands import commands
+from .decision import Candidate, candidates
+from .described import describe
+from .engines import find_engine, kv_bytes
+from .gpus import Gpu, find_gpu, gpu_of_memory
+from .kernels import fitting_tp
+from .memory import Load
+from .requirements import Requirements, parse_requirements
+from .vllm_versions import parse_version
+
+DEFAULT_CONTEXT = 8192
+DEFAULT_PROMPT = 1024
+MOST = {"context": 10_000_000, "concurrency": 100_000, "tp": 1024, "prompt": 10_000_000}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The words of the command line. gpu: names with commas; vram: GiB of a device unknown by
+    name; context None: 8192 tokens, or what the model was made for where that is less."""
+
+    model: str
+    gpu: str | None = None
+    vram: float | None = None
+    engine: str = "vllm"
+    context: int | None = None
+    concurrency: int = 1
+    tp: int = 1
+    kv_dtype: str = "auto"
+    require: str = ""
+    prompt: int = DEFAULT_PROMPT
+    engine_version: str = "0.32"
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """One device: the load on it, the formats best first, what to change, what to type."""
+
+    load: Load
+    candidates: list[Candidate]
+    advice: tuple[str, ...]
+    commands: tuple[str, ...]
+
+    @property
+    def gpu(self) -> Gpu:
+        return self.load.gpu
+
+    @property
+    def best(self) -> Candidate:
+        return self.candidates[0]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that was asked and found. devices is empty where no device was named."""
+
+    request: Request
+    shape: Shape
+    origin: str
+    asked: Requirements
+    devices: tuple[DevicePlan, ...]
+    tp_sizes: dict[int, tuple[int, ...]]
+
+    @property
+    def good(self) -> bool:
+        """Whether some format meets everything on some device; true where no device was named."""
+        return not self.devices or any(device.best.good for device in self.devices)
+
+
+def make_plan(request: Request) -> Plan:
+    """Plan `request`. Raises ModelError for the model, RequestError for what was asked."""
+    shape, origin = describe(request.model)
+    _check(request)
+    asked = parse_requirements(request.require)
+    devices = tuple(_device(shape, request, gpu, asked) for gpu in _gpus(request))
+    sizes = {group: fitting_tp(shape, group) for group in (32, 64, 128)}
+    return Plan(request, shape, origin, asked, devices, sizes)
+
+
+def _check(request: Request) -> None:
+    for name, most in MOST.items():
+        value = getattr(request, name)
+        if value is not None and not 1 <= value <= most:
+            raise RequestError(f"--{name} {value} does not fit: give 1 to {most}.")
+    engine = find_engine(request.engine)
+    kv_bytes(engine, request.kv_dtype)
+    if request.tp > 1 and not engine.tensor_parallel:
+        raise RequestError(
+            f"{engine.name} does not cut a model over GPUs by --tp. Leave it out, or plan for vllm."
+        )
+
+
+def _gpus(request: Request) -> list[Gpu]:
+    if request.gpu and request.vram is not None:
+        raise RequestError("--gpu and --vram name the same thing twice. Give one of them.")
+    if request.vram is not None:
+        return [gpu_of_memory(request.vram)]
+    return [find_gpu(name) for name in (request.gpu or "").split(",") if name.strip()]
+
+
+def _device(shape: Shape, request: Request, gpu: Gpu, asked: Requirements) -> DevicePlan:
+    load = load_on(shape, request, gpu)
+    ranked = candidates(shape, load, asked)
+    best = ranked[0]
+    lines = commands(request.model, shape, best, load) if best.runs else ()
+    return DevicePlan(load, ranked, advice(shape, load, best), lines)
+
+
+def load_on(shape: Shape, request: Request, gpu: Gpu) -> Load:
+    """What `request` puts on `gpu`. Raises RequestError for more tokens than the model takes."""
+    most = shape.context
+    context = request.context or min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
+    if most and context > most:
+        raise RequestError(
+            f"--context {context} is more than the model was made for: {most} tokens "
+            "(max_position_embeddings in its config.json)."
+        )
+    load = Load(
+        find_engine(request.engine),
+        gpu,
+        context,
+        request.concurrency,
+        request.tp,
+        request.kv_dtype,
+    )
+    version = parse_version(request.engine_version)
+    return replace(load, prompt=min(request.prompt, context), version=version)

@@ -1,0 +1,176 @@
+"""A forecast of speed by roofline: what must be read and multiplied, over what the device can.
+
+A decoding step reads every weight that it uses once and every cached number of its sequences; its
+time is bytes over bandwidth, or products over peak where that is longer, plus a fixed cost for each
+block. A prompt's time is its products over peak. Shares of the peaks are those of kernels in
+practice; they are assumptions, told with every forecast, and give a range.
+"""
+
+from dataclasses import dataclass
+
+from salient.core.shape import Shape
+
+from .kernels import Route
+from .memory import Load, sequence_bytes
+from .storage import WeightFormat, bytes_read
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much of a device a kernel uses.
+
+    reads: share of the bandwidth while decoding
+    multiplies: share of the peak products of a long prompt
+    unpacks: 10^9 weights a second at most for one row, whatever the device reads; 0: no such limit
+    """
+
+    reads: float
+    multiplies: float
+    unpacks: float = 0.0
+
+
+# The slow kernels' own limit is their unpacking. Published tokens a second make, in 10^9 weights a
+# second: 133 (24 B at 6 on an RTX 4090), 152 to 181 (14 B at 11.5 to 13.7 on an H100), 158 (8 B at
+# 19 on ROCm).
+_UNPACKING = 150.0
+_PACES = {
+    "Marlin": Pace(0.85, 0.55),
+    "Machete": Pace(0.85, 0.6),
+    "Humming": Pace(0.85, 0.55),
+    "awq_gemm": Pace(0.85, 0.3, _UNPACKING),
+    "Triton AWQ": Pace(0.55, 0.2, _UNPACKING),
+    "TritonW4A16": Pace(0.5, 0.3),
+    "Conch": Pace(0.5, 0.3),
+    "Exllama": Pace(0.7, 0.4),
+    "GGUF": Pace(0.85, 0.2, _UNPACKING),  # in vLLM: 24 B at 6 on an RTX 4090
+    "bitsandbytes": Pace(0.85, 0.3, 400.0),  # 24 B at 15 to 20 on an RTX 4090
+    "llama.cpp": Pace(0.75, 0.4),
+    "Salient": Pace(0.7, 0.4),
+    "gptqmodel": Pace(0.6, 0.4),
+}
+_FAST, _SLOW = Pace(0.85, 0.55), Pace(0.6, 0.2, _UNPACKING)
+# What a kernel reaches on other makes, of its shares on NVIDIA: of bandwidth, of products.
+# Apple: llama.cpp's own table of Apple's chips (discussion 4167): 7 B in Q4_0, 61 to 94 a second.
+_MAKES = {"amd": (0.65, 0.65), "apple": (0.8, 1.2), "cpu": (0.8, 1.0)}
+
+# Seconds a block beside its bytes: launches, norms, rotary, attention's own start. vLLM with CUDA
+# graphs: 14 B (48 blocks) at 71.5 tokens a second on an H100 leaves 0.08 ms a block.
+_BLOCK_SECONDS = {"vllm": 80e-6, "transformers": 600e-6, "llama.cpp": 30e-6, "salient": 60e-6}
+_ROCM_BLOCK_SECONDS = 250e-6
+_CPU_BLOCK_SECONDS = 20e-6
+# Two all-reduces a block, each some latencies of the link (NVLink 15 us, PCIe several times that).
+_REDUCE_SECONDS = 30e-6
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range with its middle."""
+
+    low: float
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Tokens a second of one sequence and of all together; seconds to the first token."""
+
+    decode: Span
+    together: Span
+    ttft: Span
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Ease:
+    """How kindly a forecast takes its assumptions: factors on shares and on fixed costs."""
+
+    shares: float
+    fixed: float
+
+
+_EASES = (_Ease(0.8, 1.3), _Ease(1.0, 1.0), _Ease(1.1, 0.4))
+
+
+def forecast(shape: Shape, form: WeightFormat, load: Load, route: Route) -> Forecast | None:
+    """Speeds of `shape` in `form` by the kernel of `route`; None where the device is unknown, or
+    the engine refuses it."""
+    if not load.gpu.bandwidth or not load.gpu.tflops or route.pace == "refused":
+        return None
+    pace = _pace(load, route)
+    steps = [
+        [_step(shape, form, load, pace, e, rows) for e in _EASES] for rows in (1, load.sequences)
+    ]
+    ttft = [_first_token(shape, form, load, pace, e) for e in _EASES]
+    return Forecast(
+        Span(*(1 / seconds for seconds in steps[0])),
+        Span(*(load.sequences / seconds for seconds in steps[1])),
+        Span(ttft[2], ttft[1], ttft[0]),
+        _assumptions(load, route, pace),
+    )
+
+
+def _pace(load: Load, route: Route) -> Pace:
+    pace = _PACES.get(route.kernel, _FAST if route.pace == "fast" else _SLOW)
+    reads, multiplies = _MAKES.get(load.gpu.vendor, (1.0, 1.0))
+    return Pace(pace.reads * reads, pace.multiplies * multiplies, pace.unpacks)
+
+
+def _block_seconds(load: Load) -> float:
+    by_vendor = {"amd": _ROCM_BLOCK_SECONDS, "cpu": _CPU_BLOCK_SECONDS}
+    each = max(_BLOCK_SECONDS[load.engine.name], by_vendor.get(load.gpu.vendor, 0))
+    if load.gpu.vendor == "cpu" and load.engine.name != "transformers":
+        each = _CPU_BLOCK_SECONDS
+    return each + (2 * _REDUCE_SECONDS if load.tp > 1 else 0)
+
+
+def _step(
+    shape: Shape, form: WeightFormat, load: Load, pace: Pace, ease: _Ease, rows: int
+) -> float:
+    """Seconds of one decoding step of `rows` sequences, each at half of the load's context."""
+    bandwidth = load.gpu.bandwidth * 1e9 * min(0.95, pace.reads * ease.shares)
+    peak = load.gpu.tflops * 1e12 * pace.multiplies * ease.shares
+    read = bytes_read(shape, form, rows) / load.tp / bandwidth
+    multiplied = 2 * _multiplied(shape) * rows / load.tp / peak
+    unpacked = _unpacked(shape, load, pace, ease) * max(1, rows / 16)  # tiles of 16 rows
+    cached = rows * sequence_bytes(shape, load, load.context // 2) / bandwidth
+    fixed = len(shape.blocks) * _block_seconds(load) * ease.fixed
+    return max(read, multiplied, unpacked) + cached + fixed
+
+
+def _unpacked(shape: Shape, load: Load, pace: Pace, ease: _Ease) -> float:
+    if not pace.unpacks:
+        return 0.0
+    active = sum(linear.active_weights for linear in shape.linears if not linear.kept)
+    return active / (pace.unpacks * 1e9 * ease.shares) / load.tp
+
+
+def _multiplied(shape: Shape) -> int:
+    """Elements of the matrices that one token passes, the head's too."""
+    return sum(linear.active_weights for linear in shape.linears) + shape.head_weights
+
+
+def _first_token(shape: Shape, form: WeightFormat, load: Load, pace: Pace, ease: _Ease) -> float:
+    """Seconds from a prompt to its first token, nothing waiting before it.
+
+    Attention's products are 2 tokens^2 x width a block: scores and values, half of them masked.
+    """
+    tokens = load.prompt
+    peak = load.gpu.tflops * 1e12 * pace.multiplies * ease.shares * load.tp
+    matrices = 2 * (_multiplied(shape) - shape.head_weights) * tokens
+    widths = sum(n.width for n in shape.linears if n.part == "attention" and n.split == "in")
+    attention = 2 * tokens**2 * widths
+    return (matrices + attention) / peak + _step(shape, form, load, pace, ease, 1)
+
+
+def _assumptions(load: Load, route: Route, pace: Pace) -> tuple[str, ...]:
+    gpu = load.gpu
+    said = [
+        f"{gpu.name}: {gpu.bandwidth:g} GB/s, of which {pace.reads:.0%} while decoding; "
+        f"{gpu.tflops:g} TFLOP/s, of which {pace.multiplies:.0%} for a prompt",
+        f"{_block_seconds(load) * 1e3:.2f} ms a block beside its bytes ({load.engine.name})",
+        f"a prompt of {load.prompt} tokens, nothing queued; decoding at half of {load.context}",
+    ]
+    if pace.unpacks:
+        said.append(f"{route.kernel} unpacks at most {pace.unpacks:g} x 10^9 weights a second")
+    return tuple(said)

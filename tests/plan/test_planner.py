@@ -1,0 +1,109 @@
+"""Laws of the verb plan: one answer for people and programs, and words for what cannot be asked."""
+
+import json
+import re
+from datetime import date
+
+import pytest
+
+from salient import api
+from salient.core.errors import ModelError, RequestError, ResourceError
+from salient.plan.planner import Request, make_plan
+from salient.plan.record import record
+from salient.plan.storage import FORMATS
+
+LLAMA = "meta-llama/Llama-3.1-8B"
+
+
+def test_a_plan_is_told_to_people_and_to_programs():
+    report = api.plan(LLAMA, gpu="RTX 4090", context=16384, concurrency=4)
+    data = json.loads(report.to_json())
+    device = data["devices"][0]
+    assert report.passed
+    assert data["parameters"] == sum(data["parts"].values())
+    assert set(data["weights"]) == set(FORMATS)
+    assert device["choice"] == device["formats"][0]["format"]
+    best = device["formats"][0]
+    assert best["taken_bytes"] == sum(line["bytes"] for line in best["memory"])
+    assert device["commands"]
+    assert any(line.startswith("RTX 4090: take AWQ") for line in report.lines)
+
+
+def test_devices_are_compared_side_by_side():
+    report = api.plan(LLAMA, gpu="RTX 4090,H100, MI300X")
+    assert [d["gpu"]["name"] for d in report.data["devices"]] == ["RTX 4090", "H100 SXM", "MI300X"]
+
+
+def test_without_a_device_sizes_are_told_and_nothing_is_refused():
+    report = api.plan(LLAMA)
+    assert report.passed
+    assert report.data["devices"] == []
+    assert "--gpu NAME" in " ".join(report.lines)
+
+
+def test_a_plan_in_which_nothing_will_do_does_not_pass_and_says_what_to_change():
+    report = api.plan("meta-llama/Llama-3.1-70B", gpu="RTX 4060")
+    assert not report.passed
+    assert report.data["devices"][0]["choice"] is None
+    assert "change: " in "\n".join(report.lines)
+
+
+def test_the_context_is_the_models_own_where_that_is_less_than_the_default():
+    assert make_plan(Request(LLAMA, gpu="H100")).devices[0].load.context == 8192
+    small = make_plan(Request("mistralai/Mixtral-8x7B-v0.1", gpu="H200", context=32768))
+    assert small.devices[0].load.context == 32768
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "match"),
+    [
+        ({"model": "no/such/thing"}, ModelError, "no/such/thing"),
+        ({"model": ""}, ModelError, "Give a folder"),
+        ({"gpu": "RTX 9999"}, RequestError, "Unknown device 'RTX 9999'"),
+        ({"vram": 0.0}, RequestError, "No device has 0 GiB"),
+        ({"vram": float("nan")}, RequestError, "No device has nan GiB"),
+        ({"gpu": "H100", "vram": 80.0}, RequestError, "--gpu and --vram"),
+        ({"engine": "tgi"}, RequestError, "Unknown engine 'tgi'"),
+        ({"context": 0}, RequestError, "--context 0 does not fit"),
+        ({"gpu": "H100", "context": 10**6}, RequestError, "more than the model was made for"),
+        ({"concurrency": -1}, RequestError, "--concurrency -1"),
+        ({"tp": 0}, RequestError, "--tp 0"),
+        ({"engine": "llama.cpp", "tp": 2}, RequestError, r"llama\.cpp does not cut a model"),
+        ({"kv_dtype": "int3"}, RequestError, "keeps no cache in 'int3'"),
+        ({"require": "speed=1"}, RequestError, "--require does not take 'speed=1'"),
+        ({"prompt": 0}, RequestError, "--prompt 0"),
+        ({"engine_version": "new"}, RequestError, "new"),
+        ({"adr": "/no/such/folder/adr.md"}, ResourceError, "The record .* cannot be written"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_what_fits(words, error, match):
+    with pytest.raises(error, match=match):
+        api.plan(**{"model": LLAMA, "gpu": None if "vram" in words else "H100", **words})
+
+
+def test_a_record_holds_context_alternatives_decision_budget_and_what_would_change_it(tmp_path):
+    path = tmp_path / "adr.md"
+    api.plan(LLAMA, gpu="RTX 4090", require="ttft=1s,decode=30", adr=str(path))
+    text = path.read_text()
+    for heading in ("## Context", "## Decision", "### Alternatives", "### Trade-offs",
+                    "### Memory budget", "### Commands", "## When to reconsider"):  # fmt: skip
+        assert heading in text
+    assert "ttft=1s,decode=30" in text
+    assert all(form.title in text for form in FORMATS.values() if "vllm" in form.engines)
+    assert [p.name for p in tmp_path.iterdir()] == ["adr.md"]
+
+
+def test_a_record_is_well_formed_markdown():
+    text = record(make_plan(Request(LLAMA, gpu="RTX 4090")), date(2026, 1, 2))
+    assert text.startswith("# ")
+    assert "2026-01-02" in text
+    tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.M)
+    assert len(tables) == 3
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_tp_sizes_are_told_for_every_group():
+    sizes = api.plan(LLAMA).data["tensor_parallel_sizes"]
+    assert set(sizes) == {"g32", "g64", "g128"}
+    assert all(1 in found for found in sizes.values())
