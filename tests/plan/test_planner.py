@@ -41,6 +41,20 @@ def test_without_a_device_sizes_are_told_and_nothing_is_refused():
     assert "--gpu NAME" in " ".join(report.lines)
 
 
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        ("Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+        ("qwen3-8b", "Qwen/qwen3-8b"),
+        ("Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("smollm2-135m", "smollm2-135m"),
+    ],
+)
+def test_commands_name_the_model_as_other_tools_take_it(typed, named):
+    lines = api.plan(typed, gpu="RTX 4090").data["devices"][0]["commands"]
+    assert named in " ".join(lines)
+
+
 def test_a_plan_in_which_nothing_will_do_does_not_pass_and_says_what_to_change():
     report = api.plan("meta-llama/Llama-3.1-70B", gpu="RTX 4060")
     assert not report.passed

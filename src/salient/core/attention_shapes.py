@@ -88,8 +88,7 @@ def _latent(how: Attention, says: Settings) -> tuple[tuple[Linear, ...], int, in
     else:
         rank, join = hidden, ""
         queries = [Linear(named("q_proj"), asked, hidden)]
-    kept = latent + rotary
-    down = named("kv_a_proj_with_mqa")
+    kept, down = latent + rotary, named("kv_a_proj_with_mqa")
     linears = [
         *queries,
         Linear(down, kept, hidden, split="none", joined=join, bias=bias),
@@ -97,12 +96,19 @@ def _latent(how: Attention, says: Settings) -> tuple[tuple[Linear, ...], int, in
         Linear(named("o_proj"), hidden, heads * value, split="in", bias=bias),
     ]
     if how.indexer:
-        wide, own = says.count("index_head_dim"), says.count("index_n_heads")
-        linears += [
-            Linear(named("indexer.wq_b"), own * wide, rank, split="none"),
-            Linear(named("indexer.wk"), wide, hidden, split="none"),
-            Linear(named("indexer.weights_proj"), own, hidden, split="none", kept=True),
-        ]
+        wide = says.count("index_head_dim")
+        linears += _indexer(f"{how.module}.indexer", says, rank)
         other += 2 * wide  # a norm with a bias over its keys
         kept += wide
     return tuple(linears), kept, other
+
+
+def _indexer(module: str, says: Settings, rank: int) -> list[Linear]:
+    """DeepSeek-V3.2's small attention, whose scores pick the tokens for the large one."""
+    hidden, wide = says.count("hidden_size"), says.count("index_head_dim")
+    heads = says.count("index_n_heads")
+    return [
+        Linear(f"{module}.wq_b", heads * wide, rank, split="none"),
+        Linear(f"{module}.wk", wide, hidden, split="none"),
+        Linear(f"{module}.weights_proj", heads, hidden, split="none", kept=True),
+    ]

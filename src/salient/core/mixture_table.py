@@ -114,7 +114,9 @@ MIXTURES: dict[str, Architecture] = {
         _GLM4_MOE, attention=replace(_HEADS, bias=False), window="pattern", pattern=4,
         keys={"num_experts": "num_experts"},
     ),
-    "solar_open": Architecture(experts=_DEEPSEEK, keys=_ROUTED),
+    "solar_open": Architecture(
+        experts=_DEEPSEEK, keys={**_ROUTED, "first_k_dense_replace": ""},
+    ),
     "hy_v3": Architecture(_HEADS, experts=_DEEPSEEK, defaults={"first_k_dense_replace": 1}),
     "llama4_text": Architecture(
         mlp=_FORWARD,

@@ -6,6 +6,7 @@ Imports no torch.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 Part = Literal["attention", "mlp", "experts", "shared experts", "router", "mixer"]
@@ -118,7 +119,7 @@ class Shape:
     def tied(self) -> bool:
         return self.head == 0
 
-    @property
+    @cached_property
     def linears(self) -> tuple[Linear, ...]:
         """Every block's linears, block after block."""
         return tuple(linear for block in self.blocks for linear in block.linears)

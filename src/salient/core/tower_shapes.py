@@ -120,7 +120,7 @@ def _vision(tower: Tower, says: Settings, hidden: int) -> int:
         total += _merger(tower, says, norm, hidden)
     if tower.adapter:
         into, last = says.count("projector_input_dim"), says.count("projector_output_dim")
-        total += _linear(inner, into, bias=False) + _linear(into, last, bias=False)
+        total += _linear(inner, into, bias=False) + _linear(last, last, bias=False)
     return total
 
 

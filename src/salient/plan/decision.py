@@ -52,7 +52,7 @@ def candidates(shape: Shape, load: Load, asked: Requirements) -> list[Candidate]
         seen = forecast(shape, form, load, route)
         score = math.log2(_rate(shape, form, load, seen) / base) - form.penalty
         unmet = _unmet(form, planned, seen, asked)
-        reasons = _reasons(form, route, planned, seen, asked)
+        reasons = _reasons(form, route, planned, seen, asked, load)
         made.append(Candidate(form, route, planned, seen, unmet, reasons, score))
     return sorted(made, key=_order)
 
@@ -91,7 +91,12 @@ def _unmet(
 
 
 def _reasons(
-    form: WeightFormat, route: Route, planned: Budget, seen: Forecast | None, asked: Requirements
+    form: WeightFormat,
+    route: Route,
+    planned: Budget,
+    seen: Forecast | None,
+    asked: Requirements,
+    load: Load,
 ) -> tuple[str, ...]:
     over = planned.taken - planned.available
     said = [
@@ -101,7 +106,9 @@ def _reasons(
     ]
     said.append(f"{route.kernel}: {route.why}" if route.kernel else f"refused: {route.why}")
     if seen:
-        said.append(f"{_span(seen.decode)} tokens a second, first token in {_time(seen)}")
+        alone = load.sequences == 1
+        together = "" if alone else f" each alone, {_span(seen.together)} together"
+        said.append(f"{_span(seen.decode)} tokens a second{together}, first token in {_time(seen)}")
     said.append(f"loss: {form.loss}")
     if asked.tune:
         said.append(f"fine-tuning: {form.tuning}")

@@ -54,6 +54,16 @@ def describe(name: str) -> tuple[Shape, str]:
     return _from_hub(name), f"config.json of {name} on the Hugging Face Hub"
 
 
+def typed_name(name: str) -> str:
+    """What other commands and engines take for `name`: a shipped model's whole Hub id for the last
+    part of it, anything else as it is."""
+    path = _path(name)
+    shipped = _shipped(name)
+    if "/" in name or name.lower() == DEMO_NAME or shipped is None or (path and path.exists()):
+        return name
+    return f"{_id_of(shipped).partition('/')[0]}/{name}"
+
+
 def shape_of_folder(folder: Path) -> Shape:
     """The shape of a model folder, exact where its safetensors are there.
 

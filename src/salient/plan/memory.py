@@ -47,6 +47,11 @@ class Load:
     prompt: int = 1024
     version: Version = NEWEST
 
+    @property
+    def words(self) -> str:
+        """ "4 sequences x 8192 tokens"."""
+        return f"{self.sequences} sequence{'s' * (self.sequences != 1)} x {self.context} tokens"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -151,8 +156,7 @@ def _working_lines(shape: Shape, load: Load) -> list[Line]:
 def _cache_line(shape: Shape, load: Load) -> Line:
     one = sequence_bytes(shape, load, load.context)
     each = kv_bytes(load.engine, load.kv_dtype)
-    formula = f"{load.sequences} sequences x {load.context} tokens x {shape.values_per_token} "
-    formula += f"numbers x {each:g} bytes"
+    formula = f"{load.words} x {shape.values_per_token} numbers x {each:g} bytes"
     windows = [b.cache.window for b in shape.blocks if b.cache.window is not None]
     if windows:
         formula += f"; {len(windows)} of {len(shape.blocks)} blocks keep {max(windows)} tokens"

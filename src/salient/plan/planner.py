@@ -8,7 +8,7 @@ from salient.core.shape import Shape
 from .advice import advice
 from .commands import commands
 from .decision import Candidate, candidates
-from .described import describe
+from .described import describe, typed_name
 from .engines import find_engine, kv_bytes
 from .gpus import Gpu, find_gpu, gpu_of_memory
 from .kernels import fitting_tp
@@ -109,7 +109,7 @@ def _device(shape: Shape, request: Request, gpu: Gpu, asked: Requirements) -> De
     load = load_on(shape, request, gpu)
     ranked = candidates(shape, load, asked)
     best = ranked[0]
-    lines = commands(request.model, shape, best, load) if best.runs else ()
+    lines = commands(typed_name(request.model), shape, best, load) if best.runs else ()
     return DevicePlan(load, ranked, advice(shape, load, best), lines)
 
 

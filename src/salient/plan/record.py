@@ -49,7 +49,7 @@ def record(plan: Plan, today: date) -> str:
 def _context(plan: Plan) -> str:
     asked = plan.request.require or "nothing beyond running and fitting"
     first = plan.devices[0].load if plan.devices else None
-    load = f" {first.sequences} sequences of {first.context} tokens." if first else ""
+    load = f" Load: {first.words}." if first else ""
     notes = "".join(f" {note}." for note in plan.shape.notes)
     return (
         f"{plan.request.model} ({plan.origin}) is to be served with {plan.request.engine}.{load} "

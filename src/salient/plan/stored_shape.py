@@ -11,6 +11,7 @@ from typing import Any
 
 from salient.core.errors import ModelError
 from salient.core.headers import Stored
+from salient.core.settings import MOST_LAYERS
 from salient.core.shape import Block, Cache, Linear, Shape
 
 from .tensor_names import (
@@ -94,15 +95,21 @@ def frame_of(tensors: Iterable[Stored], model_type: str, quantization: Any = Non
     packed = quantization if isinstance(quantization, dict) else {}
     whole = [t for t in tensors if is_parameter(t)]
     found = _sorted(dict(at_sixteen_bits(t, packed) for t in whole), None)
-    tables = [shape for shape in found.embedding.values() if len(shape) == 2]
+    tables = [shape for shape in found.embedding.values() if len(shape) == 2 and prod(shape)]
     if not tables:
         raise ModelError(
             "The safetensors hold no embedding of tokens that is known by its name (such as "
             "'model.embed_tokens'): this is no language model that Salient can count."
         )
+    deepest = max(found.blocks)
+    if deepest >= MOST_LAYERS:
+        raise ModelError(
+            f"The safetensors hold a block {deepest}, but Salient counts models of up to "
+            f"{MOST_LAYERS} blocks. Fetch the files again."
+        )
     vocab, hidden = max(tables, key=prod)
     empty = Block("full attention", (), Cache())
-    blocks = (empty,) * (max(found.blocks) + 1)
+    blocks = (empty,) * (deepest + 1)
     return Shape(model_type, hidden, vocab, blocks, 0, 0, quantization=packed)
 
 

@@ -73,7 +73,7 @@ def formats_table(device: DevicePlan) -> Table:
     """Every format on one device, best first."""
     load = device.load
     over = f" x {load.tp}" if load.tp > 1 else ""
-    title = f"{device.gpu.name}{over}, {load.engine.name}: {load.sequences} x {load.context} tokens"
+    title = f"{device.gpu.name}{over}, {load.engine.name}: {load.words}"
     columns = ("format", "weights", "takes", "longest", "most", "kernel", "tok/s", "first token")
     return Table(title, columns, [_row(one) for one in device.candidates], words=("kernel",))
 

@@ -17,7 +17,7 @@ SIDE = re.compile(
     r"weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*)|inv_freq|"
     r"masked_bias|slope_rate|(query|key|diagonal)_decay)$|_scales$"
 )
-BLOCK = re.compile(r"^((?:.*?\.)?(?:layers|h|blocks|layer))\.(\d+)\.(.+)$")
+BLOCK = re.compile(r"^((?:.*?\.)?(?:layers|h|blocks|layer))\.([0-9]{1,9})\.(.+)$")
 EXPERT = re.compile(r"\bexperts\.\d+\.")
 # Words in the names of what stands beside the language model.
 BESIDE = (
@@ -76,12 +76,12 @@ def at_sixteen_bits(one: Stored, quantization: dict[str, Any]) -> tuple[str, tup
         more = 32 // _bits(quantization)
         rows = (shape[0] * more, shape[1]) if method == "gptq" else (shape[0], shape[1] * more)
         return f"{home}.weight", rows[::-1]
-    if leaf == "weight_packed":
+    if leaf == "weight_packed" and len(shape) >= 2:
         more = ELEMENT_BYTES.get(one.dtype, 4) * 8 // _bits(quantization)
         return f"{home}.weight", (*shape[:-1], shape[-1] * more)
     if leaf.endswith("_blocks") and len(shape) == 4:
         return one.name.removesuffix("_blocks"), (*shape[:2], shape[2] * shape[3] * 2)
-    if leaf == "weight" and one.dtype == "U8" and quantization:
+    if leaf == "weight" and one.dtype == "U8" and quantization and len(shape) >= 2:
         return one.name, (*shape[:-1], shape[-1] * 2)
     return one.name, shape
 
