@@ -1,5 +1,6 @@
 """The verb `quantize`: prepare, run or resume, finish, report."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from salient.core.machine import peak_memory
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.models.blockmap import left_out_lines, sixteen_bit_lines
+from salient.plan.forewarning import forewarnings
 
 from .evidence import totals
 from .finish import finish
@@ -14,6 +16,7 @@ from .job import Job, Request, finished, prepare
 from .memory import check_memory
 from .pipeline import quantize_blocks
 
+_log = logging.getLogger("salient")
 NAMED = 8  # of many, how many are named on the terminal; salient.json names all
 
 Progress = Callable[[int, int, str, str], None]
@@ -26,8 +29,15 @@ def quantize_model(request: Request, *, fresh: bool, dry_run: bool, progress: Pr
     """
     started = time.monotonic()
     job = prepare(request)
-    if dry_run:
-        return plan_report(job)
+    warned = forewarnings(job.source.config, job.layers.scheme, job.format)
+    for warning in warned:
+        _log.warning("warning: %s", warning)
+    report = plan_report(job) if dry_run else _run(job, started, fresh=fresh, progress=progress)
+    report.data["warnings"] = warned
+    return report
+
+
+def _run(job: Job, started: float, *, fresh: bool, progress: Progress) -> Report:
     evidence = finished(job, fresh=fresh)
     resumed = evidence is not None
     if evidence is None:

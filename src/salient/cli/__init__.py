@@ -9,6 +9,7 @@ import typer
 
 from salient import __version__
 
+from .advising import doctor, plan
 from .making import evaluate, inspect, quantize
 from .running import bench, chat, generate
 
@@ -30,5 +31,5 @@ def main(
         raise typer.Exit
 
 
-for command in (quantize, inspect, evaluate, generate, chat, bench):
+for command in (plan, quantize, inspect, evaluate, generate, chat, bench, doctor):
     app.command()(command)

@@ -1,0 +1,252 @@
+"""Good checkpoints of every writer raise no alarm; other layouts and methods are told apart."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from salient.core.headers import SINGLE, read_json
+from salient.diagnose.checkpoint import read_checkpoint
+from toy import save, tiny_model
+from toy_faults import (
+    DOWN,
+    alarms,
+    config,
+    copied,
+    edit,
+    first,
+    linears,
+    settings,
+    words,
+    write_config,
+)
+from toy_rounded import rounded_toy
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A tiny Llama of two blocks in AutoAWQ's layout, groups of 32; do not change it."""
+    return rounded_toy(tmp_path_factory.mktemp("awq"))
+
+
+@pytest.fixture
+def toy(good, tmp_path):
+    return copied(good, tmp_path / "toy")
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "deepseek_v3", "qwen3_next", "qwen2_vl"])
+@pytest.mark.parametrize("format", ["awq", "compressed-tensors"])
+def test_what_the_writers_wrote_raises_no_alarm(tmp_path, kind, format):
+    reading = read_checkpoint(rounded_toy(tmp_path, kind, format=format))
+    assert alarms(reading) == []
+    assert (reading.method, reading.group, reading.bits, reading.zeros) == (format, 32, 4, True)
+    assert reading.modules > 10
+    told = next(f for f in reading.findings if f.id == "checkpoint-whole")
+    assert f"{reading.modules} linears" in told.title
+
+
+@pytest.mark.parametrize("format", ["awq", "compressed-tensors"])
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("llama", {"scheme": "w4-g32-sym"}),
+        ("llama", {"dtype": torch.bfloat16}),
+        ("llama", {"skip": ("model.layers.0.*",)}),
+        ("llama", {"skip": ("o_proj",)}),
+        ("llama", {"changes": {"tie_word_embeddings": False}}),
+        ("gemma", {}),
+    ],
+)
+def test_choices_of_the_writer_raise_no_alarm(tmp_path, format, kind, how):
+    reading = read_checkpoint(rounded_toy(tmp_path, kind, format=format, **how))
+    assert alarms(reading) == []
+    symmetric = how.get("scheme") is not None
+    assert reading.zeros is (format == "awq" or not symmetric)  # AWQ writes the zeros of 8 out
+    whole = next(f for f in reading.findings if f.id == "checkpoint-whole")
+    assert ("symmetric" in whole.title) is symmetric
+
+
+def as_autoawq(folder, **changes):
+    """AutoAWQ 0.2's own words around the tensors, with what Transformers adds to them."""
+    found = {
+        "backend": "autoawq",
+        "bits": 4,
+        "do_fuse": False,
+        "exllama_config": None,
+        "group_size": 32,
+        "modules_to_not_convert": None,
+        "quant_method": "awq",
+        "version": "gemm",
+        "zero_point": True,
+    }
+    config(quantization_config=found | changes)(folder)
+
+
+def test_autoawqs_own_settings_raise_no_alarm(toy):
+    as_autoawq(toy)
+    assert alarms(read_checkpoint(toy)) == []
+
+
+@pytest.mark.parametrize(("sym", "desc_act"), [(True, False), (False, True)])
+def test_words_inherited_from_gptq_are_a_note(toy, sym, desc_act):
+    as_autoawq(toy, sym=sym, desc_act=desc_act)
+    reading = read_checkpoint(toy)
+    assert alarms(reading) == []
+    assert "config-legacy" in [f.id for f in reading.findings]
+
+
+def test_settings_in_text_config_are_found_and_noted(tmp_path):
+    toy = rounded_toy(tmp_path, "qwen2_vl")
+    found = read_json(toy / "config.json")
+    found["text_config"]["quantization_config"] = found.pop("quantization_config")
+    write_config(toy, found)
+    reading = read_checkpoint(toy)
+    assert alarms(reading) == []
+    assert "config-nested" in [f.id for f in reading.findings]
+
+
+def test_a_16_bit_folder_is_not_quantized_and_no_error(tmp_path):
+    reading = read_checkpoint(save(tiny_model(), tmp_path / "model"))
+    assert (reading.method, reading.modules, reading.group) == ("", 0, None)
+    assert [f.id for f in reading.findings] == ["not-quantized"]
+
+
+def test_the_head_beside_a_tied_embedding_is_a_note(toy):
+    edit(toy, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
+    config(tie_word_embeddings=True)(toy)
+    reading = read_checkpoint(toy)
+    assert alarms(reading) == []
+    assert "head-tied" in [f.id for f in reading.findings]
+
+
+def test_progress_ends_with_all_bytes_and_never_falls(good):
+    told = []
+    read_checkpoint(good, progress=lambda *step: told.append(step))
+    done = [step[0] for step in told]
+    assert done == sorted(done)
+    assert told[-1][0] == told[-1][1] > 0
+
+
+def other_layout(name):
+    """The tensors of every linear in another of AutoAWQ's layouts, by shape."""
+
+    def change(tensors):
+        for linear in linears(tensors):
+            width, out = tensors[f"{linear}.qweight"].shape[0], tensors[f"{linear}.scales"].shape[1]
+            groups = width // 32
+            words = max(4, -(-groups // 8))  # GEMV pads zeros of groups of 32 to four words
+            made = {
+                "gemv": {
+                    "qweight": torch.ones(out, width // 8, dtype=torch.int32),
+                    "qzeros": torch.ones(out, words, dtype=torch.int32),
+                    "scales": torch.ones(out, words * 8, dtype=torch.float16),
+                },
+                "gemv-fast": {
+                    "qweight": torch.ones(out // 4, width, dtype=torch.int16),
+                    "qzeros": torch.ones(words * 8, out, dtype=torch.float16),
+                    "scales": torch.ones(words * 8, out, dtype=torch.float16),
+                },
+                "marlin": {
+                    "qweight": torch.ones(width // 16, out * 2, dtype=torch.int32),
+                    "scales": torch.ones(groups, out, dtype=torch.float16),
+                },
+                "gptq": {
+                    "qweight": torch.ones(width // 8, out, dtype=torch.int32),
+                    "qzeros": torch.ones(groups, out // 8, dtype=torch.int32),
+                    "scales": torch.ones(groups, out, dtype=torch.float16),
+                    "g_idx": torch.arange(width, dtype=torch.int32) // 32,
+                },
+            }[name]
+            for suffix in ("qweight", "qzeros", "scales"):
+                tensors.pop(f"{linear}.{suffix}")
+            tensors |= {f"{linear}.{suffix}": tensor for suffix, tensor in made.items()}
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["gemv", "gemv-fast", "marlin", "gptq"])
+def test_other_layouts_are_named_by_their_shapes(toy, name):
+    edit(toy, other_layout(name))
+    told = first(toy)
+    assert told.id == f"layout-{name}"
+    assert f"{SINGLE}: model.layers" in words(told)
+    assert "salient quantize" in words(told)
+
+
+def test_gptqs_own_settings_over_the_same_names_are_not_judged(toy):
+    edit(toy, other_layout("gptq"))
+    config(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 32})(toy)
+    reading = read_checkpoint(toy)
+    assert (reading.method, alarms(reading)) == ("gptq", [])
+    assert (reading.group, reading.bits, reading.modules) == (32, 4, 0)
+    assert "method-other" in [f.id for f in reading.findings]
+
+
+def test_zero_point_false_over_symmetric_weights_is_slow_and_no_error(tmp_path):
+    toy = rounded_toy(tmp_path, scheme="w4-g32-sym")
+    settings(toy, zero_point=False)
+    told = first(toy)
+    assert (told.id, told.level) == ("zero-point-slow", "slow")
+    assert '+  "zero_point": true' in told.do
+
+
+def test_negative_scales_are_damage_only_where_there_are_zero_points(tmp_path):
+    """AutoRound's symmetric schemes have them."""
+    toy = rounded_toy(tmp_path, scheme="w4-g32-sym")
+    edit(toy, lambda t: t[f"{DOWN}.scales"].neg_())
+    told = first(toy)
+    assert (told.id, told.level) == ("scale-negative-symmetric", "warning")
+
+
+def test_a_bare_parameter_under_an_empty_list_misleads_vllm(tmp_path):
+    """Its own list then names the whole mixer: quantization/auto_awq.py, maybe_update_config."""
+    toy = rounded_toy(tmp_path, "mamba2")
+    settings(toy, modules_to_not_convert=None)
+    told = first(toy)
+    assert told.id == "skip-list-derived"
+    assert f"{SINGLE}: backbone.layers.0.mixer." in words(told)
+    settings(toy, modules_to_not_convert=["lm_head"])
+    assert alarms(read_checkpoint(toy)) == []
+
+
+def test_the_check_imports_no_torch_and_reads_no_tensor_library(good):
+    code = (
+        "import sys; from pathlib import Path;"
+        "from salient.diagnose.checkpoint import read_checkpoint;"
+        f"print(read_checkpoint(Path({str(good)!r})).modules, *sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules, *imported = run.stdout.split()
+    assert modules == "14"
+    assert not {"torch", "transformers", "safetensors", "pydantic"} & set(imported)
+
+
+def subnormal(tensors):
+    tensors[f"{DOWN}.scales"][0, 0] = 2.0**-24
+
+
+def all_bfloat16(tensors):
+    for name in linears(tensors, ".scales"):
+        tensors[f"{name}.scales"] = tensors[f"{name}.scales"].bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("fault", "note"),
+    [
+        (lambda folder: edit(folder, subnormal), "scale-subnormal"),
+        (lambda folder: edit(folder, all_bfloat16), "dtype-scales"),
+        (config(dtype="bfloat16"), "dtype-cast"),
+        (config(model_type=None), "sizes-unknown"),
+    ],
+)
+def test_harmless_oddities_are_notes(toy, fault, note):
+    fault(toy)
+    reading = read_checkpoint(toy)
+    assert alarms(reading) == []
+    assert note in [f.id for f in reading.findings if f.level == "note"]
+
+
+def test_zeros_of_8_throughout_are_a_note(tmp_path):
+    reading = read_checkpoint(rounded_toy(tmp_path, scheme="w4-g32-sym"))
+    assert "zeros-symmetric" in [f.id for f in reading.findings if f.level == "note"]

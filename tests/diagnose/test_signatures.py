@@ -1,0 +1,117 @@
+"""The table of signatures: each row finds its own line in any dress, and never plain English."""
+
+import io
+import json
+import re
+
+import pytest
+
+from salient.core.findings import BAD, LEVELS, Finding
+from salient.core.texts import builtin
+from salient.diagnose.log_facts import LogFacts
+from salient.diagnose.log_lines import DIGITS, LEAST
+from salient.diagnose.log_prefix import read_line
+from salient.diagnose.log_readers import ANCHORS
+from salient.diagnose.logs import read_stream
+from salient.diagnose.signatures import SIGNATURES
+
+DRESSES = {
+    "vLLM 0.32": "(Worker_TP1_EP1 pid=4711) WARNING 11-21 01:25:22 [auto_awq.py:325] {}\n",
+    "vLLM 0.9": "ERROR 06-17 13:04:11 [core.py:396] {}\n",
+    "vLLM 0.5": "WARNING 08-21 00:27:46 config.py:254] {}\n",
+    "vLLM in colours": "\x1b[0;36m(EngineCore_DP0 pid=12)\x1b[0;0m INFO 10-23 15:14:56 [a.py:3] "
+    "{}\r\n",
+    "Ray": "\x1b[36m(RayWorkerWrapper pid=393, ip=10.0.0.2)\x1b[0m ERROR 02-11 01:02:03 b.py:7] "
+    "{}\n",
+    "SGLang": "[2025-08-08 03:35:19 TP0] {}\n",
+    "docker compose": "vllm-1  | (APIServer pid=1) INFO 11-21 01:25:22 [a.py:1] {}\n",
+    "Kubernetes": "2026-11-21T01:25:22.123456789Z stderr F ERROR 11-21 01:25:22 [a.py:1510] {}\n",
+    "journald": "Nov 21 01:25:22 node-7 vllm[4711]: {}\n",
+    "torchrun": "[rank3]: {}\n",
+}
+IDS = [row.id for row in SIGNATURES]
+
+
+def findings(text: str) -> dict[str, Finding]:
+    reading = read_stream(io.BytesIO(text.encode()), "a.log", size=None)
+    return {finding.id: finding for finding in reading.findings}
+
+
+def test_the_table_is_long_and_its_ids_are_unique():
+    assert len(SIGNATURES) >= 60
+    assert len(set(IDS)) == len(IDS)
+
+
+@pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
+def test_a_row_is_complete(row):
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", row.id)
+    assert row.level in LEVELS
+    assert row.anchor in row.example
+    assert "\n" not in row.example
+    assert row.do or row.level == "good"
+    assert set(row.companions) <= {*IDS, "concurrency"}
+    # JSON writes these letters in another way, and a JSON log would hide them.
+    assert not set(row.anchor) & set('"\\\n')
+
+
+@pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
+def test_a_line_gives_its_own_finding_alone_in_any_dress(row):
+    for dress in DRESSES.values():
+        found = findings(dress.format(row.example))
+        assert set(found) - set(row.companions) == {row.id}, dress
+        finding = found[row.id]
+        assert (finding.level, finding.certainty, finding.count) == (row.level, row.certainty, 1)
+        assert finding.evidence[0].where == "a.log:1"
+
+
+@pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
+def test_a_line_gives_its_finding_in_a_log_of_json(row):
+    line = DRESSES["vLLM 0.9"].format(row.example)
+    assert row.id in findings(json.dumps({"log": line, "stream": "stderr", "time": "now"}) + "\n")
+
+
+@pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
+def test_a_finding_has_no_braces_left_and_no_empty_title(row):
+    finding = findings(row.example + "\n")[row.id]
+    words = " ".join((finding.title, finding.matters, *finding.do))
+    assert finding.title
+    assert not re.search(r"\{[a-z_]+\}", words)
+
+
+@pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
+def test_the_braces_of_a_row_name_its_groups_or_facts(row):
+    groups = row.match(read_line(row.example.encode()))
+    named = set(re.findall(r"\{(\w+)\}", " ".join((row.title, row.matters, *row.do))))
+    assert named <= set(groups) | set(LogFacts().words())
+
+
+@pytest.mark.parametrize("anchor", sorted({row.anchor for row in SIGNATURES} | set(ANCHORS)))
+def test_an_anchor_has_enough_letters_to_search_for(anchor):
+    assert len(anchor.encode().translate(None, DIGITS)) >= LEAST
+
+
+def test_plain_english_gives_no_finding():
+    lines = [
+        line
+        for part in ("calibration", "heldout")
+        for document in builtin(part)
+        for line in document.text.splitlines()
+    ]
+    text = "\n".join(lines)
+    assert len(text) > 200_000
+    assert {id: f.level for id, f in findings(text).items() if f.level != "note"} == {}
+
+
+def test_what_a_user_asks_about_an_error_is_no_error():
+    line = (
+        "INFO 11-21 01:25:22 [logger.py:43] Received request cmpl-1: prompt: 'Why does vLLM say "
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB? And of ValueError: "
+        "No available memory for the cache blocks.', params: SamplingParams(n=1)\n"
+    )
+    assert findings(line) == {}
+
+
+@pytest.mark.parametrize("row", [r for r in SIGNATURES if r.level in BAD], ids=lambda r: r.id)
+def test_an_error_inside_of_a_sentence_is_no_error(row):
+    asked = f"Received request cmpl-1: prompt: 'What is {row.example}'"
+    assert row.id not in findings(DRESSES["vLLM 0.9"].format(asked))
