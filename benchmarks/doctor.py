@@ -35,7 +35,7 @@ CAUSE = (
 )
 CAUSE_ID = "awq-layer-fallback"
 READ = (
-    "import json, sys, time; from salient.diagnose.logs import read_log; "
+    "import json, sys, time; from salient.diagnose.log.reading import read_log; "
     "start = time.perf_counter(); reading = read_log(sys.argv[1]); "
     "print(json.dumps({'seconds': time.perf_counter() - start, 'lines': reading.facts.lines, "
     "'ids': [finding.id for finding in reading.findings]}))"

@@ -81,7 +81,7 @@ def test_a_module_stands_on_a_floor(path):
         ("core/quant.py", "def late():\n    from salient.models import groups", {"models"}),
         ("formats/writer.py", "from salient.evals.likelihood import ROWS", {"evals"}),
         ("awq/search.py", "from salient.runtime.linear import QuantLinear", {"runtime"}),
-        ("models/source.py", "from salient.diagnose import logs", {"diagnose"}),
+        ("models/source.py", "from salient.diagnose import doctor", {"diagnose"}),
         ("formats/writer.py", "from .checkpoint import open_piece", set()),
         ("formats/writer.py", "from salient.core.errors import ModelError", set()),
         ("core/quant.py", "from salient import __version__", set()),

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from salient.core.findings import Finding
 from salient.core.headers import INDEX, SINGLE, read_header, read_json
-from salient.diagnose.checkpoint import CheckpointReading, read_checkpoint
+from salient.diagnose.checkpoint.check import CheckpointReading, read_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 DOWN = "model.layers.1.mlp.down_proj"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from salient.core.headers import SINGLE, read_json
-from salient.diagnose.checkpoint import read_checkpoint
+from salient.diagnose.checkpoint.check import read_checkpoint
 from toy import save, tiny_model
 from toy_faults import (
     DOWN,
@@ -213,7 +213,7 @@ def test_a_bare_parameter_under_an_empty_list_misleads_vllm(tmp_path):
 def test_the_check_imports_no_torch_and_reads_no_tensor_library(good):
     code = (
         "import sys; from pathlib import Path;"
-        "from salient.diagnose.checkpoint import read_checkpoint;"
+        "from salient.diagnose.checkpoint.check import read_checkpoint;"
         f"print(read_checkpoint(Path({str(good)!r})).modules, *sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from families import FAMILIES
 from salient.core.headers import SINGLE
-from salient.diagnose.checkpoint import read_checkpoint
+from salient.diagnose.checkpoint.check import read_checkpoint
 from toy_faults import (
     DOWN,
     alarms,

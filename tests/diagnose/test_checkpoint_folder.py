@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from salient.core.errors import ModelError
 from salient.core.headers import INDEX, SINGLE, read_json
-from salient.diagnose.checkpoint import read_checkpoint
+from salient.diagnose.checkpoint.check import read_checkpoint
 from toy_faults import alarms, copied, edit, first, rewrite_header, settings, shard, words
 from toy_rounded import rounded_toy
 

@@ -8,7 +8,7 @@ import pytest
 
 from salient.core.errors import SalientError
 from salient.core.headers import INDEX, SINGLE, read_json
-from salient.diagnose.checkpoint import read_checkpoint
+from salient.diagnose.checkpoint.check import read_checkpoint
 from toy_faults import copied, rewrite_header, shard, write_config
 from toy_rounded import rounded_toy
 

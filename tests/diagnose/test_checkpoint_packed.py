@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from salient.core.headers import SINGLE, read_json
-from salient.diagnose.checkpoint import read_checkpoint
+from salient.diagnose.checkpoint.check import read_checkpoint
 from toy_faults import DOWN, alarms, copied, edit, first, linears, settings, weights, words
 from toy_rounded import rounded_toy
 

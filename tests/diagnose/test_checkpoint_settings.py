@@ -6,7 +6,7 @@ import pytest
 
 from salient.core.errors import ModelError
 from salient.core.headers import read_json
-from salient.diagnose.checkpoint import read_checkpoint
+from salient.diagnose.checkpoint.check import read_checkpoint
 from toy import save, tiny_model
 from toy_faults import (
     alarms,

@@ -6,8 +6,8 @@ import pytest
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from salient.core.headers import SINGLE
-from salient.diagnose.checkpoint import read_checkpoint
-from salient.diagnose.checkpoint_skips import by_transformers, by_vllm
+from salient.diagnose.checkpoint.check import read_checkpoint
+from salient.diagnose.checkpoint.skips import by_transformers, by_vllm
 from toy_faults import alarms, first, settings, words
 from toy_rounded import rounded_toy
 

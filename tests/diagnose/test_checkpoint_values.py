@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from salient.core.headers import Stored
-from salient.diagnose.checkpoint_bits import Judged, judge
-from salient.diagnose.checkpoint_codes import WINDOW, zero_tail
-from salient.diagnose.checkpoint_reader import Reader
+from salient.diagnose.checkpoint.bits import Judged, judge
+from salient.diagnose.checkpoint.codes import WINDOW, zero_tail
+from salient.diagnose.checkpoint.reader import Reader
 
 KINDS = ("NaN", "Inf", "zero", "negative", "subnormal")
 

@@ -11,9 +11,12 @@ import pytest
 
 from salient.core import machine
 from salient.core.findings import LEVELS
-from salient.diagnose import environment as reading
-from salient.diagnose import environment_gpus
-from salient.diagnose.environment import (
+from salient.diagnose.machine import gpus as environment_gpus
+from salient.diagnose.machine import reading
+from salient.diagnose.machine.devices import RULES as DEVICE_RULES
+from salient.diagnose.machine.gpus import FEWER_FIELDS, FIELDS, read_cards
+from salient.diagnose.machine.host import RULES as HOST_RULES
+from salient.diagnose.machine.reading import (
     Card,
     Environment,
     Trouble,
@@ -21,9 +24,6 @@ from salient.diagnose.environment import (
     read_environment,
     run_program,
 )
-from salient.diagnose.environment_devices import RULES as DEVICE_RULES
-from salient.diagnose.environment_gpus import FEWER_FIELDS, FIELDS, read_cards
-from salient.diagnose.environment_host import RULES as HOST_RULES
 from salient.diagnose.variables import matters, relevant, shown
 
 GIB = 2**30

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from salient.diagnose.log_lines import CHUNK, EACH, FIRST, LONGEST, Scanner
+from salient.diagnose.log.lines import CHUNK, EACH, FIRST, LONGEST, Scanner
 
 ANCHORS = (
     "CUDA out of memory",

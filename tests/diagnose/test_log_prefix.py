@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from salient.diagnose.log_prefix import read_line
+from salient.diagnose.log.prefix import read_line
 
 SAID = "Falling back to unoptimized AWQ kernels."
 

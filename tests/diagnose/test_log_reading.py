@@ -11,9 +11,9 @@ import pytest
 
 from salient.core.errors import RequestError
 from salient.core.findings import BAD, CERTAINTIES, LEVELS
-from salient.diagnose.log_readers import ANCHORS
-from salient.diagnose.logs import LogReading, follow, read_log, read_stream
-from salient.diagnose.signatures import SIGNATURES
+from salient.diagnose.log.readers import ANCHORS
+from salient.diagnose.log.reading import LogReading, follow, read_log, read_stream
+from salient.diagnose.log.signatures import SIGNATURES
 
 LOGS = Path(__file__).parent / "logs"
 NAMES = sorted(path.name for path in LOGS.glob("*.txt"))

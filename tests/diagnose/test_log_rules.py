@@ -5,8 +5,8 @@ import io
 import pytest
 
 from salient.core.findings import Finding
-from salient.diagnose.log_facts import LogFacts
-from salient.diagnose.logs import read_stream
+from salient.diagnose.log.facts import LogFacts
+from salient.diagnose.log.reading import read_stream
 
 ENGINE = (
     "(EngineCore pid=1) INFO 11-21 01:25:14 [core.py:133] Initializing a V1 LLM engine "

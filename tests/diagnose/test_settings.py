@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from salient.core.errors import RequestError
-from salient.diagnose.argument_table import CHOICES, GONE, KINDS, SHORT
-from salient.diagnose.arguments import fits, full_name, nearest, value_of
-from salient.diagnose.settings import FILE_LIMIT, UNKNOWN, Settings, read_settings
-from salient.diagnose.settings_object import YAML_LIMIT
-from salient.diagnose.settings_rules import RULES, judge_settings
+from salient.diagnose.settings.argument_table import CHOICES, GONE, KINDS, SHORT
+from salient.diagnose.settings.arguments import fits, full_name, nearest, value_of
+from salient.diagnose.settings.object import YAML_LIMIT
+from salient.diagnose.settings.reading import FILE_LIMIT, UNKNOWN, Settings, read_settings
+from salient.diagnose.settings.rules import RULES, judge_settings
 from salient.plan.gpus import Gpu
 
 GPU = Gpu("RTX 4090", "nvidia", "Ada", 24.0, 1008, 165, capability=89)

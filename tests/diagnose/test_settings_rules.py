@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from salient.core.findings import BAD, LEVELS, Finding
-from salient.diagnose.settings import Settings, read_settings
-from salient.diagnose.settings_case import Case
-from salient.diagnose.settings_memory import cache_bytes
-from salient.diagnose.settings_rules import RULES, judge_settings
+from salient.diagnose.settings.case import Case
+from salient.diagnose.settings.memory import cache_bytes
+from salient.diagnose.settings.reading import Settings, read_settings
+from salient.diagnose.settings.rules import RULES, judge_settings
 from salient.plan.gpus import Gpu
 
 RTX4090 = Gpu("RTX 4090", "nvidia", "Ada", 24.0, 1008, 165, capability=89)

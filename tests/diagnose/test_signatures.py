@@ -8,12 +8,12 @@ import pytest
 
 from salient.core.findings import BAD, LEVELS, Finding
 from salient.core.texts import builtin
-from salient.diagnose.log_facts import LogFacts
-from salient.diagnose.log_lines import DIGITS, LEAST
-from salient.diagnose.log_prefix import read_line
-from salient.diagnose.log_readers import ANCHORS
-from salient.diagnose.logs import read_stream
-from salient.diagnose.signatures import SIGNATURES
+from salient.diagnose.log.facts import LogFacts
+from salient.diagnose.log.lines import DIGITS, LEAST
+from salient.diagnose.log.prefix import read_line
+from salient.diagnose.log.readers import ANCHORS
+from salient.diagnose.log.reading import read_stream
+from salient.diagnose.log.signatures import SIGNATURES
 
 DRESSES = {
     "vLLM 0.32": "(Worker_TP1_EP1 pid=4711) WARNING 11-21 01:25:22 [auto_awq.py:325] {}\n",

@@ -17,9 +17,9 @@ from salient.plan.gpus import Gpu, find_gpu
 from salient.plan.vllm_versions import parse_version
 
 if TYPE_CHECKING:
-    from .checkpoint import CheckpointReading
+    from .checkpoint.check import CheckpointReading
     from .loaders import Loader
-    from .log_facts import LogFacts
+    from .log.facts import LogFacts
 
 Progress = Callable[[int, int, str, str], None]
 
@@ -67,7 +67,7 @@ def diagnose(request: Request, progress: Progress) -> Diagnosis:
     if request.config:
         tp = _read_settings(made, request, gpu, version, config) or tp
     if request.env:
-        from .environment import judge_environment, read_environment
+        from .machine.reading import judge_environment, read_environment
 
         made.read.append("this machine")
         made.findings += judge_environment(read_environment())
@@ -88,13 +88,13 @@ def findings_of(request: Request) -> Iterator[Finding]:
     """
     if not request.log or request.log == "-":
         raise RequestError("--follow needs a log: give --log FILE.")
-    from .logs import follow
+    from .log.reading import follow
 
     return follow(request.log)
 
 
 def _read_log(made: Diagnosis, log: str, progress: Progress) -> None:
-    from .logs import read_log
+    from .log.reading import read_log
 
     reading = read_log(log, progress=progress)
     if not (reading.findings or reading.facts.engine):
@@ -128,7 +128,7 @@ def _read_target(made: Diagnosis, target: str, progress: Progress) -> dict[str, 
     """The config.json of a checkpoint folder, or of the file named alone."""
     path = Path(target).expanduser()
     if path.is_dir():
-        from .checkpoint import read_checkpoint
+        from .checkpoint.check import read_checkpoint
 
         made.checkpoint = read_checkpoint(path, progress=progress)
         made.read.append(f"{path}: {made.checkpoint.modules} quantized linears")
@@ -151,8 +151,8 @@ def _read_settings(
     config: dict[str, Any],
 ) -> int | None:
     """Judge the serving settings; their tensor parallelism, if no other is told."""
-    from .settings import read_settings
-    from .settings_rules import judge_settings
+    from .settings.reading import read_settings
+    from .settings.rules import judge_settings
 
     settings = read_settings(Path(str(request.config)).expanduser())
     made.read.append(f"{settings.path}: {settings.kind}")

@@ -11,7 +11,7 @@ from salient.core.shape import Shape
 from salient.plan.gpus import Gpu, find_gpu
 from salient.plan.kernels import Packing, Route, Served, route
 
-from .checkpoint import CheckpointReading
+from .checkpoint.check import CheckpointReading
 
 NEWEST = (0, 32)
 # one device for each way that vLLM takes

@@ -1,0 +1,1 @@
+"""A checkpoint folder, looked at without running it."""

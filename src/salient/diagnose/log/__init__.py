@@ -1,0 +1,1 @@
+"""A server's log, read for causes."""

@@ -1,0 +1,1 @@
+"""The machine that serves: devices, versions, variables."""

@@ -1,0 +1,1 @@
+"""What a server was told: files and command lines."""
