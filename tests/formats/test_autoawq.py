@@ -116,6 +116,10 @@ def test_a_symmetric_scheme_is_read_back_with_its_zeros():
     assert read_config(config(Scheme(64, symmetric=True), [])) == Scheme(64)
 
 
+def test_the_skip_list_is_never_empty_so_that_no_reader_makes_its_own():
+    assert config(Scheme(128), [])["modules_to_not_convert"] == ["lm_head"]
+
+
 def test_the_config_says_what_vllm_looks_for():
     assert config(Scheme(128), ["lm_head", "router"]) == {
         "quant_method": "awq",

@@ -58,14 +58,18 @@ def _unpack_words(words: Tensor) -> Tensor:
 
 
 def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
-    """`quantization_config` of config.json. `skipped` are the names of linears left at 16 bits."""
+    """`quantization_config` of config.json. `skipped` are the names of linears left at 16 bits.
+
+    The list is never empty: vLLM would make its own from the types of tensors (0.32, auto_awq.py,
+    maybe_update_config), and skip a whole mixer for one bare parameter in it.
+    """
     return {
         "quant_method": "awq",
         "bits": scheme.bits,
         "group_size": scheme.group_size,
         "zero_point": True,
         "version": "gemm",
-        "modules_to_not_convert": skipped or None,
+        "modules_to_not_convert": skipped or ["lm_head"],
     }
 
 
