@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from families import FAMILIES
 from meta_models import ALIKE, ALL, ESTIMATED, TINY_VISION, built
-from salient.core.architecture_table import ARCHITECTURES
-from salient.core.architectures import read_shape
+from salient.core.architectures.reading import read_shape
+from salient.core.architectures.table import ARCHITECTURES
 from salient.core.shape import Block, Linear, Shape
 from toy import tiny_model
 

@@ -8,10 +8,10 @@ import pytest
 from transformers import AutoConfig
 
 from meta_models import ALL, built
-from salient.core.architecture_table import ARCHITECTURES
-from salient.core.architectures import read_shape
+from salient.core.architectures.reading import read_shape
+from salient.core.architectures.settings import KEYS, MOST_LAYERS
+from salient.core.architectures.table import ARCHITECTURES
 from salient.core.errors import ModelError
-from salient.core.settings import KEYS, MOST_LAYERS
 from salient.core.shape import Shape
 
 

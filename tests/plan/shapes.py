@@ -4,7 +4,7 @@ import json
 from functools import cache
 from importlib.resources import files
 
-from salient.core.architectures import read_shape
+from salient.core.architectures.reading import read_shape
 from salient.core.shape import Block, Cache, Linear, Shape
 
 

@@ -9,7 +9,7 @@ import time
 import huggingface_hub.constants
 import pytest
 
-from salient.core.architectures import read_shape
+from salient.core.architectures.reading import read_shape
 from salient.core.errors import ModelError
 from salient.core.headers import read_json
 from salient.models.demo import DEMO_NAME

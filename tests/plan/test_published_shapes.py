@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from salient.core.architectures import read_shape
+from salient.core.architectures.reading import read_shape
 from salient.core.shape import Shape
 
 CONFIGS = files("salient.plan") / "configs"

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from families import FAMILIES
-from salient.core.architectures import read_shape
+from salient.core.architectures.reading import read_shape
 from salient.core.errors import ModelError
 from salient.core.headers import read_json, stored_tensors
 from salient.core.shape import Shape

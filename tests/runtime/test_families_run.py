@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from families import FAMILIES
+from salient.diagnose.checkpoint.check import read_checkpoint
 from salient.models.whole import load_dequantized
 from salient.runtime import engine as engines
 from salient.runtime.sampling import Sampling
@@ -172,3 +173,9 @@ def test_a_prefix_that_is_there_gives_what_a_fresh_engine_gives(kind, ran):
     answer = engine.generate([IDS[:20]], GREEDY)[0]
     assert answer.reused == 12
     assert agree(answer, ran(kind).first)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_doctor_finds_nothing_wrong_with_a_familys_checkpoint(kind, ran):
+    found = read_checkpoint(ran(kind).folder).findings
+    assert {finding.level for finding in found} <= {"good", "note"}

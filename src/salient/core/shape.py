@@ -1,6 +1,6 @@
 """A model's shape: its matrices, what it keeps of a sequence, and the counts that follow.
 
-Exact numbers of parameters, no rule of thumb. `architectures.py` reads a config.json into one.
+Exact numbers of parameters, no rule of thumb. `architectures` reads a config.json into one.
 Imports no torch.
 """
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from salient.core.architectures import read_shape
+from salient.core.architectures.reading import read_shape
 from salient.core.errors import SalientError
 from salient.core.findings import Evidence, Finding
 from salient.core.shape import Shape

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from salient.core.architecture_table import ARCHITECTURES
-from salient.core.architectures import family_of, read_shape
+from salient.core.architectures.reading import family_of, read_shape
+from salient.core.architectures.table import ARCHITECTURES
 from salient.core.errors import ModelError
 from salient.core.headers import INDEX, SINGLE, read_json, stored_tensors
 from salient.core.shape import Shape

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from salient.core.architectures import read_shape
+from salient.core.architectures.reading import read_shape
 from salient.core.errors import ModelError
 from salient.core.scheme import GROUP_SIZES, Scheme
 from salient.core.shape import Shape

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+from salient.core.architectures.settings import MOST_LAYERS
 from salient.core.errors import ModelError
 from salient.core.headers import Stored
-from salient.core.settings import MOST_LAYERS
 from salient.core.shape import Block, Cache, Linear, Shape
 
 from .tensor_names import (

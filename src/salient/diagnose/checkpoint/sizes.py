@@ -163,7 +163,7 @@ def _group_change(said: Said, real: int) -> tuple[str, ...]:
 
 def check_config_sizes(contents: Contents) -> list[Finding]:
     """Sizes of linears and the number of blocks, against what config.json's numbers give."""
-    from salient.core.architectures import read_shape
+    from salient.core.architectures.reading import read_shape
 
     try:
         shape = read_shape(contents.config)

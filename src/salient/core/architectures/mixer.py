@@ -7,9 +7,10 @@ the last kernel - 1 inputs of the convolution, and the state itself.
 from collections.abc import Callable
 from math import ceil
 
-from .attention_shapes import head_width
+from salient.core.shape import Block, Cache, Linear
+
+from .attention import head_width
 from .settings import Settings
-from .shape import Block, Cache, Linear
 
 
 def _conv(says: Settings, channels: int) -> tuple[int, int]:

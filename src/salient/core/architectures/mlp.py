@@ -1,9 +1,10 @@
 """The matrices of MLPs, experts and routers. Imports no torch."""
 
-from .architecture import Experts, Mlp
-from .attention_shapes import holds
+from salient.core.shape import Block, Cache, Linear, Part
+
+from .attention import holds
+from .record import Experts, Mlp
 from .settings import Settings
-from .shape import Block, Cache, Linear, Part
 
 JOIN = "gate_up_proj"
 

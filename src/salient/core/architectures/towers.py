@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .errors import ModelError
+from salient.core.errors import ModelError
+
 from .settings import MOST_LAYERS, Settings
 
 NAMES = {"vision_config": "vision tower", "audio_config": "audio tower"}

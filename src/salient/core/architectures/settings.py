@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from .errors import ModelError
+from salient.core.errors import ModelError
 
 MOST_LAYERS = 10_000
 LARGEST = 1_000_000_000

@@ -3,7 +3,7 @@
 Imports no torch.
 """
 
-from .architecture import Architecture
+from .record import Architecture
 from .settings import MOST_LAYERS, Settings
 
 # What configs call a block's attention -> a word of ours: "mixer" is what stands in its place,

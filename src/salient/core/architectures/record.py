@@ -1,6 +1,6 @@
 """What may differ from one family of models to the next; the defaults are Llama's.
 
-The families themselves are in `architecture_table.py`. Imports no torch.
+The families themselves are in `table.py`. Imports no torch.
 """
 
 from collections.abc import Mapping

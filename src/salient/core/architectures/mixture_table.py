@@ -1,8 +1,8 @@
-"""The rows of `architecture_table.py` with experts, or with something in attention's place."""
+"""The rows of `table.py` with experts, or with something in attention's place."""
 
 from dataclasses import replace
 
-from .architecture import NO_BIAS, Architecture, Attention, Experts, Mlp
+from .record import NO_BIAS, Architecture, Attention, Experts, Mlp
 
 _BARE = Attention(bias=False)
 _HEADS = Attention(norms="head")

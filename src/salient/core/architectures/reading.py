@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .architecture import Architecture, Experts, Mlp
-from .architecture_table import ARCHITECTURES
-from .attention_shapes import attention_block, holds
-from .errors import ModelError
-from .layer_plan import attentions, feeds
-from .mixer_shapes import MIXERS
-from .mlp_shapes import dense_block, experts_block
+from salient.core.errors import ModelError
+from salient.core.shape import Block, Cache, Shape
+
+from .attention import attention_block, holds
+from .layers import attentions, feeds
+from .mixer import MIXERS
+from .mlp import dense_block, experts_block
+from .record import Architecture, Experts, Mlp
 from .settings import MOST_LAYERS, Settings, shown
-from .shape import Block, Cache, Shape
-from .tower_shapes import towers
+from .table import ARCHITECTURES
+from .towers import towers
 from .translations import TRANSLATIONS
 
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")

@@ -7,8 +7,8 @@ every row against those classes.
 
 from dataclasses import replace
 
-from .architecture import NO_BIAS, Architecture, Attention, Mlp
 from .mixture_table import MIXTURES
+from .record import NO_BIAS, Architecture, Attention, Mlp
 
 _BARE = Attention(bias=False)
 _QWEN2 = Attention(bias=True, out_bias=False)

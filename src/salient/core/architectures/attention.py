@@ -1,8 +1,9 @@
 """The matrices of an attention and what it keeps of each token. Imports no torch."""
 
-from .architecture import Attention, Fact
+from salient.core.shape import Block, Cache, Linear
+
+from .record import Attention, Fact
 from .settings import Settings
-from .shape import Block, Cache, Linear
 
 KINDS = {
     "full": "full attention",

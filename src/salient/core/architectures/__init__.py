@@ -1,0 +1,1 @@
+"""A config.json -> the exact shape of its model, by tables of what differs between families."""
