@@ -227,6 +227,13 @@ def test_words_that_cannot_be_parsed_end_with_2(wrong, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_quantize_says_first_what_will_hurt_in_serving(small):
+    result = call("quantize", small["model"], "--dry-run", "--json", "-o", small["out"])
+    warned = json.loads(result.stdout)["warnings"]
+    assert "cannot be cut over 2 GPUs" in warned[0]
+    assert f"warning: {warned[0]}" in result.stderr
+
+
 def test_a_signal_ends_with_130_and_the_same_command_goes_on_quietly(text, tmp_path):
     """Ctrl-C, then a SIGTERM, then undisturbed: as a shell sees it, with no terminal."""
     model, out = toy_folder(tmp_path / "model", num_hidden_layers=6), tmp_path / "out"
@@ -249,7 +256,8 @@ def test_a_signal_ends_with_130_and_the_same_command_goes_on_quietly(text, tmp_p
                 break
             time.sleep(0.005)
         stdout, stderr = process.communicate(timeout=120)
-        return process.returncode, stdout, stderr
+        told = re.sub("^warning: .*\n", "", stderr)  # that a toy cannot be cut over GPUs
+        return process.returncode, stdout, told
 
     for stop, blocks in ((signal.SIGINT, 1), (signal.SIGTERM, 3)):
         words = "Interrupted. The same command goes on where this run stopped.\n"

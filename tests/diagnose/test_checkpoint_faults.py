@@ -193,7 +193,7 @@ FAULTS = {
         f'"{DOWN}"]',
     ),
     "quantized head": (
-        lambda folder: edit(folder, lm_head_too),
+        lambda folder: (edit(folder, lm_head_too), settings(folder, "modules_to_not_convert")),
         "head-quantized",
         f"{SINGLE}: lm_head.qweight",
     ),

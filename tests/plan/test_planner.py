@@ -29,6 +29,15 @@ def test_a_plan_is_told_to_people_and_to_programs():
     assert any(line.startswith("RTX 4090: take AWQ") for line in report.lines)
 
 
+def test_formats_that_the_engine_refuses_are_told_with_their_reason_and_not_in_the_table():
+    # Qwen2.5-14B over 8 GPUs: 13824 inputs are no whole groups of 128
+    report = api.plan("Qwen/Qwen2.5-14B", gpu="H100", tp=8)
+    told = "\n".join(line for line in report.lines if line.startswith("  refused: "))
+    assert "AWQ w4-g128" in told
+    assert "13824 inputs / 8" in told
+    assert "AWQ w4-g128" not in [row[0] for row in report.tables[1].rows]
+
+
 def test_devices_are_compared_side_by_side():
     report = api.plan(LLAMA, gpu="RTX 4090,H100, MI300X")
     assert [d["gpu"]["name"] for d in report.data["devices"]] == ["RTX 4090", "H100 SXM", "MI300X"]
@@ -45,7 +54,7 @@ def test_without_a_device_sizes_are_told_and_nothing_is_refused():
     ("typed", "named"),
     [
         ("Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
-        ("qwen3-8b", "Qwen/qwen3-8b"),
+        ("qwen3-8b", "Qwen/Qwen3-8B"),
         ("Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
         ("smollm2-135m", "smollm2-135m"),
     ],

@@ -61,7 +61,9 @@ def typed_name(name: str) -> str:
     shipped = _shipped(name)
     if "/" in name or name.lower() == DEMO_NAME or shipped is None or (path and path.exists()):
         return name
-    return f"{_id_of(shipped).partition('/')[0]}/{name}"
+    own = _id_of(shipped)
+    same = name.lower() == own.rpartition("/")[2].lower()
+    return own if same else f"{own.partition('/')[0]}/{name}"
 
 
 def shape_of_folder(folder: Path) -> Shape:

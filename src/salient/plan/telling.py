@@ -12,6 +12,8 @@ from .planner import DevicePlan, Plan
 from .speed import Forecast
 from .storage import FORMATS, bytes_read, weights
 
+REFUSALS = 4  # kernels that were asked before, told to people; JSON has all
+
 
 def tell(plan: Plan) -> Report:
     """The report of the verb."""
@@ -23,8 +25,15 @@ def tell(plan: Plan) -> Report:
     else:
         tables.append(_stored_table(plan))
         lines.append("Name a device for what fits and how fast it is: --gpu NAME, or --vram GB.")
+    if plan.request.engine == "vllm":
+        lines.append(f"Tensor parallel sizes that keep groups whole: {_sizes(plan)}.")
     lines += [f"note: {note}" for note in plan.shape.notes]
     return Report(to_data(plan), tables, lines, passed=plan.good)
+
+
+def _sizes(plan: Plan) -> str:
+    told = [f"g{g}: {', '.join(map(str, sizes))}" for g, sizes in plan.tp_sizes.items()]
+    return "; ".join(told)
 
 
 def parts_table(plan: Plan) -> Table:
@@ -70,20 +79,17 @@ def _stored_table(plan: Plan) -> Table:
 
 
 def formats_table(device: DevicePlan) -> Table:
-    """Every format on one device, best first."""
+    """Every format that the engine takes on one device, best first."""
     load = device.load
     over = f" x {load.tp}" if load.tp > 1 else ""
     title = f"{device.gpu.name}{over}, {load.engine.name}: {load.words}"
     columns = ("format", "weights", "takes", "longest", "most", "kernel", "tok/s", "first token")
-    return Table(title, columns, [_row(one) for one in device.candidates], words=("kernel",))
+    rows = [_row(one) for one in device.candidates if one.route.pace != "refused"]
+    return Table(title, columns, rows, words=("kernel",))
 
 
 def _row(one: Candidate) -> tuple[str, ...]:
-    kernel = one.route.kernel or "refused"
-    if one.route.pace == "slow":
-        kernel += " (slow)"
-    if one.route.pace == "refused":
-        return one.form.title, mebibytes(one.budget.stored.total), "-", "-", "-", kernel, "-", "-"
+    kernel = one.route.kernel + (" (slow)" if one.route.pace == "slow" else "")
     takes = mebibytes(one.budget.taken) + ("" if one.budget.fits else " (no)")
     longest, most = str(one.budget.largest_context), str(one.budget.most_sequences)
     stored = mebibytes(one.budget.stored.total)
@@ -116,13 +122,24 @@ def device_lines(device: DevicePlan) -> list[str]:
     lines += [f"  misses: {miss}" for miss in best.unmet]
     lines += [f"  change: {change}" for change in (*device.advice, *best.route.do)]
     lines += [f"  falls back: {layer}" for layer in best.route.fallen]
+    lines += [f"  not {no.kernel}: {no.why}" for no in best.route.refusals[:REFUSALS]]
     if best.forecast:
         lines += [f"  assumed: {line}" for line in best.forecast.assumptions]
+    lines += refused_lines(device)
     second = next((one for one in device.candidates[1:] if one.good), None)
     if second and best.good:
         lines.append(f"  next: {second.form.title}: {'; '.join(second.reasons[:3])}")
     lines += [f"  $ {line}" for line in device.commands]
     return lines
+
+
+def refused_lines(device: DevicePlan) -> list[str]:
+    """Formats that the engine will not run there, those of one reason together."""
+    reasons: dict[tuple[str, ...], list[str]] = {}
+    for one in device.candidates:
+        if one.route.pace == "refused":
+            reasons.setdefault((one.route.why, *one.route.do[:1]), []).append(one.form.title)
+    return [f"  refused: {', '.join(names)}: {'; '.join(why)}" for why, names in reasons.items()]
 
 
 def to_data(plan: Plan) -> dict[str, Any]:

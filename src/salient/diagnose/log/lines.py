@@ -4,7 +4,7 @@ A log repeats itself: most lines differ from earlier ones in their numbers alone
 loses its digits first, is split into lines, and only the kinds of line that were not seen before
 are searched, by one regular expression of all anchors. Where a kind holds an anchor, the lines
 themselves are cut out of the block. Python never walks over all lines. What a line means is the
-business of `log_facts` and `signatures`.
+business of `facts` and `signatures`.
 """
 
 import re

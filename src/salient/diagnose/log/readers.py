@@ -1,7 +1,7 @@
 """The lines that tell a fact, and how each is read into `LogFacts`.
 
 Numbers that are printed again and again (throughput, waiting requests) are taken from the lines
-that `log_lines` gives out: the first 200, then some of each MiB and its last. Texts of vLLM from
+that `lines` gives out: the first 200, then some of each MiB and its last. Texts of vLLM from
 v1/engine/core.py, v1/metrics/loggers.py, v1/core/kv_cache_utils.py and, up to 0.10,
 engine/metrics.py; of SGLang from managers/scheduler_metrics_mixin.py.
 """
