@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,13 @@ from toy_rounded import rounded_toy
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 LOGS = Path(__file__).parent / "diagnose" / "logs"
+# a shell may have started the tests with SIGINT ignored
+FOLLOWED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from salient.cli import app
+app()
+"""
 DOWN = "model.layers.1.mlp.down_proj"
 
 
@@ -107,6 +115,32 @@ def test_a_log_comes_through_a_pipe_too():
     )
     assert run.returncode == 1
     assert b"quantization-dtype" in run.stdout
+
+
+@pytest.mark.parametrize("form", ["lines", "json"])
+def test_a_followed_log_tells_what_is_appended_and_ctrl_c_ends_it_with_the_verdict(form, tmp_path):
+    log = tmp_path / "vllm.log"
+    log.write_bytes(
+        b"WARNING 11-21 01:25:05 [model.py:2498] Casting torch.float16 to torch.bfloat16.\n"
+    )
+    words = ["doctor", "--log", str(log), "--follow", *(["--json"] if form == "json" else [])]
+    with subprocess.Popen(
+        [sys.executable, "-c", FOLLOWED, *words], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        line = process.stdout.readline()  # it reads: the cast is told
+        with log.open("ab") as file:
+            file.write(b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.17 GiB.\n")
+        while line and "out-of-memory" not in line:
+            line = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 1
+    if form == "json":
+        assert json.loads(line)["level"] == "error"
+    else:
+        assert line.startswith("ERROR: ")
+        assert rest.endswith("Found: 1 wrong.\n")
 
 
 # doctor: checkpoints

@@ -93,7 +93,8 @@ def doctor(
             progress=progress,
             heard=_tell_json if json else _tell,
         )
-    show(report, json=json)
+    if not (json and follow):  # each finding was a document of its own
+        show(report, json=json)
     if not report.passed:
         raise typer.Exit(1)
 

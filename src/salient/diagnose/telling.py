@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from salient.core.findings import BAD, Finding
@@ -36,16 +36,16 @@ def tell(diagnosis: Diagnosis) -> Report:
 
 
 def tell_as_found(request: Request, heard: Callable[[list[str], dict[str, Any]], None]) -> Report:
-    """Tell `heard` each finding of a growing log as it comes; the report of them all at the end.
+    """Tell `heard` each finding of a growing log as it comes, until Ctrl-C.
 
-    The end is Ctrl-C, or the log's own where the reader gives up.
+    The report has them all as data; its lines are the summary alone, for the rest was told.
     """
     diagnosis = Diagnosis([f"{request.log}, as it grew"])
     with suppress(KeyboardInterrupt):
         for finding in findings_of(request):
             diagnosis.findings.append(finding)
             heard(finding_lines(finding), asdict(finding))
-    return tell(diagnosis)
+    return replace(tell(diagnosis), lines=[summary(diagnosis.findings)])
 
 
 def finding_lines(finding: Finding) -> list[str]:
