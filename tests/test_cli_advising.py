@@ -297,7 +297,7 @@ def test_an_answer_takes_less_than_seven_tenths_of_a_second(command, good):
         "doctor log": ("doctor", "--log", str(LOGS / "healthy_serve.txt")),
         "doctor checkpoint": ("doctor", str(good), "--gpu", "RTX 4090"),
     }[command]
-    assert min(seconds_of(*arguments) for _ in range(4)) < 0.7
+    assert any(seconds_of(*arguments) < 0.7 for _ in range(4))
 
 
 @pytest.mark.parametrize("command", ["plan", "doctor"])

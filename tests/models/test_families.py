@@ -3,6 +3,7 @@
 What is expected of each family is in tests/families.py, and in the README's table.
 """
 
+import copy
 import functools
 from pathlib import Path
 
@@ -64,6 +65,12 @@ class Watched:
             hidden = run_block(block, hidden, calls[index])
 
 
+@pytest.fixture(scope="module")
+def watched(folders):
+    """Each family's blocks and groups, found once; tests that change a block copy it."""
+    return functools.cache(lambda kind: Watched(folders(kind)[1]))
+
+
 def streamed(skeleton: Skeleton, blocks: list[nn.Module], ids: Tensor = IDS) -> Tensor:
     """Logits of `blocks` in place of the model's own."""
     hidden, calls = skeleton.calls(ids)
@@ -99,56 +106,50 @@ def test_a_streamed_model_gives_the_whole_models_logits(kind, folders):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_every_linear_is_in_a_group_that_is_proven_or_says_why_not(kind, folders):
-    watched = Watched(folders(kind)[1])
-    for index, (_, groups) in enumerate(watched.blocks):
+def test_every_linear_is_in_a_group_that_is_proven_or_says_why_not(kind, watched):
+    skeleton, blocks = watched(kind).skeleton, watched(kind).blocks
+    for index, (_, groups) in enumerate(blocks):
         readers = [name for group in groups for name in group.readers]
         assert len(readers) == len(set(readers))
-        assert set(watched.skeleton.linears(index)) <= set(readers)
+        assert set(skeleton.linears(index)) <= set(readers)
         kept = [g for g in groups if g.proven]
         assert all(g.proof_error is not None and g.proof_error < TOLERANCE for g in kept)
         assert all(g.refusal for g in groups if not g.proven)
-    found = scaled_and_refused(groups for _, groups in watched.blocks)
+    found = scaled_and_refused(groups for _, groups in blocks)
     expected = FAMILIES[kind]
     assert found == (expected.scaled, expected.refused)
-    uncalled = [
-        n for _, groups in watched.blocks for g in groups if not g.called for n in g.readers
-    ]
+    uncalled = [n for _, groups in blocks for g in groups if not g.called for n in g.readers]
     assert not any(".experts." in name for name in uncalled)
-    left = {pattern(n) for i in range(len(watched.blocks)) for n in watched.skeleton.unfit(i)}
-    uncalled = {
-        n for _, groups in watched.blocks for g in groups if not g.called for n in g.readers
-    }
-    assert left | uncalled == set(expected.left)
+    left = {pattern(n) for i in range(len(blocks)) for n in skeleton.unfit(i)}
+    assert left | set(uncalled) == set(expected.left)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_folding_random_scales_into_every_group_changes_no_logit(kind, folders):
-    watched = Watched(folders(kind)[1])
-    blocks = [block for block, _ in watched.blocks]
-    expected = streamed(watched.skeleton, blocks)
+def test_folding_random_scales_into_every_group_changes_no_logit(kind, watched):
+    skeleton = watched(kind).skeleton
+    blocks = [copy.deepcopy(block) for block, _ in watched(kind).blocks]
+    expected = streamed(skeleton, blocks)
     random = torch.Generator().manual_seed(5)
-    for block, groups in watched.blocks:
+    for block, (_, groups) in zip(blocks, watched(kind).blocks, strict=True):
         for group in (g for g in groups if g.proven):
             assert group.rows is not None
             count = len(block.get_parameter(f"{group.absorber}.weight"))
             scale = torch.ones(count)
             scale[group.rows] = (2 ** (torch.rand(count, generator=random) * 2 - 1))[group.rows]
             fold(block, group, scale)
-    assert relative(streamed(watched.skeleton, blocks), expected) < 1e-4
+    assert relative(streamed(skeleton, blocks), expected) < 1e-4
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, folders):
+def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, watched):
     """At 8 bits in groups of 16 rounding is small: a scale folded wrongly anywhere would show."""
-    watched = Watched(folders(kind)[1])
-    skeleton = watched.skeleton
+    skeleton = watched(kind).skeleton
     originals = [skeleton.block(i) for i in range(len(skeleton.blocks))]
     hidden, calls = skeleton.calls(CALIBRATION)
     unseen, unseen_calls = skeleton.calls(IDS)
     versions: dict[str, list[nn.Module]] = {"plain": [], "awq": []}
-    for index, (block, groups) in enumerate(watched.blocks):
-        unfit = skeleton.unfit(index)
+    for index, (kept, groups) in enumerate(watched(kind).blocks):
+        block, unfit = copy.deepcopy(kept), skeleton.unfit(index)
         wanted = {
             n: m
             for n, m in skeleton.linears(index).items()
