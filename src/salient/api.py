@@ -96,15 +96,15 @@ def evaluate(
     text: Sequence[str] = (),
     windows: int = 16,
     window_length: int = 512,
+    stride: int | None = None,
     device: str = "auto",
     progress: Progress = silent,
 ) -> Report:
     """KL, top-1 and perplexity of `checkpoint` against `reference` over the same windows."""
-    from salient.awq.evaluation import evaluate_checkpoint
+    from salient.awq.evaluation import Measure, evaluate_checkpoint
 
-    return evaluate_checkpoint(
-        checkpoint, reference, tuple(text), windows, window_length, device, progress
-    )
+    measure = Measure(tuple(text), windows, window_length, stride)
+    return evaluate_checkpoint(checkpoint, reference, measure, device, progress)
 
 
 def load(checkpoint: str, *, dtype: str = "auto", device: str = "cpu") -> tuple[Any, Any]:

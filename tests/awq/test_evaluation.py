@@ -68,6 +68,31 @@ def test_the_figures_are_those_of_the_whole_models_for_each_text(made, toy, text
     assert first["kl"] != second["kl"]
 
 
+def test_a_stride_counts_the_same_tokens_with_more_before_them(made, toy, text):
+    apart = evaluate(made, toy, text).data
+    sliding = evaluate(made, toy, text, stride=LENGTH // 2).data
+    assert (apart["stride"], sliding["stride"]) == (LENGTH, LENGTH // 2)
+    ids, found = ids_of(text).flatten(), Comparison()
+    models = [api.load(str(folder))[0] for folder in (toy, made)]
+    for number, window in enumerate(ids.unfold(0, LENGTH, LENGTH // 2)):
+        first = 0 if number == 0 else LENGTH - LENGTH // 2 - 1
+        with torch.no_grad():
+            logits = [m(window[None], use_cache=False).logits[0, first:] for m in models]
+        found.add(compare_logits(*logits, window[first:]))
+    assert sliding["texts"][str(text)] == pytest.approx(found.figures(), rel=1e-3)
+    assert found.predicted == WINDOWS * LENGTH - 1
+
+
+def test_enough_windows_have_intervals_and_too_few_say_so(made, toy, text):
+    few = evaluate(made, toy, text, windows=2)
+    assert few.data["intervals"][str(text)] == {}
+    assert "Too few windows for intervals" in few.lines[1]
+    many = evaluate(made, toy, text, windows=6, window_length=64)
+    low, high = many.data["intervals"][str(text)]["kl"]
+    assert low < many.data["texts"][str(text)]["kl"] < high
+    assert "[" in many.tables[0].rows[0][2]
+
+
 def test_batches_of_windows_change_no_figure(made, toy, text, other, monkeypatch):
     together = evaluate(made, toy, text, other).data["texts"]
     monkeypatch.setattr("salient.awq.evaluation.BATCH_TOKENS", 1)
@@ -103,6 +128,7 @@ def test_without_a_text_the_built_in_held_out_one_is_measured(made, toy):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"stride": 0}, r"--stride 0 does not fit windows of"),
         (
             {"window_length": 1024},
             r"--window-length 1024 is longer than the model's 512 positions\. Give at most 512",

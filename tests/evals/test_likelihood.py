@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from salient.evals.likelihood import ROWS, Comparison, compare_logits
+from salient.evals.likelihood import ROWS, Comparison, compare_logits, intervals
 
 
 def logits_of(tokens: int = 50, vocab: int = 40, seed: int = 0) -> Tensor:
@@ -149,3 +149,48 @@ def test_tokens_masked_out_by_both_models_add_nothing():
     ids = torch.tensor([0, 1])
     found = compare_logits(logits, other, ids)
     assert found.kl == pytest.approx(compare_logits(logits[:, :2], other[:, :2], ids).kl)
+
+
+def windows_of(count: int) -> list[Comparison]:
+    made = []
+    for seed in range(count):
+        reference, quantized = logits_of(seed=seed), logits_of(seed=seed + 100)
+        made.append(compare_logits(reference, quantized, ids_of()))
+    return made
+
+
+def test_the_sums_over_windows_are_those_of_all_their_tokens():
+    whole, parts = Comparison.of(windows_of(6)), windows_of(6)
+    assert whole.tokens == sum(part.tokens for part in parts)
+    assert whole.kl == pytest.approx(sum(part.kl for part in parts) / 6)
+
+
+def test_intervals_hold_the_figures_that_they_are_of():
+    windows = windows_of(8)
+    whole, sure = Comparison.of(windows), intervals(windows)
+    for name in ("kl", "top1", "perplexity_reference", "perplexity_quantized"):
+        assert sure[name].middle == pytest.approx(whole.figures()[name])
+        assert sure[name].low < sure[name].middle < sure[name].high
+    increase = whole.perplexity_quantized / whole.perplexity_reference - 1
+    assert sure["perplexity_increase"].middle == pytest.approx(increase)
+
+
+def test_more_windows_are_surer():
+    few, many = intervals(windows_of(8)), intervals(windows_of(80))
+    assert many["kl"].width < few["kl"].width
+
+
+def test_a_pair_is_surer_of_its_ratio_than_of_its_perplexities():
+    """Both models find the same windows hard: what differs between windows is not their doing."""
+    windows = []
+    for seed in range(12):
+        reference = logits_of(seed=seed) * (1 + seed)
+        near = reference + logits_of(seed=seed + 50) * 0.1
+        windows.append(compare_logits(reference, near, ids_of()))
+    sure = intervals(windows)
+    relative = sure["perplexity_quantized"].width / sure["perplexity_quantized"].middle
+    assert sure["perplexity_increase"].width < relative / 3
+
+
+def test_too_few_windows_have_no_intervals():
+    assert intervals(windows_of(4)) == {}

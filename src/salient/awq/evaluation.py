@@ -6,6 +6,7 @@ kernel's.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from torch import Tensor
 from salient.core.errors import CalibrationError, CheckpointError
 from salient.core.report import Report, Table, duration
 from salient.core.texts import builtin, read_texts
-from salient.evals.likelihood import Comparison, compare_logits
+from salient.evals.likelihood import Comparison, compare_logits, intervals
+from salient.evals.statistics import FEWEST, Interval
+from salient.evals.windows import Protocol
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.models.call import Call, run_block
 from salient.models.skeleton import Skeleton
@@ -27,18 +30,27 @@ BATCH_TOKENS = 2048
 BUILTIN = "builtin (held out)"
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What to measure on: `windows` times `length` tokens of each text, cut into windows of that
+    length, each `stride` tokens after the one before; None: side by side."""
+
+    texts: tuple[str, ...]
+    windows: int
+    length: int
+    stride: int | None = None
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol(self.length, self.length if self.stride is None else self.stride)
+
+
 def evaluate_checkpoint(
-    checkpoint: str,
-    reference: str,
-    texts: tuple[str, ...],
-    windows: int,
-    length: int,
-    device: str,
-    progress: Progress,
+    checkpoint: str, reference: str, measure: Measure, device: str, progress: Progress
 ) -> Report:
-    """Measure `checkpoint` on `windows` windows of `length` tokens of each text."""
+    """Measure `checkpoint` against `reference`. Raises SalientError for what does not fit."""
     started = time.monotonic()
-    where = pick_device(device)
+    where, protocol = pick_device(device), measure.protocol
     model, judge = (
         open_checkpoint(model_folder(checkpoint)),
         open_checkpoint(model_folder(reference)),
@@ -50,21 +62,24 @@ def evaluate_checkpoint(
     skeletons = [Skeleton(source, torch.float32, where) for source in (judge, model)]
     _check_same_shape(skeletons, checkpoint, reference)
     ids = {
-        name: _windows(name, judge, skeletons[0], windows, length) for name in texts or (BUILTIN,)
+        name: protocol.windows(_tokens(name, judge, skeletons[0], measure))
+        for name in measure.texts or (BUILTIN,)
     }
     every = torch.cat(list(ids.values()))
     hidden = _through_both(skeletons, every, progress)
-    found, row = {}, 0
+    found: dict[str, list[Comparison]] = {}
+    row = 0
     for name, part in ids.items():
-        found[name] = Comparison()
-        for window in part:
+        found[name] = []
+        for number, window in enumerate(part):
             pair = [
                 s.logits(window[None], h[row : row + 1])[0]
                 for s, h in zip(skeletons, hidden, strict=True)
             ]
-            found[name].add(compare_logits(pair[0], pair[1], window))
+            first = protocol.counted(number)
+            found[name].append(compare_logits(pair[0][first:], pair[1][first:], window[first:]))
             row += 1
-    return _report(checkpoint, reference, length, found, time.monotonic() - started)
+    return _report(checkpoint, reference, protocol, found, time.monotonic() - started)
 
 
 def _check_same_shape(skeletons: list[Skeleton], checkpoint: str, reference: str) -> None:
@@ -77,8 +92,9 @@ def _check_same_shape(skeletons: list[Skeleton], checkpoint: str, reference: str
         )
 
 
-def _windows(name: str, judge: Checkpoint, skeleton: Skeleton, windows: int, length: int) -> Tensor:
-    longest = skeleton.longest_context
+def _tokens(name: str, judge: Checkpoint, skeleton: Skeleton, measure: Measure) -> Tensor:
+    """The first tokens of a text, as many as the windows side by side hold."""
+    longest, length = skeleton.longest_context, measure.length
     if longest and length > longest:
         raise CalibrationError(
             f"--window-length {length} is longer than the model's {longest} positions. Give at "
@@ -88,13 +104,13 @@ def _windows(name: str, judge: Checkpoint, skeleton: Skeleton, windows: int, len
     batch = tokenize(
         documents,
         load_tokenizer(judge.folder),
-        windows,
+        measure.windows,
         length,
         name,
         options=("--windows", "--window-length"),
     )
     check_vocabulary(batch, skeleton.vocabulary, name)
-    return batch.ids
+    return batch.ids.flatten()
 
 
 def _through_both(skeletons: list[Skeleton], ids: Tensor, progress: Progress) -> list[Tensor]:
@@ -118,26 +134,48 @@ def _through_both(skeletons: list[Skeleton], ids: Tensor, progress: Progress) ->
 
 
 def _report(
-    checkpoint: str, reference: str, length: int, found: dict[str, Comparison], seconds: float
+    checkpoint: str,
+    reference: str,
+    protocol: Protocol,
+    found: dict[str, list[Comparison]],
+    seconds: float,
 ) -> Report:
-    rows = []
-    for name, c in found.items():
-        perplexities = (f"{c.perplexity_reference:.3f}", f"{c.perplexity_quantized:.3f}")
-        rows.append((name, str(c.tokens), f"{c.kl:.4f}", f"{c.top1:.1%}", *perplexities))
-    columns = (
-        "text",
-        "tokens",
-        "KL (nats)",
-        "top-1",
-        "perplexity, reference",
-        "perplexity, quantized",
-    )
+    columns = ("text", "tokens", "KL (nats)", "top-1", "perplexity", "of the reference")
+    sums = {name: Comparison.of(windows) for name, windows in found.items()}
+    sure = {name: intervals(windows) for name, windows in found.items()}
+    rows = [_row(name, sums[name], sure[name]) for name in found]
     data = {
         "checkpoint": checkpoint,
         "reference": reference,
-        "window_length": length,
-        "texts": {name: c.figures() for name, c in found.items()},
+        "window_length": protocol.window,
+        "stride": protocol.stride,
+        "texts": {name: c.figures() for name, c in sums.items()},
+        "intervals": {
+            name: {what: [i.low, i.high] for what, i in each.items()} for name, each in sure.items()
+        },
         "seconds": round(seconds, 1),
     }
-    line = f"Windows of {length} tokens, both models in float32; {duration(seconds)}."
-    return Report(data, [Table(f"{checkpoint} against {reference}", columns, rows)], [line])
+    lines = [
+        f"{protocol.words[0].upper()}{protocol.words[1:]}; both models in float32; "
+        f"{duration(seconds)}.",
+        "In brackets 95 % intervals, by the bootstrap over windows.",
+    ]
+    few = [name for name, windows in found.items() if len(windows) < FEWEST]
+    if few:
+        lines[1] = f"Too few windows for intervals: {', '.join(few)}. Give at least {FEWEST}."
+    return Report(data, [Table(f"{checkpoint} against {reference}", columns, rows)], lines)
+
+
+def _row(name: str, c: Comparison, sure: dict[str, Interval]) -> tuple[str, ...]:
+    return (
+        name,
+        str(c.tokens),
+        f"{c.kl:.4f}{_ends(sure, 'kl', '.4f')}",
+        f"{c.top1:.1%}{_ends(sure, 'top1', '.1%')}",
+        f"{c.perplexity_quantized:.3f}{_ends(sure, 'perplexity_quantized', '.3f')}",
+        f"{c.perplexity_reference:.3f}",
+    )
+
+
+def _ends(sure: dict[str, Interval], what: str, form: str) -> str:
+    return f" [{sure[what].low:{form}}, {sure[what].high:{form}}]" if sure else ""

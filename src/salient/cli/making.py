@@ -98,6 +98,10 @@ def evaluate(
     ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Windows a text.")] = 16,
     window_length: Annotated[int, typer.Option(min=2, help="Tokens a window.")] = 512,
+    stride: Annotated[
+        int | None,
+        typer.Option(help="Tokens from window to window; side by side unless given."),
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -109,6 +113,7 @@ def evaluate(
             text=text or (),
             windows=windows,
             window_length=window_length,
+            stride=stride,
             device=device,
             progress=progress,
         )

@@ -6,11 +6,15 @@ perplexity  exp of the mean negative log-likelihood of the text's own next token
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from .statistics import FEWEST, Interval, studentized
 
 ROWS = 128  # tokens compared at once: bounds the memory of large vocabularies
 
@@ -25,6 +29,14 @@ class Comparison:
     predicted: int = 0
     nll_reference: float = 0.0
     nll_quantized: float = 0.0
+
+    @classmethod
+    def of(cls, parts: "Sequence[Comparison]") -> "Comparison":
+        """The sums over several sets of tokens."""
+        whole = cls()
+        for part in parts:
+            whole.add(part)
+        return whole
 
     def add(self, other: "Comparison") -> None:
         """Take in the sums of other tokens."""
@@ -85,3 +97,37 @@ def compare_logits(reference: Tensor, quantized: Tensor, ids: Tensor) -> Compari
         found.nll_reference -= float(log_r.gather(1, index)[known].double().sum())
         found.nll_quantized -= float(log_q.gather(1, index)[known].double().sum())
     return found
+
+
+def intervals(windows: Sequence[Comparison], level: float = 0.95) -> dict[str, Interval]:
+    """How sure the figures of a text are, its windows drawn anew; {} of fewer than FEWEST windows.
+
+    The tokens of a window depend on each other, so windows are drawn and not tokens. Keys are those
+    of `Comparison.figures`, and perplexity_increase: quantized / reference - 1, pair by pair.
+    """
+    if len(windows) < FEWEST:
+        return {}
+    tokens, predicted = _column(windows, "tokens"), _column(windows, "predicted")
+    reference, quantized = _column(windows, "nll_reference"), _column(windows, "nll_quantized")
+    ratios = {
+        "kl": (_column(windows, "kl_sum"), tokens),
+        "top1": (_column(windows, "agreed"), tokens),
+        "perplexity_reference": (reference, predicted),
+        "perplexity_quantized": (quantized, predicted),
+        "perplexity_increase": (quantized - reference, predicted),
+    }
+    return {name: _interval(name, tops, bottoms, level) for name, (tops, bottoms) in ratios.items()}
+
+
+def _column(windows: Sequence[Comparison], name: str) -> np.ndarray:
+    return np.array([getattr(window, name) for window in windows], dtype=np.float64)
+
+
+def _interval(name: str, tops: np.ndarray, bottoms: np.ndarray, level: float) -> Interval:
+    low, high = studentized(tops, bottoms, level=level, resamples=2000, seed=0)
+    made = Interval(float(low), float(tops.sum() / bottoms.sum()), float(high), level)
+    if name.startswith("perplexity"):
+        less = 1 if name == "perplexity_increase" else 0
+        ends = (_exp(end) - less for end in (made.low, made.middle, made.high))
+        return Interval(*ends, level=level)
+    return replace(made, high=min(made.high, 1.0)) if name == "top1" else made
