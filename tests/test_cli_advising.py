@@ -154,6 +154,16 @@ def test_a_good_checkpoint_exits_with_0_and_says_who_loads_it(good):
     assert any(row["device"] == "RTX 4090" for row in data["loaders"])
 
 
+def test_a_device_without_bfloat16_is_told_the_type_to_serve_in(good, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text((good / "config.json").read_text())
+    rewrite_json(path, dtype="bfloat16", torch_dtype="bfloat16")
+    result = call("doctor", path, "--gpu", "T4", "--json")
+    found = json.loads(result.stdout)["findings"][0]
+    assert (result.exit_code, found["id"]) == (0, "kernel-fast")
+    assert "serve with --dtype float16" in found["do"]
+
+
 def change(folder: Path, **tensors: torch.Tensor | None) -> None:
     path = folder / "model.safetensors"
     held = load_file(path) | {n.replace("__", "."): t for n, t in tensors.items()}
@@ -241,6 +251,7 @@ def test_nonsense_exits_with_2_and_a_message(name, data, option, tmp_path):
     [
         ((), "Nothing to look at"),
         (("nowhere",), "No checkpoint 'nowhere' here"),
+        ((__file__,), "is no config.json. Give a checkpoint folder or its config.json; a log goes"),
         (("--log", "nowhere.log"), "nowhere.log"),
         (("--config", "nowhere.yaml"), "nowhere.yaml"),
         (("--follow",), "--follow needs a log"),

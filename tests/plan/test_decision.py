@@ -133,6 +133,15 @@ def test_the_slow_kernel_is_served_in_the_one_type_that_it_takes():
     assert "--dtype float16" in commands("m", shape, chosen, at)[1]
 
 
+def test_a_device_without_bfloat16_is_served_in_float16():
+    shape, at = released("Llama-3.1-8B"), load("T4", context=2048)
+    assert shape.dtype == "bfloat16"
+    for chosen in candidates(shape, at, ANY):
+        if chosen.runs:
+            assert "--dtype float16" in commands("m", shape, chosen, at)[-1]
+    assert next(one for one in candidates(made(), at, ANY) if one.form.name == "fp16").runs
+
+
 def test_llama_cpp_is_given_the_context_of_all_its_slots():
     shape, at = released("Llama-3.1-8B"), load("M3 Max", "llama.cpp", sequences=4)
     chosen = candidates(shape, at, ANY)[0]

@@ -135,6 +135,11 @@ def _read_target(made: Diagnosis, target: str, progress: Progress) -> dict[str, 
         made.findings += made.checkpoint.findings
         return made.checkpoint.config
     if path.is_file():
+        if path.suffix.lower() != ".json":
+            raise ModelError(
+                f"{path} is no config.json. Give a checkpoint folder or its config.json; a log "
+                "goes to --log, serving settings to --config."
+            )
         made.read.append(str(path))
         return read_json(path)
     raise ModelError(

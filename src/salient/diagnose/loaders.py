@@ -1,7 +1,7 @@
 """Who can load a checkpoint, and by which kernel: one row for each kind of device."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from salient.core.architectures.reading import read_shape
@@ -78,7 +78,8 @@ def judge_kernel(
         return []
     made = _route(shape, packing, gpu, tp, version or NEWEST)
     where = f"{gpu.name}, tensor parallel {tp}"
-    seen = (Evidence(where, made.why), *(Evidence(where, layer) for layer in made.fallen[:5]))
+    fallen = [layer for layer in made.fallen if layer not in made.why]
+    seen = (Evidence(where, made.why), *(Evidence(where, layer) for layer in fallen[:5]))
     others = "; ".join(f"{no.kernel}: {no.why}" for no in made.refusals)
     titles = {
         "fast": f"vLLM will take {made.kernel}, a fast kernel",
@@ -101,8 +102,15 @@ def judge_kernel(
 
 
 def _route(shape: Shape, packing: Packing, gpu: Gpu, tp: int, version: tuple[int, int]) -> Route:
-    dtype = shape.dtype if shape.dtype in ("float16", "bfloat16") else "float16"
-    return route(shape, packing, Served(gpu, tp, version, dtype))
+    """With the type that the model is stored in, or with float16 where that alone is taken."""
+    stored = shape.dtype if shape.dtype in ("float16", "bfloat16") else "float16"
+    made = route(shape, packing, Served(gpu, tp, version, stored))
+    if made.pace == "refused" and stored == "bfloat16":
+        half = route(shape, packing, Served(gpu, tp, version, "float16"))
+        if half.pace != "refused":
+            do = ("serve with --dtype float16", *half.do)
+            return replace(half, why=f"with --dtype float16: {half.why}", do=do)
+    return made
 
 
 def _shape(config: Mapping[str, Any]) -> Shape | None:

@@ -8,6 +8,7 @@ from salient.core.shape import Shape
 from .decision import Candidate
 from .engines import find_engine
 from .memory import Load, utilization
+from .routes import activations
 
 # vLLM loads a checkpoint that lacks a tensor without a word unless it tracks them.
 TRACKED = {"enable_weights_track": True}
@@ -63,9 +64,7 @@ def _dtype(shape: Shape, chosen: Candidate, load: Load) -> str:
     """Activations: as the model was made, but float16 for the kernel that takes nothing else."""
     if chosen.route.kernel == "awq_gemm":
         return "float16"
-    if load.gpu.vendor == "cpu" or shape.dtype not in ("float16", "bfloat16"):
-        return "bfloat16"
-    return shape.dtype
+    return activations(shape, load)
 
 
 def _llama_cpp(model: str, shape: Shape, chosen: Candidate, load: Load) -> tuple[str, ...]:

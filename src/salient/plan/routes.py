@@ -9,6 +9,9 @@ from .memory import Load
 from .storage import WeightFormat
 
 
+BFLOAT16_FROM = 80  # compute capability (CUDA C++ Programming Guide, table of features)
+
+
 def route_of(shape: Shape, form: WeightFormat, load: Load) -> Route:
     """How the load's engine would run `shape` in `form`."""
     name = load.engine.name
@@ -17,11 +20,20 @@ def route_of(shape: Shape, form: WeightFormat, load: Load) -> Route:
         why, do = f"{name} does not run {form.title}", (f"{form.title} runs in {does}",)
         return Route("", "refused", why, (), do=do)
     if name == "vllm":
-        dtype = "bfloat16" if form.method == "none" else "float16"
+        dtype = activations(shape, load) if form.method == "none" else "float16"
         zeros = form.method in ("awq", "compressed-tensors")
         packing = Packing(form.method, form.group or -1, zeros)
         return route(shape, packing, Served(load.gpu, load.tp, load.version, dtype))
     return _OTHERS[name](form, load.gpu)
+
+
+def activations(shape: Shape, load: Load) -> str:
+    """The 16-bit type to serve in: the model's own, float16 where the device has no bfloat16."""
+    if load.gpu.vendor == "cpu":
+        return "bfloat16"  # float16 has slow kernels there
+    if 0 < load.gpu.capability < BFLOAT16_FROM:
+        return "float16"
+    return shape.dtype if shape.dtype in ("float16", "bfloat16") else "bfloat16"
 
 
 def _transformers(form: WeightFormat, gpu: Gpu) -> Route:
