@@ -8,7 +8,6 @@ from .kernels import Packing, Route, Served, route
 from .memory import Load
 from .storage import WeightFormat
 
-
 BFLOAT16_FROM = 80  # compute capability (CUDA C++ Programming Guide, table of features)
 
 
