@@ -325,3 +325,42 @@ def doctor(
     if follow:
         return tell_as_found(request, heard)
     return tell(diagnose(request, progress))
+
+
+def load_test(
+    url: str,
+    *,
+    model: str,
+    concurrency: str = "1,4,8",
+    rate: float | None = None,
+    requests: int = 64,
+    prompt_tokens: int = 256,
+    new_tokens: int = 128,
+    chat: bool = False,
+    timeout: float = 300.0,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Report:
+    """Latencies and throughput of an OpenAI-compatible server, step by step.
+
+    `concurrency` is a list with commas; `rate` (requests a second) takes its place. A key is read
+    from OPENAI_API_KEY. The report passed if no request failed.
+
+    Raises RequestError for what cannot be asked; a server that fails is no error but a figure.
+    """
+    import os
+
+    from salient.evals.load.plans import LoadPlan, Target, steps_of
+    from salient.evals.load.runs import run_load
+    from salient.evals.load.telling import tell
+
+    kind = "chat" if chat else "completions"
+    target = Target(url, model, kind, os.environ.get("OPENAI_API_KEY"), timeout)
+    plan = LoadPlan(
+        steps_of(concurrency, rate),
+        requests,
+        prompt_tokens=prompt_tokens,
+        output_tokens=new_tokens,
+        seed=seed,
+    )
+    return tell(target, run_load(target, plan, progress))

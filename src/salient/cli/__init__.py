@@ -11,6 +11,7 @@ from salient import __version__
 
 from .advising import doctor, plan
 from .making import evaluate, inspect, quantize
+from .measuring import load_test
 from .running import bench, chat, generate
 
 app = typer.Typer(
@@ -31,5 +32,5 @@ def main(
         raise typer.Exit
 
 
-for command in (plan, quantize, inspect, evaluate, generate, chat, bench, doctor):
+for command in (plan, quantize, inspect, evaluate, generate, chat, bench, doctor, load_test):
     app.command()(command)

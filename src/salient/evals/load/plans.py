@@ -114,6 +114,18 @@ _STEP_BOUNDS = (
 )
 
 
+def steps_of(concurrency: str, rate: float | None) -> tuple[Step, ...]:
+    """The steps of "1,4,8", or the one of a rate. Raises RequestError for other words."""
+    if rate is not None:
+        return (Step(rate=rate),)
+    words = [word.strip() for word in concurrency.split(",") if word.strip()]
+    if not words or not all(word.isascii() and word.isdigit() for word in words):
+        raise RequestError(
+            f"--concurrency {concurrency[:80]!r} is no list of numbers. Give one like 1,4,8."
+        )
+    return tuple(Step(int(word[:9])) for word in words)
+
+
 def check_plan(plan: LoadPlan) -> None:
     """Raises RequestError naming the first number that does not fit."""
     if not plan.steps:
