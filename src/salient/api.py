@@ -7,18 +7,10 @@ reference="smollm2-135m") report = inspect("out") model, tokenizer = load("out")
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from salient.core.progress import Progress, silent
 from salient.core.report import Report
 
-Progress = Callable[
-    [int, int, str, str], None
-]  # steps done, steps in all, what is being done, a word on the last step
-
-
 MOST_TOGETHER = 32  # prompts in one step; more wait for a free slot
-
-
-def silent(done: int, total: int, doing: str, note: str) -> None:
-    """A progress that shows nothing."""
 
 
 def unheard(prompt: int, text: str) -> None:

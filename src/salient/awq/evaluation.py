@@ -5,13 +5,13 @@ kernel's.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from salient.core.errors import CalibrationError, CheckpointError
+from salient.core.progress import Progress
 from salient.core.report import Report, Table, duration
 from salient.core.texts import builtin, read_texts
 from salient.evals.likelihood import Comparison, compare_logits, intervals
@@ -25,7 +25,6 @@ from salient.models.source import model_folder
 from .calibration import check_vocabulary, load_tokenizer, tokenize
 from .choices import pick_device
 
-Progress = Callable[[int, int, str, str], None]
 BATCH_TOKENS = 2048
 BUILTIN = "builtin (held out)"
 

@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 from salient.core.machine import peak_memory
+from salient.core.progress import Progress
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.models.blockmap import left_out_lines, sixteen_bit_lines
 from salient.plan.forewarning import forewarnings
@@ -18,8 +18,6 @@ from .pipeline import quantize_blocks
 
 _log = logging.getLogger("salient")
 NAMED = 8  # of many, how many are named on the terminal; salient.json names all
-
-Progress = Callable[[int, int, str, str], None]
 
 
 def quantize_model(request: Request, *, fresh: bool, dry_run: bool, progress: Progress) -> Report:

@@ -5,7 +5,7 @@ module, imported only if it is asked for; here they are put together, so that th
 the settings' tensor parallelism are known where the checkpoint's kernels are judged.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from salient.core.errors import ModelError, RequestError
 from salient.core.findings import Finding, ranked
 from salient.core.headers import read_json
+from salient.core.progress import Progress
 from salient.plan.gpus import Gpu, find_gpu
 from salient.plan.vllm_versions import parse_version
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from .checkpoint.check import CheckpointReading
     from .loaders import Loader
     from .log.facts import LogFacts
-
-Progress = Callable[[int, int, str, str], None]
 
 
 @dataclass(frozen=True)

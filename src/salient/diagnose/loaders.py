@@ -10,10 +10,10 @@ from salient.core.findings import Evidence, Finding
 from salient.core.shape import Shape
 from salient.plan.gpus import Gpu, find_gpu
 from salient.plan.kernels import Packing, Route, Served, route
+from salient.plan.vllm_versions import NEWEST
 
 from .checkpoint.check import CheckpointReading
 
-NEWEST = (0, 32)
 # one device for each way that vLLM takes
 _DEVICES = ("V100", "T4", "A100", "RTX 4090", "H100", "RTX 5090", "MI300X", "EPYC 9654")
 _LEVELS = {"fast": "good", "slow": "slow", "refused": "error"}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .statistics import FEWEST, Interval, studentized
+from .statistics import FEWEST, Interval, exp, studentized
 
 ROWS = 128  # tokens compared at once: bounds the memory of large vocabularies
 
@@ -56,12 +56,12 @@ class Comparison:
     @property
     def perplexity_reference(self) -> float:
         """Perplexity of the reference."""
-        return _exp(self.nll_reference / max(self.predicted, 1))
+        return exp(self.nll_reference / max(self.predicted, 1))
 
     @property
     def perplexity_quantized(self) -> float:
         """Perplexity of the quantized model."""
-        return _exp(self.nll_quantized / max(self.predicted, 1))
+        return exp(self.nll_quantized / max(self.predicted, 1))
 
     def figures(self) -> dict[str, Any]:
         """The measures as plain numbers."""
@@ -72,10 +72,6 @@ class Comparison:
             "perplexity_reference": self.perplexity_reference,
             "perplexity_quantized": self.perplexity_quantized,
         }
-
-
-def _exp(nll: float) -> float:
-    return math.exp(nll) if nll < 709 else math.inf
 
 
 def compare_logits(reference: Tensor, quantized: Tensor, ids: Tensor) -> Comparison:
@@ -126,8 +122,8 @@ def _column(windows: Sequence[Comparison], name: str) -> np.ndarray:
 def _interval(name: str, tops: np.ndarray, bottoms: np.ndarray, level: float) -> Interval:
     low, high = studentized(tops, bottoms, level=level, resamples=2000, seed=0)
     made = Interval(float(low), float(tops.sum() / bottoms.sum()), float(high), level)
+    if name == "perplexity_increase":
+        return made.through(lambda nats: exp(nats) - 1)
     if name.startswith("perplexity"):
-        less = 1 if name == "perplexity_increase" else 0
-        ends = (_exp(end) - less for end in (made.low, made.middle, made.high))
-        return Interval(*ends, level=level)
+        return made.through(exp)
     return replace(made, high=min(made.high, 1.0)) if name == "top1" else made

@@ -132,7 +132,7 @@ def perplexity(nll: Values, *, clusters: Labels | None = None, level: float = 0.
 
     It is the interval of the mean, through exp: no second approximation.
     """
-    return bootstrap_mean(nll, clusters=clusters, level=level).through(_exp)
+    return bootstrap_mean(nll, clusters=clusters, level=level).through(exp)
 
 
 def perplexity_increase(
@@ -148,7 +148,7 @@ def perplexity_increase(
     in both and falls out, so it is far surer than two perplexities compared.
     """
     paired = paired_difference(quantized, reference, clusters=clusters, level=level)
-    return paired.through(lambda nats: _exp(nats) - 1)
+    return paired.through(lambda nats: exp(nats) - 1)
 
 
 def mcnemar(only_reference: int, only_quantized: int) -> float:
@@ -295,5 +295,6 @@ def _normal(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
-def _exp(nats: float) -> float:
+def exp(nats: float) -> float:
+    """e to that power; infinity where a float has no room."""
     return math.exp(nats) if nats < 709 else math.inf

@@ -4,13 +4,13 @@ The first block of each kind is read, watched on random tokens, and its scale gr
 a run would do it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from salient.core.errors import ShapeError
+from salient.core.progress import Progress
 from salient.core.report import Table
 from salient.core.scheme import largest_scheme
 from salient.formats.checkpoint import Checkpoint
@@ -19,8 +19,6 @@ from .prober import PROBE, Prober, shape_of
 from .proof import ScaleGroup, kind_of
 from .skeleton import Skeleton
 from .watching import pattern
-
-Progress = Callable[[int, int, str, str], None]
 
 
 @dataclass(frozen=True)

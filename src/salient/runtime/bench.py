@@ -2,7 +2,6 @@
 
 import gc
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from salient.core.errors import ModelError, RequestError
 from salient.core.machine import resident_memory
+from salient.core.progress import Progress
 from salient.core.report import Report
 from salient.core.texts import builtin
 from salient.evals.likelihood import compare_logits
@@ -23,7 +23,6 @@ from .memory import bytes_a_step, read_bandwidth
 from .open import Opened, Options, find_device, load
 from .sampling import Sampling
 
-Progress = Callable[[int, int, str, str], None]
 CHECKED_TOKENS = 64
 # Nats a token against the reference kernel in float32; more is wrong and is not timed. Seen: below
 # 1e-6 in float32; 16-bit arithmetic alone makes 1e-3 to 3e-3 of a small model.

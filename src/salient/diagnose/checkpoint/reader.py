@@ -1,6 +1,6 @@
 """Bounded reads of tensors by the byte ranges of their headers, with the progress of them all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -8,11 +8,11 @@ from typing import BinaryIO
 
 from salient.core.errors import CheckpointError
 from salient.core.headers import Stored
+from salient.core.progress import Progress
 
 PIECE = 4 * 2**20  # bytes held at a time
 
 # done bytes, all bytes, what is being done, where
-Progress = Callable[[int, int, str, str], None]
 
 
 class Reader:

@@ -3,13 +3,14 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from salient.core.errors import RequestError
 from salient.core.findings import Evidence, Finding, ranked
+from salient.core.progress import Progress
 
 from .facts import LogFacts
 from .lines import CHUNK, Hit, Scanner
@@ -19,7 +20,6 @@ from .rules import judged, unknown_error
 from .signature import Signature
 from .signatures import SIGNATURES
 
-Progress = Callable[[int, int, str, str], None]
 PLACES = 3  # lines kept as evidence
 WORDS = 240  # letters of a line kept as evidence
 TEXT_LEAST = 0.7  # part of the first MiB that must be text

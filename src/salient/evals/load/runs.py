@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from salient.core.errors import RequestError
+from salient.core.progress import Progress, silent
 
 from .arrivals import arrivals
 from .client import Outcome, ask, question
@@ -20,14 +21,9 @@ from .plans import LoadPlan, Step, Target, check_plan, find_endpoint
 from .prompts import Count, numbered, windows
 
 # steps done, steps in all, what is being done, a word on the last step
-Progress = Callable[[int, int, str, str], None]
 
 GIVE_UP = 20  # failures without one answer: the step sends no more
 MOST_GAPS = 20_000_000  # of a step, 160 MB: the step sends no more
-
-
-def silent(done: int, total: int, doing: str, note: str) -> None:
-    """A progress that shows nothing."""
 
 
 def run_load(
