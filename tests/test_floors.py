@@ -18,7 +18,7 @@ FLOORS = (
     {"formats", "kernels", "evals", "plan"},
     {"models", "diagnose"},
     {"awq", "runtime"},
-    {"serve"},
+    {"validate", "serve"},
     {"api"},
     {"cli", "__main__", "__init__"},
 )

@@ -210,6 +210,18 @@ def test_a_data_set_is_streamed_from_the_split_named_after_the_colon(name, split
     assert asked == [("some/set", split, True)]
 
 
+def test_wikitext2_is_one_text_its_lines_joined_as_the_papers_join_them(monkeypatch):
+    asked = []
+
+    def load(*path, split, streaming):
+        asked.append((path, split))
+        return iter([{"text": " = Title = \n"}, {"text": ""}, {"text": " Words . \n"}])
+
+    data_sets(monkeypatch, load)
+    assert read_texts("wikitext2") == [Document(" = Title = \n\n\n\n\n Words . \n")]
+    assert asked == [(("Salesforce/wikitext", "wikitext-2-raw-v1"), "test")]
+
+
 def test_a_data_set_is_read_no_further_than_its_share(monkeypatch):
     monkeypatch.setattr(texts, "MOST_ROWS", 3)
     data_sets(monkeypatch, lambda *_, **__: ({"text": str(i)} for i in range(10**9)))

@@ -117,26 +117,33 @@ def test_an_interval_without_bounds_is_undecided_by_its_end_and_decided_by_its_m
 
 
 @pytest.mark.parametrize("use", ["upper", "middle"])
-def test_too_few_examples_are_said_out_loud_with_the_width(use):
-    few = replace(KEPT, value=1.0, interval=Interval(0.95, 1.0, 1.05), sample=12)
+@pytest.mark.parametrize(
+    ("low", "passed", "words"),
+    [
+        (0.85, None, "0.2 wide: 0.85 to 1.05 can be both; take more"),
+        (0.92, True, "0.13 wide: even its worse end, 0.92, is at least 0.9"),
+    ],
+)
+def test_of_too_few_examples_the_interval_decides_and_its_width_is_said(use, low, passed, words):
+    few = replace(KEPT, value=1.0, interval=Interval(low, 1.0, 1.05), sample=12)
     rule = decided({RETENTION_MIN: 0.9}, few, use, minimum_examples=100)
-    assert rule.passed is None
-    assert re.search(
-        "only 12 examples of at least 100; the interval is 0.1 wide: take more", rule.words
-    )
+    assert rule.passed is passed
+    asked = "only 12 examples, 100 are asked for, so the interval decides, "
+    assert rule.words == asked + words
 
 
-def test_too_few_examples_without_an_interval_are_undecided():
-    few = replace(KEPT, interval=None, sample=12)
+@pytest.mark.parametrize("interval", [None, Interval(-math.inf, 1.0, math.inf)])
+def test_too_few_examples_without_an_interval_are_undecided(interval):
+    few = replace(KEPT, interval=interval, sample=12)
     rule = decided({RETENTION_MIN: 0.1}, few, "middle", minimum_examples=13)
-    assert (rule.passed, rule.words) == (None, "only 12 examples of at least 13: take more")
+    assert (rule.passed, rule.words) == (None, "only 12 examples, 13 are asked for: take more")
 
 
 def test_few_examples_that_nearly_all_fail_are_enough():
     broken = replace(KEPT, value=0.1, interval=Interval(0.02, 0.1, 0.4), sample=12)
     rule = decided({RETENTION_MIN: 0.9}, broken, minimum_examples=100)
     assert rule.passed is False
-    assert re.search("0.38 wide, and even its better end, 0.4, misses 0.9", rule.words)
+    assert re.search("0.38 wide: even its better end, 0.4, misses 0.9", rule.words)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +181,9 @@ def test_a_kind_is_held_against_its_own_bound_and_examples():
         examples={"code": 20},
         minimum_examples=100,
     )
-    arithmetic, code = replace(KEPT, value=0.85, kind="arithmetic"), replace(KEPT, kind="code")
+    wide = Interval(0.7, 0.92, 1.0)
+    arithmetic = replace(KEPT, value=0.85, interval=wide, kind="arithmetic")
+    code = replace(KEPT, interval=wide, kind="code")
     verdict = judge(asked, [KEPT, arithmetic, replace(code, sample=20)])
     assert [(r.kind, r.bound) for r in verdict.rules] == [
         ("all", 0.9),

@@ -126,6 +126,7 @@ def test_no_tokens_are_no_distance():
         "top1": 0.0,
         "perplexity_reference": 1.0,
         "perplexity_quantized": 1.0,
+        "perplexity_increase": 0.0,
     }
 
 

@@ -304,6 +304,14 @@ def alone_of(ids: list[int], tokens: int) -> Answer:
     return alone(ids, replace(GREEDY, max_new_tokens=tokens))
 
 
+def test_a_context_shorter_than_the_proofs_text_runs_to_its_end(folder):
+    (short,), (long,) = (
+        opened(folder, context=context).engine.generate([prompt(3)], GREEDY) for context in (5, 64)
+    )
+    assert (short.finished, len(short.tokens)) == ("length", 2)
+    assert short.tokens == long.tokens[:2]
+
+
 def test_a_real_models_context_is_used_to_its_last_position(folder):
     opened_ = opened(folder, context=24)
     answer = opened_.engine.generate([prompt(20)], GREEDY)[0]

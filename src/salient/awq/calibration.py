@@ -19,6 +19,7 @@ from salient.core.texts import Document
 
 HELDOUT_SHARE = 16  # one sample in sixteen, at least one, is held out to judge with
 MOST_HELDOUT = 4  # samples: more would cost time and change no verdict
+MOST_TOKENS = 2**24  # where all of a text is asked for
 FEWEST_TOKENS = 64  # a sample shorter than this says nothing about attention
 
 
@@ -44,22 +45,22 @@ class TokenBatch:
 def tokenize(
     documents: list[Document],
     tokenizer: Any,
-    samples: int,
+    samples: int | None,
     length: int,
     where: str,
     options: tuple[str, str] = ("--samples", "--sequence-length"),
 ) -> TokenBatch:
-    """Pack `documents` into `samples` samples of `length` tokens.
+    """Pack `documents` into `samples` samples of `length` tokens; None: as many as they fill.
 
     `where` names the texts and `options` the two numbers, for messages. Raises CalibrationError if
     there is too little text.
     """
-    if samples < 1 or length < FEWEST_TOKENS:
+    if length < FEWEST_TOKENS or (samples is not None and samples < 1):
         raise CalibrationError(
             f"{options[0]} {samples} of {options[1]} {length}: give at least 1 of {FEWEST_TOKENS} "
             "tokens."
         )
-    wanted, stream, dropped = samples * length, [], 0
+    wanted, stream, dropped = (MOST_TOKENS if samples is None else samples * length), [], 0
     kinds: dict[str, int] = {}
     separator = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     used = 0
@@ -73,12 +74,16 @@ def tokenize(
         kinds[document.kind] = kinds.get(document.kind, 0) + taken
         stream += ids[:taken]
         dropped += len(ids) - taken
+    if samples is None:
+        samples = max(1, len(stream) // length)
+        dropped += max(0, len(stream) - samples * length)
+        wanted = samples * length
     if len(stream) < wanted:
         raise CalibrationError(
             f"{where} holds {len(stream)} tokens, but {samples} samples of {length} need {wanted}. "
             f"{_advice(len(stream), samples, length, options)} more text."
         )
-    return TokenBatch(torch.tensor(stream).reshape(samples, length), used, dropped, kinds)
+    return TokenBatch(torch.tensor(stream[:wanted]).reshape(samples, length), used, dropped, kinds)
 
 
 def _advice(tokens: int, samples: int, length: int, options: tuple[str, str]) -> str:

@@ -10,8 +10,8 @@ import typer
 from salient import __version__
 
 from .advising import doctor, plan
-from .making import evaluate, inspect, quantize
-from .measuring import load_test
+from .making import inspect, quantize
+from .measuring import evaluate, load_test, validate
 from .running import bench, chat, generate
 
 app = typer.Typer(
@@ -32,5 +32,7 @@ def main(
         raise typer.Exit
 
 
-for command in (plan, quantize, inspect, evaluate, generate, chat, bench, doctor, load_test):
+ADVISE, MAKE = (plan, doctor), (quantize, inspect)
+MEASURE, RUN = (validate, evaluate, load_test), (generate, chat, bench)
+for command in (*ADVISE, *MAKE, *MEASURE, *RUN):
     app.command()(command)

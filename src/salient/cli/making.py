@@ -1,4 +1,4 @@
-"""The commands that make, look at and measure checkpoints."""
+"""The commands that make and look at checkpoints."""
 
 from typing import Annotated
 
@@ -51,7 +51,7 @@ def quantize(
     json: Json = False,
 ) -> None:
     """Quantize a model to 4 bits. An interrupted run goes on with the same command."""
-    with told(json=json, resumes=True) as progress:
+    with told(json=json, resumes="The same command goes on where this run stopped.") as progress:
         report = api.quantize(
             model,
             output,
@@ -84,37 +84,4 @@ def inspect(
     """Show a checkpoint's format, layers and evidence, or how a 16-bit model will be scaled."""
     with told(json=json) as progress:
         report = api.inspect(model, runtime=runtime, progress=progress)
-    show(report, json=json)
-
-
-def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A quantized checkpoint.")],
-    reference: Annotated[
-        str, typer.Option(help="The 16-bit model: a folder, a Hub id, or 'smollm2-135m'.")
-    ],
-    text: Annotated[
-        list[str] | None,
-        typer.Option(help="A .txt or .jsonl file to measure on; may be given again."),
-    ] = None,
-    windows: Annotated[int, typer.Option(min=1, help="Windows a text.")] = 16,
-    window_length: Annotated[int, typer.Option(min=2, help="Tokens a window.")] = 512,
-    stride: Annotated[
-        int | None,
-        typer.Option(help="Tokens from window to window; side by side unless given."),
-    ] = None,
-    device: Device = "auto",
-    json: Json = False,
-) -> None:
-    """Measure a checkpoint against its reference: KL, top-1 agreement, perplexity."""
-    with told(json=json) as progress:
-        report = api.evaluate(
-            checkpoint,
-            reference=reference,
-            text=text or (),
-            windows=windows,
-            window_length=window_length,
-            stride=stride,
-            device=device,
-            progress=progress,
-        )
     show(report, json=json)

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from salient import api
+from salient.api.running import unheard
 
 from .chat import talk
 from .terminal import Device, Json, show, told
@@ -88,7 +89,7 @@ def generate(
             compile=compile,
             kernel=kernel,
             context=context,
-            heard=_speak if alone else api.unheard,
+            heard=_speak if alone else unheard,
         )
     if json:
         show(report, json=True)

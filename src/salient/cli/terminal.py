@@ -31,10 +31,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
 @contextlib.contextmanager
-def told(*, json: bool, resumes: bool = False) -> Iterator[api.Progress]:
+def told(*, json: bool, resumes: str = "") -> Iterator[api.Progress]:
     """A progress bar on a terminal, nothing elsewhere; our errors as messages with exit code 2.
 
-    resumes: whether the command, given again, goes on where it was stopped
+    resumes: how to go on after an interruption, in words; '' where nothing is kept
     """
     console, stop = Console(stderr=True), _Stop()
     try:
@@ -42,10 +42,7 @@ def told(*, json: bool, resumes: bool = False) -> Iterator[api.Progress]:
             yield stop.checked_by(progress)
     except BaseException as error:
         if stop.came:
-            words = "Interrupted."
-            if resumes:
-                words += " The same command goes on where this run stopped."
-            console.print(words, soft_wrap=True)
+            console.print(f"Interrupted. {resumes}".rstrip(), soft_wrap=True)
             raise typer.Exit(130) from None
         if not isinstance(error, SalientError):
             raise

@@ -168,15 +168,17 @@ def _decide(
 def _few(
     threshold: Threshold, found: Measurement, bound: float, fewest: int
 ) -> tuple[bool | None, str]:
-    """Too few examples decide nothing, except where even the better end of the interval misses."""
-    words = f"only {found.sample} examples of at least {fewest}"
-    if found.interval is None:
+    """With fewer examples than asked for, the interval has to decide: it is the wider for it."""
+    words = f"only {found.sample} examples, {fewest} are asked for"
+    if found.interval is None or not math.isfinite(found.interval.width):
         return None, f"{words}: take more"
-    words += f"; the interval is {found.interval.width:.3g} wide"
-    better = _ends(threshold, found.interval)[1]
-    if math.isfinite(better) and not _holds(threshold, better, bound):
-        return False, f"{words}, and even its better end, {better:.4g}, misses {bound:g}"
-    return None, f"{words}: take more"
+    words += f", so the interval decides, {found.interval.width:.3g} wide"
+    worse, better = _ends(threshold, found.interval)
+    if _holds(threshold, worse, bound):
+        return True, f"{words}: even its worse end, {worse:.4g}, is {threshold.direction} {bound:g}"
+    if not _holds(threshold, better, bound):
+        return False, f"{words}: even its better end, {better:.4g}, misses {bound:g}"
+    return None, f"{words}: {worse:.4g} to {better:.4g} can be both; take more"
 
 
 def _decide_end(

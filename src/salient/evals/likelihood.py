@@ -63,6 +63,11 @@ class Comparison:
         """Perplexity of the quantized model."""
         return exp(self.nll_quantized / max(self.predicted, 1))
 
+    @property
+    def perplexity_increase(self) -> float:
+        """Quantized / reference - 1."""
+        return exp((self.nll_quantized - self.nll_reference) / max(self.predicted, 1)) - 1
+
     def figures(self) -> dict[str, Any]:
         """The measures as plain numbers."""
         return {
@@ -71,6 +76,7 @@ class Comparison:
             "top1": self.top1,
             "perplexity_reference": self.perplexity_reference,
             "perplexity_quantized": self.perplexity_quantized,
+            "perplexity_increase": self.perplexity_increase,
         }
 
 
@@ -99,7 +105,7 @@ def intervals(windows: Sequence[Comparison], level: float = 0.95) -> dict[str, I
     """How sure the figures of a text are, its windows drawn anew; {} of fewer than FEWEST windows.
 
     The tokens of a window depend on each other, so windows are drawn and not tokens. Keys are those
-    of `Comparison.figures`, and perplexity_increase: quantized / reference - 1, pair by pair.
+    of `Comparison.figures`; perplexity_increase is measured pair by pair.
     """
     if len(windows) < FEWEST:
         return {}

@@ -14,18 +14,30 @@ class Batch:
     slots, positions: int64 [rows], where a row's keys and values go
     length: positions that any row may read, 0 to length - 1
     slot: the one slot of all rows, in order of position (prefill); None: a slot a row (decode)
+    prefills: the prefills that follow each other in its rows, where there are several
     """
 
     slots: Tensor
     positions: Tensor
     length: int
     slot: int | None = None
+    prefills: tuple["Batch", ...] = ()
 
     @staticmethod
     def prefill(slot: int, start: int, count: int, device: torch.device) -> "Batch":
         """`count` tokens of one sequence from position `start` on."""
         positions = torch.arange(start, start + count, device=device)
         return Batch(torch.full_like(positions, slot), positions, start + count, slot)
+
+    @staticmethod
+    def together(prefills: list["Batch"]) -> "Batch":
+        """Prefills of several slots, one after the other."""
+        if len(prefills) == 1:
+            return prefills[0]
+        slots, positions = (
+            torch.cat([getattr(p, name) for p in prefills]) for name in ("slots", "positions")
+        )
+        return Batch(slots, positions, max(p.length for p in prefills), prefills=tuple(prefills))
 
     @staticmethod
     def decode(slots: list[int], positions: list[int], device: torch.device) -> "Batch":

@@ -129,6 +129,15 @@ class Engine:
             self._waiting.remove(answer)
         self._finish(answer, "cancelled")
 
+    def forget(self) -> None:
+        """Reuse nothing that the slots hold: whoever calls this computes in them. While none runs.
+
+        Raises RequestError while one does.
+        """
+        if self.busy:
+            raise RequestError("The engine is busy with answers. Wait for them, then ask again.")
+        self._held = [[] for _ in self._held]
+
     def step(self) -> list[Piece]:
         """One piece of a waiting prompt, one more token of each running sequence."""
         running = list(self._running)
@@ -166,7 +175,7 @@ class Engine:
         if not free:
             return
         answer = self._filling = self._waiting.popleft()
-        shared = [_shared(held, answer.prompt) for held in self._held]
+        shared = [common_start(held, answer.prompt) for held in self._held]
         slot = max(free, key=lambda s: (shared[s], -self._used[s]))
         best = max(range(len(shared)), key=lambda s: shared[s])
         if not self.runner.keeps_prefixes:
@@ -247,7 +256,7 @@ def raise_failed(answers: Iterable[Answer]) -> None:
             raise answer.error
 
 
-def _shared(held: Sequence[int], prompt: Sequence[int]) -> int:
+def common_start(held: Sequence[int], prompt: Sequence[int]) -> int:
     """How many first tokens of `prompt` are in `held`; its last is always computed."""
     most = min(len(held), len(prompt) - 1)
     return next((i for i in range(most) if held[i] != prompt[i]), most)

@@ -55,7 +55,7 @@ def fuse(model: Model, capacity: int) -> tuple[Fused | None, Audit]:
     audit = Audit()
     try:
         with torch.no_grad():
-            return _fuse(model, capacity, audit), audit
+            return _fuse(model, max(capacity, PROOF_TOKENS), audit), audit
     except Unfit as unfit:
         audit.note("the model runs as Transformers has it", str(unfit))
         return None, audit

@@ -45,6 +45,9 @@ def _attention(
 
 def _attend(parts: Attention, q: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
     """Attention of q [rows, heads, head_dim] over the rows' slots; same shape."""
+    if batch.prefills:
+        rows = zip(q.split([len(p.slots) for p in batch.prefills]), batch.prefills, strict=True)
+        return torch.cat([_attend(parts, own, keys, values, prefill) for own, prefill in rows])
     seen = torch.arange(batch.length, device=q.device)
     mask = seen <= batch.positions[:, None]
     if parts.window:

@@ -3,7 +3,8 @@
 import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .fuse import Fused
 from .fused import run_block
 from .load import Model
 from .native import NativeBlocks
+from .spans import HEAD_ROWS, Logprob, Span, logprobs_of
 
 LENGTHS = 256  # a compiled step is made for multiples of so many positions, doubling
 PROOF_IDS, PROOF_CUT = (3, 17, 5, 40, 8, 29, 11, 23), 6  # a prompt, and where it is cut in two
@@ -49,6 +51,13 @@ class Runner(ABC):
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give `target` the first `count` positions of `source`."""
+        raise NotImplementedError
+
+    def logprobs(self, spans: Sequence[Span]) -> list[list[Logprob]]:
+        """What each span asks. No two are of one slot.
+
+        Raises ModelError where logits are not numbers.
+        """
         raise NotImplementedError
 
 
@@ -101,6 +110,18 @@ class FusedRunner(Runner):
         """Copy keys and values."""
         with torch.inference_mode():
             self.cache.copy(source, target, count)
+
+    def logprobs(self, spans: Sequence[Span]) -> list[list[Logprob]]:
+        """What each span asks, all spans in one step."""
+        device, head = self.model.device, self.fused.head
+        tokens = torch.tensor([token for span in spans for token in span.ids], device=device)
+        begins = [0, *accumulate(len(span.ids) for span in spans)]
+        asked = [(b + i, t) for b, s in zip(begins, spans, strict=False) for i, t in s.asked]
+        batch = Batch.together([Batch.prefill(s.slot, s.start, len(s.ids), device) for s in spans])
+        with torch.inference_mode():
+            hidden = self._blocks(head.embed(tokens), batch)
+            found = iter(logprobs_of(lambda rows: head.logits(hidden[rows]), asked, device))
+        return [[next(found) for _ in span.asked] for span in spans]
 
     def _blocks(self, hidden: Tensor, batch: Batch) -> Tensor:
         if batch.length > self.capacity + 1:  # C++ would write past the end
@@ -170,7 +191,7 @@ class ModelRunner(Runner):
         # Some caches do not know how long they are. Images make positions more than a count.
         text_only = model.config is model.module.config
         self._counts = "position_ids" in takes and text_only
-        self._last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        self._may_keep = "logits_to_keep" in takes
         self._caches: dict[int, Any] = {}
         self.in_pieces = self._adds_up()
         self.how = "Transformers' forward, one sequence at a time"
@@ -179,19 +200,35 @@ class ModelRunner(Runner):
 
     def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
         """Logits float32 [vocab] after `ids`."""
-        if start == 0:
-            self._caches.pop(slot, None)
-            if self._plain_cache:
-                self._caches[slot] = RoundedCache(self.kept, self.model.config)
-        return self._forward(slot, ids, start)
+        return self._forward(slot, ids, start)[0]
 
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
         """Logits float32 [sequences, vocab], one sequence after the other."""
         rows = zip(slots, tokens, positions, strict=True)
-        return torch.stack([self._forward(slot, [token], at) for slot, token, at in rows])
+        return torch.cat([self._forward(slot, [token], at) for slot, token, at in rows])
 
-    def _forward(self, slot: int, ids: list[int], start: int) -> Tensor:
-        given: dict[str, Any] = dict(self._last)
+    def logprobs(self, spans: Sequence[Span]) -> list[list[Logprob]]:
+        """What each span asks, one span after the other, in pieces where the model allows it."""
+        return [self._span_logprobs(span) for span in spans]
+
+    def _span_logprobs(self, span: Span) -> list[Logprob]:
+        found, size = [], HEAD_ROWS if self.in_pieces else len(span.ids)
+        for begin in range(0, len(span.ids), size):
+            piece = span.ids[begin : begin + size]
+            asked = [(i - begin, t) for i, t in span.asked if begin <= i < begin + size]
+            cut = asked[0][0] if asked else len(piece) - 1
+            made = self._forward(span.slot, piece, span.start + begin, len(piece) - cut)
+            asked = [(i - cut, t) for i, t in asked]
+            found += logprobs_of(lambda rows, made=made: made[rows], asked, self.model.device)
+        return found
+
+    def _forward(self, slot: int, ids: list[int], start: int, last: int = 1) -> Tensor:
+        """Logits float32 [last, vocab] after the last of `ids`."""
+        if start == 0:
+            self._caches.pop(slot, None)
+            if self._plain_cache:
+                self._caches[slot] = RoundedCache(self.kept, self.model.config)
+        given: dict[str, Any] = {"logits_to_keep": last} if self._may_keep else {}
         if slot in self._caches:
             given[self._cache] = self._caches[slot]
         if self._counts:
@@ -201,7 +238,7 @@ class ModelRunner(Runner):
         with torch.no_grad():
             out = self.model.module(input_ids=tokens, use_cache=True, **given)
         self._caches[slot] = getattr(out, self._cache)
-        return out.logits[0, -1].float()
+        return out.logits[0, -last:].float()
 
     def _adds_up(self) -> bool:
         """Whether a prompt in pieces gives what it gives in one: not every recurrence goes on."""

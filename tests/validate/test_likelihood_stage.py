@@ -1,5 +1,6 @@
 """Evaluating a checkpoint: streamed block by block, its figures are the whole models' own."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,12 @@ import torch
 
 from salient import api
 from salient.core.errors import CalibrationError, CheckpointError
+from salient.core.progress import silent
 from salient.evals.likelihood import Comparison, compare_logits
+from salient.evals.windows import PROTOCOLS, Protocol
+from salient.validate.likelihood import LikelihoodRequest, measure_likelihood
+from salient.validate.pair import open_pair
+from salient.validate.store import Store
 from toy import byte_tokenizer, toy_folder
 
 WINDOWS, LENGTH = 3, 96
@@ -50,6 +56,15 @@ def direct(reference: Path, checkpoint: Path, ids: torch.Tensor) -> Comparison:
     return found
 
 
+def same(found: dict, expected: dict) -> None:
+    """Every figure of `expected`, to a thousandth."""
+    for name, value in expected.items():
+        if isinstance(value, float):
+            assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+        elif isinstance(value, int):
+            assert found[name] == value, name
+
+
 def evaluate(checkpoint: Path, reference: Path, *texts: Path, **changes):
     options = {"windows": WINDOWS, "window_length": LENGTH, **changes}
     given = {"reference": str(reference), "text": [str(t) for t in texts]}
@@ -58,19 +73,19 @@ def evaluate(checkpoint: Path, reference: Path, *texts: Path, **changes):
 
 def test_the_figures_are_those_of_the_whole_models_for_each_text(made, toy, text, other):
     report = evaluate(made, toy, text, other)
-    assert list(report.data["texts"]) == [str(text), str(other)]
+    assert list(report.data["likelihood"]["texts"]) == [str(text), str(other)]
     for path in (text, other):
         expected = direct(toy, made, ids_of(path)).figures()
-        assert report.data["texts"][str(path)] == pytest.approx(expected, rel=1e-3)
+        same(report.data["likelihood"]["texts"][str(path)], expected)
         assert expected["tokens"] == WINDOWS * LENGTH
     assert [row[0] for row in report.tables[0].rows] == [str(text), str(other)]
-    first, second = report.data["texts"].values()
+    first, second = report.data["likelihood"]["texts"].values()
     assert first["kl"] != second["kl"]
 
 
 def test_a_stride_counts_the_same_tokens_with_more_before_them(made, toy, text):
-    apart = evaluate(made, toy, text).data
-    sliding = evaluate(made, toy, text, stride=LENGTH // 2).data
+    apart = evaluate(made, toy, text).data["likelihood"]
+    sliding = evaluate(made, toy, text, stride=LENGTH // 2).data["likelihood"]
     assert (apart["stride"], sliding["stride"]) == (LENGTH, LENGTH // 2)
     ids, found = ids_of(text).flatten(), Comparison()
     models = [api.load(str(folder))[0] for folder in (toy, made)]
@@ -79,26 +94,28 @@ def test_a_stride_counts_the_same_tokens_with_more_before_them(made, toy, text):
         with torch.no_grad():
             logits = [m(window[None], use_cache=False).logits[0, first:] for m in models]
         found.add(compare_logits(*logits, window[first:]))
-    assert sliding["texts"][str(text)] == pytest.approx(found.figures(), rel=1e-3)
+    same(sliding["texts"][str(text)], found.figures())
     assert found.predicted == WINDOWS * LENGTH - 1
 
 
 def test_enough_windows_have_intervals_and_too_few_say_so(made, toy, text):
     few = evaluate(made, toy, text, windows=2)
-    assert few.data["intervals"][str(text)] == {}
+    assert few.data["likelihood"]["texts"][str(text)]["intervals"] == {}
     assert "Too few windows for intervals" in few.lines[1]
     many = evaluate(made, toy, text, windows=6, window_length=64)
-    low, high = many.data["intervals"][str(text)]["kl"]
-    assert low < many.data["texts"][str(text)]["kl"] < high
+    figures = many.data["likelihood"]["texts"][str(text)]
+    low, high = figures["intervals"]["kl"]
+    assert low < figures["kl"] < high
     assert "[" in many.tables[0].rows[0][2]
 
 
 def test_batches_of_windows_change_no_figure(made, toy, text, other, monkeypatch):
-    together = evaluate(made, toy, text, other).data["texts"]
-    monkeypatch.setattr("salient.awq.evaluation.BATCH_TOKENS", 1)
-    apart = evaluate(made, toy, text, other).data["texts"]
+    together = evaluate(made, toy, text, other).data["likelihood"]["texts"]
+    monkeypatch.setattr("salient.validate.streaming.BATCH_TOKENS", 1)
+    monkeypatch.setattr("salient.validate.likelihood.KEPT_BYTES", 2 * 4 * 64 * LENGTH * 4)
+    apart = evaluate(made, toy, text, other).data["likelihood"]["texts"]
     for name, figures in together.items():
-        assert apart[name] == pytest.approx(figures, rel=1e-3)
+        same(apart[name], figures)
 
 
 def test_each_block_is_called_as_the_model_calls_it(tmp_path, text):
@@ -106,14 +123,14 @@ def test_each_block_is_called_as_the_model_calls_it(tmp_path, text):
     kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
     model = toy_folder(tmp_path / "model", "gemma2", **kinds)
     expected = direct(model, model, ids_of(text)).figures()
-    figures = evaluate(model, model, text).data["texts"][str(text)]
+    figures = evaluate(model, model, text).data["likelihood"]["texts"][str(text)]
     assert figures["perplexity_reference"] == pytest.approx(
         expected["perplexity_reference"], rel=1e-4
     )
 
 
 def test_a_model_is_at_no_distance_from_itself(toy, text):
-    figures = evaluate(toy, toy, text).data["texts"][str(text)]
+    figures = evaluate(toy, toy, text).data["likelihood"]["texts"][str(text)]
     assert abs(figures["kl"]) < 1e-6
     assert figures["top1"] == 1
     assert figures["perplexity_quantized"] == figures["perplexity_reference"]
@@ -121,8 +138,8 @@ def test_a_model_is_at_no_distance_from_itself(toy, text):
 
 def test_without_a_text_the_built_in_held_out_one_is_measured(made, toy):
     report = evaluate(made, toy)
-    assert list(report.data["texts"]) == ["builtin (held out)"]
-    assert report.data["texts"]["builtin (held out)"]["tokens"] == WINDOWS * LENGTH
+    assert list(report.data["likelihood"]["texts"]) == ["builtin (held out)"]
+    assert report.data["likelihood"]["texts"]["builtin (held out)"]["tokens"] == WINDOWS * LENGTH
 
 
 @pytest.mark.parametrize(
@@ -146,14 +163,71 @@ def test_windows_that_cannot_be_cut_say_what_fits(changes, words, made, toy, tex
         evaluate(made, toy, text, **changes)
 
 
-@pytest.mark.parametrize("changes", [{"num_hidden_layers": 3}, {"vocab_size": 300}], ids=str)
-def test_a_reference_of_another_shape_is_no_reference(changes, made, tmp_path, text):
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_hidden_layers": 3}, "blocks is 2 in the checkpoint and 3 in the reference"),
+        ({"vocab_size": 300}, "vocabulary is 320 in the checkpoint and 300 in the reference"),
+    ],
+    ids=str,
+)
+def test_a_reference_of_another_shape_is_no_reference(changes, words, made, tmp_path, text):
     other_model = toy_folder(tmp_path / "model", **changes)
-    with pytest.raises(CheckpointError, match=r"\(2, 64, 320\), .*: they are not the same model"):
+    with pytest.raises(CheckpointError, match=rf"are not the same model: {words}\. Give the model"):
         evaluate(made, other_model, text)
+
+
+def test_a_reference_of_another_architecture_is_no_reference(made, tmp_path, text):
+    other_model = toy_folder(tmp_path / "model", "qwen2")
+    words = "architecture is LlamaForCausalLM in the checkpoint and Qwen2ForCausalLM in the"
+    with pytest.raises(CheckpointError, match=words):
+        evaluate(made, other_model, text)
+
+
+def test_a_reference_that_is_quantized_is_refused(made, text):
+    with pytest.raises(CheckpointError, match=r"is quantized itself\. Give the 16-bit model"):
+        evaluate(made, made, text)
+
+
+def test_the_figures_are_those_of_whole_distributions(made, toy, text):
+    """KL and perplexity again, in float64, from every logit of both whole models."""
+    ids = ids_of(text)
+    models = [api.load(str(folder))[0] for folder in (toy, made)]
+    with torch.no_grad():
+        logs = [m(ids, use_cache=False).logits.double().log_softmax(-1) for m in models]
+    kl = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
+    nll = [-x[:, :-1].gather(-1, ids[:, 1:, None]).mean() for x in logs]
+    figures = evaluate(made, toy, text).data["likelihood"]["all"]
+    assert figures["kl"] == pytest.approx(float(kl), abs=1e-4)
+    for name, value in zip(("perplexity_reference", "perplexity_quantized"), nll, strict=True):
+        assert math.log(figures[name]) == pytest.approx(float(value), abs=1e-4)
+
+
+def test_of_several_texts_the_worst_is_judged(made, toy, text, other):
+    pair = open_pair(str(made), str(toy), "cpu")
+    request = LikelihoodRequest((str(text), str(other)), WINDOWS, LENGTH)
+    stage = measure_likelihood(pair, request, Store(), silent)
+    figures = stage.data["texts"].values()
+    judged = {m.what: m.value for m in stage.measurements}
+    assert judged["kl"] == max(f["kl"] for f in figures)
+    assert judged["top1"] == min(f["top1"] for f in figures)
+    assert judged["perplexity_increase"] == max(f["perplexity_increase"] for f in figures)
+    assert any("the worst is judged" in line for line in stage.lines)
+
+
+def test_a_named_protocol_takes_all_of_a_text(made, toy, text, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "classic", Protocol(LENGTH, LENGTH))
+    stage = evaluate(made, toy, text, windows=None, protocol="classic").data["likelihood"]
+    stream = sum(len(byte_tokenizer()(p).input_ids) + 1 for p in text.read_text().split("\n\n"))
+    assert stage["texts"][str(text)]["windows"] == stream // LENGTH
+    with pytest.raises(CalibrationError, match=r"No protocol 'clasic'\. Known: classic, sliding"):
+        evaluate(made, toy, text, protocol="clasic")
 
 
 def test_progress_counts_the_blocks_to_the_end(made, toy, text):
     steps = []
-    evaluate(made, toy, text, progress=lambda done, total, doing, note: steps.append((done, total)))
-    assert steps == [(0, 2), (1, 2), (2, 2)]
+    evaluate(made, toy, text, progress=lambda *step: steps.append((step[0] / step[1], step[2])))
+    shares = [share for share, _ in steps]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert (0.5, "likelihood: model.layers.1: both models") in steps

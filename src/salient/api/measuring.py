@@ -1,0 +1,129 @@
+"""Verbs that measure what a checkpoint lost, and how fast a server is."""
+
+from collections.abc import Sequence
+
+from salient.core.progress import Progress, silent
+from salient.core.report import Report
+
+
+def evaluate(
+    checkpoint: str,
+    *,
+    reference: str,
+    text: Sequence[str] = (),
+    windows: int | None = None,
+    window_length: int = 512,
+    stride: int | None = None,
+    protocol: str | None = None,
+    tasks: Sequence[str] = (),
+    contexts: str = "off",
+    attribute: bool = False,
+    report: str | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Report:
+    """What `checkpoint` lost against `reference`: KL, top-1 and perplexity on texts.
+
+    `tasks`, `contexts` and `attribute` ask for parts of a validation in their place, or with `text`
+    beside them. `windows` is 16 of each text, with a named `protocol` as many as it holds. `report`
+    is a folder to write pages to.
+
+    Raises SalientError for what cannot be measured.
+    """
+    from salient.validate.asking import asked_alone
+    from salient.validate.validator import Request, run
+
+    asked = asked_alone(text, tasks, contexts, attribute, windows, window_length, stride, protocol)
+    return run(Request(checkpoint, reference, asked, None, device, report), progress)
+
+
+def validate(
+    checkpoint: str,
+    *,
+    reference: str,
+    policy: str = "balanced",
+    text: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    contexts: str = "auto",
+    load_test: str = "embedded",
+    attribute: bool = False,
+    windows: int | None = None,
+    window_length: int = 512,
+    stride: int | None = None,
+    protocol: str | None = None,
+    report: str | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Report:
+    """Whether to ship `checkpoint`: four stages measured against `reference`, one verdict.
+
+    `policy` is a shipped name (strict, balanced, lenient) or a TOML file. `tasks` are .jsonl files,
+    bundled sets or 'lm-eval:NAME' (none named: all bundled sets); `contexts` are lengths with
+    commas, or 'auto'; `load_test` is a server's address or 'embedded'. 'off' leaves a stage out,
+    and the verdict says so. With `attribute` the report says where the damage sits. With `resume`
+    what an earlier run measured is taken from the cache.
+
+    The report passed if every rule holds; its data's ["verdict"]["exit_code"] is 0, 1 or 2.
+
+    Raises SalientError for what cannot be asked; what fails on the way is an undecided rule.
+    """
+    from salient.validate.asking import asked_for
+    from salient.validate.validator import Request, run
+
+    asked = asked_for(
+        text,
+        tasks,
+        contexts,
+        load_test,
+        attribute,
+        windows,
+        window_length,
+        stride,
+        protocol,
+    )
+    request = Request(checkpoint, reference, asked, policy, device, report, resume)
+    return run(request, progress)
+
+
+def load_test(
+    url: str,
+    *,
+    model: str,
+    concurrency: str = "1,4,8",
+    rate: float | None = None,
+    requests: int = 64,
+    prompt_tokens: int = 256,
+    new_tokens: int = 128,
+    chat: bool = False,
+    timeout: float = 300.0,
+    seed: int = 0,
+    tool: str = "auto",
+    tokenizer: str = "",
+    progress: Progress = silent,
+) -> Report:
+    """Latencies and throughput of an OpenAI-compatible server, step by step.
+
+    `concurrency` is a list with commas; `rate` (requests a second) takes its place. A key is read
+    from OPENAI_API_KEY. `tool` is vllm (`vllm bench serve`), guidellm, salient (the built-in
+    client) or auto (the first of them that is there); the others may need the model's `tokenizer`,
+    a folder or Hub id. The report passed if no request failed.
+
+    Raises RequestError for what cannot be asked; a server that fails is no error but a figure.
+    """
+    import os
+
+    from salient.evals.load.plans import LoadPlan, Target, steps_of
+    from salient.evals.load.telling import tell
+    from salient.evals.load.tools import run_with
+
+    kind = "chat" if chat else "completions"
+    target = Target(url, model, kind, os.environ.get("OPENAI_API_KEY"), timeout)
+    plan = LoadPlan(
+        steps_of(concurrency, rate),
+        requests,
+        prompt_tokens=prompt_tokens,
+        output_tokens=new_tokens,
+        seed=seed,
+    )
+    return tell(target, run_with(tool, target, plan, progress, tokenizer=tokenizer))

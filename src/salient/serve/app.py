@@ -1,0 +1,184 @@
+"""The routes of the server: OpenAI's API, health, metrics."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from salient import __version__
+from salient.core.errors import SalientError
+from salient.runtime.engine import Engine
+from salient.runtime.prompt import prompt_ids
+
+from .errors import INTERNAL, INVALID, refused, response_to
+from .guards import Guards
+from .metrics import CONTENT_TYPE, Metrics
+from .schema import Chat, Common, Completion, Tokenize
+from .service import Job, Running, Service, chat_job, completion_job
+from .worker import BROKEN, Worker
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    model: the name that clients use   api_key: asked for as a bearer token, None for none
+    most_waiting: requests beyond the engine's slots before 429   largest_body: bytes
+    """
+
+    model: str
+    api_key: str | None = None
+    most_waiting: int = 256
+    largest_body: int = 8 * 2**20
+
+
+def create_app(engine: Engine, settings: Settings) -> FastAPI:
+    """The server of `engine`, which nothing else may use while it runs."""
+    worker = Worker(engine, settings.most_waiting)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        worker.start()
+        app.state.ready = True
+        try:
+            yield
+        finally:
+            app.state.ready = False
+            worker.stop()
+
+    app = FastAPI(title="Salient", version=__version__, lifespan=lifespan)
+    app.state.ready = False
+    service = Service(worker, settings.model, Metrics(settings.model, worker))
+    app.add_middleware(Guards, api_key=settings.api_key, largest_body=settings.largest_body)
+    _errors(app)
+    _answers(app, service)
+    _models(app, service)
+    _health(app, service)
+    return app
+
+
+def _answers(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/completions")
+    async def completions(asked: Completion, request: Request) -> Response:
+        return await _respond(service, completion_job, asked, request)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(asked: Chat, request: Request) -> Response:
+        return await _respond(service, chat_job, asked, request)
+
+    @app.post("/tokenize")
+    async def tokenize(asked: Tokenize) -> Response:
+        engine = service.worker.engine
+        if asked.add_special_tokens is False:
+            ids = engine.tokenizer(asked.prompt, add_special_tokens=False, verbose=False).input_ids
+        else:
+            ids = prompt_ids(engine.tokenizer, asked.prompt)
+        return JSONResponse({"count": len(ids), "max_model_len": engine.context, "tokens": ids})
+
+
+async def _respond(
+    service: Service, make: Callable[[Any, Engine], Job], asked: Common, request: Request
+) -> Response:
+    if asked.model is not None and asked.model != service.model:
+        return _no_model(asked.model, service)
+    # Tokenizing a long prompt takes a while; other requests go on meanwhile.
+    job = await asyncio.to_thread(make, asked, service.worker.engine)
+    running = service.enter(job)
+    if asked.stream:
+        return StreamingResponse(running.events(asked), media_type="text/event-stream")
+    try:
+        return JSONResponse(await _unless_gone(request, running))
+    finally:
+        running.close()
+
+
+async def _unless_gone(request: Request, running: Running) -> dict[str, Any]:
+    """The whole response; cancelled as soon as the client has gone."""
+    work = asyncio.ensure_future(running.whole())
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else {}
+    finally:
+        work.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _no_model(name: str, service: Service) -> JSONResponse:
+    words = f"There is no model {name[:200]!r} here; this server has {service.model!r}."
+    return refused(words, 404, "NotFoundError", "model")
+
+
+def _models(app: FastAPI, service: Service) -> None:
+    card = {
+        "id": service.model,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "salient",
+        "max_model_len": service.worker.engine.context,
+    }
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return JSONResponse({"object": "list", "data": [card]})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        return JSONResponse(card) if name == service.model else _no_model(name, service)
+
+
+def _health(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        return Response(status_code=503 if service.worker.failure else 200)
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        fine = app.state.ready and not service.worker.failure
+        return Response(status_code=200 if fine else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/version")
+    async def version() -> Response:
+        return JSONResponse({"version": __version__})
+
+
+def _errors(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:] if not _is_branch(part))
+        said = str(first["msg"]).removeprefix("Value error, ")
+        return refused(f"{where}: {said}"[:500] if where else said[:500], param=where[:100] or None)
+
+    @app.exception_handler(SalientError)
+    async def ours(_: Request, error: SalientError) -> Response:
+        return response_to(error, alive=str(error) != BROKEN)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        kind = INVALID if error.status_code < 500 else INTERNAL
+        return refused(str(error.detail), error.status_code, kind)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_: Request, error: Exception) -> Response:
+        return refused("The server failed; its log says why.", 500, INTERNAL)
+
+
+def _is_branch(part: Any) -> bool:
+    """Whether a part of a place is pydantic's name for a branch of a union, and no field."""
+    return isinstance(part, str) and ("[" in part or part in ("str", "constrained-str"))

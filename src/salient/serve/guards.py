@@ -1,0 +1,94 @@
+"""What stands before the routes: the key, the size of a body, and a line in the log for each."""
+
+import contextlib
+import hmac
+import json
+import logging
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import refused
+
+log = logging.getLogger("salient.access")
+OPEN = ("/health", "/ready", "/metrics", "/version")  # answered without a key
+
+
+class TooLarge(Exception):
+    """A body that goes on beyond its bound."""
+
+
+class Guards:
+    """An ASGI middleware. The log has no prompts, no answers and no keys."""
+
+    def __init__(self, app: ASGIApp, api_key: str | None, largest_body: int):
+        self.app, self.largest = app, largest_body
+        self._key = api_key.encode() if api_key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, seen = time.perf_counter(), {"status": 0, "bytes": 0}
+        read = 0
+
+        async def bounded() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.largest:
+                raise TooLarge
+            return message
+
+        async def unless_too_large(message: MutableMapping[str, Any]) -> None:
+            if read <= self.largest:  # else the app answers to an exception that it did not expect
+                await watched(message)
+
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                seen["status"] = message["status"]
+            seen["bytes"] += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            if refusal is not None:
+                await refusal(scope, receive, watched)
+                return
+            with contextlib.suppress(TooLarge):
+                await self.app(scope, bounded, unless_too_large)
+            if read > self.largest:
+                await self._too_large()(scope, receive, watched)
+        finally:
+            _note(scope, seen, time.perf_counter() - started)
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.largest:
+            return self._too_large()
+        if self._key is None or scope["path"] in OPEN or scope["method"] == "OPTIONS":
+            return None
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key):
+            return None
+        words = "A key is needed: send it as 'Authorization: Bearer KEY'."
+        return refused(words, 401, "authentication_error")
+
+    def _too_large(self) -> ASGIApp:
+        return refused(f"The body has more than {self.largest} bytes, the most here.", 413)
+
+
+def _note(scope: Scope, seen: dict[str, int], seconds: float) -> None:
+    client = scope.get("client")
+    line = {
+        "client": client[0] if client else None,
+        "method": scope["method"],
+        "path": scope["path"][:200],
+        "status": seen["status"],
+        "bytes": seen["bytes"],
+        "ms": round(1e3 * seconds, 1),
+    }
+    log.info(json.dumps(line))

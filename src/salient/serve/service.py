@@ -1,0 +1,204 @@
+"""A request of the API from its body to its response: prompts in, choices out, streamed or not."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from salient.core.errors import ResourceError, SalientError
+from salient.runtime.engine import Engine, Piece
+from salient.runtime.prompt import chat_ids, check_length, prompt_ids
+from salient.runtime.sampling import Sampling
+
+from .answers import Choice, chat_logprobs, completion_logprobs, usage
+from .errors import INTERNAL, body_of
+from .metrics import Clock, Metrics
+from .schema import DEFAULT_TOKENS, Chat, Common, Completion
+from .worker import Ticket, Worker
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a request asks of the engine: prompts, and the sampling of each choice of each."""
+
+    prompts: list[list[int]]
+    samplings: list[Sampling]
+    kind: str  # "text_completion" or "chat.completion"
+    logprobs: bool
+    prefix: str
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(map(len, self.prompts))
+
+
+def completion_job(asked: Completion, engine: Engine) -> Job:
+    """Raises RequestError for what cannot be run."""
+    prompts = [prompt_ids(engine.tokenizer, p) if isinstance(p, str) else p for p in asked.prompts]
+    limit = asked.max_tokens or DEFAULT_TOKENS
+    samplings = [asked.sampling(limit, asked.logprobs, n) for n in range(asked.choices)]
+    _check(prompts, limit, engine)
+    return Job(prompts, samplings, "text_completion", asked.logprobs is not None, "cmpl")
+
+
+def chat_job(asked: Chat, engine: Engine) -> Job:
+    """Raises RequestError for what cannot be run."""
+    ids = chat_ids(engine.tokenizer, [message.plain for message in asked.messages])
+    limit = asked.limit or max(1, engine.context - len(ids))
+    wanted = asked.wanted_logprobs
+    samplings = [asked.sampling(limit, wanted, n) for n in range(asked.choices)]
+    _check([ids], limit, engine)
+    return Job([ids], samplings, "chat.completion", wanted is not None, "chatcmpl")
+
+
+def _check(prompts: Sequence[Sequence[int]], limit: int, engine: Engine) -> None:
+    for ids in prompts:
+        check_length(ids, limit, engine.context)
+
+
+class Service:
+    """Answers requests with a worker's engine under the name `model`."""
+
+    def __init__(self, worker: Worker, model: str, metrics: Metrics):
+        self.worker, self.model, self.metrics = worker, model, metrics
+        self.created = int(time.time())
+
+    def enter(self, job: Job) -> "Running":
+        """Let a job in. Raises ResourceError where too many wait."""
+        self.worker.admit(len(job.prompts) * len(job.samplings))
+        tickets = [self.worker.submit(p, s) for p in job.prompts for s in job.samplings]
+        return Running(self, job, tickets)
+
+
+class Running:
+    """A job under way. Leave it with `close`: what has not ended is cancelled."""
+
+    def __init__(self, service: Service, job: Job, tickets: list[Ticket]):
+        self.service, self.job, self.tickets = service, job, tickets
+        tokenizer = service.worker.engine.tokenizer
+        self.choices = [Choice(n, tokenizer) for n in range(len(tickets))]
+        each = len(job.samplings)
+        self._clocks = [
+            Clock(service.metrics, len(job.prompts[n // each]) if n % each == 0 else 0)
+            for n in range(len(tickets))
+        ]
+        self._head = {
+            "id": f"{job.prefix}-{uuid.uuid4().hex}",
+            "object": job.kind,
+            "created": int(time.time()),
+            "model": service.model,
+        }
+
+    def close(self) -> None:
+        """Cancel what has not ended."""
+        for ticket in self.tickets:
+            self.service.worker.cancel(ticket)
+
+    async def whole(self) -> dict[str, Any]:
+        """The response of a request that does not stream. Raises SalientError."""
+        async for _ in self._pieces():
+            pass
+        return {
+            **self._head,
+            "choices": [self._whole_choice(choice) for choice in self.choices],
+            "usage": usage(self.job.prompt_tokens, self.choices),
+        }
+
+    async def events(self, asked: Common) -> AsyncIterator[bytes]:
+        """The server-sent events of a request that streams; an error on the way is the last."""
+        chat = self.job.kind == "chat.completion"
+        head = {**self._head, "object": "chat.completion.chunk" if chat else self.job.kind}
+        last = {"usage": None} if asked.with_usage else {}
+        try:
+            if chat:
+                for choice in self.choices:
+                    first = {"role": "assistant", "content": ""}
+                    yield _event({**head, "choices": [_delta(choice, first)], **last})
+            async for choice, piece in self._pieces():
+                yield _event({**head, "choices": [self._chunk(choice, piece)], **last})
+            if asked.with_usage:
+                counts = usage(self.job.prompt_tokens, self.choices)
+                yield _event({**head, "choices": [], "usage": counts})
+        except SalientError as error:
+            words = str(error) if isinstance(error, ResourceError) else "The model cannot go on."
+            yield _event(body_of(words, INTERNAL, None, 500))
+        finally:
+            self.close()
+        yield b"data: [DONE]\n\n"
+
+    async def _pieces(self) -> AsyncIterator[tuple[Choice, Piece]]:
+        """The pieces of all tickets as they come; choices and clocks take them in."""
+        waiting = {
+            asyncio.ensure_future(ticket.pieces.get()): number
+            for number, ticket in enumerate(self.tickets)
+        }
+        try:
+            while waiting:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for future in done:
+                    number, piece = waiting.pop(future), future.result()
+                    yield self._take(number, piece)
+                    while not self.choices[number].finished:
+                        try:
+                            more = self.tickets[number].pieces.get_nowait()
+                        except asyncio.QueueEmpty:
+                            again = asyncio.ensure_future(self.tickets[number].pieces.get())
+                            waiting[again] = number
+                            break
+                        yield self._take(number, more)
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _take(self, number: int, piece: Piece | SalientError) -> tuple[Choice, Piece]:
+        if isinstance(piece, SalientError):
+            raise piece
+        choice, clock = self.choices[number], self._clocks[number]
+        choice.take(piece)
+        if piece.picked is not None:
+            clock.token()
+        if piece.finished:
+            clock.end(piece.finished)
+        return choice, piece
+
+    def _whole_choice(self, choice: Choice) -> dict[str, Any]:
+        told: dict[str, Any] = {"index": choice.index}
+        if self.job.kind == "text_completion":
+            told["text"] = choice.text
+        else:
+            told["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
+        told["logprobs"] = self._logprobs(choice, 0)
+        return {**told, "finish_reason": choice.finish_reason}
+
+    def _chunk(self, choice: Choice, piece: Piece) -> dict[str, Any]:
+        logprobs = self._logprobs(choice, choice.tokens - (piece.picked is not None))
+        if self.job.kind == "text_completion":
+            told = {"index": choice.index, "text": piece.text}
+            return {**told, "logprobs": logprobs, "finish_reason": choice.finish_reason}
+        return _delta(choice, {"content": piece.text} if piece.text else {}, logprobs)
+
+    def _logprobs(self, choice: Choice, start: int) -> dict[str, Any] | None:
+        """Of the choice's tokens from `start` on."""
+        if not self.job.logprobs:
+            return None
+        picked = choice.picked[start:]
+        if self.job.kind == "text_completion":
+            return completion_logprobs(choice.tokenizer, picked, choice.offsets[start:])
+        return chat_logprobs(choice.tokenizer, picked)
+
+
+Make = Callable[[Any, Engine], Job]
+
+
+def _delta(
+    choice: Choice, delta: dict[str, Any], logprobs: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    finish = choice.finish_reason
+    return {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"

@@ -1,0 +1,1 @@
+"""A checkpoint held against its reference: stages that measure, a verdict, a report."""

@@ -1,0 +1,143 @@
+"""Stage 4: a server under load, or the embedded engine; latencies, throughput and errors."""
+
+import os
+from dataclasses import dataclass, replace
+
+from salient.awq.calibration import load_tokenizer
+from salient.core.errors import RequestError
+from salient.core.progress import Progress
+from salient.core.report import Table
+from salient.evals.gate import Measurement
+from salient.evals.load.latencies import LoadResult, Spread
+from salient.evals.load.plans import LoadPlan, Step, Target, base_url, check_plan
+from salient.evals.load.served import served_model
+from salient.evals.load.telling import tell
+from salient.evals.load.tools import AUTO, run_with
+from salient.evals.statistics import wilson
+from salient.runtime.open import Options
+
+from .embedded import counter, run_embedded
+from .pair import Pair
+from .stage import Stage
+from .store import Store
+
+EMBEDDED = "embedded"
+PLAN = LoadPlan(
+    steps=(Step(1), Step(4), Step(8)),
+    requests=16,
+    seconds=60.0,
+    prompt_tokens=128,
+    output_tokens=64,
+)
+SERVER_PLAN = replace(PLAN, requests=64, seconds=None, prompt_tokens=256, output_tokens=128)
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What to test.
+
+    target: a server's address, or "embedded" for our engine of the checkpoint
+    model: the name that the server serves; None: the first that it lists
+    plan: None for PLAN, or SERVER_PLAN for a server   tool: one of evals.load.tools.TOOLS
+    """
+
+    target: str = EMBEDDED
+    model: str | None = None
+    plan: LoadPlan | None = None
+    tool: str = AUTO
+
+    @property
+    def asked(self) -> LoadPlan:
+        return self.plan or (PLAN if self.target == EMBEDDED else SERVER_PLAN)
+
+
+def check_load(pair: Pair, request: LoadRequest) -> None:
+    """Raises RequestError for what cannot be asked."""
+    check_plan(request.asked)
+    if request.target != EMBEDDED:
+        try:
+            base_url(_target(request))
+        except RequestError as error:
+            raise RequestError(f"--load-test: {error} Or 'embedded', or 'off'.") from None
+
+
+def measure_load(pair: Pair, request: LoadRequest, store: Store, progress: Progress) -> Stage:
+    """Run the steps. What is judged: errors and latencies of the worst step, throughput of the
+    best, so that a policy's bounds hold for every load that was asked for.
+
+    A server that does not answer leaves everything undecided; requests that fail are figures.
+    Nothing is kept for a resumed run: times belong to their moment.
+    """
+    check_load(pair, request)
+    target = _target(request)
+    if request.target == EMBEDDED:
+        results = _embedded(pair, request.asked, progress)
+        target = replace(target, url=EMBEDDED, model=pair.checkpoint.name)
+    else:
+        target = replace(target, model=served_model(target))
+        folder = pair.reference.source.folder
+        results = run_with(
+            request.tool,
+            target,
+            request.asked,
+            progress,
+            tokenizer=str(folder),
+            count_tokens=counter(load_tokenizer(folder)),
+        )
+    told = tell(target, results)
+    data = {
+        "target": target.url,
+        "model": target.model,
+        "tool": results[0].tool,
+        "steps": told.data["steps"],
+    }
+    tables = [Table(t.title, t.columns, t.rows) for t in told.tables]
+    return Stage("load", data, measurements(results), tables, told.lines)
+
+
+def _target(request: LoadRequest) -> Target:
+    return Target(request.target, request.model or "", api_key=os.environ.get("OPENAI_API_KEY"))
+
+
+def _embedded(pair: Pair, plan: LoadPlan, progress: Progress) -> list[LoadResult]:
+    most = max(step.concurrency for step in plan.steps)
+    positions = 2 * plan.prompt_tokens + plan.output_tokens  # prompts have about their length
+    longest = pair.longest_context or positions
+    options = Options(device=pair.device, slots=most, context=min(positions, longest))
+    return run_embedded(pair.checkpoint.open_engine(options).engine, plan, progress)
+
+
+def measurements(results: list[LoadResult]) -> list[Measurement]:
+    """What the policy judges, of all steps."""
+    sent = sum(result.requests for result in results)
+    good = [result for result in results if result.totals.completed]
+    why = "no request completed" if sent else "no request was sent"
+    if not sent:
+        names = ("error_rate", "ttft_p90", "itl_p90", "throughput")
+        return [Measurement("load", name, None, why=why) for name in names]
+    worst = max(results, key=lambda r: r.failed / max(r.requests, 1))
+    rate = wilson(worst.failed, worst.requests)
+    made = [
+        Measurement(
+            "load",
+            "error_rate",
+            worst.failed / worst.requests,
+            unit="share of requests",
+            sample=worst.requests,
+            interval=rate if worst.failed else None,
+        )
+    ]
+    for name, spreads in (
+        ("ttft_p90", [r.ttft for r in good]),
+        ("itl_p90", [r.itl or r.tpot for r in good]),
+    ):
+        made.append(Measurement("load", name, _worst(spreads), unit="s", sample=sent, why=why))
+    best = max((r.output_rate for r in good), default=None)
+    made.append(Measurement("load", "throughput", best, unit="tokens/s", sample=sent, why=why))
+    return made
+
+
+def _worst(spreads: list[Spread | None]) -> float | None:
+    """The largest P90, seconds; None where nothing has one."""
+    ends = [s.p90 / 1e3 for s in spreads if s is not None and s.p90 is not None]
+    return max(ends, default=None)

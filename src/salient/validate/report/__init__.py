@@ -1,0 +1,7 @@
+"""The report of a validation: a page for people, Markdown for a pull request, JSON for programs."""
+
+from .markdown import markdown
+from .page import html
+from .writing import check_folder, write_report
+
+__all__ = ["check_folder", "html", "markdown", "write_report"]

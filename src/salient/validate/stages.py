@@ -1,0 +1,112 @@
+"""The stages that were asked for, run one after another."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from salient.core.errors import SalientError
+from salient.core.machine import give_back_memory
+from salient.core.progress import Progress
+from salient.evals.gate import Measurement
+from salient.evals.policy import THRESHOLDS
+
+from .attribution import AttributionRequest, measure_attribution
+from .context import ContextRequest, check_context, measure_context
+from .likelihood import LikelihoodRequest, measure_likelihood, windows_of
+from .load import LoadRequest, check_load, measure_load
+from .pair import Pair
+from .stage import Stage
+from .store import Store
+from .tasks import TasksRequest, check_tasks, measure_tasks
+
+SHARE = 1000  # steps of the progress bar that stand for the whole of a stage of weight 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to measure; None is left out."""
+
+    likelihood: LikelihoodRequest | None = None
+    tasks: TasksRequest | None = None
+    context: ContextRequest | None = None
+    load: LoadRequest | None = None
+    attribution: AttributionRequest | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The stages, in their order."""
+        return [name for name in _STAGES if getattr(self, name) is not None]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """check: raises for what cannot be asked, before long work; weight: about how long it takes,
+    against the others"""
+
+    check: Callable[[Pair, Any], object]
+    measure: Callable[[Pair, Any, Store, Progress], Stage]
+    weight: int
+
+
+def _nothing(pair: Pair, request: Any) -> None:
+    """There is nothing to ask wrongly."""
+
+
+_STAGES = {
+    "likelihood": _Row(windows_of, measure_likelihood, 1),
+    "tasks": _Row(check_tasks, measure_tasks, 6),
+    "context": _Row(check_context, measure_context, 4),
+    "load": _Row(check_load, measure_load, 1),
+    "attribution": _Row(_nothing, measure_attribution, 3),
+}
+
+
+def check_stages(pair: Pair, asked: Asked) -> None:
+    """Raises SalientError for what cannot be measured as it was asked."""
+    for name in asked.names:
+        _STAGES[name].check(pair, getattr(asked, name))
+
+
+def run_stages(
+    pair: Pair, asked: Asked, store: Store, progress: Progress, *, go_on: bool
+) -> Iterator[Stage]:
+    """Each stage as it ends.
+
+    go_on: a stage that cannot be measured after all says so in place of its figures, and the next
+    one runs; else its error is raised
+    """
+    total = sum(_STAGES[name].weight for name in asked.names) * SHARE
+    done = 0
+    for name in asked.names:
+        row = _STAGES[name]
+        step = _part_of(progress, name, done, row.weight * SHARE, total)
+        try:
+            yield row.measure(pair, getattr(asked, name), store, step)
+        except SalientError as error:
+            if not go_on:
+                raise
+            yield unmeasured(name, str(error))
+        done += row.weight * SHARE
+        for skeleton in pair.skeletons:
+            skeleton.forget_outer()
+        give_back_memory()
+    progress(total, total, "done", "")
+
+
+def unmeasured(name: str, why: str) -> Stage:
+    """A stage that could not be measured: nothing that is asked of it is decided."""
+    asked = dict.fromkeys(t.what for t in THRESHOLDS if t.stage == name)
+    return Stage(
+        name,
+        {"error": why},
+        [Measurement(name, what, None, why=why) for what in asked],
+        lines=[f"{name}: could not be measured. {why}"],
+    )
+
+
+def _part_of(progress: Progress, name: str, start: int, share: int, whole: int) -> Progress:
+    def told(done: int, total: int, doing: str, note: str) -> None:
+        inside = share * min(done, total) // max(total, 1)
+        progress(start + inside, whole, f"{name}: {doing}", note)
+
+    return told

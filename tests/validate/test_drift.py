@@ -1,0 +1,161 @@
+"""Drift: a text of another kind than the calibration is far from it, one of the same kind is near.
+
+What the calibration was is read from the checkpoint, and not believed where it cannot be checked.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from salient.core.headers import read_json
+from salient.core.progress import silent
+from salient.validate.attribution import AttributionRequest, measure_attribution
+from salient.validate.drift import (
+    FAR_WORDS,
+    figures,
+    find_calibration,
+    halves,
+    measure_drift,
+    words,
+)
+from salient.validate.pair import Pair, open_pair
+from salient.validate.store import Store
+from salient.validate.streaming import text_tokens
+from toy import rewrite_json
+from toy_faults import copied
+from toy_runs import run
+
+WINDOWS, LENGTH = 3, 64
+
+
+@pytest.fixture(scope="module")
+def made(toy, text, tmp_path_factory) -> Path:
+    """The toy's checkpoint, calibrated on the session's text; do not change it."""
+    out = tmp_path_factory.mktemp("drift") / "out"
+    run(toy, out, text)
+    return out
+
+
+@pytest.fixture
+def digits(tmp_path) -> Path:
+    """A text of other letters than the session's, and few."""
+    path = tmp_path / "digits.txt"
+    path.write_text("0110 " * 200)
+    return path
+
+
+def opened(checkpoint: Path, model: Path) -> Pair:
+    return open_pair(str(checkpoint), str(model), "cpu")
+
+
+def windows_of(pair: Pair, text: Path) -> torch.Tensor:
+    return text_tokens(pair, str(text), WINDOWS, LENGTH, ("", "")).reshape(-1, LENGTH)
+
+
+def later(text: Path, folder: Path) -> Path:
+    """The part of a text that no calibration saw."""
+    path = folder / "later.txt"
+    path.write_text("\n\n".join(text.read_text().split("\n\n")[15:]))
+    return path
+
+
+def test_another_kind_of_text_is_far_and_the_same_kind_is_near(made, toy, text, digits, tmp_path):
+    pair = opened(made, toy)
+    calibration = find_calibration(pair)
+    assert calibration.name == str(text)
+    assert calibration.ids.shape == (6, 64)
+    two = halves(calibration.ids, WINDOWS, LENGTH)
+    texts = {path.stem: windows_of(pair, path) for path in (later(text, tmp_path), digits)}
+    found = measure_drift(pair, two, texts, silent)
+    near, far, yardstick = found["texts"]["later"], found["texts"]["digits"], found["yardstick"]
+    assert words(near, yardstick) == "as near as two halves of the calibration text"
+    assert words(far, yardstick) == FAR_WORDS
+    assert near["log_ratio"] == pytest.approx(yardstick["log_ratio"], rel=0.3)
+    assert far["log_ratio"] > 3 * near["log_ratio"]
+    assert far["kept_salient"] < near["kept_salient"]
+
+
+def test_a_text_is_at_no_distance_from_itself(made, toy, text):
+    pair = opened(made, toy)
+    ids = windows_of(pair, text)
+    found = measure_drift(pair, (ids, ids), {"itself": ids}, silent)
+    assert found["texts"]["itself"] == {"kept_salient": 1.0, "log_ratio": 0.0}
+
+
+def test_the_figures_are_those_of_the_channels():
+    calibration = torch.ones(200)
+    calibration[:2] = torch.tensor([9.0, 8.0])
+    text = calibration.clone()
+    text[1], text[7] = 1.0, 9.0
+    found = figures(calibration, text)
+    assert found.kept == 0.5
+    expected = (torch.tensor(8.0).log() + torch.tensor(9.0).log()) / 200
+    assert found.apart == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_halves_take_turns_over_all_of_the_calibration():
+    ids = torch.arange(8)[:, None].expand(8, 10)
+    first, second = halves(ids, 2, 10)
+    assert first[:, 0].tolist() == [0, 4]
+    assert second[:, 0].tolist() == [2, 6]
+    first, second = halves(ids, 99, 5)
+    assert len(first) == len(second) == 8
+    assert halves(ids[:1], 4, 10) is None
+    assert halves(ids[:2], 4, 99)[0].shape == (1, 10)
+
+
+def test_drift_says_to_calibrate_with_text_like_yours(made, toy, text, digits, tmp_path):
+    request = AttributionRequest((str(digits), str(text)), WINDOWS, LENGTH)
+    stage = measure_attribution(opened(made, toy), request, Store(tmp_path), silent)
+    drift = stage.data["drift"]
+    assert drift["calibration"] == str(text)
+    assert [(row["text"], row["words"] == FAR_WORDS) for row in drift["texts"]] == [
+        (str(digits), True),
+        (str(text), False),
+    ]
+    last = stage.data["suggestions"][-1]
+    assert last["what"].startswith("calibrate with text like yours (salient quantize ")
+    assert (last["kl"], last["measured"]) == (None, False)
+    assert stage.tables[-1].rows[0][0] == "two halves of the calibration"
+    assert stage.data["windows"] == 2  # one of each text
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"calibration_texts": "/no/such.txt"}, "its calibration, '/no/such.txt', is no file here"),
+        ({"calibration_texts": "some/set"}, "its calibration, 'some/set', is no file here"),
+        ({"calibration_texts": "x\0" * 5000}, "is no file here"),
+        ({"calibration_texts": 7}, "no salient.json that names its calibration"),
+        ({"samples": 7}, "is not what it was then"),
+        ({"samples": "many"}, "salient.json does not say how much of it was used"),
+        ({"samples": 10**9}, "salient.json does not say how much of it was used"),
+        ({"sequence_length": 10**6}, "its calibration cannot be read again: .* samples of 1000000"),
+        ({"calibration": "0" * 64}, "is not what it was then"),
+    ],
+    ids=str,
+)
+def test_a_calibration_that_cannot_be_had_says_why(change, why, made, toy, tmp_path):
+    out = copied(made, tmp_path / "out")
+    path = out / "salient.json"
+    rewrite_json(path, run=read_json(path)["run"] | change)
+    found = find_calibration(opened(out, toy))
+    assert found.ids is None
+    assert re.search(why, found.why)
+    assert len(found.why) < 600
+
+
+def test_a_checkpoint_without_evidence_says_so_in_the_stage(made, toy, text, tmp_path):
+    out = copied(made, tmp_path / "out")
+    for content in ("{", None):
+        if content is None:
+            (out / "salient.json").unlink()
+        else:
+            (out / "salient.json").write_text(content)
+        assert find_calibration(opened(out, toy)).name is None
+    request = AttributionRequest((str(text),), 1, LENGTH)
+    stage = measure_attribution(opened(out, toy), request, Store(tmp_path), silent)
+    assert stage.data["drift"]["texts"] == []
+    assert "is not known: the checkpoint has no salient.json" in stage.lines[-1]
