@@ -48,10 +48,10 @@ def logprobs_of(
         logits = logits_of(rows[start : start + HEAD_ROWS])
         here = (places >= start) & (places < start + HEAD_ROWS)
         own = places[here] - start
-        chosen = logits[own, pairs[here, 1]]
-        found[0, here] = chosen - logits.logsumexp(-1)[own]
+        chosen, totals = logits[own, pairs[here, 1]], logits.logsumexp(-1)
+        if not totals.isfinite().all():
+            raise ModelError(NO_NUMBERS)
+        found[0, here] = chosen - totals[own]
         found[1, here] = (chosen == logits.amax(-1)[own]).float()
     logprobs, likeliest = found.tolist()
-    if any(value != value or value > 1e-3 for value in logprobs):
-        raise ModelError(NO_NUMBERS)
     return [(value, flag == 1.0) for value, flag in zip(logprobs, likeliest, strict=True)]

@@ -106,8 +106,9 @@ class Examinee:
 
     def close(self) -> None:
         """Give the model's memory back."""
-        self._opened = None
-        give_back_memory()
+        if self._opened is not None:
+            self._opened = None
+            give_back_memory()
 
 
 def slots_that_fit(side: Side, device: str, context: int) -> int:

@@ -22,6 +22,7 @@ from .stage import Stage
 from .store import Store
 
 EMBEDDED = "embedded"
+TIMEOUT = 300.0  # seconds for a whole request
 PLAN = LoadPlan(
     steps=(Step(1), Step(4), Step(8)),
     requests=16,
@@ -96,7 +97,8 @@ def measure_load(pair: Pair, request: LoadRequest, store: Store, progress: Progr
 
 
 def _target(request: LoadRequest) -> Target:
-    return Target(request.target, request.model or "", api_key=os.environ.get("OPENAI_API_KEY"))
+    key = os.environ.get("OPENAI_API_KEY")
+    return Target(request.target, request.model or "", api_key=key, timeout=TIMEOUT)
 
 
 def _embedded(pair: Pair, plan: LoadPlan, progress: Progress) -> list[LoadResult]:

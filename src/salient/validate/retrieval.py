@@ -82,12 +82,7 @@ def find_facts(
 
     Raises SalientError where a model cannot be run, such as ResourceError for want of memory.
     """
-    tokenizer = load_tokenizer(pair.reference.source.folder)
-    texts = [
-        probes
-        for number, served in enumerate(texts_of(lengths, pair.device))
-        if (probes := _probes(tokenizer, served, seed + number))
-    ]
+    texts = _texts(load_tokenizer(pair.reference.source.folder), lengths, pair.device, seed)
     every = [probe for probes in texts for probe in probes]
     right: dict[str, list[bool]] = {}
     computed: dict[str, int] = {}
@@ -111,16 +106,18 @@ def ask(engine: Engine, probes: Sequence[Probe]) -> dict[str, Any]:
     return {"answers": answers, "computed": computed}
 
 
-def _probes(tokenizer: Any, lengths: list[int], seed: int) -> list[Probe]:
+def _texts(tokenizer: Any, lengths: Sequence[int], device: str, seed: int) -> list[list[Probe]]:
+    """The probes of each text that has any."""
+
     def encode(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
 
     bare, whole = encode("a"), tokenizer("a", add_special_tokens=True, verbose=False).input_ids
     begin = whole[: whole.index(bare[0])] if bare and bare[0] in whole else []
-    prose = "\n\n".join(
-        document.text for document in builtin("heldout") if document.kind == "prose"
-    )
-    return make_probes(encode, encode(prose), begin, lengths, seed)
+    prose = encode("\n\n".join(d.text for d in builtin("heldout") if d.kind == "prose"))
+    served = enumerate(texts_of(lengths, device))
+    made = (make_probes(encode, prose, begin, some, seed + number) for number, some in served)
+    return [probes for probes in made if probes]
 
 
 def _ask_all(

@@ -9,7 +9,7 @@ and W + E can stand in the reference's block alone, without the rest of its scal
 absorbs tells s exactly: it is the ratio of the two norms. Where a linear absorbs (v_proj, up_proj),
 s is known through rounded weights only: each channel of absorber and readers gives an estimate by
 least squares, <W', W> / <W, W>, and they are weighed by their precision. A thousand weights a
-channel that are rounded to 4 bits tell it to about 0.5 %, which changes E by a hundredth of itself.
+channel that are rounded to 4 bits tell it to about 0.5 %, little beside an E of 10 %.
 
 Where the two sides of a group disagree, the one whose weights the reference explains far worse is
 damaged, and the other is believed. Where neither is, its linears cannot be told apart.

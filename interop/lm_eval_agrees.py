@@ -1,0 +1,169 @@
+"""What lm-evaluation-harness and Salient's engine make of the same questions.
+
+Runs in the environment `lmeval`, which has both: the library takes Salient's engine as its model.
+On the other side is the library's own HFLM over the dequantized checkpoint in float32.
+
+    choices   log-probabilities of the choices of the bundled sets, by HFLM and by the engine: as it
+              runs, and with float32 keys, values and products, where nothing but the order of
+              sums is left to differ
+    tasks     two tasks of one's own, a multiple choice and one in writing, through the names
+              `lm-eval:FILE.yaml` that `salient validate --tasks` takes, and by HFLM
+
+    PYTHON=$(interop/environment.sh lmeval)
+    $PYTHON interop/lm_eval_agrees.py CHECKPOINT OUT.json WORK --reference smollm2-135m
+"""
+
+import argparse
+import json
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lm_eval.api.instance import Instance
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+
+from salient.evals.scoring import choose
+from salient.evals.tasks import Example, read_tasks
+from salient.models.whole import load_dequantized
+from salient.runtime.continuations import Continuations, encode_choices
+from salient.runtime.open import Options, load
+from salient.validate.examinee import Examinee
+from salient.validate.harness import find_tasks, read, sit
+from salient.validate.pair import open_pair
+from salient.validate.store import Store
+
+SETS = ("knowledge", "language", "code", "reasoning")
+NEW_TOKENS = 8
+CONTEXT = 512
+RUNS = {
+    "as it runs": Options(device="cpu", slots=16, context=CONTEXT),
+    "float32": Options(device="cpu", slots=16, context=CONTEXT, kv_dtype="float32", kernel="dense"),
+}
+
+
+def main() -> None:
+    """Ask both, write what they said."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("work", type=Path, help="folder for task files and what is kept")
+    parser.add_argument("--reference", required=True)
+    parser.add_argument("--examples", type=int, default=15, help="of each set")
+    given = parser.parse_args()
+    model, tokenizer = load_dequantized(given.checkpoint)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=8)
+    started = time.monotonic()
+    examples = [e for name in SETS for e in read_tasks(name).examples[: given.examples]]
+    found = {
+        "choices": choices(given.checkpoint, theirs, examples),
+        "tasks": tasks(given, theirs),
+        "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
+        "seconds": time.monotonic() - started,
+    }
+    given.out.write_text(json.dumps(found), "utf-8")
+
+
+def choices(checkpoint: str, theirs: HFLM, examples: list[Example]) -> dict[str, Any]:
+    """Log-probabilities, and the choices that they come to, of HFLM and of the engine."""
+    pairs = [(e.context, text) for e in examples for text in e.continuations]
+    said = iter(theirs.loglikelihood([Instance("loglikelihood", {}, p, 0) for p in pairs]))
+    wanted = [[next(said) for _ in e.choices] for e in examples]
+    figures = {"examples": len(examples), "continuations": len(pairs), "runs": {}}
+    for name, options in RUNS.items():
+        engine = load(checkpoint, options).engine
+        asked = [encode_choices(engine.tokenizer, e.context, e.continuations) for e in examples]
+        found = Continuations(engine).ask(asked)
+        figures["runs"][name] = compared(examples, wanted, found)
+    return figures
+
+
+def compared(examples: list[Example], wanted: list[Any], found: list[Any]) -> dict[str, Any]:
+    """How far the engine's log-probabilities are from HFLM's, and where they choose otherwise."""
+    apart, greedy, otherwise = [], 0, []
+    for example, theirs, ours in zip(examples, wanted, found, strict=True):
+        lengths = [len(choice.encode()) for choice in example.choices]
+        their_sums, our_sums = [logprob for logprob, _ in theirs], [o.logprob for o in ours]
+        apart += [abs(a - b) for a, b in zip(their_sums, our_sums, strict=True)]
+        greedy += sum(flag != o.greedy for (_, flag), o in zip(theirs, ours, strict=True))
+        picks = [choose(sums, lengths, normalized=False) for sums in (their_sums, our_sums)]
+        if picks[0] != picks[1]:
+            gap = abs(their_sums[picks[0]] - their_sums[picks[1]])
+            otherwise.append({"id": example.id, "gap": gap})
+    return {
+        "largest": max(apart),
+        "mean": sum(apart) / len(apart),
+        "greedy_differs": greedy,
+        "otherwise": otherwise,
+    }
+
+
+def tasks(given: argparse.Namespace, theirs: HFLM) -> dict[str, Any]:
+    """Each example of two local tasks: what HFLM and what the engine answered, and if rightly."""
+    shutil.rmtree(given.work, ignore_errors=True)
+    given.work.mkdir(parents=True)
+    names = [str(path) for path in task_files(given.work, given.examples)]
+    manager = find_tasks(names)
+    pair = open_pair(given.checkpoint, given.reference, "cpu")
+    examinee = Examinee(pair.checkpoint, Store(given.work / "kept"), "cpu", CONTEXT)
+    ours = sit(manager, names, examinee, None, lambda _: None)
+    results = simple_evaluate(model=theirs, tasks=names, task_manager=manager, bootstrap_iters=0)[
+        "samples"
+    ]
+    other = [row for task, samples in results.items() for row in read(task, samples)]
+    return {
+        "examples": len(ours),
+        "same_examples": [e.id for e, _ in ours] == [e.id for e, _ in other],
+        "right": [sum(said.correct for _, said in rows) for rows in (other, ours)],
+        "otherwise": [
+            {"id": example.id, "theirs": a.answer, "ours": b.answer}
+            for (example, a), (_, b) in zip(other, ours, strict=True)
+            if a != b
+        ],
+        "kinds": sorted({example.kind for example, _ in ours}),
+    }
+
+
+def task_files(work: Path, count: int) -> list[Path]:
+    """A multiple choice and a task in writing, as the library's own are written."""
+    chosen = [e for name in SETS[:2] for e in read_tasks(name).examples[:count]]
+    rows = [{"prompt": e.prompt, "choices": e.choices, "answer": e.answer} for e in chosen]
+    write = read_tasks("arithmetic").examples[:count]
+    sums = [{"prompt": e.prompt, "answer": e.expected[0]} for e in write]
+    plain = {"dataset_path": "json", "test_split": "test", "doc_to_text": "{{prompt}}"}
+    choice = {
+        "task": "toy_choice",
+        "output_type": "multiple_choice",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc"}],
+    }
+    writing = {
+        "task": "toy_sums",
+        "output_type": "generate_until",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": NEW_TOKENS, "do_sample": False},
+        "filter_list": [
+            {
+                "name": "plain",
+                "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}],
+            }
+        ],
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    made = []
+    for task, lines in ((choice, rows), (writing, sums)):
+        data = work / f"{task['task']}.jsonl"
+        data.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        path = work / f"{task['task']}.yaml"
+        own = {**plain, **task, "dataset_kwargs": {"data_files": {"test": str(data.resolve())}}}
+        path.write_text(yaml.safe_dump(own), "utf-8")
+        made.append(path)
+    return made
+
+
+if __name__ == "__main__":
+    main()

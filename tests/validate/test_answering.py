@@ -1,0 +1,279 @@
+"""An engine answers examples, and requests of lm-evaluation-harness: as the model alone would."""
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from salient.core.errors import CalibrationError, MissingExtra
+from salient.evals.tasks import Example, TaskSet, read_tasks
+from salient.models.whole import load_dequantized
+from salient.runtime.engine import Engine
+from salient.runtime.sampling import Sampling
+from salient.validate.answering import Question, answer, first_line, outcome, question, write
+from salient.validate.examinee import SLOTS, Examinee, slots_that_fit
+from salient.validate.harness import find_tasks, read
+from salient.validate.harness_model import EngineModel
+from salient.validate.pair import open_pair
+from salient.validate.store import Store
+from toy import byte_tokenizer
+from toy_engines import never_dense, opened
+
+NEW = 12  # tokens of a written answer
+
+
+def choice(prompt: str, *choices: str, answer: int = 0) -> Example:
+    return Example(prompt, "toy", (choices[answer],), "choice", choices, answer, f"toy:{prompt}")
+
+
+def written(prompt: str, expected: str = "x") -> Example:
+    return Example(prompt, "toy", (expected,), "exact", (), None, f"toy:{prompt}")
+
+
+EXAMPLES = [
+    choice("The cat sat on the", "mat", "a dog and a cat", "x"),
+    written("One two three"),
+    choice("One and two ", "2", "three"),
+    written("Count:\n1 2 3\n4 5 6\n"),
+    written("One two four  "),
+    choice("The cat sat in the", "house", "hut"),
+]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No dense products; and garbage waits, whose collection takes longer than the toys do."""
+    never_dense(monkeypatch)
+    monkeypatch.setattr("salient.runtime.open.give_back_memory", lambda: None)
+
+
+@cache
+def engine_of(folder: Path) -> Engine:
+    return opened(folder, slots=4, context=128).engine
+
+
+def asked(*examples: Example) -> list[Question]:
+    return [question(example, byte_tokenizer()) for example in examples]
+
+
+def test_together_each_example_is_answered_as_alone(toy):
+    engine = engine_of(toy)
+    together = answer(engine, asked(*EXAMPLES), NEW)
+    alone = [answer(engine, asked(example), NEW).answers[0] for example in EXAMPLES]
+    assert together.answers == alone
+    backwards = answer(engine, asked(*EXAMPLES[::-1]), NEW).answers
+    assert backwards == alone[::-1]
+    assert together.new_tokens > 0
+    assert together.prompt_tokens > max(len(e.prompt) for e in EXAMPLES)
+
+
+def test_the_choice_with_the_largest_sum_is_taken_however_long_the_choices_are(toy):
+    """Sums, not sums by length: among these, the two differ."""
+    model, tokenizer = load_dequantized(str(toy))[0], byte_tokenizer()
+    choices = ("a", "bird", "a dog and a cat", "xyz")
+    examples = [choice(f"{start} sat on the", *choices) for start in ("Cat", "A dog", "It", "Z")]
+    found = answer(engine_of(toy), asked(*examples), NEW).answers
+    rules = []
+    for example, said in zip(examples, found, strict=True):
+        sums = []
+        for text in example.continuations:
+            ids = torch.tensor([tokenizer(example.context + text).input_ids])
+            with torch.no_grad():
+                rows = model(ids).logits[0, len(example.context) - 1 : -1].log_softmax(-1)
+            sums.append(rows[range(len(text)), ids[0, len(example.context) :]].sum().item())
+        by_length = [value / len(text) for value, text in zip(sums, choices, strict=True)]
+        assert said == choices[sums.index(max(sums))]
+        rules.append(choices[by_length.index(max(by_length))] == said)
+    assert not all(rules)
+
+
+def test_a_written_answer_is_the_models_first_line_that_is_not_blank(toy):
+    engine, tokenizer = engine_of(toy), byte_tokenizer()
+    for number in range(5):
+        prompt = f"Line {number}:"
+        ids = tokenizer(prompt).input_ids
+        said = engine.generate([ids], Sampling(NEW))[0].text
+        (found,) = answer(engine, asked(written(prompt)), NEW).answers
+        assert found == first_line(said)
+    assert first_line("\n \n 52 \nQuestion: 3") == first_line(" 52") == "52"
+    assert first_line(" \n ") == ""
+
+
+def test_writing_stops_where_it_is_done(toy):
+    """What is read so far decides; the others go on."""
+    engine, tokenizer = engine_of(toy), byte_tokenizer()
+    prompts = [tokenizer(text).input_ids for text in ("One", "Two", "Three")]
+    whole = write(engine, prompts, Sampling(NEW, ignore_eos=True), lambda _: False)
+    assert [len(each.tokens) for each in whole] == [NEW] * 3
+    cut = write(engine, prompts, Sampling(NEW, ignore_eos=True), lambda text: len(text) >= 3)
+    assert not engine.busy
+    for short, long in zip(cut, whole, strict=True):
+        assert short.tokens == long.tokens[: len(short.tokens)]
+        assert 3 <= len(short.text) < len(long.text)
+
+
+def test_an_outcome_is_the_choice_itself_or_scored_by_its_match():
+    example = choice("One and", "two", "too", answer=1)
+    assert outcome(example, "too").correct
+    assert not outcome(example, "two").correct
+    assert outcome(written("Say", "Yes"), " yes ").correct
+
+
+def test_words_without_tokens_are_an_error_that_names_the_example(monkeypatch):
+    tokenizer = byte_tokenizer()
+    monkeypatch.setattr("salient.runtime.continuations.encode", lambda *_: [])
+    with pytest.raises(CalibrationError, match=r"toy:One: 'two' has no tokens|toy:One: ' two'"):
+        question(choice("One", "two", "three"), tokenizer)
+    monkeypatch.setattr("salient.validate.answering.encode", lambda *_: [])
+    with pytest.raises(CalibrationError, match=r"toy:One: the prompt has no tokens"):
+        question(written("One"), tokenizer)
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "code", "knowledge", "language"])
+def test_bundled_prompts_need_what_their_tokens_say(name):
+    found = TaskSet(name, read_tasks(name).examples[:4])
+    for each in asked(*found.examples):
+        longest = max(map(len, each.example.continuations), default=NEW)
+        assert each.needs(NEW) == len(each.example.context) + longest
+
+
+# An examinee
+
+
+@pytest.fixture
+def examinee(toy, tmp_path) -> Examinee:
+    return Examinee(open_pair(str(toy), str(toy), "cpu").reference, Store(tmp_path), "cpu", 96)
+
+
+def test_a_model_whose_answers_are_kept_is_not_opened(examinee, tmp_path):
+    questions = asked(*EXAMPLES)
+    ask = lambda engine: answer(engine, questions, NEW)  # noqa: E731
+    first = examinee.part("toy", {"n": 1}, ask)
+    assert examinee.throughput.kept == 0
+    assert examinee.throughput.tokens_a_second > 0
+    again = Examinee(examinee.side, Store(tmp_path), "cpu", 96)
+    assert again.part("toy", {"n": 1}, ask) == first
+    assert again._opened is None
+    assert again.throughput.kept == again.throughput.parts == 1
+    assert again.throughput.seconds == examinee.throughput.seconds
+    assert "PyTorch" in again.throughput.runs_as
+
+
+def test_fewer_sequences_run_at_once_where_memory_is_short(examinee, monkeypatch):
+    assert slots_that_fit(examinee.side, "cpu", 96) == SLOTS
+    weights = examinee.side.source.bytes_on_disk * 1.1
+    slot = 4 * 2 * 2 * 16 * 10_000  # two blocks, two heads of 16 channels
+    name = "salient.validate.examinee.available_memory"
+    monkeypatch.setattr(name, lambda: int(weights + 2 * 3.5 * slot))
+    assert slots_that_fit(examinee.side, "cpu", 10_000) == 3
+    monkeypatch.setattr(name, lambda: 0)
+    assert slots_that_fit(examinee.side, "cpu", 10_000) == 1
+
+
+# What lm-evaluation-harness asks
+
+
+class Request:
+    def __init__(self, *args: Any):
+        self.args = args
+
+
+@pytest.fixture
+def model(examinee) -> EngineModel:
+    return EngineModel(examinee, lambda _: None)
+
+
+def test_log_probabilities_are_given_in_the_order_of_the_requests(model, toy):
+    whole = load_dequantized(str(toy))[0]
+    context, other = model.tok_encode("The cat"), model.tok_encode("A")
+    requests = [
+        (None, ids, model.tok_encode(text))
+        for text in (" sat", " s", " sat")
+        for ids in (context, other)
+    ]
+    found = model._loglikelihood_tokens(requests)
+    for (_, ids, tokens), (logprob, greedy) in zip(requests, found, strict=True):
+        with torch.no_grad():
+            rows = whole(torch.tensor([ids + tokens])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+        assert logprob == pytest.approx(rows[range(len(tokens)), tokens].sum().item(), abs=1e-2)
+        assert greedy == (rows.argmax(-1).tolist() == tokens)
+
+
+def test_a_context_that_is_too_long_loses_its_beginning(model):
+    tokens = model.tok_encode(" end")
+    long = model.tok_encode("x" * 50 + "y" * 200)
+    assert model.max_length == 96
+    cut = long[-(97 - len(tokens)) :]
+    pair = model._loglikelihood_tokens([(None, long, tokens), (None, cut, tokens)])
+    assert pair[0] == pair[1]
+    with pytest.raises(CalibrationError, match=r"continuation of 97 tokens; there is room for 1"):
+        model._loglikelihood_tokens([(None, [5], [6] * 97)])
+
+
+def test_written_answers_end_before_the_first_text_that_ends_them(model):
+    given = {"until": [], "max_gen_toks": NEW, "do_sample": False}
+    (whole,) = model.generate_until([Request("One two", given)])
+    ends = [whole[5:7], whole[3:5]]
+    texts = model.generate_until(
+        [Request("One two", {**given, "until": until}) for until in (ends, ends[0], ["", "\0\0"])]
+    )
+    assert texts == [whole[: whole.index(ends[1])], whole[: whole.index(ends[0])], whole]
+    assert model.generate_until([Request("One two", {"max_tokens": 1})])[0] == whole[:1]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"do_sample": True, "temperature": 0.7}, "drawn at random"),
+        ({}, r"asks for 256 new tokens; the model has 96 positions"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(model, given, words):
+    with pytest.raises(CalibrationError, match=words):
+        model.generate_until([Request("One", given)])
+
+
+def sample(number: int, **changes: Any) -> dict[str, Any]:
+    """As the library logs a multiple choice."""
+    return {
+        "doc_id": number,
+        "doc": {},
+        "target": 1,
+        "arguments": [("Sky is", " blue"), ("Sky is", " green and blue")],
+        "resps": [],
+        "filtered_resps": [(-4.0, False), (-6.0, False)],
+        "filter": "none",
+        "metrics": ["acc", "acc_norm"],
+        "doc_hash": "0",
+        "acc": 0.0,
+        "acc_norm": 1.0,
+        **changes,
+    }
+
+
+def test_samples_become_examples_and_outcomes_by_the_tasks_own_metric():
+    (example, said), (_, other) = read("sky", [sample(3), sample(4, acc_norm=0.0)])
+    assert (example.id, example.kind, example.prompt) == ("sky:3", "sky", "Sky is")
+    assert (example.expected, example.chance) == (("green and blue",), 0.5)
+    assert (said.answer, said.correct, other.correct) == ("green and blue", True, False)
+
+
+def test_only_the_first_filter_counts_and_texts_are_answers_too():
+    rows = [
+        {**sample(1), "arguments": [("2 + 2 =", {})], "filtered_resps": ["4"], "target": "4"},
+    ]
+    rows = [{k: v for k, v in row.items() if not k.startswith("acc")} for row in rows]
+    both = [{**rows[0], "exact_match": 1.0}, {**rows[0], "exact_match": 0.0, "filter": "loose"}]
+    ((example, said),) = read("sums", both)
+    assert (said.answer, said.correct, example.expected, example.chance) == ("4", True, ("4",), 0)
+    with pytest.raises(CalibrationError, match=r"sums does not say .* \(it has perplexity\)"):
+        read("sums", [{**rows[0], "perplexity": (-3.2, 5)}])
+
+
+@pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm-eval is installed here")
+def test_without_the_library_its_tasks_say_what_to_install():
+    with pytest.raises(MissingExtra, match=r"pip install 'salient-awq\[eval\]'"):
+        find_tasks(["hellaswag"])

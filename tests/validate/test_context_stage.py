@@ -1,0 +1,310 @@
+"""Long context: each length's figures are the whole models' own, and no window runs needlessly."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from salient import api
+from salient.core.errors import CalibrationError, ResourceError
+from salient.core.progress import silent
+from salient.evals.haystack import make_probes
+from salient.evals.likelihood import Comparison
+from salient.evals.positions import TokenFigures, compare_tokens
+from salient.validate import context, long_windows, pair, streaming
+from salient.validate.context import (
+    LENGTHS,
+    ContextRequest,
+    check_context,
+    default_lengths,
+    measure_context,
+)
+from salient.validate.pair import Pair, open_pair
+from salient.validate.retrieval import Found, ask, find_facts, texts_of
+from salient.validate.stage import Stage
+from salient.validate.store import Store
+from salient.validate.streaming import logits_in_slices, text_tokens, through_both
+from toy import toy_folder
+from toy_engines import opened
+from toy_rounded import rounded
+
+FEW = (64, 128, 256)
+BARE = (64, 128)  # too short for a fact and a question of the toy's letters: no engine is opened
+TOLD: list[tuple[int, int, str, str]] = []  # the progress of `shared`
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 8,
+    "long_factor": [8.0] * 8,
+    "original_max_position_embeddings": 80,
+    "factor": 4.0,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny model and its rounded checkpoint; do not change them."""
+    made = tmp_path_factory.mktemp("context")
+    rounded(toy_folder(made / "model"), made / "rounded")
+    return made
+
+
+@pytest.fixture
+def both(folder) -> Pair:
+    return open_pair(str(folder / "rounded"), str(folder / "model"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def shared(folder, text, tmp_path_factory) -> Stage:
+    """Windows of FEW tokens, two of the longest, and hidden facts; do not change it."""
+    both = open_pair(str(folder / "rounded"), str(folder / "model"), "cpu")
+    store, request = Store(tmp_path_factory.mktemp("shared")), ContextRequest(FEW, str(text), 2)
+    return measure_context(both, request, store, lambda *told: TOLD.append(told))
+
+
+def measured(both: Pair, text: Path, store: Path, resume: bool = False, **asked: Any) -> Stage:  # noqa: FBT001, FBT002
+    request = ContextRequest(text=str(text), **{"lengths": FEW, "windows": 2, **asked})
+    return measure_context(both, request, Store(store, resume), silent)
+
+
+def direct(folder: Path, ids: torch.Tensor, start: int, length: int) -> TokenFigures:
+    """Both models whole, in float32, over one window."""
+    window = ids[start : start + length]
+    with torch.no_grad():
+        logits = [
+            api.load(str(folder / name))[0](window[None], use_cache=False).logits[0]
+            for name in ("model", "rounded")
+        ]
+    return compare_tokens(*logits, ids[start + 1 : start + length + 1])
+
+
+def expected(folder: Path, both: Pair, text: Path, length: int, starts: list[int]) -> Comparison:
+    ids = text_tokens(both, str(text), None, 64, ("", ""))
+    return Comparison.of([direct(folder, ids, start, length).sums() for start in starts])
+
+
+def same(row: dict[str, Any], figures: dict[str, Any]) -> None:
+    for name, value in figures.items():
+        assert row[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
+
+
+def test_the_figures_of_each_length_are_the_whole_models_own(folder, both, text, shared):
+    found = shared.data["lengths"]
+    assert [row["length"] for row in found] == list(FEW)
+    assert [row["windows"] for row in found] == [5, 4, 2]
+    for row in found:
+        starts = [row["length"] * n for n in range(row["windows"])]
+        same(row, expected(folder, both, text, row["length"], starts).figures())
+    assert list(found[0]["intervals"]) == list(found[0])[2:-1][1:]  # all figures but tokens
+    assert found[1]["intervals"] == {}
+
+
+def test_a_window_that_begins_a_longer_one_is_not_run(both, text, tmp_path, monkeypatch):
+    ran = []
+    run = streaming.through_both
+
+    def noted(skeletons, ids, progress):
+        ran.append(tuple(ids.shape))
+        return run(skeletons, ids, progress)
+
+    monkeypatch.setattr(long_windows, "through_both", noted)
+    measured(both, text, tmp_path, lengths=BARE)
+    # of 128: at 0, 128; of 64: not at 0, 128; of 32: the proof at 0, the last quarters at 96, 224
+    assert ran == [(2, 128), (2, 64), (3, 32)]
+
+
+def test_growth_is_of_the_same_tokens_late_and_early(folder, both, text, shared):
+    found = shared
+    ids = text_tokens(both, str(text), None, 64, ("", ""))
+    late = sum(direct(folder, ids, start, 256).kl[192:].sum() for start in (0, 256))
+    early = sum(direct(folder, ids, start, 64).kl.sum() for start in (192, 448))
+    assert found.data["growth"]["value"] == pytest.approx(late / early, rel=5e-3)
+    measurement = found.measurements[0]
+    assert (measurement.what, measurement.sample) == ("kl_growth", 2)
+    assert measurement.value == found.data["growth"]["value"]
+    assert any(line.startswith("KL growth") for line in found.lines)
+
+
+def test_positions_run_from_the_first_to_the_last_of_the_longest(shared):
+    data = shared.data
+    places = data["positions"]
+    assert data["positions_length"] == 256
+    assert (places[0]["first"], places[-1]["last"], len(places)) == (0, 255, 32)
+    assert all(a["last"] + 1 == b["first"] for a, b in pairwise(places))
+    assert places[0]["windows"] > 5 > places[-1]["windows"]
+    assert places[0]["interval"][0] < places[0]["kl"] < places[0]["interval"][1]
+    assert places[-1]["interval"] is None
+
+
+def test_a_model_that_turns_long_texts_otherwise_has_every_window_run(tmp_path, text):
+    changes = {"rope_parameters": LONG_ROPE, "max_position_embeddings": 400}
+    model = toy_folder(tmp_path / "model", **changes)
+    rounded(model, tmp_path / "rounded")
+    both = open_pair(str(tmp_path / "rounded"), str(model), "cpu")
+    found = measured(both, text, tmp_path / "store", lengths=BARE)
+    assert any("otherwise than a short text" in note for note in found.data["notes"])
+    for row in found.data["lengths"]:
+        starts = [row["length"] * n for n in range(row["windows"])]
+        same(row, expected(tmp_path, both, text, row["length"], starts).figures())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_logits_in_slices_are_those_of_the_whole_window(kind, tmp_path, monkeypatch):
+    model = toy_folder(tmp_path / "model", kind)
+    both = open_pair(str(rounded(model, tmp_path / "rounded")), str(model), "cpu")
+    window = torch.randint(3, 250, (50,), generator=torch.Generator().manual_seed(0))
+    hidden = through_both(both.skeletons, window[None], silent)
+    monkeypatch.setattr(streaming, "SLICE", 16)
+    slices = list(logits_in_slices(both, window, [each[0] for each in hidden]))
+    assert [(first, len(r)) for first, r, _ in slices] == [(0, 16), (16, 16), (32, 16), (48, 2)]
+    for place, skeleton in enumerate(both.skeletons):
+        whole = skeleton.logits(window[None], hidden[place])[0]
+        joined = torch.cat([each[1 + place] for each in slices])
+        torch.testing.assert_close(joined, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_an_interrupted_run_goes_on_with_the_lengths_that_are_done(both, text, tmp_path):
+    first = measured(both, text, tmp_path)
+    kept = list(tmp_path.glob("*.json"))
+    next(path for path in kept if path.name.startswith("context-64-")).unlink()
+    store = Store(tmp_path, resume=True)
+    request = ContextRequest(FEW, str(text), windows=2)
+    again = measure_context(both, request, store, silent)
+    assert again.data == first.data
+    assert store.taken == len(kept) - 1 > 4
+
+
+def test_the_references_answers_serve_other_checkpoints(folder, text, tmp_path):
+    other = rounded(folder / "model", tmp_path / "other", "w4-g32-sym", "compressed-tensors")
+    taken = []
+    for made in (folder / "rounded", other):
+        store = Store(tmp_path / "store")
+        find_facts(open_pair(str(made), str(folder / "model"), "cpu"), (256,), 0, store, silent)
+        taken.append(store.taken)
+    assert taken == [0, 4]  # of each text, the reference's answers
+
+
+def test_a_random_model_finds_nothing_and_that_is_no_pass(shared):
+    found = shared
+    kept = found.measurements[1]
+    assert (kept.what, kept.value) == ("retrieval_retention", None)
+    assert "the reference finds none of" in kept.why
+    rows = found.data["retrieval"]["rows"]
+    assert sum(row["count"] for row in rows) == found.data["retrieval"]["count"] >= 4
+    assert found.data["retrieval"]["reference"] == 0
+
+
+def test_questions_compute_their_text_once(folder):
+    engine = opened(folder / "model", context=512, slots=1).engine
+    encode = lambda text: engine.tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
+    probes = make_probes(encode, encode("a dark night " * 9), [], (256, 512), 0)
+    found = ask(engine, probes)
+    assert len(found["answers"]) == len(probes) == 4
+    questions = sum(60 for _ in probes)
+    assert 480 < found["computed"] < 512 + questions < sum(len(p.prompt) for p in probes)
+
+
+def test_retention_counts_the_references_right_answers():
+    probes = make_probes(lambda t: [ord(c) for c in t], [97], [], (2048, 4096), 0)
+    reference = [True] * 10 + [False] * 10
+    quantized = [True] * 8 + [False] * 9 + [True] * 3
+    found = Found(probes, reference, quantized, {})
+    assert found.totals == (10, 11)
+    kept = found.retention()
+    assert kept.middle == pytest.approx(1.1)
+    assert kept.low < 1.1 < kept.high
+    rows = found.rows()
+    assert [(r["length"], r["count"]) for r in rows] == [(2048, 1)] * 10 + [(4096, 1)] * 10
+    assert sum(r["quantized"] for r in rows if r["length"] == 2048) == 8
+    assert Found(probes, [False] * 20, quantized, {}).retention() is None
+
+
+def test_short_texts_are_asked_more_often_than_long_ones():
+    texts = texts_of((512, 2048, 8192), "cpu")
+    assert texts == [[512, 2048, 8192], [512, 2048], [512], [512]]
+
+
+def test_without_memory_to_generate_the_windows_are_still_measured(
+    both, text, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pair, "available_memory", lambda: 1000)
+    found = measured(both, text, tmp_path, lengths=(256,), windows=1)
+    assert found.data["lengths"][0]["kl"] > 0
+    assert "GiB are free" in found.data["retrieval"]["error"]
+    assert found.measurements[1].value is None
+    assert "GiB are free" in found.measurements[1].why
+    assert any("could not be searched for" in line for line in found.lines)
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"lengths": (64, 1024)}, r"--contexts 1024 is longer than the model's 512 positions"),
+        ({"lengths": (16, 64)}, r"--contexts 16 is too short .* at least 64"),
+        ({"windows": 0}, "0 windows of 256 tokens. Give 1 or more"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_runs(asked, words, both, text):
+    request = ContextRequest(text=str(text), **{"lengths": FEW, **asked})
+    with pytest.raises(CalibrationError, match=words):
+        check_context(both, request)
+
+
+def test_a_text_that_is_too_short_drops_lengths_and_then_says_what_fits(both, text, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text(text.read_text()[:200])
+    found = measured(both, short, tmp_path / "store")
+    assert [row["length"] for row in found.data["lengths"]] == [64, 128]
+    assert "256 tokens left out: the text holds 192" in found.data["notes"]
+    short.write_text(text.read_text()[:70])
+    with pytest.raises(CalibrationError, match=r"holds 64 tokens, .* is 64.*at most 63"):
+        measured(both, short, tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("longest", "lengths"),
+    [(None, LENGTHS), (131072, LENGTHS), (4096, LENGTHS[:3]), (2047, (512,)), (300, (300,))],
+)
+def test_the_usual_lengths_are_cut_to_what_the_model_allows(longest, lengths):
+    assert default_lengths(longest) == lengths
+
+
+def test_the_cut_is_told(tmp_path, text):
+    model = toy_folder(tmp_path / "model", max_position_embeddings=100)
+    both = open_pair(str(rounded(model, tmp_path / "rounded")), str(model), "cpu")
+    found = measured(both, text, tmp_path / "store", lengths=(), windows=1)
+    assert [row["length"] for row in found.data["lengths"]] == [100]
+    words = "512, 2048, 4096, 8192 tokens left out: the model has 100 positions"
+    assert found.data["notes"] == [words]
+    assert f"{words}." in found.lines
+
+
+def test_attention_that_holds_all_scores_is_bounded(tmp_path, text, monkeypatch):
+    model = toy_folder(tmp_path / "model", "gemma2")
+    both = open_pair(str(rounded(model, tmp_path / "rounded")), str(model), "cpu")
+    needed = {n: long_windows.needed_memory(both, n) for n in BARE}
+    assert needed[128] == 4 * needed[64] > 128 * 128 * 4 * 4
+    monkeypatch.setattr(context, "free_memory", lambda device: 3 * needed[64])
+    found = measured(both, text, tmp_path / "store", lengths=BARE)
+    assert [row["length"] for row in found.data["lengths"]] == [64]
+    assert any("128 tokens left out: attention takes" in note for note in found.data["notes"])
+    monkeypatch.setattr(context, "free_memory", lambda device: needed[64])
+    with pytest.raises(ResourceError, match=r"64 tokens left out: attention takes .* are free"):
+        measured(both, text, tmp_path / "store", lengths=BARE)
+
+
+def test_fused_attention_needs_no_square(both):
+    assert long_windows.needed_memory(both, 8192) == 0
+
+
+def test_progress_rises_to_its_end(shared):
+    shares = [done / total for done, total, *_ in TOLD]
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert 0.8 < shares[-1] <= 1
+    assert {"reference", "checkpoint"} <= {doing.split(", ")[-1] for _, _, doing, _ in TOLD}

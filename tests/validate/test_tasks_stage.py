@@ -1,0 +1,333 @@
+"""The tasks stage: two models on the same examples, kept as they come, compared, never guessed."""
+
+import json
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from salient.core.errors import CalibrationError, MissingExtra, RequestError
+from salient.core.progress import silent
+from salient.evals import scoring
+from salient.evals.flips import Comparison, Flip, Tally
+from salient.evals.gate import judge
+from salient.evals.policy import THRESHOLDS, read_policy
+from salient.evals.statistics import mcnemar, ratio
+from salient.evals.tasks import read_tasks
+from salient.validate import examinee as examinees
+from salient.validate import tasks as stage
+from salient.validate.answering import answer, outcome, question
+from salient.validate.pair import Pair, open_pair
+from salient.validate.stage import Stage
+from salient.validate.store import Store
+from salient.validate.tallies import measured, stage_of
+from salient.validate.tasks import TasksRequest, check_tasks, measure_tasks
+from toy import byte_tokenizer
+from toy_engines import never_dense, opened
+from toy_rounded import rounded_toy
+
+WORDS = ("cat", "dog", "mat", "sun", "sky", "sea", "hat", "jam")
+SEEN, COUNTED = 24, 4
+NEW = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reference in model/, its 4-bit checkpoint in rounded/; do not change them."""
+    made = tmp_path_factory.mktemp("tasks")
+    rounded_toy(made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No dense products; and garbage waits, whose collection takes longer than the toys do."""
+    never_dense(monkeypatch)
+    for module in ("salient.validate.examinee", "salient.runtime.open"):
+        monkeypatch.setattr(f"{module}.give_back_memory", lambda: None)
+
+
+@pytest.fixture
+def pair(folder: Path) -> Pair:
+    return open_pair(str(folder / "rounded"), str(folder / "model"), "cpu")
+
+
+@cache
+def lines() -> list[dict[str, Any]]:
+    """Choices of two words as long as each other, in which the models differ; and some to write."""
+    choices = [
+        {
+            "prompt": f"The {WORDS[n % 8]} and the {WORDS[n // 8]} see the",
+            "choices": [WORDS[(n + 3) % 8], WORDS[(n + 5) % 8]],
+            "answer": n * n // 3 % 2,
+            "kind": "seeing",
+        }
+        for n in range(SEEN)
+    ]
+    return choices + [
+        {"prompt": f"Count to {n}:", "expected": str(n), "match": "contains", "kind": "counting"}
+        for n in range(COUNTED)
+    ]
+
+
+def task_file(folder: Path, rows: list[dict[str, Any]]) -> str:
+    path = folder / "toy.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> TasksRequest:
+    return TasksRequest((task_file(tmp_path, lines()),), max_new_tokens=NEW)
+
+
+def measure(pair: Pair, request: TasksRequest, folder: Path, **how: Any) -> Stage:
+    return measure_tasks(pair, request, Store(folder / "store", **how), silent)
+
+
+def rights(model: Path, request: TasksRequest) -> list[bool]:
+    """What `model` gets right of the examples, asked here and one by one."""
+    engine, tokenizer = opened(model, context=128).engine, byte_tokenizer()
+    return [
+        outcome(each, answer(engine, [question(each, tokenizer)], NEW).answers[0]).correct
+        for each in read_tasks(request.sets[0]).examples
+    ]
+
+
+def test_the_figures_are_those_of_the_two_models_asked_one_by_one(pair, request_, folder, tmp_path):
+    found = measure(pair, request_, tmp_path)
+    reference, quantized = (rights(folder / name, request_) for name in ("model", "rounded"))
+    assert found.data["count"] == SEEN + COUNTED
+    kinds = {"seeing": slice(SEEN), "counting": slice(SEEN, None), "all": slice(None)}
+    for kind, rows in kinds.items():
+        figures = found.data if kind == "all" else found.data["kinds"][kind]
+        r, q = reference[rows], quantized[rows]
+        assert figures["accuracy_reference"] == pytest.approx(sum(r) / len(r))
+        assert figures["accuracy_quantized"] == pytest.approx(sum(q) / len(q))
+        lost = sum(a and not b for a, b in zip(r, q, strict=True))
+        gained = sum(b and not a for a, b in zip(r, q, strict=True))
+        assert (figures["lost"], figures["gained"]) == (lost, gained)
+        if sum(r):
+            interval = ratio(q, r)
+            assert figures["interval"] == pytest.approx([interval.low, interval.high])
+    flipped = [r != q for r, q in zip(reference, quantized, strict=True)]
+    assert len(found.data["flips"]) == sum(flipped) > 0
+    assert 0 < sum(reference[:SEEN]) < SEEN
+
+
+def test_the_measurements_are_what_a_policy_asks_for(pair, request_, tmp_path):
+    found = measure(pair, request_, tmp_path)
+    kinds = [m.kind for m in found.measurements]
+    assert kinds == ["seeing", "counting", "all"]
+    names = {(t.stage, t.what) for t in THRESHOLDS}
+    assert {(m.stage, m.what) for m in found.measurements} <= names
+    policy = replace(read_policy("lenient"), kinds={"seeing": 0.1}, use="middle", examples={})
+    rules = judge(policy, found.measurements, ["tasks"]).rules
+    assert [rule.kind for rule in rules] == ["all", "seeing"]
+    assert all(rule.value is not None for rule in rules)
+
+
+def test_a_run_that_was_stopped_goes_on(pair, request_, tmp_path, monkeypatch):
+    """Only what is not there is asked again, and the figures are those of a run in one."""
+    monkeypatch.setattr(stage, "CHUNK", 10)
+    whole = measure(pair, request_, tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int, doing: str, note: str) -> None:
+        if doing.startswith("checkpoint") and done >= SEEN + COUNTED + 10:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        measure_tasks(pair, request_, Store(tmp_path / "store"), stop)
+    rest = measure(pair, request_, tmp_path, resume=True)
+    spent = rest.data["throughput"]
+    assert (spent["reference"]["kept"], spent["reference"]["parts"]) == (3, 3)
+    assert (spent["quantized"]["kept"], spent["quantized"]["parts"]) == (1, 3)
+    assert any("reference: 3 of 3 parts were answered by an earlier run" in n for n in rest.lines)
+    for key in ("kinds", "flips", "accuracy_reference", "interval", "p_value"):
+        assert rest.data[key] == whole.data[key]
+
+
+def test_the_references_answers_serve_another_checkpoint(
+    pair, request_, folder, tmp_path, monkeypatch
+):
+    measure(pair, request_, tmp_path)
+    other = rounded_toy(tmp_path / "other", scheme="w4-g32-sym")
+    again = open_pair(str(other), str(folder / "model"), "cpu")
+    names = []
+    load = type(again.reference).open_engine
+    monkeypatch.setattr(
+        type(again.reference),
+        "open_engine",
+        lambda side, options: (names.append(side.role), load(side, options))[1],
+    )
+    measure(again, request_, tmp_path)
+    assert names == ["checkpoint"]
+    measure(again, request_, tmp_path)
+    assert names == ["checkpoint", "checkpoint"]  # no resume: the checkpoint is asked anew
+    measure(again, request_, tmp_path, resume=True)
+    assert len(names) == 2
+
+
+def test_one_model_is_in_memory_at_a_time(pair, request_, tmp_path, monkeypatch):
+    open_now = []
+    load, close = examinees.Side.open_engine, examinees.Examinee.close
+
+    def opening(side, options):
+        assert not open_now
+        open_now.append(side.role)
+        return load(side, options)
+
+    def closing(examinee):
+        close(examinee)
+        assert examinee._opened is None
+        open_now.clear()
+
+    monkeypatch.setattr(examinees.Side, "open_engine", opening)
+    monkeypatch.setattr(examinees.Examinee, "close", closing)
+    measure(pair, request_, tmp_path)
+
+
+def test_a_model_that_has_no_room_is_told_in_place_of_figures(
+    pair, request_, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("salient.validate.pair.available_memory", lambda: 1000)
+    found = measure(pair, request_, tmp_path)
+    assert "Measure it on a larger machine" in found.data["error"]
+    assert [m.kind for m in found.measurements] == ["all", "seeing", "counting"]
+    assert all(m.value is None and "larger machine" in m.why for m in found.measurements)
+    verdict = judge(read_policy("lenient"), found.measurements, ["tasks"])
+    assert verdict.word == "could not measure"
+
+
+def test_a_checkpoint_that_gives_no_numbers_is_never_passed(folder, request_, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in (folder / "rounded").iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"].fill_(torch.nan)
+    save_file(weights, broken / "model.safetensors")
+    pair = open_pair(str(broken), str(folder / "model"), "cpu")
+    found = measure(pair, request_, tmp_path)
+    assert all(m.value is None for m in found.measurements)
+    assert "error" in found.data
+
+
+def test_a_quick_look_takes_the_first_of_each_kind(pair, request_, tmp_path):
+    found = measure(pair, replace(request_, most=3), tmp_path)
+    assert {kind: each["count"] for kind, each in found.data["kinds"].items()} == {
+        "seeing": 3,
+        "counting": 3,
+    }
+    assert any("only 3 examples, the interval is" in note for note in found.data["notes"])
+
+
+def test_a_pattern_that_takes_too_long_is_an_error_that_names_its_example(
+    pair, tmp_path, monkeypatch
+):
+    row = {"prompt": "Say a", "expected": "(.*.*.*)*$x", "match": "regex", "kind": "slow"}
+    monkeypatch.setattr(scoring, "PATIENCE", 1e-3)
+    with pytest.raises(CalibrationError, match=r"toy:1: the search for"):
+        measure(pair, TasksRequest((task_file(tmp_path, [row]),), max_new_tokens=NEW), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "row", "error", "words"),
+    [
+        ({"sets": ("nothing",)}, {}, CalibrationError, "No task set 'nothing'"),
+        ({"sets": ()}, {}, RequestError, "No tasks"),
+        ({"sets": ("lm-eval:",)}, {}, RequestError, "No tasks"),
+        ({"sets": ("lm-eval:arc_easy",)}, {}, MissingExtra, r"salient-awq\[eval\]"),
+        ({"most": 0}, {}, RequestError, "0 examples"),
+        ({"max_new_tokens": 0}, {}, RequestError, "0 new tokens"),
+        (
+            {},
+            {"prompt": "x" * 505},
+            CalibrationError,
+            r"toy:1: its prompt has 505 tokens, an answer up to 8; the model has room for 512",
+        ),
+        ({}, {"kind": "all"}, CalibrationError, r"toy:1: the kind 'all'"),
+        ({}, {"match": "regex", "expected": "("}, CalibrationError, "no regular expression"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_a_model_is_opened(
+    pair, tmp_path, monkeypatch, changes, row, error, words
+):
+    if error is MissingExtra:
+        monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setattr(examinees.Side, "open_engine", None)
+    rows = [{"prompt": "One", "expected": "two", **row}]
+    request = TasksRequest((task_file(tmp_path, rows),), max_new_tokens=NEW)
+    with pytest.raises(error, match=words):
+        check_tasks(pair, replace(request, **changes))
+    with pytest.raises(error, match=words):
+        measure(pair, replace(request, **changes), tmp_path)
+
+
+def test_a_set_alone_shares_its_answers_with_the_same_set_among_others(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "CHUNK", 2)
+    few = TasksRequest(("language", "knowledge"), most=3)
+    measure(pair, few, tmp_path)
+    alone = measure(pair, replace(few, sets=("knowledge",)), tmp_path, resume=True)
+    assert {each["kept"] for each in alone.data["throughput"].values()} == {2}
+    twice = measure(pair, replace(few, sets=("language", "language")), tmp_path, resume=True)
+    assert twice.data["count"] == 3
+
+
+# What is said of the counts
+
+
+def tally(**counts: Any) -> Tally:
+    given = {"right_reference": 0, "right_quantized": 0, "lost": 0, "gained": 0, "changed": 0}
+    return Tally(**{"kind": "toy", "count": 200, "guessed": 50.0, **given, **counts})
+
+
+def test_the_p_value_is_of_a_loss():
+    lost = measured(tally(right_reference=100, right_quantized=92, lost=10, gained=2))
+    assert lost.p_value == mcnemar(10, 2)
+    assert lost.value == 0.92
+    gained = measured(tally(right_reference=92, right_quantized=100, lost=2, gained=10))
+    assert gained.p_value == 1
+
+
+def test_nothing_to_keep_is_no_retention():
+    found = measured(tally(gained=3, right_quantized=3))
+    assert (found.value, found.interval) == (None, None)
+    assert "solves no example" in found.why
+    policy = replace(read_policy("lenient"), kinds={"toy": 0.5})
+    assert judge(policy, [found], ["tasks"]).word == "could not measure"
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "words"),
+    [
+        (50, 200, "the reference is not above chance (25% of 200, a guess 25%)"),
+        (0, 200, "the reference solves none of 200"),
+        (30, 50, "only 50 examples, the interval is"),
+        (150, 200, None),
+    ],
+)
+def test_notes_say_what_tells_nothing(right, count, words):
+    one = tally(right_reference=right, right_quantized=right, count=count, guessed=count / 4)
+    comparison = Comparison(replace(one, kind="all"), (one,), ())
+    notes = [n for n in stage_of(["toy"], comparison, {}).data["notes"] if n.startswith("toy:")]
+    assert len(notes) == (words is not None)
+    assert all(words in note for note in notes)
+
+
+def test_a_models_words_move_no_cursor():
+    example = read_tasks("knowledge").examples[0]
+    flip = Flip(example, "lost", "\x1b[2Jyes\n" + "y" * 999, "[bold]no")
+    one = tally(right_reference=1, count=1)
+    said = "\n".join(stage_of([], Comparison(one, (), (flip,)), {}).lines)
+    assert "\x1b" not in said
+    assert "[bold]no" in said
+    assert len(max(said.splitlines(), key=len)) < 400
