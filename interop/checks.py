@@ -282,6 +282,8 @@ def environment_of(check: str, form: str) -> str:
     """The environment that a check of a format runs in. AutoAWQ's has Transformers 4."""
     if check in ("vllm", "places"):
         return "vllm"
+    if check == "lm-eval":
+        return "lmeval"
     return "llmcompressor" if (check, form) == ("weights", "compressed-tensors") else "autoawq"
 
 

@@ -109,11 +109,11 @@ def tasks(given: argparse.Namespace, theirs: HFLM) -> dict[str, Any]:
     manager = find_tasks(names)
     pair = open_pair(given.checkpoint, given.reference, "cpu")
     examinee = Examinee(pair.checkpoint, Store(given.work / "kept"), "cpu", CONTEXT)
-    ours = sit(manager, names, examinee, None, lambda _: None)
+    ours, _ = sit(manager, names, examinee, None, lambda _: None)
     results = simple_evaluate(model=theirs, tasks=names, task_manager=manager, bootstrap_iters=0)[
         "samples"
     ]
-    other = [row for task, samples in results.items() for row in read(task, samples)]
+    other = [row for task, samples in results.items() for row in read(task, samples)[0]]
     return {
         "examples": len(ours),
         "same_examples": [e.id for e, _ in ours] == [e.id for e, _ in other],

@@ -1,4 +1,5 @@
-"""One thread a test process (tiny tensors only lose by more), and the Hub switched off."""
+"""One thread a test process (tiny tensors only lose by more), the Hub switched off, and nothing
+kept of a validation in the user's cache."""
 
 import os
 import sys
@@ -27,3 +28,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text file long enough for small runs."""
     return toy_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parts_of_validations(tmp_path_factory: pytest.TempPathFactory):
+    """Where validations keep their parts. Built kernels stay where they are."""
+    folder = tmp_path_factory.mktemp("parts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("salient.validate.store.cache_folder", lambda: folder)
+        yield folder

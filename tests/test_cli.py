@@ -118,8 +118,7 @@ def test_evaluate_prints_figures_of_each_text(small):
     assert f"{figures['kl']:.4f}" in told.stdout
 
 
-def test_validate_exits_with_its_verdict(small, tmp_path, monkeypatch):
-    monkeypatch.setenv("SALIENT_CACHE", str(tmp_path / "cache"))
+def test_validate_exits_with_its_verdict(small, tmp_path):
     given = ("validate", small["out"], "--reference", small["model"], "--text", small["text"])
     given += ("--windows", 2, "--window-length", 64, "--load-test", "off", "--contexts", "off")
     for bound, code, word in ((1.0, 0, "pass"), (1e-9, 1, "fail")):

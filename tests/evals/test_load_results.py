@@ -66,6 +66,25 @@ def test_a_chunk_counts_if_it_carries_text(said, text):
 
 
 @pytest.mark.parametrize(
+    ("choice", "silent"),
+    [
+        ({"text": ""}, True),
+        ({"text": "", "finish_reason": None}, True),
+        ({"text": "", "finish_reason": "stop"}, False),
+        ({"text": "a"}, False),
+        ({"text": None}, False),
+        ({}, False),
+        ({"delta": {"content": ""}}, True),
+        ({"delta": {"role": "assistant", "content": ""}}, False),
+        ({"delta": {"content": "", "reasoning": "a"}}, False),
+        ({"delta": {}}, False),
+    ],
+)
+def test_a_token_without_text_neither_opens_nor_closes_an_answer(choice, silent):
+    assert read_chunk(json.dumps({"choices": [choice]})).silent is silent
+
+
+@pytest.mark.parametrize(
     ("usage", "found"),
     [
         ({"prompt_tokens": 3, "completion_tokens": 4}, (3, 4)),

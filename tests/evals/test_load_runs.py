@@ -180,6 +180,18 @@ def test_a_failure_is_counted_as_what_it_is(manner, kind, words):
     assert found.words.startswith(f"no request completed: 4 {kind}")
 
 
+SILENT = b'{"choices": [{"text": "", "finish_reason": null}]}'
+LAST = b'{"choices": [{"text": "", "finish_reason": "length"}]}'
+
+
+def test_tokens_that_end_no_character_are_counted_between_those_that_do():
+    said = _events(SILENT, WORD, SILENT, SILENT, WORD, SILENT, LAST, b"[DONE]")
+    with toy_server(Manner(raw=said)) as server:
+        (found,) = run_load(target(server.url), plan(requests=3))
+    assert (found.counted, found.failed) == ("chunks", 0)
+    assert found.totals.output_tokens == 3 * 5  # not the one before any text, nor the closing one
+
+
 def test_comments_without_end_are_cut_off():
     with toy_server(Manner(raw=SSE_HEAD + b"\r\n", again=b": ping\n" * 100_000)) as server:
         (found,) = run_load(target(server.url), plan(requests=1))

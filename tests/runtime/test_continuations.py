@@ -157,6 +157,8 @@ def test_the_engine_goes_on_as_before(coded):
     """Its slots held other tokens meanwhile: nothing of them is taken for a prompt's."""
     engine, sampling = engine_of(coded, slots=3), Sampling(6, ignore_eos=True)
     first = engine.generate([prompt(20)], sampling)[0]
+    assert Continuations(engine).ask([]) == []
+    assert engine.generate([prompt(20)], sampling)[0].reused == 19
     Continuations(engine).ask(examples())
     again = engine.generate([prompt(20)], sampling)[0]
     assert again.reused == 0

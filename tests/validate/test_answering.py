@@ -255,7 +255,8 @@ def sample(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def test_samples_become_examples_and_outcomes_by_the_tasks_own_metric():
-    (example, said), (_, other) = read("sky", [sample(3), sample(4, acc_norm=0.0)])
+    ((example, said), (_, other)), words = read("sky", [sample(3), sample(4, acc_norm=0.0)])
+    assert "right by lm-eval's acc_norm" in words
     assert (example.id, example.kind, example.prompt) == ("sky:3", "sky", "Sky is")
     assert (example.expected, example.chance) == (("green and blue",), 0.5)
     assert (said.answer, said.correct, other.correct) == ("green and blue", True, False)
@@ -267,7 +268,7 @@ def test_only_the_first_filter_counts_and_texts_are_answers_too():
     ]
     rows = [{k: v for k, v in row.items() if not k.startswith("acc")} for row in rows]
     both = [{**rows[0], "exact_match": 1.0}, {**rows[0], "exact_match": 0.0, "filter": "loose"}]
-    ((example, said),) = read("sums", both)
+    ((example, said),), _ = read("sums", both)
     assert (said.answer, said.correct, example.expected, example.chance) == ("4", True, ("4",), 0)
     with pytest.raises(CalibrationError, match=r"sums does not say .* \(it has perplexity\)"):
         read("sums", [{**rows[0], "perplexity": (-3.2, 5)}])

@@ -1,5 +1,6 @@
 """Long context: each length's figures are the whole models' own, and no window runs needlessly."""
 
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from salient.validate.stage import Stage
 from salient.validate.store import Store
 from salient.validate.streaming import logits_in_slices, text_tokens, through_both
 from toy import toy_folder
-from toy_engines import opened
+from toy_engines import never_dense, opened
 from toy_rounded import rounded
 
 FEW = (64, 128, 256)
@@ -56,6 +57,13 @@ def both(folder) -> Pair:
     return open_pair(str(folder / "rounded"), str(folder / "model"), "cpu")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_dense_products():
+    with pytest.MonkeyPatch.context() as patch:
+        never_dense(patch)
+        yield
+
+
 @pytest.fixture(scope="module")
 def shared(folder, text, tmp_path_factory) -> Stage:
     """Windows of FEW tokens, two of the longest, and hidden facts; do not change it."""
@@ -69,12 +77,18 @@ def measured(both: Pair, text: Path, store: Path, resume: bool = False, **asked:
     return measure_context(both, request, Store(store, resume), silent)
 
 
+@cache
+def whole(folder: Path) -> Any:
+    """A model, all of it, in float32."""
+    return api.load(str(folder))[0]
+
+
 def direct(folder: Path, ids: torch.Tensor, start: int, length: int) -> TokenFigures:
     """Both models whole, in float32, over one window."""
     window = ids[start : start + length]
     with torch.no_grad():
         logits = [
-            api.load(str(folder / name))[0](window[None], use_cache=False).logits[0]
+            whole(folder / name)(window[None], use_cache=False).logits[0]
             for name in ("model", "rounded")
         ]
     return compare_tokens(*logits, ids[start + 1 : start + length + 1])
@@ -204,6 +218,16 @@ def test_questions_compute_their_text_once(folder):
     assert len(found["answers"]) == len(probes) == 4
     questions = sum(60 for _ in probes)
     assert 480 < found["computed"] < 512 + questions < sum(len(p.prompt) for p in probes)
+
+
+def test_an_engine_that_keeps_no_text_is_asked_less(folder):
+    engine = opened(folder / "model", context=512, slots=1, fuse=False).engine
+    assert not engine.runner.keeps_prefixes
+    probes = make_probes(lambda text: [3 + len(word) for word in text.split()], [9], [], (512,), 0)
+    found = ask(engine, probes)
+    asked = [probe for probe, a in zip(probes, found["answers"], strict=True) if a is not None]
+    assert (len(probes), len(asked)) == (10, 2)
+    assert found["computed"] == sum(len(probe.prompt) for probe in asked)
 
 
 def test_retention_counts_the_references_right_answers():

@@ -90,6 +90,16 @@ def test_the_embedded_engine_answers_every_request_at_every_step(folder):
     assert not engine.busy
 
 
+def test_the_embedded_engine_finds_no_prompts_beginning_in_a_slot(folder):
+    engine = opened(folder, slots=3, context=64).engine
+    asked = []
+    submit = engine.submit
+    engine.submit = lambda *given: asked.append(submit(*given)) or asked[-1]
+    run_embedded(engine, SMALL, silent)
+    assert len(asked) == 10
+    assert max(answer.reused for answer in asked) <= 1
+
+
 def test_the_embedded_engine_ends_in_time_where_seconds_are_set(folder):
     engine = opened(folder, slots=1, context=64).engine
     plan = replace(SMALL, steps=(Step(1),), requests=None, seconds=0.2, warmups=0)
@@ -122,6 +132,26 @@ def test_the_worst_step_is_judged_and_the_best_throughput():
     assert found["error_rate"].interval.low < 0.1 < found["error_rate"].interval.high
     assert found["ttft_p90"].value == found["itl_p90"].value == pytest.approx(0.9)
     assert found["throughput"].value == 500
+
+
+def test_the_times_of_those_that_got_through_prove_nothing_where_many_did_not():
+    found = {m.what: m for m in measurements([result(1), result(4, 8, 2, p90=10.0)])}
+    assert found["error_rate"].value == pytest.approx(0.2)
+    for name in ("ttft_p90", "itl_p90", "throughput"):
+        assert found[name].value is None
+        assert found[name].why == "2 of 10 requests failed with 4 at once"
+
+
+def test_a_step_without_an_answer_leaves_the_others_times_undecided():
+    found = {m.what: m for m in measurements([result(1), result(4, 0, 0, tokens=0)])}
+    assert found["error_rate"].value == 1.0
+    assert found["throughput"].value is found["ttft_p90"].value is None
+
+
+def test_times_that_a_tool_does_not_tell_are_not_guessed():
+    found = {m.what: m for m in measurements([replace(result(1), itl=None, tool="guidellm")])}
+    assert (found["itl_p90"].value, found["itl_p90"].why) == (None, "guidellm does not tell it")
+    assert found["ttft_p90"].value == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("steps", [[result(1, 0, 20, tokens=0)], [result(1, 0, 0, tokens=0)]])
@@ -183,6 +213,9 @@ def test_a_name_that_is_not_given_is_the_first_that_the_server_lists():
         (500, b"", "answers with status 500. Look at the server's log"),
         (200, b"<html>", "lists no model as OpenAI's API does"),
         (200, json.dumps({"data": []}).encode(), "lists no model"),
+        (200, json.dumps({"data": [{"id": "\x1b[31m"}]}).encode(), "lists no model"),
+        (200, json.dumps({"data": [{"id": "x" * 5000}]}).encode(), "lists no model"),
+        (200, json.dumps({"data": [{"id": 7}]}).encode(), "lists no model"),
         (200, b"[" * 10_000, "lists no model"),
     ],
 )

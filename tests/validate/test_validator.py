@@ -17,11 +17,6 @@ SIZES = {"windows": 6, "window_length": 64, "device": "cpu"}
 QUICK = {**SIZES, "contexts": "off", "load_test": "off"}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SALIENT_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def made(toy, text, tmp_path_factory) -> Path:
     """The toy's checkpoint; do not change it."""

@@ -74,6 +74,8 @@ class Continuations:
         Raises RequestError for what the model has no room or no tokens for, ModelError where it
         gives no numbers.
         """
+        if not asked:
+            return []
         for each in asked:
             _check(each, self.engine)
         self.engine.forget()

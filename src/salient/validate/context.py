@@ -16,9 +16,10 @@ from salient.core.progress import Progress
 from salient.core.report import mebibytes
 from salient.evals.gate import Measurement
 from salient.evals.positions import by_position, growth
+from salient.evals.statistics import FEWEST
 
 from .context_words import Figures, length_lines, length_table, retrieval_lines, retrieval_table
-from .long_windows import LongWindows, Starts, free_memory, needed_memory, starts_of
+from .long_windows import LongWindows, Starts, free_memory, needed_memory
 from .pair import Pair
 from .retrieval import Found, find_facts
 from .stage import Stage
@@ -27,7 +28,7 @@ from .streaming import BUILTIN, text_tokens
 
 LENGTHS = (512, 2048, 4096, 8192)
 SHORTEST = 64  # tokens of a window
-CPU_TOKENS, GPU_TOKENS = 10_240, 40_960  # of the text, that every length is measured on
+CPU_TOKENS, GPU_TOKENS = 10_240, 40_960  # of the text that the windows of a length take
 CPU_WINDOWS, GPU_WINDOWS = 5, 16  # of a length, at most
 BUCKETS = 32
 OPTIONS = ("--windows", "--contexts")
@@ -158,11 +159,16 @@ def _with_room(pair: Pair, lengths: list[int]) -> tuple[list[int], list[str]]:
 
 
 def _starts(pair: Pair, request: ContextRequest, lengths: list[int], available: int) -> Starts:
+    """Windows side by side; one alone where what is affordable gives no interval."""
     on_cpu = pick_device(pair.device).type == "cpu"
     tokens, most = (CPU_TOKENS, CPU_WINDOWS) if on_cpu else (GPU_TOKENS, GPU_WINDOWS)
-    if request.windows is not None:
+    if request.windows is None:
+        counts = {n: min(tokens // n, most) for n in lengths}
+        counts = {n: count if count >= FEWEST else 1 for n, count in counts.items()}
+    else:
         tokens, most = request.windows * lengths[-1], max(most, request.windows)
-    return starts_of(lengths, min(available, max(tokens, lengths[-1])), most)
+        counts = {n: min(tokens // n, most) for n in lengths}
+    return {n: [k * n for k in range(min(count, available // n))] for n, count in counts.items()}
 
 
 def _measured(pair: Pair, plan: _Plan, store: Store, progress: Progress) -> LongWindows:

@@ -1,12 +1,15 @@
 """Tasks of EleutherAI's lm-evaluation-harness, answered by our engine.
 
-They are named like `lm-eval:hellaswag,arc_easy`. The library chooses the examples, writes the prompts and says what is right. It needs the extra
-`eval`, and the network for tasks that are not files.
+They are named like `lm-eval:hellaswag,arc_easy`. The library chooses the examples, writes the
+prompts and says what is right. It needs the extra `eval`, and the network for tasks that are not
+files.
 """
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ def find_tasks(names: Sequence[str]) -> Any:
 
     Raises MissingExtra, CalibrationError.
     """
-    manager = _library("lm_eval.tasks").TaskManager()
+    manager = _manager()
     for name in names:
         if name not in manager.task_index and not Path(name).is_file():
             near = get_close_matches(name[:80], list(manager.task_index), 3)
@@ -66,8 +69,9 @@ def sit(
     examinee: Examinee,
     most: int | None,
     told: Callable[[str], None],
-) -> list[Sat]:
-    """The examples of some tasks, at most `most` of each, and what the model made of them.
+) -> tuple[list[Sat], list[str]]:
+    """The examples of some tasks, at most `most` of each, and what the model made of them; and in
+    words what makes an answer right.
 
     Raises CalibrationError for a task that does not say of each example whether it is right.
     """
@@ -76,21 +80,24 @@ def sit(
     results = _library("lm_eval.evaluator").simple_evaluate(
         model=model, tasks=list(names), task_manager=manager, limit=most, bootstrap_iters=0
     )
-    return [sat for task, samples in results["samples"].items() for sat in read(task, samples)]
+    found = [read(task, samples) for task, samples in results["samples"].items()]
+    return [sat for sats, _ in found for sat in sats], [words for _, words in found]
 
 
-def read(task: str, samples: Sequence[dict[str, Any]]) -> list[Sat]:
-    """The samples that the library has logged for a task, of its first filter alone."""
-    first = [s for s in samples if s.get("filter") == samples[0].get("filter")]
+def read(task: str, samples: Sequence[dict[str, Any]]) -> tuple[list[Sat], str]:
+    """The samples that the library has logged for a task, of its first filter alone; and how."""
+    kept = samples[0].get("filter")
+    first = [s for s in samples if s.get("filter") == kept]
     metric = _deciding(task, first)
-    return [_sat(task, sample, metric) for sample in first]
+    words = f"{task}: answers are right by lm-eval's {metric}, filter {kept}."
+    return [_sat(task, sample, metric) for sample in first], words
 
 
 def _deciding(task: str, samples: Sequence[dict[str, Any]]) -> str:
     """The metric that says that an example is right. Raises CalibrationError without one."""
     names = [name for name in samples[0] if name not in FIELDS and not name.endswith("_hash")]
     for name in (*(n for n in DECIDING if n in names), *names):
-        if all(isinstance(s[name], (int, float)) and s[name] in (0, 1) for s in samples):
+        if all(isinstance(s[name], Real) and s[name] in (0, 1) for s in samples):
             return name
     raise CalibrationError(
         f"The lm-eval task {task} does not say of each example whether it is right (it has "
@@ -118,7 +125,13 @@ def _sat(task: str, sample: dict[str, Any], metric: str) -> Sat:
     example = Example(
         prompt, task, (str(target),), "exact", choices, None, f"{task}:{sample['doc_id']}"
     )
-    return example, Outcome(answer[:LONGEST_ANSWER], sample[metric] == 1)
+    return example, Outcome(answer[:LONGEST_ANSWER], bool(sample[metric] == 1))  # NumPy's, else
+
+
+@cache
+def _manager() -> Any:
+    """It reads the names of ten thousand tasks: seconds."""
+    return _library("lm_eval.tasks").TaskManager()
 
 
 def _library(module: str) -> Any:

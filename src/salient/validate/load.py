@@ -23,6 +23,8 @@ from .store import Store
 
 EMBEDDED = "embedded"
 TIMEOUT = 300.0  # seconds for a whole request
+MOST_FAILED = 0.1  # of a step's requests: what P90 leaves out
+MEASURED = ("error_rate", "ttft_p90", "itl_p90", "throughput")
 PLAN = LoadPlan(
     steps=(Step(1), Step(4), Step(8)),
     requests=16,
@@ -93,7 +95,8 @@ def measure_load(pair: Pair, request: LoadRequest, store: Store, progress: Progr
         "steps": told.data["steps"],
     }
     tables = [Table(t.title, t.columns, t.rows) for t in told.tables]
-    return Stage("load", data, measurements(results), tables, told.lines)
+    lines = [*told.lines, judged_words(results)]
+    return Stage("load", data, measurements(results), tables, lines)
 
 
 def _target(request: LoadRequest) -> Target:
@@ -110,36 +113,57 @@ def _embedded(pair: Pair, plan: LoadPlan, progress: Progress) -> list[LoadResult
 
 
 def measurements(results: list[LoadResult]) -> list[Measurement]:
-    """What the policy judges, of all steps."""
+    """What the policy judges: errors and latencies of the worst step, throughput of the best.
+
+    A failed request has no time. Where more than a tenth of a step's failed, its P90 is nobody's,
+    and nothing but the errors is measured: the answers of those that got through prove nothing.
+    """
     sent = sum(result.requests for result in results)
-    good = [result for result in results if result.totals.completed]
-    why = "no request completed" if sent else "no request was sent"
     if not sent:
-        names = ("error_rate", "ttft_p90", "itl_p90", "throughput")
-        return [Measurement("load", name, None, why=why) for name in names]
-    worst = max(results, key=lambda r: r.failed / max(r.requests, 1))
-    rate = wilson(worst.failed, worst.requests)
-    made = [
-        Measurement(
-            "load",
-            "error_rate",
-            worst.failed / worst.requests,
-            unit="share of requests",
-            sample=worst.requests,
-            interval=rate if worst.failed else None,
-        )
-    ]
-    for name, spreads in (
-        ("ttft_p90", [r.ttft for r in good]),
-        ("itl_p90", [r.itl or r.tpot for r in good]),
-    ):
-        made.append(Measurement("load", name, _worst(spreads), unit="s", sample=sent, why=why))
-    best = max((r.output_rate for r in good), default=None)
-    made.append(Measurement("load", "throughput", best, unit="tokens/s", sample=sent, why=why))
+        return [Measurement("load", name, None, why="no request was sent") for name in MEASURED]
+    worst = max(results, key=_failed_share)
+    rate = wilson(worst.failed, worst.requests) if worst.failed else None
+    share = {"unit": "share of requests", "sample": worst.requests, "interval": rate}
+    made = [Measurement("load", "error_rate", _failed_share(worst), **share)]
+    values: dict[str, float | None] = {
+        "ttft_p90": _longest([r.ttft for r in results]),
+        "itl_p90": _longest([r.itl for r in results]),
+        "throughput": max(result.output_rate for result in results),
+    }
+    why = f"{results[0].tool} does not tell it"
+    if _failed_share(worst) > MOST_FAILED:
+        values = dict.fromkeys(values)
+        why = f"{worst.failed} of {worst.requests} requests failed with {_step(worst)}"
+    for name, value in values.items():
+        unit = "tokens/s" if name == "throughput" else "s"
+        said = why if value is None else ""
+        made.append(Measurement("load", name, value, unit=unit, sample=sent, why=said))
     return made
 
 
-def _worst(spreads: list[Spread | None]) -> float | None:
-    """The largest P90, seconds; None where nothing has one."""
-    ends = [s.p90 / 1e3 for s in spreads if s is not None and s.p90 is not None]
-    return max(ends, default=None)
+def judged_words(results: list[LoadResult]) -> str:
+    """Which steps the measurements are of."""
+    slowest = max(results, key=lambda r: _longest([r.ttft]) or 0.0)
+    best = max(results, key=lambda r: r.output_rate)
+    return (
+        "Judged are errors and times of the worst step, here first tokens with "
+        f"{_step(slowest)}, and the throughput of the best, with {_step(best)}."
+    )
+
+
+def _failed_share(result: LoadResult) -> float:
+    """1 where nothing was sent: a step that was asked for and did not run."""
+    return result.failed / result.requests if result.requests else 1.0
+
+
+def _longest(spreads: list[Spread | None]) -> float | None:
+    """The largest P90, seconds; None where a step has none."""
+    ends = [None if spread is None else spread.p90 for spread in spreads]
+    told = [end for end in ends if end is not None]
+    return max(told) / 1e3 if len(told) == len(ends) else None
+
+
+def _step(result: LoadResult) -> str:
+    if result.rate is not None:
+        return f"{result.rate:g} requests/s"
+    return f"{result.concurrency or 'all'} at once"

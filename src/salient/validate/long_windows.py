@@ -33,12 +33,6 @@ SCORES = 3  # copies of its scores that plain attention holds
 Starts = dict[int, list[int]]  # length of windows -> where they start in the text
 
 
-def starts_of(lengths: Sequence[int], tokens: int, most: int) -> Starts:
-    """Windows side by side over a text of `tokens`, at most `most` of each length that fits in."""
-    found = {n: [k * n for k in range(min(tokens // n, most))] for n in lengths}
-    return {length: starts for length, starts in found.items() if starts}
-
-
 @dataclass
 class LongWindows:
     """The windows of `starts` over `ids` [tokens], measured.

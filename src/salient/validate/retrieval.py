@@ -25,6 +25,7 @@ from .pair import Pair, Side
 from .store import Store
 
 MOST_TEXTS = 4
+SPARSE = 4
 CPU_TOKENS, GPU_TOKENS = 4096, 32768  # of the texts of a length, but one at least
 
 
@@ -83,25 +84,34 @@ def find_facts(
     Raises SalientError where a model cannot be run, such as ResourceError for want of memory.
     """
     texts = _texts(load_tokenizer(pair.reference.source.folder), lengths, pair.device, seed)
-    every = [probe for probes in texts for probe in probes]
-    right: dict[str, list[bool]] = {}
+    answers: list[list[str | None]] = []
     computed: dict[str, int] = {}
     for number, side in enumerate(pair.sides):
         parts = _ask_all(side, texts, pair.device, store, _half(progress, number))
-        answers = [answer for part in parts for answer in part["answers"]]
-        right[side.role] = [is_right(a, p.code) for a, p in zip(answers, every, strict=True)]
+        answers.append([answer for part in parts for answer in part["answers"]])
         computed[side.role] = sum(part["computed"] for part in parts)
-        give_back_memory()
-    return Found(every, right["reference"], right["checkpoint"], computed)
+    every = zip((probe for probes in texts for probe in probes), *answers, strict=True)
+    both = [(p, r, q) for p, r, q in every if r is not None and q is not None]
+    return Found(
+        probes=[p for p, _, _ in both],
+        reference=[is_right(r, p.code) for p, r, _ in both],
+        quantized=[is_right(q, p.code) for p, _, q in both],
+        computed=computed,
+    )
 
 
 def ask(engine: Engine, probes: Sequence[Probe]) -> dict[str, Any]:
-    """The answers to the probes of one text, and how many tokens of prompts were computed."""
+    """The answers to the probes of one text, and how many tokens of prompts were computed.
+
+    Where the engine cannot keep a text, each question costs all of it: one in SPARSE is asked, and
+    the others' answers are None.
+    """
     sampling = Sampling(max_new_tokens=ANSWER_TOKENS, stop=(".",))
-    answers, computed = [], 0
-    for probe in probes:
-        (answer,) = engine.generate([probe.prompt], sampling)
-        answers.append(answer.text)
+    answers: list[str | None] = [None] * len(probes)
+    step, computed = (1 if engine.runner.keeps_prefixes else SPARSE), 0
+    for number in range(step // 2, len(probes), step):
+        (answer,) = engine.generate([probes[number].prompt], sampling)
+        answers[number] = answer.text
         computed += len(answer.prompt) - answer.reused
     return {"answers": answers, "computed": computed}
 
@@ -139,6 +149,9 @@ def _ask_all(
         settings = {side.role: side.seal, "prompts": hashlib.sha256(prompts.encode()).hexdigest()}
         shared = side.role == "reference"
         parts.append(store.part("retrieval", settings, lambda p=probes: made(p), shared=shared))
+    if opened:
+        opened.clear()
+        give_back_memory()
     return parts
 
 

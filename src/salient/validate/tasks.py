@@ -102,7 +102,7 @@ def measure_tasks(pair: Pair, request: TasksRequest, store: Store, progress: Pro
     """
     plan = check_tasks(pair, request)
     answered: list[list[Sat]] = []
-    throughput = {}
+    throughput, notes = {}, plan.notes
     for number, side in enumerate(pair.sides):
         examinee = Examinee(side, store, pair.device, plan.context)
         step = _told(progress, number, side.role, len(plan.examples))
@@ -110,7 +110,9 @@ def measure_tasks(pair: Pair, request: TasksRequest, store: Store, progress: Pro
             sats = list(_sit(examinee, plan.questions[number], request, step))
             if plan.harness:
                 told = lambda words, step=step: step(len(plan.examples), words)  # noqa: E731
-                sats += sit(plan.manager, plan.harness, examinee, request.most, told)
+                more, words = sit(plan.manager, plan.harness, examinee, request.most, told)
+                sats += more
+                notes = [*plan.notes, *words]
         except (ResourceError, ModelError) as error:
             return unmeasured(str(error), [e.kind for e in plan.examples] + plan.harness)
         finally:
@@ -123,7 +125,7 @@ def measure_tasks(pair: Pair, request: TasksRequest, store: Store, progress: Pro
             "lm-eval asked the two models other examples. Leave tasks out that draw at random."
         )
     comparison = compare(examples, *([said for _, said in sats] for sats in answered))
-    return stage_of(list(request.sets), comparison, throughput, plan.notes)
+    return stage_of(list(request.sets), comparison, throughput, notes)
 
 
 def _first_of_each_kind(names: Sequence[str], most: int | None) -> list[Example]:

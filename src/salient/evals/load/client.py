@@ -2,8 +2,9 @@
 
 The clock starts when the connection stands and the request is sent, as with connections that a
 client keeps. Times are those of `vllm bench serve` (vLLM 0.32,
-vllm/benchmarks/lib/endpoint_request_func.py), with one difference: a chunk counts only if it
-carries text, so that a closing chunk without any is no token.
+vllm/benchmarks/lib/endpoint_request_func.py), with one difference: chunks without text count only
+between those with text. So a token that ends no character is one, and what opens and closes an
+answer is none.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ class Question:
 class Outcome:
     """One request's numbers, in seconds; no text is kept.
 
-    e2e: to the last chunk with text; gaps: between chunks with text
+    e2e: to the last chunk of a token; gaps: between chunks of tokens
     usage: (prompt tokens, output tokens) as the server counted, None where it did not
     failed, words: kind of failure and what was seen; its times then mean nothing
     """
@@ -139,7 +140,7 @@ def _note(found: Outcome, data: str, now: float) -> bool:
     """Take in one event; whether it says that the answer is complete."""
     chunk = read_chunk(data)
     found.usage = chunk.usage or found.usage
-    if chunk.text:
+    if chunk.text or (chunk.silent and found.chunks):
         if found.chunks:
             found.gaps.append(now - found.e2e)
         else:

@@ -54,9 +54,15 @@ class EventReader:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one event says. usage: (prompt tokens, output tokens), None where it has none."""
+    """What one event says.
+
+    text: whether it carries text   silent: a token without text, such as the first bytes of a
+        character; none that opens an answer (it has a role) or closes it (it says why)
+    usage: (prompt tokens, output tokens), None where it has none
+    """
 
     text: bool
+    silent: bool
     finished: bool
     usage: tuple[int, int] | None
 
@@ -75,17 +81,16 @@ def read_chunk(data: str) -> Chunk:
     choice = choices[0] if isinstance(choices, list) and choices else {}
     if not isinstance(choice, dict):
         raise Fault("malformed", f"a choice that is no object: {data[:80]!r}")
-    return Chunk(_has_text(choice), bool(choice.get("finish_reason")), _usage(said.get("usage")))
-
-
-def _has_text(choice: dict[str, Any]) -> bool:
     delta = choice.get("delta")
-    said = delta if isinstance(delta, dict) else {}
-    # what models think comes under either name (vLLM: `reasoning`, before 0.12 `reasoning_content`)
-    places = (choice.get("text"), *(said.get(n) for n in _SPOKEN))
-    return any(isinstance(text, str) and text for text in places)
+    parts = delta if isinstance(delta, dict) else {}
+    places = (choice.get("text"), *(parts.get(name) for name in _SPOKEN))
+    texts = [text for text in places if isinstance(text, str)]
+    finished = bool(choice.get("finish_reason"))
+    silent = bool(texts) and not any(texts) and not finished and not parts.get("role")
+    return Chunk(any(texts), silent, finished, _usage(said.get("usage")))
 
 
+# what models think comes under either name (vLLM: `reasoning`, before 0.12 `reasoning_content`)
 _SPOKEN = ("content", "reasoning", "reasoning_content")
 
 

@@ -3,9 +3,9 @@
 Definitions are those of `vllm bench serve` (vLLM 0.32, vllm/benchmarks/serve.py):
 
 ttft   from sending a request to its first chunk of text
-itl    between two chunks of text of one request
+itl    between two chunks of one request, each with a token
 tpot   (e2e - ttft) / (output tokens - 1), one value a request, none where it has one token
-e2e    from sending to the last chunk of text
+e2e    from sending to the last chunk with a token
 
 Percentiles are numpy's default: linear between the two nearest values. Failed requests have no
 times; the step's duration holds them.

@@ -1,6 +1,7 @@
 """What a server says that it serves."""
 
 import json
+import re
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -10,6 +11,7 @@ from salient.core.errors import RequestError
 from .plans import Target, base_url
 
 LARGEST_ANSWER = 2**20  # bytes
+LONGEST_NAME = 1000  # characters
 PATIENCE = 20.0  # seconds
 
 
@@ -24,15 +26,19 @@ def served_model(target: Target) -> str:
     asked = urllib.request.Request(url)
     if target.api_key:
         asked.add_header("Authorization", f"Bearer {target.api_key}")
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # as requests will go
     try:
-        with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
+        with direct.open(asked, timeout=PATIENCE) as answer:
             said = json.loads(answer.read(LARGEST_ANSWER))
-        return str(said["data"][0]["id"])
+        name = said["data"][0]["id"]
+        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+            raise ValueError
+        return name
     except urllib.error.HTTPError as error:
         advice = "Set OPENAI_API_KEY" if error.code in (401, 403) else "Look at the server's log"
         raise RequestError(f"{url} answers with status {error.code}. {advice}.") from None
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = re.sub(r"[^ -~]+", " ", str(getattr(error, "reason", None) or error))[:200]
         raise RequestError(
             f"{url} does not answer ({reason}). Start the server first, and give its address."
         ) from None

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -53,12 +55,11 @@ def run_with(
     if tool in _READERS:
         return _run_foreign(tool, target, plan, progress, tokenizer)
     tried = []
-    for name in _READERS if tool == AUTO else ():
+    for name in filter(shutil.which, _READERS if tool == AUTO else ()):
         try:
             return _run_foreign(name, target, plan, progress, tokenizer)
         except RequestError as error:
-            if "on PATH" not in str(error):  # it is here, so its words are of use
-                tried.append(f"{name} did not do: {error}")
+            tried.append(f"{name} did not do: {error}")
     results = run_load(target, plan, progress, count_tokens)
     notes = "; ".join(tried)
     return [replace(r, note="; ".join(filter(None, (r.note, notes)))) for r in results]
@@ -101,9 +102,9 @@ def _run(tool: str, command: list[str], target: Target, plan: LoadPlan) -> None:
         raise RequestError(f"{tool} cannot be started ({error}). Use --tool {OURS}.") from None
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip())[-LONGEST_OUTPUT:]
-        last = said.splitlines()[-1] if said else "it says nothing"
+        last = re.sub(r"[^ -~]+", " ", said.splitlines()[-1])[:500] if said else "it says nothing"
         raise RequestError(
-            f"{tool} ended with exit code {done.returncode}: {last[:500]}. Use the built-in load "
+            f"{tool} ended with exit code {done.returncode}: {last}. Use the built-in load "
             f"test (--tool {OURS}), or mend its environment."
         )
 
