@@ -146,7 +146,7 @@ def test_a_quantized_model_is_not_quantized_again(toy, text, tmp_path):
 def test_evaluate_refuses_another_model_and_a_quantized_reference(toy, text, tmp_path):
     run(toy, tmp_path / "out", text)
     other = toy_folder(tmp_path / "other", num_hidden_layers=3)
-    with pytest.raises(CheckpointError, match="they are not the same model"):
+    with pytest.raises(CheckpointError, match="are not the same model"):
         api.evaluate(str(tmp_path / "out"), reference=str(other), text=[str(text)])
     with pytest.raises(CheckpointError, match="is quantized itself"):
         api.evaluate(str(toy), reference=str(tmp_path / "out"), text=[str(text)])

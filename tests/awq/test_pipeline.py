@@ -37,7 +37,7 @@ def test_a_written_checkpoint_is_read_back_as_it_was_judged(format, scheme, toy,
     found = api.evaluate(
         str(tmp_path / "out"), reference=str(toy), text=[str(text)], windows=2, window_length=64
     )
-    measured = found.data["texts"][str(text)]
+    measured = found.data["likelihood"]["texts"][str(text)]
     assert measured["tokens"] == 128
     assert 0 < measured["kl"] < 0.2
 
