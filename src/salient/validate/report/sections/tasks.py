@@ -107,7 +107,7 @@ def _retention(kinds: list[tuple[str, Data]], data: Data) -> Rows:
 def _throughput(found: Data) -> Rows:
     return bars(
         "Speed of the answers",
-        "new tokens a second in this run",
+        "prompt and new tokens a second, in this run",
         [
             Measured(words, number(part(found, side).get("tokens_a_second")), colour=words)
             for side, words in MODELS.items()
