@@ -115,5 +115,5 @@ def test_of_few_windows_stretches_are_drawn_and_of_few_stretches_nothing():
 
 
 def test_equal_models_have_no_growth():
-    rounding = figures_of(np.random.default_rng(0).normal(0, 1e-7, 500))
+    rounding = figures_of(np.abs(np.random.default_rng(0).normal(0, 1e-7, 500)))
     assert growth([rounding], [rounding]) is None
