@@ -1,15 +1,14 @@
 """The routes of the server: OpenAI's API, health, metrics."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from salient import __version__
 from salient.core.errors import SalientError
@@ -19,8 +18,9 @@ from salient.runtime.prompt import prompt_ids
 from .errors import INTERNAL, INVALID, refused, response_to
 from .guards import Guards
 from .metrics import CONTENT_TYPE, Metrics
-from .schema import Chat, Common, Completion, Tokenize
-from .service import Job, Running, Service, chat_job, completion_job
+from .responding import no_model, respond
+from .schema import Chat, Completion, Tokenize
+from .service import Service, chat_job, completion_job
 from .worker import BROKEN, Worker
 
 
@@ -66,11 +66,11 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
 def _answers(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
     async def completions(asked: Completion, request: Request) -> Response:
-        return await _respond(service, completion_job, asked, request)
+        return await respond(service, completion_job, asked, request)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(asked: Chat, request: Request) -> Response:
-        return await _respond(service, chat_job, asked, request)
+        return await respond(service, chat_job, asked, request)
 
     @app.post("/tokenize")
     async def tokenize(asked: Tokenize) -> Response:
@@ -80,44 +80,6 @@ def _answers(app: FastAPI, service: Service) -> None:
         else:
             ids = prompt_ids(engine.tokenizer, asked.prompt)
         return JSONResponse({"count": len(ids), "max_model_len": engine.context, "tokens": ids})
-
-
-async def _respond(
-    service: Service, make: Callable[[Any, Engine], Job], asked: Common, request: Request
-) -> Response:
-    if asked.model is not None and asked.model != service.model:
-        return _no_model(asked.model, service)
-    # Tokenizing a long prompt takes a while; other requests go on meanwhile.
-    job = await asyncio.to_thread(make, asked, service.worker.engine)
-    running = service.enter(job)
-    if asked.stream:
-        return StreamingResponse(running.events(asked), media_type="text/event-stream")
-    try:
-        return JSONResponse(await _unless_gone(request, running))
-    finally:
-        running.close()
-
-
-async def _unless_gone(request: Request, running: Running) -> dict[str, Any]:
-    """The whole response; cancelled as soon as the client has gone."""
-    work = asyncio.ensure_future(running.whole())
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return work.result() if work.done() else {}
-    finally:
-        work.cancel()
-        gone.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _no_model(name: str, service: Service) -> JSONResponse:
-    words = f"There is no model {name[:200]!r} here; this server has {service.model!r}."
-    return refused(words, 404, "NotFoundError", "model")
 
 
 def _models(app: FastAPI, service: Service) -> None:
@@ -135,7 +97,7 @@ def _models(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
-        return JSONResponse(card) if name == service.model else _no_model(name, service)
+        return JSONResponse(card) if name == service.model else no_model(name, service)
 
 
 def _health(app: FastAPI, service: Service) -> None:

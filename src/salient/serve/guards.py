@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import refused
 
 log = logging.getLogger("salient.access")
-OPEN = ("/health", "/ready", "/metrics", "/version")  # answered without a key
+OPEN = ("/", "/health", "/ready", "/metrics", "/version")  # answered without a key
+PAGE, PAGE_DATA = "/explorer/", "/explorer/api/"  # the page's files are open, what it shows is not
 
 
 class TooLarge(Exception):
@@ -69,7 +70,7 @@ class Guards:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.largest:
             return self._too_large()
-        if self._key is None or scope["path"] in OPEN or scope["method"] == "OPTIONS":
+        if self._key is None or _is_open(scope["path"]) or scope["method"] == "OPTIONS":
             return None
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key):
@@ -79,6 +80,10 @@ class Guards:
 
     def _too_large(self) -> ASGIApp:
         return refused(f"The body has more than {self.largest} bytes, the most here.", 413)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or (path.startswith(PAGE) and not path.startswith(PAGE_DATA))
 
 
 def _note(scope: Scope, seen: dict[str, int], seconds: float) -> None:
