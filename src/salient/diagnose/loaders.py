@@ -37,7 +37,7 @@ def loaders(
     version: tuple[int, int] | None,
 ) -> list[Loader]:
     """vLLM on a device of each kind, and the engines that are no matter of devices."""
-    shape, packing = _shape(config), _packing(config, reading)
+    shape, packing = _shape(config), packing_of(config, reading)
     if shape is None or packing is None:
         return []
     found = version or NEWEST
@@ -73,7 +73,7 @@ def judge_kernel(
     version: tuple[int, int] | None,
 ) -> list[Finding]:
     """The kernel of one device as a finding: good, slow, or refused."""
-    shape, packing = _shape(config), _packing(config, reading)
+    shape, packing = _shape(config), packing_of(config, reading)
     if shape is None or packing is None:
         return []
     made = _route(shape, packing, gpu, tp, version or NEWEST)
@@ -120,7 +120,8 @@ def _shape(config: Mapping[str, Any]) -> Shape | None:
         return None  # the checkpoint's own check says what is wrong with its config
 
 
-def _packing(config: Mapping[str, Any], reading: CheckpointReading | None) -> Packing | None:
+def packing_of(config: Mapping[str, Any], reading: CheckpointReading | None) -> Packing | None:
+    """How the weights are stored, by the tensors if they were read; None where nothing says."""
     if reading is None or not reading.method:
         return Packing("none") if "quantization_config" not in config else _said(config)
     group = reading.group if reading.group is not None else 128

@@ -1,6 +1,5 @@
 """From a decision to the lines to type: make the checkpoint, serve it."""
 
-import json
 import shlex
 
 from salient.core.shape import Shape
@@ -8,11 +7,8 @@ from salient.core.shape import Shape
 from .decision import Candidate
 from .engines import find_engine
 from .memory import Load, utilization
-from .routes import activations
+from .vllm_arguments import OURS, served_dtype, vllm_arguments
 
-# vLLM loads a checkpoint that lacks a tensor without a word unless it tracks them.
-TRACKED = {"enable_weights_track": True}
-OURS = ("awq", "compressed-tensors")  # what `salient quantize` writes
 # --quantization for what vLLM rounds while loading. "fp8" for 16-bit weights is deprecated in 0.32.
 _ONLINE = {"fp8": "fp8", "bitsandbytes": "bitsandbytes"}
 _RENAMED = ((0, 32), {"fp8": "fp8_per_tensor"})
@@ -42,29 +38,22 @@ def _served(model: str, shape: Shape, chosen: Candidate, load: Load) -> tuple[st
 def _vllm(model: str, shape: Shape, chosen: Candidate, load: Load) -> tuple[str, ...]:
     """No --quantization for AWQ: named explicitly it forced the slow kernel for years."""
     share = utilization(find_engine("vllm"), load.gpu)
-    words = ["vllm", "serve", model, "--dtype", _dtype(shape, chosen, load)]
-    words += ["--max-model-len", str(load.context)]
-    if load.gpu.vendor != "cpu":
-        words += ["--gpu-memory-utilization", f"{share:g}"]
-    if load.tp > 1:
-        words += ["--tensor-parallel-size", str(load.tp)]
-    if load.kv_dtype != "auto":
-        words += ["--kv-cache-dtype", load.kv_dtype]
+    arguments = vllm_arguments(
+        shape,
+        chosen.form.method,
+        load.version,
+        dtype=served_dtype(shape, chosen.route, load),
+        context=load.context,
+        utilization=share if load.gpu.vendor != "cpu" else None,
+        tp=load.tp,
+        kv_dtype=load.kv_dtype,
+    )
+    words = ["vllm", "serve", model, *(word for words in arguments.values() for word in words)]
     if chosen.form.method in _ONLINE:
         since, names = _RENAMED
         online = _ONLINE | (names if load.version >= since else {})
         words += ["--quantization", online[chosen.form.method]]
-    words.append("--enable-prefix-caching")
-    if chosen.form.method in OURS:
-        words += ["--model-loader-extra-config", json.dumps(TRACKED)]
     return (_line(*words),)
-
-
-def _dtype(shape: Shape, chosen: Candidate, load: Load) -> str:
-    """Activations: as the model was made, but float16 for the kernel that takes nothing else."""
-    if chosen.route.kernel == "awq_gemm":
-        return "float16"
-    return activations(shape, load)
 
 
 def _llama_cpp(model: str, shape: Shape, chosen: Candidate, load: Load) -> tuple[str, ...]:

@@ -89,7 +89,19 @@ class Budget:
 def budget(shape: Shape, form: WeightFormat, load: Load) -> Budget:
     """Plan one GPU's memory for `shape` in `form` under `load`."""
     stored = weights(shape, form)
-    fixed = [_weights_line(shape, form, stored, load), *_working_lines(shape, load)]
+    return _budget(shape, _weights_line(shape, form, stored, load), stored, load)
+
+
+def stored_budget(shape: Shape, size: int, load: Load) -> Budget:
+    """The same for a checkpoint whose tensors take `size` bytes in its files."""
+    formula = f"{size / GIB:.2f} GiB in the files"
+    formula += f", over {load.tp} GPUs" if load.tp > 1 else ""
+    line = Line("weights", ceil(size / load.tp), formula, "headers of the safetensors")
+    return _budget(shape, line, Weights(size, 0, 0, 0, 0, 0), load)
+
+
+def _budget(shape: Shape, held: Line, stored: Weights, load: Load) -> Budget:
+    fixed = [held, *_working_lines(shape, load)]
     available = int(load.gpu.memory * GIB * utilization(load.engine, load.gpu))
     room = available - sum(line.bytes for line in fixed)
     return Budget(

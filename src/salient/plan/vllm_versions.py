@@ -44,6 +44,9 @@ AUTO_GPTQ: Version = (0, 22)
 # widths are padded for Marlin, and on ROCm AWQ no longer asks the list; GGUF moves to a plugin
 # (#39612)
 AUTO_AWQ: Version = (0, 24)
+# model_loader_extra_config knows enable_weights_track (#41086, merged in April 2026, so 0.20 may
+# have it); before, the loader stops at a key that it does not know
+TRACKS_WEIGHTS: Version = (0, 21)
 # Marlin pads the experts' inner width too
 EXPERT_PADDING: Version = (0, 25)
 BITSANDBYTES_GONE: Version = (0, 28)

@@ -47,8 +47,8 @@ class _Seen:
 
 
 @dataclass
-class _Reader:
-    """A log as far as it was fed."""
+class LogReader:
+    """A log as far as it was fed. name: what evidence calls it"""
 
     name: str
     facts: LogFacts = field(default_factory=LogFacts)
@@ -58,10 +58,12 @@ class _Reader:
         self.scanner = Scanner((*_ROWS, *ANCHORS))
 
     def feed(self, data: bytes) -> None:
+        """Take more of the log. An unfinished line waits for its end, within bounds."""
         for hit in self.scanner.feed(data):
             self._take(hit)
 
     def close(self) -> None:
+        """Take a last line without an end."""
         for hit in self.scanner.close():
             self._take(hit)
 
@@ -122,7 +124,7 @@ def read_stream(
 
     Raises RequestError where nothing comes, or what comes is no log.
     """
-    reader = _Reader(name)
+    reader = LogReader(name)
     try:
         while data := stream.read(CHUNK):
             if not reader.scanner.size:
@@ -151,7 +153,7 @@ def follow(
     """
     path = Path(path).expanduser()
     stream = _opened(path)
-    reader, told, quiet = _Reader(path.name), set[str](), 0.0
+    reader, told, quiet = LogReader(path.name), set[str](), 0.0
     try:
         while True:
             if data := stream.read(CHUNK):
@@ -175,7 +177,7 @@ def follow(
         stream.close()
 
 
-def _news(reader: _Reader, told: set[str]) -> Iterator[Finding]:
+def _news(reader: LogReader, told: set[str]) -> Iterator[Finding]:
     for finding in reader.reading().findings:
         if finding.id not in told:
             told.add(finding.id)
