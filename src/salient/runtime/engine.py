@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from salient.core.errors import ModelError, RequestError
+from salient.core.errors import ModelError, RequestError, ResourceError
 
 from .prompt import check_length
 from .runner import Runner
@@ -103,17 +104,17 @@ class Engine:
         """Tokens that a prompt and its answer may have together."""
         return self.runner.capacity
 
+    @property
+    def held_tokens(self) -> int:
+        """Tokens whose keys and values the slots hold, of answers under way and of earlier ones."""
+        return sum(map(len, self._held))
+
     def submit(self, ids: Sequence[int], sampling: Sampling) -> Answer:
         """Queue a prompt of token ids. Raises RequestError for what cannot be run."""
         sampling.check()
         if not ids:
             raise RequestError("The prompt has no tokens. Give at least one.")
-        unknown = next((token for token in ids if not 0 <= token < self.runner.vocabulary), None)
-        if unknown is not None:
-            raise RequestError(
-                f"The prompt has the token {unknown}, but the model knows 0 to "
-                f"{self.runner.vocabulary - 1}. Give ids of the model's own tokenizer."
-            )
+        self._check_known(ids)
         limit = check_length(ids, sampling.max_new_tokens, self.context)
         sampler = Sampler(sampling, ids)
         stream = TextStream(self.tokenizer, ids, sampling.stop)
@@ -137,6 +138,30 @@ class Engine:
         if self.busy:
             raise RequestError("The engine is busy with answers. Wait for them, then ask again.")
         self._held = [[] for _ in self._held]
+
+    def logits(self, ids: Sequence[int], last: int) -> Tensor:
+        """Logits float32 [last, vocab] after each of the last of `ids`, beside whatever runs.
+
+        Raises RequestError for what has no room, ResourceError where no slot is free.
+        """
+        tokens = list(ids)
+        self._check_known(tokens)
+        if not 1 <= last <= len(tokens) <= self.context:
+            words = f"{last} of {len(tokens)} tokens: give at least 1, at most {self.context}."
+            raise RequestError(words)
+        taken = {a.slot for a in (*self._running, self._filling) if a is not None}
+        free = [slot for slot in range(self.runner.slots) if slot not in taken]
+        if not free:
+            raise ResourceError("Every slot is taken by an answer under way. Try again shortly.")
+        slot, start = self._take_slot(free, tokens[: len(tokens) - last + 1])
+        found: list[Tensor] = []
+        while start < len(tokens):
+            piece = tokens[start : start + PIECE if self.runner.in_pieces else None]
+            start += len(piece)
+            made = min(len(piece), max(1, start + last - len(tokens)))
+            found.append(self.runner.logits(slot, piece, start - len(piece), made))
+            self._held[slot] += piece
+        return torch.cat(found)[-last:]
 
     def step(self) -> list[Piece]:
         """One piece of a waiting prompt, one more token of each running sequence."""
@@ -168,6 +193,14 @@ class Engine:
         raise_failed(answers)
         return answers
 
+    def _check_known(self, ids: Sequence[int]) -> None:
+        unknown = next((token for token in ids if not 0 <= token < self.runner.vocabulary), None)
+        if unknown is not None:
+            raise RequestError(
+                f"The prompt has the token {unknown}, but the model knows 0 to "
+                f"{self.runner.vocabulary - 1}. Give ids of the model's own tokenizer."
+            )
+
     def _admit(self) -> None:
         """Give the first waiting prompt a slot, the one that holds most of its beginning."""
         taken = {answer.slot for answer in self._running}
@@ -175,7 +208,12 @@ class Engine:
         if not free:
             return
         answer = self._filling = self._waiting.popleft()
-        shared = [common_start(held, answer.prompt) for held in self._held]
+        slot, reused = self._take_slot(free, answer.prompt)
+        answer.slot, answer.reused, answer._done = slot, reused, reused
+
+    def _take_slot(self, free: list[int], ids: list[int]) -> tuple[int, int]:
+        """A slot of `free` for `ids`, and how many of them it holds already, never all."""
+        shared = [common_start(held, ids) for held in self._held]
         slot = max(free, key=lambda s: (shared[s], -self._used[s]))
         best = max(range(len(shared)), key=lambda s: shared[s])
         if not self.runner.keeps_prefixes:
@@ -188,8 +226,8 @@ class Engine:
             reused = shared[slot]
         self._count += 1
         self._used[slot] = self._count
-        answer.slot, answer.reused, answer._done = slot, reused, reused
-        self._held[slot] = answer.prompt[:reused]
+        self._held[slot] = ids[:reused]
+        return slot, reused
 
     def _fill(self, answer: Answer) -> list[Piece]:
         start, slot = answer._done, answer.slot

@@ -49,6 +49,10 @@ class Runner(ABC):
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
         """Logits float32 [sequences, vocab] after one more token each."""
 
+    def logits(self, slot: int, ids: list[int], start: int, last: int) -> Tensor:
+        """Logits float32 [last, vocab] after each of the last of `ids`, as `prefill` has them."""
+        raise NotImplementedError
+
     def copy(self, source: int, target: int, count: int) -> None:
         """Give `target` the first `count` positions of `source`."""
         raise NotImplementedError
@@ -91,11 +95,15 @@ class FusedRunner(Runner):
 
     def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
         """Logits float32 [vocab] after `ids`."""
+        return self.logits(slot, ids, start, 1)[0]
+
+    def logits(self, slot: int, ids: list[int], start: int, last: int) -> Tensor:
+        """Logits float32 [last, vocab] after each of the last of `ids`."""
         tokens = torch.tensor(ids, device=self.model.device)
         batch = Batch.prefill(slot, start, len(ids), self.model.device)
         with torch.inference_mode():
             hidden = self._blocks(self.fused.head.embed(tokens), batch)
-            return self.fused.head.logits(hidden[-1:])[0]
+            return self.fused.head.logits(hidden[-last:])
 
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
         """Logits float32 [sequences, vocab] after one more token each."""
@@ -201,6 +209,10 @@ class ModelRunner(Runner):
     def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
         """Logits float32 [vocab] after `ids`."""
         return self._forward(slot, ids, start)[0]
+
+    def logits(self, slot: int, ids: list[int], start: int, last: int) -> Tensor:
+        """Logits float32 [last, vocab] after each of the last of `ids`."""
+        return self._forward(slot, ids, start, last)
 
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
         """Logits float32 [sequences, vocab], one sequence after the other."""

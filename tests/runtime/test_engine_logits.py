@@ -1,0 +1,85 @@
+"""Logits of given tokens, beside whatever an engine runs."""
+
+import pytest
+import torch
+
+from salient.core.errors import RequestError, ResourceError
+from salient.runtime import engine as engines
+from salient.runtime.sampling import Sampling
+from toy import toy_folder
+from toy_engines import GREEDY, never_dense, opened, prompt
+from toy_rounded import rounded_toy
+
+
+@pytest.fixture(scope="module", params=["fused", "Transformers"])
+def engine(request, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        never_dense(patch)
+        folder = rounded_toy(tmp_path_factory.mktemp("logits"))
+        return opened(folder, fuse=request.param == "fused").engine
+
+
+def model_logits(engine, ids):
+    with torch.no_grad():
+        return engine.runner.model.module(torch.tensor([ids]), use_cache=False).logits[0].float()
+
+
+def test_they_are_the_models_at_each_of_the_last_tokens(engine):
+    ids = prompt(40)
+    wanted = model_logits(engine, ids)
+    for last in (40, 7, 1):
+        found = engine.logits(ids, last)
+        assert found.shape == (last, engine.runner.vocabulary)
+        torch.testing.assert_close(found, wanted[-last:], atol=2e-3, rtol=1e-3)
+
+
+def test_prompts_in_pieces_give_the_same(engine, monkeypatch):
+    ids = prompt(40, seed=5)
+    whole = engine.logits(ids, 30).clone()
+    engine.forget()
+    monkeypatch.setattr(engines, "PIECE", 16)
+    torch.testing.assert_close(engine.logits(ids, 30), whole, atol=1e-3, rtol=1e-3)
+
+
+def test_answers_under_way_and_later_ones_do_not_notice(engine):
+    first, second = prompt(20, seed=7), prompt(24, seed=8)
+    engine.forget()
+    (alone,) = engine.generate([first], GREEDY)
+    engine.forget()
+    answer = engine.submit(first, GREEDY)
+    while not answer.finished:
+        engine.step()
+        engine.logits([*second, *answer.tokens[:1]], 3)
+    assert answer.tokens == alone.tokens
+    (later,) = engine.generate([second], GREEDY)  # begins with what the logits left there
+    engine.forget()
+    (fresh,) = engine.generate([second], GREEDY)
+    assert later.tokens == fresh.tokens
+
+
+def test_they_need_a_free_slot(engine):
+    engine.forget()
+    answers = [engine.submit(prompt(9, seed), GREEDY) for seed in (1, 2)]
+    engine.step(), engine.step()
+    with pytest.raises(ResourceError, match=r"Every slot is taken by an answer under way. Try again"):
+        engine.logits(prompt(9), 1)
+    for answer in answers:
+        engine.cancel(answer)
+    assert len(engine.logits(prompt(9), 1)) == 1
+
+
+def test_what_has_no_room_or_no_tokens_is_refused(engine):
+    for ids, last in ((prompt(65), 1), (prompt(5), 6), (prompt(5), 0), ([], 1)):
+        with pytest.raises(RequestError, match=r"tokens: give at least 1, at most 64"):
+            engine.logits(ids, last)
+    with pytest.raises(RequestError, match="the token 100000, but the model knows 0 to 319"):
+        engine.logits([1, 100000], 1)
+
+
+def test_a_slots_tokens_are_counted(tmp_path):
+    engine = opened(toy_folder(tmp_path / "model")).engine
+    assert engine.held_tokens == 0
+    engine.logits(prompt(12), 2)
+    assert engine.held_tokens == 12
+    engine.generate([prompt(12)], Sampling(4, ignore_eos=True))
+    assert engine.held_tokens == 15
