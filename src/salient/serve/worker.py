@@ -8,13 +8,15 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from salient.core.errors import ResourceError, SalientError
 from salient.runtime.engine import Answer, Engine, Piece
 from salient.runtime.sampling import Sampling
 
+T = TypeVar("T")
 log = logging.getLogger("salient.serve")
 BROKEN = "The engine has stopped after an internal error; restart the server."
 
@@ -51,7 +53,8 @@ class Worker:
     def __init__(self, engine: Engine, most_waiting: int):
         self.engine, self.most_waiting = engine, most_waiting
         self.failure = ""  # why no more steps run; '' while they do
-        self._commands: queue.SimpleQueue[tuple[str, Ticket | None]] = queue.SimpleQueue()
+        # None ends the thread
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._tickets: dict[Answer, Ticket] = {}
         self._inside = 0  # tickets let in and not ended; the event loop's own count
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -64,7 +67,7 @@ class Worker:
 
     def stop(self) -> None:
         """End the thread after its step; what is under way is cancelled."""
-        self._commands.put(("stop", None))
+        self._commands.put(None)
         self._thread.join(timeout=30)
 
     @property
@@ -86,47 +89,70 @@ class Worker:
         """Let a prompt in; its pieces come through the ticket. `admit` first."""
         ticket = Ticket(ids, sampling)
         self._inside += 1
-        self._commands.put(("submit", ticket))
+        self._commands.put(lambda: self._take(ticket))
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
         """Stop a ticket's answer, if it has not ended."""
         if not ticket.ended:
-            self._commands.put(("cancel", ticket))
+            self._commands.put(lambda: self._drop(ticket))
+
+    async def between_steps(self, work: Callable[[Engine], T]) -> T:
+        """What `work` gives, run in the engine's thread between two steps. Raises what it raises,
+        and ResourceError where the engine has stopped."""
+        assert self._loop is not None
+        made = self._loop.create_future()
+        self._commands.put(lambda: self._visited(work, made))
+        return await made
 
     def _run(self) -> None:
-        try:
-            while self._obey():
+        while self._obey():
+            if self.failure:
+                continue
+            try:
                 self._deliver(self.engine.step())
-        except Exception:
-            log.exception("the engine stopped")
-            self.failure = BROKEN
-            self._fail_all()
+            except Exception:
+                log.exception("the engine stopped")
+                self.failure = BROKEN
+                self._tell([(ticket, ResourceError(BROKEN)) for ticket in self._tickets.values()])
+                self._tickets.clear()
 
     def _obey(self) -> bool:
         """Do what was commanded; wait for a command where there is nothing else to do."""
         while True:
             try:
-                word, ticket = self._commands.get(block=not self.engine.busy)
+                command = self._commands.get(block=bool(self.failure) or not self.engine.busy)
             except queue.Empty:
                 return True
-            if word == "stop":
+            if command is None:
                 return False
-            assert ticket is not None
-            if word == "submit":
-                self._take(ticket)
-            elif ticket.answer is not None and not ticket.answer.finished:
-                self.engine.cancel(ticket.answer)
-                del self._tickets[ticket.answer]
-                self._tell([(ticket, Piece(ticket.answer, "", None, "cancelled"))])
+            command()
 
     def _take(self, ticket: Ticket) -> None:
         try:
+            if self.failure:
+                raise ResourceError(self.failure)
             ticket.answer = self.engine.submit(ticket.ids, ticket.sampling)
         except SalientError as error:
             self._tell([(ticket, error)])
             return
         self._tickets[ticket.answer] = ticket
+
+    def _drop(self, ticket: Ticket) -> None:
+        if ticket.answer in self._tickets:
+            self.engine.cancel(ticket.answer)
+            del self._tickets[ticket.answer]
+            self._tell([(ticket, Piece(ticket.answer, "", None, "cancelled"))])
+
+    def _visited(self, work: Callable[[Engine], Any], made: "asyncio.Future[Any]") -> None:
+        result, error = None, None
+        try:
+            if self.failure:
+                raise ResourceError(self.failure)
+            result = work(self.engine)
+        except Exception as raised:  # noqa: BLE001  whoever waits for it is told
+            error = raised
+        self._in_loop(_settle, made, result, error)
 
     def _deliver(self, pieces: list[Piece]) -> None:
         found: list[tuple[Ticket, Piece | SalientError]] = []
@@ -140,9 +166,12 @@ class Worker:
             self._tell(found)
 
     def _tell(self, found: list[tuple[Ticket, Piece | SalientError]]) -> None:
+        self._in_loop(self._hand_over, found)
+
+    def _in_loop(self, what: Callable[..., None], *given: Any) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._hand_over, found)
+            self._loop.call_soon_threadsafe(what, *given)
         except RuntimeError:  # the loop is closed: nobody waits any more
             log.debug("the event loop is closed")
 
@@ -154,13 +183,12 @@ class Worker:
                 self._inside -= 1
             ticket.pieces.put_nowait(piece)
 
-    def _fail_all(self) -> None:
-        waiting = list(self._tickets.values())
-        while True:
-            try:
-                word, ticket = self._commands.get_nowait()
-            except queue.Empty:
-                break
-            if word == "submit" and ticket is not None:
-                waiting.append(ticket)
-        self._tell([(ticket, ResourceError(BROKEN)) for ticket in waiting])
+
+def _settle(future: "asyncio.Future[Any]", made: Any, error: Exception | None) -> None:
+    """In the event loop; whoever waited may have gone."""
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(made)
