@@ -147,8 +147,7 @@ class Engine:
         tokens = list(ids)
         self._check_known(tokens)
         if not 1 <= last <= len(tokens) <= self.context:
-            words = f"{last} of {len(tokens)} tokens: give at least 1, at most {self.context}."
-            raise RequestError(words)
+            raise RequestError(f"{last} of {len(tokens)} tokens: give 1 to {self.context}.")
         taken = {a.slot for a in (*self._running, self._filling) if a is not None}
         free = [slot for slot in range(self.runner.slots) if slot not in taken]
         if not free:
