@@ -1,0 +1,1 @@
+"""A page that shows quantization at work on the checkpoint that is served."""

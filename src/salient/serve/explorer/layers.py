@@ -1,0 +1,76 @@
+"""The linears of the checkpoint: their 16-bit weights, and the codes that were written for them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from salient.core.errors import RequestError
+from salient.core.quant import QuantizedWeight
+from salient.formats.checkpoint import open_checkpoint
+from salient.models.skeleton import Skeleton
+
+from .desk import Recent
+
+WEIGHTS_KEPT = 4
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear of a block. weight: [out, in] as stored   written: its codes, None at 16 bits"""
+
+    block: int
+    name: str
+    weight: Tensor
+    written: QuantizedWeight | None
+
+    def rows(self, picked: Tensor) -> Tensor:
+        """Some rows of the weight: float32 [rows, in]."""
+        return self.weight[picked].float()
+
+
+class Layers:
+    """Reads linears one by one, of `source` (16-bit) or, without one, dequantized."""
+
+    def __init__(self, checkpoint: Skeleton, source: Skeleton | None):
+        self.checkpoint, self.source = checkpoint, source
+        self._recent = Recent(WEIGHTS_KEPT)
+
+    @property
+    def blocks(self) -> list[str]:
+        return self.checkpoint.blocks
+
+    def shapes(self, block: int) -> dict[str, tuple[int, int]]:
+        """Each linear of a block: (out, in). Raises RequestError for a block that is not there."""
+        if not 0 <= block < len(self.blocks):
+            raise RequestError(
+                f"There is no block {block}: the model has {len(self.blocks)}, from 0."
+            )
+        linears = self.checkpoint.linears(block)
+        return {n: (m.out_features, m.in_features) for n, m in linears.items()}
+
+    def linear(self, block: int, name: str) -> Linear:
+        """The linear `name` of a block. Raises RequestError where there is none."""
+        shapes = self.shapes(block)
+        if name not in shapes:
+            there = ", ".join(list(shapes)[:8])
+            raise RequestError(f"Block {block} has no linear {name[:100]!r}. It has {there}.")
+        return self._recent.get((block, name), lambda: self._read(block, name))
+
+    def _read(self, block: int, name: str) -> Linear:
+        full = f"{self.blocks[block]}.{name}"
+        files = self.checkpoint.files
+        stored = files.stored(f"{full}.weight")
+        module = files.module(full)
+        coded = stored.part is None and files.source.is_quantized(module)
+        written = files.source.quantized(module) if coded else None
+        if self.source is not None:
+            weight = self.source.files.read(f"{full}.weight")
+        else:
+            weight = written.dequantize() if written else files.read(f"{full}.weight")
+        return Linear(block, name, weight, written)
+
+
+def open_layers(folder, source: Skeleton | None) -> Layers:
+    """The linears of the checkpoint in `folder`; its files are opened anew, for this thread."""
+    return Layers(Skeleton(open_checkpoint(folder), torch.float32, torch.device("cpu")), source)
