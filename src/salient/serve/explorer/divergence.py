@@ -15,7 +15,7 @@ from torch import Tensor
 from salient.core.errors import ModelError, RequestError
 from salient.runtime.engine import Engine
 from salient.runtime.prompt import chat_ids, prompt_ids
-from salient.runtime.sampling import NO_NUMBERS
+from salient.runtime.sampler import NO_NUMBERS
 
 from ..answers import token_text
 from ..worker import Worker
