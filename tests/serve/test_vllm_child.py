@@ -17,6 +17,13 @@ SLOW = (
     "'model.layers.0.mlp.down_proj' is not supported by AutoAWQMarlin. Falling back to "
     "unoptimized AWQ kernels.\n"
 )
+ENGINE_DEAD = (
+    "(APIServer pid=9) WARNING 11-29 21:18:25 [core_client.py:817] [shutdown] MPClient: engine "
+    "core exited unexpectedly; starting cleanup\n"
+    "(APIServer pid=9) ERROR 11-29 21:18:25 [async_llm.py:906] "
+    "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace "
+    "(above) for the root cause.\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +132,14 @@ def test_a_failed_start_gives_its_exit_code_the_cause_and_the_mend(served):
     assert "ERROR: A tensor has another shape than config.json says" in one.said
     assert "do: " in one.said
     assert "vLLM's log:" in one.said
+
+
+def test_an_engine_that_died_is_a_failure_though_vllm_ends_with_0(served, tmp_path):
+    """What vLLM 0.32 prints when its engine is killed; its exit code is 0 then."""
+    (tmp_path / "dead.txt").write_text(ENGINE_DEAD)
+    one = served(log=str(tmp_path / "dead.txt"), end="exit", code=0)
+    assert one.process.wait(60) == 1
+    assert "ERROR: The engine died while it served" in one.said
 
 
 def test_a_failure_that_nobody_knows_is_said_to_be_one(served):

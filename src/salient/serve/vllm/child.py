@@ -26,7 +26,8 @@ CHUNK = 1 << 16  # bytes read at once
 TICK = 0.2  # seconds between looks at what is not a log
 REST = 2.0  # seconds for what is left in the pipe, which others may still fill
 GRACE = 30.0  # seconds that a child has to end after a signal
-LEFTOVERS = 5.0  # seconds that what it leaves behind has
+SETTLE = 2.0  # seconds in which what outlives it ends by itself: Python's own helpers do
+LEFTOVERS = 5.0  # seconds that what it leaves behind then has
 _HANDED_ON = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -58,8 +59,8 @@ def run_child(
     tick: Callable[[Stop], None],
     grace: float = GRACE,
 ) -> Ended:
-    """Run `command` until it ends. heard: gets what it writes, both streams as they mix; tick: is
-    called several times a second, with what was done to end it.
+    """Run `command` until it ends. heard: gets what it writes, both streams as they mix, or b"";
+    tick: is called several times a second, with what was done to end it.
 
     Raises RequestError where it cannot be started.
     """
@@ -68,22 +69,30 @@ def run_child(
         with _kept(child):
             stream = _Stream(child)
             while child.poll() is None:
-                if data := stream.read(TICK):
-                    heard(data)
+                heard(stream.read(TICK))
                 tick(stop)
                 if time.monotonic() > stop.last:
                     stop.killed = f"it had not ended after {grace:g} seconds"
                     stop.last = float("inf")
                     keeper.send(child.pid, signal.SIGKILL)
-            left = len(keeper.members(child.pid))
-            for data in stream.rest():
-                heard(data)
-            if left:
-                keeper.end(child.pid, LEFTOVERS)
-                for data in stream.rest():
-                    heard(data)
+            left = _left_behind(child, stream, heard)
         tick(stop)
     return Ended(child.returncode, stop, left)
+
+
+def _left_behind(
+    child: subprocess.Popen[bytes], stream: "_Stream", heard: Callable[[bytes], None]
+) -> int:
+    """End what is left when the child has ended, and read the rest; how many did not end alone."""
+    last = time.monotonic() + SETTLE
+    while keeper.members(child.pid) and time.monotonic() < last:
+        heard(stream.read(TICK))
+    left = len(keeper.members(child.pid))
+    if left:
+        keeper.end(child.pid, LEFTOVERS)
+    for data in stream.rest():
+        heard(data)
+    return left
 
 
 class _Stream:

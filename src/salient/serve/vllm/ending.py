@@ -20,15 +20,18 @@ _KILLED = (
 )
 
 
-def exit_code(ended: Ended) -> int:
-    """The child's own, 128 and the signal's number if one killed it."""
+def exit_code(ended: Ended, errors: list[Finding]) -> int:
+    """The child's own, 128 and the signal's number if one killed it; 1 for the 0 with which vLLM
+    ends when its engine has died, for what restarts servers goes by it."""
+    if ended.code == 0 and ended.stop.signal is None and errors:
+        return 1
     return ended.code if ended.code >= 0 else 128 - ended.code
 
 
 def ending(ended: Ended, errors: list[Finding], *, ready: bool) -> list[str]:
     """Sentences for people. errors: of the log; ready: whether the server had been."""
-    lines, stop = [_how(ended, ready=ready)], ended.stop
-    if stop.signal is None and ended.code:
+    lines, stop = [_how(ended, exit_code(ended, errors), ready=ready)], ended.stop
+    if stop.signal is None:
         for finding in errors[:CAUSES]:
             lines += finding_lines(finding)
         if not errors and ended.code > 0:
@@ -39,8 +42,7 @@ def ending(ended: Ended, errors: list[Finding], *, ready: bool) -> list[str]:
     return lines
 
 
-def _how(ended: Ended, *, ready: bool) -> str:
-    code = exit_code(ended)
+def _how(ended: Ended, code: int, *, ready: bool) -> str:
     if ended.stop.killed:
         return f"vLLM was killed (exit code {code}): {ended.stop.killed}."
     if ended.stop.signal is not None:
@@ -54,7 +56,7 @@ def _how(ended: Ended, *, ready: bool) -> str:
     if code and not ready:
         return f"vLLM did not start (exit code {code})."
     if code:
-        return f"vLLM stopped by itself (exit code {code})."
+        return f"vLLM stopped by itself (exit code {ended.code})."
     return "vLLM ended by itself (exit code 0)."
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from salient.core.errors import RequestError
 
 from .child import GRACE, run_child
-from .command import words_of
+from .command import line_of, words_of
 from .ending import ending, exit_code
 from .find import ABSENT, Vllm, find_vllm
 from .fit import plan_fit
@@ -16,13 +16,14 @@ from .request import VllmRequest
 from .survey import Survey, survey
 from .watch import Watch
 
-__all__ = ["Vllm", "VllmRequest", "command_of", "find_vllm", "run_vllm"]
+__all__ = ["Vllm", "VllmRequest", "command_of", "find_vllm", "line_of", "run_vllm"]
 
 
 def command_of(request: VllmRequest) -> tuple[list[str], dict[str, str]]:
     """The command that would start vLLM here, and the variables that it needs besides.
 
-    `vllm serve` stands for it where there is no vLLM. The API key is among the variables alone.
+    `vllm serve` stands for it where there is no vLLM. The API key is among the variables alone;
+    `line_of` makes a line of both that does not show it.
     Raises ModelError and RequestError as `run_vllm` does.
     """
     found = survey(request, find_vllm(request.vllm_python))
@@ -30,7 +31,8 @@ def command_of(request: VllmRequest) -> tuple[list[str], dict[str, str]]:
 
 
 def run_vllm(request: VllmRequest, said: Callable[[str], None]) -> int:
-    """Serve a checkpoint with vLLM until it ends, by a signal or by itself; its exit code.
+    """Serve a checkpoint with vLLM until it ends, by a signal or by itself; its exit code, 128 and
+    the signal's number if one killed it, 1 where it ended with 0 because its engine had died.
 
     Its log goes to standard error unchanged; `said` gets our own sentences, a line each. Before it
     is started raises RequestError (no vLLM, an address that is taken, words that cannot be),
@@ -58,9 +60,10 @@ def run_vllm(request: VllmRequest, said: Callable[[str], None]) -> int:
         tick=watch.tick,
         grace=GRACE + found.given.number("shutdown_timeout", 0),
     )
-    for line in ending(ended, watch.end(), ready=watch.ready):
+    errors = watch.end()
+    for line in ending(ended, errors, ready=watch.ready):
         said(line)
-    return exit_code(ended)
+    return exit_code(ended, errors)
 
 
 def _quantized(found: Survey) -> bool:

@@ -88,8 +88,11 @@ def _named(vllm_python: str) -> Vllm:
     """vLLM of a Python, or of the environment in a folder."""
     path = Path(vllm_python).expanduser()
     if path.is_dir():
-        path = path / "bin" / "python"
-    python = str(path) if os.sep in vllm_python else (shutil.which(vllm_python) or vllm_python)
+        python = str(path / "bin" / "python")
+    elif os.sep in vllm_python or path.is_file():
+        python = str(path)
+    else:
+        python = shutil.which(vllm_python) or vllm_python
     if not (os.path.isfile(python) and os.access(python, os.X_OK)):
         raise RequestError(
             f"--vllm-python {vllm_python} is no Python that can be started. Give the one of the "

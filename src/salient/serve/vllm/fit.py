@@ -121,17 +121,18 @@ def _not_free(found: Survey, load: Load, place: Place) -> str:
 
 def _on_processor(found: Survey, shape: Shape, load: Load, place: Place) -> Fit:
     """All memory is one: weights, processes and a cache of a told size."""
-    room = place.free - found.size - PROCESSES
-    sequences = found.sequences or CPU_SEQUENCES
-    context = load.context
-    if not found.asked_context and sequence_bytes(shape, load, context) > room > 0:
-        context = largest_context(shape, load, room) or context
+    told = _told_cache(found, load, place)
+    room = (place.free - found.size - PROCESSES) // GIB * GIB
+    largest = max(GIB, room) if told is None else told
+    sequences, context = found.sequences or CPU_SEQUENCES, load.context
+    if not found.asked_context and sequence_bytes(shape, load, context) > largest:
+        context = largest_context(shape, load, largest) or context
     one = sequence_bytes(shape, load, context)
-    cache = max(1, min(ceil(sequences * one / GIB), room // GIB))
-    fits = max(1, cache * GIB // one) if one else sequences
+    cache = min(ceil(sequences * one / GIB) * GIB, largest) if told is None else told
+    fits = cache // one if one else sequences
     said = [
         f"Memory: {mebibytes(place.free)} are free: weights {mebibytes(found.size)}, about "
-        f"{mebibytes(PROCESSES)} for vLLM's processes, {cache} GiB of cache for {fits} "
+        f"{mebibytes(PROCESSES)} for vLLM's processes, {mebibytes(cache)} of cache for {fits} "
         f"sequence{'s' * (fits != 1)} of {context} tokens."
     ]
     refused = ""
@@ -140,11 +141,21 @@ def _on_processor(found: Survey, shape: Shape, load: Load, place: Place) -> Fit:
             f"The weights take {mebibytes(found.size)}, and {mebibytes(place.free)} of memory are "
             "free. End other programs, or serve a smaller model."
         )
-    elif cache * GIB > room:
+    elif cache > place.free - found.size - PROCESSES:
         said.append("That may not fit: end other programs, or lower --max-context.")
-    elif one > cache * GIB:
+    elif not fits:
         said.append(f"A sequence of {context} tokens does not fit in it: lower --max-context.")
-    told = os.environ.get(CACHE_VARIABLE) or any(
-        name in found.given for name in ("kv_cache_memory_bytes", "gpu_memory_utilization")
-    )
-    return Fit(context, None if told else int(cache), tuple(said), refused)
+    return Fit(context, cache // GIB if told is None else None, tuple(said), refused)
+
+
+def _told_cache(found: Survey, load: Load, place: Place) -> int | None:
+    """Bytes of the cache where the user's words or variables say how large it is, None else."""
+    variable = os.environ.get(CACHE_VARIABLE, "")
+    if variable.isdecimal():  # it wins over the arguments
+        return int(variable) * GIB
+    if "kv_cache_memory_bytes" in found.given:
+        return found.given.number("kv_cache_memory_bytes", GIB)
+    if "gpu_memory_utilization" in found.given:
+        left = load.engine.utilization * place.gpu.memory * GIB - found.size - PROCESSES
+        return max(0, int(left))
+    return None

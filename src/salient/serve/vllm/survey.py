@@ -26,6 +26,7 @@ from .place import Place, find_place
 from .request import VllmRequest
 
 DEFAULT_CONTEXT = 8192  # tokens, where a config does not say what the model was made for
+CPU_BLOCK = 128  # tokens that vLLM's cache gives out at once on a processor
 _LONGER = ("hf_overrides", "rope_scaling")  # arguments that stretch a model's context
 
 
@@ -92,7 +93,8 @@ class Survey:
         share = self.given.share("gpu_memory_utilization", utilization(engine, gpu))
         kv = self.given.text("kv_cache_dtype", "auto")
         sizes = engine.kv_bytes | ({"auto": 4.0} if self.dtype in ("float32", "float") else {})
-        engine = replace(engine, utilization=share, kv_bytes=sizes)
+        block = CPU_BLOCK if gpu.vendor == "cpu" else engine.block
+        engine = replace(engine, utilization=share, kv_bytes=sizes, block=block)
         kv = kv if kv in sizes else "auto"  # of other types the size is not known
         prompt = min(1024, self.context)
         return Load(engine, gpu, self.context, sequences, self.tp, kv, prompt, self.version)

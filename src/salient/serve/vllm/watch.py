@@ -42,9 +42,10 @@ class Watch:
 
     def heard(self, data: bytes) -> None:
         """A piece of the log."""
-        self._pass_on(data)
-        self._reader.feed(data)
-        self._fresh = True
+        if data:
+            self._pass_on(data)
+            self._reader.feed(data)
+            self._fresh = True
 
     def tick(self, stop: Stop) -> None:
         """Look what is new. Called several times a second."""
@@ -67,7 +68,7 @@ class Watch:
 
     def _pass_on(self, data: bytes) -> None:
         """To standard error, as it is. A reader that has gone does not end vLLM."""
-        if not data or self._broken:
+        if self._broken:
             return
         self._line_start = data.endswith(b"\n")
         try:
