@@ -2,8 +2,8 @@
 
     python benchmarks/look_at_explorer.py http://127.0.0.1:8000 [--shots FOLDER] [--chat]
 
-The server runs already (`salient serve CHECKPOINT`; with `--reference MODEL` for --chat). The page is
-opened in headless Chromium at the width of a desktop (1400) and of a phone (390), light and dark.
+The server runs already (`salient serve CHECKPOINT`; with `--reference MODEL` for --chat). The page
+is opened in headless Chromium, as wide as a desktop (1400) and as a phone (390), light and dark.
 Exit code 1 if any of these is found:
 
     an error or warning in the console      a request to anything but the server
@@ -29,12 +29,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from look_at_report import FAULTS, FLAGS, TALLEST, THEMES
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+
+from look_at_report import FAULTS, FLAGS, TALLEST, THEMES
 
 WIDTHS = {"desktop": 1400, "phone": 390}
 SLOWEST = 200  # milliseconds from a slider's step to what it shows
@@ -45,8 +46,9 @@ QUESTION = "Why is the sky blue? Answer in two sentences."
 SHIFTS = """
 window.moved = [];
 new PerformanceObserver(list => {
-  for (const e of list.getEntries()) if (!e.hadRecentInput)
-    window.moved.push([e.value, e.sources.map(s => s.node && (s.node.id || s.node.className || s.node.nodeName)).join()]);
+  const named = s => s.node && (s.node.id || s.node.nodeName);
+  for (const e of list.getEntries())
+    if (!e.hadRecentInput) window.moved.push([e.value, e.sources.map(named).join()]);
 }).observe({type: 'layout-shift', buffered: true});
 """
 READY = """
@@ -60,7 +62,8 @@ return [...document.querySelectorAll('.chart')].filter(host => {
 }).map(host => host.id);
 """
 NAMELESS = """
-return [...document.querySelectorAll('input, select, textarea, button, [role=button]')].filter(e => {
+const controls = 'input, select, textarea, button, [role=button]';
+return [...document.querySelectorAll(controls)].filter(e => {
   if (!e.getClientRects().length) return false;
   const label = e.labels && e.labels.length && e.labels[0].textContent.trim();
   return !(label || e.getAttribute('aria-label') || e.textContent.trim());

@@ -10,10 +10,10 @@ export function drawBlocks(scene, choose) {
   redraw = () => chart(byId("blocks-chart"), "Output error of each block; the table below has the figures", frame => marks(frame, blocks, choose));
   redraw();
   words(blocks, kinds);
-  const short = name => `block ${indexOf(name)}`;
   byId("kinds").replaceChildren(scroll(table("Output error by kind of layer",
     [["layer"], ["plain", true], ["as written", true], ["worst in"]],
-    kinds.map(k => [k.kind, percent(k.plain), percent(k.awq), short(k.worst_block)]))));
+    kinds.map(k => [k.kind, percent(k.plain), percent(k.awq),
+      el("button", { type: "button", class: "link", onclick: () => choose(indexOf(k.worst_block), k.kind) }, `block ${indexOf(k.worst_block)}`)]))));
   byId("worst").replaceChildren(scroll(table("The layers with the largest output error",
     [["layer"], ["plain", true], ["as written", true]],
     worst.slice(0, 8).map(w => [

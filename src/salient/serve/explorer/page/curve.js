@@ -30,7 +30,7 @@ function marks(frame, { chosen, plain, activations, line }) {
   const points = list => list.map(p => [x(p.a), Math.max(y(p.error), box.top - 8)]);
   root.append(
     svg("line", { class: "level", x1: box.left, x2: box.right, y1: y(plain), y2: y(plain) }),
-    svg("text", { class: "label", x: box.right, y: y(plain) - 6, "text-anchor": "end" }, `plain rounding ${percent(plain)}`),
+    svg("text", { class: "label", x: x(0) + 12, y: y(plain) - 8 }, `plain rounding ${percent(plain)}`),
     svg("path", { class: "line classic", d: path(points(line)) }),
     svg("path", { class: "line", d: path(points(activations)) }),
     svg("circle", { class: "ring", cx: x(0), cy: y(plain), r: 6 }));

@@ -3,7 +3,7 @@
 import { axes, byId, chart, linear, missing, niceTicks, number, path, percent, scroll, svg, table } from "./draw.js";
 import { get, latest } from "./net.js";
 
-const WAYS = [["now", "as the sliders say"], ["written", "as this checkpoint has it"], ["plain", "plain rounding, these bits and groups"]];
+const WAYS = [["now", "as the sliders say"], ["written", "as the checkpoint has it"], ["plain", "plain rounding, these bits and groups"]];
 const MOST_MARKS = 4200; // of the ruler, that can be told apart
 const slider = id => byId(id);
 let scene, sizes = [], exponents = null, where = null;
@@ -118,8 +118,8 @@ function draw(found) {
 }
 
 function errors(found) {
-  const rows = WAYS.map(([way, words]) => {
-    const e = found[way];
+  const rows = WAYS.map(([way, about]) => {
+    const e = found[way], words = way === "written" && scene.scheme ? `${about} (${scene.scheme})` : about;
     return e ? [words, percent(e.weight), percent(e.output), percent(e.layer)] : [words, "–", "–", "–"];
   });
   byId("group-errors").replaceChildren(scroll(table("Errors",

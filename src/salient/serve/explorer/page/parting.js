@@ -5,7 +5,7 @@ import { el, number, percent } from "./draw.js";
 const LEVELS = [0.01, 0.05, 0.25, 1]; // nats between the colours
 const level = kl => LEVELS.filter(edge => kl >= edge).length;
 const WORDS = ["below 0.01", "to 0.05", "to 0.25", "to 1", "1 nat and more"];
-const shown = text => text.replace(/\n/g, "⏎\n").replace(/\t/g, "⇥") || "␣";
+const shown = text => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥") || "␣";
 const quoted = text => `“${text.replace(/\n/g, "⏎")}”`;
 
 export function drawParting(host, found) {
@@ -20,7 +20,9 @@ export function drawParting(host, found) {
   host.replaceChildren(
     el("h3", {}, "Where they part ", el("small", {}, "the reference's answer, read by both")),
     el("ul", { class: "legend" }, WORDS.map((words, i) => el("li", {}, el("i", { class: `key token kl${i}` }), words)), el("li", {}, el("i", { class: "key token other" }), "another favourite")),
-    el("div", { class: "tokens", role: "group", "aria-label": "Tokens of the reference's answer; arrow keys go from one to the next" }, tokens),
+    el("div", { class: "tokens", role: "group", "aria-label": "Tokens of the reference's answer; arrow keys go from one to the next" },
+      // A line break within a token breaks the line behind it.
+      found.tokens.flatMap((token, i) => (token.text.includes("\n") ? [tokens[i], el("br")] : [tokens[i]]))),
     el("p", { class: "note" }, `Mean KL ${number(found.mean_kl)} nats a token; at ${differ} of ${found.tokens.length} places the likeliest token is another.`
       + (found.cut ? ` The last ${found.cut} tokens were left out.` : "") + " Point at a token, or go there with the arrow keys, to see both opinions."),
     detail);

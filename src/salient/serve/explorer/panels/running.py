@@ -17,7 +17,7 @@ def running_data(opened: Opened, reference: Opened | None, kept_bytes: int) -> d
     device = opened.model.device
     parts = [("weights", weight_bytes(opened.model)), ("keys and values", _kept(opened))]
     if reference is not None:
-        parts.append(("the 16-bit reference's weights", weight_bytes(reference.model)))
+        parts.append(("the reference's weights", weight_bytes(reference.model)))
         parts.append(("the reference's keys and values", _kept(reference)))
     parts.append(("what this page measured", kept_bytes))
     cuda = device.type == "cuda"
