@@ -48,14 +48,6 @@ import importlib.metadata as metadata
 _version = metadata.version
 metadata.version = lambda name: "0.32.0+cpu" if name == "vllm" else _version(name)
 """
-SERVE = """
-import sys
-from salient.runtime.open import Options, load
-from salient.serve.app import Settings, create_app
-from salient.serve.run import bind, run_app
-engine = load(sys.argv[1], Options(slots=8, context=1024)).engine
-run_app(create_app(engine, Settings(sys.argv[3])), bind("127.0.0.1", int(sys.argv[2])), 5)
-"""
 
 
 def main() -> None:
@@ -105,7 +97,17 @@ def _started(name: str, given: argparse.Namespace, shim: Path) -> Iterator[str]:
         command += ["--port", str(port), "--max-model-len", "1024", "--dtype", "float32"]
         command += ["--enforce-eager", "--no-enable-prefix-caching"]  # warm-up knows a prompt
     else:
-        command = [sys.executable, "-c", SERVE, given.checkpoint, str(port), NAME]
+        command = [
+            sys.executable,
+            "-m",
+            "salient",
+            "serve",
+            given.checkpoint,
+            "--engine",
+            "embedded",
+        ]
+        command += ["--port", str(port), "--served-model-name", NAME]
+        command += ["--max-concurrency", "8", "--max-context", "1024"]
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -8,7 +8,7 @@ import torch
 
 from salient.kernels.choose import NEVER
 from salient.runtime import load as loading
-from salient.runtime.engine import Answer
+from salient.runtime.answer import Answer
 from salient.runtime.open import Opened, Options, load
 from salient.runtime.sampling import Sampling
 

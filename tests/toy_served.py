@@ -14,6 +14,7 @@ import uvicorn
 
 from salient.serve.app import Settings, create_app
 from salient.serve.run import bind
+from salient.serve.worker import Worker
 from toy_engines import opened
 
 CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
@@ -73,7 +74,10 @@ def served(folder: Path, settings: Settings, **options: Any) -> Iterator[Served]
     engine.tokenizer.chat_template = CHAT
     listening = bind("127.0.0.1", 0)
     config = uvicorn.Config(
-        create_app(engine, settings), log_level="warning", access_log=False, lifespan="on"
+        create_app(Worker(engine, settings.most_waiting), settings),
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

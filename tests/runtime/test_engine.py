@@ -9,7 +9,8 @@ from torch import Tensor
 
 from salient.core.errors import ModelError, RequestError
 from salient.runtime import engine as engines
-from salient.runtime.engine import WORTH_COPYING, Answer, Engine, raise_failed
+from salient.runtime.answer import Answer, raise_failed
+from salient.runtime.engine import WORTH_COPYING, Engine
 from salient.runtime.runner import Runner
 from salient.runtime.sampling import Sampling
 from toy import byte_tokenizer

@@ -7,7 +7,8 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from salient.core.errors import ModelError
-from salient.runtime.sampling import Picked, Sampler, Sampling, greedy_batch, nucleus
+from salient.runtime.sampler import Sampler, greedy_batch, nucleus
+from salient.runtime.sampling import Picked, Sampling
 
 VOCAB = 40
 

@@ -22,6 +22,22 @@ GREEDY = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0, "ignore_eos": Tru
 TALK = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "temperature": 0}
 
 
+def by_schema(schema) -> dict:
+    """The fields that ask for JSON by `schema`."""
+    form = {"type": "json_schema", "json_schema": {"name": "asked", "schema": schema}}
+    return {"response_format": form}
+
+
+def nested(depth: int) -> dict:
+    schema = {"type": "string", "pattern": "(a{1,9000}){1,9000}"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    return schema
+
+
+DEEP = nested(100)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return rounded_toy(tmp_path_factory.mktemp("served"))
@@ -135,6 +151,31 @@ def test_a_stop_string_ends_the_answer_and_is_not_in_it(server):
     assert choice["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_an_answer_by_a_schema_is_json_of_that_schema(temperature, server):
+    """Whatever a random model would rather say; and it ends by itself."""
+    schema = {
+        "type": "object",
+        "properties": {"mood": {"enum": ["good", "bad"]}},
+        "required": ["mood"],
+        "additionalProperties": False,
+    }
+    asked = {**GREEDY, **by_schema(schema), "max_tokens": 100, "temperature": temperature, "n": 2}
+    for choice in server.ask("/v1/completions", asked).data["choices"]:
+        said = json.loads(choice["text"])
+        assert said["mood"] in ("good", "bad")
+        assert set(said) == {"mood"}
+        assert choice["finish_reason"] == "stop"
+
+
+def test_a_chat_in_json_mode_begins_an_object_and_others_go_on_as_before(server):
+    before = server.ask("/v1/completions", GREEDY).data["choices"][0]["text"]
+    asked = {**TALK, "response_format": {"type": "json_object"}}
+    (choice,) = server.ask("/v1/chat/completions", asked).data["choices"]
+    assert choice["message"]["content"].startswith("{")
+    assert server.ask("/v1/completions", GREEDY).data["choices"][0]["text"] == before
+
+
 # Names and doors
 
 
@@ -171,7 +212,14 @@ def test_the_model_is_listed_and_any_other_is_refused(server):
         ("completions", {**GREEDY, "echo": True}, "echo"),
         ("completions", {**GREEDY, "best_of": 3}, "best_of other than n is not supported"),
         ("completions", {**GREEDY, "logit_bias": {"1": 5}}, "logit_bias is not supported"),
-        ("completions", {**GREEDY, "response_format": {"type": "json_object"}}, "response_format"),
+        ("completions", {**GREEDY, "response_format": {"type": "grammar"}}, "response_format"),
+        (
+            "completions",
+            {**GREEDY, "response_format": {"type": "json_schema"}},
+            "needs json_schema",
+        ),
+        ("completions", {**GREEDY, **by_schema({"type": "objekt"})}, "Invalid type: objekt"),
+        ("completions", {**GREEDY, **by_schema(DEEP)}, "Schema cannot be followed"),
         ("completions", b"{", "JSON"),
         ("completions", b"\xff", ""),
         ("completions", [], ""),

@@ -11,6 +11,7 @@ from .advising import doctor, plan
 from .making import inspect, load, quantize
 from .measuring import evaluate, load_test, validate
 from .running import bench, chat, generate, load_engine
+from .serving import serve
 
 __all__ = [
     "Progress",
@@ -25,6 +26,7 @@ __all__ = [
     "load_test",
     "plan",
     "quantize",
+    "serve",
     "silent",
     "validate",
 ]

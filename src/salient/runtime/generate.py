@@ -7,7 +7,7 @@ from typing import Any
 from salient.core.machine import resident_memory
 from salient.core.report import Report, Table, mebibytes
 
-from .engine import Answer, raise_failed
+from .answer import Answer, raise_failed
 from .open import Opened, Options, load
 from .prompt import chat_ids, prompt_ids
 from .sampling import Sampling

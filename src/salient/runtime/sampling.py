@@ -1,40 +1,13 @@
-"""Choosing the next token of one sequence from the model's logits.
+"""How to choose the tokens of an answer, and where to stop: the fields, and what fits them."""
 
-In the order of vLLM, so that a request means the same here and there:
-
-    1. repetition penalty     over prompt and generated tokens, as Transformers has it
-    2. frequency penalty      times how often a token was generated
-    3. presence penalty       once for each token that was generated
-    4. greedy: the largest logit, the first of equals; or, with a temperature:
-    5. temperature            divides the logits
-    6. min-p                  keeps tokens at least `min_p` times as likely as the likeliest
-    7. top-k                  keeps the k likeliest of them, exactly k where some are equally likely
-    8. top-p                  keeps the fewest likeliest that reach `top_p` of what is left
-    9. one draw               from a generator of this sequence alone
-
-The draw is one uniform number from a generator on the CPU, so the same seed gives the same tokens
-on any device and whatever runs beside it. Reported log probabilities are of the model's own
-distribution, before step 1.
-"""
-
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from salient.core.errors import ModelError, RequestError
+from salient.core.errors import RequestError
 
 COLDEST = 1e-5  # a lower temperature is greedy: float32 could not tell them apart
 MOST_STOPS = 16
-FIRST_LOOK = 64  # tokens that top-p looks at before it looks at more
-NEXT_LOOK = 32  # times as many
-NO_NUMBERS = (
-    "The model gave logits that are not finite numbers. If it runs in float16, run it in "
-    "bfloat16 or float32; if it does not, a weight file is damaged: fetch it again."
-)
 
 WHOLE, NUMBER = (int,), (int, float)
 NONE = type(None)
@@ -168,124 +141,3 @@ class Picked:
     token: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
-
-
-class Sampler:
-    """Chooses the tokens of one sequence, and remembers them.
-
-    Call `pick` once a token: each call draws, and counts what it drew.
-    """
-
-    def __init__(self, sampling: Sampling, prompt_ids: Sequence[int] = ()):
-        sampling.check()
-        self.sampling = sampling
-        self._prompt = prompt_ids
-        self._seen: Tensor | None = None  # bool [vocab]: in the prompt or generated
-        self._counts: Tensor | None = None  # float32 [vocab]: times generated
-        self._generator = torch.Generator()
-        if sampling.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(sampling.seed)
-
-    def pick(self, logits: Tensor) -> Picked:
-        """The next token, from logits [vocab], which are left as they are.
-
-        Raises ModelError where the logits are not numbers.
-        """
-        logits = logits.float()
-        scores = self._penalized(logits) if self.sampling.penalizes else logits
-        token = _largest(scores) if self.sampling.greedy else self._draw(scores)
-        if self._seen is not None and self._counts is not None:
-            self._seen[token] = True
-            self._counts[token] += 1
-        if self.sampling.logprobs is None:
-            return Picked(token)
-        return _with_logprobs(token, logits, self.sampling.logprobs)
-
-    def _penalized(self, logits: Tensor) -> Tensor:
-        """Steps 1 to 3, on a copy."""
-        if self._seen is None or self._counts is None:
-            self._seen = torch.zeros_like(logits, dtype=torch.bool)
-            self._counts = torch.zeros_like(logits)
-            # A prompt may hold ids that the model can read and not write
-            known = [i for i in set(self._prompt) if 0 <= i < len(logits)]
-            self._seen[torch.tensor(known, dtype=torch.long, device=logits.device)] = True
-        chosen = self.sampling
-        by = chosen.repetition_penalty
-        weakened = torch.where(logits > 0, logits / by, logits * by)
-        scores = torch.where(self._seen, weakened, logits)
-        scores -= chosen.frequency_penalty * self._counts
-        scores -= chosen.presence_penalty * (self._counts > 0)
-        return scores
-
-    def _draw(self, scores: Tensor) -> int:
-        """Steps 5 to 9, of scores float32 [vocab]."""
-        chosen, ids = self.sampling, None
-        if chosen.top_k:
-            # What is left is small: the rest goes faster on the CPU
-            scores, ids = (t.cpu() for t in scores.topk(min(chosen.top_k, len(scores))))
-        # The likeliest token weighs 1. Min-p asks about each token alone, so that it may as well
-        # come after top-k.
-        weights = ((scores - scores.max()) / chosen.temperature).exp()
-        if chosen.min_p > 0:
-            weights = weights * (weights >= chosen.min_p)
-        if chosen.top_p < 1:
-            weights, places = nucleus(weights, chosen.top_p)
-            ids = places if ids is None else ids[places]
-        # float64: in float32 the sum would stand still at tokens below one in ten million
-        reached = weights.cumsum(0, dtype=torch.float64)
-        total = reached[-1].item()
-        if not math.isfinite(total):
-            raise ModelError(NO_NUMBERS)
-        draw = torch.rand((), generator=self._generator, dtype=torch.float64).item() * total
-        # The first whose reach lies beyond the draw weighs something; rounding must not hide it
-        place = torch.searchsorted(reached, min(draw, math.nextafter(total, 0)), right=True)
-        return int(place if ids is None else ids[place])
-
-
-def nucleus(weights: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The fewest, largest of `weights` float32 [tokens] that reach `top_p` of their sum.
-
-    Returns them, largest first, and their places. Sorts no more of the vocabulary than it needs.
-    """
-    wanted = weights.sum(dtype=torch.float64) * top_p
-    look = FIRST_LOOK
-    while True:
-        largest, places = weights.topk(min(look, len(weights)))
-        reached = largest.cumsum(0, dtype=torch.float64)
-        if len(reached) == len(weights) or reached[-1] >= wanted:
-            kept = int((reached < wanted).sum()) + 1
-            return largest[:kept], places[:kept]
-        look *= NEXT_LOOK
-
-
-def greedy_batch(logits: Tensor) -> list[int | None]:
-    """The largest of each row of logits [rows, vocab], the first of equals: one look at the device.
-
-    None where a row is not numbers.
-    """
-    if logits.device.type == "cpu":  # where torch takes ten times as long as numpy
-        rows = logits.float().numpy()
-        tokens = rows.argmax(-1)
-        values = rows[range(len(rows)), tokens].tolist()
-    else:
-        largest, tokens = logits.max(dim=-1)
-        values = largest.tolist()
-    both = zip(tokens.tolist(), values, strict=True)
-    return [token if math.isfinite(value) else None for token, value in both]
-
-
-def _largest(scores: Tensor) -> int:
-    (token,) = greedy_batch(scores[None])
-    if token is None:
-        raise ModelError(NO_NUMBERS)
-    return token
-
-
-def _with_logprobs(token: int, logits: Tensor, count: int) -> Picked:
-    """`token` with its log probability and the `count` likeliest, of logits float32 [vocab]."""
-    values, ids = logits.topk(min(count, len(logits)))
-    chosen = torch.cat([logits[token][None], values]) - logits.logsumexp(0)
-    logprob, *others = chosen.tolist()
-    return Picked(token, logprob, tuple(zip(ids.tolist(), others, strict=True)))

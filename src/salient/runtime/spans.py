@@ -8,7 +8,7 @@ from torch import Tensor
 
 from salient.core.errors import ModelError
 
-from .sampling import NO_NUMBERS
+from .sampler import NO_NUMBERS
 
 HEAD_ROWS = 64  # rows of logits that are there at once: a row has the whole vocabulary
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from salient.runtime.engine import Piece
+from salient.runtime.answer import Piece
 from salient.runtime.sampling import Picked
 
 

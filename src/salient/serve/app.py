@@ -1,18 +1,18 @@
 """The routes of the server: OpenAI's API, health, metrics."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from salient import __version__
 from salient.core.errors import SalientError
-from salient.runtime.engine import Engine
 from salient.runtime.prompt import prompt_ids
 
 from .errors import INTERNAL, INVALID, refused, response_to
@@ -30,32 +30,45 @@ class Settings:
 
     model: the name that clients use   api_key: asked for as a bearer token, None for none
     most_waiting: requests beyond the engine's slots before 429   largest_body: bytes
+    origins: of pages that browsers may let ask (CORS); () for none but the server's own
     """
 
     model: str
     api_key: str | None = None
     most_waiting: int = 256
     largest_body: int = 8 * 2**20
+    origins: tuple[str, ...] = ()
 
 
-def create_app(engine: Engine, settings: Settings) -> FastAPI:
-    """The server of `engine`, which nothing else may use while it runs."""
-    worker = Worker(engine, settings.most_waiting)
+def create_app(worker: Worker, settings: Settings, beside: Sequence[Worker] = ()) -> FastAPI:
+    """The server of `worker`'s engine, which nothing else may use while it runs.
+
+    beside: workers of other models that start and stop with the server
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        worker.start()
+        for each in (worker, *beside):
+            each.start()
         app.state.ready = True
         try:
             yield
         finally:
             app.state.ready = False
-            worker.stop()
+            for each in (worker, *beside):
+                each.stop()
 
     app = FastAPI(title="Salient", version=__version__, lifespan=lifespan)
     app.state.ready = False
     service = Service(worker, settings.model, Metrics(settings.model, worker))
     app.add_middleware(Guards, api_key=settings.api_key, largest_body=settings.largest_body)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
     _errors(app)
     _answers(app, service)
     _models(app, service)

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from fastapi import Request
+from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from .errors import refused
@@ -19,7 +20,10 @@ async def respond(service: Service, make: Make, asked: Common, request: Request)
     job = await asyncio.to_thread(make, asked, service.worker.engine)
     running = service.enter(job)
     if asked.stream:
-        return StreamingResponse(running.events(asked), media_type="text/event-stream")
+        # A client may go before the first event, and the events would never be begun nor ended.
+        gone = BackgroundTask(running.close)
+        events = running.events(asked)
+        return StreamingResponse(events, media_type="text/event-stream", background=gone)
     try:
         return JSONResponse(await _unless_gone(request, running))
     finally:

@@ -48,8 +48,24 @@ class StreamOptions(_Ask):
     include_usage: StrictBool | None = None
 
 
+class JsonSchema(_Ask):
+    name: Annotated[str, Field(max_length=200)] | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+
 class ResponseFormat(_Ask):
-    type: Literal["text"] = "text"
+    """json_object is any JSON object; json_schema one that its schema allows."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_where_named(self) -> "ResponseFormat":
+        if self.type == "json_schema" and (
+            self.json_schema is None or not self.json_schema.schema_
+        ):
+            raise ValueError("type json_schema needs json_schema: {name, schema}")
+        return self
 
 
 class Common(_Ask):

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from salient.core.errors import ResourceError, SalientError
-from salient.runtime.engine import Engine, Piece
+from salient.runtime.answer import Piece
+from salient.runtime.engine import Engine
+from salient.runtime.grammar import Constraint
 from salient.runtime.prompt import chat_ids, check_length, prompt_ids
 from salient.runtime.sampling import Sampling
 
@@ -22,13 +24,17 @@ from .worker import Ticket, Worker
 
 @dataclass(frozen=True)
 class Job:
-    """What a request asks of the engine: prompts, and the sampling of each choice of each."""
+    """What a request asks of the engine: prompts, and the sampling of each choice of each.
+
+    constraint: what every answer must be, for each of them to take afresh
+    """
 
     prompts: list[list[int]]
     samplings: list[Sampling]
     kind: str  # "text_completion" or "chat.completion"
     logprobs: bool
     prefix: str
+    constraint: Constraint | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -41,7 +47,8 @@ def completion_job(asked: Completion, engine: Engine) -> Job:
     limit = asked.max_tokens or DEFAULT_TOKENS
     samplings = [asked.sampling(limit, asked.logprobs, n) for n in range(asked.choices)]
     _check(prompts, limit, engine)
-    return Job(prompts, samplings, "text_completion", asked.logprobs is not None, "cmpl")
+    wanted, held = asked.logprobs is not None, _constraint(asked, engine)
+    return Job(prompts, samplings, "text_completion", wanted, "cmpl", held)
 
 
 def chat_job(asked: Chat, engine: Engine) -> Job:
@@ -51,7 +58,15 @@ def chat_job(asked: Chat, engine: Engine) -> Job:
     wanted = asked.wanted_logprobs
     samplings = [asked.sampling(limit, wanted, n) for n in range(asked.choices)]
     _check([ids], limit, engine)
-    return Job([ids], samplings, "chat.completion", wanted is not None, "chatcmpl")
+    held = _constraint(asked, engine)
+    return Job([ids], samplings, "chat.completion", wanted is not None, "chatcmpl", held)
+
+
+def _constraint(asked: Common, engine: Engine) -> Constraint | None:
+    form = asked.response_format
+    if form is None or form.type == "text":
+        return None
+    return engine.grammars.json(form.json_schema.schema_ if form.json_schema else None)
 
 
 def _check(prompts: Sequence[Sequence[int]], limit: int, engine: Engine) -> None:
@@ -69,7 +84,12 @@ class Service:
     def enter(self, job: Job) -> "Running":
         """Let a job in. Raises ResourceError where too many wait."""
         self.worker.admit(len(job.prompts) * len(job.samplings))
-        tickets = [self.worker.submit(p, s) for p in job.prompts for s in job.samplings]
+        held = job.constraint
+        tickets = [
+            self.worker.submit(prompt, sampling, held and held.fresh())
+            for prompt in job.prompts
+            for sampling in job.samplings
+        ]
         return Running(self, job, tickets)
 
 

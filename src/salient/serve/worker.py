@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from salient.core.errors import ResourceError, SalientError
-from salient.runtime.engine import Answer, Engine, Piece
+from salient.runtime.answer import Answer, Piece
+from salient.runtime.engine import Engine
+from salient.runtime.grammar import Constraint
 from salient.runtime.sampling import Sampling
 
 T = TypeVar("T")
@@ -31,6 +33,7 @@ class Ticket:
 
     ids: Sequence[int]
     sampling: Sampling
+    constraint: Constraint | None = None
     pieces: "asyncio.Queue[Piece | SalientError]" = field(default_factory=asyncio.Queue)
     answer: Answer | None = None
     ended: bool = False
@@ -85,9 +88,11 @@ class Worker:
                 "again shortly."
             )
 
-    def submit(self, ids: Sequence[int], sampling: Sampling) -> Ticket:
+    def submit(
+        self, ids: Sequence[int], sampling: Sampling, constraint: Constraint | None = None
+    ) -> Ticket:
         """Let a prompt in; its pieces come through the ticket. `admit` first."""
-        ticket = Ticket(ids, sampling)
+        ticket = Ticket(ids, sampling, constraint)
         self._inside += 1
         self._commands.put(lambda: self._take(ticket))
         return ticket
@@ -132,7 +137,7 @@ class Worker:
         try:
             if self.failure:
                 raise ResourceError(self.failure)
-            ticket.answer = self.engine.submit(ticket.ids, ticket.sampling)
+            ticket.answer = self.engine.submit(ticket.ids, ticket.sampling, ticket.constraint)
         except SalientError as error:
             self._tell([(ticket, error)])
             return

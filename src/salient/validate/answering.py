@@ -17,8 +17,9 @@ from salient.core.errors import CalibrationError, RequestError
 from salient.evals.flips import Outcome
 from salient.evals.scoring import choose, score
 from salient.evals.tasks import Example
+from salient.runtime.answer import Answer, raise_failed
 from salient.runtime.continuations import Asked, Continuations, encode, encode_choices
-from salient.runtime.engine import Answer, Engine, raise_failed
+from salient.runtime.engine import Engine
 from salient.runtime.sampling import Sampling
 
 LONGEST_ANSWER = 2000  # characters that are kept

@@ -13,7 +13,8 @@ from salient.evals.load.client import Outcome
 from salient.evals.load.latencies import LoadResult, summarize
 from salient.evals.load.plans import LoadPlan, Step, check_plan
 from salient.evals.load.prompts import Count, numbered, windows
-from salient.runtime.engine import Answer, Engine
+from salient.runtime.answer import Answer
+from salient.runtime.engine import Engine
 from salient.runtime.sampling import Sampling
 
 TOOL = "salient (embedded engine)"

@@ -1,0 +1,108 @@
+"""The embedded engine as a server: checkpoint, reference and explorer opened, bound, run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from salient.models.source import model_folder
+from salient.runtime.open import Opened, Options, load
+
+from .app import Settings, create_app
+from .explorer.routes import add_explorer
+from .explorer.scene import Reference, Scene
+from .run import address, bind, run_app
+from .sizes import sequences
+from .worker import Worker
+
+REFERENCE_SLOTS = 2  # only the explorer asks it
+
+
+@dataclass(frozen=True)
+class EmbeddedRequest:
+    """What to serve and where; what is None is chosen.
+
+    checkpoint: a folder, Hub id or demo name   reference: the 16-bit model to show beside it
+    deadline: seconds that running requests have after a signal   most_waiting: requests in line
+    """
+
+    checkpoint: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    max_context: int | None = None
+    max_concurrency: int | None = None
+    most_waiting: int = 256
+    reference: str | None = None
+    served_name: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    deadline: int = 30
+    origins: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a started server is, for whoever started it."""
+
+    url: str
+    model: str
+    context: int
+    slots: int
+    kernels: list[str]
+    how: str
+
+
+def serve_embedded(request: EmbeddedRequest, started: Callable[[Facts], None]) -> None:
+    """Serve until a signal; `started` is told as soon as requests are taken.
+
+    Raises SalientError for whatever keeps the server from starting.
+    """
+    with bind(request.host, request.port) as listening:  # before minutes of loading
+        folder = model_folder(request.checkpoint)
+        beside = model_folder(request.reference) if request.reference else None
+        opened = _opened(request, folder, beside)
+        reference = _reference(request, beside) if beside else None
+        app = _app(request, folder, opened, reference)
+        facts = Facts(
+            address(listening),
+            _name(request, folder),
+            opened.engine.context,
+            opened.engine.runner.slots,
+            [name for name, _ in opened.model.kernels],
+            opened.engine.runner.how,
+        )
+        run_app(app, listening, request.deadline, lambda: started(facts))
+
+
+def _app(
+    request: EmbeddedRequest, folder: Path, opened: Opened, reference: Reference | None
+) -> FastAPI:
+    name = _name(request, folder)
+    worker = Worker(opened.engine, request.most_waiting)
+    settings = Settings(name, request.api_key, request.most_waiting, origins=request.origins)
+    app = create_app(worker, settings, [reference.worker] if reference else [])
+    add_explorer(app, Scene(folder, opened, name, worker, reference))
+    return app
+
+
+def _opened(request: EmbeddedRequest, folder: Path, beside: Path | None) -> Opened:
+    slots = request.max_concurrency
+    if slots is None:
+        folders = [folder, beside] if beside else [folder]
+        slots = sequences(folders, request.max_context, request.device)
+    options = Options(request.device, request.dtype, context=request.max_context, slots=slots)
+    return load(str(folder), options)
+
+
+def _reference(request: EmbeddedRequest, folder: Path) -> Reference:
+    """The 16-bit model on an engine of its own."""
+    options = Options(request.device, context=request.max_context, slots=REFERENCE_SLOTS)
+    opened = load(str(folder), options)
+    worker = Worker(opened.engine, request.most_waiting)
+    return Reference(request.reference or folder.name, folder, opened, worker)
+
+
+def _name(request: EmbeddedRequest, folder: Path) -> str:
+    return request.served_name or folder.resolve().name

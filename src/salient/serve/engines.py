@@ -1,0 +1,43 @@
+"""Which engine serves. Imports no torch."""
+
+from collections.abc import Sequence
+
+from salient.core.errors import RequestError
+
+ENGINES = ("auto", "embedded", "vllm")
+
+
+def chosen_engine(
+    engine: str,
+    vllm_python: str | None,
+    reference: str | None,
+    vllm_args: Sequence[str],
+    *,
+    print_command: bool,
+) -> str:
+    """'embedded' or 'vllm'.
+
+    Raises RequestError for what does not go together.
+    """
+    if engine not in ENGINES:
+        raise RequestError(f"Unknown engine {engine!r}. Give one of {', '.join(ENGINES)}.")
+    for_vllm = bool(vllm_python or vllm_args or print_command)
+    if engine == "embedded" or (engine == "auto" and reference):
+        if for_vllm:
+            raise RequestError(
+                "--vllm-python, --print-command and words after -- are for vLLM, but the embedded "
+                "engine was asked for"
+                + ("" if engine == "embedded" else " (--reference needs it)")
+                + ". Leave them out, or give --engine vllm."
+            )
+        return "embedded"
+    if reference:
+        raise RequestError(
+            "--reference is shown by the explorer, which runs with the embedded engine alone. "
+            "Leave it out, or give --engine embedded."
+        )
+    if engine == "vllm" or for_vllm:
+        return "vllm"
+    from .vllm.engine import find_vllm
+
+    return "embedded" if find_vllm(None) is None else "vllm"
