@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from salient.serve.app import Settings, create_app
 from salient.serve.run import bind
@@ -72,19 +73,22 @@ def served(folder: Path, settings: Settings, **options: Any) -> Iterator[Served]
     """`folder` served until the block is left."""
     engine = opened(folder, **options).engine
     engine.tokenizer.chat_template = CHAT
+    app = create_app(Worker(engine, settings.most_waiting), settings)
+    with serving(app) as port:
+        yield Served(port, engine)
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[int]:
+    """The port of `app`, served until the block is left."""
     listening = bind("127.0.0.1", 0)
-    config = uvicorn.Config(
-        create_app(Worker(engine, settings.most_waiting), settings),
-        log_level="warning",
-        access_log=False,
-        lifespan="on",
-    )
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
         until(lambda: server.started)
-        yield Served(listening.getsockname()[1], engine)
+        yield listening.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join(timeout=20)
