@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from salient.awq.stats import Recorder
-from salient.core.errors import SalientError
-from salient.core.machine import give_back_memory
+from salient.core.errors import ResourceError, SalientError
+from salient.core.machine import available_memory, give_back_memory
 from salient.formats.checkpoint import open_checkpoint
 from salient.models.call import Call, run_block
 from salient.models.prober import Prober
@@ -33,6 +33,7 @@ from .tokens import find_tokens
 log = logging.getLogger("salient.serve")
 HIDDEN = torch.bfloat16  # as in a run: half of float32, with its range
 BLOCKS_KEPT = 2  # whose inputs stay in memory
+ROOM = 2  # of a block's bytes: the block, and what it computes
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class Atlas:
     def _start(self) -> None:
         skeleton = self.reader
         self.total = len(skeleton.blocks)
+        _check_memory(skeleton)
         measured = find_tokens(self.source.folder, skeleton.vocabulary, self.evidence)
         hidden, self.calls = skeleton.calls(measured.ids)
         prober = Prober(skeleton, measured.ids)
@@ -155,6 +157,19 @@ class Atlas:
                 self.state = "failed"
 
         self.desk.later(safely)
+
+
+def _check_memory(skeleton: Skeleton) -> None:
+    """Raise ResourceError where the largest block in float32 would leave the server too little."""
+    sizes = [
+        sum(p.numel() for p in skeleton.bare(n).parameters()) for n in range(len(skeleton.blocks))
+    ]
+    needed, free = ROOM * 4 * max(sizes), available_memory()
+    if needed > free:
+        raise ResourceError(
+            f"Measuring takes about {needed / 2**30:.1f} GiB of memory for a block of the 16-bit "
+            f"model, and {free / 2**30:.1f} GiB are free. Look at it on a larger machine."
+        )
 
 
 def _see(way: _Pass, index: int) -> Seen:

@@ -97,19 +97,25 @@ def _tokens(
         for row, token in enumerate(answer[start : start + ROWS]):
             lists = [
                 [
-                    {"text": token_text(tokenizer, int(i)), "p": math.exp(float(v))}
+                    {"text": _text(tokenizer, int(i)), "p": math.exp(float(v))}
                     for v, i in zip(top.values[row], top.indices[row], strict=True)
                 ]
                 for top in tops
             ]
             yield {
-                "text": token_text(tokenizer, token),
+                "text": _text(tokenizer, token),
                 "kl": kls[row],
                 "p": [math.exp(float(log[row, token])) for log in logs],
                 "same": bool(tops[0].indices[row, 0] == tops[1].indices[row, 0]),
                 "reference": lists[0],
                 "quantized": lists[1],
             }
+
+
+def _text(tokenizer: Any, token: int) -> str:
+    """A token's text; of a part of a character, which has none, its name in the vocabulary."""
+    text = token_text(tokenizer, token)
+    return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text
 
 
 def kl_rows(reference: Tensor, quantized: Tensor) -> Tensor:

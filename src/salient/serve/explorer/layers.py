@@ -1,6 +1,7 @@
 """The linears of the checkpoint: their 16-bit weights, and the codes that were written for them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from salient.models.skeleton import Skeleton
 
 from .desk import Recent
 
-WEIGHTS_KEPT = 4
+WEIGHTS_KEPT = 3
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Linear:
     name: str
     weight: Tensor
     written: QuantizedWeight | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
 
     def rows(self, picked: Tensor) -> Tensor:
         """Some rows of the weight: float32 [rows, in]."""
@@ -57,13 +62,16 @@ class Layers:
             raise RequestError(f"Block {block} has no linear {name[:100]!r}. It has {there}.")
         return self._recent.get((block, name), lambda: self._read(block, name))
 
+    def is_coded(self, block: int, name: str) -> bool:
+        """Whether the linear is stored as codes."""
+        full, files = f"{self.blocks[block]}.{name}", self.checkpoint.files
+        whole = files.stored(f"{full}.weight").part is None
+        return whole and files.source.is_quantized(files.module(full))
+
     def _read(self, block: int, name: str) -> Linear:
-        full = f"{self.blocks[block]}.{name}"
-        files = self.checkpoint.files
-        stored = files.stored(f"{full}.weight")
-        module = files.module(full)
-        coded = stored.part is None and files.source.is_quantized(module)
-        written = files.source.quantized(module) if coded else None
+        full, files = f"{self.blocks[block]}.{name}", self.checkpoint.files
+        coded = self.is_coded(block, name)
+        written = files.source.quantized(files.module(full)) if coded else None
         if self.source is not None:
             weight = self.source.files.read(f"{full}.weight")
         else:
@@ -71,6 +79,6 @@ class Layers:
         return Linear(block, name, weight, written)
 
 
-def open_layers(folder, source: Skeleton | None) -> Layers:
+def open_layers(folder: Path, source: Skeleton | None) -> Layers:
     """The linears of the checkpoint in `folder`; its files are opened anew, for this thread."""
     return Layers(Skeleton(open_checkpoint(folder), torch.float32, torch.device("cpu")), source)

@@ -72,17 +72,16 @@ class Folded:
 def fit_folded(original: Tensor, written: Tensor, *, columns: bool, rows: bool) -> Folded:
     """The scales by columns, and by rows, that were folded into a weight before it was rounded.
 
-    Found by least squares from what is written: W'_ij ~ r_i c_j W_ij, both [rows, in]. A checkpoint
-    does not keep them. Hundreds of codes stand for each scale, so that what their rounding does to
-    it is a few parts in a thousand.
+    Found by least squares from what is written: W'_ij ~ r_i c_j W_ij, both float32 [rows, in], some
+    evenly spread rows. A checkpoint does not keep them. Hundreds of codes stand for each scale, so
+    that what their rounding does to it is a few parts in a thousand.
     """
-    picked = spread_rows(len(original), original.shape[1], FIT_VALUES)
-    original, written = original[picked], written[picked]
     found = torch.ones(original.shape[1])
     rows_of = _row_factors if rows else _ones
     for _ in range(FIT_ROUNDS if columns else 0):
-        seen = original * rows_of(original, written / found)[:, None]
-        found = _ratio((written * seen).sum(0), seen.square().sum(0))
+        # Without the rows' factors, which the errors of rounding grew by, too.
+        even = written / rows_of(original, written / found)[:, None]
+        found = _ratio((even * original).sum(0), original.square().sum(0))
     return Folded(found, rows_of)
 
 

@@ -37,7 +37,7 @@ def sizes_of(width: int) -> list[int]:
 def group_data(viewer: Viewer, view: View, wanted: Wanted) -> dict[str, Any]:
     """The group's weights, codes and errors. Raises RequestError for a group that is not there."""
     begun = time.perf_counter()
-    out, width = view.linear.weight.shape
+    out, width = view.linear.shape
     size, sizes = wanted.scheme.group_size, sizes_of(width)
     if size not in sizes:
         raise RequestError(
@@ -85,7 +85,7 @@ def _ways(
     viewer: Viewer, view: View, wanted: Wanted, rounding: Rounding, scale: Tensor, row: Tensor
 ) -> dict[str, tuple[Tensor, float | None]]:
     """The row rounded as asked, plainly, and as written; with the error of the whole layer."""
-    picked = spread_rows(*view.linear.weight.shape)
+    picked = spread_rows(*view.linear.shape)
     weight = view.linear.rows(picked)
     ones, plain = torch.ones_like(scale), Rounding(wanted.scheme, 1.0, wanted.dtype)
     key = (view.linear.block, view.linear.name)

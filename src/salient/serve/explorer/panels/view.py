@@ -13,7 +13,7 @@ from ..atlas import Atlas, Input, Seen
 from ..desk import Recent
 from ..evidence import Evidence, Settled
 from ..layers import Layers, Linear
-from ..rounding import Folded, fit_folded
+from ..rounding import FIT_VALUES, Folded, fit_folded, spread_rows
 
 KEPT = 8  # results of each kind: what a person goes back and forth between
 
@@ -102,7 +102,7 @@ class Viewer:
         if own is None:
             return View(linear, (linear.name,), why="No text token reaches this linear.")
         shapes = self.layers.shapes(linear.block)
-        coded = [n for n in own.readers if n in shapes and self._is_coded(linear.block, n)]
+        coded = [n for n in own.readers if n in shapes and self.layers.is_coded(linear.block, n)]
         why = "" if own.tokens else "None of the calibration tokens was routed here."
         rows, tied = own.group.rows, None
         if rows is not None and not torch.equal(rows, torch.arange(len(rows))):
@@ -111,9 +111,6 @@ class Viewer:
         folded = self._folded(linear, seen, settled) if linear.written is not None else None
         readers = tuple(coded) or (linear.name,)
         return View(linear, readers, own, None, settled, tied, folded, why)
-
-    def _is_coded(self, block: int, name: str) -> bool:
-        return self.layers.linear(block, name).written is not None
 
     def _settled(self, block: int, seen: Seen, own: Input) -> Settled | None:
         if isinstance(self.evidence, str):
@@ -130,9 +127,9 @@ class Viewer:
                 other = self._settled(linear.block, seen, each)
                 by_rows |= other.scaled if other else not noted
         by_columns = settled.scaled if settled else not noted
-        return fit_folded(
-            linear.weight.float(), linear.written.dequantize(), columns=by_columns, rows=by_rows
-        )
+        picked = spread_rows(*linear.shape, FIT_VALUES)
+        original, written = linear.rows(picked), some_rows(linear.written, picked)
+        return fit_folded(original, written, columns=by_columns, rows=by_rows)
 
 
 def inputs_data(viewer: Viewer, block: int) -> dict[str, object]:
