@@ -1,5 +1,6 @@
 """The engine vLLM of `salient serve`: found, checked, started, watched until it ends."""
 
+import contextlib
 import os
 import shlex
 from collections.abc import Callable
@@ -42,10 +43,12 @@ def run_vllm(request: VllmRequest, said: Callable[[str], None]) -> int:
     vllm = find_vllm(request.vllm_python)
     if vllm is None:
         raise RequestError(ABSENT)
+    said = _though_nobody_listens(said)
     found = survey(request, vllm)
     address = address_of(found)
     if address:
         check_address(address)
+    said(f"Checking {found.folder} before vLLM starts.")
     check_checkpoint(found, said)
     fit = plan_fit(found)
     check_fit(fit, said)
@@ -64,6 +67,16 @@ def run_vllm(request: VllmRequest, said: Callable[[str], None]) -> int:
     for line in ending(ended, errors, ready=watch.ready):
         said(line)
     return exit_code(ended, errors)
+
+
+def _though_nobody_listens(said: Callable[[str], None]) -> Callable[[str], None]:
+    """A terminal that was closed, or a pipe that nobody reads, does not end a server."""
+
+    def told(line: str) -> None:
+        with contextlib.suppress(OSError):
+            said(line)
+
+    return told
 
 
 def _quantized(found: Survey) -> bool:
