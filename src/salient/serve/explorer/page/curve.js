@@ -1,43 +1,112 @@
 // Panel 3: output error over the exponents of the scale.
 
-import { axes, byId, chart, linear, missing, niceTicks, number, path, percent, scroll, svg, table } from "./draw.js";
+import {
+  axes,
+  byId,
+  chart,
+  linear,
+  missing,
+  niceTicks,
+  number,
+  path,
+  percent,
+  scroll,
+  svg,
+  table,
+} from "./draw.js";
 
 export function drawCurve(found) {
   missing("curve", found.why);
   if (found.why) return;
   const { chosen, plain, activations, line } = found;
-  byId("curve-key").textContent = found.b === null ? "for b = 0" : `for b = ${number(found.b)}, which was chosen`;
+  byId("curve-key").textContent =
+    found.b === null ? "for b = 0" : `for b = ${number(found.b)}, which was chosen`;
   const fixed = chosen && chosen.a === 0 && chosen.b === 0;
   byId("curve-words").textContent = [
-    chosen && !fixed ? `Chosen: a = ${number(chosen.a)}, b = ${number(chosen.b)}, with ${percent(chosen.error)} of the output in error instead of ${percent(plain)}.` : "",
-    fixed ? `No scale was taken here: plain exponents, ${percent(plain)} of the output in error.` : "",
-    found.absorber ? `The scale is divided out of ${found.absorber}, which was proven to change nothing.` : found.refusal ? `Nothing can take the scale up here: ${found.refusal}.` : "",
+    chosen && !fixed
+      ? `Chosen: a = ${number(chosen.a)}, b = ${number(chosen.b)}, with ${percent(chosen.error)} ` +
+        `of the output in error instead of ${percent(plain)}.`
+      : "",
+    fixed
+      ? `No scale was taken here: plain exponents, ${percent(plain)} of the output in error.`
+      : "",
+    found.absorber
+      ? `The scale is divided out of ${found.absorber}, which was proven to change nothing.`
+      : found.refusal
+        ? `Nothing can take the scale up here: ${found.refusal}.`
+        : "",
     found.tied ? "Heads that share keys and values share their scales." : "",
-    `The search had the whole calibration and also chose finer grids afterwards; this curve is ${found.tokens} tokens with plain grids, at ${found.scheme}.`,
-  ].filter(Boolean).join(" ");
-  chart(byId("curve-chart"), "Output error over the exponent a; the table below has the figures", frame => marks(frame, found));
-  const rows = activations.map(p => [number(p.a), percent(p.error), percent(line.find(l => l.a === p.a)?.error)]);
-  byId("curve-table").replaceChildren(scroll(table("Output error over the exponent",
-    [["a"], [`b = ${number(found.b ?? 0)}`, true], ["b = 1 − a", true]], rows)));
+    "The search had the whole calibration and also chose finer grids afterwards; " +
+      `this curve is ${found.tokens} tokens with plain grids, at ${found.scheme}.`,
+  ]
+    .filter(Boolean)
+    .join(" ");
+  chart(
+    byId("curve-chart"),
+    "Output error over the exponent a; the table below has the figures",
+    frame => marks(frame, found),
+  );
+  const rows = activations.map(p => [
+    number(p.a),
+    percent(p.error),
+    percent(line.find(l => l.a === p.a)?.error),
+  ]);
+  byId("curve-table").replaceChildren(
+    scroll(
+      table(
+        "Output error over the exponent",
+        [["a"], [`b = ${number(found.b ?? 0)}`, true], ["b = 1 − a", true]],
+        rows,
+      ),
+    ),
+  );
 }
 
 function marks(frame, { chosen, plain, activations, line }) {
-  const { root, box } = frame, errors = [...activations, ...line].map(p => p.error);
+  const { root, box } = frame,
+    errors = [...activations, ...line].map(p => p.error);
   // Far exponents may cost ten times as much: they leave the frame at the top.
-  const least = Math.min(plain, ...errors, chosen?.error ?? plain), most = Math.min(Math.max(...errors), 3 * Math.max(plain, least));
-  const high = most * 1.05, y = linear(0, high, box.bottom, box.top), x = linear(-0.125, 1.125, box.left, box.right);
-  axes(frame, y, niceTicks(0, high, 5), percent, x, [0, 0.25, 0.5, 0.75, 1], String, "exponent a of the activations");
+  const least = Math.min(plain, ...errors, chosen?.error ?? plain),
+    most = Math.min(Math.max(...errors), 3 * Math.max(plain, least));
+  const high = most * 1.05,
+    y = linear(0, high, box.bottom, box.top),
+    x = linear(-0.125, 1.125, box.left, box.right);
+  axes(
+    frame,
+    y,
+    niceTicks(0, high, 5),
+    percent,
+    x,
+    [0, 0.25, 0.5, 0.75, 1],
+    String,
+    "exponent a of the activations",
+  );
   const points = list => list.map(p => [x(p.a), Math.max(y(p.error), box.top - 8)]);
   root.append(
     svg("line", { class: "level", x1: box.left, x2: box.right, y1: y(plain), y2: y(plain) }),
-    svg("text", { class: "label", x: x(0) + 12, y: y(plain) - 8 }, `plain rounding ${percent(plain)}`),
+    svg(
+      "text",
+      { class: "label", x: x(0) + 12, y: y(plain) - 8 },
+      `plain rounding ${percent(plain)}`,
+    ),
     svg("path", { class: "line classic", d: path(points(line)) }),
     svg("path", { class: "line", d: path(points(activations)) }),
-    svg("circle", { class: "ring", cx: x(0), cy: y(plain), r: 6 }));
+    svg("circle", { class: "ring", cx: x(0), cy: y(plain), r: 6 }),
+  );
   if (chosen) {
     const right = chosen.a < 0.7;
     root.append(
       svg("circle", { class: "dot", cx: x(chosen.a), cy: y(chosen.error), r: 7 }),
-      svg("text", { class: "label", x: x(chosen.a) + (right ? 12 : -12), y: y(chosen.error) + 18, "text-anchor": right ? "start" : "end" }, `chosen ${percent(chosen.error)}`));
+      svg(
+        "text",
+        {
+          class: "label",
+          x: x(chosen.a) + (right ? 12 : -12),
+          y: y(chosen.error) + 18,
+          "text-anchor": right ? "start" : "end",
+        },
+        `chosen ${percent(chosen.error)}`,
+      ),
+    );
   }
 }

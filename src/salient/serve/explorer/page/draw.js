@@ -24,20 +24,50 @@ export const percent = value => {
   const hundred = 100 * value;
   return `${Number(hundred.toPrecision(hundred >= 10 ? 3 : 2))} %`;
 };
-export const number = (value, digits = 3) => value === null || value === undefined ? "–"
-  : Math.abs(value) >= 1000 || value === 0 ? String(Math.round(value)) : String(Number(value.toPrecision(digits)));
-export const mebibytes = bytes => `${(bytes / 2 ** 20).toLocaleString("en", { maximumFractionDigits: 0 })} MiB`;
+export const number = (value, digits = 3) =>
+  value === null || value === undefined
+    ? "–"
+    : Math.abs(value) >= 1000 || value === 0
+      ? String(Math.round(value))
+      : String(Number(value.toPrecision(digits)));
+export const mebibytes = bytes =>
+  `${(bytes / 2 ** 20).toLocaleString("en", { maximumFractionDigits: 0 })} MiB`;
 
 // columns: [heading, is a number]; rows: cells, text or nodes
 export function table(caption, columns, rows) {
-  const cell = (value, i, tag) => el(tag, { class: columns[i][1] ? "number" : null, scope: tag === "th" ? "row" : null }, value);
-  return el("table", {},
+  const cell = (value, i, tag) =>
+    el(tag, { class: columns[i][1] ? "number" : null, scope: tag === "th" ? "row" : null }, value);
+  return el(
+    "table",
+    {},
     el("caption", { class: "unseen" }, caption),
-    el("thead", {}, el("tr", {}, columns.map(([name, numeric]) => el("th", { scope: "col", class: numeric ? "number" : null }, name)))),
-    el("tbody", {}, rows.map(row => el("tr", {}, row.map((value, i) => cell(value, i, i ? "td" : "th"))))));
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        columns.map(([name, numeric]) =>
+          el("th", { scope: "col", class: numeric ? "number" : null }, name),
+        ),
+      ),
+    ),
+    el(
+      "tbody",
+      {},
+      rows.map(row =>
+        el(
+          "tr",
+          {},
+          row.map((value, i) => cell(value, i, i ? "td" : "th")),
+        ),
+      ),
+    ),
+  );
 }
 
-export const scroll = (...children) => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, ...children);
+export const scroll = (...children) =>
+  el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, ...children);
 
 // Says in words what is missing, or shows the panel.
 export function missing(panel, words) {
@@ -61,7 +91,13 @@ function paint(host) {
   const { clientWidth: width, clientHeight: height } = host;
   if (!width || !height) return;
   const focus = host.contains(document.activeElement) && document.activeElement.dataset.number;
-  const root = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": words });
+  const root = svg("svg", {
+    width,
+    height,
+    viewBox: `0 0 ${width} ${height}`,
+    role: "group",
+    "aria-label": words,
+  });
   const box = { left: 52, top: 12, right: width - 14, bottom: height - 34 };
   draw({ root, box, width, height });
   host.replaceChildren(root);
@@ -78,15 +114,18 @@ export const logarithmic = (low, high, from, to) => {
 };
 
 export function niceTicks(low, high, count) {
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough || 1));
+  const rough = (high - low) / count,
+    power = 10 ** Math.floor(Math.log10(rough || 1));
   const step = [1, 2, 2.5, 5, 10].map(n => n * power).find(n => n >= rough * 0.999) || power;
   const ticks = [];
-  for (let i = Math.ceil(low / step); i * step <= high * (1 + 1e-9) + 1e-12; i++) ticks.push(Number((i * step).toPrecision(12)));
+  for (let i = Math.ceil(low / step); i * step <= high * (1 + 1e-9) + 1e-12; i++)
+    ticks.push(Number((i * step).toPrecision(12)));
   return ticks;
 }
 
 export function logTicks(low, high) {
-  const ticks = [], factors = Math.log10(high / low) > 2.5 ? [1] : [1, 2, 5];
+  const ticks = [],
+    factors = Math.log10(high / low) > 2.5 ? [1] : [1, 2, 5];
   for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++)
     for (const factor of factors) {
       const tick = Number((factor * 10 ** power).toPrecision(3));
@@ -100,10 +139,20 @@ export function axes({ root, box }, y, yTicks, yWords, x, xTicks, xWords, bottom
   for (const tick of yTicks)
     root.append(
       svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y(tick), y2: y(tick) }),
-      svg("text", { x: box.left - 8, y: y(tick) + 4, "text-anchor": "end" }, yWords(tick)));
+      svg("text", { x: box.left - 8, y: y(tick) + 4, "text-anchor": "end" }, yWords(tick)),
+    );
   for (const tick of xTicks)
-    root.append(svg("text", { x: x(tick), y: box.bottom + 16, "text-anchor": "middle" }, xWords(tick)));
-  root.append(svg("text", { x: (box.left + box.right) / 2, y: box.bottom + 31, "text-anchor": "middle" }, bottom));
+    root.append(
+      svg("text", { x: x(tick), y: box.bottom + 16, "text-anchor": "middle" }, xWords(tick)),
+    );
+  root.append(
+    svg(
+      "text",
+      { x: (box.left + box.right) / 2, y: box.bottom + 31, "text-anchor": "middle" },
+      bottom,
+    ),
+  );
 }
 
-export const path = points => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
+export const path = points =>
+  points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");

@@ -1,16 +1,20 @@
 // Panel 4: a weight group beside its codes, rounded anew as the sliders say.
 
-import { axes, byId, chart, linear, missing, niceTicks, number, path, percent, scroll, svg, table } from "./draw.js";
+import { byId, number, percent } from "./draw.js";
 import { get, latest } from "./net.js";
+import { drawGroup } from "./weights.js";
 
-const WAYS = [["now", "as the sliders say"], ["written", "as the checkpoint has it"], ["plain", "plain rounding, these bits and groups"]];
-const MOST_MARKS = 4200; // of the ruler, that can be told apart
+const DEQUANTIZED = "These are not the 16-bit weights but what the checkpoint's codes stand for. ";
 const slider = id => byId(id);
-let scene, sizes = [], exponents = null, where = null;
+let scene,
+  sizes = [],
+  exponents = null,
+  where = null;
 
 export function startGroup(given) {
   scene = given;
-  for (const id of ["bits", "size", "clip", "a", "b", "row", "at"]) slider(id).addEventListener("input", event => changed(event.target.id));
+  for (const id of ["bits", "size", "clip", "a", "b", "row", "at"])
+    slider(id).addEventListener("input", event => changed(event.target.id));
   byId("as-plain").addEventListener("click", () => preset(0, 0));
   byId("as-chosen").addEventListener("click", () => preset(...(exponents ?? [0, 0])));
   byId("sliders").addEventListener("submit", event => event.preventDefault());
@@ -22,13 +26,18 @@ export async function showGroup(chosen, found, salience) {
   const shape = input.readers.find(r => r.name === chosen.layer);
   where = { block: chosen.block, layer: chosen.layer, out: shape.out, in: shape.in };
   sizes = [16, 32, 64, 128, 256].filter(size => shape.in % size === 0);
-  const none = sizes.length ? "" : `The ${shape.in} inputs of this layer cannot be cut into groups.`;
+  const none = sizes.length
+    ? ""
+    : `The ${shape.in} inputs of this layer cannot be cut into groups.`;
   byId("group-body").classList.toggle("absent", Boolean(none));
   if (none) return note(none);
   exponents = input.exponents ?? null;
   slider("bits").value = scene.bits;
   slider("size").max = sizes.length - 1;
-  slider("size").value = Math.max(0, sizes.includes(scene.group_size) ? sizes.indexOf(scene.group_size) : sizes.length - 1);
+  slider("size").value = Math.max(
+    0,
+    sizes.includes(scene.group_size) ? sizes.indexOf(scene.group_size) : sizes.length - 1,
+  );
   slider("clip").value = 1;
   for (const id of ["a", "b", "as-chosen"]) byId(id).disabled = Boolean(salience.why);
   byId("as-chosen").disabled ||= !exponents;
@@ -49,7 +58,8 @@ function preset(a, b) {
 
 let lastSize = 0;
 function changed(id) {
-  if (id === "size") { // stay at the same channels
+  if (id === "size") {
+    // stay at the same channels
     const first = Number(slider("at").value) * lastSize;
     slider("at").max = where.in / size() - 1;
     slider("at").value = Math.floor(first / size());
@@ -63,7 +73,8 @@ function speak() {
     "bits-said": `${slider("bits").value}: ${2 ** slider("bits").value} marks`,
     "size-said": String(size()),
     "clip-said": percent(Number(slider("clip").value)),
-    "a-said": number(Number(slider("a").value)), "b-said": number(Number(slider("b").value)),
+    "a-said": number(Number(slider("a").value)),
+    "b-said": number(Number(slider("b").value)),
     "row-said": `${slider("row").value} of ${where.out}`,
     "at-said": `${slider("at").value} of ${where.in / size()}`,
   };
@@ -84,11 +95,20 @@ const fetchGroup = latest(async () => {
   const started = begun;
   begun = 0;
   const query = new URLSearchParams({
-    block: where.block, layer: where.layer, row: slider("row").value, group: slider("at").value, bits: slider("bits").value,
-    group_size: size(), clip: slider("clip").value, a: slider("a").value, b: slider("b").value,
+    block: where.block,
+    layer: where.layer,
+    row: slider("row").value,
+    group: slider("at").value,
+    bits: slider("bits").value,
+    group_size: size(),
+    clip: slider("clip").value,
+    a: slider("a").value,
+    b: slider("b").value,
   });
   try {
-    draw(await get(`/explorer/api/group?${query}`));
+    const found = await get(`/explorer/api/group?${query}`);
+    note((scene.no_source ? DEQUANTIZED : "") + found.why);
+    drawGroup(found, scene.scheme);
     const took = performance.now() - (started || performance.now());
     byId("group-time").textContent = `Recomputed in ${Math.round(took)} ms.`;
     byId("group-time").dataset.ms = took;
@@ -100,60 +120,4 @@ const fetchGroup = latest(async () => {
 function note(words) {
   byId("group-missing").hidden = !words;
   byId("group-missing").textContent = words;
-}
-
-function draw(found) {
-  const dequantized = scene.no_source ? "These are not the 16-bit weights but what the checkpoint's codes stand for. " : "";
-  note(dequantized + found.why);
-  const first = found.group * found.weights.length, last = first + found.weights.length - 1;
-  byId("group-said").textContent = `Row ${found.row}, channels ${first} to ${last} of ${found.layer}`;
-  byId("group-words").textContent = `${found.scheme}: ${number(found.bits_per_weight, 4)} bits a weight with the rulers. Zero is at mark ${found.zero}, a step is ${number(found.step)}.`;
-  chart(byId("group-chart"), "Weights and what their codes stand for; the table below has the figures", frame => marks(frame, found));
-  errors(found.errors);
-  const { now, written } = found.values;
-  byId("group-table").replaceChildren(scroll(table("Weights and codes",
-    [["channel"], ["weight", true], ["code", true], ["stands for", true], ["scale", true], ["written code", true], ["stands for", true], ["mean |x|", true]],
-    found.weights.map((w, i) => [String(first + i), number(w, 4), String(found.codes[i]), number(now[i], 4), number(found.scale[i]),
-      found.written_codes ? String(found.written_codes[i]) : "–", number(written?.[i], 4), number(found.mean_abs?.[i])]))));
-}
-
-function errors(found) {
-  const rows = WAYS.map(([way, about]) => {
-    const e = found[way], words = way === "written" && scene.scheme ? `${about} (${scene.scheme})` : about;
-    return e ? [words, percent(e.weight), percent(e.output), percent(e.layer)] : [words, "–", "–", "–"];
-  });
-  byId("group-errors").replaceChildren(scroll(table("Errors",
-    [["error"], ["of the group's weights", true], ["of the group's output", true], ["of the layer's output", true]], rows)));
-}
-
-function marks(frame, found) {
-  const { root, box } = frame, { weights, scale, codes, mean_abs: mean } = found, count = weights.length;
-  const now = found.values.now, most = 2 ** Number(found.scheme.match(/^w(\d+)/)[1]) - 1;
-  const low = Math.min(...weights, ...now), high = Math.max(...weights, ...now), room = (high - low) * 0.06 || 1;
-  const strip = 10, y = linear(low - room, high + room, box.bottom - strip - 8, box.top);
-  const x = linear(0, count, box.left, box.right), half = (x(1) - x(0)) / 2, r = Math.max(1.6, Math.min(4.5, half * 0.6));
-  const middle = i => x(i) + half, first = found.group * count;
-  const labels = [0, count / 4, count / 2, (3 * count) / 4].map(Math.floor);
-  axes(frame, y, niceTicks(low - room, high + room, 5), v => number(v), i => middle(i), labels, i => String(first + i), "input channel");
-  if ((most + 1) * count <= MOST_MARKS) root.append(svg("path", { class: "marks", d: ruler(found, most, y, middle, half, box) }));
-  const largest = mean ? Math.max(...mean, 1e-30) : 1;
-  weights.forEach((weight, i) => {
-    const [cx, from, to] = [middle(i), y(weight), y(now[i])];
-    if (mean) root.append(svg("rect", { class: "strip", x: x(i), width: 2 * half + 0.5, y: box.bottom - strip, height: strip, "fill-opacity": (mean[i] / largest).toFixed(3) }));
-    root.append(svg("line", { class: "stem", x1: cx, x2: cx, y1: from, y2: to }), svg("circle", { class: "ring", cx, cy: from, r: r + 0.8 }), svg("circle", { class: "dot", cx, cy: to, r: r * 0.75 }));
-    if (2 * half >= 15) root.append(svg("text", { class: "code", x: cx, y: Math.min(from, to) - r - 4, "text-anchor": "middle" }, String(codes[i])));
-  });
-  root.append(svg("rect", { class: "outline", x: box.left, width: box.right - box.left, y: box.bottom - strip, height: strip }));
-}
-
-// Every value that a code can stand for: a channel with a larger scale has finer marks.
-function ruler({ scale, zero, step }, most, y, middle, half, box) {
-  const lines = [];
-  scale.forEach((s, i) => {
-    for (let code = 0; code <= most; code++) {
-      const at = y(((code - zero) * step) / s);
-      if (at > box.top && at < box.bottom - 16) lines.push(`M${(middle(i) - half * 0.8).toFixed(1)} ${at.toFixed(1)}h${(half * 1.6).toFixed(1)}`);
-    }
-  });
-  return lines.join("");
 }

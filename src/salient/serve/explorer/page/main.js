@@ -11,7 +11,8 @@ import { startChat } from "./chat.js";
 
 const API = "/explorer/api";
 const POLL = 400; // milliseconds, while the pass runs
-let scene, chosen = { block: 0, layer: "" };
+let scene,
+  chosen = { block: 0, layer: "" };
 
 async function start() {
   scene = await get(`${API}/scene`);
@@ -27,20 +28,49 @@ async function start() {
   const worst = scene.evidence?.worst[0];
   choose(worst ? scene.blocks.indexOf(worst.block) : 0, worst ? worst.layer : "");
   await running();
-  watch();
+  await watch();
 }
 
 function head() {
   byId("title").textContent = scene.model;
-  const { plain, awq } = scene.heldout, tiles = [];
-  tiles.push(["scheme", scene.scheme ?? "16 bits", scene.scheme ? `${number(scene.bits_per_weight, 4)} bits a weight` : "not quantized"]);
-  if (awq) tiles.push(
-    ["KL to the 16-bit model", `${number(awq.kl)} nats`, `plain rounding: ${number(plain?.kl)}`],
-    ["same likeliest next token", percent(awq.top1), `plain rounding: ${percent(plain?.top1)}`]);
-  if (scene.bytes.after) tiles.push(["size on disk", mebibytes(scene.bytes.after), `before: ${mebibytes(scene.bytes.before)}`]);
-  tiles.push(["16-bit model", scene.source ? "at hand" : "not at hand", scene.source ?? "see panels 2 to 4"]);
-  byId("tiles").replaceChildren(...tiles.map(([name, figure, remark]) =>
-    el("div", { class: "tile" }, el("dt", {}, name), el("dd", {}, el("span", { class: "figure" }, figure), el("span", { class: "remark" }, remark)))));
+  const { plain, awq } = scene.heldout,
+    tiles = [];
+  tiles.push([
+    "scheme",
+    scene.scheme ?? "16 bits",
+    scene.scheme ? `${number(scene.bits_per_weight, 4)} bits a weight` : "not quantized",
+  ]);
+  if (awq)
+    tiles.push(
+      ["KL to the 16-bit model", `${number(awq.kl)} nats`, `plain rounding: ${number(plain?.kl)}`],
+      ["same likeliest next token", percent(awq.top1), `plain rounding: ${percent(plain?.top1)}`],
+    );
+  if (scene.bytes.after)
+    tiles.push([
+      "size on disk",
+      mebibytes(scene.bytes.after),
+      `before: ${mebibytes(scene.bytes.before)}`,
+    ]);
+  tiles.push([
+    "16-bit model",
+    scene.source ? "at hand" : "not at hand",
+    scene.source ?? "see panels 2 to 4",
+  ]);
+  byId("tiles").replaceChildren(
+    ...tiles.map(([name, figure, remark]) =>
+      el(
+        "div",
+        { class: "tile" },
+        el("dt", {}, name),
+        el(
+          "dd",
+          {},
+          el("span", { class: "figure" }, figure),
+          el("span", { class: "remark" }, remark),
+        ),
+      ),
+    ),
+  );
 }
 
 // Wait for the pass; panels whose block it reached meanwhile are drawn then.
@@ -53,7 +83,7 @@ async function watch() {
       await new Promise(resolve => setTimeout(resolve, POLL));
     } else {
       if (waiting) show();
-      if (progress.state === "ready") running();
+      if (progress.state === "ready") await running();
       return;
     }
   }
@@ -61,8 +91,11 @@ async function watch() {
 
 function said({ state, done, total, words }) {
   const text = {
-    none: "", waiting: "",
-    measuring: `Measuring: a few calibration tokens pass the 16-bit model, block ${done} of ${total || "?"}.`,
+    none: "",
+    waiting: "",
+    measuring:
+      "Measuring: a few calibration tokens pass the 16-bit model, " +
+      `block ${done} of ${total || "?"}.`,
     ready: `Measured on ${words}, just now.`,
     failed: `Nothing could be measured. ${words}`,
   }[state];
@@ -76,35 +109,56 @@ function choose(block, layer) {
   show();
 }
 
-let waiting = false;
+let waiting = false; // for the pass to reach the chosen block
 const show = latest(async () => {
+  try {
+    await panels();
+  } catch (error) {
+    byId("progress").textContent = error.message;
+  }
+});
+
+async function panels() {
   const { block } = chosen;
   const found = await get(`${API}/block?block=${block}`);
   if (block !== chosen.block) return;
   waiting = Boolean(found.why) && !scene.no_source;
   fillLayers(found);
   const query = `block=${block}&layer=${encodeURIComponent(chosen.layer)}`;
-  const [salience, curve] = await Promise.all([get(`${API}/salience?${query}`), get(`${API}/curve?${query}`)]);
+  const [salience, curve] = await Promise.all([
+    get(`${API}/salience?${query}`),
+    get(`${API}/curve?${query}`),
+  ]);
   if (block !== chosen.block) return;
   drawSalience(salience);
   drawCurve(curve);
   await showGroup(chosen, found, salience);
-});
+}
 
-// The linears by the input that they share; a layer named by its kind is found by its name's pattern.
+// The linears by the input that they share. A layer may be chosen by its kind: stars for numbers.
 function fillLayers(found) {
   const names = found.inputs.flatMap(input => input.readers.map(r => r.name));
   const pattern = name => name.replace(/(^|\.)\d+(?=\.|$)/g, "$1*");
   const kind = chosen.layer;
-  chosen.layer = names.find(n => n === kind) ?? names.find(n => pattern(n) === pattern(kind)) ?? names[0];
-  byId("layer").replaceChildren(...found.inputs.map((input, i) =>
-    el("optgroup", { label: `input ${i + 1}` }, input.readers.map(r => el("option", { value: r.name }, r.name)))));
+  chosen.layer =
+    names.find(n => n === kind) ?? names.find(n => pattern(n) === pattern(kind)) ?? names[0];
+  byId("layer").replaceChildren(
+    ...found.inputs.map((input, i) =>
+      el(
+        "optgroup",
+        { label: `input ${i + 1}` },
+        input.readers.map(r => el("option", { value: r.name }, r.name)),
+      ),
+    ),
+  );
   byId("layer").value = chosen.layer;
   const input = found.inputs.find(each => each.readers.some(r => r.name === chosen.layer));
   const shape = input.readers.find(r => r.name === chosen.layer);
   const shared = input.readers.filter(r => r.name !== chosen.layer).map(r => r.name);
-  byId("chosen").textContent = `${shape.in} inputs, ${shape.out} outputs`
-    + (shared.length ? `; reads the same as ${shared.slice(0, 3).join(", ")}` : "") + ".";
+  byId("chosen").textContent =
+    `${shape.in} inputs, ${shape.out} outputs` +
+    (shared.length ? `; reads the same as ${shared.slice(0, 3).join(", ")}` : "") +
+    ".";
 }
 
 async function running() {

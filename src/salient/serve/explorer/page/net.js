@@ -18,7 +18,10 @@ export async function ask(path, body, signal) {
     let reply;
     try {
       reply = await fetch(path, {
-        method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body),
+        method: body ? "POST" : "GET",
+        headers,
+        signal,
+        body: body && JSON.stringify(body),
       });
     } catch (error) {
       if (error.name === "AbortError") throw error;
@@ -84,7 +87,8 @@ export async function* events(path, body, signal) {
 
 // Runs `work` for the last of the arguments that come while it runs, and never twice at once.
 export function latest(work) {
-  let running = false, waiting = null;
+  let running = false,
+    waiting = null;
   return async (...given) => {
     waiting = given;
     if (running) return;

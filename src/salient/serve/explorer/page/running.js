@@ -4,15 +4,46 @@ import { byId, chart, el, mebibytes, number, scroll, svg, table } from "./draw.j
 
 export function drawRunning(found) {
   const { parts, total } = found;
-  chart(byId("memory-chart"), `Memory by part, ${mebibytes(total)} in all; the list below has the figures`, frame => bar(frame, parts));
-  byId("memory-legend").replaceChildren(...parts.map((part, i) =>
-    el("li", {}, el("i", { class: `key part part${i}` }), `${part.name}: ${mebibytes(part.bytes)}`)));
-  byId("memory-words").textContent = `${found.device}, activations in ${found.dtype}; ${found.runs_as}. `
-    + (found.kv_bytes_full ? `A token's keys and values take ${number(found.kv_bytes_a_token / 1024)} KiB; all ${found.slots} slots of ${found.context} tokens would take ${mebibytes(found.kv_bytes_full)}.` : "");
-  byId("kernels").replaceChildren(scroll(table("Kernels", [["kernel"], ["linears", true], ["why"]],
-    found.kernels.map(k => [k.kernel, String(k.linears), k.why]))));
-  byId("fusion").replaceChildren(scroll(table("What was fused", [["what"], ["blocks", true], ["why not"]],
-    found.fusion.map(f => [f.what, String(f.blocks), f.why || "proven, fused"]))));
+  chart(
+    byId("memory-chart"),
+    `Memory by part, ${mebibytes(total)} in all; the list below has the figures`,
+    frame => bar(frame, parts),
+  );
+  byId("memory-legend").replaceChildren(
+    ...parts.map((part, i) =>
+      el(
+        "li",
+        {},
+        el("i", { class: `key part part${i}` }),
+        `${part.name}: ${mebibytes(part.bytes)}`,
+      ),
+    ),
+  );
+  byId("memory-words").textContent =
+    `${found.device}, activations in ${found.dtype}; ${found.runs_as}. ` +
+    (found.kv_bytes_full
+      ? `A token's keys and values take ${number(found.kv_bytes_a_token / 1024)} KiB; all ` +
+        `${found.slots} slots of ${found.context} tokens would take ` +
+        `${mebibytes(found.kv_bytes_full)}.`
+      : "");
+  byId("kernels").replaceChildren(
+    scroll(
+      table(
+        "Kernels",
+        [["kernel"], ["linears", true], ["why"]],
+        found.kernels.map(k => [k.kernel, String(k.linears), k.why]),
+      ),
+    ),
+  );
+  byId("fusion").replaceChildren(
+    scroll(
+      table(
+        "What was fused",
+        [["what"], ["blocks", true], ["why not"]],
+        found.fusion.map(f => [f.what, String(f.blocks), f.why || "proven, fused"]),
+      ),
+    ),
+  );
 }
 
 function bar({ root, width, height }, parts) {
@@ -20,7 +51,9 @@ function bar({ root, width, height }, parts) {
   let x = 0;
   parts.forEach((part, i) => {
     const wide = (part.bytes / total) * width;
-    root.append(svg("rect", { class: `part${i}`, x, y: 0, width: Math.max(wide - 1.5, 0), height }));
+    root.append(
+      svg("rect", { class: `part${i}`, x, y: 0, width: Math.max(wide - 1.5, 0), height }),
+    );
     x += wide;
   });
 }

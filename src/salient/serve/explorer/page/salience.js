@@ -1,33 +1,88 @@
 // Panel 2: mean |activation| of the channels, largest first.
 
-import { axes, byId, chart, logTicks, logarithmic, linear, missing, number, path, percent, scroll, svg, table } from "./draw.js";
+import {
+  axes,
+  byId,
+  chart,
+  logTicks,
+  logarithmic,
+  linear,
+  missing,
+  number,
+  path,
+  percent,
+  scroll,
+  svg,
+  table,
+} from "./draw.js";
 
 export function drawSalience(found) {
   missing("salience", found.why);
   if (found.why) return;
   const times = found.largest / Math.max(found.median, 1e-30);
   byId("salience-words").textContent =
-    `What ${found.readers.slice(0, 3).join(", ")} read${found.readers.length > 1 ? "" : "s"}: the largest of ${found.channels} channels is `
-    + `${number(times)} times the median, and the largest ${found.salient} carry ${percent(found.share)} of all magnitude. `
-    + `Measured on ${found.tokens} tokens.`;
-  chart(byId("salience-chart"), `Mean size of ${found.channels} channels, sorted`, frame => marks(frame, found));
-  byId("salience-table").replaceChildren(scroll(table("The largest channels",
-    [["channel"], ["mean |x|", true], ["scale, median = 1", true]],
-    found.top.map(t => [String(t.channel), number(t.mean_abs), t.scale === null ? "–" : number(t.scale)]))));
+    `What ${found.readers.slice(0, 3).join(", ")} read${found.readers.length > 1 ? "" : "s"}: ` +
+    `the largest of ${found.channels} channels is ${number(times)} times the median, and the ` +
+    `largest ${found.salient} carry ${percent(found.share)} of all magnitude. ` +
+    `Measured on ${found.tokens} tokens.`;
+  chart(byId("salience-chart"), `Mean size of ${found.channels} channels, sorted`, frame =>
+    marks(frame, found),
+  );
+  byId("salience-table").replaceChildren(
+    scroll(
+      table(
+        "The largest channels",
+        [["channel"], ["mean |x|", true], ["scale, median = 1", true]],
+        found.top.map(t => [
+          String(t.channel),
+          number(t.mean_abs),
+          t.scale === null ? "–" : number(t.scale),
+        ]),
+      ),
+    ),
+  );
 }
 
 function marks(frame, { ranks, values, salient, channels, median }) {
-  const { root, box } = frame, live = values.filter(v => v > 0);
-  const high = Math.max(...live, 1e-9) * 1.25, low = Math.max(Math.min(...live), high / 1e5) / 1.25;
-  const y = logarithmic(low, high, box.bottom, box.top), x = linear(0, channels - 1, box.left, box.right);
-  axes(frame, y, logTicks(low, high), v => number(v), x, [0, Math.round(channels / 2), channels - 1], String, "rank of the channel");
+  const { root, box } = frame,
+    live = values.filter(v => v > 0);
+  const high = Math.max(...live, 1e-9) * 1.25,
+    low = Math.max(Math.min(...live), high / 1e5) / 1.25;
+  const y = logarithmic(low, high, box.bottom, box.top),
+    x = linear(0, channels - 1, box.left, box.right);
+  axes(
+    frame,
+    y,
+    logTicks(low, high),
+    v => number(v),
+    x,
+    [0, Math.round(channels / 2), channels - 1],
+    String,
+    "rank of the channel",
+  );
   const points = ranks.map((rank, i) => [x(rank), y(values[i])]);
-  const top = points.filter((_, i) => ranks[i] < salient), edge = Math.max(x(salient), box.left + 4);
+  const top = points.filter((_, i) => ranks[i] < salient),
+    edge = Math.max(x(salient), box.left + 4);
   root.append(
-    svg("rect", { class: "salient-band", x: box.left, width: edge - box.left, y: box.top, height: box.bottom - box.top }),
+    svg("rect", {
+      class: "salient-band",
+      x: box.left,
+      width: edge - box.left,
+      y: box.top,
+      height: box.bottom - box.top,
+    }),
     svg("path", { class: "line", d: path(points) }),
     svg("line", { class: "level", x1: box.left, x2: box.right, y1: y(median), y2: y(median) }),
-    svg("text", { class: "label", x: box.right, y: y(median) - 6, "text-anchor": "end" }, `median ${number(median)}`),
+    svg(
+      "text",
+      { class: "label", x: box.right, y: y(median) - 6, "text-anchor": "end" },
+      `median ${number(median)}`,
+    ),
     ...top.map(([cx, cy]) => svg("circle", { class: "dot salient", cx, cy, r: 3.5 })),
-    svg("text", { class: "label salient", x: edge + 8, y: box.top + 12 }, `largest 1 %: ${salient} channel${salient > 1 ? "s" : ""}`));
+    svg(
+      "text",
+      { class: "label salient", x: edge + 8, y: box.top + 12 },
+      `largest 1 %: ${salient} channel${salient > 1 ? "s" : ""}`,
+    ),
+  );
 }
