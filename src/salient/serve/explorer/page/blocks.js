@@ -135,7 +135,7 @@ function marks(frame, blocks, choose) {
           "aria-label":
             `block ${i}: ${percent(b.plain)} by plain rounding, ${percent(b.awq)} as written` +
             (b.fell_back ? ", fell back" : ""),
-          onclick: () => choose(i, ""),
+          onclick: () => choose(i),
           onkeydown: event => move(event, i, blocks.length, choose),
         },
         svg("rect", {
@@ -172,6 +172,6 @@ function move(event, i, count, choose) {
   ];
   if (to === undefined || to < 0 || to >= count) return;
   event.preventDefault();
-  choose(to, "");
+  choose(to);
   byId("blocks-chart").querySelector(`[data-number="${to}"]`)?.focus();
 }

@@ -1,9 +1,12 @@
 // Panel 6: a chat that streams, beside the 16-bit reference where one runs.
 
-import { byId, el } from "./draw.js";
+import { byId, el, notice } from "./draw.js";
 import { events, post } from "./net.js";
 import { drawParting } from "./parting.js";
 
+const NO_REFERENCE =
+  "No 16-bit reference runs beside this checkpoint, so nothing can be compared. " +
+  "Start the server with `--reference MODEL`.";
 let scene,
   history = [],
   stopper = null,
@@ -16,17 +19,12 @@ export function startChat(given, after) {
       ? "Ask the model something; the answer comes token by token."
       : "This is no chat model: give it the beginning of a text, and it goes on from there.") +
     (scene.reference
-      ? ` The 16-bit reference, ${scene.reference}, answers beside it. Then the reference's answer` +
-        " is given to both, token by token, and" +
-        " each token is coloured by how far their opinions of it were apart."
+      ? ` The 16-bit reference, ${scene.reference}, answers beside it. Then the reference's ` +
+        "answer is given to both, token by token, and each token is coloured by how far their " +
+        "opinions of it were apart."
       : "");
   byId("ask-label").textContent = scene.chat ? "Your message" : "The beginning of a text";
-  if (!scene.reference) {
-    byId("chat-missing").hidden = false;
-    byId("chat-missing").textContent =
-      "No 16-bit reference runs beside this checkpoint, so nothing can be compared. " +
-      "Start the server with --reference MODEL.";
-  }
+  if (!scene.reference) notice("chat", NO_REFERENCE);
   byId("temperature").addEventListener("input", () => {
     byId("temperature-said").textContent = byId("temperature").value;
   });

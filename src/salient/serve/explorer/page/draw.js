@@ -69,10 +69,16 @@ export function table(caption, columns, rows) {
 export const scroll = (...children) =>
   el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, ...children);
 
+// A notice under a panel's heading, or none; what stands in backquotes is something to type.
+export function notice(panel, words) {
+  const parts = words.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
+  byId(`${panel}-missing`).hidden = !words;
+  byId(`${panel}-missing`).replaceChildren(...parts);
+}
+
 // Says in words what is missing, or shows the panel.
 export function missing(panel, words) {
-  byId(`${panel}-missing`).hidden = !words;
-  byId(`${panel}-missing`).textContent = words;
+  notice(panel, words);
   byId(`${panel}-body`).classList.toggle("absent", Boolean(words));
 }
 

@@ -1,6 +1,6 @@
 // Panel 4: a weight group beside its codes, rounded anew as the sliders say.
 
-import { byId, number, percent } from "./draw.js";
+import { byId, notice, number, percent } from "./draw.js";
 import { get, latest } from "./net.js";
 import { drawGroup } from "./weights.js";
 
@@ -30,7 +30,7 @@ export async function showGroup(chosen, found, salience) {
     ? ""
     : `The ${shape.in} inputs of this layer cannot be cut into groups.`;
   byId("group-body").classList.toggle("absent", Boolean(none));
-  if (none) return note(none);
+  if (none) return notice("group", none);
   exponents = input.exponents ?? null;
   slider("bits").value = scene.bits;
   slider("size").max = sizes.length - 1;
@@ -107,17 +107,13 @@ const fetchGroup = latest(async () => {
   });
   try {
     const found = await get(`/explorer/api/group?${query}`);
-    note((scene.no_source ? DEQUANTIZED : "") + found.why);
+    byId("weight-key").textContent = scene.no_source ? "weight" : "16-bit weight";
+    notice("group", (scene.no_source ? DEQUANTIZED : "") + found.why);
     drawGroup(found, scene.scheme);
     const took = performance.now() - (started || performance.now());
     byId("group-time").textContent = `Recomputed in ${Math.round(took)} ms.`;
     byId("group-time").dataset.ms = took;
   } catch (error) {
-    note(error.message);
+    notice("group", error.message);
   }
 });
-
-function note(words) {
-  byId("group-missing").hidden = !words;
-  byId("group-missing").textContent = words;
-}

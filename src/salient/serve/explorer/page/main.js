@@ -23,7 +23,7 @@ async function start() {
   if (scene.evidence) drawBlocks(scene, choose);
   startGroup(scene);
   startChat(scene, running);
-  byId("block").addEventListener("change", () => choose(Number(byId("block").value), chosen.layer));
+  byId("block").addEventListener("change", () => choose(Number(byId("block").value)));
   byId("layer").addEventListener("change", () => choose(chosen.block, byId("layer").value));
   const worst = scene.evidence?.worst[0];
   choose(worst ? scene.blocks.indexOf(worst.block) : 0, worst ? worst.layer : "");
@@ -102,7 +102,7 @@ function said({ state, done, total, words }) {
   byId("progress").textContent = [text, scene.source_remark].filter(Boolean).join(" ");
 }
 
-function choose(block, layer) {
+function choose(block, layer = chosen.layer) {
   chosen = { block, layer };
   byId("block").value = String(block);
   markBlock(block);
