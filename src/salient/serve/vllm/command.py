@@ -1,7 +1,6 @@
 """The command that starts vLLM: our arguments, less those that the user's own words settle."""
 
 import os
-import shlex
 from pathlib import Path
 
 from salient.plan.engines import find_engine
@@ -56,13 +55,6 @@ def words_of(found: Survey, fit: Fit) -> tuple[list[str], dict[str, str]]:
     if fit.cache_gib is not None:
         variables[CACHE_VARIABLE] = str(fit.cache_gib)
     return [*start, str(found.folder), *ours, *found.request.vllm_args], variables
-
-
-def line_of(command: list[str], variables: dict[str, str]) -> str:
-    """The line to type in a shell. Of a key stands there that the shell has it, and not what."""
-    shown = {"VLLM_API_KEY": '"$VLLM_API_KEY"'}
-    set_first = [f"{name}={shown.get(name) or shlex.quote(v)}" for name, v in variables.items()]
-    return " ".join([*set_first, shlex.join(command)])
 
 
 def untracked(found: Survey) -> str:

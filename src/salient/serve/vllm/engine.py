@@ -8,7 +8,7 @@ from collections.abc import Callable
 from salient.core.errors import RequestError
 
 from .child import GRACE, run_child
-from .command import line_of, words_of
+from .command import words_of
 from .ending import ending, exit_code
 from .find import ABSENT, Vllm, find_vllm
 from .fit import plan_fit
@@ -17,14 +17,14 @@ from .request import VllmRequest
 from .survey import Survey, survey
 from .watch import Watch
 
-__all__ = ["Vllm", "VllmRequest", "command_of", "find_vllm", "line_of", "run_vllm"]
+__all__ = ["Vllm", "VllmRequest", "command_of", "find_vllm", "run_vllm"]
 
 
 def command_of(request: VllmRequest) -> tuple[list[str], dict[str, str]]:
     """The command that would start vLLM here, and the variables that it needs besides.
 
-    `vllm serve` stands for it where there is no vLLM. The API key is among the variables alone;
-    `line_of` makes a line of both that does not show it.
+    `vllm serve` stands for it where there is no vLLM. The API key is among the variables alone:
+    whoever shows them must leave it out.
     Raises ModelError and RequestError as `run_vllm` does.
     """
     found = survey(request, find_vllm(request.vllm_python))
