@@ -15,7 +15,6 @@ from .preflight import Address
 NEWS = 0.5  # seconds between looks at what the log means, and whether the server answers
 CONNECT = 0.5  # seconds that a connection may take
 KNOCKS = 1.0  # seconds between attempts to connect
-CAUSES = 3  # of a failed start, at most
 NAME = "vLLM's log"
 # told at once, while vLLM runs; an error is told with its cause when vLLM has ended
 _AT_ONCE = ("slow",)
