@@ -12,21 +12,15 @@ each have a core of their own where `taskset` is there.
         --model MODEL --checkpoint CHECKPOINT
 
 `vllm bench serve` of the CPU build asks for metadata that its package has not: a shim on PYTHONPATH
-answers for it, and the environment stays as it is.
+answers for it (`servers.py`), and the environment stays as it is.
 """
 
 import argparse
-import contextlib
 import json
 import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +31,10 @@ from salient.evals.load.latencies import LoadResult
 from salient.evals.load.plans import LoadPlan, Step, Target
 from salient.evals.load.tools import run_with
 from salient.models.source import model_folder
+from servers import CORES, NAME, Setting, started
 
-NAME = "served"
 BAR = 0.10  # of the other's figure
 SPREADS, ENDS = ("ttft", "itl", "e2e"), ("p50", "p90", "p99")
-READY_SECONDS = 300
-CORES = sorted(os.sched_getaffinity(0))
-SHIM = """
-import importlib.metadata as metadata
-_version = metadata.version
-metadata.version = lambda name: "0.32.0+cpu" if name == "vllm" else _version(name)
-"""
 
 
 def main() -> None:
@@ -55,7 +42,6 @@ def main() -> None:
     given = _arguments()
     with tempfile.TemporaryDirectory() as folder:
         shim = Path(folder)
-        (shim / "sitecustomize.py").write_text(SHIM)
         rows = [row for name in given.servers.split(",") for row in _server(name, given, shim)]
     print(_table(rows))
     worst = max(abs(row["ratio"] - 1) for row in rows)
@@ -78,70 +64,15 @@ def _arguments() -> argparse.Namespace:
 
 
 def _server(name: str, given: argparse.Namespace, shim: Path) -> list[dict[str, Any]]:
-    """All rows of one server."""
-    with _started(name, given, shim) as url:
+    """All rows of one server, which has a core of its own."""
+    model = given.checkpoint if name == "salient" else str(model_folder(given.model))
+    setting = Setting(1024, 8, given.vllm, threads=1, cores=(CORES[0],), dtype="float32")
+    with started(name, model, setting, shim) as server:
         return [
             row
             for words in given.concurrency.split(",")
-            for row in _compared(name, url, Step(int(words)), given, shim)
+            for row in _compared(name, server.url, Step(int(words)), given, shim)
         ]
-
-
-@contextlib.contextmanager
-def _started(name: str, given: argparse.Namespace, shim: Path) -> Iterator[str]:
-    """A server, for as long as the block lasts."""
-    model, port = str(model_folder(given.model)), 8200 + (name == "salient")
-    if name == "vllm":
-        module = "vllm.entrypoints.openai.api_server"
-        command = [given.vllm, "-m", module, "--model", model, "--served-model-name", NAME]
-        command += ["--port", str(port), "--max-model-len", "1024", "--dtype", "float32"]
-        command += ["--enforce-eager", "--no-enable-prefix-caching"]  # warm-up knows a prompt
-    else:
-        command = [
-            sys.executable,
-            "-m",
-            "salient",
-            "serve",
-            given.checkpoint,
-            "--engine",
-            "embedded",
-        ]
-        command += ["--port", str(port), "--served-model-name", NAME]
-        command += ["--max-concurrency", "8", "--max-context", "1024"]
-    environment = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_NO_USAGE_STATS": "1",
-        "TORCHDYNAMO_DISABLE": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(shim),
-    }
-    log = (shim / f"{name}.log").open("wb")
-    child = subprocess.Popen(_pinned(CORES[0], command), env=environment, stdout=log, stderr=log)
-    try:
-        _wait(f"http://127.0.0.1:{port}/v1/models", child, shim / f"{name}.log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        child.terminate()
-        try:
-            child.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            child.kill()
-
-
-def _pinned(core: int, command: list[str]) -> list[str]:
-    several = len(CORES) > 1 and shutil.which("taskset")
-    return ["taskset", "-c", str(core), *command] if several else command
-
-
-def _wait(url: str, child: subprocess.Popen, log: Path) -> None:
-    last = time.monotonic() + READY_SECONDS
-    while time.monotonic() < last and child.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
-            return
-        time.sleep(0.5)
-    sys.exit(f"{url} did not come up:\n{log.read_text(errors='replace')[-3000:]}")
 
 
 def _compared(

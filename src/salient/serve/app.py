@@ -58,7 +58,10 @@ def create_app(worker: Worker, settings: Settings, beside: Sequence[Worker] = ()
             for each in (worker, *beside):
                 each.stop()
 
-    app = FastAPI(title="Salient", version=__version__, lifespan=lifespan)
+    # FastAPI's own pages load their scripts from elsewhere; /openapi.json is there.
+    app = FastAPI(
+        title="Salient", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.ready = False
     service = Service(worker, settings.model, Metrics(settings.model, worker))
     app.add_middleware(Guards, api_key=settings.api_key, largest_body=settings.largest_body)

@@ -1,0 +1,253 @@
+"""`salient serve` under load, and vLLM's CPU build beside it on the same checkpoint.
+
+    .venv/bin/python benchmarks/serve_load.py --checkpoint CHECKPOINT
+    .venv/bin/python benchmarks/serve_load.py --checkpoint CHECKPOINT --vllm PYTHON
+
+For each server, one after the other, in a process of its own with all cores:
+
+one        one client, a request after the other
+many       32 clients at once for three minutes, memory watched once a second
+disorder   32 clients, of whose requests 20 % hang up at a moment of chance and 5 % are garbage
+
+The bars, for Salient: no request fails but those that hang up or are garbage, none is stuck;
+resident memory grows by less than 5 % after the first third of `many`; its throughput is at least
+3 times that of one client. vLLM's figures stand beside them without a bar. Writes
+WORK/serve_load.json.
+Exit code 1 if a bar is missed.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from child import say
+from machine import conditions, in_words
+from salient.awq.calibration import load_tokenizer
+from salient.core.report import Report, Table
+from salient.evals.load.client import Question, ask, payload, question
+from salient.evals.load.latencies import LoadResult
+from salient.evals.load.plans import LoadPlan, Step, Target, find_endpoint
+from salient.evals.load.prompts import numbered, windows
+from salient.evals.load.runs import run_load
+from salient.evals.load.wire import Fault, connected, read_head, send
+from servers import NAME, Setting, Started, started
+
+MANY = 32
+GROWTH_BAR, RATIO_BAR = 0.05, 3.0
+HANG_UP, GARBAGE = 0.20, 0.05
+STUCK_SECONDS = 120.0
+CONTEXT = 1024
+
+
+def main() -> None:
+    """Measure, tell, judge."""
+    given = _arguments()
+    given.work.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for name in ("salient", *(["vllm"] if given.vllm else [])):
+        setting = Setting(CONTEXT, MANY, given.vllm)
+        with started(name, given.checkpoint, setting, given.work) as server:
+            found[name] = _measured(name, server, given)
+    data = {**conditions(), "given": {k: str(v) for k, v in vars(given).items()}, "servers": found}
+    data["missed"] = _missed(found["salient"])
+    (given.work / "serve_load.json").write_text(json.dumps(data, indent=2) + "\n")
+    _report(data).show(Console(width=110))
+    sys.exit(bool(data["missed"]))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True, help="a folder")
+    parser.add_argument("--vllm", default="", help="Python of the environment that has vLLM")
+    parser.add_argument("--seconds", type=int, default=180, help="of the 32 clients")
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--work", type=Path, default=Path(".work/bench/serve"))
+    return parser.parse_args()
+
+
+def _measured(name: str, server: Started, given: argparse.Namespace) -> dict[str, Any]:
+    """All phases of one server."""
+    one = _phase(server, given, 1, given.seconds // 4, seed=1)
+    say(f"{name}, one: {one.words}")
+    with _Memory(server.pid) as memory:
+        many = _phase(server, given, MANY, given.seconds, seed=2)
+    say(f"{name}, many: {many.words}")
+    disorder = asyncio.run(_disorder(server, given, given.seconds // 2))
+    say(f"{name}, disorder: {disorder}")
+    third = len(memory.bytes) // 3
+    middle, last = (memory.bytes[n * third : (n + 1) * third] for n in (1, 2))
+    return {
+        "one": one.data(),
+        "many": many.data(),
+        "ratio": many.output_rate / one.output_rate,
+        "disorder": disorder,
+        "memory_bytes": memory.bytes,
+        "memory_growth": statistics.median(last) / statistics.median(middle) - 1,
+        "memory_peak_bytes": max(memory.bytes),
+    }
+
+
+def _plan(given: argparse.Namespace, clients: int, seconds: int, seed: int) -> LoadPlan:
+    return LoadPlan(
+        (Step(clients),),
+        requests=None,
+        seconds=seconds,
+        warmups=clients,
+        prompt_tokens=given.prompt_tokens,
+        output_tokens=given.new_tokens,
+        seed=seed,
+    )
+
+
+def _target(server: Started) -> Target:
+    return Target(server.url, NAME, timeout=STUCK_SECONDS)
+
+
+def _phase(
+    server: Started, given: argparse.Namespace, clients: int, seconds: int, seed: int
+) -> LoadResult:
+    """`clients` at once for so long; a request without an end in STUCK_SECONDS is a failure."""
+    tokenizer = load_tokenizer(Path(given.checkpoint))
+    plan = _plan(given, clients, seconds, seed)
+    (result,) = run_load(
+        _target(server), plan, count_tokens=lambda text: len(tokenizer(text).input_ids)
+    )
+    return result
+
+
+class _Memory:
+    """Resident bytes of a process and its children, a reading a second."""
+
+    def __init__(self, pid: int):
+        self.pid, self.bytes = pid, []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "_Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(1.0):
+            self.bytes.append(sum(map(_resident, _family(self.pid))))
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all below it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return [pid]
+    return [pid, *(each for child in children for each in _family(int(child)))]
+
+
+def _resident(pid: int) -> int:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * 4096
+
+
+async def _disorder(server: Started, given: argparse.Namespace, seconds: int) -> dict[str, int]:
+    """How requests ended while some clients hang up and some send garbage."""
+    target, chance = _target(server), random.Random(3)
+    shared = question(target, _plan(given, MANY, seconds, 3), find_endpoint(target))
+    pieces = windows("", given.prompt_tokens // 2, 3)
+    counts: Counter[str] = Counter()
+    last = time.monotonic() + seconds
+
+    async def client() -> None:
+        while time.monotonic() < last:
+            prompt, drawn = (
+                numbered(chance.choice(pieces), chance.randrange(10**9)),
+                chance.random(),
+            )
+            if drawn < GARBAGE:
+                counts[f"garbage: {await _garbage(shared, prompt, chance)}"] += 1
+            elif drawn < GARBAGE + HANG_UP:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(chance.uniform(0, 3)):
+                        await ask(shared, prompt)
+                counts["hung up"] += 1
+            else:
+                outcome = await ask(shared, prompt)
+                counts[
+                    f"failed: {outcome.failed} {outcome.words}" if outcome.failed else "fine"
+                ] += 1
+
+    await asyncio.gather(*(client() for _ in range(MANY)))
+    return dict(counts)
+
+
+async def _garbage(shared: Question, prompt: str, chance: random.Random) -> str:
+    """The status that a spoilt body gets: bytes changed, cut off, or of no sense at all."""
+    body = bytearray(payload(shared, prompt))
+    kind = chance.randrange(3)
+    if kind == 0:
+        for _ in range(20):
+            body[chance.randrange(len(body))] = chance.randrange(256)
+    elif kind == 1:
+        del body[chance.randrange(len(body)) :]
+    else:
+        body = bytearray(chance.randbytes(2000))
+    try:
+        async with asyncio.timeout(STUCK_SECONDS), connected(shared.endpoint) as (reader, writer):
+            await send(writer, shared.endpoint, bytes(body), "")
+            return str((await read_head(reader)).status)
+    except (Fault, OSError, TimeoutError) as error:
+        return type(error).__name__
+
+
+def _missed(found: dict[str, Any]) -> list[str]:
+    """The bars that Salient misses, in words."""
+    missed = []
+    if found["many"]["failed"] or found["one"]["failed"]:
+        missed.append(f"failures: {found['many']['failures']}")
+    if found["ratio"] < RATIO_BAR:
+        missed.append(f"{MANY} clients have {found['ratio']:.2f} times the tokens of one")
+    if found["memory_growth"] > GROWTH_BAR:
+        missed.append(f"memory grows by {found['memory_growth']:.1%}")
+    wrong = [k for k in found["disorder"] if k.startswith("failed") or k.startswith("garbage: 5")]
+    return missed + wrong
+
+
+def _report(data: dict[str, Any]) -> Report:
+    """A row a server and phase, then memory and disorder."""
+    rows, more = [], []
+    for name, found in data["servers"].items():
+        for phase in ("one", "many"):
+            step = found[phase]
+            times = [f"{step[k]['p50']:.0f} / {step[k]['p99']:.0f}" for k in ("ttft", "itl", "e2e")]
+            rate = f"{step['output_tokens_per_second']:.1f}"
+            rows.append((name, phase, str(step["requests"]), str(step["failed"]), rate, *times))
+        peak = f"{found['memory_peak_bytes'] / 2**20:.0f} MiB"
+        ended = ", ".join(f"{v} {k}" for k, v in sorted(found["disorder"].items()))
+        more.append((name, f"{found['ratio']:.2f}", peak, f"{found['memory_growth']:+.1%}", ended))
+    columns = ("server", "phase", "requests", "failed", "tokens/s", "ttft", "itl", "e2e")
+    tables = [
+        Table("Load: milliseconds, P50 / P99", columns, rows),
+        Table("", ("server", "many / one", "peak memory", "growth", "disorder"), more),
+    ]
+    missed = data["missed"] or ["All bars are met."]
+    return Report(data, tables, [*missed, in_words(data)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Which engine serves, and what it says of itself."""
+
+import socket
+
+import pytest
+
+from salient.core.errors import RequestError
+from salient.serve import sizes
+from salient.serve.embedded import Facts
+from salient.serve.engines import chosen_engine
+from salient.serve.sizes import MOST, sequences
+from salient.serve.telling import command_told, embedded_told, is_loopback
+from salient.serve.vllm import engine as vllm
+from toy_rounded import rounded_toy
+
+FACTS = Facts("http://127.0.0.1:8000", "toy", 128, 4, ["cpu"], "fused blocks, C++")
+
+
+def chosen(engine="auto", python=None, reference=None, words=(), *, printed=False):
+    return chosen_engine(engine, python, reference, words, print_command=printed)
+
+
+@pytest.mark.parametrize(("there", "wanted"), [(None, "embedded"), (object(), "vllm")])
+def test_auto_is_vllm_where_it_is_found(there, wanted, monkeypatch):
+    monkeypatch.setattr(vllm, "find_vllm", lambda _: there)
+    assert chosen() == wanted
+
+
+@pytest.mark.parametrize(
+    "asked", [{"words": ("--seed", "1")}, {"python": "/x/python"}, {"printed": True}]
+)
+def test_words_for_vllm_choose_it(asked):
+    assert chosen(**asked) == "vllm"
+    with pytest.raises(RequestError, match=r"are for vLLM, but the embedded engine was asked for"):
+        chosen("embedded", **asked)
+    with pytest.raises(RequestError, match=r"\(--reference needs it\). Leave them out"):
+        chosen(reference="model", **asked)
+
+
+def test_a_reference_chooses_the_embedded_engine_and_refuses_vllm():
+    assert chosen(reference="model") == "embedded"
+    with pytest.raises(RequestError, match="explorer, which runs with the embedded engine alone"):
+        chosen("vllm", reference="model")
+
+
+def test_an_unknown_engine_is_refused_with_those_there_are():
+    with pytest.raises(RequestError, match=r"Unknown engine .sglang.\. Give one of auto, embed"):
+        chosen("sglang")
+
+
+# How many sequences
+
+
+def test_sequences_are_as_many_as_memory_holds(tmp_path, monkeypatch):
+    folder = rounded_toy(tmp_path)
+    assert sequences([folder], 64, "cpu") == MOST
+    weights = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+    each = 2 * 2 * 2 * 16 * 64 * 2  # keys and values, blocks, heads, numbers, tokens, bytes
+    few = (weights + 3.5 * each) / sizes.SHARE
+    monkeypatch.setattr(sizes, "available_memory", lambda: int(few))
+    found = sequences([folder], 64, "cpu")
+    assert 1 <= found < MOST
+    assert sequences([folder], 32, "cpu") in (2 * found, 2 * found + 1)
+
+
+def test_where_not_one_sequence_fits_the_memory_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(sizes, "available_memory", lambda: 10_000)
+    with pytest.raises(Exception, match=r"one sequence of 64 tokens .* smaller --max-context"):
+        sequences([rounded_toy(tmp_path)], 64, "cpu")
+
+
+# Telling
+
+
+def test_the_command_of_vllm_hides_the_key():
+    (line,), data = command_told(["vllm", "serve", "a b"], {"VLLM_API_KEY": "secret"})
+    assert line == "VLLM_API_KEY=... vllm serve 'a b'"
+    assert "secret" not in str(data)
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "warned"),
+    [("127.0.0.1", None, False), ("0.0.0.0", None, True), ("0.0.0.0", "key", False)],
+)
+def test_a_door_to_others_without_a_key_is_warned_of(host, key, warned):
+    lines, data = embedded_told(FACTS, host, key)
+    assert any("no key is asked for" in line for line in lines) == warned
+    assert data["api_key"] == (key is not None)
+
+
+def test_loopback_is_this_machine_alone():
+    assert all(map(is_loopback, ("127.0.0.1", "::1", "localhost", "127.8.8.8")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", socket.gethostname() + ".x")))

@@ -1,0 +1,141 @@
+"""`salient serve` as a process: it starts, answers, ends by a signal and loses no answer."""
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toy_rounded import rounded_toy
+
+SMALL = ("--engine", "embedded", "--port", "0", "--dtype", "float32", "--max-context", "256")
+BODY = {"prompt": "one two three", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return rounded_toy(tmp_path_factory.mktemp("served"))
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "salient", "serve", *words]
+
+
+@contextlib.contextmanager
+def running(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen, dict[str, Any]]]:
+    """The process and what it said when it was ready; its access log goes to a file."""
+    with (folder / "access.log").open("w") as log:
+        child = subprocess.Popen(
+            command(str(folder), *SMALL, "--json", *words),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    try:
+        assert child.stdout is not None
+        yield child, json.loads(child.stdout.readline() or log_of(folder))
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "access.log").read_text()
+
+
+def ask(url: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    with contextlib.closing(connection):
+        sent = None if body is None else json.dumps(body)
+        given = {"Content-Type": "application/json", **headers}
+        connection.request("POST" if sent else "GET", path, sent, given)
+        got = connection.getresponse()
+        return got.status, json.loads(got.read() or b"null")
+
+
+def test_a_signal_under_load_loses_no_answer_that_runs(folder):
+    """Twenty answers under way, a SIGTERM: each comes whole, then the process ends with 0."""
+    with running(folder, "--max-concurrency", "4") as (child, told):
+        assert told["engine"] == "embedded"
+        assert told["slots"] == 4
+        url = told["url"]
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            asked = [pool.submit(ask, url, "/v1/completions", BODY) for _ in range(20)]
+            while _entered(url) < 20:
+                time.sleep(0.01)
+            child.send_signal(signal.SIGTERM)
+            replies = [one.result() for one in asked]
+        assert [status for status, _ in replies] == [200] * 20
+        assert {reply["usage"]["completion_tokens"] for _, reply in replies} == {200}
+        assert child.wait(timeout=30) == 0
+        with pytest.raises(OSError, match="refused"):
+            ask(url, "/health")
+
+
+def _entered(url: str) -> float:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    names = ("num_requests_running{", "num_requests_waiting{", "request_success_total{")
+    names = tuple(f"vllm:{name}" for name in names)
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(names))
+
+
+def test_an_interrupt_ends_an_idle_server_at_once_with_0(folder):
+    with running(folder) as (child, told):
+        assert ask(told["url"], "/v1/models")[1]["data"][0]["id"] == folder.name
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=10) == 0
+        lines = [json.loads(line) for line in log_of(folder).splitlines()]
+        assert [line["path"] for line in lines] == ["/v1/models"]
+
+
+def test_a_key_and_a_name_are_as_given(folder):
+    os.environ["SALIENT_API_KEY"] = "secret"
+    try:
+        with running(folder, "--served-model-name", "mine") as (_, told):
+            assert told["model"] == "mine"
+            assert told["api_key"] is True
+            assert ask(told["url"], "/v1/models")[0] == 401
+            status, listed = ask(told["url"], "/v1/models", Authorization="Bearer secret")
+            assert (status, listed["data"][0]["id"]) == (200, "mine")
+    finally:
+        del os.environ["SALIENT_API_KEY"]
+
+
+def test_a_page_of_another_origin_may_ask_only_if_it_was_allowed(folder):
+    with running(folder, "--allow-origin", "http://a.example") as (_, told):
+        host = told["url"].removeprefix("http://")
+        for origin, allowed in (("http://a.example", "http://a.example"), ("http://b", None)):
+            connection = http.client.HTTPConnection(host, timeout=60)
+            with contextlib.closing(connection):
+                connection.request("GET", "/v1/models", headers={"Origin": origin})
+                reply = connection.getresponse()
+                assert reply.getheader("access-control-allow-origin") == allowed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nowhere/at/all", *SMALL), "No model folder 'nowhere/at/all'"),
+        (("x", "--engine", "tgi"), "Unknown engine 'tgi'. Give one of auto, embedded, vllm"),
+        (("x", "--engine", "embedded", "--", "--seed", "1"), "words after -- are for vLLM"),
+        (("x", "--engine", "embedded", "--host", "300.1.1.1"), "Cannot listen on 300.1.1.1:8000"),
+    ],
+)
+def test_what_cannot_be_served_is_said_with_exit_code_2(words, said):
+    ended = subprocess.run(command(*words), capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
