@@ -1,6 +1,6 @@
 """Use the explorer's page in a real browser, as a person would, and say what is wrong with it.
 
-    python benchmarks/look_at_explorer.py http://127.0.0.1:8000 [--shots FOLDER] [--chat]
+    python benchmarks/look_at_explorer.py http://127.0.0.1:8000 [--chat] [--shots FOLDER] [--docs X]
 
 The server runs already (`salient serve CHECKPOINT`; with `--reference MODEL` for --chat). The page
 is opened in headless Chromium, as wide as a desktop (1400) and as a phone (390), light and dark.
@@ -12,7 +12,8 @@ Exit code 1 if any of these is found:
     a control without a name                a control that the Tab key does not reach
     content that moved while it loaded      a slider that takes more than 200 ms to be drawn anew
 
-With --chat both models answer, and every token must be coloured and tell both opinions.
+With --chat both models answer, and every token must be coloured and tell both opinions. --docs
+makes the pictures of the documentation anew.
 
 Needs Chromium with its driver (Debian: `apt install chromium chromium-driver`) and the package
 `selenium`; nothing else of Salient imports either.
@@ -42,6 +43,12 @@ SLOWEST = 200  # milliseconds from a slider's step to what it shows
 MOST_MOVED = 0.1  # cumulative layout shift; what web.dev calls good
 MOST_TABS = 120
 SECONDS = 120
+# Device and theme -> first and last panel of each picture.
+PICTURES = {
+    ("desktop", "light"): [("blocks", "blocks"), ("chat", "chat")],
+    ("desktop", "dark"): [("group", "group")],
+    ("phone", "light"): [("salience", "curve")],
+}
 QUESTION = "Why is the sky blue? Answer in two sentences."
 SHIFTS = """
 window.moved = [];
@@ -75,23 +82,34 @@ return [...document.querySelectorAll('input, select, textarea, button, summary')
   && !(e.closest('details:not([open])') && e.tagName !== 'SUMMARY')
 ).map((e, i) => { e.dataset.tab = i; return e.id || e.textContent.slice(0, 40); });
 """
+AT_REST = """
+document.querySelector('.chooser').style.position = 'static';
+document.getElementById('bits').value = 4;
+document.getElementById('as-chosen').click();
+"""
+BOX = """
+const [a, b] = [...arguments].map(id => document.getElementById(id).getBoundingClientRect());
+return {x: a.left - 12 + scrollX, y: a.top + 24 + scrollY, width: a.width + 24,
+        height: b.bottom - a.top - 12, scale: 1};
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("url")
     parser.add_argument("--shots", type=Path, help="a folder for screenshots")
+    parser.add_argument("--docs", type=Path, help="a folder for pictures of single panels")
     parser.add_argument("--chat", action="store_true", help="talk to both models, too")
     asked = parser.parse_args()
     count = 0
-    for words in look(asked.url.rstrip("/"), asked.shots, chat=asked.chat):
+    for words in look(asked.url.rstrip("/"), asked.shots, asked.docs, chat=asked.chat):
         count += 1
         print(words)
     print(f"{count} faults")
     sys.exit(count > 0)
 
 
-def look(url: str, shots: Path | None, *, chat: bool) -> Iterator[str]:
+def look(url: str, shots: Path | None, docs: Path | None, *, chat: bool) -> Iterator[str]:
     """The faults of the page at each width and theme, in words."""
     with tempfile.TemporaryDirectory() as profile:
         browser = _browser(profile)
@@ -105,6 +123,8 @@ def look(url: str, shots: Path | None, *, chat: bool) -> Iterator[str]:
                         shots.mkdir(parents=True, exist_ok=True)
                         target = shots / f"explorer-{device}-{theme}.png"
                         target.write_bytes(_shot(browser, width))
+                    if docs:
+                        _pictures(browser, PICTURES.get((device, theme), []), docs)
         finally:
             browser.quit()
 
@@ -259,6 +279,18 @@ def _shot(browser: webdriver.Chrome, width: int) -> bytes:
     settings = {"format": "png", "captureBeyondViewport": True, "clip": clip}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", settings)
     return base64.b64decode(shot["data"])
+
+
+def _pictures(browser: webdriver.Chrome, wanted: list[tuple[str, str]], folder: Path) -> None:
+    """From the first of two panels to the end of the last, without what sticks to the window."""
+    folder.mkdir(parents=True, exist_ok=True)
+    browser.execute_script(AT_REST)
+    time.sleep(1)
+    for panels in wanted:
+        box = browser.execute_script(BOX, *panels)
+        settings = {"format": "png", "captureBeyondViewport": True, "clip": box}
+        shot = browser.execute_cdp_cmd("Page.captureScreenshot", settings)
+        (folder / f"explorer-{panels[0]}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from importlib.resources import files
 
 import pytest
 
+from salient.runtime.engine import Engine
 from toy_engines import never_dense
 from toy_explored import explored, scene_of
 from toy_rounded import rounded_toy
@@ -56,13 +57,15 @@ def test_the_page_allows_nothing_but_this_server(server):
 
 
 def test_every_file_that_the_page_names_is_there_and_named_by_it(server):
-    text = server.ask("/").body.decode()
-    named = set(re.findall(r'"/explorer/([\w.]+)"', text))
-    for name in list(named):
-        script = server.ask(f"/explorer/{name}").body.decode()
-        named |= set(re.findall(r'from "\./([\w.]+)"', script))
+    named = set(re.findall(r'"/explorer/([\w.]+)"', server.ask("/").body.decode()))
+    left = list(named)
+    while left:
+        script = server.ask(f"/explorer/{left.pop()}").body.decode()
+        found = set(re.findall(r'from "\./([\w.]+)"', script)) - named
+        named |= found
+        left += found
     there = {entry.name for entry in PAGE.iterdir()} - {"index.html"}
-    assert named | {"parting.js"} == there
+    assert named == there
     assert all(server.ask(f"/explorer/{name}").status == 200 for name in there)
 
 
@@ -191,6 +194,21 @@ def test_a_long_answer_is_cut_to_the_context_and_that_is_said(server):
     assert found["cut"] > 20
 
 
+def test_a_long_prompt_goes_in_piece_by_piece_and_gives_the_same(server):
+    asked, lengths = {"prompt": "p" * 70, "answer": "aaa"}, []
+    whole = server.ask(f"{API}/divergence", asked).data
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("salient.serve.explorer.divergence.PIECE", 32)
+        logits = Engine.logits
+        patch.setattr(
+            Engine, "logits", lambda *given: lengths.append(len(given[1])) or logits(*given)
+        )
+        pieces = server.ask(f"{API}/divergence", asked).data
+    assert sorted(lengths) == sorted(2 * [32, 64, 72])
+    kls = [[token["kl"] for token in found["tokens"]] for found in (whole, pieces)]
+    assert kls[0] == pytest.approx(kls[1], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -209,7 +227,7 @@ def test_what_cannot_be_compared_is_refused(server, body, words):
     assert words in reply.error["message"]
 
 
-def test_a_reference_that_is_busy_says_try_again(server):
+def test_where_too_much_waits_the_explorer_says_try_again(server):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("salient.serve.explorer.desk.MOST_WAITING", 0)
         reply = server.ask(GROUP)

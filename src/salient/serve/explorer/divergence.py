@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from salient.core.errors import ModelError, RequestError
-from salient.runtime.engine import Engine
+from salient.runtime.engine import PIECE, Engine
 from salient.runtime.prompt import chat_ids, prompt_ids
 from salient.runtime.sampler import NO_NUMBERS
 
@@ -67,13 +67,22 @@ async def divergence(asked: Forced, worker: Worker, reference: Worker) -> dict[s
     numbers.
     """
     text = await asyncio.to_thread(text_of, asked, worker.engine, reference.engine)
-    forced, last = [*text.prompt, *text.answer[:-1]], len(text.answer)
-    quantized, wanted = await asyncio.gather(
-        worker.between_steps(lambda engine: engine.logits(forced, last)),
-        reference.between_steps(lambda engine: engine.logits(forced, last)),
-    )
+    quantized, wanted = await asyncio.gather(_logits(worker, text), _logits(reference, text))
     tokenizer = worker.engine.tokenizer
     return await asyncio.to_thread(_told, tokenizer, text, wanted.cpu(), quantized.cpu())
+
+
+async def _logits(worker: Worker, text: Text) -> Tensor:
+    """Logits float32 [tokens, vocab] before each token of the answer.
+
+    A long prompt goes in piece by piece, each going on from what a slot then holds, so that answers
+    under way wait no longer than for one of them.
+    """
+    ids = [*text.prompt, *text.answer[:-1]]
+    if worker.engine.runner.keeps_prefixes:
+        for stop in range(PIECE, len(text.prompt), PIECE):
+            await worker.between_steps(lambda engine, stop=stop: engine.logits(ids[:stop], 1))
+    return await worker.between_steps(lambda engine: engine.logits(ids, len(text.answer)))
 
 
 def _told(tokenizer: Any, text: Text, reference: Tensor, quantized: Tensor) -> dict[str, Any]:

@@ -88,6 +88,7 @@ async function send() {
 }
 
 function busy(now) {
+  byId("turns").setAttribute("aria-busy", String(now));
   byId("send").disabled = now;
   byId("stop").disabled = !now;
 }

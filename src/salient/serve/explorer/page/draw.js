@@ -101,11 +101,11 @@ function paint(host) {
     width,
     height,
     viewBox: `0 0 ${width} ${height}`,
-    role: "group",
     "aria-label": words,
   });
   const box = { left: 52, top: 12, right: width - 14, bottom: height - 34 };
   draw({ root, box, width, height });
+  root.setAttribute("role", root.querySelector("[role]") ? "group" : "img");
   host.replaceChildren(root);
   if (focus) host.querySelector(`[data-number="${focus}"]`)?.focus();
 }

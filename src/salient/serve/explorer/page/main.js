@@ -33,6 +33,7 @@ async function start() {
 
 function head() {
   byId("title").textContent = scene.model;
+  document.title = `${scene.model}: quantization at work`;
   const { plain, awq } = scene.heldout,
     tiles = [];
   tiles.push([
