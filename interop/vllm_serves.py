@@ -45,12 +45,16 @@ class Wrong(Exception):
 class Server:
     """`salient serve` as a process; what it says and vLLM's log go to one file."""
 
-    def __init__(self, case: Case, folder: Path, name: str, port: int) -> None:
+    def __init__(
+        self, case: Case, folder: Path, name: str, port: int, engine: str = "vllm"
+    ) -> None:
         self.port, self.log = port, case.work / f"serves_{name}.log"
-        command = [sys.executable, "-m", "salient", "serve", str(folder), "--engine", "vllm"]
-        command += ["--vllm-python", environment("vllm"), "--port", str(port), "--api-key", KEY]
-        command += ["--served-model-name", NAME, "--dtype", case.dtype, "--max-context", "256"]
-        command += ["--max-concurrency", "2", "--", "--enforce-eager"]
+        command = [sys.executable, "-m", "salient", "serve", str(folder), "--engine", engine]
+        command += ["--port", str(port), "--api-key", KEY, "--served-model-name", NAME]
+        command += ["--max-context", "256", "--max-concurrency", "2"]
+        if engine == "vllm":
+            command += ["--vllm-python", environment("vllm"), "--dtype", case.dtype]
+            command += ["--", "--enforce-eager"]
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 command,
@@ -71,7 +75,9 @@ class Server:
     def wait_until_ready(self) -> float:
         """Seconds until it was."""
         began = time.monotonic()
-        while f"Ready: http://127.0.0.1:{self.port}".encode() not in self.text:
+        address = f"http://127.0.0.1:{self.port}"
+        ready = [f"Ready: {address}".encode(), f"Serving {NAME} at {address}".encode()]
+        while not any(words in self.text for words in ready):
             if self.process.poll() is not None or time.monotonic() > began + READY_SECONDS:
                 raise Wrong(f"the server did not become ready (all of {self.log})")
             time.sleep(0.5)
@@ -182,9 +188,11 @@ def interrupted(case: Case) -> dict[str, Any]:
     return {"end_seconds": time.monotonic() - began, "processes": len(family)}
 
 
-def asked(server: Server) -> dict[str, Any]:
+def asked(
+    server: Server, prompt: str = PROMPT, tokens: int = TOKENS, **more: Any
+) -> dict[str, Any]:
     """A greedy answer with its token ids."""
-    asked = {"model": NAME, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0}
+    asked = {"model": NAME, "prompt": prompt, "max_tokens": tokens, "temperature": 0, **more}
     asked |= {"ignore_eos": True, "return_token_ids": True}
     with urllib.request.urlopen(_request(server, KEY, asked), timeout=120) as answer:
         return json.load(answer)["choices"][0]

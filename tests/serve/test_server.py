@@ -128,6 +128,15 @@ def test_tokens_are_a_prompt_too(server):
     assert by_ids == server.ask("/v1/completions", GREEDY).data["choices"][0]["text"]
 
 
+def test_token_ids_are_told_where_asked_whole_and_streamed(server, folder):
+    wanted = [p.token for p in alone(folder).picked]
+    asked = {**GREEDY, "return_token_ids": True}
+    assert server.ask("/v1/completions", asked).data["choices"][0]["token_ids"] == wanted
+    events = server.ask("/v1/completions", {**asked, "stream": True}).events
+    assert [i for e in events for i in e["choices"][0]["token_ids"]] == wanted
+    assert "token_ids" not in server.ask("/v1/completions", GREEDY).data["choices"][0]
+
+
 def test_log_probabilities_are_the_engines(server, folder):
     wanted = alone(folder, logprobs=2).picked
     found = server.ask("/v1/completions", {**GREEDY, "logprobs": 2}).data["choices"][0]["logprobs"]

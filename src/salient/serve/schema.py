@@ -87,6 +87,7 @@ class Common(_Ask):
     frequency_penalty: Number | None = None
     repetition_penalty: Number | None = None
     ignore_eos: StrictBool | None = None
+    return_token_ids: StrictBool | None = None
     user: Annotated[str, Field(max_length=1000)] | None = None
 
     @model_validator(mode="after")

@@ -35,6 +35,7 @@ class Job:
     logprobs: bool
     prefix: str
     constraint: Constraint | None = None
+    token_ids: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -48,7 +49,8 @@ def completion_job(asked: Completion, engine: Engine) -> Job:
     samplings = [asked.sampling(limit, asked.logprobs, n) for n in range(asked.choices)]
     _check(prompts, limit, engine)
     wanted, held = asked.logprobs is not None, _constraint(asked, engine)
-    return Job(prompts, samplings, "text_completion", wanted, "cmpl", held)
+    ids = bool(asked.return_token_ids)
+    return Job(prompts, samplings, "text_completion", wanted, "cmpl", held, ids)
 
 
 def chat_job(asked: Chat, engine: Engine) -> Job:
@@ -58,8 +60,8 @@ def chat_job(asked: Chat, engine: Engine) -> Job:
     wanted = asked.wanted_logprobs
     samplings = [asked.sampling(limit, wanted, n) for n in range(asked.choices)]
     _check([ids], limit, engine)
-    held = _constraint(asked, engine)
-    return Job([ids], samplings, "chat.completion", wanted is not None, "chatcmpl", held)
+    held, told = _constraint(asked, engine), bool(asked.return_token_ids)
+    return Job([ids], samplings, "chat.completion", wanted is not None, "chatcmpl", held, told)
 
 
 def _constraint(asked: Common, engine: Engine) -> Constraint | None:
@@ -191,14 +193,19 @@ class Running:
         else:
             told["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
         told["logprobs"] = self._logprobs(choice, 0)
-        return {**told, "finish_reason": choice.finish_reason}
+        return {**told, "finish_reason": choice.finish_reason, **self._token_ids(choice, 0)}
 
     def _chunk(self, choice: Choice, piece: Piece) -> dict[str, Any]:
-        logprobs = self._logprobs(choice, choice.tokens - (piece.picked is not None))
+        start = choice.tokens - (piece.picked is not None)
+        logprobs, ids = self._logprobs(choice, start), self._token_ids(choice, start)
         if self.job.kind == "text_completion":
             told = {"index": choice.index, "text": piece.text}
-            return {**told, "logprobs": logprobs, "finish_reason": choice.finish_reason}
-        return _delta(choice, {"content": piece.text} if piece.text else {}, logprobs)
+            return {**told, "logprobs": logprobs, "finish_reason": choice.finish_reason, **ids}
+        return _delta(choice, {"content": piece.text} if piece.text else {}, logprobs) | ids
+
+    def _token_ids(self, choice: Choice, start: int) -> dict[str, list[int]]:
+        """Of the choice's tokens from `start` on, where they were asked for."""
+        return {"token_ids": [p.token for p in choice.picked[start:]]} if self.job.token_ids else {}
 
     def _logprobs(self, choice: Choice, start: int) -> dict[str, Any] | None:
         """Of the choice's tokens from `start` on."""
