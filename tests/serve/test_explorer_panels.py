@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from salient.core.errors import RequestError
+from salient.core.errors import ModelError, RequestError
 from salient.core.scheme import Scheme
 from salient.models.skeleton import Skeleton
 from salient.serve.explorer.panels.curve import curve_data
@@ -216,15 +216,21 @@ def test_a_16_bit_model_is_its_own_source(toy):
     assert data["errors"]["now"]["layer"] > 0
 
 
-def test_a_pass_that_cannot_be_made_is_said(checkpoint, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("secret words"), "The pass failed; the server's log says why."),
+        (ModelError("{} cannot be run block by block"), "model cannot be run block by block"),
+    ],
+)
+def test_a_pass_that_cannot_be_made_is_said_and_no_path_is(error, words, checkpoint, monkeypatch):
     def broken(*_):
-        raise RuntimeError("secret words")
+        raise type(error)(str(error).format(checkpoint.parent / "model"))
 
     monkeypatch.setattr(Skeleton, "calls", broken)
     scene = measured(scene_of(checkpoint))
     assert scene.progress["state"] == "failed"
-    why = scene.viewer.view(0, "mlp.up_proj").why
-    assert why == "The pass failed; the server's log says why."
+    assert scene.viewer.view(0, "mlp.up_proj").why == words
 
 
 def test_experts_are_looked_at_one_by_one(tmp_path):

@@ -11,6 +11,7 @@ error: tr(E G E^T) = |X E^T|^2.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -152,11 +153,17 @@ class Atlas:
                 work()
             except Exception as error:
                 log.exception("the explorer's pass stopped")
-                ours = isinstance(error, SalientError)
-                self.words = str(error) if ours else "The pass failed; the server's log says why."
+                self.words = _words_of(error, self.source.folder)
                 self.state = "failed"
 
         self.desk.later(safely)
+
+
+def _words_of(error: Exception, folder: Path) -> str:
+    """What to show of an error: words of ours, without where the model lies on this machine."""
+    if not isinstance(error, SalientError):
+        return "The pass failed; the server's log says why."
+    return str(error).replace(str(folder), folder.name)
 
 
 def _check_memory(skeleton: Skeleton) -> None:

@@ -107,12 +107,12 @@ class Viewer:
         rows, tied = own.group.rows, None
         if rows is not None and not torch.equal(rows, torch.arange(len(rows))):
             tied = rows
-        settled = self._settled(linear.block, seen, own)
+        settled = self.settled_of(linear.block, seen, own)
         folded = self._folded(linear, seen, settled) if linear.written is not None else None
         readers = tuple(coded) or (linear.name,)
         return View(linear, readers, own, None, settled, tied, folded, why)
 
-    def _settled(self, block: int, seen: Seen, own: Input) -> Settled | None:
+    def settled_of(self, block: int, seen: Seen, own: Input) -> Settled | None:
         if isinstance(self.evidence, str):
             return None
         return self.evidence.group(self.layers.blocks[block], seen.groups, own.group)
@@ -124,7 +124,7 @@ class Viewer:
         by_rows = False
         for each in seen.inputs:
             if each.group.absorber == linear.name:
-                other = self._settled(linear.block, seen, each)
+                other = self.settled_of(linear.block, seen, each)
                 by_rows |= other.scaled if other else not noted
         by_columns = settled.scaled if settled else not noted
         picked = spread_rows(*linear.shape, FIT_VALUES)
@@ -140,7 +140,7 @@ def inputs_data(viewer: Viewer, block: int) -> dict[str, object]:
         return {"block": block, "inputs": [_plain(g, shapes) for g in grouped], "why": seen}
     inputs = []
     for each in seen.inputs:
-        settled = viewer._settled(block, seen, each)
+        settled = viewer.settled_of(block, seen, each)
         group = each.group
         names = tuple(n for n in each.readers if n in shapes)
         inputs.append(
