@@ -1,11 +1,13 @@
 """Constraints: only what the grammar allows can be chosen, and each answer has its own."""
 
 import json
+import sys
 
 import pytest
 import torch
 
-from salient.core.errors import RequestError
+from salient.core.errors import MissingExtra, RequestError
+from salient.runtime.grammar import Grammars
 from salient.runtime.sampler import Sampler
 from salient.runtime.sampling import Sampling
 from toy_engines import never_dense, opened
@@ -60,6 +62,12 @@ def test_a_fresh_constraint_does_not_follow_another(engine):
     first.took(opening)
     assert not torch.equal(first.allowed(scores), second.allowed(scores))
     assert torch.equal(second.allowed(scores), held.allowed(scores))
+
+
+def test_without_the_library_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(MissingExtra, match=r"need the library llguidance. Install it with: pip"):
+        Grammars(None, 10, [1])
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,11 @@ def serve(
     chosen = chosen_engine(engine, vllm_python, reference, vllm_args, print_command=print_command)
     folder = _made(checkpoint, progress, heard)
     if chosen == "vllm":
+        from salient.models.source import model_folder
         from salient.serve.vllm.engine import VllmRequest, command_of, run_vllm
 
         request = VllmRequest(
-            folder,
+            str(model_folder(folder)),
             host,
             port,
             api_key,
