@@ -10,7 +10,7 @@ from salient.awq.search import FEWEST_ROWS, MORE
 from salient.core.quant import Grid, codes_of, grid_of, round_trip
 from salient.core.scheme import Scheme
 
-FIT_VALUES = 2**22  # values of a weight that tell what scale was folded into it
+SOME_VALUES = 2**22  # values of a weight that tell of all: its salience, what was folded into it
 FIT_ROUNDS = 3
 
 

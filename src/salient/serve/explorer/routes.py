@@ -101,7 +101,7 @@ def _panels(app: FastAPI, scene: Scene) -> None:
     async def curve(block: Block, layer: Layer) -> Response:
         def made() -> dict[str, Any]:
             view = scene.viewer.view(block, layer)
-            scheme = scene.scheme_for(view.linear.weight.shape[1])
+            scheme = scene.scheme_for(view.linear.shape[1])
             return curve_data(scene.viewer, view, scheme, scene.dtype)
 
         return _data(await scene.desk.do(made))

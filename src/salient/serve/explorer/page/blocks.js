@@ -103,7 +103,7 @@ function words(blocks, kinds) {
     fell.length
       ? `Blocks ${fell.join(", ")} fell back to plain rounding.`
       : "No block fell back to plain rounding.",
-    partly ? `In ${partly} blocks some layers did.` : "",
+    partly ? `Some layers of ${partly === 1 ? "one block" : `${partly} blocks`} did.` : "",
   ]
     .filter(Boolean)
     .join(" ");

@@ -23,7 +23,7 @@ export function drawSalience(found) {
   byId("salience-words").textContent =
     `What ${found.readers.slice(0, 3).join(", ")} read${found.readers.length > 1 ? "" : "s"}: ` +
     `the largest of ${found.channels} channels is ${number(times)} times the median, and the ` +
-    `largest ${found.salient} carry ${percent(found.share)} of all magnitude. ` +
+    `largest ${found.salient === 1 ? "one carries" : `${found.salient} carry`} ${percent(found.share)} of all magnitude. ` +
     `Measured on ${found.tokens} tokens.`;
   chart(byId("salience-chart"), `Mean size of ${found.channels} channels, sorted`, frame =>
     marks(frame, found),

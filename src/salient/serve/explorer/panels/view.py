@@ -13,7 +13,7 @@ from ..atlas import Atlas, Input, Seen
 from ..desk import Recent
 from ..evidence import Evidence, Settled
 from ..layers import Layers, Linear
-from ..rounding import FIT_VALUES, Folded, fit_folded, spread_rows
+from ..rounding import SOME_VALUES, Folded, fit_folded, spread_rows
 
 KEPT = 8  # results of each kind: what a person goes back and forth between
 
@@ -87,15 +87,17 @@ class Viewer:
     def scale(self, view: View, group_size: int, a: float, b: float) -> Tensor:
         """The scale with these exponents: float32 [in]; ones where no token came."""
         if view.input is None or view.input.mean_abs is None or (a, b) == (0.0, 0.0):
-            return torch.ones(view.linear.weight.shape[1])
+            return torch.ones(view.linear.shape[1])
         salience = self.sample(view, group_size).salience
         return candidate(view.input.mean_abs, salience, a, b, view.tied)
 
     def _sample(self, view: View, group_size: int) -> Sample:
         read = [self.layers.linear(view.linear.block, name) for name in view.readers]
-        rows = sum(len(linear.weight) for linear in read)
-        width = view.linear.weight.shape[1]
-        return sample_weights(((r.weight.float(), 1.0) for r in read), rows, width, group_size)
+        # Of large weights some rows: their mean is settled, and reading on would be waited for.
+        picked = [spread_rows(*linear.shape, SOME_VALUES) for linear in read]
+        rows, width = sum(map(len, picked)), view.linear.shape[1]
+        weights = ((each.rows(own), 1.0) for each, own in zip(read, picked, strict=True))
+        return sample_weights(weights, rows, width, group_size)
 
     def _view(self, linear: Linear, seen: Seen) -> View:
         own = next((each for each in seen.inputs if linear.name in each.readers), None)
@@ -127,7 +129,7 @@ class Viewer:
                 other = self.settled_of(linear.block, seen, each)
                 by_rows |= other.scaled if other else not noted
         by_columns = settled.scaled if settled else not noted
-        picked = spread_rows(*linear.shape, FIT_VALUES)
+        picked = spread_rows(*linear.shape, SOME_VALUES)
         original, written = linear.rows(picked), some_rows(linear.written, picked)
         return fit_folded(original, written, columns=by_columns, rows=by_rows)
 
