@@ -127,6 +127,19 @@ def test_a_group_shows_the_models_own_weights_and_the_checkpoints_own_codes(scen
     assert (data["groups"], data["sizes"]) == (3, [16, 32])
 
 
+def test_what_was_looked_at_before_the_pass_came_there_has_its_errors_afterwards(checkpoint):
+    scene = measured(scene_of(checkpoint))
+    passed, scene.atlas.seen = scene.atlas.seen, []
+    view = scene.viewer.view(1, "mlp.up_proj")
+    assert view.why == "The pass of calibration tokens has reached block 0 of 2."
+    early = group_data(scene.viewer, view, wanted())["errors"]
+    assert [errors["layer"] for errors in early.values()] == [None, None]
+    scene.atlas.seen = passed
+    late = group_data(scene.viewer, scene.viewer.view(1, "mlp.up_proj"), wanted())["errors"]
+    assert len(late) == 3
+    assert all(errors["layer"] > 0 for errors in late.values())
+
+
 @pytest.mark.parametrize(
     ("block", "name", "asked", "words"),
     [

@@ -37,15 +37,8 @@ def sizes_of(width: int) -> list[int]:
 def group_data(viewer: Viewer, view: View, wanted: Wanted) -> dict[str, Any]:
     """The group's weights, codes and errors. Raises RequestError for a group that is not there."""
     begun = time.perf_counter()
-    out, width = view.linear.shape
-    size, sizes = wanted.scheme.group_size, sizes_of(width)
-    if size not in sizes:
-        raise RequestError(
-            f"A group size of {size} does not divide the {width} inputs of {view.linear.name!r}. "
-            f"Give one of {', '.join(map(str, sizes))}."
-        )
-    check_below(wanted.row, out, "row")
-    check_below(wanted.group, width // size, "group")
+    _check(view, wanted)
+    (out, width), size = view.linear.shape, wanted.scheme.group_size
     scale = viewer.scale(view, size, wanted.a, wanted.b)
     rounding = Rounding(wanted.scheme, wanted.clip, wanted.dtype)
     here = slice(wanted.group * size, (wanted.group + 1) * size)
@@ -64,7 +57,7 @@ def group_data(viewer: Viewer, view: View, wanted: Wanted) -> dict[str, Any]:
         "row": wanted.row,
         "group": wanted.group,
         "groups": width // size,
-        "sizes": sizes,
+        "sizes": sizes_of(width),
         "scheme": str(wanted.scheme),
         "bits_per_weight": wanted.scheme.bits_per_weight,
         "weights": row[0, here].tolist(),
@@ -81,6 +74,19 @@ def group_data(viewer: Viewer, view: View, wanted: Wanted) -> dict[str, Any]:
     }
 
 
+def _check(view: View, wanted: Wanted) -> None:
+    (out, width), size = view.linear.shape, wanted.scheme.group_size
+    sizes = sizes_of(width)
+    if size not in sizes:
+        fits = f"Give one of {', '.join(map(str, sizes))}." if sizes else "No size here does."
+        raise RequestError(
+            f"A group size of {size} does not divide the {width} inputs of {view.linear.name!r}. "
+            + fits
+        )
+    check_below(wanted.row, out, "row")
+    check_below(wanted.group, width // size, "group")
+
+
 def _ways(
     viewer: Viewer, view: View, wanted: Wanted, rounding: Rounding, scale: Tensor, row: Tensor
 ) -> dict[str, tuple[Tensor, float | None]]:
@@ -88,7 +94,8 @@ def _ways(
     picked = spread_rows(*view.linear.shape)
     weight = view.linear.rows(picked)
     ones, plain = torch.ones_like(scale), Rounding(wanted.scheme, 1.0, wanted.dtype)
-    key = (view.linear.block, view.linear.name)
+    # Before the pass has come so far there are no errors, and none are kept.
+    key = (view.linear.block, view.linear.name, view.tokens is None)
 
     def layer(made: Tensor) -> float | None:
         if view.tokens is None:
