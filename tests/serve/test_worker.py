@@ -1,0 +1,102 @@
+"""The engine's thread: what it is asked it answers, even when the engine has broken."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from salient.core.errors import ResourceError
+from salient.runtime.sampling import Sampling
+from salient.serve.worker import Worker
+from toy_engines import never_dense, opened
+from toy_rounded import rounded_toy
+
+LONG = Sampling(max_new_tokens=40, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return rounded_toy(tmp_path_factory.mktemp("worked"))
+
+
+def with_worker(folder, ask: Callable[[Worker], Awaitable[Any]]) -> Any:
+    """What `ask` gives of a worker that runs as long as it takes."""
+
+    async def run() -> Any:
+        worker = Worker(opened(folder).engine, most_waiting=4)
+        worker.start()
+        try:
+            return await ask(worker)
+        finally:
+            worker.stop()
+
+    with pytest.MonkeyPatch.context() as patch:
+        never_dense(patch)
+        return asyncio.run(run())
+
+
+async def text_of(ticket) -> str:
+    text = ""
+    while True:
+        piece = await ticket.pieces.get()
+        if isinstance(piece, Exception):
+            raise piece
+        text += piece.text
+        if piece.finished:
+            return text
+
+
+def test_work_between_steps_changes_no_answer(folder):
+    async def ask(worker: Worker) -> tuple[str, str]:
+        alone = await text_of(worker.submit([5, 6, 7], LONG))
+        ticket = worker.submit([5, 6, 7], LONG)
+        for _ in range(20):
+            assert await worker.between_steps(lambda engine: engine.context) == 64
+        return alone, await text_of(ticket)
+
+    alone, disturbed = with_worker(folder, ask)
+    assert alone == disturbed
+
+
+def test_an_error_of_the_work_is_its_askers_and_nobody_elses(folder):
+    async def ask(worker: Worker) -> str:
+        ticket = worker.submit([5, 6, 7], LONG)
+        with pytest.raises(ZeroDivisionError):
+            await worker.between_steps(lambda _: 1 / 0)
+        return await text_of(ticket)
+
+    assert with_worker(folder, ask)
+
+
+def test_when_the_engine_breaks_everything_asked_since_is_answered(folder):
+    async def ask(worker: Worker) -> None:
+        def breaks() -> None:
+            raise RuntimeError("broken")
+
+        running = worker.submit([5, 6, 7], LONG)
+        await running.pieces.get()
+        worker.engine.step = breaks  # type: ignore[method-assign]
+        with pytest.raises(ResourceError, match="stopped after an internal error; restart"):
+            await text_of(running)
+        with pytest.raises(ResourceError, match="restart the server"):
+            await text_of(worker.submit([5], LONG))
+        with pytest.raises(ResourceError, match="restart the server"):
+            await worker.between_steps(lambda engine: engine)
+        with pytest.raises(ResourceError, match="restart the server"):
+            worker.admit(1)
+
+    with_worker(folder, ask)
+
+
+def test_a_ticket_that_is_cancelled_ends_and_others_go_on(folder):
+    async def ask(worker: Worker) -> tuple[str, str, int]:
+        first, second = (worker.submit([5, 6, n], LONG) for n in (7, 8))
+        await first.pieces.get()
+        worker.cancel(first)
+        cut, whole = await asyncio.gather(text_of(first), text_of(second))
+        return cut, whole, worker.load.running
+
+    cut, whole, running = with_worker(folder, ask)
+    assert len(cut) < len(whole)
+    assert running == 0
