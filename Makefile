@@ -28,6 +28,7 @@ bench: .venv/.ready
 
 interop: .venv/.ready
 	BASE_PYTHON=$(PYTHON) $(BIN)/python interop/run.py
+	BASE_PYTHON=$(PYTHON) $(BIN)/python interop/fuzz.py smollm2-135m
 
 format: .venv/.ready
 	$(BIN)/ruff format .

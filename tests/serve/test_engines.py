@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from salient.core.errors import RequestError
-from salient.serve import sizes
+from salient.core.errors import MissingExtra, RequestError, ResourceError
+from salient.serve import engines, sizes
 from salient.serve.embedded import Facts
 from salient.serve.engines import chosen_engine
 from salient.serve.sizes import MOST, sequences
@@ -48,6 +48,14 @@ def test_an_unknown_engine_is_refused_with_those_there_are():
         chosen("sglang")
 
 
+def test_the_extra_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "uvicorn" else 1)
+    with pytest.raises(
+        MissingExtra, match=r"extra 'serve' \(uvicorn cannot be found\): pip install"
+    ):
+        engines.check_extra()
+
+
 # How many sequences
 
 
@@ -65,7 +73,7 @@ def test_sequences_are_as_many_as_memory_holds(tmp_path, monkeypatch):
 
 def test_where_not_one_sequence_fits_the_memory_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(sizes, "available_memory", lambda: 10_000)
-    with pytest.raises(Exception, match=r"one sequence of 64 tokens .* smaller --max-context"):
+    with pytest.raises(ResourceError, match=r"one sequence of 64 tokens .* smaller --max-context"):
         sequences([rounded_toy(tmp_path)], 64, "cpu")
 
 

@@ -279,6 +279,28 @@ def test_without_the_key_nothing_but_health_is_told(folder, monkeypatch):
         assert guarded.ask("/v1/models", Authorization="Bearer secret").status == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:1", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:80", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example:80", 403),
+        ("[evil]", 403),
+        ("", 403),
+        ("\xff", 403),
+    ],
+)
+def test_a_local_server_answers_only_to_its_own_names(host, status, folder, monkeypatch):
+    """Else any page could have its own name lead here, and read along."""
+    never_dense(monkeypatch)
+    with served(folder, Settings("toy", only_local=True)) as local:
+        reply = local.ask("/v1/models", Host=host)
+        assert reply.status == status
+        assert status == 200 or "answers to localhost alone" in reply.error["message"]
+
+
 def test_a_port_that_is_taken_is_said():
     with bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]

@@ -43,10 +43,12 @@ def serve(
 
     Raises SalientError for whatever keeps the server from starting.
     """
-    from salient.serve.engines import chosen_engine
+    from salient.serve.engines import check_extra, chosen_engine
     from salient.serve.telling import command_told, embedded_told, said
 
     chosen = chosen_engine(engine, vllm_python, reference, vllm_args, print_command=print_command)
+    if chosen == "embedded":
+        check_extra()
     folder = _made(checkpoint, progress, heard)
     if chosen == "vllm":
         from salient.models.source import model_folder

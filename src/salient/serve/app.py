@@ -31,6 +31,7 @@ class Settings:
     model: the name that clients use   api_key: asked for as a bearer token, None for none
     most_waiting: requests beyond the engine's slots before 429   largest_body: bytes
     origins: of pages that browsers may let ask (CORS); () for none but the server's own
+    only_local: answer only to names of this machine itself
     """
 
     model: str
@@ -38,6 +39,7 @@ class Settings:
     most_waiting: int = 256
     largest_body: int = 8 * 2**20
     origins: tuple[str, ...] = ()
+    only_local: bool = False
 
 
 def create_app(worker: Worker, settings: Settings, beside: Sequence[Worker] = ()) -> FastAPI:
@@ -64,7 +66,12 @@ def create_app(worker: Worker, settings: Settings, beside: Sequence[Worker] = ()
     )
     app.state.ready = False
     service = Service(worker, settings.model, Metrics(settings.model, worker))
-    app.add_middleware(Guards, api_key=settings.api_key, largest_body=settings.largest_body)
+    app.add_middleware(
+        Guards,
+        api_key=settings.api_key,
+        largest_body=settings.largest_body,
+        only_local=settings.only_local,
+    )
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

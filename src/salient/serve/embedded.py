@@ -14,6 +14,7 @@ from .explorer.routes import add_explorer
 from .explorer.scene import Reference, Scene
 from .run import address, bind, run_app
 from .sizes import sequences
+from .telling import is_loopback
 from .worker import Worker
 
 REFERENCE_SLOTS = 2  # only the explorer asks it
@@ -81,7 +82,13 @@ def _app(
 ) -> FastAPI:
     name = _name(request, folder)
     worker = Worker(opened.engine, request.most_waiting)
-    settings = Settings(name, request.api_key, request.most_waiting, origins=request.origins)
+    settings = Settings(
+        name,
+        request.api_key,
+        request.most_waiting,
+        origins=request.origins,
+        only_local=is_loopback(request.host) and request.api_key is None,
+    )
     app = create_app(worker, settings, [reference.worker] if reference else [])
     add_explorer(app, Scene(folder, opened, name, worker, reference))
     return app

@@ -1,10 +1,12 @@
 """Which engine serves. Imports no torch."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
-from salient.core.errors import RequestError
+from salient.core.errors import MissingExtra, RequestError
 
 ENGINES = ("auto", "embedded", "vllm")
+NEEDED = ("fastapi", "uvicorn", "prometheus_client", "llguidance")  # by the embedded engine
 
 
 def chosen_engine(
@@ -41,3 +43,13 @@ def chosen_engine(
     from .vllm.engine import find_vllm
 
     return "embedded" if find_vllm(None) is None else "vllm"
+
+
+def check_extra() -> None:
+    """Raise MissingExtra unless the libraries of the embedded engine's server are there."""
+    lacking = [name for name in NEEDED if find_spec(name) is None]
+    if lacking:
+        raise MissingExtra(
+            f"The embedded engine's server needs the extra 'serve' ({', '.join(lacking)} cannot be "
+            "found): pip install 'salient-awq[serve]'"
+        )

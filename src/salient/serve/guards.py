@@ -1,4 +1,4 @@
-"""What stands before the routes: the key, the size of a body, and a line in the log for each."""
+"""What stands before the routes: name, key, size of a body, and a line in the log for each."""
 
 import contextlib
 import hmac
@@ -11,6 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import refused
+from .telling import is_loopback
 
 log = logging.getLogger("salient.access")
 OPEN = ("/", "/health", "/ready", "/metrics", "/version")  # answered without a key
@@ -22,10 +23,14 @@ class TooLarge(Exception):
 
 
 class Guards:
-    """An ASGI middleware. The log has no prompts, no answers and no keys."""
+    """An ASGI middleware. The log has no prompts, no answers and no keys.
 
-    def __init__(self, app: ASGIApp, api_key: str | None, largest_body: int):
-        self.app, self.largest = app, largest_body
+    only_local: answer only to names of this machine itself. A page of the Internet can have its own
+        name lead to 127.0.0.1 (DNS rebinding), and would read along as if it were ours.
+    """
+
+    def __init__(self, app: ASGIApp, api_key: str | None, largest_body: int, *, only_local: bool):
+        self.app, self.largest, self.only_local = app, largest_body, only_local
         self._key = api_key.encode() if api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,6 +72,11 @@ class Guards:
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         headers = dict(scope["headers"])
+        if self.only_local and not is_loopback(_host(headers)):
+            words = (
+                "This server answers to localhost alone. To reach it by a name, give it --api-key."
+            )
+            return refused(words, 403, "permission_error")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.largest:
             return self._too_large()
@@ -80,6 +90,14 @@ class Guards:
 
     def _too_large(self) -> ASGIApp:
         return refused(f"The body has more than {self.largest} bytes, the most here.", 413)
+
+
+def _host(headers: dict[bytes, bytes]) -> str:
+    """The name that the client used, without the port; HTTP/1.0 need not send one."""
+    given = headers.get(b"host", b"localhost").decode("latin-1")
+    if given.startswith("["):
+        return given[1:].partition("]")[0]
+    return given.partition(":")[0]
 
 
 def _is_open(path: str) -> bool:
