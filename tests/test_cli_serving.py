@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import http.client
+import io
 import json
 import os
 import signal
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from salient.cli import terminal
 from toy_rounded import rounded_toy
 
 SMALL = ("--engine", "embedded", "--port", "0", "--dtype", "float32", "--max-context", "256")
@@ -139,3 +142,14 @@ def test_what_cannot_be_served_is_said_with_exit_code_2(words, said):
     assert ended.returncode == 2
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_bar_that_is_over_draws_no_more():
+    """A server runs for days: nothing spins on its terminal."""
+    drawn = io.StringIO()
+    with terminal._bar(Console(file=drawn, force_terminal=True), shown=True) as progress:
+        progress(1, 2, "quantizing", "")
+        progress(0, 0, "", "")
+        before = len(drawn.getvalue())
+        time.sleep(0.3)
+        assert before == len(drawn.getvalue()) > 0

@@ -138,6 +138,7 @@ def test_prompts_begin_differently_and_follow_their_seed():
     pieces = windows("", 32, 5)
     assert pieces == windows("", 32, 5) != windows("", 32, 6)
     assert len({numbered(pieces[0], n).split()[0] for n in range(50)}) == 50
+    assert len({numbered(pieces[0], 1_000_003 + n)[0] for n in range(10)}) == 10
 
 
 def test_a_text_without_words_is_refused():

@@ -50,6 +50,7 @@ def serve(
     if chosen == "embedded":
         check_extra()
     folder = _made(checkpoint, progress, heard)
+    progress(0, 0, "", "")  # a server runs until it is told to end
     if chosen == "vllm":
         from salient.models.source import model_folder
         from salient.serve.vllm.engine import VllmRequest, command_of, run_vllm

@@ -98,6 +98,9 @@ def _bar(console: Console, *, shown: bool) -> Iterator[api.Progress]:
 
         def progress(done: int, total: int, doing: str, note: str) -> None:
             nonlocal last
+            if total == 0:
+                bar.stop()
+                return
             last = note or last
             bar.update(task, completed=done, total=total, description=f"{doing}  {last}".rstrip())
 

@@ -54,9 +54,7 @@ def _prompts(tokenizer: Any, plan: LoadPlan) -> Iterator[list[int]]:
     """Prompts without end, no two of which begin alike."""
     pieces = windows(plan.text, plan.prompt_tokens, plan.seed, counter(tokenizer))
     for number in count(plan.seed * 1_000_003):
-        # the digits turned round: the engine reuses what it holds token by token
-        first = int(f"{number % 10**10:010d}"[::-1])
-        text = numbered(pieces[number % len(pieces)], first)
+        text = numbered(pieces[number % len(pieces)], number)
         yield tokenizer(text, add_special_tokens=True, verbose=False).input_ids
 
 

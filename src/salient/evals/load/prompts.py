@@ -1,6 +1,7 @@
 """Prompts of a given length, cut from a text.
 
-Each prompt begins with a number of its own, so that a server's cache of prefixes has seen none.
+Each prompt begins with a number of its own, the digits turned round so that no two in a row begin
+alike: some servers reuse what they hold token by token, and would save the leading zeros.
 """
 
 import random
@@ -13,7 +14,7 @@ from salient.core.texts import builtin
 Count = Callable[[str], int]  # tokens of a text
 
 WINDOWS = 16  # pieces of text that the numbered prompts share
-_NUMBER = "{:010d} "
+DIGITS = 10
 
 
 def windows(text: str, tokens: int, seed: int, count: Count | None = None) -> tuple[str, ...]:
@@ -34,8 +35,8 @@ def windows(text: str, tokens: int, seed: int, count: Count | None = None) -> tu
 
 
 def numbered(window: str, number: int) -> str:
-    """The prompt with this number."""
-    return _NUMBER.format(number) + window
+    """The prompt with this number, of which the last ten digits count."""
+    return f"{number % 10**DIGITS:0{DIGITS}d}"[::-1] + " " + window
 
 
 def _heldout() -> str:
