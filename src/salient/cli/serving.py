@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from salient import api
 
@@ -95,7 +94,7 @@ def serve(
 
 
 def _tell(lines: list[str], _: dict) -> None:
-    Console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    print("\n".join(lines), flush=True)  # a bar that is drawn meanwhile stays below it
 
 
 def _tell_json(lines: list[str], data: dict) -> None:
