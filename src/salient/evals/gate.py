@@ -243,7 +243,7 @@ def tell(verdict: Verdict) -> Report:
         words=("bound", "holds"),
     )
     lines = [
-        f"{_LABELS[rule.passed]}: {rule.title}: {rule.words.rstrip(".")}."
+        f"{_LABELS[rule.passed]}: {rule.title}: {rule.words.rstrip('.')}."
         for passed in _LABELS
         for rule in verdict.rules
         if rule.passed is passed
