@@ -6,7 +6,8 @@ import re
 import pytest
 
 from salient.core.errors import RequestError
-from salient.runtime.sampling import Sampler, Sampling
+from salient.runtime.sampler import Sampler
+from salient.runtime.sampling import Sampling
 
 WRONG = [
     ("max_new_tokens", (0, -1, 1.5, True, "9", None), "a whole number of at least 1"),
