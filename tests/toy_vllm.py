@@ -16,7 +16,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from salient.serve.vllm.request import VllmRequest
+from salient.serve.request import ServeRequest
 
 LOGS = Path(__file__).parent / "diagnose" / "logs"
 SERVER = """
@@ -59,13 +59,14 @@ while True:
 DRIVER = """
 import json, sys
 from salient.core.errors import SalientError
-from salient.serve.vllm.engine import VllmRequest, run_vllm
+from salient.serve.request import ServeRequest
+from salient.serve.vllm.engine import run_vllm
 asked = json.loads(sys.argv[1])
 asked["vllm_args"] = tuple(asked["vllm_args"])
 def said(line):
     print("said:", line, flush=True)
 try:
-    sys.exit(run_vllm(VllmRequest(**asked), said))
+    sys.exit(run_vllm(ServeRequest(**asked), said))
 except SalientError as error:
     print("refused:", error, flush=True)
     sys.exit(2)
@@ -91,7 +92,7 @@ class Served:
     """run_vllm in a process of its own, with the stand-in as its vLLM. stdout holds what was said,
     stderr what vLLM printed."""
 
-    def __init__(self, folder: Path, request: VllmRequest, **how) -> None:
+    def __init__(self, folder: Path, request: ServeRequest, **how) -> None:
         self.told_file = folder / "told.jsonl"
         how = {"told": str(self.told_file), **how}
         environment = {**os.environ, "STAND_IN": json.dumps(how), "PYTHONPATH": str(folder)}

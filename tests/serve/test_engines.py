@@ -8,6 +8,7 @@ from salient.core.errors import MissingExtra, RequestError, ResourceError
 from salient.serve import engines, sizes
 from salient.serve.embedded import Facts
 from salient.serve.engines import chosen_engine
+from salient.serve.request import ServeRequest
 from salient.serve.sizes import MOST, sequences
 from salient.serve.telling import command_told, embedded_told, is_loopback
 from salient.serve.vllm import engine as vllm
@@ -16,8 +17,8 @@ from toy_rounded import rounded_toy
 FACTS = Facts("http://127.0.0.1:8000", "toy", 128, 4, ["cpu"], "fused blocks, C++")
 
 
-def chosen(engine="auto", python=None, reference=None, words=(), *, printed=False):
-    return chosen_engine(engine, python, reference, words, print_command=printed)
+def chosen(**asked) -> str:
+    return chosen_engine(ServeRequest("x", **asked))
 
 
 @pytest.mark.parametrize(("there", "wanted"), [(None, "embedded"), (object(), "vllm")])
@@ -27,12 +28,12 @@ def test_auto_is_vllm_where_it_is_found(there, wanted, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "asked", [{"words": ("--seed", "1")}, {"python": "/x/python"}, {"printed": True}]
+    "asked", [{"vllm_args": ("--seed", "1")}, {"vllm_python": "/x"}, {"print_command": True}]
 )
 def test_words_for_vllm_choose_it(asked):
     assert chosen(**asked) == "vllm"
     with pytest.raises(RequestError, match=r"are for vLLM, but the embedded engine was asked for"):
-        chosen("embedded", **asked)
+        chosen(engine="embedded", **asked)
     with pytest.raises(RequestError, match=r"\(--reference needs it\). Leave them out"):
         chosen(reference="model", **asked)
 
@@ -40,12 +41,12 @@ def test_words_for_vllm_choose_it(asked):
 def test_a_reference_chooses_the_embedded_engine_and_refuses_vllm():
     assert chosen(reference="model") == "embedded"
     with pytest.raises(RequestError, match="explorer, which runs with the embedded engine alone"):
-        chosen("vllm", reference="model")
+        chosen(engine="vllm", reference="model")
 
 
 def test_an_unknown_engine_is_refused_with_those_there_are():
     with pytest.raises(RequestError, match=r"Unknown engine .sglang.\. Give one of auto, embed"):
-        chosen("sglang")
+        chosen(engine="sglang")
 
 
 def test_the_extra_that_is_not_there_is_named(monkeypatch):
@@ -91,7 +92,7 @@ def test_the_command_of_vllm_hides_the_key():
     [("127.0.0.1", None, False), ("0.0.0.0", None, True), ("0.0.0.0", "key", False)],
 )
 def test_a_door_to_others_without_a_key_is_warned_of(host, key, warned):
-    lines, data = embedded_told(FACTS, host, key)
+    lines, data = embedded_told(FACTS, ServeRequest("x", host=host, api_key=key))
     assert any("no key is asked for" in line for line in lines) == warned
     assert data["api_key"] == (key is not None)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from salient.serve.vllm.request import VllmRequest
+from salient.serve.request import ServeRequest
 from toy_rounded import rounded_toy
 from toy_vllm import LOGS, Served, alive, gone, stand_in
 
@@ -39,7 +39,7 @@ def served(checkpoint, tmp_path):
 
     def start(**how) -> Served:
         changes = {"port": free_port(), "vllm_python": sys.executable, **how.pop("request", {})}
-        started.append(Served(tmp_path, VllmRequest(str(checkpoint), **changes), **how))
+        started.append(Served(tmp_path, ServeRequest(str(checkpoint), **changes), **how))
         return started[-1]
 
     yield start

@@ -8,8 +8,9 @@ import pytest
 
 from salient.core.errors import ModelError, RequestError
 from salient.plan.gpus import find_gpu
+from salient.serve.request import ServeRequest
 from salient.serve.vllm.command import untracked, words_of
-from salient.serve.vllm.engine import VllmRequest, command_of
+from salient.serve.vllm.engine import command_of
 from salient.serve.vllm.find import Vllm
 from salient.serve.vllm.fit import Fit
 from salient.serve.vllm.place import Place
@@ -34,7 +35,7 @@ def on_gpu(checkpoint):
     """What is known on a machine with one RTX 4090."""
 
     def known(*vllm_args, gpu="RTX 4090", vllm=VLLM, **changes):
-        found = survey(VllmRequest(str(checkpoint), vllm_args=vllm_args, **changes), vllm)
+        found = survey(ServeRequest(str(checkpoint), vllm_args=vllm_args, **changes), vllm)
         return replace(found, place=Place(find_gpu(gpu), 1, 24 * GIB))
 
     return known
@@ -144,7 +145,7 @@ def test_the_kernel_that_takes_float16_alone_gets_it(on_gpu, checkpoint, tmp_pat
 def test_the_key_is_no_word_of_the_command(checkpoint, tmp_path, monkeypatch):
     stand_in(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    request = VllmRequest(str(checkpoint), api_key="s3cret", vllm_python=sys.executable)
+    request = ServeRequest(str(checkpoint), api_key="s3cret", vllm_python=sys.executable)
     command, variables = command_of(request)
     assert "s3cret" not in " ".join(command)
     assert variables["VLLM_API_KEY"] == "s3cret"
@@ -152,13 +153,13 @@ def test_the_key_is_no_word_of_the_command(checkpoint, tmp_path, monkeypatch):
 
 def test_without_vllm_the_line_is_that_of_its_command(checkpoint, monkeypatch):
     monkeypatch.setattr("salient.serve.vllm.engine.find_vllm", lambda _: None)
-    command, _ = command_of(VllmRequest(str(checkpoint)))
+    command, _ = command_of(ServeRequest(str(checkpoint)))
     assert command[:3] == ["vllm", "serve", str(checkpoint)]
 
 
 def test_on_a_processor_the_cache_has_a_size_and_the_type_is_bfloat16(checkpoint, monkeypatch):
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
-    found = survey(VllmRequest(str(checkpoint)), replace(VLLM, cpu=True))
+    found = survey(ServeRequest(str(checkpoint)), replace(VLLM, cpu=True))
     command, variables = words_of(found, Fit(64, cache_gib=2))
     assert variables == {"VLLM_CPU_KVCACHE_SPACE": "2"}
     assert "--gpu-memory-utilization" not in command
@@ -176,11 +177,11 @@ def test_on_a_processor_the_cache_has_a_size_and_the_type_is_bfloat16(checkpoint
 )
 def test_numbers_that_cannot_be_are_refused(checkpoint, changes, words):
     with pytest.raises(RequestError, match=words):
-        command_of(VllmRequest(str(checkpoint), **changes))
+        command_of(ServeRequest(str(checkpoint), **changes))
 
 
 def test_a_model_that_is_no_folder_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"There is no folder .*config\.json and safetensors"):
-        command_of(VllmRequest(str(tmp_path / "none")))
+        command_of(ServeRequest(str(tmp_path / "none")))
     with pytest.raises(ModelError, match=r"has no config\.json"):
-        command_of(VllmRequest(str(tmp_path)))
+        command_of(ServeRequest(str(tmp_path)))

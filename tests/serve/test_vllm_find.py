@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from salient.core.errors import RequestError
-from salient.serve.vllm.engine import VllmRequest, find_vllm, run_vllm
+from salient.serve.request import ServeRequest
+from salient.serve.vllm.engine import find_vllm, run_vllm
 from toy_vllm import stand_in
 
 PYTHON = sys.executable
@@ -32,7 +33,7 @@ def test_where_there_is_none_it_is_said_how_to_get_it_and_how_to_do_without(path
     assert find_vllm(None) is None
     words = "pip install vllm.* --vllm-python .*--engine embedded"
     with pytest.raises(RequestError, match=words):
-        run_vllm(VllmRequest(str(tmp_path)), print)
+        run_vllm(ServeRequest(str(tmp_path)), print)
 
 
 def test_on_path_it_is_started_by_its_command(path, tmp_path, monkeypatch):

@@ -11,9 +11,10 @@ from salient.core.errors import CheckpointError, ModelError, RequestError, Resou
 from salient.diagnose.machine.record import Card, Environment
 from salient.plan.described import describe
 from salient.plan.gpus import find_gpu
+from salient.serve.request import ServeRequest
 from salient.serve.vllm import place as places
 from salient.serve.vllm.command import words_of
-from salient.serve.vllm.engine import VllmRequest, run_vllm
+from salient.serve.vllm.engine import run_vllm
 from salient.serve.vllm.find import Vllm
 from salient.serve.vllm.fit import Fit, plan_fit
 from salient.serve.vllm.place import Place, find_place, visible
@@ -47,7 +48,7 @@ def toy(good, tmp_path):
 
 
 def known(folder, *vllm_args, vllm=VLLM, **changes):
-    return survey(VllmRequest(str(folder), vllm_args=vllm_args, **changes), vllm)
+    return survey(ServeRequest(str(folder), vllm_args=vllm_args, **changes), vllm)
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_a_checkpoint_that_computes_wrong_numbers_is_refused_before_vllm_starts(
         r"(?s)would not load, or would compute wrong numbers; vLLM was not started.*ERROR: .*do:"
     )
     with pytest.raises(CheckpointError, match=words):
-        run_vllm(VllmRequest(str(toy), port=1024, vllm_python=sys.executable), print)
+        run_vllm(ServeRequest(str(toy), port=1024, vllm_python=sys.executable), print)
     assert not told.exists()
 
 

@@ -43,72 +43,27 @@ def serve(
 
     Raises SalientError for whatever keeps the server from starting.
     """
-    from salient.serve.engines import check_extra, chosen_engine
-    from salient.serve.telling import command_told, embedded_told, said
+    from salient.serve.request import ServeRequest
+    from salient.serve.server import run_server
 
-    chosen = chosen_engine(engine, vllm_python, reference, vllm_args, print_command=print_command)
-    if chosen == "embedded":
-        check_extra()
-    folder = _made(checkpoint, progress, heard)
-    progress(0, 0, "", "")  # a server runs until it is told to end
-    if chosen == "vllm":
-        from salient.models.source import model_folder
-        from salient.serve.vllm.engine import VllmRequest, command_of, run_vllm
-
-        request = VllmRequest(
-            str(model_folder(folder)),
-            host,
-            port,
-            api_key,
-            max_context,
-            max_concurrency,
-            tp,
-            dtype,
-            served_model_name,
-            vllm_python,
-            tuple(vllm_args),
-        )
-        if print_command:
-            heard(*command_told(*command_of(request)))
-            return 0
-        return run_vllm(request, said(heard))
-
-    from salient.serve.embedded import EmbeddedRequest, serve_embedded
-
-    serve_embedded(
-        EmbeddedRequest(
-            folder,
-            host,
-            port,
-            api_key,
-            max_context,
-            max_concurrency,
-            max_waiting,
-            reference,
-            served_model_name,
-            device,
-            dtype,
-            deadline,
-            tuple(allow_origin),
-        ),
-        lambda facts: heard(*embedded_told(facts, host, api_key)),
+    request = ServeRequest(
+        checkpoint,
+        engine,
+        host,
+        port,
+        served_model_name,
+        api_key,
+        max_context,
+        max_concurrency,
+        max_waiting,
+        reference,
+        device,
+        dtype,
+        tp,
+        vllm_python,
+        print_command,
+        tuple(allow_origin),
+        deadline,
+        tuple(vllm_args),
     )
-    return 0
-
-
-def _made(
-    checkpoint: str, progress: Progress, heard: Callable[[list[str], dict[str, Any]], None]
-) -> str:
-    """`checkpoint`, or in the demo model's place its 4-bit checkpoint, made on the first use."""
-    from salient.models.demo import DEMO_NAME, demo_checkpoint
-
-    if checkpoint != DEMO_NAME:
-        return checkpoint
-    folder = demo_checkpoint()
-    if not (folder / "salient.json").exists():
-        from .making import quantize
-
-        heard([f"Quantizing {DEMO_NAME} into {folder}, once; it takes a minute or two."], {})
-        # the width of 576 takes groups of 64
-        quantize(DEMO_NAME, str(folder), scheme="w4-g64", samples=16, progress=progress)
-    return str(folder)
+    return run_server(request, progress, heard)

@@ -1,7 +1,7 @@
 """The embedded engine as a server: checkpoint, reference and explorer opened, bound, run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -12,35 +12,13 @@ from salient.runtime.open import Opened, Options, load
 from .app import Settings, create_app
 from .explorer.routes import add_explorer
 from .explorer.scene import Reference, Scene
+from .request import ServeRequest
 from .run import address, bind, run_app
 from .sizes import sequences
 from .telling import is_loopback
 from .worker import Worker
 
 REFERENCE_SLOTS = 2  # only the explorer asks it
-
-
-@dataclass(frozen=True)
-class EmbeddedRequest:
-    """What to serve and where; what is None is chosen.
-
-    checkpoint: a folder, Hub id or demo name   reference: the 16-bit model to show beside it
-    deadline: seconds that running requests have after a signal   most_waiting: requests in line
-    """
-
-    checkpoint: str
-    host: str = "127.0.0.1"
-    port: int = 8000
-    api_key: str | None = None
-    max_context: int | None = None
-    max_concurrency: int | None = None
-    most_waiting: int = 256
-    reference: str | None = None
-    served_name: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    deadline: int = 30
-    origins: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -55,7 +33,7 @@ class Facts:
     how: str
 
 
-def serve_embedded(request: EmbeddedRequest, started: Callable[[Facts], None]) -> None:
+def serve_embedded(request: ServeRequest, started: Callable[[Facts], None]) -> None:
     """Serve until a signal; `started` is told as soon as requests are taken.
 
     Raises SalientError for whatever keeps the server from starting.
@@ -78,14 +56,14 @@ def serve_embedded(request: EmbeddedRequest, started: Callable[[Facts], None]) -
 
 
 def _app(
-    request: EmbeddedRequest, folder: Path, opened: Opened, reference: Reference | None
+    request: ServeRequest, folder: Path, opened: Opened, reference: Reference | None
 ) -> FastAPI:
     name = _name(request, folder)
-    worker = Worker(opened.engine, request.most_waiting)
+    worker = Worker(opened.engine, request.max_waiting)
     settings = Settings(
         name,
         request.api_key,
-        request.most_waiting,
+        request.max_waiting,
         origins=request.origins,
         only_local=is_loopback(request.host) and request.api_key is None,
     )
@@ -94,7 +72,7 @@ def _app(
     return app
 
 
-def _opened(request: EmbeddedRequest, folder: Path, beside: Path | None) -> Opened:
+def _opened(request: ServeRequest, folder: Path, beside: Path | None) -> Opened:
     slots = request.max_concurrency
     if slots is None:
         folders = [folder, beside] if beside else [folder]
@@ -103,13 +81,13 @@ def _opened(request: EmbeddedRequest, folder: Path, beside: Path | None) -> Open
     return load(str(folder), options)
 
 
-def _reference(request: EmbeddedRequest, folder: Path) -> Reference:
+def _reference(request: ServeRequest, folder: Path) -> Reference:
     """The 16-bit model on an engine of its own."""
     options = Options(request.device, context=request.max_context, slots=REFERENCE_SLOTS)
     opened = load(str(folder), options)
-    worker = Worker(opened.engine, request.most_waiting)
+    worker = Worker(opened.engine, request.max_waiting)
     return Reference(request.reference or folder.name, folder, opened, worker)
 
 
-def _name(request: EmbeddedRequest, folder: Path) -> str:
+def _name(request: ServeRequest, folder: Path) -> str:
     return request.served_name or folder.resolve().name

@@ -1,29 +1,24 @@
 """Which engine serves. Imports no torch."""
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 
 from salient.core.errors import MissingExtra, RequestError
+
+from .request import ServeRequest
 
 ENGINES = ("auto", "embedded", "vllm")
 NEEDED = ("fastapi", "uvicorn", "prometheus_client", "llguidance")  # by the embedded engine
 
 
-def chosen_engine(
-    engine: str,
-    vllm_python: str | None,
-    reference: str | None,
-    vllm_args: Sequence[str],
-    *,
-    print_command: bool,
-) -> str:
+def chosen_engine(request: ServeRequest) -> str:
     """'embedded' or 'vllm'.
 
     Raises RequestError for what does not go together.
     """
+    engine, reference = request.engine, request.reference
     if engine not in ENGINES:
         raise RequestError(f"Unknown engine {engine!r}. Give one of {', '.join(ENGINES)}.")
-    for_vllm = bool(vllm_python or vllm_args or print_command)
+    for_vllm = bool(request.vllm_python or request.vllm_args or request.print_command)
     if engine == "embedded" or (engine == "auto" and reference):
         if for_vllm:
             raise RequestError(

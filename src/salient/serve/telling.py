@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .request import ServeRequest
+
 if TYPE_CHECKING:
     from .embedded import Facts
 
@@ -24,7 +26,7 @@ def command_told(command: list[str], environment: dict[str, str]) -> Told:
     return [line], {"command": command, "environment": shown}
 
 
-def embedded_told(facts: "Facts", host: str, api_key: str | None) -> Told:
+def embedded_told(facts: "Facts", request: ServeRequest) -> Told:
     """Where the embedded engine answers, and what to try."""
     lines = [
         f"Serving {facts.model} at {facts.url}: {facts.slots} sequences at once of up to "
@@ -32,14 +34,14 @@ def embedded_told(facts: "Facts", host: str, api_key: str | None) -> Told:
         f"OpenAI's API is at {facts.url}/v1, the explorer at {facts.url}/ , Prometheus' figures at "
         f"{facts.url}/metrics. Ctrl-C ends it when what runs has ended.",
     ]
-    if not is_loopback(host) and api_key is None:
+    if not is_loopback(request.host) and request.api_key is None:
         lines.append(
-            f"warning: {host} can be reached from other machines, and no key is asked for. Give "
-            "--api-key, or SALIENT_API_KEY in the environment."
+            f"warning: {request.host} can be reached from other machines, and no key is asked for. "
+            "Give --api-key, or SALIENT_API_KEY in the environment."
         )
     data = {"engine": "embedded", "url": facts.url, "model": facts.model, "slots": facts.slots}
     more = {"context": facts.context, "kernels": facts.kernels, "runs_as": facts.how}
-    return lines, {**data, **more, "api_key": api_key is not None}
+    return lines, {**data, **more, "api_key": request.api_key is not None}
 
 
 def is_loopback(host: str) -> bool:

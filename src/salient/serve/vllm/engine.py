@@ -7,20 +7,20 @@ from collections.abc import Callable
 
 from salient.core.errors import RequestError
 
+from ..request import ServeRequest
 from .child import GRACE, run_child
 from .command import words_of
 from .ending import ending, exit_code
 from .find import ABSENT, Vllm, find_vllm
 from .fit import plan_fit
 from .preflight import address_of, check_address, check_checkpoint, check_fit, check_settings
-from .request import VllmRequest
 from .survey import Survey, survey
 from .watch import Watch
 
-__all__ = ["Vllm", "VllmRequest", "command_of", "find_vllm", "run_vllm"]
+__all__ = ["Vllm", "command_of", "find_vllm", "run_vllm"]
 
 
-def command_of(request: VllmRequest) -> tuple[list[str], dict[str, str]]:
+def command_of(request: ServeRequest) -> tuple[list[str], dict[str, str]]:
     """The command that would start vLLM here, and the variables that it needs besides.
 
     `vllm serve` stands for it where there is no vLLM. The API key is among the variables alone:
@@ -31,7 +31,7 @@ def command_of(request: VllmRequest) -> tuple[list[str], dict[str, str]]:
     return words_of(found, plan_fit(found))
 
 
-def run_vllm(request: VllmRequest, said: Callable[[str], None]) -> int:
+def run_vllm(request: ServeRequest, said: Callable[[str], None]) -> int:
     """Serve a checkpoint with vLLM until it ends, by a signal or by itself; its exit code, 128 and
     the signal's number if one killed it, 1 where it ended with 0 because its engine had died.
 

@@ -15,7 +15,7 @@ from salient.diagnose.settings.reading import read_settings
 from salient.diagnose.settings.record import Draft, Settings
 from salient.diagnose.settings.shell_words import Word
 
-from .request import VllmRequest
+from ..request import ServeRequest
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Given:
         return float(held) if whole else default  # type: ignore[arg-type]
 
 
-def read_given(request: VllmRequest) -> Given:
+def read_given(request: ServeRequest) -> Given:
     """The arguments in `request.vllm_args` and in the file that a --config among them names.
 
     Raises RequestError for a second model, and for a file that cannot be read.

@@ -20,10 +20,10 @@ from salient.plan.routes import activations
 from salient.plan.vllm_arguments import served_dtype
 from salient.plan.vllm_versions import NEWEST, Version
 
+from ..request import ServeRequest
 from .find import Vllm
 from .given import Given, read_given
 from .place import Place, find_place
-from .request import VllmRequest
 
 DEFAULT_CONTEXT = 8192  # tokens, where a config does not say what the model was made for
 CPU_BLOCK = 128  # tokens that vLLM's cache gives out at once on a processor
@@ -38,7 +38,7 @@ class Survey:
     size: bytes of all tensors
     """
 
-    request: VllmRequest
+    request: ServeRequest
     vllm: Vllm | None
     given: Given
     folder: Path
@@ -113,7 +113,7 @@ class Survey:
         return served_dtype(self.shape, route(self.shape, self.packing, served), load)
 
 
-def survey(request: VllmRequest, vllm: Vllm | None) -> Survey:
+def survey(request: ServeRequest, vllm: Vllm | None) -> Survey:
     """Read what there is.
 
     Raises ModelError where `request.checkpoint` is no model folder, RequestError for numbers and

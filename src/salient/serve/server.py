@@ -1,0 +1,65 @@
+"""The verb `serve`: the engine chosen, the demo's checkpoint made where it is asked for, the rest
+handed on. Imports torch only where it is needed.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from salient.core.progress import Progress
+
+from .engines import check_extra, chosen_engine
+from .request import ServeRequest
+from .telling import command_told, embedded_told, said
+
+Heard = Callable[[list[str], dict[str, Any]], None]
+
+
+def run_server(request: ServeRequest, progress: Progress, heard: Heard) -> int:
+    """Serve until a signal; the exit code: 0, or that of a vLLM that ended by itself.
+
+    Raises SalientError for whatever keeps the server from starting.
+    """
+    engine = chosen_engine(request)
+    if engine == "embedded":
+        check_extra()
+    request = replace(request, checkpoint=_made(request.checkpoint, progress, heard))
+    progress(0, 0, "", "")  # a server runs until it is told to end
+    return (_vllm if engine == "vllm" else _embedded)(request, heard)
+
+
+def _embedded(request: ServeRequest, heard: Heard) -> int:
+    from .embedded import serve_embedded
+
+    serve_embedded(request, lambda facts: heard(*embedded_told(facts, request)))
+    return 0
+
+
+def _vllm(request: ServeRequest, heard: Heard) -> int:
+    from salient.models.source import model_folder
+
+    from .vllm.engine import command_of, run_vllm
+
+    wanted = replace(request, checkpoint=str(model_folder(request.checkpoint)))
+    if request.print_command:
+        heard(*command_told(*command_of(wanted)))
+        return 0
+    return run_vllm(wanted, said(heard))
+
+
+def _made(checkpoint: str, progress: Progress, heard: Heard) -> str:
+    """`checkpoint`, or in the demo model's place its 4-bit checkpoint, made on the first use."""
+    from salient.models.demo import DEMO_NAME, demo_checkpoint
+
+    if checkpoint != DEMO_NAME:
+        return checkpoint
+    folder = demo_checkpoint()
+    if not (folder / "salient.json").exists():
+        from salient.awq.job import Request
+        from salient.awq.quantizer import quantize_model
+
+        heard([f"Quantizing {DEMO_NAME} into {folder}, once; it takes a minute or two."], {})
+        # groups of 64: its width of 576 takes no larger
+        made = Request(DEMO_NAME, str(folder), "w4-g64", "awq", "builtin", 16, 512)
+        quantize_model(made, fresh=False, dry_run=False, progress=progress)
+    return str(folder)
