@@ -104,28 +104,22 @@ def test_an_interrupt_ends_an_idle_server_at_once_with_0(folder):
         assert [line["path"] for line in lines] == ["/v1/models"]
 
 
-def test_a_key_and_a_name_are_as_given(folder):
-    os.environ["SALIENT_API_KEY"] = "secret"
-    try:
-        with running(folder, "--served-model-name", "mine") as (_, told):
-            assert told["model"] == "mine"
-            assert told["api_key"] is True
-            assert ask(told["url"], "/v1/models")[0] == 401
-            status, listed = ask(told["url"], "/v1/models", Authorization="Bearer secret")
-            assert (status, listed["data"][0]["id"]) == (200, "mine")
-    finally:
-        del os.environ["SALIENT_API_KEY"]
-
-
-def test_a_page_of_another_origin_may_ask_only_if_it_was_allowed(folder):
-    with running(folder, "--allow-origin", "http://a.example") as (_, told):
-        host = told["url"].removeprefix("http://")
-        for origin, allowed in (("http://a.example", "http://a.example"), ("http://b", None)):
-            connection = http.client.HTTPConnection(host, timeout=60)
+def test_key_name_and_origin_are_as_given(folder, monkeypatch):
+    """A page of another origin may ask only if it was allowed."""
+    monkeypatch.setenv("SALIENT_API_KEY", "secret")
+    allowed = ("--allow-origin", "http://a.example")
+    with running(folder, "--served-model-name", "mine", *allowed) as (_, told):
+        assert told["model"] == "mine"
+        assert told["api_key"] is True
+        assert ask(told["url"], "/v1/models")[0] == 401
+        status, listed = ask(told["url"], "/v1/models", Authorization="Bearer secret")
+        assert (status, listed["data"][0]["id"]) == (200, "mine")
+        for origin, said in (("http://a.example", "http://a.example"), ("http://b", None)):
+            connection = http.client.HTTPConnection(told["url"].removeprefix("http://"), timeout=60)
             with contextlib.closing(connection):
                 connection.request("GET", "/v1/models", headers={"Origin": origin})
                 reply = connection.getresponse()
-                assert reply.getheader("access-control-allow-origin") == allowed
+                assert reply.getheader("access-control-allow-origin") == said
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from salient.serve.app import Settings, create_app
-from salient.serve.run import bind
+from salient.serve.listening import bind
 from salient.serve.worker import Worker
 from toy_engines import opened
 

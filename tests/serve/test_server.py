@@ -12,7 +12,7 @@ import pytest
 from salient.core.errors import RequestError
 from salient.runtime.sampling import Sampling
 from salient.serve.app import Settings
-from salient.serve.run import bind
+from salient.serve.listening import bind
 from toy_engines import never_dense, opened
 from toy_rounded import rounded_toy
 from toy_served import served, until

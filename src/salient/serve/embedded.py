@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from socket import socket
 
 from fastapi import FastAPI
 
@@ -12,8 +13,9 @@ from salient.runtime.open import Opened, Options, load
 from .app import Settings, create_app
 from .explorer.routes import add_explorer
 from .explorer.scene import Reference, Scene
+from .listening import address
 from .request import ServeRequest
-from .run import address, bind, run_app
+from .run import run_app
 from .sizes import sequences
 from .telling import is_loopback
 from .worker import Worker
@@ -33,26 +35,27 @@ class Facts:
     how: str
 
 
-def serve_embedded(request: ServeRequest, started: Callable[[Facts], None]) -> None:
-    """Serve until a signal; `started` is told as soon as requests are taken.
+def serve_embedded(
+    request: ServeRequest, listening: socket, started: Callable[[Facts], None]
+) -> None:
+    """Serve on `listening` until a signal; `started` is told as soon as requests are taken.
 
     Raises SalientError for whatever keeps the server from starting.
     """
-    with bind(request.host, request.port) as listening:  # before minutes of loading
-        folder = model_folder(request.checkpoint)
-        beside = model_folder(request.reference) if request.reference else None
-        opened = _opened(request, folder, beside)
-        reference = _reference(request, beside) if beside else None
-        app = _app(request, folder, opened, reference)
-        facts = Facts(
-            address(listening),
-            _name(request, folder),
-            opened.engine.context,
-            opened.engine.runner.slots,
-            [name for name, _ in opened.model.kernels],
-            opened.engine.runner.how,
-        )
-        run_app(app, listening, request.deadline, lambda: started(facts))
+    folder = model_folder(request.checkpoint)
+    beside = model_folder(request.reference) if request.reference else None
+    opened = _opened(request, folder, beside)
+    reference = _reference(request, beside) if beside else None
+    app = _app(request, folder, opened, reference)
+    facts = Facts(
+        address(listening),
+        _name(request, folder),
+        opened.engine.context,
+        opened.engine.runner.slots,
+        [name for name, _ in opened.model.kernels],
+        opened.engine.runner.how,
+    )
+    run_app(app, listening, request.deadline, lambda: started(facts))
 
 
 def _app(

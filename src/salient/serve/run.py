@@ -1,4 +1,4 @@
-"""The server as a process: bound to an address, ended by a signal when what runs has ended."""
+"""The server as a process: started on a socket, ended by a signal when what runs has ended."""
 
 import contextlib
 import logging
@@ -9,33 +9,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
-from salient.core.errors import RequestError
-
-BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 of the usual proxies, so that they close first
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises RequestError where it is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    taken = socket.socket(family, socket.SOCK_STREAM)
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        taken.bind((host, port))
-        taken.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
-        taken.close()
-        raise RequestError(
-            f"Cannot listen on {host}:{port} ({getattr(error, 'strerror', error)}). Give another "
-            "--port, or end what listens there."
-        ) from None
-    return taken
-
-
-def address(listening: socket.socket) -> str:
-    """Where clients find it: 'http://127.0.0.1:8000'."""
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def run_app(

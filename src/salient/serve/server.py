@@ -4,11 +4,13 @@ handed on. Imports torch only where it is needed.
 
 from collections.abc import Callable
 from dataclasses import replace
+from socket import socket
 from typing import Any
 
 from salient.core.progress import Progress
 
 from .engines import check_extra, chosen_engine
+from .listening import bind
 from .request import ServeRequest
 from .telling import command_told, embedded_told, said
 
@@ -20,18 +22,24 @@ def run_server(request: ServeRequest, progress: Progress, heard: Heard) -> int:
 
     Raises SalientError for whatever keeps the server from starting.
     """
-    engine = chosen_engine(request)
-    if engine == "embedded":
-        check_extra()
-    request = replace(request, checkpoint=_made(request.checkpoint, progress, heard))
+    if chosen_engine(request) == "vllm":
+        return _vllm(_prepared(request, progress, heard), heard)
+    check_extra()
+    with bind(request.host, request.port) as listening:
+        return _embedded(_prepared(request, progress, heard), listening, heard)
+
+
+def _prepared(request: ServeRequest, progress: Progress, heard: Heard) -> ServeRequest:
+    """The request for a checkpoint that is there; long work ends with it."""
+    made = replace(request, checkpoint=_made(request.checkpoint, progress, heard))
     progress(0, 0, "", "")  # a server runs until it is told to end
-    return (_vllm if engine == "vllm" else _embedded)(request, heard)
+    return made
 
 
-def _embedded(request: ServeRequest, heard: Heard) -> int:
+def _embedded(request: ServeRequest, listening: socket, heard: Heard) -> int:
     from .embedded import serve_embedded
 
-    serve_embedded(request, lambda facts: heard(*embedded_told(facts, request)))
+    serve_embedded(request, listening, lambda facts: heard(*embedded_told(facts, request)))
     return 0
 
 
