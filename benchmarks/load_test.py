@@ -56,7 +56,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", required=True, help="4-bit, for Salient's server")
     parser.add_argument("--servers", default="vllm,salient")
     parser.add_argument("--concurrency", default="1,4")
-    parser.add_argument("--rates", default="", help="requests a second, evenly: 2.5")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--prompt-tokens", type=int, default=128)
@@ -70,15 +69,10 @@ def _server(name: str, given: argparse.Namespace, shim: Path) -> list[dict[str, 
     setting = Setting(1024, 8, given.vllm, threads=1, cores=(CORES[0],), dtype="float32")
     with started(name, model, setting, shim) as server:
         return [
-            row for step in _steps(given) for row in _compared(name, server.url, step, given, shim)
+            row
+            for words in given.concurrency.split(",")
+            for row in _compared(name, server.url, Step(int(words)), given, shim)
         ]
-
-
-def _steps(given: argparse.Namespace) -> list[Step]:
-    """Requests at once, then requests at even times, which cannot fall into step."""
-    steps = [Step(int(words)) for words in filter(None, given.concurrency.split(","))]
-    rates = filter(None, given.rates.split(","))
-    return steps + [Step(rate=float(words), arrivals="constant") for words in rates]
 
 
 def _compared(
@@ -125,7 +119,7 @@ def _row(
     ours, theirs = (statistics.median(values[tool]) for tool in ("salient", "vllm"))
     return {
         "server": name,
-        "step": step.words,
+        "concurrency": step.concurrency,
         "what": f"{spread} {end}",
         "ours_ms": ours,
         "theirs_ms": theirs,
@@ -137,11 +131,11 @@ def _row(
 
 def _table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| server | step | what | ours, ms | vllm bench serve, ms | ratio | it wavers by |",
-        "|---|---|---|---:|---:|---:|---:|",
+        "| server | at once | what | ours, ms | vllm bench serve, ms | ratio | it wavers by |",
+        "|---|---:|---|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {row['server']} | {row['step']} | {row['what']} | {row['ours_ms']:.1f} | "
+        f"| {row['server']} | {row['concurrency']} | {row['what']} | {row['ours_ms']:.1f} | "
         f"{row['theirs_ms']:.1f} | {row['ratio']:.3f} | {row['wavers']:.0%} |"
         for row in rows
     ]
