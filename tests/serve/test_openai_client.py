@@ -73,7 +73,10 @@ def test_choices_log_probabilities_and_stops_come_in_the_clients_types(client):
     token = made.choices[0].logprobs.content[0]
     assert token.logprob <= 0
     assert len(token.top_logprobs) == 2
-    plain = client.completions.create(model="toy", prompt="one", max_tokens=4, logprobs=1)
+    endless = {"temperature": 0, "extra_body": {"ignore_eos": True}}
+    plain = client.completions.create(
+        model="toy", prompt="one", max_tokens=4, logprobs=1, **endless
+    )
     assert len(plain.choices[0].logprobs.token_logprobs) == 4
 
 
