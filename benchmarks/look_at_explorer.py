@@ -31,12 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from look_at_report import FAULTS, FLAGS, TALLEST, THEMES
+from look_at_report import FAULTS, TALLEST, THEMES, open_browser
 
 WIDTHS = {"desktop": 1400, "phone": 390}
 SLOWEST = 200  # milliseconds from a slider's step to what it shows
@@ -112,7 +111,7 @@ def main() -> None:
 def look(url: str, shots: Path | None, docs: Path | None, *, chat: bool) -> Iterator[str]:
     """The faults of the page at each width and theme, in words."""
     with tempfile.TemporaryDirectory() as profile:
-        browser = _browser(profile)
+        browser = open_browser(profile)
         try:
             for device, width in WIDTHS.items():
                 for theme in THEMES:
@@ -127,14 +126,6 @@ def look(url: str, shots: Path | None, docs: Path | None, *, chat: bool) -> Iter
                         _pictures(browser, PICTURES.get((device, theme), []), docs)
         finally:
             browser.quit()
-
-
-def _browser(profile: str) -> webdriver.Chrome:
-    options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options, Service("/usr/bin/chromedriver"))
 
 
 def _use(

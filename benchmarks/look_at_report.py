@@ -105,7 +105,7 @@ def main() -> None:
 def look(page: Path, shots: Path | None) -> Iterator[str]:
     """The faults of `page` at each width and theme, in words."""
     with tempfile.TemporaryDirectory() as profile:
-        browser = _browser(profile)
+        browser = open_browser(profile)
         try:
             browser.get("about:blank")
             for device, width in WIDTHS.items():
@@ -124,7 +124,8 @@ def look(page: Path, shots: Path | None) -> Iterator[str]:
             browser.quit()
 
 
-def _browser(profile: str) -> webdriver.Chrome:
+def open_browser(profile: str) -> webdriver.Chrome:
+    """Headless Chromium that notes its console and its requests."""
     options = webdriver.ChromeOptions()
     for flag in (*FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)

@@ -69,11 +69,13 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(folder: Path, settings: Settings, **options: Any) -> Iterator[Served]:
+def served(
+    folder: Path, settings: Settings, most_waiting: int = 256, **options: Any
+) -> Iterator[Served]:
     """`folder` served until the block is left."""
     engine = opened(folder, **options).engine
     engine.tokenizer.chat_template = CHAT
-    app = create_app(Worker(engine, settings.most_waiting), settings)
+    app = create_app(Worker(engine, most_waiting), settings)
     with serving(app) as port:
         yield Served(port, engine)
 

@@ -27,8 +27,8 @@ def server(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         never_dense(patch)
         folder = rounded_toy(tmp_path_factory.mktemp("asked"))
-        settings = Settings("toy", api_key=KEY, most_waiting=2)
-        with served(folder, settings, context=256) as running:
+        settings = Settings("toy", api_key=KEY)
+        with served(folder, settings, most_waiting=2, context=256) as running:
             running.headers["Authorization"] = f"Bearer {KEY}"
             yield running
 

@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 def server(folder):
     with pytest.MonkeyPatch.context() as patch:
         never_dense(patch)
-        with served(folder, Settings("toy", most_waiting=4), context=128) as running:
+        with served(folder, Settings("toy"), most_waiting=4, context=128) as running:
             yield running
 
 

@@ -29,14 +29,13 @@ class Settings:
     """How to serve.
 
     model: the name that clients use   api_key: asked for as a bearer token, None for none
-    most_waiting: requests beyond the engine's slots before 429   largest_body: bytes
+    largest_body: bytes
     origins: of pages that browsers may let ask (CORS); () for none but the server's own
     only_local: answer only to names of this machine itself
     """
 
     model: str
     api_key: str | None = None
-    most_waiting: int = 256
     largest_body: int = 8 * 2**20
     origins: tuple[str, ...] = ()
     only_local: bool = False

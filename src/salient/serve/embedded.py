@@ -66,7 +66,6 @@ def _app(
     settings = Settings(
         name,
         request.api_key,
-        request.max_waiting,
         origins=request.origins,
         only_local=is_loopback(request.host) and request.api_key is None,
     )

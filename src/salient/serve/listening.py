@@ -18,8 +18,8 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         taken.close()
         raise RequestError(
-            f"Cannot listen on {host}:{port} ({getattr(error, 'strerror', error)}). Give another "
-            "--port or --host, or end what listens there."
+            f"Cannot listen on {host}:{port} ({getattr(error, 'strerror', None) or error}). Give "
+            "another --port or --host, or end what listens there."
         ) from None
     return taken
 

@@ -5,7 +5,6 @@ checkpoint that lacks a tensor, and shares a port with another vLLM of the same 
 """
 
 import os
-import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from salient.diagnose.settings.rules import judge_settings
 from salient.diagnose.telling import finding_lines
 from salient.diagnose.variables import relevant
 
+from ..listening import bind
 from .command import untracked
 from .fit import Fit
 from .given import settings_of
@@ -59,18 +59,10 @@ def check_address(address: Address) -> None:
     """Raises RequestError where the address is taken or cannot be listened on."""
     if address.path:
         return
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address.host.strip("[]"), address.port))
-            probe.listen(1)
-        except (OSError, OverflowError) as error:
-            raise RequestError(
-                f"Cannot listen on {address.host}:{address.port} "
-                f"({getattr(error, 'strerror', None) or error}). Give another --port, or end what "
-                "listens there. vLLM was not started."
-            ) from None
+    try:
+        bind(address.host.strip("[]"), address.port).close()
+    except RequestError as error:
+        raise RequestError(f"{error} vLLM was not started.") from None
 
 
 def check_checkpoint(found: Survey, said: Callable[[str], None]) -> None:
