@@ -59,16 +59,15 @@ def upward(source: str, path: Path) -> set[str]:
     return folders_imported(source, path) - allowed
 
 
-@pytest.mark.parametrize("path", MODULES, ids=str)
-def test_a_module_imports_only_from_floors_below(path):
-    reached = upward((PACKAGE / path).read_text(encoding="utf-8"), path)
-    folder, floor = floor_of(path)
-    assert not reached, f"{folder} stands on floor {floor} and reaches up to {sorted(reached)}"
-
-
-@pytest.mark.parametrize("path", MODULES, ids=str)
-def test_a_module_stands_on_a_floor(path):
-    assert any(path.parts[0].removesuffix(".py") in names for names in FLOORS)
+def test_every_module_stands_on_a_floor_and_imports_only_from_floors_below():
+    on_no_floor, reaching_up = [], {}
+    for path in MODULES:
+        if path.parts[0].removesuffix(".py") not in set().union(*FLOORS):
+            on_no_floor.append(str(path))
+        elif reached := upward((PACKAGE / path).read_text(encoding="utf-8"), path):
+            reaching_up[str(path)] = sorted(reached)
+    assert not on_no_floor
+    assert not reaching_up
 
 
 @pytest.mark.parametrize(
@@ -94,29 +93,36 @@ def test_the_law_of_floors_sees_what_it_should(path, line, reached):
     assert upward(line, Path(path)) == reached
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "",
-        ".core.errors",
-        ".core.findings",
-        ".core.headers",
-        ".core.report",
-        ".core.scheme",
-        ".core.shape",
-        ".core.texts",
-        ".formats",
-        ".plan.planner",
-        ".plan.record",
-        ".plan.forewarning",
-        ".diagnose.doctor",
-        ".diagnose.telling",
-        ".api",
-        ".cli",
-    ],
+# Imported in this order in one process; each must leave torch and Transformers out.
+WITHOUT_TORCH = (
+    "salient",
+    "salient.core.errors",
+    "salient.core.findings",
+    "salient.core.headers",
+    "salient.core.report",
+    "salient.core.scheme",
+    "salient.core.shape",
+    "salient.core.texts",
+    "salient.formats",
+    "salient.plan.planner",
+    "salient.plan.record",
+    "salient.plan.forewarning",
+    "salient.diagnose.doctor",
+    "salient.diagnose.telling",
+    "salient.api",
+    "salient.cli",
 )
-def test_what_must_answer_at_once_imports_no_torch(module):
-    words = f"import sys, salient{module}; print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
-    assert "salient" in run.stdout.split()
-    assert not {"torch", "transformers"} & set(run.stdout.split())
+IMPORTS = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    slow = {"torch", "transformers"} & set(sys.modules)
+    assert not slow, f"{name} imports {slow}"
+print("imported", len(sys.argv) - 1)
+"""
+
+
+def test_what_must_answer_at_once_imports_no_torch():
+    argv = [sys.executable, "-c", IMPORTS, *WITHOUT_TORCH]
+    run = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert run.stdout == f"imported {len(WITHOUT_TORCH)}\n", run.stderr
