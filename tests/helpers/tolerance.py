@@ -1,0 +1,82 @@
+"""How far apart two floating-point results of the same sums may be.
+
+The order of a sum, and whether a product and its sum are rounded once or twice, depend on the
+processor and its library, so no test may rely on them. The bounds, with unit roundoff u = eps / 2:
+
+- Any order of n terms: |fl(x . y) - x . y| <= gamma_n |x| . |y|, gamma_n = n u / (1 - n u).
+  N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed. (2002), (3.5), and (4.4) for
+  plain sums. `worst` is gamma_n, `assert_product` compares with it.
+- Roundings of either sign mostly cancel: sqrt(n) takes the place of n with a factor lambda, and
+  the bound fails with probability at most 2 exp(-lambda^2 / 2). N. J. Higham and T. Mary, A new
+  approach to probabilistic rounding error analysis, SIAM J. Sci. Comput. 41 (2019), theorem 2.4.
+  `likely` is this, for chains of products through a model, where gamma_n would allow real faults.
+
+pytest.approx without a tolerance (1e-6 relative) is for arithmetic on Python's float64, where it is
+over a billion times u: it allows up to a million operations.
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+LAMBDA = 6.0  # 2 exp(-18): 3e-8
+F32, F64 = torch.float32, torch.float64
+CODES = 2**-16  # of a group's largest activation: half a step of the C++ kernels' int16 activations
+PEAK = 3.5  # largest over root mean square of a group of activations: 3.5 standard deviations
+SUMS = 8  # sums one after the other in a block: 2 norms, q/k/v, scores, values, o, gate/up, down
+
+
+def unit_roundoff(dtype: torch.dtype = F32) -> float:
+    return torch.finfo(dtype).eps / 2
+
+
+def worst(terms: int, dtype: torch.dtype = F32) -> float:
+    """gamma_n: the largest error of a sum of `terms` products, relative to the sum of sizes."""
+    n_u = terms * unit_roundoff(dtype)
+    assert n_u < 0.1, "no bound for so many terms"
+    return n_u / (1 - n_u)
+
+
+def likely(terms: int, dtype: torch.dtype = F32) -> float:
+    """What `worst` is when roundings have either sign."""
+    return LAMBDA * sqrt(terms) * unit_roundoff(dtype)
+
+
+def model_rounding(blocks: int = 2, width: int = 96, dtype: torch.dtype = F32) -> float:
+    """Relative difference of two computations of a toy model's logits in `dtype`.
+
+    Errors of sums after one another add as squares, SUMS a block and 2 around; `width` is the
+    longest sum. Both computations have them.
+    """
+    return likely((SUMS * blocks + 2) * width, dtype) * sqrt(2)
+
+
+def coded_rounding(blocks: int = 2) -> float:
+    """Relative difference of a toy model's logits when its activations are rounded to int16.
+
+    A uniform error of half a step CODES has 1 / sqrt(3) of it as standard deviation, PEAK times
+    that relative to the activations, and the same relative to a product; 4 products a block are
+    after one another.
+    """
+    return LAMBDA * PEAK * CODES / sqrt(3) * sqrt(4 * blocks) + model_rounding(blocks)
+
+
+def assert_within(found: Tensor, expected: Tensor, bound: Tensor | float) -> None:
+    """|found - expected| <= bound, element by element."""
+    assert found.shape == expected.shape
+    difference = (found.double() - expected.double()).abs()
+    excess = difference - torch.as_tensor(bound, dtype=F64)
+    assert bool((excess <= 0).all()), (
+        f"differs by {float(difference.max()):.3g}; beyond the bound by {float(excess.max()):.3g}"
+    )
+
+
+def assert_product(found: Tensor, left: Tensor, right: Tensor, roundings: int = 0) -> None:
+    """`found` is left @ right as summed in its own type, however ordered.
+
+    `roundings`: how often, in addition, each term was rounded before or its sum after.
+    """
+    left, right = left.double(), right.double()
+    bound = worst(left.shape[-1] + roundings, found.dtype) * (left.abs() @ right.abs())
+    assert_within(found, left @ right, bound)
