@@ -1,6 +1,7 @@
 """One thread a test process (tiny tensors only lose by more), the Hub switched off, and nothing
 kept of a validation in the user's cache."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,12 @@ import torch
 from toy import toy_folder, toy_text
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules and tests out of garbage collection, which loading a model asks for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
