@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from families import FAMILIES
+from helpers.tolerance import SUBNORMAL, assert_within, unit_roundoff, worst
 from salient import api
 from salient.awq.folding import absorbed
 from salient.awq.pieces import Pieces
@@ -45,9 +46,7 @@ def test_a_written_checkpoint_is_read_back_as_it_was_judged(format, scheme, toy,
 def test_both_formats_hold_the_same_weights(toy, text, tmp_path):
     for format in ("awq", "compressed-tensors"):
         run(toy, tmp_path / format, text, format=format)
-    torch.testing.assert_close(
-        logits(tmp_path / "awq", IDS), logits(tmp_path / "compressed-tensors", IDS), rtol=0, atol=0
-    )
+    assert torch.equal(logits(tmp_path / "awq", IDS), logits(tmp_path / "compressed-tensors", IDS))
 
 
 DENSE = (
@@ -148,9 +147,17 @@ def test_a_folded_norm_loses_nothing_to_its_sixteen_bits(offset, dtype):
     group = ScaleGroup((("reader",),), "norm", torch.arange(512), offset)
     scale, parts = absorbed(weight, None, group, wanted, dtype)
     found = (parts["weight"].float() + offset) * scale
-    torch.testing.assert_close(found, weight.float() + offset, rtol=3e-7, atol=0)
+    old = weight.float() + offset
+    assert_within(found, old, worst(2) * old.abs())
     assert parts["weight"].dtype == dtype
-    bits = torch.finfo(dtype).eps
-    usual = weight.float().abs() > 0.01
+    stored = parts["weight"].float()
+    new = stored + offset
+    # the rounding of what is stored, relative to the norm that it makes
+    moved = unit_roundoff(dtype) * stored.abs() + worst(4) * (new.abs() + offset)
+    if dtype == torch.float16:
+        moved += SUBNORMAL
+    usual = moved < 0.1 * new.abs()
     usual[:3] = False
-    torch.testing.assert_close(scale[usual], wanted[usual], rtol=200 * bits, atol=0)
+    assert usual.sum() > 450
+    bound = 1.2 * scale * moved / new.abs()
+    assert_within(scale[usual], wanted[usual], bound[usual])

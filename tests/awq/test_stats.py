@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.tolerance import assert_product, assert_within, likely, worst
 from salient.awq.search import output_error
 from salient.awq.stats import PANELS, ActStats, Recorder
 
@@ -21,44 +22,46 @@ def stats_of(*parts: Tensor) -> ActStats:
     return made
 
 
-def gram_of(x: Tensor) -> Tensor:
-    """The sum of x x^T, token by token, in float64."""
-    return sum((t[:, None] * t[None, :] for t in x.double()), torch.zeros(()).double())
+def check_gram(stats: ActStats, x: Tensor) -> None:
+    """The Gram matrix is the sum of x x^T over the tokens."""
+    assert_product(stats.gram, x.t(), x)
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-5, atol=1e-4)
+def check_mean(stats: ActStats, x: Tensor) -> None:
+    expected = x.double().abs().mean(0)
+    assert_within(stats.mean_abs, expected, worst(len(x) + 1) * expected)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_gram_matrix_is_the_sum_of_outer_products_over_tokens(width):
     x = tokens(width)
-    gram = stats_of(x).gram
-    assert gram.shape == (width, width)
-    close(gram, gram_of(x))
+    stats = stats_of(x)
+    assert stats.gram.shape == (width, width)
+    check_gram(stats, x)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_mean_abs_is_the_mean_magnitude_of_each_channel(width):
     x = tokens(width)
-    close(stats_of(x).mean_abs, x.double().abs().mean(0))
+    check_mean(stats_of(x), x)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_adding_in_parts_equals_adding_at_once(width):
     x = tokens(width)
-    whole, parts = stats_of(x), stats_of(*x.split([1, 7, 32]))
-    assert parts.tokens == whole.tokens == 40
-    close(parts.gram, whole.gram)
-    close(parts.mean_abs, whole.mean_abs)
+    for stats in (stats_of(x), stats_of(*x.split([1, 7, 32]))):
+        assert stats.tokens == 40
+        check_gram(stats, x)
+        check_mean(stats, x)
 
 
 def test_reading_the_gram_matrix_between_parts_changes_nothing():
-    first, second = tokens(61).split(20)
-    read, unread = stats_of(first), stats_of(first, second)
+    x = tokens(61)
+    first, second = x.split(20)
+    read = stats_of(first)
     assert read.gram.isfinite().all()
     read.add(second)
-    close(read.gram, unread.gram)
+    check_gram(read, x)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -69,16 +72,15 @@ def test_merged_statistics_are_those_of_all_the_tokens(width):
     merged.merge(other)
     both = torch.cat([ours, theirs])
     assert merged.tokens == 46
-    close(merged.gram, gram_of(both))
-    close(merged.mean_abs, both.double().abs().mean(0))
-    close(other.gram, gram_of(theirs))
+    check_gram(merged, both)
+    check_mean(merged, both)
+    check_gram(other, theirs)
 
 
 def test_statistics_of_sixteen_bit_tokens_are_summed_in_float32():
     x = tokens(7, 4000).to(torch.bfloat16)
-    close(stats_of(x).mean_abs, x.double().abs().mean(0))
-    expected = x.double().t() @ x.double()
-    torch.testing.assert_close(stats_of(x).gram.double(), expected, rtol=1e-4, atol=1e-2)
+    check_mean(stats_of(x), x)
+    check_gram(stats_of(x), x)
 
 
 def test_no_tokens_give_zeros_not_nan():
@@ -92,7 +94,10 @@ def test_the_trace_of_e_g_e_is_the_output_error_on_the_tokens(width):
     x = tokens(width)
     error = torch.randn(9, width, generator=torch.Generator().manual_seed(2)) * 0.01
     direct = sum(float((error.double() @ t).square().sum()) for t in x.double())
-    assert output_error(error, stats_of(x).gram) == pytest.approx(direct, rel=1e-4)
+    # two sums, over tokens and over channels, of products that may cancel, then one of all outputs
+    size = float((error.double().abs() @ x.double().abs().t()).square().sum())
+    bound = likely(len(x) + width + error.numel()) * size
+    assert output_error(error, stats_of(x).gram) == pytest.approx(direct, rel=0, abs=bound)
 
 
 class Layered(nn.Module):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 LAMBDA = 6.0  # 2 exp(-18): 3e-8
 F32, F64 = torch.float32, torch.float64
+SUBNORMAL = 2**-25  # half a step of float16 below its smallest normal number
 CODES = 2**-16  # of a group's largest activation: half a step of the C++ kernels' int16 activations
 PEAK = 3.5  # largest over root mean square of a group of activations: 3.5 standard deviations
 SUMS = 8  # sums one after the other in a block: 2 norms, q/k/v, scores, values, o, gate/up, down
