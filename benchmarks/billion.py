@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from child import say
-from salient.core.headers import INDEX
+from salient.core.model_files import INDEX
 from salient.core.quant import quantize
 from salient.core.scheme import parse_scheme
 from salient.formats import load_format
 from salient.formats.folder import carry_over, quantized_config
 from salient.formats.writer import write_json, write_tensors
-from salient.models.source import model_folder
+from salient.models.model_folder import model_folder
 
 SCHEME = parse_scheme("w4-g128")
 DTYPE = torch.bfloat16

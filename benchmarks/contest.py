@@ -29,9 +29,9 @@ import child
 import salient
 from child import Finished, say
 from salient.awq.calibration import TokenBatch, tokenize
+from salient.core.corpus import read_texts
 from salient.core.scheme import parse_scheme
-from salient.core.texts import read_texts
-from salient.models.source import model_folder
+from salient.models.model_folder import model_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "benchmarks" / "peers" / "llmcompressor_awq.py"

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 import billion
 import contest
 from rounds import Contest, Figures, Side, times_faster
-from salient.core.texts import builtin
-from salient.models.source import model_folder
+from salient.core.corpus import builtin
+from salient.models.model_folder import model_folder
 from texts import unseen, windows
 
 DEMO = "smollm2-135m"

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from child import run, say
 from machine import conditions, in_words
-from salient.core.texts import builtin
+from salient.core.corpus import builtin
 
 LOGS = Path(__file__).parent.parent / "tests" / "diagnose" / "logs"
 MB = 10**6
@@ -35,7 +35,7 @@ CAUSE = (
 )
 CAUSE_ID = "awq-layer-fallback"
 READ = (
-    "import json, sys, time; from salient.diagnose.log.reading import read_log; "
+    "import json, sys, time; from salient.diagnose.log.log_reader import read_log; "
     "start = time.perf_counter(); reading = read_log(sys.argv[1]); "
     "print(json.dumps({'seconds': time.perf_counter() - start, 'lines': reading.facts.lines, "
     "'ids': [finding.id for finding in reading.findings]}))"

@@ -16,14 +16,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 from child import say
 from gpu_timing import decode_tokens_per_second
-from salient.core.headers import INDEX
+from salient.core.model_files import INDEX
 from salient.core.scheme import Scheme
 from salient.formats import load_format
 from salient.formats.folder import carry_over, quantized_config
 from salient.formats.writer import write_json, write_tensors
-from salient.models.source import model_folder
-from salient.runtime.open import Options, load
-from salient.runtime.sampling import Sampling
+from salient.models.model_folder import model_folder
+from salient.runtime.load_engine import EngineOptions, load
+from salient.runtime.sampling_params import SamplingParams
 
 DTYPE = torch.bfloat16
 PROMPT = 64
@@ -89,14 +89,14 @@ def decode_rates(shape: Shape, scheme: Scheme, work: Path, device: str) -> dict[
 
 
 def _ours(folder: Path, device: str) -> Any:
-    opened = load(str(folder), Options(device=device, context=CONTEXT, slots=1))
+    opened = load(str(folder), EngineOptions(device=device, context=CONTEXT, slots=1))
     say(f"salient runs as: {opened.engine.runner.how}")
     counter = iter(range(10**6))
 
     def generate(tokens: int) -> None:
         first = next(counter) % 1000  # another prompt each time: none is reused
         ids = [(first + i) % 1000 for i in range(PROMPT)]
-        sampling = Sampling(max_new_tokens=tokens, ignore_eos=True)
+        sampling = SamplingParams(max_new_tokens=tokens, ignore_eos=True)
         opened.engine.generate([ids], sampling)
 
     return generate

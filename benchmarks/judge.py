@@ -15,13 +15,13 @@ from torch import Tensor
 
 from child import say
 from salient import api
+from salient.core.metrics import LogitsComparison, compare_logits
 from salient.core.quant import quantize
 from salient.core.scheme import parse_scheme
-from salient.evals.likelihood import Comparison, compare_logits
 from salient.formats.checkpoint import open_checkpoint
 
 PLAIN = "plain-rounding"
-Verdict = dict[str, dict[str, Comparison]]  # text -> contestant -> its comparison
+Verdict = dict[str, dict[str, LogitsComparison]]  # text -> contestant -> its comparison
 
 
 @torch.inference_mode()
@@ -31,7 +31,7 @@ def judge(reference: str, checkpoints: dict[str, Path], windows: dict[str, Tenso
     rounded = plainly_rounded(reference, linears, checkpoints["salient-awq"])
     models = {name: loaded(str(folder)) for name, folder in checkpoints.items()}
     judged, models = loaded(reference), {PLAIN: rounded, **models}
-    found: Verdict = {text: {name: Comparison() for name in models} for text in windows}
+    found: Verdict = {text: {name: LogitsComparison() for name in models} for text in windows}
     for text, ids in windows.items():
         for number, window in enumerate(ids, 1):
             say(f"measuring {text}: window {number} of {len(ids)}")

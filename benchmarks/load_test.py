@@ -30,7 +30,7 @@ from salient.core.progress import silent
 from salient.evals.load.latencies import LoadResult
 from salient.evals.load.plans import LoadPlan, Step, Target
 from salient.evals.load.tools import run_with
-from salient.models.source import model_folder
+from salient.models.model_folder import model_folder
 from servers import CORES, NAME, Setting, started
 
 BAR = 0.10  # of the other's figure

@@ -32,9 +32,9 @@ from machine import conditions
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme
 from salient.kernels import triton_launch
-from salient.kernels.choose import FOREIGN, find_kernel
-from salient.kernels.contract import Kernel, Layer, PackedWeight
-from salient.kernels.reference import Reference
+from salient.kernels.base import Kernel, Layer, PackedWeight
+from salient.kernels.reference import ReferenceKernel
+from salient.kernels.registry import FOREIGN, find_kernel
 from salient.kernels.triton import TritonKernel, TritonWeight
 
 DTYPE = torch.bfloat16
@@ -123,7 +123,7 @@ def check(scheme: Scheme) -> float:
         if reason := TritonKernel().refuses(layer):
             say(f"The triton kernel does not run here: {reason}.")
             raise SystemExit(2)
-        ours, reference = TritonKernel().pack(weight, layer), Reference().pack(weight, layer)
+        ours, reference = TritonKernel().pack(weight, layer), ReferenceKernel().pack(weight, layer)
         worst = max(worst, agree(ours, reference, f"{width} to {out}, {of}"))
     return worst
 
@@ -178,7 +178,7 @@ def packed(kernel: Kernel, layer: Layer) -> list[PackedWeight]:
     weight = random_weight(layer.width, layer.out, layer.scheme)
     first = kernel.pack(weight, layer)
     if kernel.name != TritonKernel.name:
-        agree(first, Reference().pack(weight, layer), str(layer.scheme))
+        agree(first, ReferenceKernel().pack(weight, layer), str(layer.scheme))
     made = [first]
     while len(made) < copies(first.bytes):
         made.append(kernel.pack(random_weight(layer.width, layer.out, layer.scheme), layer))
@@ -202,7 +202,7 @@ def sweep(scheme: Scheme) -> list[dict[str, Any]]:
     width, out = LAYERS["gate, up"]
     weights = packed(TritonKernel(), layer_of(width, out, scheme))
     held = [
-        triton_launch.Held(w.words, w.scale, w.zero, w.scale_dtype, w.out, w.group_size)
+        triton_launch.PackedOperands(w.words, w.scale, w.zero, w.scale_dtype, w.out, w.group_size)
         for w in weights
         if isinstance(w, TritonWeight)
     ]
@@ -220,7 +220,9 @@ def sweep(scheme: Scheme) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (row["rows"], row["us"]))
 
 
-def variants(chosen: triton_launch.Settings, rows: int) -> list[tuple[Callable[..., Tensor], Any]]:
+def variants(
+    chosen: triton_launch.LaunchSettings, rows: int
+) -> list[tuple[Callable[..., Tensor], Any]]:
     """The settings chosen for `rows` rows, and their neighbors."""
     made: list[tuple[Callable[..., Tensor], Any]] = []
     base = next((s for s in chosen.narrow if rows <= s.rows), None)

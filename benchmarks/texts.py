@@ -21,7 +21,7 @@ from torch import Tensor
 
 from child import say
 from salient.awq.calibration import tokenize
-from salient.core.texts import Document, builtin, read_texts
+from salient.core.corpus import Document, builtin, read_texts
 
 JARGON = Path("/usr/share/dictd/jargon.dict.dz")
 SHARED = 12  # words in a row that two texts do not have in common by chance

@@ -32,13 +32,13 @@ from safetensors.torch import load_file, save_file
 from child import say
 from machine import conditions, in_words
 from salient import api
-from salient.core.machine import cache_folder
 from salient.core.report import Report, Table
-from salient.models.source import model_folder
+from salient.core.system import cache_folder
+from salient.models.model_folder import model_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests"))
-from toy_rounded import rounded  # noqa: E402  plain rounding, written as we write
+from helpers.rtn_checkpoints import rounded  # noqa: E402  plain rounding, written as we write
 
 MODEL, SCHEME = "smollm2-135m", "w4-g64"
 DAMAGED = "model.layers.12.mlp.down_proj"

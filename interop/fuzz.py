@@ -3,7 +3,7 @@
     .venv/bin/python interop/fuzz.py CHECKPOINT
     .venv/bin/python interop/fuzz.py CHECKPOINT --bodies 1000 --examples 20
 
-1. Mutations (`tests/mutations.py`): good requests whose bytes and values were changed by chance.
+1. Mutations (`tests/helpers/mutations.py`): good requests with random changes to bytes and values.
    200 and 4xx are right, anything else is a fault.
 2. schemathesis, in an environment of its own (`environment.sh`), makes requests from the server's
    OpenAPI document and looks for server errors.
@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path += [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-from mutations import mutated  # noqa: E402
+from helpers.mutations import mutated  # noqa: E402
 from servers import Setting, started  # noqa: E402
 
 ASKED = {"prompt": "The capital of France is", "max_tokens": 16, "temperature": 0}

@@ -26,22 +26,24 @@ from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 
-from salient.evals.scoring import choose
-from salient.evals.tasks import Example, read_tasks
-from salient.models.whole import load_dequantized
-from salient.runtime.continuations import Continuations, encode_choices
-from salient.runtime.open import Options, load
-from salient.validate.examinee import Examinee
-from salient.validate.harness import find_tasks, read, sit
-from salient.validate.pair import open_pair
-from salient.validate.store import Store
+from salient.models.dequantized import load_dequantized
+from salient.runtime.load_engine import EngineOptions, load
+from salient.runtime.loglikelihood import Continuations, encode_choices
+from salient.validate.cache import ValidationCache
+from salient.validate.model_pair import open_pair
+from salient.validate.tasks.examinee import Examinee
+from salient.validate.tasks.lm_eval_tasks import find_tasks, read, sit
+from salient.validate.tasks.scoring import choose
+from salient.validate.tasks.task_sets import Example, read_tasks
 
 SETS = ("knowledge", "language", "code", "reasoning")
 NEW_TOKENS = 8
 CONTEXT = 512
 RUNS = {
-    "as it runs": Options(device="cpu", slots=16, context=CONTEXT),
-    "float32": Options(device="cpu", slots=16, context=CONTEXT, kv_dtype="float32", kernel="dense"),
+    "as it runs": EngineOptions(device="cpu", slots=16, context=CONTEXT),
+    "float32": EngineOptions(
+        device="cpu", slots=16, context=CONTEXT, kv_dtype="float32", kernel="dense"
+    ),
 }
 
 
@@ -108,7 +110,7 @@ def tasks(given: argparse.Namespace, theirs: HFLM) -> dict[str, Any]:
     names = [str(path) for path in task_files(given.work, given.examples)]
     manager = find_tasks(names)
     pair = open_pair(given.checkpoint, given.reference, "cpu")
-    examinee = Examinee(pair.checkpoint, Store(given.work / "kept"), "cpu", CONTEXT)
+    examinee = Examinee(pair.checkpoint, ValidationCache(given.work / "kept"), "cpu", CONTEXT)
     ours, _ = sit(manager, names, examinee, None, lambda _: None)
     results = simple_evaluate(model=theirs, tasks=names, task_manager=manager, bootstrap_iters=0)[
         "samples"

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from checks import UNPACKERS, Case, Outcome, peer
-from salient.runtime.open import Options, load
+from salient.runtime.load_engine import EngineOptions, load
 
 PROMPT, STEPS = 24, 8  # tokens
 # Of the largest logit. Seen: 1e-4, as activations are rounded to 15 bits. One zero that is off by
@@ -33,7 +33,9 @@ def runs(case: Case) -> Outcome:
     ids = torch.randint(3, vocabulary, (PROMPT + STEPS,), generator=generator)
     with torch.inference_mode():
         expected = model(ids[None]).logits[0, PROMPT - 1 :]
-    opened = load(str(case.folder), Options(device="cpu", dtype="float32", context=64, slots=1))
+    opened = load(
+        str(case.folder), EngineOptions(device="cpu", dtype="float32", context=64, slots=1)
+    )
     found = logits(opened.engine.runner, ids.tolist())
     error = ((found - expected).abs().max() / expected.abs().max()).item()
     kernels = sorted({name for name, _ in opened.model.kernels})

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from checks import HERE, NEAR_TIE, Case, Outcome, environment, say, walk
 from salient import api
-from salient.core.headers import SINGLE
+from salient.core.model_files import SINGLE
 
 KEY, NAME = "interop-key", "served"
 PROMPT, TOKENS = "The capital of France is", 12

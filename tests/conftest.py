@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import pytest
 import torch
 
-from toy import toy_folder, toy_text
+from helpers.toy_models import toy_folder, toy_text
 
 torch.set_num_threads(1)
 
@@ -42,5 +42,5 @@ def parts_of_validations(tmp_path_factory: pytest.TempPathFactory):
     """Where validations keep their parts. Built kernels stay where they are."""
     folder = tmp_path_factory.mktemp("parts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("salient.validate.store.cache_folder", lambda: folder)
+        patch.setattr("salient.validate.cache.cache_folder", lambda: folder)
         yield folder

@@ -15,10 +15,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from helpers.toy_models import toy_folder, toy_text
 from salient import __version__, api
 from salient.cli import app
 from salient.core.errors import ModelError, ResourceError
-from toy import toy_folder, toy_text
 
 SMALL = ["--scheme", "w4-g32", "--samples", "6", "--sequence-length", "64"]
 

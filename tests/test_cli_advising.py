@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.toy_models import rewrite_json
 from salient.cli import app
-from toy import rewrite_json
-from toy_rounded import rounded_toy
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 LOGS = Path(__file__).parent / "diagnose" / "logs"

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from helpers.toy_server import Manner, toy_server
 from salient.cli import app
-from toy_server import Manner, toy_server
 
 FEW = ("--model", "toy", "--requests", "6", "--prompt-tokens", "8", "--new-tokens", "4")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.toy_models import byte_tokenizer
 from salient import api
 from salient.cli import app
-from toy import byte_tokenizer
-from toy_rounded import rounded_toy
 
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 

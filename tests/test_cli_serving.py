@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from salient.cli import terminal
-from toy_rounded import rounded_toy
+from helpers.rtn_checkpoints import rounded_toy
+from salient.cli import console
 
 SMALL = ("--engine", "embedded", "--port", "0", "--dtype", "float32", "--max-context", "256")
 BODY = {"prompt": "one two three", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
@@ -141,7 +141,7 @@ def test_what_cannot_be_served_is_said_with_exit_code_2(words, said):
 def test_a_bar_that_is_over_draws_no_more():
     """A server runs for days: nothing spins on its terminal."""
     drawn = io.StringIO()
-    with terminal._bar(Console(file=drawn, force_terminal=True), shown=True) as progress:
+    with console._bar(Console(file=drawn, force_terminal=True), shown=True) as progress:
         progress(1, 2, "quantizing", "")
         progress(0, 0, "", "")
         before = len(drawn.getvalue())

@@ -40,7 +40,7 @@ def main() -> None:
 
     import torch
 
-    from salient.core.texts import builtin
+    from salient.core.corpus import builtin
     from texts import unseen, windows
 
     torch.set_num_threads(given.threads)
@@ -71,17 +71,17 @@ def compared(given: argparse.Namespace, dtype: str, ids: Any, expected: Any) -> 
     """KL and agreement of the runner's logits with `expected` [windows, tokens, vocab]."""
     import torch
 
-    from salient.evals.likelihood import Comparison, compare_logits
-    from salient.runtime.open import Options, load
+    from salient.core.metrics import LogitsComparison, compare_logits
+    from salient.runtime.load_engine import EngineOptions, load
 
-    options = Options(device="cpu", dtype=dtype, context=given.window_length, slots=len(ids))
+    options = EngineOptions(device="cpu", dtype=dtype, context=given.window_length, slots=len(ids))
     runner = load(given.model, options).engine.runner
     half, rows = given.window_length // 2, range(len(ids))
     steps = [torch.stack([runner.prefill(r, ids[r, :half].tolist(), 0) for r in rows])]
     for at in range(half, given.window_length):
         steps.append(runner.decode(list(rows), ids[:, at].tolist(), [at] * len(ids)))
     logits = torch.stack(steps, 1)
-    total = Comparison()
+    total = LogitsComparison()
     for row in rows:
         total.add(compare_logits(expected[row], logits[row], ids[row, half - 1 :]))
     return {"kl": total.kl, "top1": total.top1, "runner": runner.how}
@@ -89,13 +89,15 @@ def compared(given: argparse.Namespace, dtype: str, ids: Any, expected: Any) -> 
 
 def answers(given: argparse.Namespace, *, fuse: bool) -> list[list[int]]:
     """The greedy answers to PROMPTS in float32."""
-    from salient.runtime.open import Options, load
-    from salient.runtime.sampling import Sampling
+    from salient.runtime.load_engine import EngineOptions, load
+    from salient.runtime.sampling_params import SamplingParams
 
-    options = Options(device="cpu", dtype="float32", fuse=fuse, context=256, slots=len(PROMPTS))
+    options = EngineOptions(
+        device="cpu", dtype="float32", fuse=fuse, context=256, slots=len(PROMPTS)
+    )
     opened = load(given.model, options)
     prompts = [opened.model.tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
-    sampling = Sampling(max_new_tokens=given.answer_tokens, ignore_eos=True)
+    sampling = SamplingParams(max_new_tokens=given.answer_tokens, ignore_eos=True)
     return [answer.tokens for answer in opened.engine.generate(prompts, sampling)]
 
 

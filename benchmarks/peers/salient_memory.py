@@ -27,8 +27,8 @@ def main() -> None:
 
     import torch
 
-    from salient.core.machine import peak_memory, resident_memory
-    from salient.runtime.open import load
+    from salient.core.system import peak_memory, resident_memory
+    from salient.runtime.load_engine import load
 
     torch.set_num_threads(given.threads)
     imported = resident_memory()

@@ -29,12 +29,12 @@ def measured(given: argparse.Namespace) -> Speed:
     """All figures of the checkpoint."""
     import torch
 
-    from salient.runtime.open import Options, load
+    from salient.runtime.load_engine import EngineOptions, load
 
     torch.set_num_threads(given.threads)
     start = time.perf_counter()
     context = given.prompt_tokens + given.new_tokens + 1
-    options = Options(
+    options = EngineOptions(
         device="cpu", dtype=given.dtype, context=context, slots=max(given.together, 1)
     )
     opened = load(given.model, options)
@@ -77,16 +77,16 @@ def together(engine: Any, prompts: list[list[int]], count: int) -> list[float]:
 
 def sampling(count: int) -> Any:
     """The most likely token each time, `count` times."""
-    from salient.runtime.sampling import Sampling
+    from salient.runtime.sampling_params import SamplingParams
 
-    return Sampling(max_new_tokens=count, temperature=0.0, ignore_eos=True)
+    return SamplingParams(max_new_tokens=count, temperature=0.0, ignore_eos=True)
 
 
 def described(opened: Any) -> dict[str, Any]:
     """What ran, and the bytes of weights that a token reads."""
     from importlib.metadata import version
 
-    from salient.kernels.library import Library, load_library
+    from salient.kernels.cpu_library import Library, load_library
 
     library = load_library()
     return {

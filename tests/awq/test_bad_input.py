@@ -4,6 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.runs import run
+from helpers.toy_models import rewrite_json, save, tiny_model, toy_folder
 from salient import api
 from salient.core.errors import (
     CalibrationError,
@@ -12,8 +14,6 @@ from salient.core.errors import (
     ResourceError,
     ShapeError,
 )
-from toy import rewrite_json, save, tiny_model, toy_folder
-from toy_runs import run
 
 
 def test_auto_takes_the_largest_group_size_that_fits_and_says_why(toy, text, tmp_path):
@@ -29,7 +29,7 @@ def test_a_dry_run_writes_nothing_and_estimates(toy, text, tmp_path):
 
 
 def test_too_little_memory_is_said_before_starting(toy, text, tmp_path, monkeypatch):
-    monkeypatch.setattr("salient.awq.memory.available_memory", lambda: 10 * 2**20)
+    monkeypatch.setattr("salient.awq.memory_estimate.available_memory", lambda: 10 * 2**20)
     with pytest.raises(
         ResourceError, match=r"needs about .* GiB of main memory, .* Lower --samples"
     ):

@@ -5,11 +5,17 @@ import torch
 from torch import Tensor, nn
 
 from helpers.tolerance import assert_product, assert_within, likely, unit_roundoff, worst
+from salient.awq.activation_stats import ActStats
 from salient.awq.block import quantize_block
 from salient.awq.folding import absorbed
-from salient.awq.results import JUDGE_TOKENS, Heldout, Target, effective_state, plain_result
+from salient.awq.results import (
+    JUDGE_TOKENS,
+    HeldoutInput,
+    OutputTarget,
+    effective_state,
+    plain_result,
+)
 from salient.awq.search import IDENTITY, Scale
-from salient.awq.stats import ActStats
 from salient.core.errors import ModelError
 from salient.core.quant import Grid, minmax_grid, quantize
 from salient.core.scheme import Scheme
@@ -65,8 +71,8 @@ def quantized(block: Toy, *groups: ScaleGroup, skip: str = "", seen=None, unseen
         first = group.readers[0]
         stats[first] = ActStats(WIDTH)
         stats[first].add(seen)
-        heldout[first] = Heldout(unseen)
-    target = Target(SCHEME, HALF, frozenset({"up", "side", "down"} - {skip}))
+        heldout[first] = HeldoutInput(unseen)
+    target = OutputTarget(SCHEME, HALF, frozenset({"up", "side", "down"} - {skip}))
     weights = lambda name: block.get_parameter(name).detach().float()  # noqa: E731
     return quantize_block(block, weights, list(groups), stats.__getitem__, heldout, target)
 
@@ -205,7 +211,7 @@ def test_a_kept_group_has_less_error_on_the_held_out_tokens_and_says_how_much():
     block, unseen = Toy(), loud(range(4), seed=2)
     result = quantized(block, NORM, unseen=unseen)
     scale = block.norm.weight / result.folded["norm.weight"].float()
-    x = Heldout(unseen).x.double()
+    x = HeldoutInput(unseen).x.double()
     assert result.groups[0].kept
     for layer in result.groups[0].layers:
         weight = block.get_parameter(f"{layer.name}.weight").double()
@@ -241,7 +247,7 @@ def test_the_plain_result_holds_plain_codes_and_folds_nothing():
 @pytest.mark.parametrize("count", [1, 100, JUDGE_TOKENS, JUDGE_TOKENS + 1, 3000])
 def test_the_judges_tokens_are_few_and_evenly_spread(count):
     x = torch.arange(count)[:, None].float()
-    taken = Heldout(x).x[:, 0]
+    taken = HeldoutInput(x).x[:, 0]
     assert JUDGE_TOKENS / 2 < len(taken) <= JUDGE_TOKENS or len(taken) == count
     assert len(taken.diff().unique()) <= 1
     assert taken[0] == 0
@@ -317,9 +323,9 @@ def test_an_absorber_of_two_groups_takes_both_scales(monkeypatch):
         seen = x * (POWERS if name == "left" else POWERS.flip(0)) ** 2
         stats[name] = ActStats(WIDTH)
         stats[name].add(seen)
-        heldout[name] = Heldout(seen)
+        heldout[name] = HeldoutInput(seen)
     groups = [ScaleGroup((("both",),), refusal="none"), left, right]
-    target = Target(Scheme(32, bits=8), HALF, frozenset({"both", "left", "right"}))
+    target = OutputTarget(Scheme(32, bits=8), HALF, frozenset({"both", "left", "right"}))
     weights = lambda name: block.get_parameter(name).detach().float()  # noqa: E731
     result = quantize_block(block, weights, groups, stats.__getitem__, heldout, target)
     assert [g.exponents for g in result.groups] == [IDENTITY, (0.5, 0.0), (0.5, 0.0)]

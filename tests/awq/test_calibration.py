@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
+from helpers.toy_models import byte_tokenizer
 from salient.awq.calibration import (
     FEWEST_TOKENS,
     TokenBatch,
@@ -14,9 +15,8 @@ from salient.awq.calibration import (
     token_ids,
     tokenize,
 )
+from salient.core.corpus import Document
 from salient.core.errors import CalibrationError
-from salient.core.texts import Document
-from toy import byte_tokenizer
 
 CHAT = Document(
     messages=({"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}),

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from families import FAMILIES
+from helpers.families import FAMILIES
+from helpers.runs import contents, run
 from helpers.tolerance import SUBNORMAL, assert_within, unit_roundoff, worst
-from salient.awq import gathering
+from helpers.toy_models import save, tiny_model
+from salient.awq import block_stats
 from salient.core.errors import ModelError, ShapeError
 from salient.formats.checkpoint import open_checkpoint
-from toy import save, tiny_model
-from toy_runs import contents, run
 
 IDS = torch.randint(3, 250, (2, 32), generator=torch.Generator().manual_seed(3))
 
@@ -111,7 +111,7 @@ def test_experts_that_saw_few_tokens_are_named_in_report_and_evidence(text, tmp_
     assert borrowed
     name, seen = next(iter(borrowed.items()))
     assert name.startswith("mlp.experts.")
-    assert seen < gathering.FEWEST_TOKENS
+    assert seen < block_stats.FEWEST_TOKENS
     line = next(x for x in report.lines if "saw too few tokens" in x and "layers.0 " in x)
     assert f"{name} ({seen})" in line
 
@@ -119,7 +119,7 @@ def test_experts_that_saw_few_tokens_are_named_in_report_and_evidence(text, tmp_
 def test_experts_gathered_in_portions_end_as_those_gathered_at_once(text, tmp_path, monkeypatch):
     folder = model_folder("mixtral", tmp_path / "model")
     run(folder, tmp_path / "once", text)
-    monkeypatch.setattr(gathering, "GRAM_BYTES", 200_000)
+    monkeypatch.setattr(block_stats, "GRAM_BYTES", 200_000)
     run(folder, tmp_path / "often", text)
     once, often = (contents(tmp_path / name) for name in ("once", "often"))
     assert once["model.safetensors"] == often["model.safetensors"]

@@ -7,18 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from families import FAMILIES
+from helpers.families import FAMILIES
+from helpers.runs import logits, run
 from helpers.tolerance import SUBNORMAL, assert_within, unit_roundoff, worst
+from helpers.toy_models import byte_tokenizer, save, tiny_model
 from salient import api
 from salient.awq.folding import absorbed
-from salient.awq.pieces import Pieces
+from salient.awq.partial_shards import PartialCheckpoint
 from salient.awq.results import effective_state
 from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.formats.checkpoint import open_checkpoint
 from salient.models.proof import ScaleGroup
-from toy import byte_tokenizer, save, tiny_model
-from toy_runs import logits, run
 
 
 def tokens_of(text: Path) -> torch.Tensor:
@@ -88,14 +88,14 @@ def test_the_exported_logits_equal_those_of_the_weights_held_in_memory(
     model = tiny_model(kind, vision=family.vision, **family.changes)
     folder = save(model, tmp_path / "model")
     held = {}
-    write_block = Pieces.write_block
+    write_block = PartialCheckpoint.write_block
 
     def keep(self, index, result):
         block = self.skeleton.blocks[index]
         held.update({f"{block}.{n}": t for n, t in effective_state(result).items()})
         write_block(self, index, result)
 
-    monkeypatch.setattr(Pieces, "write_block", keep)
+    monkeypatch.setattr(PartialCheckpoint, "write_block", keep)
     run(folder, tmp_path / "out", text, format=format)
     memory, _ = api.load(str(folder))
     for name, value in held.items():

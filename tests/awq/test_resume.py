@@ -10,12 +10,9 @@ import time
 
 import pytest
 
-from salient.core.errors import (
-    CheckpointError,
-    ResumeMismatch,
-)
-from toy import save, tiny_model, toy_folder, toy_text
-from toy_runs import contents, run
+from helpers.runs import contents, run
+from helpers.toy_models import save, tiny_model, toy_folder, toy_text
+from salient.core.errors import CheckpointError, ResumeMismatch
 
 
 def test_a_second_run_writes_the_same_bytes(toy, text, tmp_path):

@@ -6,10 +6,7 @@ import sys
 import pytest
 import torch
 
-from salient.core.headers import SINGLE, read_json
-from salient.diagnose.checkpoint.check import read_checkpoint
-from toy import save, tiny_model
-from toy_faults import (
+from helpers.faults import (
     DOWN,
     alarms,
     config,
@@ -21,7 +18,10 @@ from toy_faults import (
     words,
     write_config,
 )
-from toy_rounded import rounded_toy
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.toy_models import save, tiny_model
+from salient.core.model_files import SINGLE, read_json
+from salient.diagnose.checkpoint.check import read_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from families import FAMILIES
-from salient.core.headers import SINGLE
-from salient.diagnose.checkpoint.check import read_checkpoint
-from toy_faults import (
+from helpers.families import FAMILIES
+from helpers.faults import (
     DOWN,
     alarms,
     config,
@@ -19,7 +17,9 @@ from toy_faults import (
     settings,
     words,
 )
-from toy_rounded import rounded_toy
+from helpers.rtn_checkpoints import rounded_toy
+from salient.core.model_files import SINGLE
+from salient.diagnose.checkpoint.check import read_checkpoint
 
 NORMAL = 0x2C00  # bits of a plain float16
 

@@ -5,11 +5,11 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
+from helpers.faults import alarms, copied, edit, first, rewrite_header, settings, shard, words
+from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import ModelError
-from salient.core.headers import INDEX, SINGLE, read_json
+from salient.core.model_files import INDEX, SINGLE, read_json
 from salient.diagnose.checkpoint.check import read_checkpoint
-from toy_faults import alarms, copied, edit, first, rewrite_header, settings, shard, words
-from toy_rounded import rounded_toy
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 

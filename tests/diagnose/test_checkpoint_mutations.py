@@ -6,11 +6,11 @@ from copy import deepcopy
 
 import pytest
 
+from helpers.faults import copied, rewrite_header, shard, write_config
+from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import SalientError
-from salient.core.headers import INDEX, SINGLE, read_json
+from salient.core.model_files import INDEX, SINGLE, read_json
 from salient.diagnose.checkpoint.check import read_checkpoint
-from toy_faults import copied, rewrite_header, shard, write_config
-from toy_rounded import rounded_toy
 
 VALUES = (
     *(None, True, False, 0, -1, 1, 2**70, 1.5, float("nan")),

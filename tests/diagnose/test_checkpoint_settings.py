@@ -4,19 +4,12 @@ import json
 
 import pytest
 
+from helpers.faults import alarms, config, copied, first, words, write_config
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.toy_models import save, tiny_model
 from salient.core.errors import ModelError
-from salient.core.headers import read_json
+from salient.core.model_files import read_json
 from salient.diagnose.checkpoint.check import read_checkpoint
-from toy import save, tiny_model
-from toy_faults import (
-    alarms,
-    config,
-    copied,
-    first,
-    words,
-    write_config,
-)
-from toy_rounded import rounded_toy
 
 
 @pytest.fixture(scope="module")

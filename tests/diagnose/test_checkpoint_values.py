@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from salient.core.headers import Stored
-from salient.diagnose.checkpoint.bits import Judged, judge
-from salient.diagnose.checkpoint.codes import WINDOW, zero_tail
-from salient.diagnose.checkpoint.reader import Reader
+from salient.core.model_files import StoredTensor
+from salient.diagnose.checkpoint.code_values import WINDOW, zero_tail
+from salient.diagnose.checkpoint.float_bits import ScaleSummary, judge
+from salient.diagnose.checkpoint.tensor_reader import TensorReader
 
 KINDS = ("NaN", "Inf", "zero", "negative", "subnormal")
 
@@ -34,7 +34,7 @@ def by_numpy(values, dtype):
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 def test_every_16_bit_float_is_judged_as_numpy_judges_it(dtype):
     bits = np.arange(2**16, dtype=np.uint16)
-    judged = Judged()
+    judged = ScaleSummary()
     judge(judged, bits.tobytes(), dtype, 0)
     expected = by_numpy(floats(bits, dtype), dtype)
     assert judged.counts == {kind: int(expected[kind].sum()) for kind in KINDS}
@@ -48,7 +48,7 @@ def test_pieces_make_no_difference(dtype, seed):
     kind = np.uint32 if dtype == "F32" else np.uint16
     bits = rng.integers(0, np.iinfo(kind).max, 3000, kind, endpoint=True)
     bits[rng.integers(0, 3000, 20)] = 0
-    whole, cut = Judged(), Judged()
+    whole, cut = ScaleSummary(), ScaleSummary()
     judge(whole, bits.tobytes(), dtype, 0)
     for start in range(0, 3000, 700):
         judge(cut, bits[start : start + 700].tobytes(), dtype, start)
@@ -69,7 +69,7 @@ def test_plain_scales_have_their_largest_and_their_median(dtype):
     bits = values.view(np.uint32)
     if dtype != "F32":
         bits = values.astype(np.float16).view(np.uint16) if dtype == "F16" else bits >> 16
-    judged = Judged()
+    judged = ScaleSummary()
     judge(judged, bits.astype(np.uint32 if dtype == "F32" else np.uint16).tobytes(), dtype, 0)
     assert judged.counts == {}
     assert judged.largest == pytest.approx(50, rel=1e-2)
@@ -82,6 +82,6 @@ def test_the_zeros_at_a_tensors_end_are_measured_by_samples(tmp_path, zeros, lea
     data = np.full(size, 7, np.uint8)
     data[size - int(size * zeros) :] = 0
     (tmp_path / "t").write_bytes(data.tobytes())
-    tensor = Stored("t", "I32", (size // 4,), tmp_path / "t", 0, size)
-    with Reader() as reader:
+    tensor = StoredTensor("t", "I32", (size // 4,), tmp_path / "t", 0, size)
+    with TensorReader() as reader:
         assert least <= zero_tail(tensor, reader) <= most

@@ -4,9 +4,9 @@ import io
 
 import pytest
 
-from salient.core.findings import Finding
-from salient.diagnose.log.facts import LogFacts
-from salient.diagnose.log.reading import read_stream
+from salient.diagnose.finding import Finding
+from salient.diagnose.log.log_facts import LogFacts
+from salient.diagnose.log.log_reader import read_stream
 
 ENGINE = (
     "(EngineCore pid=1) INFO 11-21 01:25:14 [core.py:133] Initializing a V1 LLM engine "

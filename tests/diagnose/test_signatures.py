@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from salient.core.findings import BAD, LEVELS, Finding
-from salient.core.texts import builtin
-from salient.diagnose.log.facts import LogFacts
-from salient.diagnose.log.lines import DIGITS, LEAST
-from salient.diagnose.log.prefix import read_line
-from salient.diagnose.log.readers import ANCHORS
-from salient.diagnose.log.reading import read_stream
+from salient.core.corpus import builtin
+from salient.diagnose.finding import BAD, LEVELS, Finding
+from salient.diagnose.log.fact_patterns import ANCHORS
+from salient.diagnose.log.line_prefix import read_line
+from salient.diagnose.log.log_facts import LogFacts
+from salient.diagnose.log.log_reader import read_stream
+from salient.diagnose.log.scanner import DIGITS, LEAST
 from salient.diagnose.log.signatures import SIGNATURES
 
 DRESSES = {

@@ -12,11 +12,11 @@ import time
 
 import pytest
 
+from helpers.toy_server import SSE_HEAD, Manner, toy_server
 from salient.core.errors import RequestError
 from salient.evals.load import runs
 from salient.evals.load.plans import LoadPlan, Step, Target
 from salient.evals.load.runs import GIVE_UP, measure_load, run_load
-from toy_server import SSE_HEAD, Manner, toy_server
 
 TEXT = "the quick brown fox jumps over the lazy dog " * 20
 SMALL = {"prompt_tokens": 8, "output_tokens": 6, "warmups": 0, "text": TEXT}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.toy_server import Manner, toy_server
 from salient.core.errors import RequestError
 from salient.core.progress import silent
 from salient.evals.load.plans import LoadPlan, Step, Target
 from salient.evals.load.tools import run_with
-from toy_server import Manner, toy_server
 
 PLAN = LoadPlan(steps=(Step(1), Step(2)), requests=3, warmups=0, prompt_tokens=8, output_tokens=4)
 RESULTS = Path(__file__).parent / "load_results"

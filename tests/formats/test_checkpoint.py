@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from helpers.checkpoints import PROJ, each_format, folder_of, quantized_of, sharded_of, tensors_of
+from helpers.toy_models import save, tiny_model
 from salient.core.errors import ModelError
-from salient.core.headers import INDEX, SINGLE, read_json
+from salient.core.model_files import INDEX, SINGLE, read_json
 from salient.core.scheme import KNOWN
 from salient.formats import FORMATS
 from salient.formats.checkpoint import open_checkpoint, open_piece
-from toy import save, tiny_model
-from toy_checkpoints import PROJ, each_format, folder_of, quantized_of, sharded_of, tensors_of
 
 
 @pytest.mark.parametrize("made", [folder_of, sharded_of], ids=["single", "sharded"])

@@ -6,19 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.checkpoints import PROJ, each_format, folder_of, quantized_of, remap, sharded_of
 from salient.core.errors import CheckpointError, ModelError
-from salient.core.headers import INDEX, SINGLE
+from salient.core.model_files import INDEX, SINGLE
 from salient.core.scheme import Scheme
 from salient.formats import load_format
 from salient.formats.checkpoint import open_checkpoint, open_piece
-from toy_checkpoints import (
-    PROJ,
-    each_format,
-    folder_of,
-    quantized_of,
-    remap,
-    sharded_of,
-)
 
 
 def test_a_folder_that_is_not_there_is_no_model(tmp_path):

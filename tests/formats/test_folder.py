@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from helpers.toy_models import byte_tokenizer
 from salient.formats.folder import CARRIED, carry_over, quantized_config
-from toy import byte_tokenizer
 
 QUANTIZATION = {"quant_method": "awq"}
 

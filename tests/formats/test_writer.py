@@ -11,11 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from salient.core.errors import ResourceError
-from salient.core.headers import INDEX, SINGLE
+from salient.core.model_files import INDEX, SINGLE
 from salient.formats.checkpoint import open_checkpoint
 from salient.formats.writer import (
     SHARD_BYTES,
-    full_disk_said,
+    disk_full_errors,
     merge,
     write_json,
     write_tensors,
@@ -251,5 +251,5 @@ def test_a_freed_disk_takes_the_same_write(tiny_disk):
 
 
 def test_an_error_that_is_not_a_full_disk_stays_what_it_is(tmp_path):
-    with pytest.raises(PermissionError, match="mine"), full_disk_said(tmp_path):
+    with pytest.raises(PermissionError, match="mine"), disk_full_errors(tmp_path):
         raise PermissionError("mine")

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
-from salient.kernels import build, cpu
-from salient.kernels.build import SOURCES, NotBuilt, built_library
-from salient.kernels.choose import choose
-from salient.kernels.contract import Layer
-from salient.kernels.cpu import Cpu, CpuWeight
-from salient.kernels.library import Library, load_library
+from salient.kernels import cpu, cpu_build
+from salient.kernels.base import Layer
+from salient.kernels.cpu import CpuKernel, CpuWeight
+from salient.kernels.cpu_build import SOURCES, NotBuilt, built_library
+from salient.kernels.cpu_library import Library, load_library
 from salient.kernels.reference import ReferenceWeight
+from salient.kernels.registry import choose
 from salient.runtime.linear import HalfLinear
 
 LIBRARY = load_library()
@@ -270,14 +270,14 @@ def test_the_library_says_what_it_uses_of_the_processor():
     ],
 )
 def test_what_it_cannot_take_it_says(scheme, device, words):
-    refused = Cpu().refuses(Layer(64, 64, scheme, device, torch.float32))
+    refused = CpuKernel().refuses(Layer(64, 64, scheme, device, torch.float32))
     assert refused is not None
     assert words in refused
 
 
 def test_without_a_compiler_it_says_so_and_another_kernel_takes_over(forgetful):
     forgetful.setenv("CXX", "no-such-compiler")
-    refused = Cpu().refuses(layer(Scheme(32)))
+    refused = CpuKernel().refuses(layer(Scheme(32)))
     assert refused is not None
     assert "no C++ compiler" in refused
     for dtype, kernel in ((torch.bfloat16, "torch-int4"), (torch.float32, "dense")):
@@ -313,7 +313,9 @@ def test_a_cache_that_cannot_be_written_is_named(forgetful, tmp_path):
 @needs_compiler
 def test_it_is_built_once_and_anew_when_the_flags_change(forgetful, tmp_path):
     forgetful.setenv("SALIENT_CACHE", str(tmp_path))
-    forgetful.setattr(build, "_build", lambda compiler, extra, library: library.write_text("made"))
+    forgetful.setattr(
+        cpu_build, "_build", lambda compiler, extra, library: library.write_text("made")
+    )
     first = built_library()
     assert first.read_text() == "made"
     first.write_text("kept")
@@ -325,8 +327,10 @@ def test_it_is_built_once_and_anew_when_the_flags_change(forgetful, tmp_path):
 @needs_compiler
 def test_a_damaged_library_is_a_reason_and_no_crash(forgetful, tmp_path):
     forgetful.setenv("SALIENT_CACHE", str(tmp_path))
-    forgetful.setattr(build, "_build", lambda compiler, extra, library: library.write_text("no"))
-    refused = Cpu().refuses(layer(Scheme(32)))
+    forgetful.setattr(
+        cpu_build, "_build", lambda compiler, extra, library: library.write_text("no")
+    )
+    refused = CpuKernel().refuses(layer(Scheme(32)))
     assert refused is not None
     assert "cannot be loaded" in refused
 
@@ -338,7 +342,7 @@ def test_a_library_that_computes_wrongly_is_refused(wrong, forgetful):
     assert isinstance(library, Library)
     right = library.multiply
     forgetful.setattr(library, "multiply", lambda *args: right(*args) * wrong)
-    refused = Cpu().refuses(layer(Scheme(32)))
+    refused = CpuKernel().refuses(layer(Scheme(32)))
     assert refused is not None
     assert "built for this processor, it is wrong by" in refused
     assert choose(layer(Scheme(32))).kernel.name == "dense"
@@ -347,7 +351,7 @@ def test_a_library_that_computes_wrongly_is_refused(wrong, forgetful):
 @needs_compiler
 def test_the_structs_are_as_large_as_in_cpp():
     """A field too many or too few on either side moves all that follow it."""
-    from salient.kernels.library import AttentionC, BatchC, BlockC, LinearC, MlpC
+    from salient.kernels.cpu_library import AttentionC, BatchC, BlockC, LinearC, MlpC
 
     assert ctypes.sizeof(LinearC) == 64
     assert ctypes.sizeof(BlockC) == ctypes.sizeof(AttentionC) + ctypes.sizeof(MlpC)

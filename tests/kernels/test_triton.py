@@ -17,7 +17,7 @@ import torch
 from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.kernels import triton as kernel
-from salient.kernels.contract import Layer
+from salient.kernels.base import Layer
 from salient.kernels.triton import TritonKernel, packed
 
 FILE = Path(__file__).with_name("triton_laws.py")

@@ -15,7 +15,7 @@ import torch
 from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.kernels import triton_launch
-from salient.kernels.contract import Layer
+from salient.kernels.base import Layer
 from salient.kernels.triton import TritonKernel
 
 pytestmark = pytest.mark.skipif(

@@ -14,8 +14,8 @@ from salient.core.errors import ModelError
 from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
 from salient.kernels import triton_launch
-from salient.kernels.contract import Layer
-from salient.kernels.reference import Reference
+from salient.kernels.base import Layer
+from salient.kernels.reference import ReferenceKernel
 from salient.kernels.triton import TritonKernel, exact_in
 
 torch.set_num_threads(1)
@@ -50,7 +50,7 @@ def both(
     q = q or quantized(out, width, scheme, dtype)
     layer = Layer(out, width, scheme, DEVICE, dtype)
     assert TritonKernel().refuses(layer) is None
-    return TritonKernel().pack(q, layer), Reference().pack(q, layer)
+    return TritonKernel().pack(q, layer), ReferenceKernel().pack(q, layer)
 
 
 def inputs(rows: int, width: int, dtype: torch.dtype) -> Tensor:

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from families import FAMILIES
-from salient.core.machine import resident_memory
-from salient.models.experts import Experts, unfused
-from toy import SIZES, tiny_model
+from helpers.families import FAMILIES
+from helpers.toy_models import SIZES, tiny_model
+from salient.core.system import resident_memory
+from salient.models.experts import UnfusedExperts, unfused
 
 FUSED = [kind for kind, family in FAMILIES.items() if "num_experts" in family.changes]
 
@@ -23,7 +23,7 @@ def whole(kind: str) -> nn.Module:
     return next(m for m in fused_modules(model) if not isinstance(m, nn.Conv1d))
 
 
-def filled(fused: nn.Module) -> Experts:
+def filled(fused: nn.Module) -> UnfusedExperts:
     experts = unfused(fused)
     assert experts is not None
     experts.to_empty(device="cpu")

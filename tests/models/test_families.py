@@ -1,6 +1,6 @@
 """The laws that every family keeps, found by watching and proven by folding: no table of them.
 
-What is expected of each family is in tests/families.py, and in the README's table.
+What is expected of each family is in tests/helpers/families.py, and in the README's table.
 """
 
 import copy
@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from families import FAMILIES, markdown, scaled_and_refused
+from helpers.families import FAMILIES, markdown, scaled_and_refused
+from helpers.toy_models import save, tiny_model
+from salient.awq.activation_stats import InputRecorder
 from salient.awq.block import quantize_block
-from salient.awq.gathering import Statistics
+from salient.awq.block_stats import BlockStatistics
 from salient.awq.heldout import give_weights
-from salient.awq.results import Heldout, Target, plain_result
-from salient.awq.stats import Recorder
+from salient.awq.results import HeldoutInput, OutputTarget, plain_result
 from salient.core.scheme import Scheme
 from salient.formats.checkpoint import open_checkpoint
-from salient.models.call import run_block
-from salient.models.feeding import Probe
-from salient.models.groups import find_groups
+from salient.models.block_call import run_block
 from salient.models.proof import TOLERANCE, ScaleGroup, fold
+from salient.models.row_matching import BlockProbe
+from salient.models.scale_groups import find_groups
 from salient.models.skeleton import Skeleton
-from salient.models.watching import pattern
-from toy import save, tiny_model
+from salient.models.tracing import pattern
 
 IDS = torch.randint(3, 250, (2, 24), generator=torch.Generator().manual_seed(2))
 CALIBRATION = torch.randint(3, 250, (8, 64), generator=torch.Generator().manual_seed(3))
@@ -60,7 +60,7 @@ class Watched:
         self.blocks: list[tuple[nn.Module, list[ScaleGroup]]] = []
         for index in range(len(self.skeleton.blocks)):
             block = self.skeleton.block(index)
-            probe = Probe(hidden, calls[index], hidden[0, :, None], single[index])
+            probe = BlockProbe(hidden, calls[index], hidden[0, :, None], single[index])
             self.blocks.append((block, find_groups(block, probe)))
             hidden = run_block(block, hidden, calls[index])
 
@@ -155,20 +155,20 @@ def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, watched):
             for n, m in skeleton.linears(index).items()
             if n not in unfit and m.in_features % 16 == 0
         }
-        target = Target(FINE, torch.float16, frozenset(wanted))
+        target = OutputTarget(FINE, torch.float16, frozenset(wanted))
         called = [g for g in groups if g.called and target.quantized.intersection(g.readers)]
         made = []
 
         def pass_(through, _, hidden=hidden, call=calls[index], made=made):
             made.append(through(hidden, call))
 
-        stats = Statistics(skeleton.blocks[index], block, called, pass_)
-        with Recorder(block, stats.firsts) as recorder:
+        stats = BlockStatistics(skeleton.blocks[index], block, called, pass_)
+        with InputRecorder(block, stats.firsts) as recorder:
             after = run_block(block, unseen, unseen_calls[index])
         nothing = {
             n: torch.empty(0, block.get_parameter(f"{n}.weight").shape[1]) for n in stats.firsts
         }
-        heldout = {n: Heldout(x) for n, x in (nothing | recorder.inputs).items()}
+        heldout = {n: HeldoutInput(x) for n, x in (nothing | recorder.inputs).items()}
         parameter = lambda n, block=originals[index]: block.get_parameter(n).detach()  # noqa: E731
         result = quantize_block(block, parameter, called, stats.of, heldout, target)
         for version, of in (("plain", plain_result(result)), ("awq", result)):

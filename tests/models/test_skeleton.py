@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from families import FAMILIES
+from helpers.families import FAMILIES
+from helpers.runs import run
+from helpers.toy_models import rewrite_json, save, tiny_model
 from salient import api
 from salient.core.errors import ModelError
 from salient.formats.checkpoint import open_checkpoint
 from salient.models.skeleton import Skeleton
-from toy import rewrite_json, save, tiny_model
-from toy_runs import run
 
 IDS = torch.randint(3, 250, (1, 12), generator=torch.Generator().manual_seed(2))
 

@@ -3,22 +3,32 @@
 from dataclasses import replace
 
 import pytest
-from toy_blocks import ADA, ARC, EPYC, HOPPER, INSTINCT, QWEN3_30B_A3B, XEON, expert_block, model
 
-from salient.plan.kernels import Packing, Served, fitting_tp, route
+from helpers.blocks import (
+    ADA,
+    ARC,
+    EPYC,
+    HOPPER,
+    INSTINCT,
+    QWEN3_30B_A3B,
+    XEON,
+    expert_block,
+    model,
+)
+from salient.plan.vllm.route import ServingTarget, WeightPacking, fitting_tp, route
 
-AWQ = Packing("awq")
-COMPRESSED = Packing("compressed-tensors")
-GPTQ = Packing("gptq", zeros=False)
+AWQ = WeightPacking("awq")
+COMPRESSED = WeightPacking("compressed-tensors")
+GPTQ = WeightPacking("gptq", zeros=False)
 
 
 def test_experts_run_by_marlin_where_their_part_holds_whole_groups():
-    made = route(QWEN3_30B_A3B, AWQ, Served(HOPPER))
+    made = route(QWEN3_30B_A3B, AWQ, ServingTarget(HOPPER))
     assert (made.kernel, made.pace, made.experts) == ("Machete", "fast", "Marlin")
 
 
 def test_experts_cut_amid_a_group_are_slow_and_named():
-    made = route(QWEN3_30B_A3B, AWQ, Served(ADA, tp=4))
+    made = route(QWEN3_30B_A3B, AWQ, ServingTarget(ADA, tp=4))
     assert (made.pace, made.experts) == ("slow", "Triton (moe_wna16)")
     assert made.fallen == ("experts: 768 inner features / 4 GPUs = 192, not a multiple of 128",)
     assert "--enable-expert-parallel" in " ".join(made.do)
@@ -26,7 +36,7 @@ def test_experts_cut_amid_a_group_are_slow_and_named():
 
 
 def test_experts_of_compressed_tensors_cut_amid_a_group_stop():
-    assert route(QWEN3_30B_A3B, COMPRESSED, Served(ADA, tp=4)).pace == "refused"
+    assert route(QWEN3_30B_A3B, COMPRESSED, ServingTarget(ADA, tp=4)).pace == "refused"
 
 
 @pytest.mark.parametrize(
@@ -43,25 +53,25 @@ def test_experts_of_compressed_tensors_cut_amid_a_group_stop():
     ],
 )
 def test_experts_have_a_kernel_of_their_own(gpu, packing, pace, experts):
-    made = route(QWEN3_30B_A3B, packing, Served(gpu))
+    made = route(QWEN3_30B_A3B, packing, ServingTarget(gpu))
     assert (made.pace, made.experts) == (pace, experts)
 
 
 def test_experts_on_a_cpu_without_amx_are_refused_in_vllms_words():
-    why = route(QWEN3_30B_A3B, AWQ, Served(EPYC)).why
+    why = route(QWEN3_30B_A3B, AWQ, ServingTarget(EPYC)).why
     assert "No WNA16 MoE backend supports the deployment configuration" in why
     assert "AMX" in why
 
 
 def test_experts_with_a_column_a_group_are_refused():
-    assert route(QWEN3_30B_A3B, Packing("awq", -1), Served(ADA)).pace == "refused"
+    assert route(QWEN3_30B_A3B, WeightPacking("awq", -1), ServingTarget(ADA)).pace == "refused"
 
 
 def test_odd_experts_were_slow_before_marlin_padded_them():
     """An inner width of 96 in groups of 32: whole groups, but no multiple of Marlin's 64."""
     shape = model(expert_block(96))
     paces = [
-        route(shape, Packing("awq", 32), Served(ADA, version=version)).pace
+        route(shape, WeightPacking("awq", 32), ServingTarget(ADA, version=version)).pace
         for version in ((0, 24), (0, 25))
     ]
     assert paces == ["slow", "fast"]
@@ -75,11 +85,11 @@ def test_odd_experts_were_slow_before_marlin_padded_them():
     ],
 )
 def test_experts_of_odd_widths_say_which(shape, group, pace, why):
-    made = route(shape, Packing("awq", group), Served(ADA))
+    made = route(shape, WeightPacking("awq", group), ServingTarget(ADA))
     assert made.pace == pace
     assert why in made.why
 
 
 def test_the_flag_for_mixtures_makes_experts_slow_alone():
-    made = route(QWEN3_30B_A3B, AWQ, Served(ADA, forced="moe_wna16"))
+    made = route(QWEN3_30B_A3B, AWQ, ServingTarget(ADA, forced="moe_wna16"))
     assert (made.pace, made.experts) == ("slow", "Triton (moe_wna16)")

@@ -5,19 +5,19 @@ import sys
 from subprocess import run
 
 import pytest
-from toy_blocks import ADA, HOPPER, LLAMA_8B, NAVI, QWEN2_72B, TURING, block, model
 
+from helpers.blocks import ADA, HOPPER, LLAMA_8B, NAVI, QWEN2_72B, TURING, block, model
 from salient.core.errors import RequestError
-from salient.core.shape import Block, Cache, Linear
 from salient.plan.gpus import Gpu
-from salient.plan.kernel_layers import Piece, misfits, pieces
-from salient.plan.kernel_records import Packing, Served
-from salient.plan.kernel_rules import KERNELS, SLOW_KERNELS, asked, choose, why_not
-from salient.plan.kernels import fitting_tp
-from salient.plan.vllm_versions import doubt, parse_version
+from salient.plan.vllm.kernel_table import KERNELS, SLOW_KERNELS, asked, choose, why_not
+from salient.plan.vllm.route import fitting_tp
+from salient.plan.vllm.sharding import MatrixShard, misfits, pieces
+from salient.plan.vllm.types import ServingTarget, WeightPacking
+from salient.plan.vllm.versions import doubt, parse_version
+from salient.shapes.model_shape import BlockShape, CacheShape, LinearShape
 
-PLAIN = Piece("mlp.down_proj", 4096, 4096, 4096)
-AWQ = Packing("awq")
+PLAIN = MatrixShard("mlp.down_proj", 4096, 4096, 4096)
+AWQ = WeightPacking("awq")
 
 
 @pytest.mark.parametrize("kernel", [*KERNELS, *SLOW_KERNELS], ids=lambda k: f"{k.name}-{k.since}")
@@ -30,7 +30,7 @@ def test_a_row_says_where_it_is_from_and_when_it_holds(kernel):
 @pytest.mark.parametrize("version", [(0, 9), (0, 13), (0, 16), (0, 22), (0, 24), (0, 32)])
 @pytest.mark.parametrize("gpu", [HOPPER, ADA, NAVI], ids=lambda g: g.name)
 def test_a_release_asks_each_kernel_once(gpu, version):
-    names = [kernel.name for kernel in asked(Served(gpu, version=version))]
+    names = [kernel.name for kernel in asked(ServingTarget(gpu, version=version))]
     assert len(names) == len(set(names))
 
 
@@ -40,7 +40,7 @@ def test_a_release_asks_each_kernel_once(gpu, version):
     [(HOPPER, (0, 32), True), (HOPPER, (0, 31), False), (ADA, (0, 32), False)],
 )
 def test_humming_comes_before_marlin_on_hopper_alone(gpu, version, before):
-    names = [kernel.name for kernel in asked(Served(gpu, version=version))]
+    names = [kernel.name for kernel in asked(ServingTarget(gpu, version=version))]
     assert (names.index("Humming") < names.index("Marlin")) is before
 
 
@@ -48,37 +48,61 @@ def test_humming_comes_before_marlin_on_hopper_alone(gpu, version, before):
 @pytest.mark.parametrize(
     ("name", "served", "packing", "piece", "reason"),
     [
-        ("Machete", Served(HOPPER), AWQ, PLAIN, ""),
-        ("Machete", Served(ADA), AWQ, PLAIN, r"9\.0 exactly, not RTX 4090 \(.* 8\.9\)"),
-        ("Machete", Served(HOPPER), Packing("awq", 32), PLAIN, "groups of a column, 64, 128"),
+        ("Machete", ServingTarget(HOPPER), AWQ, PLAIN, ""),
+        ("Machete", ServingTarget(ADA), AWQ, PLAIN, r"9\.0 exactly, not RTX 4090 \(.* 8\.9\)"),
         (
             "Machete",
-            Served(HOPPER),
+            ServingTarget(HOPPER),
+            WeightPacking("awq", 32),
+            PLAIN,
+            "groups of a column, 64, 128",
+        ),
+        (
+            "Machete",
+            ServingTarget(HOPPER),
             AWQ,
-            Piece("x", 4096, 192, 4096),
+            MatrixShard("x", 4096, 192, 4096),
             "outputs in multiples of 128",
         ),
-        ("Machete", Served(HOPPER), Packing("awq", -1), Piece("x", 96, 128, 96), "inputs in mult"),
-        ("Marlin", Served(TURING), AWQ, PLAIN, ""),
-        ("Marlin", Served(TURING, version=(0, 13)), AWQ, PLAIN, r"8\.0 or newer"),
-        ("Marlin", Served(ADA), AWQ, Piece("x", 4096, 200, 4096), ""),
+        (
+            "Machete",
+            ServingTarget(HOPPER),
+            WeightPacking("awq", -1),
+            MatrixShard("x", 96, 128, 96),
+            "inputs in mult",
+        ),
+        ("Marlin", ServingTarget(TURING), AWQ, PLAIN, ""),
+        ("Marlin", ServingTarget(TURING, version=(0, 13)), AWQ, PLAIN, r"8\.0 or newer"),
+        ("Marlin", ServingTarget(ADA), AWQ, MatrixShard("x", 4096, 200, 4096), ""),
         (
             "Marlin",
-            Served(ADA, version=(0, 23)),
+            ServingTarget(ADA, version=(0, 23)),
             AWQ,
-            Piece("x", 4096, 200, 4096),
+            MatrixShard("x", 4096, 200, 4096),
             "of 64, not 200",
         ),
-        ("Marlin", Served(ADA), Packing("awq", 256), PLAIN, "not 256"),
-        ("Marlin", Served(ADA, dtype="float32"), AWQ, PLAIN, "not float32"),
-        ("Exllama", Served(ADA), AWQ, PLAIN, "no 4-bit codes with zero points"),
-        ("Exllama", Served(ADA), Packing("gptq", -1, zeros=False), PLAIN, "any size but a column"),
-        ("Conch", Served(ADA), AWQ, PLAIN, "conch-triton-kernels"),
-        ("CutlassW4A8", Served(HOPPER), AWQ, PLAIN, "8-bit activations"),
-        ("RDNA3W4A16", Served(NAVI), Packing("gptq", zeros=False), PLAIN, ""),
-        ("RDNA3W4A16", Served(NAVI), AWQ, PLAIN, "no 4-bit codes with zero points"),
-        ("RDNAHybridW4A16", Served(NAVI), AWQ, PLAIN, ""),
-        ("TritonW4A16", Served(NAVI), Packing("gptq", zeros=False, act_order=True), PLAIN, "order"),
+        ("Marlin", ServingTarget(ADA), WeightPacking("awq", 256), PLAIN, "not 256"),
+        ("Marlin", ServingTarget(ADA, dtype="float32"), AWQ, PLAIN, "not float32"),
+        ("Exllama", ServingTarget(ADA), AWQ, PLAIN, "no 4-bit codes with zero points"),
+        (
+            "Exllama",
+            ServingTarget(ADA),
+            WeightPacking("gptq", -1, zeros=False),
+            PLAIN,
+            "any size but a column",
+        ),
+        ("Conch", ServingTarget(ADA), AWQ, PLAIN, "conch-triton-kernels"),
+        ("CutlassW4A8", ServingTarget(HOPPER), AWQ, PLAIN, "8-bit activations"),
+        ("RDNA3W4A16", ServingTarget(NAVI), WeightPacking("gptq", zeros=False), PLAIN, ""),
+        ("RDNA3W4A16", ServingTarget(NAVI), AWQ, PLAIN, "no 4-bit codes with zero points"),
+        ("RDNAHybridW4A16", ServingTarget(NAVI), AWQ, PLAIN, ""),
+        (
+            "TritonW4A16",
+            ServingTarget(NAVI),
+            WeightPacking("gptq", zeros=False, act_order=True),
+            PLAIN,
+            "order",
+        ),
     ],
 )
 def test_a_kernel_names_the_limit_that_a_matrix_breaks(name, served, packing, piece, reason):
@@ -130,15 +154,15 @@ def test_the_table_takes_the_kernel_that_vllm_takes(line):
     gfx = target if target.startswith("gfx") else ""
     capability = int(target) if target.isdigit() else 0
     gpu = Gpu("made up", vendor, "", 24, 1, 1, capability=capability, gfx=gfx)
-    packing = Packing("compressed-tensors", int(group), zeros == "zeros", int(bits))
-    piece = Piece("x", int(inputs), int(outputs), int(inputs))
+    packing = WeightPacking("compressed-tensors", int(group), zeros == "zeros", int(bits))
+    piece = MatrixShard("x", int(inputs), int(outputs), int(inputs))
     classes = {kernel.name: kernel.cls for kernel in KERNELS}
-    assert classes.get(choose(Served(gpu, dtype=dtype), packing, piece).kernel, "-") == took
+    assert classes.get(choose(ServingTarget(gpu, dtype=dtype), packing, piece).kernel, "-") == took
 
 
 def test_a_kernel_that_is_switched_off_leaves_its_place_to_the_next():
     off = {"VLLM_DISABLED_KERNELS": "MacheteLinearKernel, HummingLinearKernel"}
-    made = choose(Served(HOPPER, environment=off), AWQ, PLAIN)
+    made = choose(ServingTarget(HOPPER, environment=off), AWQ, PLAIN)
     assert made.kernel == "Marlin"
     assert [r.kernel for r in made.refusals if "VLLM_DISABLED_KERNELS" in r.why] == [
         "Machete",
@@ -148,7 +172,7 @@ def test_a_kernel_that_is_switched_off_leaves_its_place_to_the_next():
 
 def test_where_no_kernel_is_left_every_refusal_is_told():
     off = {"VLLM_DISABLED_KERNELS": ",".join(kernel.cls for kernel in KERNELS)}
-    served = Served(ADA, environment=off)
+    served = ServingTarget(ADA, environment=off)
     made = choose(served, AWQ, PLAIN)
     assert made.pace == "refused"
     assert len(made.refusals) == len(asked(served))
@@ -204,9 +228,9 @@ def test_key_value_heads_repeat_where_gpus_outnumber_them():
 
 
 def test_matrices_that_stay_at_16_bits_and_experts_are_no_pieces():
-    router = Linear("mlp.gate", 8, 4096, "router", "none", kept=True)
-    expert = Linear("mlp.experts.*.down_proj", 4096, 768, "experts", "in", copies=8)
-    shape = model(Block("experts", (router, expert), Cache()))
+    router = LinearShape("mlp.gate", 8, 4096, "router", "none", kept=True)
+    expert = LinearShape("mlp.experts.*.down_proj", 4096, 768, "experts", "in", copies=8)
+    shape = model(BlockShape("experts", (router, expert), CacheShape()))
     assert pieces(shape, 1) == ()
 
 
@@ -245,16 +269,18 @@ def test_heads_divide_over_gpus_or_repeat(heads, kv_heads, tp, said):
 def test_latent_attention_sets_no_head_count_of_its_own():
     """DeepSeek-V3's MLA: the cache keeps 576 numbers a token, whatever the 128 heads are."""
     linears = (
-        Linear("self_attn.q_b_proj", 128 * 192, 1536),
-        Linear("self_attn.kv_a_proj_with_mqa", 576, 7168, split="none"),
-        Linear("self_attn.kv_b_proj", 128 * 256, 512),
-        Linear("self_attn.o_proj", 7168, 128 * 128, split="in"),
+        LinearShape("self_attn.q_b_proj", 128 * 192, 1536),
+        LinearShape("self_attn.kv_a_proj_with_mqa", 576, 7168, split="none"),
+        LinearShape("self_attn.kv_b_proj", 128 * 256, 512),
+        LinearShape("self_attn.o_proj", 7168, 128 * 128, split="in"),
     )
-    shape = model(Block("latent attention", linears, Cache(576, 1)))
+    shape = model(BlockShape("latent attention", linears, CacheShape(576, 1)))
     assert fitting_tp(shape, 128) == (1, 2, 4, 8, 16)
 
 
 def test_the_rules_are_known_without_torch():
-    code = "import sys, salient.plan.kernels; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    code = (
+        "import sys, salient.plan.vllm.route; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
     done = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from shapes import made, released
 
+from helpers.shapes import made, released
 from salient.core.errors import RequestError
-from salient.core.shape import Cache
 from salient.plan.engines import (
     ENGINES,
     GIB,
@@ -17,23 +16,18 @@ from salient.plan.engines import (
     step_sizes,
 )
 from salient.plan.gpus import find_gpu, gpu_of_memory
-from salient.plan.memory import (
-    Load,
-    budget,
-    sequence_bytes,
-    utilization,
-    weights_share,
-)
-from salient.plan.storage import FORMATS, weights
+from salient.plan.memory import Workload, budget, sequence_bytes, utilization, weights_share
+from salient.plan.weight_formats import FORMATS, weights
+from salient.shapes.model_shape import CacheShape
 
 AWQ = FORMATS["awq-g128"]
 
 
-def load(engine="vllm", gib=24.0, context=4096, **changes) -> Load:
-    return replace(Load(ENGINES[engine], gpu_of_memory(gib), context), **changes)
+def load(engine="vllm", gib=24.0, context=4096, **changes) -> Workload:
+    return replace(Workload(ENGINES[engine], gpu_of_memory(gib), context), **changes)
 
 
-def with_cache(shape, *caches: Cache):
+def with_cache(shape, *caches: CacheShape):
     blocks = tuple(replace(b, cache=c) for b, c in zip(shape.blocks, caches, strict=True))
     return replace(shape, blocks=blocks)
 
@@ -45,13 +39,13 @@ def test_a_cache_is_layers_times_heads_times_bytes_in_whole_blocks():
 
 
 def test_a_window_keeps_no_more_than_its_tokens():
-    shape = with_cache(made(), Cache(256, 2, window=512), Cache(256, 2))
+    shape = with_cache(made(), CacheShape(256, 2, window=512), CacheShape(256, 2))
     full = sequence_bytes(made(), load(), 4096) // 2
     assert sequence_bytes(shape, load(), 4096) == full + full * 512 // 4096
 
 
 def test_a_recurrent_state_does_not_grow_with_the_context():
-    shape = with_cache(made(), Cache(state=1000), Cache(state=1000))
+    shape = with_cache(made(), CacheShape(state=1000), CacheShape(state=1000))
     assert sequence_bytes(shape, load(), 1) == sequence_bytes(shape, load(), 4096) == 2 * 1000 * 4
 
 
@@ -61,7 +55,7 @@ def test_heads_are_divided_whole_and_each_gpu_keeps_at_least_one(tp, share):
 
 
 def test_a_latent_cache_is_whole_on_every_gpu():
-    shape = with_cache(made(), Cache(576, 1), Cache(576, 1))
+    shape = with_cache(made(), CacheShape(576, 1), CacheShape(576, 1))
     assert sequence_bytes(shape, load(tp=8), 1024) == sequence_bytes(shape, load(), 1024)
 
 

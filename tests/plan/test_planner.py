@@ -8,9 +8,9 @@ import pytest
 
 from salient import api
 from salient.core.errors import ModelError, RequestError, ResourceError
-from salient.plan.planner import Request, make_plan
-from salient.plan.record import record
-from salient.plan.storage import FORMATS
+from salient.plan.adr import record
+from salient.plan.planner import PlanOptions, make_plan
+from salient.plan.weight_formats import FORMATS
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 
@@ -72,8 +72,8 @@ def test_a_plan_in_which_nothing_will_do_does_not_pass_and_says_what_to_change()
 
 
 def test_the_context_is_the_models_own_where_that_is_less_than_the_default():
-    assert make_plan(Request(LLAMA, gpu="H100")).devices[0].load.context == 8192
-    small = make_plan(Request("mistralai/Mixtral-8x7B-v0.1", gpu="H200", context=32768))
+    assert make_plan(PlanOptions(LLAMA, gpu="H100")).devices[0].load.context == 8192
+    small = make_plan(PlanOptions("mistralai/Mixtral-8x7B-v0.1", gpu="H200", context=32768))
     assert small.devices[0].load.context == 32768
 
 
@@ -117,7 +117,7 @@ def test_a_record_holds_context_alternatives_decision_budget_and_what_would_chan
 
 
 def test_a_record_is_well_formed_markdown():
-    text = record(make_plan(Request(LLAMA, gpu="RTX 4090")), date(2026, 1, 2))
+    text = record(make_plan(PlanOptions(LLAMA, gpu="RTX 4090")), date(2026, 1, 2))
     assert text.startswith("# ")
     assert "2026-01-02" in text
     tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.M)

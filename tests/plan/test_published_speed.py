@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 import pytest
-from shapes import released
 
+from helpers.shapes import released
+from salient.plan.engine_kernels import route_of
 from salient.plan.engines import ENGINES, GIB
 from salient.plan.gpus import find_gpu
-from salient.plan.kernels import Packing, Route, Served, route
-from salient.plan.memory import Load, utilization
-from salient.plan.routes import route_of
+from salient.plan.memory import Workload, utilization
 from salient.plan.speed import forecast
-from salient.plan.storage import FORMATS, weights
+from salient.plan.vllm.route import Route, ServingTarget, WeightPacking, route
+from salient.plan.weight_formats import FORMATS, weights
 
 SMALL, QWEN, LLAMA = "Mistral-Small-24B-Instruct-2501", "Qwen2.5-14B", "Llama-3.1-8B"
 
@@ -54,14 +54,14 @@ PUBLISHED = [
 def routed(row: Row) -> Route:
     shape, form, gpu = released(row.model), FORMATS[row.form], find_gpu(row.gpu)
     if row.forced:
-        served = Served(gpu, 1, row.version, "float16", row.forced)
-        return route(shape, Packing(form.method, form.group), served)
-    return route_of(shape, form, Load(ENGINES[row.engine], gpu, 2048, version=row.version))
+        served = ServingTarget(gpu, 1, row.version, "float16", row.forced)
+        return route(shape, WeightPacking(form.method, form.group), served)
+    return route_of(shape, form, Workload(ENGINES[row.engine], gpu, 2048, version=row.version))
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda r: f"{r.model}-{r.gpu}-{r.form}-{r.forced}")
 def test_a_forecast_is_within_a_factor_of_the_published_speed(row):
-    load = Load(ENGINES[row.engine], find_gpu(row.gpu), context=2048)
+    load = Workload(ENGINES[row.engine], find_gpu(row.gpu), context=2048)
     found = forecast(released(row.model), FORMATS[row.form], load, routed(row))
     assert found is not None
     assert row.low / 1.5 <= found.decode.middle <= row.high * 1.5
@@ -86,7 +86,7 @@ def test_the_fast_kernel_is_foretold_several_times_the_slow_one():
         forecast(
             released(row.model),
             FORMATS[row.form],
-            Load(ENGINES["vllm"], find_gpu(row.gpu), 2048),
+            Workload(ENGINES["vllm"], find_gpu(row.gpu), 2048),
             routed(row),
         )
         for row in PUBLISHED[:2]

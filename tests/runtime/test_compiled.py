@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.engines import GREEDY, agree, never_dense, opened, prompt
+from helpers.rtn_checkpoints import rounded_toy
 from salient.runtime import runner as runners
 from salient.runtime.runner import FusedRunner
-from toy_engines import GREEDY, agree, never_dense, opened, prompt
-from toy_rounded import rounded_toy
 
 
 @pytest.fixture(scope="module")

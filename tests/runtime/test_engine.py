@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.engines import GREEDY, agree, never_dense, opened, prompt
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.toy_models import byte_tokenizer
 from salient.core.errors import ModelError, RequestError
 from salient.runtime import engine as engines
-from salient.runtime.answer import Answer, raise_failed
 from salient.runtime.engine import WORTH_COPYING, Engine
 from salient.runtime.runner import Runner
-from salient.runtime.sampling import Sampling
-from toy import byte_tokenizer
-from toy_engines import GREEDY, agree, never_dense, opened, prompt
-from toy_rounded import rounded_toy
+from salient.runtime.sampling_params import SamplingParams
+from salient.runtime.token_sequence import TokenSequence, raise_failed
 
 NOTHING = -1
 TOKENIZER = byte_tokenizer()
@@ -68,12 +68,14 @@ def toy_engine(slots: int = 2, ends: frozenset[int] = frozenset(), capacity: int
     return Engine(Remembering(slots, capacity), TOKENIZER, ends)
 
 
-def alone(ids: list[int], sampling: Sampling, ends: frozenset[int] = frozenset()) -> Answer:
+def alone(
+    ids: list[int], sampling: SamplingParams, ends: frozenset[int] = frozenset()
+) -> TokenSequence:
     """The answer of an engine that runs nothing else."""
     return toy_engine(1, ends).generate([ids], sampling)[0]
 
 
-def same(found: Answer, wanted: Answer) -> bool:
+def same(found: TokenSequence, wanted: TokenSequence) -> bool:
     return (found.tokens, found.text, found.finished) == (
         wanted.tokens,
         wanted.text,
@@ -152,7 +154,7 @@ def test_a_real_models_answers_are_the_same_together_as_alone(folder):
 
 def test_seeds_do_not_depend_on_neighbours(folder):
     engine = opened(folder, slots=4).engine
-    hot = Sampling(max_new_tokens=12, temperature=1.0, ignore_eos=True)
+    hot = SamplingParams(max_new_tokens=12, temperature=1.0, ignore_eos=True)
     ids = prompt(9)
     seeded = [engine.submit(ids, replace(hot, seed=seed)) for seed in (1, 2, 1, None)]
     engine.submit(prompt(4), hot)
@@ -301,7 +303,7 @@ def test_an_answer_ends_with_the_context():
     assert same(engine.generate([prompt(23)], GREEDY)[0], alone_of(prompt(23), 1))
 
 
-def alone_of(ids: list[int], tokens: int) -> Answer:
+def alone_of(ids: list[int], tokens: int) -> TokenSequence:
     return alone(ids, replace(GREEDY, max_new_tokens=tokens))
 
 
@@ -430,7 +432,7 @@ def test_an_answer_whose_logits_are_no_numbers_fails_alone(folder):
 def test_bad_sampling_is_refused_before_anything_runs():
     engine = toy_engine()
     with pytest.raises(RequestError, match=r"temperature=-1 cannot be used\. Give a number from"):
-        engine.submit(prompt(5), Sampling(temperature=-1))
+        engine.submit(prompt(5), SamplingParams(temperature=-1))
     assert not engine.busy
 
 

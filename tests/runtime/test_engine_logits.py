@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from helpers.engines import GREEDY, never_dense, opened, prompt
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.toy_models import toy_folder
 from salient.core.errors import RequestError, ResourceError
 from salient.runtime import engine as engines
-from salient.runtime.sampling import Sampling
-from toy import toy_folder
-from toy_engines import GREEDY, never_dense, opened, prompt
-from toy_rounded import rounded_toy
+from salient.runtime.sampling_params import SamplingParams
 
 
 @pytest.fixture(scope="module", params=["fused", "Transformers"])
@@ -81,5 +81,5 @@ def test_a_slots_tokens_are_counted(tmp_path):
     assert engine.held_tokens == 0
     engine.logits(prompt(12), 2)
     assert engine.held_tokens == 12
-    engine.generate([prompt(12)], Sampling(4, ignore_eos=True))
+    engine.generate([prompt(12)], SamplingParams(4, ignore_eos=True))
     assert engine.held_tokens == 15

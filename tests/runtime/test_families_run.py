@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from families import FAMILIES
+from helpers.engines import GREEDY, agree, never_dense, opened, prompt
+from helpers.families import FAMILIES
+from helpers.rtn_checkpoints import rounded_toy
 from salient.diagnose.checkpoint.check import read_checkpoint
-from salient.models.whole import load_dequantized
+from salient.models.dequantized import load_dequantized
 from salient.runtime import engine as engines
-from salient.runtime.sampling import Sampling
-from toy_engines import GREEDY, agree, never_dense, opened, prompt
-from toy_rounded import rounded_toy
+from salient.runtime.sampling_params import SamplingParams
 
 # The first words that say why a family is not fused
 UNFUSED = {
@@ -71,7 +71,7 @@ IDS = prompt(28)
 FEW = replace(GREEDY, max_new_tokens=6)
 
 
-def asked(kind: str) -> Sampling:
+def asked(kind: str) -> SamplingParams:
     """16 tokens of what runs fused, fewer of what runs one sequence at a time."""
     return FEW if kind in UNFUSED else GREEDY
 

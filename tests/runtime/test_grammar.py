@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 
+from helpers.engines import never_dense, opened
+from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import MissingExtra, RequestError
 from salient.runtime.grammar import Grammars
 from salient.runtime.sampler import Sampler
-from salient.runtime.sampling import Sampling
-from toy_engines import never_dense, opened
-from toy_rounded import rounded_toy
+from salient.runtime.sampling_params import SamplingParams
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
 CLOSED = {**SCHEMA, "additionalProperties": False}
@@ -28,7 +28,7 @@ def test_a_constrained_answer_is_of_the_schema_and_ends(engine):
     ids = engine.tokenizer("one two").input_ids
     held = engine.grammars.json(CLOSED)
     for seed in range(5):
-        sampling = Sampling(60, temperature=3.0, seed=seed, ignore_eos=True)
+        sampling = SamplingParams(60, temperature=3.0, seed=seed, ignore_eos=True)
         answer = engine.submit(ids, sampling, held.fresh())
         while not answer.finished:
             engine.step()
@@ -41,7 +41,7 @@ def test_what_the_grammar_forbids_cannot_be_chosen_however_likely(engine):
     logits = torch.zeros(engine.runner.vocabulary)
     forbidden = engine.tokenizer("x", add_special_tokens=False).input_ids[0]
     logits[forbidden] = 100.0
-    sampler = Sampler(Sampling(), (), held.fresh())
+    sampler = Sampler(SamplingParams(), (), held.fresh())
     assert not sampler.plain
     assert sampler.pick(logits).token != forbidden
     assert logits[forbidden] == 100.0

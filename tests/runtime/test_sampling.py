@@ -8,7 +8,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from salient.core.errors import ModelError
 from salient.runtime.sampler import Sampler, greedy_batch, nucleus
-from salient.runtime.sampling import Picked, Sampling
+from salient.runtime.sampling_params import SampledToken, SamplingParams
 
 VOCAB = 40
 
@@ -19,10 +19,10 @@ def random_logits(seed: int, vocab: int = VOCAB, spread: float = 2.0) -> torch.T
 
 def drawn(logits: torch.Tensor, draws: int = 400, **fields) -> set[int]:
     """The tokens that came in `draws` draws, so hot that whatever is kept comes."""
-    return set(sequence(Sampling(seed=1, **fields), [logits] * draws))
+    return set(sequence(SamplingParams(seed=1, **fields), [logits] * draws))
 
 
-def sequence(sampling: Sampling, steps: list[torch.Tensor], prompt=()) -> list[int]:
+def sequence(sampling: SamplingParams, steps: list[torch.Tensor], prompt=()) -> list[int]:
     sampler = Sampler(sampling, prompt)
     return [sampler.pick(logits).token for logits in steps]
 
@@ -38,19 +38,19 @@ def levels(*shares: float) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(5))
 def test_greedy_is_the_largest_logit(seed):
     logits = random_logits(seed)
-    assert Sampler(Sampling()).pick(logits) == Picked(int(logits.argmax()))
+    assert Sampler(SamplingParams()).pick(logits) == SampledToken(int(logits.argmax()))
 
 
 def test_greedy_takes_the_first_of_equals():
     logits = torch.zeros(5000)
     logits[[700, 701, 4000]] = 3.0
-    assert Sampler(Sampling()).pick(logits).token == 700
+    assert Sampler(SamplingParams()).pick(logits).token == 700
     assert greedy_batch(logits.repeat(3, 1)) == [700] * 3
 
 
 def test_a_batch_of_greedy_rows_is_each_row_alone():
     rows = torch.stack([random_logits(seed) for seed in range(6)])
-    assert greedy_batch(rows) == [Sampler(Sampling()).pick(row).token for row in rows]
+    assert greedy_batch(rows) == [Sampler(SamplingParams()).pick(row).token for row in rows]
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-300])
@@ -60,10 +60,10 @@ def test_a_temperature_next_to_nothing_is_greedy(temperature):
 
 
 def test_only_a_plain_choice_may_be_made_by_the_batch():
-    assert Sampling().plain
-    assert Sampling(top_p=0.5, seed=3, stop=("a",)).plain
+    assert SamplingParams().plain
+    assert SamplingParams(top_p=0.5, seed=3, stop=("a",)).plain
     for fields in ({"temperature": 1}, {"logprobs": 0}, {"presence_penalty": 0.1}):
-        assert not Sampling(**fields).plain
+        assert not SamplingParams(**fields).plain
 
 
 def test_picking_leaves_the_logits_as_they_are():
@@ -71,7 +71,9 @@ def test_picking_leaves_the_logits_as_they_are():
     before = logits.clone()
     fields = {"top_k": 9, "top_p": 0.8, "min_p": 0.01, "repetition_penalty": 1.3, "logprobs": 3}
     for temperature in (0, 0.7):
-        sequence(Sampling(temperature=temperature, presence_penalty=1, **fields), [logits] * 3, [1])
+        sequence(
+            SamplingParams(temperature=temperature, presence_penalty=1, **fields), [logits] * 3, [1]
+        )
     assert torch.equal(logits, before)
 
 
@@ -137,7 +139,7 @@ def test_a_masked_token_never_comes():
 @pytest.mark.parametrize(("draw", "token"), [(0.0, 1), (1.0, 2)])
 def test_a_masked_token_does_not_come_at_the_ends_of_the_draw(monkeypatch, draw, token):
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(draw, dtype=torch.float64))
-    sampler = Sampler(Sampling(temperature=1))
+    sampler = Sampler(SamplingParams(temperature=1))
     assert sampler.pick(levels(0.0, 0.5, 0.5, 0.0)).token == token
 
 
@@ -156,7 +158,7 @@ def test_frequencies_follow_the_softmax(fields, filtered):
     logits, draws = random_logits(3, vocab=12), 20_000
     expected = filtered((logits / 0.8).softmax(0))
     expected /= expected.sum()
-    tokens = sequence(Sampling(temperature=0.8, seed=11, **fields), [logits] * draws)
+    tokens = sequence(SamplingParams(temperature=0.8, seed=11, **fields), [logits] * draws)
     seen = torch.bincount(torch.tensor(tokens), minlength=12) / draws
     bound = 5 * (expected * (1 - expected) / draws).sqrt()  # five standard deviations
     assert ((seen - expected).abs() <= bound).all()
@@ -168,7 +170,7 @@ def test_frequencies_follow_the_softmax(fields, filtered):
 def test_the_same_seed_gives_the_same_tokens_and_another_one_others():
     steps = [random_logits(seed) for seed in range(60)]
     first, again, other = (
-        sequence(Sampling(temperature=1, seed=seed), steps) for seed in (7, 7, -8)
+        sequence(SamplingParams(temperature=1, seed=seed), steps) for seed in (7, 7, -8)
     )
     assert first == again
     assert first != other
@@ -176,8 +178,8 @@ def test_the_same_seed_gives_the_same_tokens_and_another_one_others():
 
 def test_a_sequence_does_not_depend_on_what_runs_beside_it():
     steps = [random_logits(seed) for seed in range(40)]
-    alone = sequence(Sampling(temperature=1, seed=7), steps)
-    one, other = (Sampler(Sampling(temperature=1, seed=seed)) for seed in (7, 8))
+    alone = sequence(SamplingParams(temperature=1, seed=7), steps)
+    one, other = (Sampler(SamplingParams(temperature=1, seed=seed)) for seed in (7, 8))
     beside = []
     for logits in steps:
         torch.rand(3)
@@ -189,9 +191,9 @@ def test_a_sequence_does_not_depend_on_what_runs_beside_it():
 def test_without_a_seed_each_sequence_is_another():
     steps = [torch.zeros(1000)] * 20
     torch.manual_seed(0)
-    first = sequence(Sampling(temperature=1), steps)
+    first = sequence(SamplingParams(temperature=1), steps)
     torch.manual_seed(0)
-    assert sequence(Sampling(temperature=1), steps) != first
+    assert sequence(SamplingParams(temperature=1), steps) != first
 
 
 # Penalties
@@ -201,7 +203,7 @@ def test_without_a_seed_each_sequence_is_another():
 @pytest.mark.parametrize("seed", range(5))
 def test_the_repetition_penalty_is_that_of_transformers(seed, penalty):
     logits, prompt = random_logits(seed), [3, 5, 5, 11, 30]
-    sampler = Sampler(Sampling(repetition_penalty=penalty, temperature=0, logprobs=0), prompt)
+    sampler = Sampler(SamplingParams(repetition_penalty=penalty, temperature=0, logprobs=0), prompt)
     theirs = RepetitionPenaltyLogitsProcessor(penalty)
     tokens = list(prompt)
     for _ in range(10):
@@ -214,17 +216,17 @@ def test_the_repetition_penalty_is_that_of_transformers(seed, penalty):
 def test_presence_and_frequency_count_generated_tokens_only():
     logits = torch.tensor([3.0, 2.4, 1.0])
     # Token 0 falls by 0.5 each time: 3.0, 2.5, 2.0; token 1 overtakes, then falls too
-    assert sequence(Sampling(frequency_penalty=0.5), [logits] * 5, [0] * 9) == [0, 0, 1, 0, 1]
+    assert sequence(SamplingParams(frequency_penalty=0.5), [logits] * 5, [0] * 9) == [0, 0, 1, 0, 1]
     # Once only: 3.0 - 0.5 stays ahead for ever
-    assert sequence(Sampling(presence_penalty=0.5), [logits] * 5, [0] * 9) == [0] * 5
-    assert sequence(Sampling(presence_penalty=0.7), [logits] * 4, [0] * 9) == [0, 1, 0, 0]
+    assert sequence(SamplingParams(presence_penalty=0.5), [logits] * 5, [0] * 9) == [0] * 5
+    assert sequence(SamplingParams(presence_penalty=0.7), [logits] * 4, [0] * 9) == [0, 1, 0, 0]
     # A negative one repeats what came
     liked = [logits, logits + torch.tensor([0.0, 1.0, 0.0])]
-    assert sequence(Sampling(presence_penalty=-0.5), liked) == [0, 0]
+    assert sequence(SamplingParams(presence_penalty=-0.5), liked) == [0, 0]
 
 
 def test_penalties_are_taken_one_after_the_other():
-    sampling = Sampling(repetition_penalty=2.0, frequency_penalty=0.25, presence_penalty=0.5)
+    sampling = SamplingParams(repetition_penalty=2.0, frequency_penalty=0.25, presence_penalty=0.5)
     sampler = Sampler(sampling, [1, 2])
     logits = torch.tensor([8.0, 4.0, -4.0, 1.0])
     assert sampler.pick(logits).token == 0
@@ -234,7 +236,7 @@ def test_penalties_are_taken_one_after_the_other():
 
 
 def test_a_prompt_may_hold_ids_that_the_model_cannot_write():
-    sampler = Sampler(Sampling(repetition_penalty=2.0), [0, VOCAB, 10 * VOCAB])
+    sampler = Sampler(SamplingParams(repetition_penalty=2.0), [0, VOCAB, 10 * VOCAB])
     assert sampler.pick(levels(0.9, 0.05, 0.05).exp()).token == 0
 
 
@@ -246,7 +248,7 @@ def test_a_prompt_may_hold_ids_that_the_model_cannot_write():
 )
 def test_log_probabilities_are_those_of_the_model_itself(fields):
     logits = random_logits(5)
-    sampler = Sampler(Sampling(logprobs=4, seed=0, **fields), [int(logits.argmax())])
+    sampler = Sampler(SamplingParams(logprobs=4, seed=0, **fields), [int(logits.argmax())])
     expected = logits.log_softmax(0)
     for _ in range(3):
         picked = sampler.pick(logits)
@@ -258,11 +260,11 @@ def test_log_probabilities_are_those_of_the_model_itself(fields):
 
 def test_no_likeliest_tokens_are_reported_unless_asked_for():
     logits = random_logits(5)
-    assert Sampler(Sampling(logprobs=0)).pick(logits).top == ()
-    assert Sampler(Sampling(logprobs=0)).pick(logits).logprob == pytest.approx(
+    assert Sampler(SamplingParams(logprobs=0)).pick(logits).top == ()
+    assert Sampler(SamplingParams(logprobs=0)).pick(logits).logprob == pytest.approx(
         float(logits.log_softmax(0).max()), abs=1e-5
     )
-    assert len(Sampler(Sampling(logprobs=20)).pick(logits[:3]).top) == 3
+    assert len(Sampler(SamplingParams(logprobs=20)).pick(logits[:3]).top) == 3
 
 
 # What cannot be
@@ -276,7 +278,7 @@ def test_logits_that_are_no_numbers_are_refused(broken, fields):
     logits = random_logits(0)
     logits[17] = broken
     with pytest.raises(ModelError, match=r"not finite numbers.*run it in bfloat16 or float32"):
-        Sampler(Sampling(**fields)).pick(logits)
+        Sampler(SamplingParams(**fields)).pick(logits)
     assert greedy_batch(torch.stack([logits, random_logits(1)]))[0] is None
     assert greedy_batch(torch.stack([random_logits(1), logits]))[0] is not None
 
@@ -284,4 +286,4 @@ def test_logits_that_are_no_numbers_are_refused(broken, fields):
 def test_logits_that_are_all_masked_are_refused():
     for fields in ({}, {"temperature": 1}):
         with pytest.raises(ModelError, match="not finite"):
-            Sampler(Sampling(**fields)).pick(torch.full((9,), -math.inf))
+            Sampler(SamplingParams(**fields)).pick(torch.full((9,), -math.inf))

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from salient.runtime.text import StopStrings, TextStream
-from toy_tokenizers import TOKENIZERS
+from helpers.tokenizers import TOKENIZERS
+from salient.runtime.detokenizer import StopStrings, TextStream
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)

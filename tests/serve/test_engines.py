@@ -4,21 +4,21 @@ import socket
 
 import pytest
 
+from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import MissingExtra, RequestError, ResourceError
-from salient.serve import engines, sizes
-from salient.serve.embedded import Facts
+from salient.serve import capacity, engines
+from salient.serve.capacity import MOST, sequences
+from salient.serve.embedded import ServerInfo
 from salient.serve.engines import chosen_engine
-from salient.serve.request import ServeRequest
-from salient.serve.sizes import MOST, sequences
-from salient.serve.telling import command_told, embedded_told, is_loopback
+from salient.serve.messages import command_told, embedded_told, is_loopback
+from salient.serve.options import ServeOptions
 from salient.serve.vllm import engine as vllm
-from toy_rounded import rounded_toy
 
-FACTS = Facts("http://127.0.0.1:8000", "toy", 128, 4, ["cpu"], "fused blocks, C++")
+FACTS = ServerInfo("http://127.0.0.1:8000", "toy", 128, 4, ["cpu"], "fused blocks, C++")
 
 
 def chosen(**asked) -> str:
-    return chosen_engine(ServeRequest("x", **asked))
+    return chosen_engine(ServeOptions("x", **asked))
 
 
 @pytest.mark.parametrize(("there", "wanted"), [(None, "embedded"), (object(), "vllm")])
@@ -65,15 +65,15 @@ def test_sequences_are_as_many_as_memory_holds(tmp_path, monkeypatch):
     assert sequences([folder], 64, "cpu") == MOST
     weights = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     each = 2 * 2 * 2 * 16 * 64 * 2  # keys and values, blocks, heads, numbers, tokens, bytes
-    few = (weights + 3.5 * each) / sizes.SHARE
-    monkeypatch.setattr(sizes, "available_memory", lambda: int(few))
+    few = (weights + 3.5 * each) / capacity.SHARE
+    monkeypatch.setattr(capacity, "available_memory", lambda: int(few))
     found = sequences([folder], 64, "cpu")
     assert 1 <= found < MOST
     assert sequences([folder], 32, "cpu") in (2 * found, 2 * found + 1)
 
 
 def test_where_not_one_sequence_fits_the_memory_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(sizes, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(capacity, "available_memory", lambda: 10_000)
     with pytest.raises(ResourceError, match=r"one sequence of 64 tokens .* smaller --max-context"):
         sequences([rounded_toy(tmp_path)], 64, "cpu")
 
@@ -92,7 +92,7 @@ def test_the_command_of_vllm_hides_the_key():
     [("127.0.0.1", None, False), ("0.0.0.0", None, True), ("0.0.0.0", "key", False)],
 )
 def test_a_door_to_others_without_a_key_is_warned_of(host, key, warned):
-    lines, data = embedded_told(FACTS, ServeRequest("x", host=host, api_key=key))
+    lines, data = embedded_told(FACTS, ServeOptions("x", host=host, api_key=key))
     assert any("no key is asked for" in line for line in lines) == warned
     assert data["api_key"] == (key is not None)
 

@@ -7,10 +7,10 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from salient.serve.app import Settings
-from toy_engines import never_dense
-from toy_rounded import rounded_toy
-from toy_served import served, until
+from helpers.engines import never_dense
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.served_app import served, until
+from salient.serve.app import AppSettings
 
 TALK = [{"role": "user", "content": "hello"}]
 KEY = "secret"
@@ -27,7 +27,7 @@ def server(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         never_dense(patch)
         folder = rounded_toy(tmp_path_factory.mktemp("asked"))
-        settings = Settings("toy", api_key=KEY)
+        settings = AppSettings("toy", api_key=KEY)
         with served(folder, settings, most_waiting=2, context=256) as running:
             running.headers["Authorization"] = f"Bearer {KEY}"
             yield running

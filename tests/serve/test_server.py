@@ -9,13 +9,13 @@ import threading
 
 import pytest
 
+from helpers.engines import never_dense, opened
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.served_app import served, until
 from salient.core.errors import RequestError
-from salient.runtime.sampling import Sampling
-from salient.serve.app import Settings
-from salient.serve.listening import bind
-from toy_engines import never_dense, opened
-from toy_rounded import rounded_toy
-from toy_served import served, until
+from salient.runtime.sampling_params import SamplingParams
+from salient.serve.address import bind
+from salient.serve.app import AppSettings
 
 PROMPT = "one two three"
 GREEDY = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 def server(folder):
     with pytest.MonkeyPatch.context() as patch:
         never_dense(patch)
-        with served(folder, Settings("toy"), most_waiting=4, context=128) as running:
+        with served(folder, AppSettings("toy"), most_waiting=4, context=128) as running:
             yield running
 
 
@@ -57,7 +57,7 @@ def alone(folder, **sampling):
         never_dense(patch)
         engine = opened(folder, context=128).engine
     ids = engine.tokenizer(PROMPT).input_ids
-    (answer,) = engine.generate([ids], Sampling(8, ignore_eos=True, **sampling))
+    (answer,) = engine.generate([ids], SamplingParams(8, ignore_eos=True, **sampling))
     return answer
 
 
@@ -262,7 +262,7 @@ def test_a_path_that_there_is_not_and_a_wrong_method_are_told(server):
 
 def test_a_body_beyond_the_bound_is_refused_unread(folder, monkeypatch):
     never_dense(monkeypatch)
-    with served(folder, Settings("toy", largest_body=1000)) as small:
+    with served(folder, AppSettings("toy", largest_body=1000)) as small:
         reply = small.ask("/v1/completions", {**GREEDY, "prompt": "x" * 2000})
         assert reply.status == 413
         assert "more than 1000 bytes" in reply.error["message"]
@@ -276,7 +276,7 @@ def test_a_body_beyond_the_bound_is_refused_unread(folder, monkeypatch):
 
 def test_without_the_key_nothing_but_health_is_told(folder, monkeypatch):
     never_dense(monkeypatch)
-    with served(folder, Settings("toy", api_key="secret")) as guarded:
+    with served(folder, AppSettings("toy", api_key="secret")) as guarded:
         for path in ("/health", "/ready", "/metrics", "/version"):
             assert guarded.ask(path).status == 200
         for key in ("", "Bearer", "Bearer secre", "Bearer secrets", "Basic secret", "secret"):
@@ -302,7 +302,7 @@ def test_without_the_key_nothing_but_health_is_told(folder, monkeypatch):
 def test_a_local_server_answers_only_to_its_own_names(host, status, folder, monkeypatch):
     """Else any page could have its own name lead here, and read along."""
     never_dense(monkeypatch)
-    with served(folder, Settings("toy", only_local=True)) as local:
+    with served(folder, AppSettings("toy", only_local=True)) as local:
         reply = local.ask("/v1/models", Host=host)
         assert reply.status == status
         assert status == 200 or "answers to localhost alone" in reply.error["message"]
@@ -382,7 +382,7 @@ def test_the_counters_count(server):
 
 def test_an_engine_that_breaks_is_told_to_all_and_to_health(folder, monkeypatch):
     never_dense(monkeypatch)
-    with served(folder, Settings("toy"), context=128) as broken:
+    with served(folder, AppSettings("toy"), context=128) as broken:
 
         def fails(*_):
             raise RuntimeError("the model's secret path /models/x")

@@ -6,23 +6,23 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.faults import copied
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.toy_models import rewrite_json
+from helpers.vllm_process import stand_in
 from salient.core.errors import ModelError, RequestError
 from salient.plan.gpus import find_gpu
-from salient.serve.request import ServeRequest
+from salient.serve.options import ServeOptions
 from salient.serve.vllm.command import untracked, words_of
+from salient.serve.vllm.device import TargetDevice
 from salient.serve.vllm.engine import command_of
-from salient.serve.vllm.find import Vllm
-from salient.serve.vllm.fit import Fit
-from salient.serve.vllm.place import Place
-from salient.serve.vllm.survey import survey
-from toy import rewrite_json
-from toy_faults import copied
-from toy_rounded import rounded_toy
-from toy_vllm import stand_in
+from salient.serve.vllm.locate import VllmInstall
+from salient.serve.vllm.memory_fit import MemoryFit
+from salient.serve.vllm.target import survey
 
 GIB = 2**30
-FIT = Fit(context=64)
-VLLM = Vllm(("vllm", "serve"), "", "0.32.0")
+FIT = MemoryFit(context=64)
+VLLM = VllmInstall(("vllm", "serve"), "", "0.32.0")
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def on_gpu(checkpoint):
     """What is known on a machine with one RTX 4090."""
 
     def known(*vllm_args, gpu="RTX 4090", vllm=VLLM, **changes):
-        found = survey(ServeRequest(str(checkpoint), vllm_args=vllm_args, **changes), vllm)
-        return replace(found, place=Place(find_gpu(gpu), 1, 24 * GIB))
+        found = survey(ServeOptions(str(checkpoint), vllm_args=vllm_args, **changes), vllm)
+        return replace(found, place=TargetDevice(find_gpu(gpu), 1, 24 * GIB))
 
     return known
 
@@ -122,7 +122,7 @@ def test_a_second_model_is_refused(on_gpu, given):
     ],
 )
 def test_weights_are_tracked_where_vllm_knows_how(on_gpu, version, given, tracked):
-    found = on_gpu(*given, vllm=Vllm(("vllm", "serve"), "", version))
+    found = on_gpu(*given, vllm=VllmInstall(("vllm", "serve"), "", version))
     assert ("--model-loader-extra-config" in words(found)) is tracked
 
 
@@ -137,7 +137,7 @@ def test_the_kernel_that_takes_float16_alone_gets_it(on_gpu, checkpoint, tmp_pat
     """AWQ on a T4 before Marlin took it."""
     folder = copied(checkpoint, tmp_path / "bf16")
     rewrite_json(folder / "config.json", dtype="bfloat16", torch_dtype="bfloat16")
-    old = Vllm(("vllm", "serve"), "", "0.9.2")
+    old = VllmInstall(("vllm", "serve"), "", "0.9.2")
     found = replace(on_gpu(gpu="T4", vllm=old), folder=folder)
     assert found.dtype == "float16"
 
@@ -145,7 +145,7 @@ def test_the_kernel_that_takes_float16_alone_gets_it(on_gpu, checkpoint, tmp_pat
 def test_the_key_is_no_word_of_the_command(checkpoint, tmp_path, monkeypatch):
     stand_in(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    request = ServeRequest(str(checkpoint), api_key="s3cret", vllm_python=sys.executable)
+    request = ServeOptions(str(checkpoint), api_key="s3cret", vllm_python=sys.executable)
     command, variables = command_of(request)
     assert "s3cret" not in " ".join(command)
     assert variables["VLLM_API_KEY"] == "s3cret"
@@ -153,14 +153,14 @@ def test_the_key_is_no_word_of_the_command(checkpoint, tmp_path, monkeypatch):
 
 def test_without_vllm_the_line_is_that_of_its_command(checkpoint, monkeypatch):
     monkeypatch.setattr("salient.serve.vllm.engine.find_vllm", lambda _: None)
-    command, _ = command_of(ServeRequest(str(checkpoint)))
+    command, _ = command_of(ServeOptions(str(checkpoint)))
     assert command[:3] == ["vllm", "serve", str(checkpoint)]
 
 
 def test_on_a_processor_the_cache_has_a_size_and_the_type_is_bfloat16(checkpoint, monkeypatch):
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
-    found = survey(ServeRequest(str(checkpoint)), replace(VLLM, cpu=True))
-    command, variables = words_of(found, Fit(64, cache_gib=2))
+    found = survey(ServeOptions(str(checkpoint)), replace(VLLM, cpu=True))
+    command, variables = words_of(found, MemoryFit(64, cache_gib=2))
     assert variables == {"VLLM_CPU_KVCACHE_SPACE": "2"}
     assert "--gpu-memory-utilization" not in command
     assert command[command.index("--dtype") + 1] == "bfloat16"
@@ -177,11 +177,11 @@ def test_on_a_processor_the_cache_has_a_size_and_the_type_is_bfloat16(checkpoint
 )
 def test_numbers_that_cannot_be_are_refused(checkpoint, changes, words):
     with pytest.raises(RequestError, match=words):
-        command_of(ServeRequest(str(checkpoint), **changes))
+        command_of(ServeOptions(str(checkpoint), **changes))
 
 
 def test_a_model_that_is_no_folder_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"There is no folder .*config\.json and safetensors"):
-        command_of(ServeRequest(str(tmp_path / "none")))
+        command_of(ServeOptions(str(tmp_path / "none")))
     with pytest.raises(ModelError, match=r"has no config\.json"):
-        command_of(ServeRequest(str(tmp_path)))
+        command_of(ServeOptions(str(tmp_path)))

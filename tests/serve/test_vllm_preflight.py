@@ -7,17 +7,20 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.faults import copied
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.toy_models import rewrite_json
+from helpers.vllm_process import stand_in
 from salient.core.errors import CheckpointError, ModelError, RequestError, ResourceError
-from salient.diagnose.machine.record import Card, Environment
-from salient.plan.described import describe
+from salient.diagnose.host.environment import Environment, GpuInfo
 from salient.plan.gpus import find_gpu
-from salient.serve.request import ServeRequest
-from salient.serve.vllm import place as places
+from salient.serve.options import ServeOptions
+from salient.serve.vllm import device as places
 from salient.serve.vllm.command import words_of
+from salient.serve.vllm.device import TargetDevice, find_place, visible
 from salient.serve.vllm.engine import run_vllm
-from salient.serve.vllm.find import Vllm
-from salient.serve.vllm.fit import Fit, plan_fit
-from salient.serve.vllm.place import Place, find_place, visible
+from salient.serve.vllm.locate import VllmInstall
+from salient.serve.vllm.memory_fit import MemoryFit, plan_fit
 from salient.serve.vllm.preflight import (
     Address,
     address_of,
@@ -26,15 +29,12 @@ from salient.serve.vllm.preflight import (
     check_fit,
     check_settings,
 )
-from salient.serve.vllm.survey import survey
-from toy import rewrite_json
-from toy_faults import copied
-from toy_rounded import rounded_toy
-from toy_vllm import stand_in
+from salient.serve.vllm.target import survey
+from salient.shapes.resolve import describe
 
 GIB = 2**30
-VLLM = Vllm(("vllm", "serve"), "", "0.32.0")
-CARD = Card("NVIDIA GeForce RTX 4090", "nvidia", memory=24564, used=100, capability=89)
+VLLM = VllmInstall(("vllm", "serve"), "", "0.32.0")
+CARD = GpuInfo("NVIDIA GeForce RTX 4090", "nvidia", memory=24564, used=100, capability=89)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def toy(good, tmp_path):
 
 
 def known(folder, *vllm_args, vllm=VLLM, **changes):
-    return survey(ServeRequest(str(folder), vllm_args=vllm_args, **changes), vllm)
+    return survey(ServeOptions(str(folder), vllm_args=vllm_args, **changes), vllm)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def llama(good):
 
     def on(*vllm_args, gpu="RTX 4090", count=1, free=None, size=5.7, **changes):
         device = find_gpu(gpu)
-        place = Place(device, count, int((device.memory if free is None else free) * GIB))
+        place = TargetDevice(device, count, int((device.memory if free is None else free) * GIB))
         shape, _ = describe("meta-llama/Llama-3.1-8B")
         found = known(good, *vllm_args)
         request = replace(found.request, **changes)
@@ -90,7 +90,7 @@ def test_a_checkpoint_that_computes_wrong_numbers_is_refused_before_vllm_starts(
         r"(?s)would not load, or would compute wrong numbers; vLLM was not started.*ERROR: .*do:"
     )
     with pytest.raises(CheckpointError, match=words):
-        run_vllm(ServeRequest(str(toy), port=1024, vllm_python=sys.executable), print)
+        run_vllm(ServeOptions(str(toy), port=1024, vllm_python=sys.executable), print)
     assert not told.exists()
 
 
@@ -102,7 +102,7 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 
 def test_a_slow_kernel_that_is_foreseen_is_told(good):
     old = replace(VLLM, version="0.9.2")
-    found = replace(known(good, vllm=old), place=Place(find_gpu("T4"), 1, 16 * GIB))
+    found = replace(known(good, vllm=old), place=TargetDevice(find_gpu("T4"), 1, 16 * GIB))
     assert "vLLM will take awq_gemm, a slow kernel" in heard(check_checkpoint, found)
 
 
@@ -124,13 +124,13 @@ def test_the_address_is_the_one_of_the_users_words(good):
 
 def test_settings_that_hurt_are_told_and_stop_nothing(good):
     found = known(good, "--enforce-eagr", "--trust-remote-code", host="0.0.0.0")
-    command, variables = words_of(found, Fit(64))
+    command, variables = words_of(found, MemoryFit(64))
     said = heard(check_settings, found, command, variables)
     assert "has no argument enforce_eagr; it has enforce_eager" in said
     assert "runs Python that comes with the model" in said
     assert "there is no API key" in said
     found = known(good, host="0.0.0.0", api_key="k")
-    assert heard(check_settings, found, *words_of(found, Fit(64))) == ""
+    assert heard(check_settings, found, *words_of(found, MemoryFit(64))) == ""
 
 
 def test_what_fits_is_served_whole_and_said(llama):
@@ -187,7 +187,7 @@ def test_what_the_users_words_make_possible_is_not_refused(llama, given, changes
 
 def on_processor(found, free, size=0.2):
     cpu = replace(find_gpu("EPYC 9654"), memory=64)
-    return replace(found, place=Place(cpu, 0, int(free * GIB)), size=int(size * GIB))
+    return replace(found, place=TargetDevice(cpu, 0, int(free * GIB)), size=int(size * GIB))
 
 
 def test_on_a_processor_the_cache_takes_what_is_asked_for_and_no_more(llama, monkeypatch):
@@ -226,7 +226,7 @@ def test_float32_activations_take_a_cache_twice_as_large(llama):
 
 def test_on_an_unknown_device_nothing_is_planned_and_that_is_said(llama):
     fit = plan_fit(replace(llama(max_context=99), place=None))
-    assert fit == Fit(99, said=("Memory was not planned: the GPU is not known here.",))
+    assert fit == MemoryFit(99, said=("Memory was not planned: the GPU is not known here.",))
 
 
 @pytest.mark.parametrize(

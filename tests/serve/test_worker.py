@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from helpers.engines import never_dense, opened
+from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import ResourceError
-from salient.runtime.sampling import Sampling
+from salient.runtime.sampling_params import SamplingParams
 from salient.serve.worker import Worker
-from toy_engines import never_dense, opened
-from toy_rounded import rounded_toy
 
-LONG = Sampling(max_new_tokens=40, ignore_eos=True)
+LONG = SamplingParams(max_new_tokens=40, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")

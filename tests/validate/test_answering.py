@@ -8,19 +8,26 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.engines import never_dense, opened
+from helpers.toy_models import byte_tokenizer
 from salient.core.errors import CalibrationError, MissingExtra
-from salient.evals.tasks import Example, TaskSet, read_tasks
-from salient.models.whole import load_dequantized
+from salient.models.dequantized import load_dequantized
 from salient.runtime.engine import Engine
-from salient.runtime.sampling import Sampling
-from salient.validate.answering import Question, answer, first_line, outcome, question, write
-from salient.validate.examinee import SLOTS, Examinee, slots_that_fit
-from salient.validate.harness import find_tasks, read
-from salient.validate.harness_model import EngineModel
-from salient.validate.pair import open_pair
-from salient.validate.store import Store
-from toy import byte_tokenizer
-from toy_engines import never_dense, opened
+from salient.runtime.sampling_params import SamplingParams
+from salient.validate.cache import ValidationCache
+from salient.validate.model_pair import open_pair
+from salient.validate.tasks.answering import (
+    TaskQuestion,
+    answer,
+    first_line,
+    outcome,
+    question,
+    write,
+)
+from salient.validate.tasks.examinee import SLOTS, Examinee, slots_that_fit
+from salient.validate.tasks.lm_eval_model import EngineModel
+from salient.validate.tasks.lm_eval_tasks import find_tasks, read
+from salient.validate.tasks.task_sets import Example, TaskSet, read_tasks
 
 NEW = 12  # tokens of a written answer
 
@@ -47,7 +54,7 @@ EXAMPLES = [
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No dense products; and garbage waits, whose collection takes longer than the toys do."""
     never_dense(monkeypatch)
-    monkeypatch.setattr("salient.runtime.open.give_back_memory", lambda: None)
+    monkeypatch.setattr("salient.runtime.load_engine.give_back_memory", lambda: None)
 
 
 @cache
@@ -55,7 +62,7 @@ def engine_of(folder: Path) -> Engine:
     return opened(folder, slots=4, context=128).engine
 
 
-def asked(*examples: Example) -> list[Question]:
+def asked(*examples: Example) -> list[TaskQuestion]:
     return [question(example, byte_tokenizer()) for example in examples]
 
 
@@ -95,7 +102,7 @@ def test_a_written_answer_is_the_models_first_line_that_is_not_blank(toy):
     for number in range(5):
         prompt = f"Line {number}:"
         ids = tokenizer(prompt).input_ids
-        said = engine.generate([ids], Sampling(NEW))[0].text
+        said = engine.generate([ids], SamplingParams(NEW))[0].text
         (found,) = answer(engine, asked(written(prompt)), NEW).answers
         assert found == first_line(said)
     assert first_line("\n \n 52 \nQuestion: 3") == first_line(" 52") == "52"
@@ -106,9 +113,9 @@ def test_writing_stops_where_it_is_done(toy):
     """What is read so far decides; the others go on."""
     engine, tokenizer = engine_of(toy), byte_tokenizer()
     prompts = [tokenizer(text).input_ids for text in ("One", "Two", "Three")]
-    whole = write(engine, prompts, Sampling(NEW, ignore_eos=True), lambda _: False)
+    whole = write(engine, prompts, SamplingParams(NEW, ignore_eos=True), lambda _: False)
     assert [len(each.tokens) for each in whole] == [NEW] * 3
-    cut = write(engine, prompts, Sampling(NEW, ignore_eos=True), lambda text: len(text) >= 3)
+    cut = write(engine, prompts, SamplingParams(NEW, ignore_eos=True), lambda text: len(text) >= 3)
     assert not engine.busy
     for short, long in zip(cut, whole, strict=True):
         assert short.tokens == long.tokens[: len(short.tokens)]
@@ -124,10 +131,10 @@ def test_an_outcome_is_the_choice_itself_or_scored_by_its_match():
 
 def test_words_without_tokens_are_an_error_that_names_the_example(monkeypatch):
     tokenizer = byte_tokenizer()
-    monkeypatch.setattr("salient.runtime.continuations.encode", lambda *_: [])
+    monkeypatch.setattr("salient.runtime.loglikelihood.encode", lambda *_: [])
     with pytest.raises(CalibrationError, match=r"toy:One: 'two' has no tokens|toy:One: ' two'"):
         question(choice("One", "two", "three"), tokenizer)
-    monkeypatch.setattr("salient.validate.answering.encode", lambda *_: [])
+    monkeypatch.setattr("salient.validate.tasks.answering.encode", lambda *_: [])
     with pytest.raises(CalibrationError, match=r"toy:One: the prompt has no tokens"):
         question(written("One"), tokenizer)
 
@@ -145,7 +152,9 @@ def test_bundled_prompts_need_what_their_tokens_say(name):
 
 @pytest.fixture
 def examinee(toy, tmp_path) -> Examinee:
-    return Examinee(open_pair(str(toy), str(toy), "cpu").reference, Store(tmp_path), "cpu", 96)
+    return Examinee(
+        open_pair(str(toy), str(toy), "cpu").reference, ValidationCache(tmp_path), "cpu", 96
+    )
 
 
 def test_a_model_whose_answers_are_kept_is_not_opened(examinee, tmp_path):
@@ -154,7 +163,7 @@ def test_a_model_whose_answers_are_kept_is_not_opened(examinee, tmp_path):
     first = examinee.part("toy", {"n": 1}, ask)
     assert examinee.throughput.kept == 0
     assert examinee.throughput.tokens_a_second > 0
-    again = Examinee(examinee.side, Store(tmp_path), "cpu", 96)
+    again = Examinee(examinee.side, ValidationCache(tmp_path), "cpu", 96)
     assert again.part("toy", {"n": 1}, ask) == first
     assert again._opened is None
     assert again.throughput.kept == again.throughput.parts == 1
@@ -166,7 +175,7 @@ def test_fewer_sequences_run_at_once_where_memory_is_short(examinee, monkeypatch
     assert slots_that_fit(examinee.side, "cpu", 96) == SLOTS
     weights = examinee.side.source.bytes_on_disk * 1.1
     slot = 4 * 2 * 2 * 16 * 10_000  # two blocks, two heads of 16 channels
-    name = "salient.validate.examinee.available_memory"
+    name = "salient.validate.tasks.examinee.available_memory"
     monkeypatch.setattr(name, lambda: int(weights + 2 * 3.5 * slot))
     assert slots_that_fit(examinee.side, "cpu", 10_000) == 3
     monkeypatch.setattr(name, lambda: 0)

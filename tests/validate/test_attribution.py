@@ -7,27 +7,27 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.checkpoints import each_format
+from helpers.faults import copied, edit
+from helpers.rtn_checkpoints import rounded, rounded_toy
+from helpers.runs import run
+from helpers.toy_models import rewrite_json, toy_folder
 from salient import api
 from salient.core.errors import CalibrationError
+from salient.core.metrics import compare_logits
 from salient.core.progress import silent
 from salient.core.quant import quantize
 from salient.core.scheme import Scheme
-from salient.evals.likelihood import compare_logits
 from salient.models.proof import fold, weight_of
-from salient.validate.attribution import AttributionRequest, measure_attribution
-from salient.validate.damage import divergences, halved_errors, measure_damage
-from salient.validate.mixing import Mixer
-from salient.validate.pair import Pair, open_pair
+from salient.validate.attribution.block_damage import divergences, halved_errors, measure_damage
+from salient.validate.attribution.measure import AttributionRequest, measure_attribution
+from salient.validate.attribution.mixing import Mixer
+from salient.validate.attribution.suggestions import worst_kinds
+from salient.validate.attribution.unscale import find_scales
+from salient.validate.cache import ValidationCache
+from salient.validate.likelihood.streaming import text_tokens
+from salient.validate.model_pair import ModelPair, open_pair
 from salient.validate.stage import Stage
-from salient.validate.store import Store
-from salient.validate.streaming import text_tokens
-from salient.validate.suggestions import worst_kinds
-from salient.validate.unscaling import find_scales
-from toy import rewrite_json, toy_folder
-from toy_checkpoints import each_format
-from toy_faults import copied, edit
-from toy_rounded import rounded, rounded_toy
-from toy_runs import run
 
 WINDOWS, LENGTH = 2, 64
 BLOCKS = [f"model.layers.{index}" for index in range(4)]
@@ -53,18 +53,18 @@ def scaled(model, text) -> Path:
     return out
 
 
-def opened(checkpoint: Path, model: Path) -> Pair:
+def opened(checkpoint: Path, model: Path) -> ModelPair:
     return open_pair(str(checkpoint), str(model), "cpu")
 
 
 def attribute(checkpoint: Path, model: Path, text: Path, store: Path, **changes) -> Stage:
     request = AttributionRequest((str(text),), **{"windows": WINDOWS, "length": LENGTH, **changes})
     return measure_attribution(
-        opened(checkpoint, model), request, Store(store, resume=True), silent
+        opened(checkpoint, model), request, ValidationCache(store, resume=True), silent
     )
 
 
-def windows_of(pair: Pair, text: Path) -> torch.Tensor:
+def windows_of(pair: ModelPair, text: Path) -> torch.Tensor:
     ids = text_tokens(pair, str(text), WINDOWS, LENGTH, ("--windows", "--window-length"))
     return ids.reshape(WINDOWS, LENGTH)
 
@@ -281,7 +281,7 @@ def test_an_embedding_or_head_of_its_own_is_said(model, plain, text, tmp_path):
 def test_fewer_windows_are_taken_where_memory_is_short_and_none_where_it_is_out(
     model, plain, text, tmp_path, monkeypatch
 ):
-    where = "salient.validate.attribution.available_memory"
+    where = "salient.validate.attribution.measure.available_memory"
     one = (4 + 7 + 4) * LENGTH * 64 * 4  # variants, tokens, channels
     monkeypatch.setattr(where, lambda: 4 * one)
     data = attribute(plain, model, text, tmp_path).data
@@ -297,7 +297,7 @@ def test_what_was_measured_is_not_measured_again(model, plain, text, tmp_path):
     request = AttributionRequest((str(text),), WINDOWS, LENGTH)
     stages, taken = [], []
     for _ in range(2):
-        store = Store(tmp_path, resume=True)
+        store = ValidationCache(tmp_path, resume=True)
         stages.append(measure_attribution(opened(plain, model), request, store, silent))
         taken.append(store.taken)
     assert taken == [0, 2]  # no third part: the checkpoint does not say what it was calibrated on
@@ -308,7 +308,10 @@ def test_progress_goes_over_all_passes_in_one(model, scaled, text, tmp_path):
     steps = []
     request = AttributionRequest((str(text),), WINDOWS, LENGTH)
     measure_attribution(
-        opened(scaled, model), request, Store(tmp_path), lambda *step: steps.append(step[:2])
+        opened(scaled, model),
+        request,
+        ValidationCache(tmp_path),
+        lambda *step: steps.append(step[:2]),
     )
     assert steps == [(done, 12) for done in range(12)]
 

@@ -8,28 +8,30 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.engines import never_dense, opened
+from helpers.rtn_checkpoints import rounded
+from helpers.toy_models import toy_folder
 from salient import api
 from salient.core.errors import CalibrationError, ResourceError
+from salient.core.metrics import LogitsComparison
 from salient.core.progress import silent
-from salient.evals.haystack import make_probes
-from salient.evals.likelihood import Comparison
-from salient.evals.positions import TokenFigures, compare_tokens
-from salient.validate import context, long_windows, pair, streaming
-from salient.validate.context import (
+from salient.validate import model_pair
+from salient.validate.cache import ValidationCache
+from salient.validate.context import long_windows, measure
+from salient.validate.context.haystack import make_probes
+from salient.validate.context.measure import (
     LENGTHS,
     ContextRequest,
     check_context,
     default_lengths,
     measure_context,
 )
-from salient.validate.pair import Pair, open_pair
-from salient.validate.retrieval import Found, ask, find_facts, texts_of
+from salient.validate.context.retrieval import RetrievalResult, ask, find_facts, texts_of
+from salient.validate.likelihood import streaming
+from salient.validate.likelihood.streaming import logits_in_slices, text_tokens, through_both
+from salient.validate.metrics.positions import TokenFigures, compare_tokens
+from salient.validate.model_pair import ModelPair, open_pair
 from salient.validate.stage import Stage
-from salient.validate.store import Store
-from salient.validate.streaming import logits_in_slices, text_tokens, through_both
-from toy import toy_folder
-from toy_engines import never_dense, opened
-from toy_rounded import rounded
 
 FEW = (64, 128, 256)
 BARE = (64, 128)  # too short for a fact and a question of the toy's letters: no engine is opened
@@ -53,7 +55,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def both(folder) -> Pair:
+def both(folder) -> ModelPair:
     return open_pair(str(folder / "rounded"), str(folder / "model"), "cpu")
 
 
@@ -68,13 +70,16 @@ def no_dense_products():
 def shared(folder, text, tmp_path_factory) -> Stage:
     """Windows of FEW tokens, two of the longest, and hidden facts; do not change it."""
     both = open_pair(str(folder / "rounded"), str(folder / "model"), "cpu")
-    store, request = Store(tmp_path_factory.mktemp("shared")), ContextRequest(FEW, str(text), 2)
+    store, request = (
+        ValidationCache(tmp_path_factory.mktemp("shared")),
+        ContextRequest(FEW, str(text), 2),
+    )
     return measure_context(both, request, store, lambda *told: TOLD.append(told))
 
 
-def measured(both: Pair, text: Path, store: Path, resume: bool = False, **asked: Any) -> Stage:  # noqa: FBT001, FBT002
+def measured(both: ModelPair, text: Path, store: Path, resume: bool = False, **asked: Any) -> Stage:  # noqa: FBT001, FBT002
     request = ContextRequest(text=str(text), **{"lengths": FEW, "windows": 2, **asked})
-    return measure_context(both, request, Store(store, resume), silent)
+    return measure_context(both, request, ValidationCache(store, resume), silent)
 
 
 @cache
@@ -94,9 +99,11 @@ def direct(folder: Path, ids: torch.Tensor, start: int, length: int) -> TokenFig
     return compare_tokens(*logits, ids[start + 1 : start + length + 1])
 
 
-def expected(folder: Path, both: Pair, text: Path, length: int, starts: list[int]) -> Comparison:
+def expected(
+    folder: Path, both: ModelPair, text: Path, length: int, starts: list[int]
+) -> LogitsComparison:
     ids = text_tokens(both, str(text), None, 64, ("", ""))
-    return Comparison.of([direct(folder, ids, start, length).sums() for start in starts])
+    return LogitsComparison.of([direct(folder, ids, start, length).sums() for start in starts])
 
 
 def same(row: dict[str, Any], figures: dict[str, Any]) -> None:
@@ -183,7 +190,7 @@ def test_an_interrupted_run_goes_on_with_the_lengths_that_are_done(both, text, t
     first = measured(both, text, tmp_path)
     kept = list(tmp_path.glob("*.json"))
     next(path for path in kept if path.name.startswith("context-64-")).unlink()
-    store = Store(tmp_path, resume=True)
+    store = ValidationCache(tmp_path, resume=True)
     request = ContextRequest(FEW, str(text), windows=2)
     again = measure_context(both, request, store, silent)
     assert again.data == first.data
@@ -194,7 +201,7 @@ def test_the_references_answers_serve_other_checkpoints(folder, text, tmp_path):
     other = rounded(folder / "model", tmp_path / "other", "w4-g32-sym", "compressed-tensors")
     taken = []
     for made in (folder / "rounded", other):
-        store = Store(tmp_path / "store")
+        store = ValidationCache(tmp_path / "store")
         find_facts(open_pair(str(made), str(folder / "model"), "cpu"), (256,), 0, store, silent)
         taken.append(store.taken)
     assert taken == [0, 4]  # of each text, the reference's answers
@@ -234,7 +241,7 @@ def test_retention_counts_the_references_right_answers():
     probes = make_probes(lambda t: [ord(c) for c in t], [97], [], (2048, 4096), 0)
     reference = [True] * 10 + [False] * 10
     quantized = [True] * 8 + [False] * 9 + [True] * 3
-    found = Found(probes, reference, quantized, {})
+    found = RetrievalResult(probes, reference, quantized, {})
     assert found.totals == (10, 11)
     kept = found.retention()
     assert kept.middle == pytest.approx(1.1)
@@ -242,7 +249,7 @@ def test_retention_counts_the_references_right_answers():
     rows = found.rows()
     assert [(r["length"], r["count"]) for r in rows] == [(2048, 1)] * 10 + [(4096, 1)] * 10
     assert sum(r["quantized"] for r in rows if r["length"] == 2048) == 8
-    assert Found(probes, [False] * 20, quantized, {}).retention() is None
+    assert RetrievalResult(probes, [False] * 20, quantized, {}).retention() is None
 
 
 def test_short_texts_are_asked_more_often_than_long_ones():
@@ -253,7 +260,7 @@ def test_short_texts_are_asked_more_often_than_long_ones():
 def test_without_memory_to_generate_the_windows_are_still_measured(
     both, text, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pair, "available_memory", lambda: 1000)
+    monkeypatch.setattr(model_pair, "available_memory", lambda: 1000)
     found = measured(both, text, tmp_path, lengths=(256,), windows=1)
     assert found.data["lengths"][0]["kl"] > 0
     assert "GiB are free" in found.data["retrieval"]["error"]
@@ -313,11 +320,11 @@ def test_attention_that_holds_all_scores_is_bounded(tmp_path, text, monkeypatch)
     both = open_pair(str(rounded(model, tmp_path / "rounded")), str(model), "cpu")
     needed = {n: long_windows.needed_memory(both, n) for n in BARE}
     assert needed[128] == 4 * needed[64] > 128 * 128 * 4 * 4
-    monkeypatch.setattr(context, "free_memory", lambda device: 3 * needed[64])
+    monkeypatch.setattr(measure, "free_memory", lambda device: 3 * needed[64])
     found = measured(both, text, tmp_path / "store", lengths=BARE)
     assert [row["length"] for row in found.data["lengths"]] == [64]
     assert any("128 tokens left out: attention takes" in note for note in found.data["notes"])
-    monkeypatch.setattr(context, "free_memory", lambda device: needed[64])
+    monkeypatch.setattr(measure, "free_memory", lambda device: needed[64])
     with pytest.raises(ResourceError, match=r"64 tokens left out: attention takes .* are free"):
         measured(both, text, tmp_path / "store", lengths=BARE)
 

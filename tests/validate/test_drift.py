@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from salient.core.headers import read_json
+from helpers.faults import copied
+from helpers.runs import run
+from helpers.toy_models import rewrite_json
+from salient.core.model_files import read_json
 from salient.core.progress import silent
-from salient.validate.attribution import AttributionRequest, measure_attribution
-from salient.validate.drift import (
+from salient.validate.attribution.drift import (
     FAR_WORDS,
     figures,
     find_calibration,
@@ -20,12 +22,10 @@ from salient.validate.drift import (
     measure_drift,
     words,
 )
-from salient.validate.pair import Pair, open_pair
-from salient.validate.store import Store
-from salient.validate.streaming import text_tokens
-from toy import rewrite_json
-from toy_faults import copied
-from toy_runs import run
+from salient.validate.attribution.measure import AttributionRequest, measure_attribution
+from salient.validate.cache import ValidationCache
+from salient.validate.likelihood.streaming import text_tokens
+from salient.validate.model_pair import ModelPair, open_pair
 
 WINDOWS, LENGTH = 3, 64
 
@@ -46,11 +46,11 @@ def digits(tmp_path) -> Path:
     return path
 
 
-def opened(checkpoint: Path, model: Path) -> Pair:
+def opened(checkpoint: Path, model: Path) -> ModelPair:
     return open_pair(str(checkpoint), str(model), "cpu")
 
 
-def windows_of(pair: Pair, text: Path) -> torch.Tensor:
+def windows_of(pair: ModelPair, text: Path) -> torch.Tensor:
     return text_tokens(pair, str(text), WINDOWS, LENGTH, ("", "")).reshape(-1, LENGTH)
 
 
@@ -108,7 +108,7 @@ def test_halves_take_turns_over_all_of_the_calibration():
 
 def test_drift_says_to_calibrate_with_text_like_yours(made, toy, text, digits, tmp_path):
     request = AttributionRequest((str(digits), str(text)), WINDOWS, LENGTH)
-    stage = measure_attribution(opened(made, toy), request, Store(tmp_path), silent)
+    stage = measure_attribution(opened(made, toy), request, ValidationCache(tmp_path), silent)
     drift = stage.data["drift"]
     assert drift["calibration"] == str(text)
     assert [(row["text"], row["words"] == FAR_WORDS) for row in drift["texts"]] == [
@@ -156,6 +156,6 @@ def test_a_checkpoint_without_evidence_says_so_in_the_stage(made, toy, text, tmp
             (out / "salient.json").write_text(content)
         assert find_calibration(opened(out, toy)).name is None
     request = AttributionRequest((str(text),), 1, LENGTH)
-    stage = measure_attribution(opened(out, toy), request, Store(tmp_path), silent)
+    stage = measure_attribution(opened(out, toy), request, ValidationCache(tmp_path), silent)
     assert stage.data["drift"]["texts"] == []
     assert "is not known: the checkpoint has no salient.json" in stage.lines[-1]

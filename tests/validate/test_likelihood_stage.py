@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.toy_models import byte_tokenizer, toy_folder
 from salient import api
 from salient.core.errors import CalibrationError, CheckpointError
+from salient.core.metrics import LogitsComparison, compare_logits
 from salient.core.progress import silent
-from salient.evals.likelihood import Comparison, compare_logits
-from salient.evals.windows import PROTOCOLS, Protocol
-from salient.validate.likelihood import LikelihoodRequest, measure_likelihood
-from salient.validate.pair import open_pair
-from salient.validate.store import Store
-from toy import byte_tokenizer, toy_folder
+from salient.validate.cache import ValidationCache
+from salient.validate.likelihood.measure import LikelihoodRequest, measure_likelihood
+from salient.validate.likelihood.windows import PROTOCOLS, Protocol
+from salient.validate.model_pair import open_pair
 
 WINDOWS, LENGTH = 3, 96
 
@@ -46,9 +46,12 @@ def ids_of(path: Path) -> torch.Tensor:
     return torch.tensor(stream[: WINDOWS * LENGTH]).reshape(WINDOWS, LENGTH)
 
 
-def direct(reference: Path, checkpoint: Path, ids: torch.Tensor) -> Comparison:
+def direct(reference: Path, checkpoint: Path, ids: torch.Tensor) -> LogitsComparison:
     """Both models whole, in float32, window by window."""
-    models, found = [api.load(str(folder))[0] for folder in (reference, checkpoint)], Comparison()
+    models, found = (
+        [api.load(str(folder))[0] for folder in (reference, checkpoint)],
+        LogitsComparison(),
+    )
     for window in ids:
         with torch.no_grad():
             logits = [model(window[None], use_cache=False).logits[0] for model in models]
@@ -87,7 +90,7 @@ def test_a_stride_counts_the_same_tokens_with_more_before_them(made, toy, text):
     apart = evaluate(made, toy, text).data["likelihood"]
     sliding = evaluate(made, toy, text, stride=LENGTH // 2).data["likelihood"]
     assert (apart["stride"], sliding["stride"]) == (LENGTH, LENGTH // 2)
-    ids, found = ids_of(text).flatten(), Comparison()
+    ids, found = ids_of(text).flatten(), LogitsComparison()
     models = [api.load(str(folder))[0] for folder in (toy, made)]
     for number, window in enumerate(ids.unfold(0, LENGTH, LENGTH // 2)):
         first = 0 if number == 0 else LENGTH - LENGTH // 2 - 1
@@ -111,8 +114,8 @@ def test_enough_windows_have_intervals_and_too_few_say_so(made, toy, text):
 
 def test_batches_of_windows_change_no_figure(made, toy, text, other, monkeypatch):
     together = evaluate(made, toy, text, other).data["likelihood"]["texts"]
-    monkeypatch.setattr("salient.validate.streaming.BATCH_TOKENS", 1)
-    monkeypatch.setattr("salient.validate.likelihood.KEPT_BYTES", 2 * 4 * 64 * LENGTH * 4)
+    monkeypatch.setattr("salient.validate.likelihood.streaming.BATCH_TOKENS", 1)
+    monkeypatch.setattr("salient.validate.likelihood.measure.KEPT_BYTES", 2 * 4 * 64 * LENGTH * 4)
     apart = evaluate(made, toy, text, other).data["likelihood"]["texts"]
     for name, figures in together.items():
         same(apart[name], figures)
@@ -206,7 +209,7 @@ def test_the_figures_are_those_of_whole_distributions(made, toy, text):
 def test_of_several_texts_the_worst_is_judged(made, toy, text, other):
     pair = open_pair(str(made), str(toy), "cpu")
     request = LikelihoodRequest((str(text), str(other)), WINDOWS, LENGTH)
-    stage = measure_likelihood(pair, request, Store(), silent)
+    stage = measure_likelihood(pair, request, ValidationCache(), silent)
     figures = stage.data["texts"].values()
     judged = {m.what: m.value for m in stage.measurements}
     assert judged["kl"] == max(f["kl"] for f in figures)

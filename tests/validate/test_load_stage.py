@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from helpers.engines import never_dense, opened
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.toy_server import Manner, toy_server
 from salient.core.errors import RequestError
 from salient.core.progress import silent
-from salient.evals.gate import judge
 from salient.evals.load.latencies import Failure, LoadResult, Spread, Totals
 from salient.evals.load.plans import LoadPlan, Step, Target
 from salient.evals.load.served import served_model
-from salient.evals.policy import read_policy
-from salient.validate.embedded import run_embedded
-from salient.validate.load import LoadRequest, check_load, measure_load, measurements
-from salient.validate.pair import open_pair
-from salient.validate.store import Store
-from toy_engines import never_dense, opened
-from toy_rounded import rounded_toy
-from toy_server import Manner, toy_server
+from salient.validate.cache import ValidationCache
+from salient.validate.load.embedded_target import run_embedded
+from salient.validate.load.measure import LoadRequest, check_load, measure_load, measurements
+from salient.validate.model_pair import open_pair
+from salient.validate.policy.policy import read_policy
+from salient.validate.policy.verdict import judge
 
 SMALL = LoadPlan(
     steps=(Step(1), Step(3)), requests=4, warmups=1, prompt_tokens=24, output_tokens=6, text="a b c"
@@ -115,7 +115,7 @@ def test_the_embedded_engine_has_no_rate(folder):
 
 
 def test_the_stage_tells_the_embedded_engines_figures(pair):
-    stage = measure_load(pair, LoadRequest(plan=SMALL), Store(), silent)
+    stage = measure_load(pair, LoadRequest(plan=SMALL), ValidationCache(), silent)
     assert stage.data["target"] == "embedded"
     assert [step["completed"] for step in stage.data["steps"]] == [4, 4]
     assert {m.what: m.value for m in stage.measurements}["error_rate"] == 0.0
@@ -171,10 +171,10 @@ def test_a_server_that_answers_nothing_never_passes(steps):
     ids=["dies", "refuses", "hangs"],
 )
 def test_a_server_that_fails_on_the_way_fails_the_rule(manner, kind, pair, monkeypatch):
-    monkeypatch.setattr("salient.validate.load.TIMEOUT", 0.2)
+    monkeypatch.setattr("salient.validate.load.measure.TIMEOUT", 0.2)
     with toy_server(manner) as server:
         request = LoadRequest(server.url, "toy", SMALL, "salient")
-        stage = measure_load(pair, request, Store(), silent)
+        stage = measure_load(pair, request, ValidationCache(), silent)
     assert {m.what: m.value for m in stage.measurements}["error_rate"] == 1.0
     verdict = judge(read_policy("lenient"), stage.measurements, ["load"])
     assert verdict.word == "fail"
@@ -184,7 +184,7 @@ def test_a_server_that_fails_on_the_way_fails_the_rule(manner, kind, pair, monke
 def test_a_server_that_streams_is_timed(pair):
     with toy_server(Manner(gap=0.001)) as server:
         request = LoadRequest(server.url, "toy", SMALL, "salient")
-        stage = measure_load(pair, request, Store(), silent)
+        stage = measure_load(pair, request, ValidationCache(), silent)
         assert {body["model"] for body in server.seen.bodies} == {"toy"}
     assert stage.data["target"] == server.url
     assert judge(read_policy("lenient"), stage.measurements, ["load"]).word == "pass"

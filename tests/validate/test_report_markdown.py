@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 from test_report_page import EVIL, NOTHING, SECTIONS, WILD, walked
-from toy_html import Node, tree
-from toy_report import toy_data
 
+from helpers.html_tree import Node, tree
+from helpers.report_data import toy_data
 from salient.validate.report import markdown
 from salient.validate.report.figures import MISSING
 from salient.validate.report.markdown import MOST_BYTES, escaped

@@ -10,9 +10,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from toy_html import Node, tree
-from toy_report import toy_data, toy_rule
 
+from helpers.html_tree import Node, tree
+from helpers.report_data import toy_data, toy_rule
 from salient.core.errors import RequestError
 from salient.validate.report import check_folder, html, write_report
 from salient.validate.report.charts.axis import fitting, linear, placed, tight

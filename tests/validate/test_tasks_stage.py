@@ -11,25 +11,25 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.engines import never_dense, opened
+from helpers.rtn_checkpoints import rounded_toy
+from helpers.toy_models import byte_tokenizer
 from salient.core.errors import CalibrationError, MissingExtra, RequestError
 from salient.core.progress import silent
-from salient.evals import scoring
-from salient.evals.flips import Comparison, Flip, Tally
-from salient.evals.gate import judge
-from salient.evals.policy import THRESHOLDS, read_policy
-from salient.evals.statistics import mcnemar, ratio
-from salient.evals.tasks import read_tasks
-from salient.validate import examinee as examinees
-from salient.validate import tasks as stage
-from salient.validate.answering import answer, outcome, question
-from salient.validate.pair import Pair, open_pair
+from salient.validate.cache import ValidationCache
+from salient.validate.metrics.intervals import mcnemar, ratio
+from salient.validate.model_pair import ModelPair, open_pair
+from salient.validate.policy.policy import THRESHOLDS, read_policy
+from salient.validate.policy.verdict import judge
 from salient.validate.stage import Stage
-from salient.validate.store import Store
-from salient.validate.tallies import measured, stage_of
-from salient.validate.tasks import TasksRequest, check_tasks, measure_tasks
-from toy import byte_tokenizer
-from toy_engines import never_dense, opened
-from toy_rounded import rounded_toy
+from salient.validate.tasks import examinee as examinees
+from salient.validate.tasks import measure as stage
+from salient.validate.tasks import scoring
+from salient.validate.tasks.answering import answer, outcome, question
+from salient.validate.tasks.comparison import AnswerFlip, Tally, TaskComparison
+from salient.validate.tasks.measure import TasksRequest, check_tasks, measure_tasks
+from salient.validate.tasks.tallies import measured, stage_of
+from salient.validate.tasks.task_sets import read_tasks
 
 WORDS = ("cat", "dog", "mat", "sun", "sky", "sea", "hat", "jam")
 SEEN, COUNTED = 24, 4
@@ -48,12 +48,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No dense products; and garbage waits, whose collection takes longer than the toys do."""
     never_dense(monkeypatch)
-    for module in ("salient.validate.examinee", "salient.runtime.open"):
+    for module in ("salient.validate.tasks.examinee", "salient.runtime.load_engine"):
         monkeypatch.setattr(f"{module}.give_back_memory", lambda: None)
 
 
 @pytest.fixture
-def pair(folder: Path) -> Pair:
+def pair(folder: Path) -> ModelPair:
     return open_pair(str(folder / "rounded"), str(folder / "model"), "cpu")
 
 
@@ -86,8 +86,8 @@ def request_(tmp_path: Path) -> TasksRequest:
     return TasksRequest((task_file(tmp_path, lines()),), max_new_tokens=NEW)
 
 
-def measure(pair: Pair, request: TasksRequest, folder: Path, **how: Any) -> Stage:
-    return measure_tasks(pair, request, Store(folder / "store", **how), silent)
+def measure(pair: ModelPair, request: TasksRequest, folder: Path, **how: Any) -> Stage:
+    return measure_tasks(pair, request, ValidationCache(folder / "store", **how), silent)
 
 
 def rights(model: Path, request: TasksRequest) -> list[bool]:
@@ -145,7 +145,7 @@ def test_a_run_that_was_stopped_goes_on(pair, request_, tmp_path, monkeypatch):
             raise Stopped
 
     with pytest.raises(Stopped):
-        measure_tasks(pair, request_, Store(tmp_path / "store"), stop)
+        measure_tasks(pair, request_, ValidationCache(tmp_path / "store"), stop)
     rest = measure(pair, request_, tmp_path, resume=True)
     spent = rest.data["throughput"]
     assert (spent["reference"]["kept"], spent["reference"]["parts"]) == (3, 3)
@@ -178,7 +178,7 @@ def test_the_references_answers_serve_another_checkpoint(
 
 def test_one_model_is_in_memory_at_a_time(pair, request_, tmp_path, monkeypatch):
     open_now = []
-    load, close = examinees.Side.open_engine, examinees.Examinee.close
+    load, close = examinees.PairMember.open_engine, examinees.Examinee.close
 
     def opening(side, options):
         assert not open_now
@@ -190,7 +190,7 @@ def test_one_model_is_in_memory_at_a_time(pair, request_, tmp_path, monkeypatch)
         assert examinee._opened is None
         open_now.clear()
 
-    monkeypatch.setattr(examinees.Side, "open_engine", opening)
+    monkeypatch.setattr(examinees.PairMember, "open_engine", opening)
     monkeypatch.setattr(examinees.Examinee, "close", closing)
     measure(pair, request_, tmp_path)
 
@@ -198,7 +198,7 @@ def test_one_model_is_in_memory_at_a_time(pair, request_, tmp_path, monkeypatch)
 def test_a_model_that_has_no_room_is_told_in_place_of_figures(
     pair, request_, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("salient.validate.pair.available_memory", lambda: 1000)
+    monkeypatch.setattr("salient.validate.model_pair.available_memory", lambda: 1000)
     found = measure(pair, request_, tmp_path)
     assert "Measure it on a larger machine" in found.data["error"]
     assert [m.kind for m in found.measurements] == ["all", "seeing", "counting"]
@@ -263,7 +263,7 @@ def test_what_cannot_be_asked_is_refused_before_a_model_is_opened(
 ):
     if error is MissingExtra:
         monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.setattr(examinees.Side, "open_engine", None)
+    monkeypatch.setattr(examinees.PairMember, "open_engine", None)
     rows = [{"prompt": "One", "expected": "two", **row}]
     request = TasksRequest((task_file(tmp_path, rows),), max_new_tokens=NEW)
     with pytest.raises(error, match=words):
@@ -317,7 +317,7 @@ def test_nothing_to_keep_is_no_retention():
 )
 def test_notes_say_what_tells_nothing(right, count, words):
     one = tally(right_reference=right, right_quantized=right, count=count, guessed=count / 4)
-    comparison = Comparison(replace(one, kind="all"), (one,), ())
+    comparison = TaskComparison(replace(one, kind="all"), (one,), ())
     notes = [n for n in stage_of(["toy"], comparison, {}).data["notes"] if n.startswith("toy:")]
     assert len(notes) == (words is not None)
     assert all(words in note for note in notes)
@@ -325,9 +325,9 @@ def test_notes_say_what_tells_nothing(right, count, words):
 
 def test_a_models_words_move_no_cursor():
     example = read_tasks("knowledge").examples[0]
-    flip = Flip(example, "lost", "\x1b[2Jyes\n" + "y" * 999, "[bold]no")
+    flip = AnswerFlip(example, "lost", "\x1b[2Jyes\n" + "y" * 999, "[bold]no")
     one = tally(right_reference=1, count=1)
-    said = "\n".join(stage_of([], Comparison(one, (), (flip,)), {}).lines)
+    said = "\n".join(stage_of([], TaskComparison(one, (), (flip,)), {}).lines)
     assert "\x1b" not in said
     assert "[bold]no" in said
     assert len(max(said.splitlines(), key=len)) < 400

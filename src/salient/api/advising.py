@@ -33,11 +33,11 @@ def plan(
 
     Raises ModelError for the model, RequestError for what cannot be asked.
     """
-    from salient.plan.planner import Request, make_plan
-    from salient.plan.telling import tell
+    from salient.plan.planner import make_plan
+    from salient.plan.report import to_report
 
     made = make_plan(
-        Request(
+        PlanOptions(
             model,
             gpu,
             vram,
@@ -51,12 +51,12 @@ def plan(
             engine_version,
         )
     )
-    report = tell(made)
+    report = to_report(made)
     if adr:
         from datetime import date
         from pathlib import Path
 
-        from salient.plan.record import write_record
+        from salient.plan.adr import write_record
 
         write_record(made, Path(adr), date.today())
         report.lines.append(f"Decision record: {adr}")
@@ -83,10 +83,10 @@ def doctor(
 
     Raises ModelError, CheckpointError or RequestError for what cannot be read at all.
     """
-    from salient.diagnose.doctor import Request, diagnose
-    from salient.diagnose.telling import tell, tell_as_found
+    from salient.diagnose.doctor import DoctorOptions, diagnose
+    from salient.diagnose.report import tell_as_found, to_report
 
-    request = Request(target, log, config, gpu, tp, engine_version, env)
+    request = DoctorOptions(target, log, config, gpu, tp, engine_version, env)
     if follow:
         return tell_as_found(request, heard)
-    return tell(diagnose(request, progress))
+    return to_report(diagnose(request, progress))

@@ -30,10 +30,10 @@ def quantize(
 
     Raises SalientError with what was found, what fits and what to do next.
     """
-    from salient.awq.job import Request
-    from salient.awq.quantizer import quantize_model
+    from salient.awq.job import QuantizeOptions
+    from salient.awq.quantize import quantize_model
 
-    request = Request(
+    request = QuantizeOptions(
         model,
         output,
         scheme,
@@ -58,11 +58,11 @@ def inspect(model: str, *, runtime: bool = False, progress: Progress = silent) -
     absorbers, readers and proof errors, and what stays at 16 bits.
     """
     if runtime:
-        from salient.runtime.audit import inspect_runtime
-        from salient.runtime.open import Options
+        from salient.runtime.inspect_runtime import inspect_runtime
+        from salient.runtime.load_engine import EngineOptions
 
-        return inspect_runtime(model, Options())
-    from salient.models.inspection import inspect_checkpoint
+        return inspect_runtime(model, EngineOptions())
+    from salient.models.inspect import inspect_checkpoint
 
     return inspect_checkpoint(model, progress)
 
@@ -72,6 +72,6 @@ def load(checkpoint: str, *, dtype: str = "auto", device: str = "cpu") -> tuple[
 
     Exact in float32, which is `dtype` 'auto'.
     """
-    from salient.models.whole import load_dequantized
+    from salient.models.dequantized import load_dequantized
 
     return load_dequantized(checkpoint, dtype, device)

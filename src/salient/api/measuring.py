@@ -30,11 +30,11 @@ def evaluate(
 
     Raises SalientError for what cannot be measured.
     """
-    from salient.validate.asking import asked_alone
-    from salient.validate.validator import Request, run
+    from salient.validate.request import asked_alone
+    from salient.validate.validate import ValidateOptions, run
 
     asked = asked_alone(text, tasks, contexts, attribute, windows, window_length, stride, protocol)
-    return run(Request(checkpoint, reference, asked, None, device, report), progress)
+    return run(ValidateOptions(checkpoint, reference, asked, None, device, report), progress)
 
 
 def validate(
@@ -68,8 +68,8 @@ def validate(
 
     Raises SalientError for what cannot be asked; what fails on the way is an undecided rule.
     """
-    from salient.validate.asking import asked_for
-    from salient.validate.validator import Request, run
+    from salient.validate.request import asked_for
+    from salient.validate.validate import ValidateOptions, run
 
     asked = asked_for(
         text,
@@ -82,7 +82,7 @@ def validate(
         stride,
         protocol,
     )
-    request = Request(checkpoint, reference, asked, policy, device, report, resume)
+    request = ValidateOptions(checkpoint, reference, asked, policy, device, report, resume)
     return run(request, progress)
 
 

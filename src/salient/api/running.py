@@ -19,9 +19,9 @@ def load_engine(checkpoint: str, **options: Any) -> Any:
     `options` are the fields of runtime.open.Options: device, dtype, kv_dtype, fuse, compile,
     kernel, context, slots.
     """
-    from salient.runtime.open import Options, load
+    from salient.runtime.load_engine import EngineOptions, load
 
-    return load(checkpoint, Options(**options))
+    return load(checkpoint, EngineOptions(**options))
 
 
 def generate(
@@ -53,10 +53,10 @@ def generate(
     Raises RequestError for what cannot be asked, ModelError and CheckpointError for bad files.
     """
     from salient.runtime.generate import generate_texts
-    from salient.runtime.open import Options
-    from salient.runtime.sampling import Sampling
+    from salient.runtime.load_engine import EngineOptions
+    from salient.runtime.sampling_params import SamplingParams
 
-    sampling = Sampling(
+    sampling = SamplingParams(
         max_new_tokens,
         temperature,
         top_p,
@@ -67,7 +67,7 @@ def generate(
         stop=tuple(stop),
     )
     slots = min(max(len(prompt), 1), MOST_TOGETHER)
-    options = Options(device, dtype, kv_dtype, fuse, compile, kernel, context, slots)
+    options = EngineOptions(device, dtype, kv_dtype, fuse, compile, kernel, context, slots)
     return generate_texts(checkpoint, prompt, sampling, options, chat=chat, heard=heard)
 
 
@@ -92,10 +92,10 @@ def chat(
 
     What is None is as the model's makers sample it.
     """
-    from salient.runtime.conversation import Conversation, default_sampling
-    from salient.runtime.open import Options, load
+    from salient.runtime.chat import Conversation, default_sampling
+    from salient.runtime.load_engine import EngineOptions, load
 
-    options = Options(device, dtype, kv_dtype, kernel=kernel, context=context, slots=1)
+    options = EngineOptions(device, dtype, kv_dtype, kernel=kernel, context=context, slots=1)
     opened = load(checkpoint, options)
     sampling = default_sampling(
         opened,
@@ -128,13 +128,13 @@ def bench(
     """
     from pathlib import Path
 
-    from salient.runtime.bench import Plan, bench_checkpoint, sizes_of
-    from salient.runtime.plot import check_plot, plot_bench
+    from salient.runtime.bench.bench import BenchPlan, bench_checkpoint, sizes_of
+    from salient.runtime.bench.plot import check_plot, plot_bench
 
     if plot:
         check_plot(Path(plot))
     names = tuple(kernels.split(","))
-    plan = Plan(checkpoint, reference, sizes_of(batch), prompt, new_tokens, names, device)
+    plan = BenchPlan(checkpoint, reference, sizes_of(batch), prompt, new_tokens, names, device)
     report = bench_checkpoint(plan, progress)
     if plot:
         plot_bench(report.data, Path(plot))

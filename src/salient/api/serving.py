@@ -43,10 +43,10 @@ def serve(
 
     Raises SalientError for whatever keeps the server from starting.
     """
-    from salient.serve.request import ServeRequest
+    from salient.serve.options import ServeOptions
     from salient.serve.server import run_server
 
-    request = ServeRequest(
+    request = ServeOptions(
         checkpoint,
         engine,
         host,

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from salient.core.quant import Grid, QuantizedWeight, quantize
 from salient.models.proof import ScaleGroup
 
-from .feedback import with_feedback
+from .activation_stats import ActStats
+from .error_feedback import with_feedback
 from .folding import Fold, absorbed
-from .results import BlockResult, GroupResult, Heldout, LayerResult, Target, plain_group
+from .results import BlockResult, GroupResult, HeldoutInput, LayerResult, OutputTarget, plain_group
 from .search import IDENTITY, best_grid, best_scale, gram_blocks, sample_weights
-from .stats import ActStats
 
 Parameters = Callable[[str], Tensor]  # a parameter's name within the block -> as the source has it
 Codes = dict[str, QuantizedWeight]
@@ -34,8 +34,8 @@ def quantize_block(
     parameter: Parameters,
     groups: list[ScaleGroup],
     stats_of: Callable[[str], ActStats],
-    heldout: dict[str, Heldout],
-    target: Target,
+    heldout: dict[str, HeldoutInput],
+    target: OutputTarget,
 ) -> BlockResult:
     """Quantize the linears of `block` that `target` names.
 
@@ -63,9 +63,9 @@ class _Draft:
 
     block: nn.Module
     parameter: Parameters
-    target: Target
+    target: OutputTarget
     stats_of: Callable[[str], ActStats]
-    heldout: dict[str, Heldout]
+    heldout: dict[str, HeldoutInput]
     codes: Codes = field(default_factory=dict)
     plain: Codes = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
@@ -197,7 +197,7 @@ class _Draft:
 
 
 def _errors(
-    heldout: Heldout, originals: dict[str, Tensor], codes: Codes, columns: Tensor | float
+    heldout: HeldoutInput, originals: dict[str, Tensor], codes: Codes, columns: Tensor | float
 ) -> Errors:
     """The output error of `codes`, whose columns were multiplied by `columns`, by linear."""
     return {

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from salient.core.corpus import Document
 from salient.core.errors import CalibrationError, ModelError
-from salient.core.texts import Document
 
 HELDOUT_SHARE = 16  # one sample in sixteen, at least one, is held out to judge with
 MOST_HELDOUT = 4  # samples: more would cost time and change no verdict

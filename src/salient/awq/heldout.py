@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from salient.evals.likelihood import Comparison, compare_logits
-from salient.models.call import Call, run_block
+from salient.core.metrics import LogitsComparison, compare_logits
+from salient.models.block_call import BlockCall, run_block
 from salient.models.skeleton import Skeleton
 
 from .results import BlockResult, effective_state, plain_result
@@ -22,8 +22,8 @@ JUDGED = 256  # tokens of the first sample that judge a block
 class HeldoutCalls:
     """How one block is called for all held-out samples, and for the first one's first tokens."""
 
-    every: Call
-    first: Call
+    every: BlockCall
+    first: BlockCall
 
 
 class HeldoutStreams:
@@ -61,9 +61,9 @@ class HeldoutStreams:
                 self.plain = self.run(index, block, self.plain)
         return errors
 
-    def measure(self) -> dict[str, Comparison]:
+    def measure(self) -> dict[str, LogitsComparison]:
         """KL, top-1 and perplexity of 'plain' rounding and of 'awq', after the last block."""
-        found = {"plain": Comparison(), "awq": Comparison()}
+        found = {"plain": LogitsComparison(), "awq": LogitsComparison()}
         for row, ids in enumerate(self._ids.split(1)):
             logits = {
                 kind: self._skeleton.logits(ids, hidden[row : row + 1])[0]

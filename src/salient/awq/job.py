@@ -11,26 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from salient import __version__
+from salient.core.corpus import read_texts
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
-from salient.core.headers import read_json
-from salient.core.texts import read_texts
+from salient.core.model_files import read_json
 from salient.formats import find_format
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
-from salient.models.adapter import Adapted, open_adapter
+from salient.models.lora import AdaptedCheckpoint, open_adapter
+from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
-from salient.models.source import model_folder
 
 from .calibration import TokenBatch, check_vocabulary, load_tokenizer, split_heldout, tokenize
-from .choices import Layers, choose_layers, compute_dtype, pick_device, written_dtype
 from .journal import Journal
-from .memory import Estimate, estimate_memory
-from .pieces import Pieces
-from .pipeline import Progress, Run
-from .results import Target
+from .layer_selection import (
+    LayerSelection,
+    choose_layers,
+    compute_dtype,
+    pick_device,
+    written_dtype,
+)
+from .memory_estimate import MemoryEstimate, estimate_memory
+from .partial_shards import PartialCheckpoint
+from .pipeline import Progress, QuantizeRun
+from .results import OutputTarget
 
 
 @dataclass(frozen=True)
-class Request:
+class QuantizeOptions:
     """What the user asks for; the words of the command line."""
 
     model: str
@@ -47,7 +53,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Job:
+class QuantizeJob:
     """A request that has passed every check.
 
     header: what the run is, for the journal and for salient.json
@@ -56,11 +62,11 @@ class Job:
     source: Checkpoint
     skeleton: Skeleton
     batch: TokenBatch
-    layers: Layers
-    target: Target
+    layers: LayerSelection
+    target: OutputTarget
     format: str
     output: Path
-    estimate: Estimate
+    estimate: MemoryEstimate
     header: dict[str, Any]
 
     @property
@@ -68,16 +74,18 @@ class Job:
         """Where the unfinished run lives."""
         return self.output.with_name(self.output.name + ".partial")
 
-    def run(self, *, fresh: bool, progress: Progress) -> Run:
+    def run(self, *, fresh: bool, progress: Progress) -> QuantizeRun:
         """Open or continue the journal. Raises ResumeMismatch if it is another run's."""
         samples, heldout = split_heldout(self.batch.ids)
         journal = Journal(self.partial, self.header, fresh=fresh)
         scheme, dtype = self.target.scheme, self.target.dtype
-        pieces = Pieces(self.partial, self.source, self.skeleton, self.format, scheme, dtype)
-        return Run(self.skeleton, samples, heldout, self.target, pieces, journal, progress)
+        pieces = PartialCheckpoint(
+            self.partial, self.source, self.skeleton, self.format, scheme, dtype
+        )
+        return QuantizeRun(self.skeleton, samples, heldout, self.target, pieces, journal, progress)
 
 
-def prepare(request: Request) -> Job:
+def prepare(request: QuantizeOptions) -> QuantizeJob:
     """Check `request`, reading nothing large. Raises SalientError."""
     find_format(request.format)
     source, digest = _open_source(request)
@@ -101,12 +109,12 @@ def prepare(request: Request) -> Job:
         "computed_in": f"{str(skeleton.dtype).removeprefix('torch.')} on {device.type}",
     }
     name = Path(request.model).name or source.folder.name
-    return Job(
+    return QuantizeJob(
         source=source,
         skeleton=skeleton,
         batch=batch,
         layers=layers,
-        target=Target(layers.scheme, dtype, layers.quantized),
+        target=OutputTarget(layers.scheme, dtype, layers.quantized),
         format=request.format,
         output=Path(request.output or f"{name}-{request.format}-{layers.scheme}"),
         estimate=estimate_memory(skeleton, *split_heldout(batch.ids)),
@@ -114,7 +122,7 @@ def prepare(request: Request) -> Job:
     )
 
 
-def _open_source(request: Request) -> tuple[Checkpoint, str | None]:
+def _open_source(request: QuantizeOptions) -> tuple[Checkpoint, str | None]:
     """The 16-bit model, seen through the adapter if one is asked for, and the adapter's digest."""
     source = open_checkpoint(model_folder(request.model))
     if source.format is not None:
@@ -125,10 +133,10 @@ def _open_source(request: Request) -> tuple[Checkpoint, str | None]:
     if request.adapter is None:
         return source, None
     adapter = open_adapter(Path(request.adapter))
-    return Adapted.over(source, adapter), adapter.digest
+    return AdaptedCheckpoint.over(source, adapter), adapter.digest
 
 
-def _tokens(request: Request, folder: Path, skeleton: Skeleton) -> TokenBatch:
+def _tokens(request: QuantizeOptions, folder: Path, skeleton: Skeleton) -> TokenBatch:
     longest = skeleton.longest_context
     if longest and request.sequence_length > longest:
         raise CalibrationError(
@@ -165,7 +173,7 @@ def fingerprint(source: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def finished(job: Job, *, fresh: bool) -> dict[str, Any] | None:
+def finished(job: QuantizeJob, *, fresh: bool) -> dict[str, Any] | None:
     """The evidence of a finished checkpoint under the output's name if it is this run's, else None.
 
     Raises CheckpointError if something else is there, unless `fresh` is to replace it.

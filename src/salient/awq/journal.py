@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from salient.core.errors import CheckpointError, ResumeMismatch
-from salient.formats.writer import full_disk_said, write_text
+from salient.formats.writer import disk_full_errors, write_text
 
 NAME = "journal.jsonl"
 
@@ -22,7 +22,7 @@ class Journal:
 
     def __init__(self, folder: Path, header: dict[str, Any], *, fresh: bool):
         self.folder = folder
-        with full_disk_said(folder):
+        with disk_full_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder)
         try:
@@ -57,7 +57,7 @@ class Journal:
 
     def finish_block(self, entry: dict[str, Any]) -> None:
         """Write the line that says a block is done. Its files must be on disk."""
-        with full_disk_said(self.folder):
+        with disk_full_errors(self.folder):
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())

@@ -16,20 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from salient.core.metrics import LogitsComparison
 from salient.core.quant import quantize
-from salient.evals.likelihood import Comparison
-from salient.models.call import Call, run_block
-from salient.models.prober import Prober
+from salient.models.block_call import BlockCall, run_block
+from salient.models.prober import GroupProver
 from salient.models.skeleton import Skeleton
 
+from .activation_stats import InputRecorder
 from .block import Parameters, quantize_block
-from .evidence import block_entry
-from .gathering import Statistics
+from .block_stats import BlockStatistics
 from .heldout import HeldoutStreams, give_weights
 from .journal import Journal
-from .pieces import Pieces
-from .results import BlockResult, Heldout, Target, plain_result
-from .stats import Recorder
+from .partial_shards import PartialCheckpoint
+from .results import BlockResult, HeldoutInput, OutputTarget, plain_result
+from .salient_json import block_entry
 
 BATCH_TOKENS = 2048  # tokens that go through a block at once
 HIDDEN_DTYPE = torch.bfloat16  # hidden states between blocks: half of float32, with its range
@@ -39,7 +39,7 @@ Progress = Callable[[int, str, str], None]
 
 
 @dataclass(frozen=True)
-class Run:
+class QuantizeRun:
     """Everything a run is made of.
 
     samples, heldout: int64 [samples, tokens]
@@ -49,16 +49,16 @@ class Run:
     skeleton: Skeleton
     samples: Tensor
     heldout: Tensor
-    target: Target
-    pieces: Pieces
+    target: OutputTarget
+    pieces: PartialCheckpoint
     journal: Journal
     progress: Progress
 
-    def local_target(self, index: int) -> Target:
+    def local_target(self, index: int) -> OutputTarget:
         """The target with the names that linears have within block `index`."""
         prefix = f"{self.skeleton.blocks[index]}."
         names = [n.removeprefix(prefix) for n in self.target.quantized if n.startswith(prefix)]
-        return Target(self.target.scheme, self.target.dtype, frozenset(names))
+        return OutputTarget(self.target.scheme, self.target.dtype, frozenset(names))
 
 
 class CalibrationStream:
@@ -66,7 +66,7 @@ class CalibrationStream:
 
     def __init__(self, skeleton: Skeleton, ids: Tensor):
         self._hidden: list[Tensor] = []
-        self._calls: list[list[Call]] = []
+        self._calls: list[list[BlockCall]] = []
         self._made: dict[int, Tensor] = {}
         for batch in ids.split(max(1, BATCH_TOKENS // ids.shape[1])):
             hidden, calls = skeleton.calls(batch)
@@ -74,7 +74,7 @@ class CalibrationStream:
             self._calls.append(calls)
 
     def advance(
-        self, index: int, through: Callable[[Tensor, Call], Tensor], *, again: bool = False
+        self, index: int, through: Callable[[Tensor, BlockCall], Tensor], *, again: bool = False
     ) -> None:
         """Move every batch over block `index` by `through`(hidden, call).
 
@@ -92,14 +92,14 @@ class CalibrationStream:
             self._made = {}
 
 
-def quantize_blocks(run: Run) -> dict[str, Comparison]:
+def quantize_blocks(run: QuantizeRun) -> dict[str, LogitsComparison]:
     """Quantize every block that the journal lacks.
 
     Returns the held-out measures of 'plain' rounding and of 'awq'.
     """
     calibration = CalibrationStream(run.skeleton, run.samples)
     streams = HeldoutStreams(run.skeleton, run.heldout)
-    prober = Prober(run.skeleton, run.heldout)
+    prober = GroupProver(run.skeleton, run.heldout)
     run.skeleton.forget_outer()
     for index, name in enumerate(run.skeleton.blocks):
         if index < len(run.journal.done):
@@ -115,7 +115,11 @@ def quantize_blocks(run: Run) -> dict[str, Comparison]:
 
 
 def _quantize_one(
-    run: Run, index: int, calibration: CalibrationStream, streams: HeldoutStreams, prober: Prober
+    run: QuantizeRun,
+    index: int,
+    calibration: CalibrationStream,
+    streams: HeldoutStreams,
+    prober: GroupProver,
 ) -> dict[str, Any]:
     """One block from its weights to its piece on disk; returns its journal line."""
     name, target = run.skeleton.blocks[index], run.local_target(index)
@@ -126,7 +130,7 @@ def _quantize_one(
         del block  # rather read twice than hold both
         block = run.skeleton.block(index)
     wanted = [g for g in groups if g.called and target.quantized.intersection(g.readers)]
-    stats = Statistics(
+    stats = BlockStatistics(
         name,
         block,
         wanted,
@@ -156,19 +160,19 @@ def _quantize_one(
 
 def _heldout(
     index: int, block: nn.Module, firsts: list[str], streams: HeldoutStreams
-) -> tuple[dict[str, Heldout], Tensor]:
+) -> tuple[dict[str, HeldoutInput], Tensor]:
     """Run the held-out tokens through the block: its inputs by their first readers, its output."""
-    with Recorder(block, firsts) as recorder:
+    with InputRecorder(block, firsts) as recorder:
         expected = streams.run(index, block, streams.reference)
     heldout = {}
     for name in firsts:
         weight = block.get_parameter(f"{name}.weight")
         none = weight.new_empty(0, weight.shape[1])  # no held-out token may reach an expert
-        heldout[name] = Heldout(recorder.inputs.get(name, none))
+        heldout[name] = HeldoutInput(recorder.inputs.get(name, none))
     return heldout, expected
 
 
-def _parameters(run: Run, index: int, block: nn.Module) -> Parameters:
+def _parameters(run: QuantizeRun, index: int, block: nn.Module) -> Parameters:
     """Reads a parameter of the block in float32, exactly as the source has it."""
     prefix, skeleton = run.skeleton.blocks[index], run.skeleton
 
@@ -182,7 +186,11 @@ def _parameters(run: Run, index: int, block: nn.Module) -> Parameters:
 
 
 def _pass_through(
-    run: Run, index: int, calibration: CalibrationStream, streams: HeldoutStreams, prober: Prober
+    run: QuantizeRun,
+    index: int,
+    calibration: CalibrationStream,
+    streams: HeldoutStreams,
+    prober: GroupProver,
 ) -> None:
     """Move all streams over a finished block."""
     prober.meet(index, streams.reference)

@@ -14,7 +14,7 @@ from .search import IDENTITY
 JUDGE_TOKENS = 256  # held-out tokens, evenly spread, that tell which version of a group wins
 
 
-class Heldout:
+class HeldoutInput:
     """A shared input on tokens that the search does not see.
 
     x: float32 [tokens, in], a part of them, evenly spread
@@ -76,7 +76,7 @@ class BlockResult:
 
 
 @dataclass(frozen=True)
-class Target:
+class OutputTarget:
     """How to write: the scheme, the 16-bit type of all else, and which linears become codes."""
 
     scheme: Scheme

@@ -6,7 +6,7 @@ import typer
 
 from salient import api
 
-from .terminal import Json, show, told
+from .console import Json, cli_session, show
 
 
 def plan(
@@ -40,7 +40,7 @@ def plan(
     json: Json = False,
 ) -> None:
     """Say what fits, which kernel runs, how fast, and what to take. Exit 1: nothing will do."""
-    with told(json=json):
+    with cli_session(json=json):
         report = api.plan(
             model,
             gpu=gpu,
@@ -80,7 +80,7 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Find why a checkpoint, a log or a setting is slow or wrong. Exit 1: something is."""
-    with told(json=json) as progress:
+    with cli_session(json=json) as progress:
         report = api.doctor(
             target,
             log=log,

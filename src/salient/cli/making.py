@@ -6,7 +6,7 @@ import typer
 
 from salient import api
 
-from .terminal import Device, Json, show, told
+from .console import Device, Json, cli_session, show
 
 
 def quantize(
@@ -51,7 +51,9 @@ def quantize(
     json: Json = False,
 ) -> None:
     """Quantize a model to 4 bits. An interrupted run goes on with the same command."""
-    with told(json=json, resumes="The same command goes on where this run stopped.") as progress:
+    with cli_session(
+        json=json, resumes="The same command goes on where this run stopped."
+    ) as progress:
         report = api.quantize(
             model,
             output,
@@ -82,6 +84,6 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Show a checkpoint's format, layers and evidence, or how a 16-bit model will be scaled."""
-    with told(json=json) as progress:
+    with cli_session(json=json) as progress:
         report = api.inspect(model, runtime=runtime, progress=progress)
     show(report, json=json)

@@ -6,7 +6,7 @@ import typer
 
 from salient import api
 
-from .terminal import Device, Json, show, told
+from .console import Device, Json, cli_session, show
 
 Checkpoint = Annotated[str, typer.Argument(help="A quantized checkpoint.")]
 Reference = Annotated[
@@ -60,7 +60,7 @@ def evaluate(
 
     --tasks, --contexts and --attribute measure those parts instead, or with --text besides.
     """
-    with told(json=json) as progress:
+    with cli_session(json=json) as progress:
         made = api.evaluate(
             checkpoint,
             reference=reference,
@@ -111,7 +111,9 @@ def validate(
 
     Exit code 0: passed, 1: a rule does not hold, 2: it could not be measured.
     """
-    with told(json=json, resumes="With --resume the same command goes on from here.") as progress:
+    with cli_session(
+        json=json, resumes="With --resume the same command goes on from here."
+    ) as progress:
         made = api.validate(
             checkpoint,
             reference=reference,
@@ -158,7 +160,7 @@ def load_test(
     json: Json = False,
 ) -> None:
     """Time an OpenAI-compatible server. A key is read from OPENAI_API_KEY. Exit 1: some failed."""
-    with told(json=json) as progress:
+    with cli_session(json=json) as progress:
         report = api.load_test(
             url,
             model=model,

@@ -10,7 +10,7 @@ from salient import api
 from salient.api.running import unheard
 
 from .chat import talk
-from .terminal import Device, Json, show, told
+from .console import Device, Json, cli_session, show
 
 Checkpoint = Annotated[
     str, typer.Argument(help="A checkpoint, 4-bit or 16-bit: folder, Hub id, 'smollm2-135m'.")
@@ -69,7 +69,7 @@ def generate(
     """Go on from a prompt, or several together; greedy unless told otherwise."""
     texts = [sys.stdin.read() if text == "-" else text for text in prompt]
     alone = len(texts) == 1 and not json
-    with told(json=json):
+    with cli_session(json=json):
         report = api.generate(
             checkpoint,
             prompt=texts,
@@ -125,7 +125,7 @@ def chat(
     context: Context = None,
 ) -> None:
     """Talk with a checkpoint. Ctrl-C stops an answer, not the chat; /help tells more."""
-    with told(json=False):
+    with cli_session(json=False):
         conversation = api.chat(
             checkpoint,
             system=system,
@@ -159,7 +159,7 @@ def bench(
     json: Json = False,
 ) -> None:
     """Time kernels at several batch sizes: checked first, then latency, throughput, memory."""
-    with told(json=json) as progress:
+    with cli_session(json=json) as progress:
         report = api.bench(
             checkpoint,
             reference=reference,

@@ -6,7 +6,7 @@ import typer
 
 from salient import api
 
-from .terminal import Device, Json, told
+from .console import Device, Json, cli_session
 
 
 def serve(
@@ -66,7 +66,7 @@ def serve(
     json: Json = False,
 ) -> None:
     """Serve a checkpoint to OpenAI's clients, with a page to look into it at /."""
-    with told(json=json) as progress:
+    with cli_session(json=json) as progress:
         code = api.serve(
             checkpoint,
             vllm_args or (),

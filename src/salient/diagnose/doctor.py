@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from salient.core.errors import ModelError, RequestError
-from salient.core.findings import Finding, ranked
-from salient.core.headers import read_json
+from salient.core.model_files import read_json
 from salient.core.progress import Progress
 from salient.plan.gpus import Gpu, find_gpu
-from salient.plan.vllm_versions import parse_version
+from salient.plan.vllm.versions import parse_version
+
+from .finding import Finding, ranked
 
 if TYPE_CHECKING:
-    from .checkpoint.check import CheckpointReading
-    from .loaders import Loader
-    from .log.facts import LogFacts
+    from salient.diagnose.checkpoint.check import CheckpointReading
+    from salient.diagnose.log.log_facts import LogFacts
+
+    from .engine_support import EngineSupport
 
 
 @dataclass(frozen=True)
-class Request:
+class DoctorOptions:
     """The words of the command line; what is None is not looked at."""
 
     target: str | None = None
@@ -44,10 +46,10 @@ class Diagnosis:
     findings: list[Finding] = field(default_factory=list)
     facts: "LogFacts | None" = None
     checkpoint: "CheckpointReading | None" = None
-    loaders: "list[Loader]" = field(default_factory=list)
+    loaders: "list[EngineSupport]" = field(default_factory=list)
 
 
-def diagnose(request: Request, progress: Progress) -> Diagnosis:
+def diagnose(request: DoctorOptions, progress: Progress) -> Diagnosis:
     """Read everything that `request` names, and judge it together.
 
     Raises ModelError, CheckpointError or RequestError for what cannot be read at all.
@@ -66,12 +68,12 @@ def diagnose(request: Request, progress: Progress) -> Diagnosis:
     if request.config:
         tp = _read_settings(made, request, gpu, version, config) or tp
     if request.env:
-        from .machine.reading import judge_environment, read_environment
+        from salient.diagnose.host.probe import judge_environment, read_environment
 
         made.read.append("this machine")
         made.findings += judge_environment(read_environment())
     if config:
-        from .loaders import judge_kernel, loaders
+        from .engine_support import judge_kernel, loaders
 
         made.loaders = loaders(config, made.checkpoint, tp, version)
         if gpu:
@@ -80,20 +82,20 @@ def diagnose(request: Request, progress: Progress) -> Diagnosis:
     return made
 
 
-def findings_of(request: Request) -> Iterator[Finding]:
+def findings_of(request: DoctorOptions) -> Iterator[Finding]:
     """Each finding of a growing log when it first appears; ends only when it is interrupted.
 
     Raises RequestError where there is no log to follow.
     """
     if not request.log or request.log == "-":
         raise RequestError("--follow needs a log: give --log FILE.")
-    from .log.reading import follow
+    from salient.diagnose.log.log_reader import follow
 
     return follow(request.log)
 
 
 def _read_log(made: Diagnosis, log: str, progress: Progress) -> None:
-    from .log.reading import read_log
+    from salient.diagnose.log.log_reader import read_log
 
     reading = read_log(log, progress=progress)
     if not (reading.findings or reading.facts.engine):
@@ -106,7 +108,7 @@ def _read_log(made: Diagnosis, log: str, progress: Progress) -> None:
     made.findings += reading.findings
 
 
-def _version(request: Request, facts: "LogFacts | None") -> tuple[int, int] | None:
+def _version(request: DoctorOptions, facts: "LogFacts | None") -> tuple[int, int] | None:
     """vLLM's version as told, else as the log has it."""
     if request.engine_version:
         return parse_version(request.engine_version)
@@ -115,7 +117,7 @@ def _version(request: Request, facts: "LogFacts | None") -> tuple[int, int] | No
     return None
 
 
-def _tp(request: Request, facts: "LogFacts | None") -> int:
+def _tp(request: DoctorOptions, facts: "LogFacts | None") -> int:
     if request.tp is not None:
         if not 1 <= request.tp <= 1024:
             raise RequestError(f"--tp {request.tp} does not fit: give 1 to 1024.")
@@ -127,7 +129,7 @@ def _read_target(made: Diagnosis, target: str, progress: Progress) -> dict[str, 
     """The config.json of a checkpoint folder, or of the file named alone."""
     path = Path(target).expanduser()
     if path.is_dir():
-        from .checkpoint.check import read_checkpoint
+        from salient.diagnose.checkpoint.check import read_checkpoint
 
         made.checkpoint = read_checkpoint(path, progress=progress)
         made.read.append(f"{path}: {made.checkpoint.modules} quantized linears")
@@ -149,14 +151,14 @@ def _read_target(made: Diagnosis, target: str, progress: Progress) -> dict[str, 
 
 def _read_settings(
     made: Diagnosis,
-    request: Request,
+    request: DoctorOptions,
     gpu: Gpu | None,
     version: tuple[int, int] | None,
     config: dict[str, Any],
 ) -> int | None:
     """Judge the serving settings; their tensor parallelism, if no other is told."""
-    from .settings.reading import read_settings
-    from .settings.rules import judge_settings
+    from salient.diagnose.serving.read_settings import read_settings
+    from salient.diagnose.serving.serving_rules import judge_settings
 
     settings = read_settings(Path(str(request.config)).expanduser())
     made.read.append(f"{settings.path}: {settings.kind}")

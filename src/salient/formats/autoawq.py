@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from salient.core.errors import CheckpointError
-from salient.core.nibbles import pack_nibbles, unpack_nibbles
+from salient.core.packing import pack_nibbles, unpack_nibbles
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme, parse_scheme
 

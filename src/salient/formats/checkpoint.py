@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from salient.core.errors import CheckpointError, ModelError
-from salient.core.headers import read_header, read_json, weight_files
+from salient.core.model_files import read_header, read_json, weight_files
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from salient.core.errors import CheckpointError
-from salient.core.nibbles import pack_nibbles, unpack_nibbles
+from salient.core.packing import pack_nibbles, unpack_nibbles
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme, parse_scheme
 

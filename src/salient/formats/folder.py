@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from salient.core.headers import read_json
+from salient.core.model_files import read_json
 
-from .writer import full_disk_said, write_json
+from .writer import disk_full_errors, write_json
 
 CARRIED = (
     "tokenizer.json",
@@ -42,7 +42,7 @@ TOKENIZER_LEFTOVERS = ("backend", "is_local", "local_files_only")
 
 def carry_over(source: Path, target: Path) -> None:
     """Copy tokenizer, generation config, chat template and licence from `source` to `target`."""
-    with full_disk_said(target):
+    with disk_full_errors(target):
         for name in CARRIED:
             if (source / name).is_dir():
                 shutil.copytree(source / name, target / name, dirs_exist_ok=True)

@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from salient.core.errors import ResourceError
-from salient.core.headers import INDEX, SINGLE
+from salient.core.model_files import INDEX, SINGLE
 
 SHARD_BYTES = 5 * 10**9  # the Hub's usual shard
 
 
 @contextlib.contextmanager
-def full_disk_said(folder: Path) -> Iterator[None]:
+def disk_full_errors(folder: Path) -> Iterator[None]:
     """Turn a full disk into a ResourceError: how much is free, and that the run can go on."""
     try:
         yield
@@ -47,7 +47,7 @@ def full_disk_said(folder: Path) -> Iterator[None]:
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write `tensors` to `path`, which appears only when it is complete and on disk."""
     partial = path.with_suffix(".tmp")
-    with full_disk_said(path.parent):
+    with disk_full_errors(path.parent):
         try:
             save_file(
                 {n: t.contiguous().cpu() for n, t in tensors.items()},
@@ -64,7 +64,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, which appears only when it is complete and on disk."""
     partial = path.with_name(path.name + ".tmp")
-    with full_disk_said(path.parent):
+    with disk_full_errors(path.parent):
         try:
             partial.write_text(text, encoding="utf-8")
             sync(partial)
@@ -131,7 +131,7 @@ def _concatenate(parts: list[Path], target: Path) -> tuple[list[str], int]:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     partial = target.with_suffix(".tmp")
-    with full_disk_said(target.parent):
+    with disk_full_errors(target.parent):
         try:
             with partial.open("wb") as out:
                 out.write(struct.pack("<Q", len(text)) + text)

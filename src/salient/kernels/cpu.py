@@ -15,8 +15,8 @@ from torch.nn.functional import pad
 from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
 
-from .contract import Kernel, Layer, PackedWeight
-from .library import INPUTS, LANES, Library, LinearC, codes_linear, codes_matmul, load_library
+from .base import Kernel, Layer, PackedWeight
+from .cpu_library import INPUTS, LANES, Library, LinearC, codes_linear, codes_matmul, load_library
 from .reference import ReferenceWeight
 
 LARGEST_GROUP = 256  # int32 holds the sum of 256 products of 15 and 32767, and rounding stays fine
@@ -104,7 +104,7 @@ def _in_blocks(codes: Tensor) -> Tensor:
     return torch.stack((low, high), -1).flatten(2).contiguous()
 
 
-class Cpu(Kernel):
+class CpuKernel(Kernel):
     """Takes 4 bits and any group size that is a multiple of 8, on a CPU with a C++ compiler."""
 
     name = "cpu"

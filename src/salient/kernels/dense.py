@@ -6,7 +6,7 @@ from torch.nn.functional import linear
 
 from salient.core.quant import QuantizedWeight
 
-from .contract import Kernel, Layer, PackedWeight
+from .base import Kernel, Layer, PackedWeight
 
 
 class DenseWeight(PackedWeight):
@@ -27,7 +27,7 @@ class DenseWeight(PackedWeight):
         return self.weight.to(dtype)  # type: ignore[operator]
 
 
-class Dense(Kernel):
+class DenseKernel(Kernel):
     """Takes every layer on every device."""
 
     name = "dense"

@@ -6,7 +6,7 @@ from torch.nn.functional import linear
 
 from salient.core.quant import QuantizedWeight
 
-from .contract import Kernel, Layer, PackedWeight
+from .base import Kernel, Layer, PackedWeight
 
 
 class ReferenceWeight(PackedWeight):
@@ -33,7 +33,7 @@ class ReferenceWeight(PackedWeight):
         return weight.dequantize().to(dtype)
 
 
-class Reference(Kernel):
+class ReferenceKernel(Kernel):
     """Takes every layer on every device."""
 
     name = "reference"

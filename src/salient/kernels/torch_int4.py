@@ -9,7 +9,7 @@ from torch import Tensor
 
 from salient.core.quant import QuantizedWeight
 
-from .contract import Kernel, Layer, PackedWeight
+from .base import Kernel, Layer, PackedWeight
 
 GROUP_SIZES = (32, 64, 128, 256)
 OUTPUTS = 16  # `out` must be a multiple

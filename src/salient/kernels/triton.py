@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from salient.core.errors import ModelError
-from salient.core.nibbles import pack_nibbles
+from salient.core.packing import pack_nibbles
 from salient.core.quant import QuantizedWeight
 
-from .contract import Kernel, Layer, PackedWeight
+from .base import Kernel, Layer, PackedWeight
 from .triton_launch import BLOCK_IN, BLOCK_OUT, DTYPES, interpreted
 
 OLDEST = (8, 0)  # bf16 tensor cores and asynchronous copies

@@ -19,7 +19,7 @@ SUM_SIZE = 256  # elements of y that one program of `add` makes
 
 
 @dataclass(frozen=True)
-class Narrow:
+class NarrowSettings:
     """Settings of `narrow`, up to `rows` rows.
 
     rows_tile, out_tile: the tile of y; blocks: blocks of inputs a step; stages: of the pipeline
@@ -34,7 +34,7 @@ class Narrow:
 
 
 @dataclass(frozen=True)
-class Wide:
+class WideSettings:
     """Settings of `wide`, up to `rows` rows; as above, and `across`: tiles of rows in a band."""
 
     rows: int
@@ -46,41 +46,53 @@ class Wide:
 
 
 @dataclass(frozen=True)
-class Settings:
+class LaunchSettings:
     """All settings of one kind of GPU, by rising rows."""
 
-    narrow: tuple[Narrow, ...]
-    wide: tuple[Wide, ...]
+    narrow: tuple[NarrowSettings, ...]
+    wide: tuple[WideSettings, ...]
 
 
 # Narrow: 32 outputs a program give 4096 outputs to 128 multiprocessors; eight warps hide each
 # other's waits; two blocks a step halve the steps' overhead. With 16 rows x takes as many bytes as
 # the weight at 64 outputs, and more at fewer. All fit the 99 KB of a consumer GPU's shared memory.
-_NARROW = (Narrow(8, 8, 32, 8, 2, 3), Narrow(16, 16, 64, 8, 1, 3))
+_NARROW = (NarrowSettings(8, 8, 32, 8, 2, 3), NarrowSettings(16, 16, 64, 8, 1, 3))
 KINDS = {
     # Four warps are one warpgroup, and two programs share a multiprocessor: one dequantizes while
     # the other multiplies.
-    "hopper": Settings(
+    "hopper": LaunchSettings(
         _NARROW,
-        (Wide(32, 32, 128, 4, 1, 4), Wide(64, 64, 128, 4, 1, 4), Wide(1023, 128, 128, 4, 8, 3)),
+        (
+            WideSettings(32, 32, 128, 4, 1, 4),
+            WideSettings(64, 64, 128, 4, 1, 4),
+            WideSettings(1023, 128, 128, 4, 8, 3),
+        ),
     ),
     # With four warps a tile of 128 by 128 does not fit the registers; eight share what they
     # dequantize through shared memory.
-    "nvidia": Settings(
+    "nvidia": LaunchSettings(
         _NARROW,
-        (Wide(32, 32, 128, 4, 1, 4), Wide(64, 64, 128, 4, 1, 4), Wide(1023, 128, 128, 8, 8, 3)),
+        (
+            WideSettings(32, 32, 128, 4, 1, 4),
+            WideSettings(64, 64, 128, 4, 1, 4),
+            WideSettings(1023, 128, 128, 8, 8, 3),
+        ),
     ),
     # Matrix cores take no fewer than 16 rows, and a compute unit has 64 KB to share.
-    "amd": Settings(
-        (Narrow(16, 16, 32, 8, 1, 2),),
-        (Wide(32, 32, 128, 8, 1, 2), Wide(64, 64, 128, 8, 1, 2), Wide(1023, 128, 128, 8, 8, 2)),
+    "amd": LaunchSettings(
+        (NarrowSettings(16, 16, 32, 8, 1, 2),),
+        (
+            WideSettings(32, 32, 128, 8, 1, 2),
+            WideSettings(64, 64, 128, 8, 1, 2),
+            WideSettings(1023, 128, 128, 8, 8, 2),
+        ),
     ),
 }
 MOST_ROWS = 1023  # beyond: dequantize once, then torch.mm
 
 
 @lru_cache
-def settings_of(device: torch.device) -> Settings:
+def settings_of(device: torch.device) -> LaunchSettings:
     """The settings of the GPU; the interpreter plays one."""
     if torch.version.hip is not None:
         return KINDS["amd"]
@@ -89,13 +101,13 @@ def settings_of(device: torch.device) -> Settings:
     return KINDS["nvidia"]
 
 
-def fitted_narrow(s: Narrow, group_size: int) -> Narrow:
+def fitted_narrow(s: NarrowSettings, group_size: int) -> NarrowSettings:
     """`s` as groups of this size need it: none may end inside a step."""
     blocks = s.blocks if group_size % (s.blocks * BLOCK_IN) == 0 else 1
     return replace(s, blocks=blocks, stages=_stages(s.stages, group_size))
 
 
-def fitted_wide(s: Wide, group_size: int) -> Wide:
+def fitted_wide(s: WideSettings, group_size: int) -> WideSettings:
     """`s` as groups of this size need it."""
     return replace(s, stages=_stages(s.stages, group_size))
 
@@ -112,7 +124,7 @@ def interpreted() -> bool:
 
 
 @dataclass(frozen=True)
-class Held:
+class PackedOperands:
     """A packed weight as the operators see it, and what the programs need to know of it."""
 
     words: Tensor
@@ -149,7 +161,7 @@ def matmul(
     group_size: int,
 ) -> Tensor:
     """y [rows, out] = x [rows, width] @ W.T. Neither waits for the GPU nor makes it wait."""
-    held = Held(words, scale, zero, scale_dtype, out, group_size)
+    held = PackedOperands(words, scale, zero, scale_dtype, out, group_size)
     rows, width = x.shape
     if rows == 0 or rows > MOST_ROWS:
         return torch.mm(x, _dequantized(held, width, x.dtype).t())
@@ -172,10 +184,12 @@ def dequantized(
     dtype: torch.dtype,
 ) -> Tensor:
     """The weight [out, width] in `dtype`."""
-    return _dequantized(Held(words, scale, zero, scale_dtype, out, group_size), width, dtype)
+    return _dequantized(
+        PackedOperands(words, scale, zero, scale_dtype, out, group_size), width, dtype
+    )
 
 
-def _dequantized(held: Held, width: int, dtype: torch.dtype) -> Tensor:
+def _dequantized(held: PackedOperands, width: int, dtype: torch.dtype) -> Tensor:
     """The weight [out, width] in `dtype`."""
     made = held.words.new_empty(held.out, width, dtype=dtype)
     sizes, slices = held.sizes(width), 4
@@ -187,7 +201,7 @@ def _dequantized(held: Held, width: int, dtype: torch.dtype) -> Tensor:
     return made
 
 
-def run_narrow(x: Tensor, held: Held, s: Narrow) -> Tensor:
+def run_narrow(x: Tensor, held: PackedOperands, s: NarrowSettings) -> Tensor:
     """y by `narrow`: parts of the inputs, each of `warps` slices."""
     rows, width = x.shape
     tiles = (-(-held.out // s.out_tile), -(-rows // s.rows_tile))
@@ -204,7 +218,7 @@ def run_narrow(x: Tensor, held: Held, s: Narrow) -> Tensor:
     return _added(y, x)
 
 
-def run_wide(x: Tensor, held: Held, s: Wide) -> Tensor:
+def run_wide(x: Tensor, held: PackedOperands, s: WideSettings) -> Tensor:
     """y by `wide`."""
     rows, width = x.shape
     tiles = -(-held.out // s.out_tile) * -(-rows // s.rows_tile)

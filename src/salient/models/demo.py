@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from salient.core.errors import ModelError
-from salient.core.machine import cache_folder
+from salient.core.system import cache_folder
 
 DEMO_NAME = "smollm2-135m"
 

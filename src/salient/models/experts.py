@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .names import ALL, Part
+from .weight_map import ALL, TensorPart
 
 TWIN_SIZES = (4, 8, 6)  # experts, width and inner channels of the small twin
 TWIN_TOKENS = 12
@@ -25,7 +25,7 @@ SAME = 1e-5  # relative difference that float32 explains
 
 
 @dataclass(frozen=True)
-class Layout:
+class ExpertLayout:
     """How a fused module keeps its experts' weights.
 
     experts, width, inner: how many; channels of the hidden states; channels within an expert
@@ -48,7 +48,7 @@ class Layout:
         """The parameter that reads the hidden states."""
         return "gate_up_proj" if self.gated else "up_proj"
 
-    def part(self, name: str) -> tuple[str, Part]:
+    def part(self, name: str) -> tuple[str, TensorPart]:
         """Where the fused module has what is called e.g. '3.gate_proj.weight' one by one.
 
         Returns the fused parameter's name, and the part of it.
@@ -61,7 +61,7 @@ class Layout:
             half = (self.inner, None, None) if second else (None, self.inner, None)
             rows = (int(second), None, 2) if self.interleaved else half
         weight = leaf == "weight"
-        part = Part(int(number), rows, transposed=self.transposed and weight)
+        part = TensorPart(int(number), rows, transposed=self.transposed and weight)
         return (fused if weight else f"{fused}_bias"), part
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -82,7 +82,7 @@ class Layout:
 class Expert(nn.Module):
     """One expert: down(act(gate(x), up(x)))."""
 
-    def __init__(self, layout: Layout, activation: Callable[[Tensor], Tensor]):
+    def __init__(self, layout: ExpertLayout, activation: Callable[[Tensor], Tensor]):
         super().__init__()
         if layout.gated:
             self.gate_proj = nn.Linear(layout.width, layout.inner, bias=layout.biased)
@@ -99,7 +99,7 @@ class Expert(nn.Module):
         return self.down_proj(activation(up))
 
 
-class Experts(nn.ModuleList):
+class UnfusedExperts(nn.ModuleList):
     """All experts of a block, called as the fused module was.
 
     With `index` and `weights` (int64 and float [tokens, k]): each token goes to the experts of its
@@ -107,12 +107,12 @@ class Experts(nn.ModuleList):
     are not its own.
     """
 
-    def __init__(self, layout: Layout, activation: Callable[[Tensor], Tensor]):
+    def __init__(self, layout: ExpertLayout, activation: Callable[[Tensor], Tensor]):
         super().__init__(Expert(layout, activation) for _ in range(layout.experts))
         self.how = layout, activation  # in a tuple: an activation may be a module, and no child
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ExpertLayout:
         """How the fused module keeps these weights."""
         return self.how[0]
 
@@ -136,7 +136,7 @@ class Experts(nn.ModuleList):
         return out
 
 
-def unfused(fused: nn.Module) -> Experts | None:
+def unfused(fused: nn.Module) -> UnfusedExperts | None:
     """The experts of `fused` one by one, without weights; None if it holds none that are known.
 
     The module may be without weights itself.
@@ -145,11 +145,11 @@ def unfused(fused: nn.Module) -> Experts | None:
         activation = _activation(fused, layout)
         if _reproduces(fused, layout, activation):
             with torch.device("meta"):  # all experts of a large model would not fit
-                return Experts(layout, activation)
+                return UnfusedExperts(layout, activation)
     return None
 
 
-def _layouts(fused: nn.Module) -> list[Layout]:
+def _layouts(fused: nn.Module) -> list[ExpertLayout]:
     """The layouts that the parameters' names and shapes, and what is declared, leave open."""
     found = {name: tuple(p.shape) for name, p in fused.named_parameters(recurse=False)}
     down = found.get("down_proj", ())
@@ -160,7 +160,7 @@ def _layouts(fused: nn.Module) -> list[Layout]:
     for transposed, concatenated in itertools.product(*choices):
         inner, width = down[1:] if transposed else down[:0:-1]
         gated, biased = "gate_up_proj" in found, "down_proj_bias" in found
-        made = Layout(down[0], width, inner, transposed, not concatenated, gated, biased)
+        made = ExpertLayout(down[0], width, inner, transposed, not concatenated, gated, biased)
         if made.shapes() == found:
             layouts.append(made)
     return layouts
@@ -173,7 +173,7 @@ def _declared(fused: nn.Module, name: str) -> tuple[bool, ...]:
     return (usual, not usual) if said is None else (bool(said),)
 
 
-def _activation(fused: nn.Module, layout: Layout) -> Callable[[Tensor], Tensor]:
+def _activation(fused: nn.Module, layout: ExpertLayout) -> Callable[[Tensor], Tensor]:
     if not layout.gated:
         return fused.act_fn  # type: ignore[return-value]
     if hasattr(fused, "_apply_gate"):
@@ -196,7 +196,9 @@ class _Gated:
         return self.act(gate) * up
 
 
-def _reproduces(fused: nn.Module, layout: Layout, activation: Callable[[Tensor], Tensor]) -> bool:
+def _reproduces(
+    fused: nn.Module, layout: ExpertLayout, activation: Callable[[Tensor], Tensor]
+) -> bool:
     """Whether small twins of `fused` and of its experts one by one give the same output.
 
     The twin of `fused` runs Transformers' own forward, with its sizes where it has noted them.
@@ -213,7 +215,7 @@ def _reproduces(fused: nn.Module, layout: Layout, activation: Callable[[Tensor],
         name: nn.Parameter(torch.randn(shape, generator=random))
         for name, shape in small.shapes().items()
     }
-    one_by_one = Experts(small, activation)
+    one_by_one = UnfusedExperts(small, activation)
     for name, parameter in one_by_one.named_parameters():
         whole, part = small.part(name)
         parameter.data.copy_(part.of(twin.get_parameter(whole)))
@@ -225,7 +227,7 @@ def _reproduces(fused: nn.Module, layout: Layout, activation: Callable[[Tensor],
 
 
 def _twin_input(
-    forward: Callable[..., Tensor], small: Layout, random: torch.Generator
+    forward: Callable[..., Tensor], small: ExpertLayout, random: torch.Generator
 ) -> tuple[Tensor, ...]:
     x = torch.randn(TWIN_TOKENS, small.width, generator=random)
     if len(inspect.signature(forward).parameters) == 2:  # self, and every expert's input

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor, nn
 
-from .feeding import Probe
-from .groups import find_groups
 from .proof import ScaleGroup
+from .row_matching import BlockProbe
+from .scale_groups import find_groups
 from .skeleton import Skeleton
 
 PROBE = (2, 16)  # samples, tokens to watch and prove with
 
 
-class Prober:
+class GroupProver:
     """Proves the scale groups of each block on a few of the tokens `ids` [samples, tokens]."""
 
     def __init__(self, skeleton: Skeleton, ids: Tensor):
@@ -28,7 +28,7 @@ class Prober:
         """
         samples, tokens = PROBE
         sequences, single = hidden[:samples, :tokens], hidden[0, :tokens, None]
-        probe = Probe(sequences, self._sequences[index], single, self._tokens[index])
+        probe = BlockProbe(sequences, self._sequences[index], single, self._tokens[index])
         found = find_groups(block, probe, self._seen.get(shape_of(block)))
         self._seen.setdefault(shape_of(block), found)
         return found

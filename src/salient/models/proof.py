@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .call import run_block
-from .consumers import other_readers
-from .feeding import Probe
-from .watching import pattern
+from .block_call import run_block
+from .dataflow import other_readers
+from .row_matching import BlockProbe
+from .tracing import pattern
 
 # In float32 true folds differ by about 1e-7 of a token's hidden state, behind a linear attention by
 # up to 1e-5; a forgotten reader, a wrong norm or a forgotten `1 + w` by 1e-3 and more.
@@ -58,10 +58,10 @@ def kind_of(group: ScaleGroup) -> tuple[tuple[str, ...], str, str]:
     return readers, pattern(group.absorber or ""), group.refusal
 
 
-class Proof:
+class FoldProof:
     """Proves groups of `block` (float32 weights) on `probe`; leaves the block as it was."""
 
-    def __init__(self, block: nn.Module, probe: Probe):
+    def __init__(self, block: nn.Module, probe: BlockProbe):
         self.block, self.probe = block, probe
         self.expected = run_block(block, probe.sequences, probe.sequences_call)
 

@@ -20,11 +20,11 @@ from salient.core.errors import ModelError
 from salient.core.quant import check_finite
 from salient.formats.checkpoint import Checkpoint
 
+from .block_call import BlockCall
 from .build import block_list, build_model, name_of, restore_buffers, text_parts
-from .call import Call
-from .names import Architecture, Files
-from .plain import make_plain, unfit_linears
-from .stub import HandedOn, Reached, Stub
+from .linearize import make_plain, unfit_linears
+from .stub import BlockPlaceholder, ExtraOutput, StopForward
+from .weight_map import LoadingRules, ParameterFiles
 
 Swap = Callable[[str, nn.Module], None]  # a block's name, and the block without weights
 
@@ -41,17 +41,17 @@ class Skeleton:
         restore_buffers(self.model)
         wanted = self.model.state_dict()
         name, layers = block_list(self.model)
-        self.architecture = Architecture(self.model, wanted, make_plain(layers, name))
-        self.files = Files(self.architecture, source)
+        self.architecture = LoadingRules(self.model, wanted, make_plain(layers, name))
+        self.files = ParameterFiles(self.architecture, source)
         self.blocks = [f"{name}.{i}" for i in range(len(layers))]
         self._meta = list(layers)
-        self._calls: list[Call] = []
+        self._calls: list[BlockCall] = []
         self._hidden: Tensor | None = None
         self._inject: Tensor | None = None
         # What a block returns beside the hidden states; () alone in a tuple, '' bare.
         self._beside: tuple[Any, ...] | str | None = None
         for index, block in enumerate(self._meta):
-            layers[index] = Stub(block, self._reached, index)
+            layers[index] = BlockPlaceholder(block, self._reached, index)
         self._stubs = tuple(f"{block}." for block in self.blocks)
         self._head = name_of(self.model, self.model.get_output_embeddings())
         self._text = (f"{self._head}.", *text_parts(self.model))
@@ -150,7 +150,7 @@ class Skeleton:
                 self._assign(module, name, f"{prefix}.{name}", target, dtype or self.dtype)
         return module.to(self.device).eval().requires_grad_(requires_grad=False)
 
-    def calls(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
+    def calls(self, ids: Tensor) -> tuple[Tensor, list[BlockCall]]:
         """The first block's input for `ids` [samples, tokens], and each block's call.
 
         The input is [samples, tokens, width].
@@ -208,17 +208,19 @@ class Skeleton:
     def _learn_what_blocks_return(self, ids: Tensor) -> None:
         """Some models' blocks return a tensor, others a tuple: run the first block to see."""
         self._calls, self._hidden, self._inject = [], None, None
-        with contextlib.suppress(Reached):
+        with contextlib.suppress(StopForward):
             self._forward(ids, body_only=True)
         assert self._hidden is not None
         block, call = self.block(0), self._calls[0]
         with torch.no_grad():
             out = block(self._hidden, *call.args, **call.kwargs)
         several = isinstance(out, tuple)
-        self._beside = tuple(None if o is None else HandedOn() for o in out[1:]) if several else ""
+        self._beside = (
+            tuple(None if o is None else ExtraOutput() for o in out[1:]) if several else ""
+        )
 
-    def _reached(self, index: int, hidden: Tensor, call: Call) -> Any:
-        handed = [v for v in tree_leaves((call.args, call.kwargs)) if isinstance(v, HandedOn)]
+    def _reached(self, index: int, hidden: Tensor, call: BlockCall) -> Any:
+        handed = [v for v in tree_leaves((call.args, call.kwargs)) if isinstance(v, ExtraOutput)]
         if handed or not isinstance(hidden, Tensor):
             raise ModelError(
                 f"{self.blocks[index]!r} takes more from the block before it than hidden states: "
@@ -228,7 +230,7 @@ class Skeleton:
         if index == 0:
             self._hidden = hidden
             if self._beside is None:
-                raise Reached
+                raise StopForward
             if self._inject is not None:
                 hidden = self._inject
         return hidden if isinstance(self._beside, str) else (hidden, *(self._beside or ()))

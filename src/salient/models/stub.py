@@ -5,21 +5,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .call import Call
+from .block_call import BlockCall
 
 
-class Reached(Exception):
+class StopForward(Exception):
     """Raised by a stub to stop the forward pass at the first block."""
 
 
-class HandedOn:
+class ExtraOutput:
     """Stands for what a block returns beside the hidden states."""
 
 
-class Stub(nn.Module):
+class BlockPlaceholder(nn.Module):
     """Stands where a block stood: notes its call and hands the hidden states on."""
 
-    def __init__(self, block: nn.Module, reached: Callable[[int, Tensor, Call], Any], index: int):
+    def __init__(
+        self, block: nn.Module, reached: Callable[[int, Tensor, BlockCall], Any], index: int
+    ):
         super().__init__()
         self.__dict__.update(stood_for=block, reached=reached, index=index)
 
@@ -28,4 +30,4 @@ class Stub(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
-        return self.reached(self.index, hidden, Call(args, kwargs))
+        return self.reached(self.index, hidden, BlockCall(args, kwargs))

@@ -3,18 +3,18 @@
 from dataclasses import replace
 
 from salient.core.report import mebibytes
-from salient.core.shape import Shape
+from salient.plan.vllm.route import fitting_tp
+from salient.shapes.model_shape import ModelShape
 
-from .decision import Candidate
 from .engines import GIB
 from .gpu_table import GPUS
-from .kernels import fitting_tp
-from .memory import Load, budget, utilization
+from .memory import Workload, budget, utilization
+from .ranking import Candidate
 
 LEAST_CONTEXT = 256  # tokens; below it nobody wants to serve
 
 
-def advice(shape: Shape, load: Load, best: Candidate) -> tuple[str, ...]:
+def advice(shape: ModelShape, load: Workload, best: Candidate) -> tuple[str, ...]:
     """Ways that make `best` fit, the cheapest first; empty if it fits as it is."""
     if best.budget.fits:
         return ()
@@ -33,19 +33,19 @@ def advice(shape: Shape, load: Load, best: Candidate) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _less_context(best: Candidate, load: Load) -> list[str]:
+def _less_context(best: Candidate, load: Workload) -> list[str]:
     longest = best.budget.largest_context
     if load.sequences == 1 and LEAST_CONTEXT <= longest < load.context:
         return [f"--context {longest} fits"]
     return []
 
 
-def _fewer_sequences(best: Candidate, load: Load) -> list[str]:
+def _fewer_sequences(best: Candidate, load: Workload) -> list[str]:
     most = best.budget.most_sequences
     return [f"--concurrency {most} fits"] if 0 < most < load.sequences else []
 
 
-def _smaller_cache(shape: Shape, load: Load, best: Candidate) -> list[str]:
+def _smaller_cache(shape: ModelShape, load: Workload, best: Candidate) -> list[str]:
     for kind in ("fp8", "q8_0", "q4_0"):
         if kind in load.engine.kv_bytes and load.kv_dtype == "auto":
             smaller = budget(shape, best.form, replace(load, kv_dtype=kind))
@@ -54,7 +54,7 @@ def _smaller_cache(shape: Shape, load: Load, best: Candidate) -> list[str]:
     return []
 
 
-def _more_gpus(shape: Shape, load: Load, best: Candidate) -> list[str]:
+def _more_gpus(shape: ModelShape, load: Workload, best: Candidate) -> list[str]:
     if not load.engine.tensor_parallel or load.gpu.vendor == "cpu":
         return []
     for tp in fitting_tp(shape, best.form.group or 1):
@@ -63,7 +63,7 @@ def _more_gpus(shape: Shape, load: Load, best: Candidate) -> list[str]:
     return []
 
 
-def _larger_gpus(shape: Shape, load: Load, best: Candidate) -> list[str]:
+def _larger_gpus(shape: ModelShape, load: Workload, best: Candidate) -> list[str]:
     """The smallest devices of the same vendor that hold it."""
     needed = best.budget.taken / utilization(load.engine, load.gpu) / GIB
     larger = [g for g in GPUS if g.vendor == load.gpu.vendor and g.memory >= needed]

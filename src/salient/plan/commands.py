@@ -2,19 +2,19 @@
 
 import shlex
 
-from salient.core.shape import Shape
+from salient.plan.vllm.arguments import OURS, served_dtype, vllm_arguments
+from salient.shapes.model_shape import ModelShape
 
-from .decision import Candidate
 from .engines import find_engine
-from .memory import Load, utilization
-from .vllm_arguments import OURS, served_dtype, vllm_arguments
+from .memory import Workload, utilization
+from .ranking import Candidate
 
 # --quantization for what vLLM rounds while loading. "fp8" for 16-bit weights is deprecated in 0.32.
 _ONLINE = {"fp8": "fp8", "bitsandbytes": "bitsandbytes"}
 _RENAMED = ((0, 32), {"fp8": "fp8_per_tensor"})
 
 
-def commands(model: str, shape: Shape, chosen: Candidate, load: Load) -> tuple[str, ...]:
+def commands(model: str, shape: ModelShape, chosen: Candidate, load: Workload) -> tuple[str, ...]:
     """The lines to type for `chosen`: what makes its weights, then what serves them."""
     method = chosen.form.method
     name = model.rstrip("/").rpartition("/")[2].removesuffix(".json") or "model"
@@ -27,7 +27,7 @@ def commands(model: str, shape: Shape, chosen: Candidate, load: Load) -> tuple[s
     return _served(model, shape, chosen, load)
 
 
-def _served(model: str, shape: Shape, chosen: Candidate, load: Load) -> tuple[str, ...]:
+def _served(model: str, shape: ModelShape, chosen: Candidate, load: Workload) -> tuple[str, ...]:
     makers = {"vllm": _vllm, "llama.cpp": _llama_cpp}
     maker = makers.get(load.engine.name)
     if maker:
@@ -35,7 +35,7 @@ def _served(model: str, shape: Shape, chosen: Candidate, load: Load) -> tuple[st
     return (_line("salient", "generate", model, "-p", "Once upon a time"),)
 
 
-def _vllm(model: str, shape: Shape, chosen: Candidate, load: Load) -> tuple[str, ...]:
+def _vllm(model: str, shape: ModelShape, chosen: Candidate, load: Workload) -> tuple[str, ...]:
     """No --quantization for AWQ: named explicitly it forced the slow kernel for years."""
     share = utilization(find_engine("vllm"), load.gpu)
     arguments = vllm_arguments(
@@ -56,7 +56,7 @@ def _vllm(model: str, shape: Shape, chosen: Candidate, load: Load) -> tuple[str,
     return (_line(*words),)
 
 
-def _llama_cpp(model: str, shape: Shape, chosen: Candidate, load: Load) -> tuple[str, ...]:
+def _llama_cpp(model: str, shape: ModelShape, chosen: Candidate, load: Workload) -> tuple[str, ...]:
     kind = chosen.form.name.upper() if chosen.form.gguf else "F16"
     plain, packed = "model-f16.gguf", f"model-{kind}.gguf"
     lines = [_line("python", "convert_hf_to_gguf.py", model, "--outfile", plain)]

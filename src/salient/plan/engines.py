@@ -6,7 +6,7 @@ Figures are of the engine's defaults; every one names its source. Imports no tor
 from dataclasses import dataclass
 
 from salient.core.errors import RequestError
-from salient.core.shape import Shape
+from salient.shapes.model_shape import ModelShape
 
 from .gpus import Gpu
 
@@ -14,7 +14,7 @@ MIB, GIB = 2**20, 2**30
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineProfile:
     """An engine's habits.
 
     utilization: share of the memory that it takes at most
@@ -40,7 +40,7 @@ _GGUF_CACHE = {"auto": 2.0, "f16": 2.0, "bf16": 2.0, "f32": 4.0, "q8_0": 34 / 32
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine(
+        EngineProfile(
             "vllm",
             0.92,
             16,
@@ -50,14 +50,14 @@ ENGINES = {
             graphs=True,
             tensor_parallel=True,
         ),
-        Engine(
+        EngineProfile(
             "transformers", 0.97, 1, {**_FLOATS, "float32": 4.0}, 600 * MIB,
             "CUDA context, cuBLAS workspaces and the caching allocator's slack",
         ),
-        Engine(
+        EngineProfile(
             "llama.cpp", 0.97, 1, _GGUF_CACHE, 400 * MIB, "CUDA context and its own buffers",
         ),
-        Engine(
+        EngineProfile(
             "salient", 0.97, 1, {**_FLOATS, "float32": 4.0}, 400 * MIB,
             "Python, torch and Transformers, measured on a CPU (benchmarks/RESULTS.md)",
         ),
@@ -77,14 +77,14 @@ NCCL_BYTES = 1 * GIB  # NCCL's and the all-reduce's buffers, with more than one 
 LLAMA_CPP_BATCH = 512  # tokens in a step, llama.cpp's --ubatch-size
 
 
-def find_engine(name: str) -> Engine:
+def find_engine(name: str) -> EngineProfile:
     """The engine called `name`. Raises RequestError listing the known ones."""
     if name not in ENGINES:
         raise RequestError(f"Unknown engine {name!r}. Known engines: {', '.join(ENGINES)}.")
     return ENGINES[name]
 
 
-def kv_bytes(engine: Engine, kv_dtype: str) -> float:
+def kv_bytes(engine: EngineProfile, kv_dtype: str) -> float:
     """Bytes a cached number. Raises RequestError for a type that the engine does not cache in."""
     if kv_dtype not in engine.kv_bytes:
         known = ", ".join(engine.kv_bytes)
@@ -94,7 +94,7 @@ def kv_bytes(engine: Engine, kv_dtype: str) -> float:
     return engine.kv_bytes[kv_dtype]
 
 
-def step_sizes(engine: Engine, gpu: Gpu, prompt: int, sequences: int) -> tuple[int, int]:
+def step_sizes(engine: EngineProfile, gpu: Gpu, prompt: int, sequences: int) -> tuple[int, int]:
     """(tokens, sequences) that one step is made for, by the engine's defaults."""
     if engine.name == "vllm":
         if gpu.vendor == "cpu":
@@ -107,7 +107,7 @@ def step_sizes(engine: Engine, gpu: Gpu, prompt: int, sequences: int) -> tuple[i
     return prompt * (sequences if engine.name == "transformers" else 1), sequences
 
 
-def step_bytes(shape: Shape, tokens: int, tp: int) -> int:
+def step_bytes(shape: ModelShape, tokens: int, tp: int) -> int:
     """Bytes of the widest moment of a block, for `tokens` 16-bit rows on one of `tp` GPUs.
 
     The residual, the normed input and the output, and whichever is wider: what attention reads and
@@ -124,7 +124,7 @@ def step_bytes(shape: Shape, tokens: int, tp: int) -> int:
     return tokens * (3 * shape.hidden + widest // tp) * 2
 
 
-def logits_bytes(shape: Shape, engine: Engine, tokens: int, sequences: int) -> int:
+def logits_bytes(shape: ModelShape, engine: EngineProfile, tokens: int, sequences: int) -> int:
     """Bytes of logits: of every sequence in vLLM's profile, of every token in llama.cpp's batch."""
     if engine.name == "vllm":
         return sequences * shape.vocab * SAMPLER_BYTES

@@ -4,7 +4,7 @@ Bits a weight are bytes of a block over its weights, as in ggml-common.h. The ch
 llama.cpp's `llama_tensor_get_type` (src/llama-quant.cpp), for the tensors that make up the size.
 """
 
-from salient.core.shape import Linear
+from salient.shapes.model_shape import LinearShape
 
 # bytes of a block: scales (and minima) + codes, and how many weights it holds
 _BLOCKS = {
@@ -26,7 +26,7 @@ ENDS = {
 }
 
 
-def gguf_bits(mixture: str, linear: Linear, experts: int, *, more: bool) -> float | None:
+def gguf_bits(mixture: str, linear: LinearShape, experts: int, *, more: bool) -> float | None:
     """Bits a weight of `linear`, in a block that gets `more_bits` or not, of a model with that many
     experts a block; None where no type fits and it stays at 16."""
     if linear.width % 32:
@@ -37,7 +37,7 @@ def gguf_bits(mixture: str, linear: Linear, experts: int, *, more: bool) -> floa
     return BITS[kind]
 
 
-def _kind(mixture: str, linear: Linear, experts: int, *, more: bool) -> str:
+def _kind(mixture: str, linear: LinearShape, experts: int, *, more: bool) -> str:
     base = _BASE[mixture]
     if not mixture.endswith("k_m"):
         return base

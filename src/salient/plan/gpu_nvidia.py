@@ -13,9 +13,9 @@ Left out: laptop GPUs, whose clocks differ from maker to maker.
 
 from functools import partial
 
-from .gpu_rows import Family, Row, records
+from .gpu_rows import GpuSeries, Row, records
 
-_Family = partial(Family, "nvidia", mib=True)
+_Family = partial(GpuSeries, "nvidia", mib=True)
 
 # Sources print sparse figures from Ampere on; rows hold the half.
 FAMILIES = {

@@ -16,16 +16,16 @@ What a row is, where it is not plain:
 
 from functools import partial
 
-from .gpu_rows import Family, Row, records
+from .gpu_rows import GpuSeries, Row, records
 
-_CDNA = partial(Family, "amd", source="AMD Instinct product pages, CDNA white papers")
-_RDNA = partial(Family, "amd", source="AMD Radeon product pages, RDNA architecture guides")
+_CDNA = partial(GpuSeries, "amd", source="AMD Instinct product pages, CDNA white papers")
+_RDNA = partial(GpuSeries, "amd", source="AMD Radeon product pages, RDNA architecture guides")
 # A core has 128 lanes. Apple prints no clocks: those of M1 and M2 give the TFLOP/s that it printed,
 # those of M3 and M4 are the highest that its powermetrics lists.
-_APPLE = partial(Family, "apple", source="Apple's technical specifications", per_core=256)
-_EPYC = partial(Family, "cpu", source="AMD EPYC and Ryzen product pages")
-_INTEL = partial(Family, "cpu", source="Intel ARK, Intel optimization reference manual")
-_ARM = partial(Family, "cpu", per_core=64)
+_APPLE = partial(GpuSeries, "apple", source="Apple's technical specifications", per_core=256)
+_EPYC = partial(GpuSeries, "cpu", source="AMD EPYC and Ryzen product pages")
+_INTEL = partial(GpuSeries, "cpu", source="Intel ARK, Intel optimization reference manual")
+_ARM = partial(GpuSeries, "cpu", per_core=64)
 
 FAMILIES = {
     "MI50": _CDNA("GCN 5", per_core=256, gfx="gfx906"),
@@ -40,9 +40,9 @@ FAMILIES = {
     "Strix": _RDNA("RDNA 3.5", per_core=512, gfx="gfx1151"),
     "Navi 44": _RDNA("RDNA 4", per_core=1024, gfx="gfx1200"),
     "Navi 48": _RDNA("RDNA 4", per_core=1024, gfx="gfx1201"),
-    "Arc A": Family("intel", "Xe HPG", "Intel Arc product pages"),
-    "Arc B": Family("intel", "Xe2", "Intel Arc product pages"),
-    "Max": Family("intel", "Xe HPC", "Intel Max 1550 page, oneAPI GPU guide", 4096),
+    "Arc A": GpuSeries("intel", "Xe HPG", "Intel Arc product pages"),
+    "Arc B": GpuSeries("intel", "Xe2", "Intel Arc product pages"),
+    "Max": GpuSeries("intel", "Xe HPC", "Intel Max 1550 page, oneAPI GPU guide", 4096),
     "M1": _APPLE("Apple M1"),
     "M2": _APPLE("Apple M2"),
     "M3": _APPLE("Apple M3"),

@@ -14,7 +14,7 @@ Row = tuple[str, str, float, float, float, float, str]
 
 
 @dataclass(frozen=True)
-class Family:
+class GpuSeries:
     """What rows have in common; see Gpu for the rest.
 
     per_core: float16 operations that a core of the row does in a cycle, summed in float32; 0 where
@@ -31,17 +31,17 @@ class Family:
     gfx: str = ""
 
 
-def records(families: Mapping[str, Family], rows: tuple[Row, ...]) -> tuple[Gpu, ...]:
+def records(families: Mapping[str, GpuSeries], rows: tuple[Row, ...]) -> tuple[Gpu, ...]:
     """One record a row, in their order."""
     return tuple(_record(families[row[0]], row) for row in rows)
 
 
-def _takes_fp8(family: Family) -> bool:
+def _takes_fp8(family: GpuSeries) -> bool:
     """Whether its matrix cores multiply FP8, which all of them do twice as fast as float16."""
     return family.capability >= 89 or family.gfx.startswith(("gfx94", "gfx95", "gfx12"))
 
 
-def _record(family: Family, row: Row) -> Gpu:
+def _record(family: GpuSeries, row: Row) -> Gpu:
     _, name, memory, bandwidth, first, second, aliases = row
     tflops, fp8 = first, second
     if family.per_core:

@@ -9,21 +9,21 @@ Every line carries its formula with the numbers in it, and its source.
 from dataclasses import dataclass
 from math import ceil
 
-from salient.core.shape import Cache, Shape
+from salient.plan.vllm.versions import NEWEST, Version
+from salient.shapes.model_shape import CacheShape, ModelShape
 
 from .engines import (
     GIB,
     GRAPH_BYTES_A_BLOCK,
     NCCL_BYTES,
-    Engine,
+    EngineProfile,
     kv_bytes,
     logits_bytes,
     step_bytes,
     step_sizes,
 )
 from .gpus import Gpu
-from .storage import WeightFormat, Weights, weights
-from .vllm_versions import NEWEST, Version
+from .weight_formats import StoredWeights, WeightFormat, weights
 
 # Numbers that describe a recurrent state are kept in float32 (vLLM 0.32, mamba_ssm_cache_dtype).
 STATE_BYTES = 4
@@ -32,13 +32,13 @@ METAL_SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What is to be served: `sequences` together, each of `context` tokens, over `tp` GPUs.
 
     prompt: tokens of a prompt; version: of vLLM
     """
 
-    engine: Engine
+    engine: EngineProfile
     gpu: Gpu
     context: int
     sequences: int = 1
@@ -54,7 +54,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Line:
+class MemoryItem:
     """Bytes of one thing on each GPU, how they follow, and where the rule is from."""
 
     what: str
@@ -64,7 +64,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Budget:
+class MemoryBudget:
     """One GPU's memory, planned.
 
     available: bytes that the engine may take; lines: what it takes, the cache last
@@ -72,8 +72,8 @@ class Budget:
     """
 
     available: int
-    lines: tuple[Line, ...]
-    stored: Weights
+    lines: tuple[MemoryItem, ...]
+    stored: StoredWeights
     largest_context: int
     most_sequences: int
 
@@ -86,25 +86,27 @@ class Budget:
         return self.taken <= self.available
 
 
-def budget(shape: Shape, form: WeightFormat, load: Load) -> Budget:
+def budget(shape: ModelShape, form: WeightFormat, load: Workload) -> MemoryBudget:
     """Plan one GPU's memory for `shape` in `form` under `load`."""
     stored = weights(shape, form)
     return _budget(shape, _weights_line(shape, form, stored, load), stored, load)
 
 
-def stored_budget(shape: Shape, size: int, load: Load) -> Budget:
+def stored_budget(shape: ModelShape, size: int, load: Workload) -> MemoryBudget:
     """The same for a checkpoint whose tensors take `size` bytes in its files."""
     formula = f"{size / GIB:.2f} GiB in the files"
     formula += f", over {load.tp} GPUs" if load.tp > 1 else ""
-    line = Line("weights", ceil(size / load.tp), formula, "headers of the safetensors")
-    return _budget(shape, line, Weights(size, 0, 0, 0, 0, 0), load)
+    line = MemoryItem("weights", ceil(size / load.tp), formula, "headers of the safetensors")
+    return _budget(shape, line, StoredWeights(size, 0, 0, 0, 0, 0), load)
 
 
-def _budget(shape: Shape, held: Line, stored: Weights, load: Load) -> Budget:
+def _budget(
+    shape: ModelShape, held: MemoryItem, stored: StoredWeights, load: Workload
+) -> MemoryBudget:
     fixed = [held, *_working_lines(shape, load)]
     available = int(load.gpu.memory * GIB * utilization(load.engine, load.gpu))
     room = available - sum(line.bytes for line in fixed)
-    return Budget(
+    return MemoryBudget(
         available,
         (*fixed, _cache_line(shape, load)),
         stored,
@@ -113,22 +115,24 @@ def _budget(shape: Shape, held: Line, stored: Weights, load: Load) -> Budget:
     )
 
 
-def utilization(engine: Engine, gpu: Gpu) -> float:
+def utilization(engine: EngineProfile, gpu: Gpu) -> float:
     """The share of the device's memory that the engine may take."""
     return min(engine.utilization, METAL_SHARE) if gpu.vendor == "apple" else engine.utilization
 
 
-def _weights_line(shape: Shape, form: WeightFormat, stored: Weights, load: Load) -> Line:
+def _weights_line(
+    shape: ModelShape, form: WeightFormat, stored: StoredWeights, load: Workload
+) -> MemoryItem:
     share = weights_share(shape, stored, load.tp)
     formula = f"{shape.parameters / 1e9:.2f} billion parameters: {stored.linears / GIB:.2f} GiB "
     formula += f"of {form.title} matrices + {(stored.total - stored.linears) / GIB:.2f} GiB at 16 "
     formula += "bits" if not form.gguf else "bits or as the mixture has it"
     if load.tp > 1:
         formula += f", over {load.tp} GPUs; norms and routers on each"
-    return Line("weights", share, formula, "config.json; bits a weight of the format")
+    return MemoryItem("weights", share, formula, "config.json; bits a weight of the format")
 
 
-def weights_share(shape: Shape, stored: Weights, tp: int) -> int:
+def weights_share(shape: ModelShape, stored: StoredWeights, tp: int) -> int:
     """Bytes of one of `tp` GPUs: matrices are cut, norms and what has no split are on each."""
     if tp == 1:
         return stored.total
@@ -138,7 +142,7 @@ def weights_share(shape: Shape, stored: Weights, tp: int) -> int:
     return (stored.total - cut) + ceil(cut / tp)
 
 
-def _working_lines(shape: Shape, load: Load) -> list[Line]:
+def _working_lines(shape: ModelShape, load: Workload) -> list[MemoryItem]:
     engine = load.engine
     tokens, sequences = step_sizes(engine, load.gpu, load.prompt, load.sequences)
     step, logits = (
@@ -146,7 +150,7 @@ def _working_lines(shape: Shape, load: Load) -> list[Line]:
         logits_bytes(shape, engine, tokens, sequences),
     )
     lines = [
-        Line(
+        MemoryItem(
             "activations",
             max(step, logits),
             f"the larger of a step of {tokens} tokens ({step / GIB:.2f} GiB) and the logits of "
@@ -157,15 +161,17 @@ def _working_lines(shape: Shape, load: Load) -> list[Line]:
     if engine.graphs and load.gpu.vendor != "cpu":
         graphs = GRAPH_BYTES_A_BLOCK * len(shape.blocks)
         formula = f"{len(shape.blocks)} blocks x {GRAPH_BYTES_A_BLOCK >> 20} MiB"
-        lines.append(Line("CUDA graphs", graphs, formula, "vLLM's own log lines; an estimate"))
+        lines.append(
+            MemoryItem("CUDA graphs", graphs, formula, "vLLM's own log lines; an estimate")
+        )
     held, words = engine.context_bytes, "the process and its libraries"
     if load.tp > 1:
         held, words = held + NCCL_BYTES, words + " + NCCL's buffers"
-    lines.append(Line("context", held, words, engine.context_source))
+    lines.append(MemoryItem("context", held, words, engine.context_source))
     return lines
 
 
-def _cache_line(shape: Shape, load: Load) -> Line:
+def _cache_line(shape: ModelShape, load: Workload) -> MemoryItem:
     one = sequence_bytes(shape, load, load.context)
     each = kv_bytes(load.engine, load.kv_dtype)
     formula = f"{load.words} x {shape.values_per_token} numbers x {each:g} bytes"
@@ -175,10 +181,10 @@ def _cache_line(shape: Shape, load: Load) -> Line:
     states = sum(block.cache.state for block in shape.blocks)
     if states:
         formula += f"; {states * STATE_BYTES / 2**20:.1f} MiB of state a sequence"
-    return Line("KV cache", one * load.sequences, formula, "config.json, block by block")
+    return MemoryItem("KV cache", one * load.sequences, formula, "config.json, block by block")
 
 
-def sequence_bytes(shape: Shape, load: Load, context: int) -> int:
+def sequence_bytes(shape: ModelShape, load: Workload, context: int) -> int:
     """Bytes that one sequence of `context` tokens keeps on each GPU."""
     each = kv_bytes(load.engine, load.kv_dtype)
     block = load.engine.block
@@ -191,12 +197,12 @@ def sequence_bytes(shape: Shape, load: Load, context: int) -> int:
     return ceil(total)
 
 
-def _share(cache: Cache, tp: int) -> float:
+def _share(cache: CacheShape, tp: int) -> float:
     """The part of a block's cache on one GPU: whole heads, each at least once."""
     return ceil(cache.heads / tp) / cache.heads
 
 
-def largest_context(shape: Shape, load: Load, room: int) -> int:
+def largest_context(shape: ModelShape, load: Workload, room: int) -> int:
     """The most tokens of one sequence whose cache fits into `room` bytes (at most what the model
     was made for), a whole number of the engine's blocks; 0 if none fit."""
     most = shape.context or 2**20
@@ -209,7 +215,7 @@ def largest_context(shape: Shape, load: Load, room: int) -> int:
     return low // load.engine.block * load.engine.block
 
 
-def most_sequences(shape: Shape, load: Load, room: int) -> int:
+def most_sequences(shape: ModelShape, load: Workload, room: int) -> int:
     """How many sequences of the load's context fit into `room` bytes."""
     one = sequence_bytes(shape, load, load.context)
     return max(0, room // one) if one else 2**20

@@ -3,18 +3,18 @@
 from dataclasses import dataclass, replace
 
 from salient.core.errors import RequestError
-from salient.core.shape import Shape
+from salient.plan.vllm.route import fitting_tp
+from salient.plan.vllm.versions import parse_version
+from salient.shapes.model_shape import ModelShape
+from salient.shapes.resolve import describe, typed_name
 
 from .advice import advice
 from .commands import commands
-from .decision import Candidate, candidates
-from .described import describe, typed_name
 from .engines import find_engine, kv_bytes
 from .gpus import Gpu, find_gpu, gpu_of_memory
-from .kernels import fitting_tp
-from .memory import Load
+from .memory import Workload
+from .ranking import Candidate, candidates
 from .requirements import Requirements, parse_requirements
-from .vllm_versions import parse_version
 
 DEFAULT_CONTEXT = 8192
 DEFAULT_PROMPT = 1024
@@ -22,7 +22,7 @@ MOST = {"context": 10_000_000, "concurrency": 100_000, "tp": 1024, "prompt": 10_
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanOptions:
     """The words of the command line. gpu: names with commas; vram: GiB of a device unknown by
     name; context None: 8192 tokens, or what the model was made for where that is less."""
 
@@ -43,7 +43,7 @@ class Request:
 class DevicePlan:
     """One device: the load on it, the formats best first, what to change, what to type."""
 
-    load: Load
+    load: Workload
     candidates: list[Candidate]
     advice: tuple[str, ...]
     commands: tuple[str, ...]
@@ -61,8 +61,8 @@ class DevicePlan:
 class Plan:
     """All that was asked and found. devices is empty where no device was named."""
 
-    request: Request
-    shape: Shape
+    request: PlanOptions
+    shape: ModelShape
     origin: str
     asked: Requirements
     devices: tuple[DevicePlan, ...]
@@ -74,7 +74,7 @@ class Plan:
         return not self.devices or any(device.best.good for device in self.devices)
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: PlanOptions) -> Plan:
     """Plan `request`. Raises ModelError for the model, RequestError for what was asked."""
     shape, origin = describe(request.model)
     _check(request)
@@ -84,7 +84,7 @@ def make_plan(request: Request) -> Plan:
     return Plan(request, shape, origin, asked, devices, sizes)
 
 
-def _check(request: Request) -> None:
+def _check(request: PlanOptions) -> None:
     for name, most in MOST.items():
         value = getattr(request, name)
         if value is not None and not 1 <= value <= most:
@@ -97,7 +97,7 @@ def _check(request: Request) -> None:
         )
 
 
-def _gpus(request: Request) -> list[Gpu]:
+def _gpus(request: PlanOptions) -> list[Gpu]:
     if request.gpu and request.vram is not None:
         raise RequestError("--gpu and --vram name the same thing twice. Give one of them.")
     if request.vram is not None:
@@ -105,7 +105,7 @@ def _gpus(request: Request) -> list[Gpu]:
     return [find_gpu(name) for name in (request.gpu or "").split(",") if name.strip()]
 
 
-def _device(shape: Shape, request: Request, gpu: Gpu, asked: Requirements) -> DevicePlan:
+def _device(shape: ModelShape, request: PlanOptions, gpu: Gpu, asked: Requirements) -> DevicePlan:
     load = load_on(shape, request, gpu)
     ranked = candidates(shape, load, asked)
     best = ranked[0]
@@ -113,7 +113,7 @@ def _device(shape: Shape, request: Request, gpu: Gpu, asked: Requirements) -> De
     return DevicePlan(load, ranked, advice(shape, load, best), lines)
 
 
-def load_on(shape: Shape, request: Request, gpu: Gpu) -> Load:
+def load_on(shape: ModelShape, request: PlanOptions, gpu: Gpu) -> Workload:
     """What `request` puts on `gpu`. Raises RequestError for more tokens than the model takes."""
     most = shape.context
     context = request.context or min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
@@ -122,7 +122,7 @@ def load_on(shape: Shape, request: Request, gpu: Gpu) -> Load:
             f"--context {context} is more than the model was made for: {most} tokens "
             "(max_position_embeddings in its config.json)."
         )
-    load = Load(
+    load = Workload(
         find_engine(request.engine),
         gpu,
         context,

@@ -8,15 +8,15 @@ practice; they are assumptions, told with every forecast, and give a range.
 
 from dataclasses import dataclass
 
-from salient.core.shape import Shape
+from salient.plan.vllm.route import Route
+from salient.shapes.model_shape import ModelShape
 
-from .kernels import Route
-from .memory import Load, sequence_bytes
-from .storage import WeightFormat, bytes_read
+from .memory import Workload, sequence_bytes
+from .weight_formats import WeightFormat, bytes_read
 
 
 @dataclass(frozen=True)
-class Pace:
+class KernelEfficiency:
     """How much of a device a kernel uses.
 
     reads: share of the bandwidth while decoding
@@ -34,21 +34,21 @@ class Pace:
 # 19 on ROCm).
 _UNPACKING = 150.0
 _PACES = {
-    "Marlin": Pace(0.85, 0.55),
-    "Machete": Pace(0.85, 0.6),
-    "Humming": Pace(0.85, 0.55),
-    "awq_gemm": Pace(0.85, 0.3, _UNPACKING),
-    "Triton AWQ": Pace(0.55, 0.2, _UNPACKING),
-    "TritonW4A16": Pace(0.5, 0.3),
-    "Conch": Pace(0.5, 0.3),
-    "Exllama": Pace(0.7, 0.4),
-    "GGUF": Pace(0.85, 0.2, _UNPACKING),  # in vLLM: 24 B at 6 on an RTX 4090
-    "bitsandbytes": Pace(0.85, 0.3, 400.0),  # 24 B at 15 to 20 on an RTX 4090
-    "llama.cpp": Pace(0.75, 0.4),
-    "Salient": Pace(0.7, 0.4),
-    "gptqmodel": Pace(0.6, 0.4),
+    "Marlin": KernelEfficiency(0.85, 0.55),
+    "Machete": KernelEfficiency(0.85, 0.6),
+    "Humming": KernelEfficiency(0.85, 0.55),
+    "awq_gemm": KernelEfficiency(0.85, 0.3, _UNPACKING),
+    "Triton AWQ": KernelEfficiency(0.55, 0.2, _UNPACKING),
+    "TritonW4A16": KernelEfficiency(0.5, 0.3),
+    "Conch": KernelEfficiency(0.5, 0.3),
+    "Exllama": KernelEfficiency(0.7, 0.4),
+    "GGUF": KernelEfficiency(0.85, 0.2, _UNPACKING),  # in vLLM: 24 B at 6 on an RTX 4090
+    "bitsandbytes": KernelEfficiency(0.85, 0.3, 400.0),  # 24 B at 15 to 20 on an RTX 4090
+    "llama.cpp": KernelEfficiency(0.75, 0.4),
+    "Salient": KernelEfficiency(0.7, 0.4),
+    "gptqmodel": KernelEfficiency(0.6, 0.4),
 }
-_FAST, _SLOW = Pace(0.85, 0.55), Pace(0.6, 0.2, _UNPACKING)
+_FAST, _SLOW = KernelEfficiency(0.85, 0.55), KernelEfficiency(0.6, 0.2, _UNPACKING)
 # What a kernel reaches on other makes, of its shares on NVIDIA: of bandwidth, of products.
 # Apple: llama.cpp's own table of Apple's chips (discussion 4167): 7 B in Q4_0, 61 to 94 a second.
 _MAKES = {"amd": (0.65, 0.65), "apple": (0.8, 1.2), "cpu": (0.8, 1.0)}
@@ -63,7 +63,7 @@ _REDUCE_SECONDS = 30e-6
 
 
 @dataclass(frozen=True)
-class Span:
+class SpeedRange:
     """A range with its middle."""
 
     low: float
@@ -75,24 +75,26 @@ class Span:
 class Forecast:
     """Tokens a second of one sequence and of all together; seconds to the first token."""
 
-    decode: Span
-    together: Span
-    ttft: Span
+    decode: SpeedRange
+    together: SpeedRange
+    ttft: SpeedRange
     assumptions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Ease:
+class _Assumptions:
     """How kindly a forecast takes its assumptions: factors on shares and on fixed costs."""
 
     shares: float
     fixed: float
 
 
-_EASES = (_Ease(0.8, 1.3), _Ease(1.0, 1.0), _Ease(1.1, 0.4))
+_EASES = (_Assumptions(0.8, 1.3), _Assumptions(1.0, 1.0), _Assumptions(1.1, 0.4))
 
 
-def forecast(shape: Shape, form: WeightFormat, load: Load, route: Route) -> Forecast | None:
+def forecast(
+    shape: ModelShape, form: WeightFormat, load: Workload, route: Route
+) -> Forecast | None:
     """Speeds of `shape` in `form` by the kernel of `route`; None where the device is unknown, or
     the engine refuses it."""
     if not load.gpu.bandwidth or not load.gpu.tflops or route.pace == "refused":
@@ -103,20 +105,20 @@ def forecast(shape: Shape, form: WeightFormat, load: Load, route: Route) -> Fore
     ]
     ttft = [_first_token(shape, form, load, pace, e) for e in _EASES]
     return Forecast(
-        Span(*(1 / seconds for seconds in steps[0])),
-        Span(*(load.sequences / seconds for seconds in steps[1])),
-        Span(ttft[2], ttft[1], ttft[0]),
+        SpeedRange(*(1 / seconds for seconds in steps[0])),
+        SpeedRange(*(load.sequences / seconds for seconds in steps[1])),
+        SpeedRange(ttft[2], ttft[1], ttft[0]),
         _assumptions(load, route, pace),
     )
 
 
-def _pace(load: Load, route: Route) -> Pace:
+def _pace(load: Workload, route: Route) -> KernelEfficiency:
     pace = _PACES.get(route.kernel, _FAST if route.pace == "fast" else _SLOW)
     reads, multiplies = _MAKES.get(load.gpu.vendor, (1.0, 1.0))
-    return Pace(pace.reads * reads, pace.multiplies * multiplies, pace.unpacks)
+    return KernelEfficiency(pace.reads * reads, pace.multiplies * multiplies, pace.unpacks)
 
 
-def _block_seconds(load: Load) -> float:
+def _block_seconds(load: Workload) -> float:
     by_vendor = {"amd": _ROCM_BLOCK_SECONDS, "cpu": _CPU_BLOCK_SECONDS}
     each = max(_BLOCK_SECONDS[load.engine.name], by_vendor.get(load.gpu.vendor, 0))
     if load.gpu.vendor == "cpu" and load.engine.name != "transformers":
@@ -125,7 +127,12 @@ def _block_seconds(load: Load) -> float:
 
 
 def _step(
-    shape: Shape, form: WeightFormat, load: Load, pace: Pace, ease: _Ease, rows: int
+    shape: ModelShape,
+    form: WeightFormat,
+    load: Workload,
+    pace: KernelEfficiency,
+    ease: _Assumptions,
+    rows: int,
 ) -> float:
     """Seconds of one decoding step of `rows` sequences, each at half of the load's context."""
     bandwidth = load.gpu.bandwidth * 1e9 * min(0.95, pace.reads * ease.shares)
@@ -138,19 +145,27 @@ def _step(
     return max(read, multiplied, unpacked) + cached + fixed
 
 
-def _unpacked(shape: Shape, load: Load, pace: Pace, ease: _Ease) -> float:
+def _unpacked(
+    shape: ModelShape, load: Workload, pace: KernelEfficiency, ease: _Assumptions
+) -> float:
     if not pace.unpacks:
         return 0.0
     active = sum(linear.active_weights for linear in shape.linears if not linear.kept)
     return active / (pace.unpacks * 1e9 * ease.shares) / load.tp
 
 
-def _multiplied(shape: Shape) -> int:
+def _multiplied(shape: ModelShape) -> int:
     """Elements of the matrices that one token passes, the head's too."""
     return sum(linear.active_weights for linear in shape.linears) + shape.head_weights
 
 
-def _first_token(shape: Shape, form: WeightFormat, load: Load, pace: Pace, ease: _Ease) -> float:
+def _first_token(
+    shape: ModelShape,
+    form: WeightFormat,
+    load: Workload,
+    pace: KernelEfficiency,
+    ease: _Assumptions,
+) -> float:
     """Seconds from a prompt to its first token, nothing waiting before it.
 
     Attention's products are 2 tokens^2 x width a block: scores and values, half of them masked.
@@ -163,7 +178,7 @@ def _first_token(shape: Shape, form: WeightFormat, load: Load, pace: Pace, ease:
     return (matrices + attention) / peak + _step(shape, form, load, pace, ease, 1)
 
 
-def _assumptions(load: Load, route: Route, pace: Pace) -> tuple[str, ...]:
+def _assumptions(load: Workload, route: Route, pace: KernelEfficiency) -> tuple[str, ...]:
     gpu = load.gpu
     said = [
         f"{gpu.name}: {gpu.bandwidth:g} GB/s, of which {pace.reads:.0%} while decoding; "

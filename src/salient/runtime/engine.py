@@ -15,13 +15,13 @@ from torch import Tensor
 
 from salient.core.errors import ModelError, RequestError, ResourceError
 
-from .answer import Answer, Piece, raise_failed
+from .detokenizer import TextStream
 from .grammar import Constraint, Grammars
-from .prompt import check_length
 from .runner import Runner
 from .sampler import Sampler, greedy_batch
-from .sampling import Picked, Sampling
-from .text import TextStream
+from .sampling_params import SampledToken, SamplingParams
+from .token_sequence import StepOutput, TokenSequence, raise_failed
+from .tokenization import check_length
 
 PIECE = 512  # tokens of a prompt in one step: running sequences wait no longer than for these
 WORTH_COPYING = 16  # tokens that a prompt must share with another slot's to copy them
@@ -35,9 +35,9 @@ class Engine:
 
     def __init__(self, runner: Runner, tokenizer: Any, ends: frozenset[int]):
         self.runner, self.tokenizer, self.ends = runner, tokenizer, ends
-        self._waiting: deque[Answer] = deque()
-        self._filling: Answer | None = None
-        self._running: list[Answer] = []
+        self._waiting: deque[TokenSequence] = deque()
+        self._filling: TokenSequence | None = None
+        self._running: list[TokenSequence] = []
         self._held: list[list[int]] = [[] for _ in range(runner.slots)]  # tokens in each slot
         self._used = [0] * runner.slots  # when each slot was last given away
         self._count = 0
@@ -63,8 +63,8 @@ class Engine:
         return Grammars(self.tokenizer, self.runner.vocabulary, self.ends)
 
     def submit(
-        self, ids: Sequence[int], sampling: Sampling, constraint: Constraint | None = None
-    ) -> Answer:
+        self, ids: Sequence[int], sampling: SamplingParams, constraint: Constraint | None = None
+    ) -> TokenSequence:
         """Queue a prompt of token ids; `constraint` is this answer's own.
 
         Raises RequestError for what cannot be run.
@@ -76,11 +76,11 @@ class Engine:
         limit = check_length(ids, sampling.max_new_tokens, self.context)
         sampler = Sampler(sampling, ids, constraint)
         stream = TextStream(self.tokenizer, ids, sampling.stop)
-        answer = Answer(list(ids), sampling, limit, sampler, stream)
+        answer = TokenSequence(list(ids), sampling, limit, sampler, stream)
         self._waiting.append(answer)
         return answer
 
-    def cancel(self, answer: Answer) -> None:
+    def cancel(self, answer: TokenSequence) -> None:
         """Stop an answer; its slot is free at once."""
         if answer.finished:
             return
@@ -120,7 +120,7 @@ class Engine:
             self._held[slot] += piece
         return torch.cat(found)[-last:]
 
-    def step(self) -> list[Piece]:
+    def step(self) -> list[StepOutput]:
         """One piece of a waiting prompt, one more token of each running sequence."""
         running = list(self._running)
         pieces = []
@@ -132,7 +132,7 @@ class Engine:
             pieces += self._decode(running)
         return pieces
 
-    def stream(self, ids: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+    def stream(self, ids: Sequence[int], sampling: SamplingParams) -> Iterator[StepOutput]:
         """The pieces of one answer as they come; leaving the loop early cancels it."""
         answer = self.submit(ids, sampling)
         try:
@@ -142,7 +142,9 @@ class Engine:
             self.cancel(answer)
         raise_failed([answer])
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Answer]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams
+    ) -> list[TokenSequence]:
         """The answers to several prompts, computed together."""
         answers = [self.submit(ids, sampling) for ids in prompts]
         while not all(answer.finished for answer in answers):
@@ -186,7 +188,7 @@ class Engine:
         self._held[slot] = ids[:reused]
         return slot, reused
 
-    def _fill(self, answer: Answer) -> list[Piece]:
+    def _fill(self, answer: TokenSequence) -> list[StepOutput]:
         start, slot = answer._done, answer.slot
         piece = answer.prompt[start : start + PIECE if self.runner.in_pieces else None]
         logits = self.runner.prefill(slot, piece, start)
@@ -198,7 +200,7 @@ class Engine:
         self._running.append(answer)
         return [self._take(answer, logits)]
 
-    def _decode(self, running: list[Answer]) -> list[Piece]:
+    def _decode(self, running: list[TokenSequence]) -> list[StepOutput]:
         """One more token of each: the last one chosen goes in, the next comes out."""
         slots = [answer.slot for answer in running]
         tokens = [answer.picked[-1].token for answer in running]
@@ -210,14 +212,14 @@ class Engine:
         largest = dict(zip(plain, greedy_batch(rows), strict=True)) if plain else {}
         return [self._take(running[n], row, largest.get(n)) for n, row in enumerate(logits)]
 
-    def _take(self, answer: Answer, logits: Tensor, token: int | None = None) -> Piece:
+    def _take(self, answer: TokenSequence, logits: Tensor, token: int | None = None) -> StepOutput:
         """Add `token`, or one chosen from its logits, to an answer, or end it there."""
         try:
-            picked = answer.sampler.pick(logits) if token is None else Picked(token)
+            picked = answer.sampler.pick(logits) if token is None else SampledToken(token)
         except ModelError as error:  # no numbers; the others go on
             answer.error = error
             self._finish(answer, "failed")
-            return Piece(answer, answer.stream.finish(), None, "failed")
+            return StepOutput(answer, answer.stream.finish(), None, "failed")
         answer.times.append(time.perf_counter())
         answer.picked.append(picked)
         sampling, token = answer.sampling, picked.token
@@ -231,14 +233,14 @@ class Engine:
             return self._end(answer, text, picked, "stop")
         if len(answer.tokens) >= answer.limit:
             return self._end(answer, text, picked, "length")
-        return Piece(answer, text, picked, "")
+        return StepOutput(answer, text, picked, "")
 
-    def _end(self, answer: Answer, text: str, picked: Picked, why: str) -> Piece:
+    def _end(self, answer: TokenSequence, text: str, picked: SampledToken, why: str) -> StepOutput:
         text += answer.stream.finish()
         self._finish(answer, "stop" if answer.stream.stopped_by is not None else why)
-        return Piece(answer, text, picked, answer.finished)
+        return StepOutput(answer, text, picked, answer.finished)
 
-    def _finish(self, answer: Answer, why: str) -> None:
+    def _finish(self, answer: TokenSequence, why: str) -> None:
         answer.finished = why
         if self._filling is answer:
             self._filling = None

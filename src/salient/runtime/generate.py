@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from salient.core.machine import resident_memory
 from salient.core.report import Report, Table, mebibytes
+from salient.core.system import resident_memory
 
-from .answer import Answer, raise_failed
-from .open import Opened, Options, load
-from .prompt import chat_ids, prompt_ids
-from .sampling import Sampling
+from .load_engine import EngineOptions, LoadedEngine, load
+from .sampling_params import SamplingParams
+from .token_sequence import TokenSequence, raise_failed
+from .tokenization import chat_ids, prompt_ids
 
 Heard = Callable[[int, str], None]  # which prompt, and the next piece of its text
 
@@ -18,8 +18,8 @@ Heard = Callable[[int, str], None]  # which prompt, and the next piece of its te
 def generate_texts(
     checkpoint: str,
     prompts: Sequence[str],
-    sampling: Sampling,
-    options: Options,
+    sampling: SamplingParams,
+    options: EngineOptions,
     *,
     chat: bool,
     heard: Heard,
@@ -48,7 +48,9 @@ def generate_texts(
     return _report(opened, answers, prompts, loaded)
 
 
-def _report(opened: Opened, answers: list[Answer], prompts: Sequence[str], loaded: float) -> Report:
+def _report(
+    opened: LoadedEngine, answers: list[TokenSequence], prompts: Sequence[str], loaded: float
+) -> Report:
     texts = [
         {"prompt": prompt, **told(answer)} for prompt, answer in zip(prompts, answers, strict=True)
     ]
@@ -79,7 +81,7 @@ def _report(opened: Opened, answers: list[Answer], prompts: Sequence[str], loade
     return Report(data, [Table("Generated", columns, rows)], lines)
 
 
-def told(answer: Answer) -> dict[str, Any]:
+def told(answer: TokenSequence) -> dict[str, Any]:
     """What became of one answer, for programs."""
     told: dict[str, Any] = {
         "text": answer.text,

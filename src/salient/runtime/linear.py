@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
-from salient.kernels.choose import NEVER, dense_product
-from salient.kernels.contract import PackedWeight
-from salient.kernels.library import Library, dense_linear, half_matmul, load_library
+from salient.kernels.base import PackedWeight
+from salient.kernels.cpu_library import Library, dense_linear, half_matmul, load_library
+from salient.kernels.registry import NEVER, dense_product
 
 
 class QuantLinear(nn.Module):

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from salient.core.machine import cache_folder
+from salient.core.system import cache_folder
+from salient.runtime.fusion.difference import TOLERANCES, differs
+from salient.runtime.fusion.native_blocks import NativeBlocks
+from salient.runtime.fusion.torch_blocks import run_block
+from salient.runtime.fusion.verify import FusedModel
 
-from .cache import Batch, KeyValueCache
-from .difference import TOLERANCES, differs
-from .fuse import Fused
-from .fused import run_block
-from .load import Model
-from .native import NativeBlocks
-from .spans import HEAD_ROWS, Logprob, Span, logprobs_of
+from .kv_cache import Batch, KeyValueCache
+from .model_loader import LoadedModel
+from .spans import HEAD_ROWS, Logprob, TokenSpan, logprobs_of
 
 LENGTHS = 256  # a compiled step is made for multiples of so many positions, doubling
 PROOF_IDS, PROOF_CUT = (3, 17, 5, 40, 8, 29, 11, 23), 6  # a prompt, and where it is cut in two
@@ -57,7 +57,7 @@ class Runner(ABC):
         """Give `target` the first `count` positions of `source`."""
         raise NotImplementedError
 
-    def logprobs(self, spans: Sequence[Span]) -> list[list[Logprob]]:
+    def logprobs(self, spans: Sequence[TokenSpan]) -> list[list[Logprob]]:
         """What each span asks. No two are of one slot.
 
         Raises ModelError where logits are not numbers.
@@ -72,8 +72,8 @@ class FusedRunner(Runner):
 
     def __init__(
         self,
-        model: Model,
-        fused: Fused,
+        model: LoadedModel,
+        fused: FusedModel,
         slots: int,
         capacity: int,
         kept: torch.dtype,
@@ -119,7 +119,7 @@ class FusedRunner(Runner):
         with torch.inference_mode():
             self.cache.copy(source, target, count)
 
-    def logprobs(self, spans: Sequence[Span]) -> list[list[Logprob]]:
+    def logprobs(self, spans: Sequence[TokenSpan]) -> list[list[Logprob]]:
         """What each span asks, all spans in one step."""
         device, head = self.model.device, self.fused.head
         tokens = torch.tensor([token for span in spans for token in span.ids], device=device)
@@ -190,7 +190,7 @@ class ModelRunner(Runner):
     The model makes the cache itself, of whatever kind it wants.
     """
 
-    def __init__(self, model: Model, slots: int, capacity: int, kept: torch.dtype):
+    def __init__(self, model: LoadedModel, slots: int, capacity: int, kept: torch.dtype):
         self.model, self.slots, self.capacity, self.kept = model, slots, capacity, kept
         self._plain_cache = False  # the model makes Transformers' usual one
         self.vocabulary = model.module.get_input_embeddings().weight.shape[0]
@@ -219,11 +219,11 @@ class ModelRunner(Runner):
         rows = zip(slots, tokens, positions, strict=True)
         return torch.cat([self._forward(slot, [token], at) for slot, token, at in rows])
 
-    def logprobs(self, spans: Sequence[Span]) -> list[list[Logprob]]:
+    def logprobs(self, spans: Sequence[TokenSpan]) -> list[list[Logprob]]:
         """What each span asks, one span after the other, in pieces where the model allows it."""
         return [self._span_logprobs(span) for span in spans]
 
-    def _span_logprobs(self, span: Span) -> list[Logprob]:
+    def _span_logprobs(self, span: TokenSpan) -> list[Logprob]:
         found, size = [], HEAD_ROWS if self.in_pieces else len(span.ids)
         for begin in range(0, len(span.ids), size):
             piece = span.ids[begin : begin + size]

@@ -27,7 +27,7 @@ from torch import Tensor
 from salient.core.errors import ModelError
 
 from .grammar import Constraint
-from .sampling import Picked, Sampling
+from .sampling_params import SampledToken, SamplingParams
 
 FIRST_LOOK = 64  # tokens that top-p looks at before it looks at more
 NEXT_LOOK = 32  # times as many
@@ -45,7 +45,7 @@ class Sampler:
 
     def __init__(
         self,
-        sampling: Sampling,
+        sampling: SamplingParams,
         prompt_ids: Sequence[int] = (),
         constraint: Constraint | None = None,
     ):
@@ -65,7 +65,7 @@ class Sampler:
         """Whether the largest logit is all there is to it."""
         return self.sampling.plain and self.constraint is None
 
-    def pick(self, logits: Tensor) -> Picked:
+    def pick(self, logits: Tensor) -> SampledToken:
         """The next token, from logits [vocab], which are left as they are.
 
         Raises ModelError where the logits are not numbers.
@@ -81,7 +81,7 @@ class Sampler:
         if self.constraint is not None:
             self.constraint.took(token)
         if self.sampling.logprobs is None:
-            return Picked(token)
+            return SampledToken(token)
         return _with_logprobs(token, logits, self.sampling.logprobs)
 
     def _penalized(self, logits: Tensor) -> Tensor:
@@ -164,9 +164,9 @@ def _largest(scores: Tensor) -> int:
     return token
 
 
-def _with_logprobs(token: int, logits: Tensor, count: int) -> Picked:
+def _with_logprobs(token: int, logits: Tensor, count: int) -> SampledToken:
     """`token` with its log probability and the `count` likeliest, of logits float32 [vocab]."""
     values, ids = logits.topk(min(count, len(logits)))
     chosen = torch.cat([logits[token][None], values]) - logits.logsumexp(0)
     logprob, *others = chosen.tolist()
-    return Picked(token, logprob, tuple(zip(ids.tolist(), others, strict=True)))
+    return SampledToken(token, logprob, tuple(zip(ids.tolist(), others, strict=True)))

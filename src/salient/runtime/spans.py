@@ -17,7 +17,7 @@ Logprob = tuple[float, bool]
 
 
 @dataclass(frozen=True)
-class Span:
+class TokenSpan:
     """Tokens that one sequence goes on with.
 
     ids: go to `slot` from position `start` on

@@ -13,19 +13,19 @@ from starlette.responses import JSONResponse, Response
 
 from salient import __version__
 from salient.core.errors import SalientError
-from salient.runtime.prompt import prompt_ids
+from salient.runtime.tokenization import prompt_ids
 
+from .completions import Service, chat_job, completion_job
 from .errors import INTERNAL, INVALID, refused, response_to
-from .guards import Guards
 from .metrics import CONTENT_TYPE, Metrics
-from .responding import no_model, respond
-from .schema import Chat, Completion, Tokenize
-from .service import Service, chat_job, completion_job
+from .middleware import GuardMiddleware
+from .protocol import ChatCompletionRequest, CompletionRequest, TokenizeRequest
+from .responses import no_model, respond
 from .worker import BROKEN, Worker
 
 
 @dataclass(frozen=True)
-class Settings:
+class AppSettings:
     """How to serve.
 
     model: the name that clients use   api_key: asked for as a bearer token, None for none
@@ -41,7 +41,7 @@ class Settings:
     only_local: bool = False
 
 
-def create_app(worker: Worker, settings: Settings, beside: Sequence[Worker] = ()) -> FastAPI:
+def create_app(worker: Worker, settings: AppSettings, beside: Sequence[Worker] = ()) -> FastAPI:
     """The server of `worker`'s engine, which nothing else may use while it runs.
 
     beside: workers of other models that start and stop with the server
@@ -66,7 +66,7 @@ def create_app(worker: Worker, settings: Settings, beside: Sequence[Worker] = ()
     app.state.ready = False
     service = Service(worker, settings.model, Metrics(settings.model, worker))
     app.add_middleware(
-        Guards,
+        GuardMiddleware,
         api_key=settings.api_key,
         largest_body=settings.largest_body,
         only_local=settings.only_local,
@@ -87,15 +87,15 @@ def create_app(worker: Worker, settings: Settings, beside: Sequence[Worker] = ()
 
 def _answers(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
-    async def completions(asked: Completion, request: Request) -> Response:
+    async def completions(asked: CompletionRequest, request: Request) -> Response:
         return await respond(service, completion_job, asked, request)
 
     @app.post("/v1/chat/completions")
-    async def chat_completions(asked: Chat, request: Request) -> Response:
+    async def chat_completions(asked: ChatCompletionRequest, request: Request) -> Response:
         return await respond(service, chat_job, asked, request)
 
     @app.post("/tokenize")
-    async def tokenize(asked: Tokenize) -> Response:
+    async def tokenize(asked: TokenizeRequest) -> Response:
         engine = service.worker.engine
         if asked.add_special_tokens is False:
             ids = engine.tokenizer(asked.prompt, add_special_tokens=False, verbose=False).input_ids

@@ -7,24 +7,24 @@ from socket import socket
 
 from fastapi import FastAPI
 
-from salient.models.source import model_folder
-from salient.runtime.open import Opened, Options, load
+from salient.explorer.routes import add_explorer
+from salient.explorer.state import ExplorerState, ReferenceModel
+from salient.models.model_folder import model_folder
+from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
 
-from .app import Settings, create_app
-from .explorer.routes import add_explorer
-from .explorer.scene import Reference, Scene
-from .listening import address
-from .request import ServeRequest
-from .run import run_app
-from .sizes import sequences
-from .telling import is_loopback
+from .address import address
+from .app import AppSettings, create_app
+from .capacity import sequences
+from .http_server import run_app
+from .messages import is_loopback
+from .options import ServeOptions
 from .worker import Worker
 
 REFERENCE_SLOTS = 2  # only the explorer asks it
 
 
 @dataclass(frozen=True)
-class Facts:
+class ServerInfo:
     """What a started server is, for whoever started it."""
 
     url: str
@@ -36,7 +36,7 @@ class Facts:
 
 
 def serve_embedded(
-    request: ServeRequest, listening: socket, started: Callable[[Facts], None]
+    request: ServeOptions, listening: socket, started: Callable[[ServerInfo], None]
 ) -> None:
     """Serve on `listening` until a signal; `started` is told as soon as requests are taken.
 
@@ -47,7 +47,7 @@ def serve_embedded(
     opened = _opened(request, folder, beside)
     reference = _reference(request, beside) if beside else None
     app = _app(request, folder, opened, reference)
-    facts = Facts(
+    facts = ServerInfo(
         address(listening),
         _name(request, folder),
         opened.engine.context,
@@ -59,37 +59,37 @@ def serve_embedded(
 
 
 def _app(
-    request: ServeRequest, folder: Path, opened: Opened, reference: Reference | None
+    request: ServeOptions, folder: Path, opened: LoadedEngine, reference: ReferenceModel | None
 ) -> FastAPI:
     name = _name(request, folder)
     worker = Worker(opened.engine, request.max_waiting)
-    settings = Settings(
+    settings = AppSettings(
         name,
         request.api_key,
         origins=request.origins,
         only_local=is_loopback(request.host) and request.api_key is None,
     )
     app = create_app(worker, settings, [reference.worker] if reference else [])
-    add_explorer(app, Scene(folder, opened, name, worker, reference))
+    add_explorer(app, ExplorerState(folder, opened, name, worker, reference))
     return app
 
 
-def _opened(request: ServeRequest, folder: Path, beside: Path | None) -> Opened:
+def _opened(request: ServeOptions, folder: Path, beside: Path | None) -> LoadedEngine:
     slots = request.max_concurrency
     if slots is None:
         folders = [folder, beside] if beside else [folder]
         slots = sequences(folders, request.max_context, request.device)
-    options = Options(request.device, request.dtype, context=request.max_context, slots=slots)
+    options = EngineOptions(request.device, request.dtype, context=request.max_context, slots=slots)
     return load(str(folder), options)
 
 
-def _reference(request: ServeRequest, folder: Path) -> Reference:
+def _reference(request: ServeOptions, folder: Path) -> ReferenceModel:
     """The 16-bit model on an engine of its own."""
-    options = Options(request.device, context=request.max_context, slots=REFERENCE_SLOTS)
+    options = EngineOptions(request.device, context=request.max_context, slots=REFERENCE_SLOTS)
     opened = load(str(folder), options)
     worker = Worker(opened.engine, request.max_waiting)
-    return Reference(request.reference or folder.name, folder, opened, worker)
+    return ReferenceModel(request.reference or folder.name, folder, opened, worker)
 
 
-def _name(request: ServeRequest, folder: Path) -> str:
+def _name(request: ServeOptions, folder: Path) -> str:
     return request.served_name or folder.resolve().name

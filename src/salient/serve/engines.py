@@ -4,13 +4,13 @@ from importlib.util import find_spec
 
 from salient.core.errors import MissingExtra, RequestError
 
-from .request import ServeRequest
+from .options import ServeOptions
 
 ENGINES = ("auto", "embedded", "vllm")
 NEEDED = ("fastapi", "uvicorn", "prometheus_client", "llguidance")  # by the embedded engine
 
 
-def chosen_engine(request: ServeRequest) -> str:
+def chosen_engine(request: ServeOptions) -> str:
     """'embedded' or 'vllm'.
 
     Raises RequestError for what does not go together.
@@ -35,7 +35,7 @@ def chosen_engine(request: ServeRequest) -> str:
         )
     if engine == "vllm" or for_vllm:
         return "vllm"
-    from .vllm.engine import find_vllm
+    from salient.serve.vllm.engine import find_vllm
 
     return "embedded" if find_vllm(None) is None else "vllm"
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from salient.core.progress import Progress
 
+from .address import bind
 from .engines import check_extra, chosen_engine
-from .listening import bind
-from .request import ServeRequest
-from .telling import command_told, embedded_told, said
+from .messages import command_told, embedded_told, said
+from .options import ServeOptions
 
 Heard = Callable[[list[str], dict[str, Any]], None]
 
 
-def run_server(request: ServeRequest, progress: Progress, heard: Heard) -> int:
+def run_server(request: ServeOptions, progress: Progress, heard: Heard) -> int:
     """Serve until a signal; the exit code: 0, or that of a vLLM that ended by itself.
 
     Raises SalientError for whatever keeps the server from starting.
@@ -29,24 +29,23 @@ def run_server(request: ServeRequest, progress: Progress, heard: Heard) -> int:
         return _embedded(_prepared(request, progress, heard), listening, heard)
 
 
-def _prepared(request: ServeRequest, progress: Progress, heard: Heard) -> ServeRequest:
+def _prepared(request: ServeOptions, progress: Progress, heard: Heard) -> ServeOptions:
     """The request for a checkpoint that is there; long work ends with it."""
     made = replace(request, checkpoint=_made(request.checkpoint, progress, heard))
     progress(0, 0, "", "")  # a server runs until it is told to end
     return made
 
 
-def _embedded(request: ServeRequest, listening: socket, heard: Heard) -> int:
+def _embedded(request: ServeOptions, listening: socket, heard: Heard) -> int:
     from .embedded import serve_embedded
 
     serve_embedded(request, listening, lambda facts: heard(*embedded_told(facts, request)))
     return 0
 
 
-def _vllm(request: ServeRequest, heard: Heard) -> int:
-    from salient.models.source import model_folder
-
-    from .vllm.engine import command_of, run_vllm
+def _vllm(request: ServeOptions, heard: Heard) -> int:
+    from salient.models.model_folder import model_folder
+    from salient.serve.vllm.engine import command_of, run_vllm
 
     wanted = replace(request, checkpoint=str(model_folder(request.checkpoint)))
     if request.print_command:
@@ -63,11 +62,11 @@ def _made(checkpoint: str, progress: Progress, heard: Heard) -> str:
         return checkpoint
     folder = demo_checkpoint()
     if not (folder / "salient.json").exists():
-        from salient.awq.job import Request
-        from salient.awq.quantizer import quantize_model
+        from salient.awq.job import QuantizeOptions
+        from salient.awq.quantize import quantize_model
 
         heard([f"Quantizing {DEMO_NAME} into {folder}, once; it takes a minute or two."], {})
         # groups of 64: its width of 576 takes no larger
-        made = Request(DEMO_NAME, str(folder), "w4-g64", "awq", "builtin", 16, 512)
+        made = QuantizeOptions(DEMO_NAME, str(folder), "w4-g64", "awq", "builtin", 16, 512)
         quantize_model(made, fresh=False, dry_run=False, progress=progress)
     return str(folder)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from salient.core.errors import ResourceError, SalientError
-from salient.runtime.answer import Answer, Piece
 from salient.runtime.engine import Engine
 from salient.runtime.grammar import Constraint
-from salient.runtime.sampling import Sampling
+from salient.runtime.sampling_params import SamplingParams
+from salient.runtime.token_sequence import StepOutput, TokenSequence
 
 T = TypeVar("T")
 log = logging.getLogger("salient.serve")
@@ -32,15 +32,15 @@ class Ticket:
     """
 
     ids: Sequence[int]
-    sampling: Sampling
+    sampling: SamplingParams
     constraint: Constraint | None = None
-    pieces: "asyncio.Queue[Piece | SalientError]" = field(default_factory=asyncio.Queue)
-    answer: Answer | None = None
+    pieces: "asyncio.Queue[StepOutput | SalientError]" = field(default_factory=asyncio.Queue)
+    answer: TokenSequence | None = None
     ended: bool = False
 
 
 @dataclass(frozen=True)
-class Load:
+class WorkerLoad:
     """How much is under way: answers that run, and tickets that wait for a slot."""
 
     running: int
@@ -58,7 +58,7 @@ class Worker:
         self.failure = ""  # why no more steps run; '' while they do
         # None ends the thread
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._tickets: dict[Answer, Ticket] = {}
+        self._tickets: dict[TokenSequence, Ticket] = {}
         self._inside = 0  # tickets let in and not ended; the event loop's own count
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="salient-engine", daemon=True)
@@ -74,9 +74,9 @@ class Worker:
         self._thread.join(timeout=30)
 
     @property
-    def load(self) -> Load:
+    def load(self) -> WorkerLoad:
         slots = self.engine.runner.slots
-        return Load(min(self._inside, slots), max(0, self._inside - slots))
+        return WorkerLoad(min(self._inside, slots), max(0, self._inside - slots))
 
     def admit(self, count: int) -> None:
         """Raise ResourceError where `count` more would wait behind too many."""
@@ -89,7 +89,7 @@ class Worker:
             )
 
     def submit(
-        self, ids: Sequence[int], sampling: Sampling, constraint: Constraint | None = None
+        self, ids: Sequence[int], sampling: SamplingParams, constraint: Constraint | None = None
     ) -> Ticket:
         """Let a prompt in; its pieces come through the ticket. `admit` first."""
         ticket = Ticket(ids, sampling, constraint)
@@ -147,7 +147,7 @@ class Worker:
         if ticket.answer in self._tickets:
             self.engine.cancel(ticket.answer)
             del self._tickets[ticket.answer]
-            self._tell([(ticket, Piece(ticket.answer, "", None, "cancelled"))])
+            self._tell([(ticket, StepOutput(ticket.answer, "", None, "cancelled"))])
 
     def _visited(self, work: Callable[[Engine], Any], made: "asyncio.Future[Any]") -> None:
         result, error = None, None
@@ -159,8 +159,8 @@ class Worker:
             error = raised
         self._in_loop(_settle, made, result, error)
 
-    def _deliver(self, pieces: list[Piece]) -> None:
-        found: list[tuple[Ticket, Piece | SalientError]] = []
+    def _deliver(self, pieces: list[StepOutput]) -> None:
+        found: list[tuple[Ticket, StepOutput | SalientError]] = []
         for piece in pieces:
             ticket = self._tickets[piece.sequence]
             error = piece.sequence.error
@@ -170,7 +170,7 @@ class Worker:
         if found:
             self._tell(found)
 
-    def _tell(self, found: list[tuple[Ticket, Piece | SalientError]]) -> None:
+    def _tell(self, found: list[tuple[Ticket, StepOutput | SalientError]]) -> None:
         self._in_loop(self._hand_over, found)
 
     def _in_loop(self, what: Callable[..., None], *given: Any) -> None:
@@ -180,7 +180,7 @@ class Worker:
         except RuntimeError:  # the loop is closed: nobody waits any more
             log.debug("the event loop is closed")
 
-    def _hand_over(self, found: list[tuple[Ticket, Piece | SalientError]]) -> None:
+    def _hand_over(self, found: list[tuple[Ticket, StepOutput | SalientError]]) -> None:
         """In the event loop."""
         for ticket, piece in found:
             if not ticket.ended and (isinstance(piece, SalientError) or piece.finished):

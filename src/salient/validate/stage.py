@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from salient.core.report import Table
-from salient.evals.gate import Measurement
+from salient.validate.policy.verdict import Measurement
 
 
 @dataclass

@@ -5,25 +5,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from salient.core.errors import SalientError
-from salient.core.machine import give_back_memory
 from salient.core.progress import Progress
-from salient.evals.gate import Measurement
-from salient.evals.policy import THRESHOLDS
+from salient.core.system import give_back_memory
+from salient.validate.attribution.measure import AttributionRequest, measure_attribution
+from salient.validate.context.measure import ContextRequest, check_context, measure_context
+from salient.validate.likelihood.measure import LikelihoodRequest, measure_likelihood, windows_of
+from salient.validate.load.measure import LoadRequest, check_load, measure_load
+from salient.validate.policy.policy import THRESHOLDS
+from salient.validate.policy.verdict import Measurement
+from salient.validate.tasks.measure import TasksRequest, check_tasks, measure_tasks
 
-from .attribution import AttributionRequest, measure_attribution
-from .context import ContextRequest, check_context, measure_context
-from .likelihood import LikelihoodRequest, measure_likelihood, windows_of
-from .load import LoadRequest, check_load, measure_load
-from .pair import Pair
+from .cache import ValidationCache
+from .model_pair import ModelPair
 from .stage import Stage
-from .store import Store
-from .tasks import TasksRequest, check_tasks, measure_tasks
 
 SHARE = 1000  # steps of the progress bar that stand for the whole of a stage of weight 1
 
 
 @dataclass(frozen=True)
-class Asked:
+class StageSelection:
     """What to measure; None is left out."""
 
     likelihood: LikelihoodRequest | None = None
@@ -43,12 +43,12 @@ class _Row:
     """check: raises for what cannot be asked, before long work; weight: about how long it takes,
     against the others"""
 
-    check: Callable[[Pair, Any], object]
-    measure: Callable[[Pair, Any, Store, Progress], Stage]
+    check: Callable[[ModelPair, Any], object]
+    measure: Callable[[ModelPair, Any, ValidationCache, Progress], Stage]
     weight: int
 
 
-def _nothing(pair: Pair, request: Any) -> None:
+def _nothing(pair: ModelPair, request: Any) -> None:
     """There is nothing to ask wrongly."""
 
 
@@ -61,14 +61,19 @@ _STAGES = {
 }
 
 
-def check_stages(pair: Pair, asked: Asked) -> None:
+def check_stages(pair: ModelPair, asked: StageSelection) -> None:
     """Raises SalientError for what cannot be measured as it was asked."""
     for name in asked.names:
         _STAGES[name].check(pair, getattr(asked, name))
 
 
 def run_stages(
-    pair: Pair, asked: Asked, store: Store, progress: Progress, *, go_on: bool
+    pair: ModelPair,
+    asked: StageSelection,
+    store: ValidationCache,
+    progress: Progress,
+    *,
+    go_on: bool,
 ) -> Iterator[Stage]:
     """Each stage as it ends.
 

@@ -18,16 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from salient.core.findings import BAD, Finding, ranked
-from salient.core.headers import read_json
+from salient.core.model_files import read_json
+from salient.diagnose.finding import BAD, Finding, ranked
 
-from .beside import check_beside
-from .codes import FEW, WINDOW, check_codes, check_tails
-from .complete import check_siblings, check_tensors
-from .config import CONFIG, check_awq_keys, check_places, find_settings, first_of
+from .awq_layout import WHOLE_ROW, check_awq, usual_group
+from .code_values import FEW, WINDOW, check_codes, check_tails
+from .config_shapes import check_config_sizes, check_sizes
 from .contents import (
     SUFFIXES,
-    Contents,
+    CheckpointContents,
     change,
     find_packed,
     find_plain,
@@ -38,17 +37,18 @@ from .contents import (
     stored_method,
     whole,
 )
-from .evidence import check_evidence
-from .files import Held, read_files
-from .groups import PACKED, Args, check_groups, read_groups
-from .kept import check_ends, check_kept
-from .layouts import WHOLE_ROW, check_awq, usual_group
-from .packed import check_packed
-from .reader import Progress, Reader
-from .sizes import check_config_sizes, check_sizes
-from .skips import check_skips
-from .values import check_scales
-from .zeros import check_zeros
+from .ct_config import PACKED, WeightArgs, check_groups, read_groups
+from .ct_layout import check_packed
+from .extra_files import check_beside
+from .ignore_lists import check_skips
+from .missing_tensors import check_siblings, check_tensors
+from .quant_config import CONFIG, check_awq_keys, check_places, find_settings, first_of
+from .salient_json import check_evidence
+from .scale_values import check_scales
+from .tensor_reader import Progress, TensorReader
+from .unquantized_layers import check_ends, check_kept
+from .weight_files import FolderContents, read_files
+from .zero_points import check_zeros
 
 # quant_method as configs spell it -> as it is called here
 SPELLED = {"compressed_tensors": "compressed-tensors", "awq_marlin": "awq", "auto_awq": "awq"}
@@ -115,9 +115,9 @@ def read_checkpoint(folder: Path, *, progress: Progress | None = None) -> Checkp
     return reading
 
 
-def _contents(folder: Path, config: dict[str, Any], held: Held) -> Contents:
+def _contents(folder: Path, config: dict[str, Any], held: FolderContents) -> CheckpointContents:
     plain = find_plain(held.tensors)
-    return Contents(folder, config, {}, "", "", held.tensors, held.lost, plain=plain)
+    return CheckpointContents(folder, config, {}, "", "", held.tensors, held.lost, plain=plain)
 
 
 def _declared(settings: dict[str, Any]) -> str:
@@ -126,7 +126,7 @@ def _declared(settings: dict[str, Any]) -> str:
     return SPELLED.get(method, method)
 
 
-def _method(contents: Contents, declared: str, stored: str) -> list[Finding]:
+def _method(contents: CheckpointContents, declared: str, stored: str) -> list[Finding]:
     """Whether settings and tensors mean the same method, and whether it is judged here."""
     key = f"{contents.where}.quant_method"
     if stored and declared and declared != stored:
@@ -166,13 +166,13 @@ def _method(contents: Contents, declared: str, stored: str) -> list[Finding]:
     ]
 
 
-def _first_codes(contents: Contents) -> tuple[str, str]:
+def _first_codes(contents: CheckpointContents) -> tuple[str, str]:
     codes = {names.codes for names in SUFFIXES.values()}
     tensor = next(t for n, t in contents.tensors.items() if n.rpartition(".")[2] in codes)
     return place(tensor), f"{tensor.dtype} {list(tensor.shape)}"
 
 
-def _other_method(contents: Contents, declared: str, stored: str) -> Finding:
+def _other_method(contents: CheckpointContents, declared: str, stored: str) -> Finding:
     return Finding(
         "method-contradicts",
         "error",
@@ -184,7 +184,7 @@ def _other_method(contents: Contents, declared: str, stored: str) -> Finding:
     )
 
 
-def _no_codes(contents: Contents, declared: str) -> Finding:
+def _no_codes(contents: CheckpointContents, declared: str) -> Finding:
     return Finding(
         "codes-absent",
         "error",
@@ -197,12 +197,12 @@ def _no_codes(contents: Contents, declared: str) -> Finding:
 
 
 def _check(
-    contents: Contents, reading: CheckpointReading, progress: Progress | None
+    contents: CheckpointContents, reading: CheckpointReading, progress: Progress | None
 ) -> tuple[str, list[Finding]]:
     """All checks of quantized linears, and what layout they have. Fills in the reading's sizes."""
     awq = contents.method == "awq"
     groups = [] if awq else read_groups(contents)
-    with Reader(progress) as reader:
+    with TensorReader(progress) as reader:
         reader.total = _bytes_to_read(contents)
         dead, found = check_tails(contents, reader)
         if awq:
@@ -225,7 +225,7 @@ def _check(
     return layout, found
 
 
-def _told_zeros(contents: Contents, groups: list[Args]) -> bool | None:
+def _told_zeros(contents: CheckpointContents, groups: list[WeightArgs]) -> bool | None:
     """Whether readers compute with zero points: the settings' word, else the tensors'."""
     said_so = contents.settings.get("zero_point")
     if groups:
@@ -233,7 +233,9 @@ def _told_zeros(contents: Contents, groups: list[Args]) -> bool | None:
     return said_so if isinstance(said_so, bool) else contents.asymmetric
 
 
-def _structure(contents: Contents, groups: list[Args], layout: str) -> list[Finding]:
+def _structure(
+    contents: CheckpointContents, groups: list[WeightArgs], layout: str
+) -> list[Finding]:
     """The checks that need headers and settings only."""
     return [
         *check_tensors(contents, groups, layout),
@@ -247,7 +249,7 @@ def _structure(contents: Contents, groups: list[Args], layout: str) -> list[Find
     ]
 
 
-def _casts(contents: Contents) -> list[Finding]:
+def _casts(contents: CheckpointContents) -> list[Finding]:
     """float16 scales in a bfloat16 model: vLLM says so once a tensor, which looks like trouble."""
     dtype = contents.word("dtype", "torch_dtype")
     scales = [p.scales for p in contents.packed.values() if p.scales and p.scales.dtype == "F16"]
@@ -265,7 +267,7 @@ def _casts(contents: Contents) -> list[Finding]:
     ]
 
 
-def _bytes_to_read(contents: Contents) -> int:
+def _bytes_to_read(contents: CheckpointContents) -> int:
     """Scales, zeros and samples of codes, as far as headers tell."""
     total = 0
     for linear in contents.packed.values():
@@ -274,7 +276,9 @@ def _bytes_to_read(contents: Contents) -> int:
     return total
 
 
-def _good(contents: Contents, reading: CheckpointReading, found: list[Finding]) -> list[Finding]:
+def _good(
+    contents: CheckpointContents, reading: CheckpointReading, found: list[Finding]
+) -> list[Finding]:
     """What is right, where nothing is wrong."""
     if not reading.modules or any(finding.level in BAD for finding in found):
         return []

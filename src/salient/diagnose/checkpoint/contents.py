@@ -12,8 +12,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from salient.core.findings import Evidence, Finding
-from salient.core.headers import Stored
+from salient.core.model_files import StoredTensor
+from salient.diagnose.finding import Evidence, Finding
 
 SHOWN = 5  # places named under one finding
 LISTED = 64  # names that a step spells out
@@ -59,7 +59,7 @@ SUFFIXES = {
 
 
 @dataclass
-class Packed:
+class QuantizedLinear:
     """One quantized linear.
 
     parts: its tensors by local name
@@ -70,22 +70,22 @@ class Packed:
 
     name: str
     suffixes: Suffixes
-    parts: dict[str, Stored] = field(default_factory=dict)
+    parts: dict[str, StoredTensor] = field(default_factory=dict)
     out: int = 0
     width: int = 0
     groups: int = 0
     bits: int = 4
 
     @property
-    def codes(self) -> Stored | None:
+    def codes(self) -> StoredTensor | None:
         return self.parts.get(self.suffixes.codes)
 
     @property
-    def scales(self) -> Stored | None:
+    def scales(self) -> StoredTensor | None:
         return self.parts.get(self.suffixes.scales)
 
     @property
-    def zeros(self) -> Stored | None:
+    def zeros(self) -> StoredTensor | None:
         return self.parts.get(self.suffixes.zeros)
 
     @property
@@ -95,7 +95,7 @@ class Packed:
 
 
 @dataclass
-class Contents:
+class CheckpointContents:
     """A folder as the checks see it.
 
     settings: the quantization's own config, {} where there is none; `where` says where it stands
@@ -111,10 +111,10 @@ class Contents:
     settings: dict[str, Any]
     where: str
     method: str
-    tensors: dict[str, Stored]
+    tensors: dict[str, StoredTensor]
     lost: dict[str, str] = field(default_factory=dict)
-    packed: dict[str, Packed] = field(default_factory=dict)
-    plain: dict[str, Stored] = field(default_factory=dict)
+    packed: dict[str, QuantizedLinear] = field(default_factory=dict)
+    plain: dict[str, StoredTensor] = field(default_factory=dict)
     asymmetric: bool | None = None
 
     @property
@@ -137,7 +137,7 @@ class Contents:
         return "\n".join({name for m in self.packed for name in (m, *engine_names(m))})
 
     @property
-    def linears(self) -> dict[str, Stored]:
+    def linears(self) -> dict[str, StoredTensor]:
         """Matrices at 16 bits that could be linears: no embedding, no head, no codes beside."""
         return {
             name: tensor
@@ -146,7 +146,7 @@ class Contents:
         }
 
 
-def stored_method(tensors: Iterable[Stored]) -> str:
+def stored_method(tensors: Iterable[StoredTensor]) -> str:
     """The format that tensors have by their names and types, "" for neither of ours."""
     counts = dict.fromkeys(SUFFIXES, 0)
     for tensor in tensors:
@@ -157,25 +157,25 @@ def stored_method(tensors: Iterable[Stored]) -> str:
     return best if counts[best] else ""
 
 
-def find_packed(method: str, tensors: dict[str, Stored]) -> dict[str, Packed]:
+def find_packed(method: str, tensors: dict[str, StoredTensor]) -> dict[str, QuantizedLinear]:
     """The quantized linears of a format, by the names of their tensors."""
     suffixes = SUFFIXES[method]
-    found: dict[str, Packed] = {}
+    found: dict[str, QuantizedLinear] = {}
     for name, tensor in tensors.items():
         module, _, suffix = name.rpartition(".")
         coded = f"{module}.{suffixes.codes}" in tensors or f"{module}.weight" not in tensors
         if suffix in suffixes.all and coded:  # small floats have a weight and a weight_scale
-            found.setdefault(module, Packed(module, suffixes)).parts[suffix] = tensor
+            found.setdefault(module, QuantizedLinear(module, suffixes)).parts[suffix] = tensor
     return {name: linear for name, linear in found.items() if not _of_floats(linear)}
 
 
-def _of_floats(linear: Packed) -> bool:
+def _of_floats(linear: QuantizedLinear) -> bool:
     """Whether it is one of compressed-tensors' linears of small floats (NVFP4, MXFP4)."""
     kinds = {tensor.dtype for tensor in (linear.codes, linear.scales) if tensor}
     return linear.suffixes.shape != "" and bool(kinds & {"U8", "F8_E4M3", "F8_E8M0"})
 
 
-def find_plain(tensors: dict[str, Stored]) -> dict[str, Stored]:
+def find_plain(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Modules with a `.weight` of floats and two axes."""
     return {
         name.removesuffix(".weight"): tensor
@@ -216,7 +216,7 @@ def engine_names(module: str) -> tuple[str, ...]:
     return (f"{parent}{dot}{joined}", module) if joined else (module,)
 
 
-def fitting_entries(contents: Contents, modules: list[str]) -> list[str]:
+def fitting_entries(contents: CheckpointContents, modules: list[str]) -> list[str]:
     """Entries that name `modules` and no quantized linear, as few as there are.
 
     The last parts of their names if those are in no name of a quantized linear, else full names.
@@ -238,7 +238,7 @@ def fitting_entries(contents: Contents, modules: list[str]) -> list[str]:
     return list(dict.fromkeys(found))[:LISTED]
 
 
-def place(tensor: Stored) -> str:
+def place(tensor: StoredTensor) -> str:
     """A tensor with its file."""
     return f"{tensor.path.name}: {tensor.name}"
 

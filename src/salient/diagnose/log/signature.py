@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from salient.core.findings import Certainty, Evidence, Finding, Level
+from salient.diagnose.finding import Certainty, Evidence, Finding, Level
 
-from .prefix import Line
+from .line_prefix import LogLine
 
 # What may stand before a text that is no message's beginning. No quotes: requests are quoted in
 # logs, and what a user asks about an error is none.
@@ -44,7 +44,7 @@ class Signature:
     consequence: bool = False
     companions: tuple[str, ...] = ()
 
-    def match(self, line: Line) -> dict[str, str] | None:
+    def match(self, line: LogLine) -> dict[str, str] | None:
         """The named groups where the line is such a one, else None; what it lacks is "unknown"."""
         pattern = _compiled(self.pattern or re.escape(self.anchor))
         found = pattern.match(line.message) or pattern.match(line.text)

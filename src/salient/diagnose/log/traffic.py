@@ -5,9 +5,9 @@ Speeds are told and not judged: a log does not name the GPU, so it proves nothin
 
 from collections.abc import Callable, Set
 
-from salient.core.findings import Evidence, Finding
+from salient.diagnose.finding import Evidence, Finding
 
-from .facts import LogFacts
+from .log_facts import LogFacts
 
 FEW = 4.0  # requests of full length at once
 HITS_LOW = 5.0  # percent

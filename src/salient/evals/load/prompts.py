@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable
 from itertools import islice
 
+from salient.core.corpus import builtin
 from salient.core.errors import RequestError
-from salient.core.texts import builtin
 
 Count = Callable[[str], int]  # tokens of a text
 

@@ -5,18 +5,18 @@ from pathlib import Path
 
 from salient.plan.engines import find_engine
 from salient.plan.memory import utilization
-from salient.plan.vllm_arguments import OURS, TRACKED, vllm_arguments
+from salient.plan.vllm.arguments import OURS, TRACKED, vllm_arguments
 
-from .find import Vllm
-from .fit import CACHE_VARIABLE, Fit
-from .survey import Survey
+from .locate import VllmInstall
+from .memory_fit import CACHE_VARIABLE, MemoryFit
+from .target import LaunchContext
 
-PLAIN = Vllm(("vllm", "serve"))  # for the line to read where vLLM is not here
+PLAIN = VllmInstall(("vllm", "serve"))  # for the line to read where vLLM is not here
 # ways of loading that know the key by which tensors are tracked (model_loader/__init__.py)
 _TRACKING = ("auto", "hf", "safetensors", "pt", "npcache", "mistral", "fastsafetensors")
 
 
-def arguments_of(found: Survey, fit: Fit) -> dict[str, list[str]]:
+def arguments_of(found: LaunchContext, fit: MemoryFit) -> dict[str, list[str]]:
     """Our arguments by vLLM's names of them; those that the user gave are left out."""
     request, method = found.request, found.packing.method if found.packing else ""
     gpu = found.place.gpu if found.place else None
@@ -42,7 +42,7 @@ def arguments_of(found: Survey, fit: Fit) -> dict[str, list[str]]:
     return {name: words for name, words in made.items() if name not in found.given}
 
 
-def words_of(found: Survey, fit: Fit) -> tuple[list[str], dict[str, str]]:
+def words_of(found: LaunchContext, fit: MemoryFit) -> tuple[list[str], dict[str, str]]:
     """The command, and the variables that it needs beside the environment.
 
     The key is among the variables, for other users of a machine can read a command line.
@@ -57,7 +57,7 @@ def words_of(found: Survey, fit: Fit) -> tuple[list[str], dict[str, str]]:
     return [*start, str(found.folder), *ours, *found.request.vllm_args], variables
 
 
-def untracked(found: Survey) -> str:
+def untracked(found: LaunchContext) -> str:
     """What to know where the user's own words keep vLLM from tracking tensors, "" else."""
     method = found.packing.method if found.packing else ""
     held = found.given.values.get("model_loader_extra_config")

@@ -2,10 +2,10 @@
 
 import signal
 
-from salient.core.findings import Finding
-from salient.diagnose.telling import finding_lines
+from salient.diagnose.finding import Finding
+from salient.diagnose.report import finding_lines
 
-from .child import Ended
+from .supervisor import ExitStatus
 
 CAUSES = 3  # that are told, at most
 _FAULTS = {
@@ -20,7 +20,7 @@ _KILLED = (
 )
 
 
-def exit_code(ended: Ended, errors: list[Finding]) -> int:
+def exit_code(ended: ExitStatus, errors: list[Finding]) -> int:
     """The child's own, 128 and the signal's number if one killed it; 1 for the 0 with which vLLM
     ends when its engine has died, for what restarts servers goes by it."""
     if ended.code == 0 and ended.stop.signal is None and errors:
@@ -28,7 +28,7 @@ def exit_code(ended: Ended, errors: list[Finding]) -> int:
     return ended.code if ended.code >= 0 else 128 - ended.code
 
 
-def ending(ended: Ended, errors: list[Finding], *, ready: bool) -> list[str]:
+def ending(ended: ExitStatus, errors: list[Finding], *, ready: bool) -> list[str]:
     """Sentences for people. errors: of the log; ready: whether the server had been."""
     lines, stop = [_how(ended, exit_code(ended, errors), ready=ready)], ended.stop
     if stop.signal is None:
@@ -42,7 +42,7 @@ def ending(ended: Ended, errors: list[Finding], *, ready: bool) -> list[str]:
     return lines
 
 
-def _how(ended: Ended, code: int, *, ready: bool) -> str:
+def _how(ended: ExitStatus, code: int, *, ready: bool) -> str:
     if ended.stop.killed:
         return f"vLLM was killed (exit code {code}): {ended.stop.killed}."
     if ended.stop.signal is not None:

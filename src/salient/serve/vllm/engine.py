@@ -6,21 +6,21 @@ import shlex
 from collections.abc import Callable
 
 from salient.core.errors import RequestError
+from salient.serve.options import ServeOptions
 
-from ..request import ServeRequest
-from .child import GRACE, run_child
 from .command import words_of
 from .ending import ending, exit_code
-from .find import ABSENT, Vllm, find_vllm
-from .fit import plan_fit
+from .locate import ABSENT, VllmInstall, find_vllm
+from .log_watch import LogWatch
+from .memory_fit import plan_fit
 from .preflight import address_of, check_address, check_checkpoint, check_fit, check_settings
-from .survey import Survey, survey
-from .watch import Watch
+from .supervisor import GRACE, run_child
+from .target import LaunchContext, survey
 
-__all__ = ["Vllm", "command_of", "find_vllm", "run_vllm"]
+__all__ = ["VllmInstall", "command_of", "find_vllm", "run_vllm"]
 
 
-def command_of(request: ServeRequest) -> tuple[list[str], dict[str, str]]:
+def command_of(request: ServeOptions) -> tuple[list[str], dict[str, str]]:
     """The command that would start vLLM here, and the variables that it needs besides.
 
     `vllm serve` stands for it where there is no vLLM. The API key is among the variables alone:
@@ -31,7 +31,7 @@ def command_of(request: ServeRequest) -> tuple[list[str], dict[str, str]]:
     return words_of(found, plan_fit(found))
 
 
-def run_vllm(request: ServeRequest, said: Callable[[str], None]) -> int:
+def run_vllm(request: ServeOptions, said: Callable[[str], None]) -> int:
     """Serve a checkpoint with vLLM until it ends, by a signal or by itself; its exit code, 128 and
     the signal's number if one killed it, 1 where it ended with 0 because its engine had died.
 
@@ -55,7 +55,7 @@ def run_vllm(request: ServeRequest, said: Callable[[str], None]) -> int:
     command, variables = words_of(found, fit)
     check_settings(found, command, variables, said)
     said(f"Starting {vllm.words}: {shlex.join(command)}")
-    watch = Watch(address, quantized=_quantized(found), said=said)
+    watch = LogWatch(address, quantized=_quantized(found), said=said)
     ended = run_child(
         command,
         _environment(vllm, variables),
@@ -79,11 +79,11 @@ def _though_nobody_listens(said: Callable[[str], None]) -> Callable[[str], None]
     return told
 
 
-def _quantized(found: Survey) -> bool:
+def _quantized(found: LaunchContext) -> bool:
     return found.packing is not None and found.packing.method != "none"
 
 
-def _environment(vllm: Vllm, variables: dict[str, str]) -> dict[str, str]:
+def _environment(vllm: VllmInstall, variables: dict[str, str]) -> dict[str, str]:
     """Ours with `variables`; programs beside its Python, such as ninja, are found by it."""
     made = {**os.environ, **variables}
     if vllm.python:

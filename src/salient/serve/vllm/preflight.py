@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from salient.core.errors import CheckpointError, RequestError, ResourceError
-from salient.core.findings import Finding
 from salient.diagnose.checkpoint.check import read_checkpoint
-from salient.diagnose.loaders import judge_kernel
-from salient.diagnose.settings.rules import judge_settings
-from salient.diagnose.telling import finding_lines
-from salient.diagnose.variables import relevant
+from salient.diagnose.engine_support import judge_kernel
+from salient.diagnose.env_vars import relevant
+from salient.diagnose.finding import Finding
+from salient.diagnose.report import finding_lines
+from salient.diagnose.serving.serving_rules import judge_settings
+from salient.serve.address import bind
 
-from ..listening import bind
 from .command import untracked
-from .fit import Fit
-from .given import settings_of
-from .survey import Survey
+from .memory_fit import MemoryFit
+from .target import LaunchContext
+from .user_arguments import settings_of
 
 TOLD = ("error", "slow", "warning")
 REFUSED_MOST = 5  # findings that a refusal lists
@@ -46,7 +46,7 @@ class Address:
         return f"http://{host}:{self.port}"
 
 
-def address_of(found: Survey) -> Address | None:
+def address_of(found: LaunchContext) -> Address | None:
     """Where this vLLM will listen; None where it will not: a further machine of several."""
     if found.given.values.get("headless"):
         return None
@@ -65,7 +65,7 @@ def check_address(address: Address) -> None:
         raise RequestError(f"{error} vLLM was not started.") from None
 
 
-def check_checkpoint(found: Survey, said: Callable[[str], None]) -> None:
+def check_checkpoint(found: LaunchContext, said: Callable[[str], None]) -> None:
     """Look at every header, scale and zero. Raises CheckpointError for what would make wrong
     numbers or stop vLLM; ModelError where nothing can be read; says what is doubtful."""
     reading = read_checkpoint(found.folder)
@@ -89,7 +89,7 @@ def check_checkpoint(found: Survey, said: Callable[[str], None]) -> None:
         tell(judge_kernel(found.config, reading, gpu, found.tp, version), said)
 
 
-def check_fit(fit: Fit, said: Callable[[str], None]) -> None:
+def check_fit(fit: MemoryFit, said: Callable[[str], None]) -> None:
     """Raises ResourceError where the model cannot fit; says what was planned."""
     if fit.refused:
         raise ResourceError(f"{fit.refused}\nvLLM was not started.")
@@ -98,7 +98,7 @@ def check_fit(fit: Fit, said: Callable[[str], None]) -> None:
 
 
 def check_settings(
-    found: Survey, command: list[str], variables: dict[str, str], said: Callable[[str], None]
+    found: LaunchContext, command: list[str], variables: dict[str, str], said: Callable[[str], None]
 ) -> None:
     """Say what the arguments mean for speed and safety. None of it stops vLLM: it judges its own
     arguments, and knows more of them than we do."""

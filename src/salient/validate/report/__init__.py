@@ -2,6 +2,6 @@
 
 from .markdown import markdown
 from .page import html
-from .writing import check_folder, write_report
+from .write import check_folder, write_report
 
 __all__ = ["check_folder", "html", "markdown", "write_report"]

@@ -1,6 +1,7 @@
 """What the policy asks of a figure, as a line that charts draw."""
 
-from .charts.axis import Level
+from salient.validate.report.charts.axis import Level
+
 from .figures import Form
 from .reading import Data, bound, ruled
 

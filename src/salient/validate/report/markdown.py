@@ -7,12 +7,13 @@ written as an entity; what models and users wrote at length stands inside <code>
 import re
 from collections.abc import Iterable
 
-from .parts import Answer, Cell, Flip, Section, Table
+from salient.validate.report.sections.method import method
+from salient.validate.report.sections.verdict import RuleView, VerdictView, verdict
+
+from .parts import AnswerText, FlipRow, HtmlCell, HtmlTable, Section
 from .reading import Data
 from .sections import sections
-from .sections.method import method
-from .sections.verdict import Judged, Verdict, verdict
-from .text import cut, line, visible
+from .text_format import cut, line, visible
 
 MOST_BYTES = 60_000  # GitHub takes comments of 65,536 characters
 MOST_FLIPS = 10
@@ -66,21 +67,21 @@ def _code(text: str) -> str:
     return f"<code>{escaped(text)}</code>" if text.strip() else "_nothing_"
 
 
-def _head(data: Data, found: Verdict) -> str:
+def _head(data: Data, found: VerdictView) -> str:
     return (
         f"## {_WORDS.get(found.word, '❔ No verdict')}: {_named(data, 'checkpoint')}\n\n"
         f"{escaped(found.why)} Held against {_named(data, 'reference')}.\n"
     )
 
 
-def _reasons(found: Verdict) -> str:
+def _reasons(found: VerdictView) -> str:
     lines = [f"- {_reason(rule)}" for rule in found.shown]
     if len(found.reasons) > len(found.shown):
         lines.append(f"- and {len(found.reasons) - len(found.shown)} more")
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def _rules(found: Verdict) -> str:
+def _rules(found: VerdictView) -> str:
     lines = []
     if found.rules:
         lines = ["| rule | measured | 95% interval | asked | |", "|---|--:|--:|---|---|"]
@@ -96,11 +97,11 @@ def _named(data: Data, key: str) -> str:
     return _code(line(data.get(key), 120) or f"an unnamed {key}")
 
 
-def _title(rule: Judged) -> str:
+def _title(rule: RuleView) -> str:
     return f"{rule.stage}: {rule.title}" if rule.stage else rule.title
 
 
-def _reason(rule: Judged) -> str:
+def _reason(rule: RuleView) -> str:
     small = f" ({rule.small})" if rule.small else ""
     words = f" {escaped(cut(rule.words, LONGEST))}" if rule.words else ""
     found = f"**{escaped(f'{rule.title}: {rule.figure}')}**{escaped(small)}"
@@ -117,7 +118,7 @@ def _section(section: Section) -> str:
     return "\n".join(lines)
 
 
-def _table(table: Table) -> str:
+def _table(table: HtmlTable) -> str:
     marks = ["---" if i == 0 or c in table.words else "--:" for i, c in enumerate(table.columns)]
     lines = [_row(escaped(column) for column in table.columns), "|" + "|".join(marks) + "|"]
     lines += [_row(map(_cell, row)) for row in table.rows[:MOST_ROWS]]
@@ -128,7 +129,7 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: HtmlCell) -> str:
     small = f" ({cell.small})" if cell.small else ""
     return escaped(cut(cell.text, CELL) + small)
 
@@ -155,12 +156,12 @@ def _flips(section: Section) -> str:
     return "\n".join(lines)
 
 
-def _flip(flip: Flip) -> str:
+def _flip(flip: FlipRow) -> str:
     cells = (_code(flip.name), "lost" if flip.lost else "gained", _code(flip.expected))
     return _row([*cells, _answer(flip.reference), _answer(flip.quantized)])
 
 
-def _answer(answer: Answer) -> str:
+def _answer(answer: AnswerText) -> str:
     return _code(cut(answer.same + answer.other, LONGEST))
 
 

@@ -13,11 +13,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from salient.validate.report.sections.method import method, scheme
+from salient.validate.report.sections.verdict import BOUNDS, verdict
+
 from .reading import Data, part
 from .sections import sections
-from .sections.method import method, scheme
-from .sections.verdict import BOUNDS, verdict
-from .text import line, visible
+from .text_format import line, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -15,7 +15,7 @@ MOST_ROWS = 120  # of a table; report.json has them all
 
 
 @dataclass(frozen=True)
-class Cell:
+class HtmlCell:
     """A cell of a table. small: what stands below it, such as an interval; sign: "good", "bad",
     "unsure" or "" (its colour, which never says more than its text)."""
 
@@ -24,19 +24,21 @@ class Cell:
     sign: str = ""
 
 
-def cell(value: Any, form: Form, interval: Any = None, sign: str = "") -> Cell:
+def cell(value: Any, form: Form, interval: Any = None, sign: str = "") -> HtmlCell:
     """A figure, its interval below it."""
     known = number(value) is not None
-    return Cell(show(value, form), between(interval, form) if known else "", sign if known else "")
+    return HtmlCell(
+        show(value, form), between(interval, form) if known else "", sign if known else ""
+    )
 
 
 @dataclass(frozen=True)
-class Table:
+class HtmlTable:
     """A table whose first column names the row; those in `words` are text, the others numbers."""
 
     caption: str
     columns: tuple[str, ...]
-    rows: list[tuple[Cell, ...]]
+    rows: list[tuple[HtmlCell, ...]]
     words: tuple[str, ...] = ()
     note: str = ""
 
@@ -50,18 +52,18 @@ class Table:
 def table(
     caption: str,
     columns: Sequence[str],
-    rows: Sequence[Sequence[Cell | str]],
+    rows: Sequence[Sequence[HtmlCell | str]],
     words: tuple[str, ...] = (),
     note: str = "",
-) -> Table:
+) -> HtmlTable:
     """A table of at most MOST_ROWS rows; a string is a cell."""
     cells = [
-        tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row)
+        tuple(cell if isinstance(cell, HtmlCell) else HtmlCell(cell) for cell in row)
         for row in rows[:MOST_ROWS]
     ]
     left = len(rows) - len(cells)
     notes = (note, f"{left} more rows are in report.json." * (left > 0))
-    return Table(caption, tuple(columns), cells, words, " ".join(n for n in notes if n))
+    return HtmlTable(caption, tuple(columns), cells, words, " ".join(n for n in notes if n))
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def tile(data: Data, what: tuple[str, str], label: str, own: tuple[Any, Form], r
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerText:
     """A text that a model wrote, to be shown in two pieces: what both models wrote, and the rest.
 
     whole: all of it, or as much as a page holds, where `same` and `other` are cut; else ''
@@ -100,24 +102,24 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Flip:
+class FlipRow:
     """An example that only one model gets right. right: the model that does"""
 
     name: str
     kind: str
     lost: bool
-    prompt: Answer
+    prompt: AnswerText
     expected: str
-    reference: Answer
-    quantized: Answer
+    reference: AnswerText
+    quantized: AnswerText
 
 
 @dataclass(frozen=True)
-class Flips:
+class FlipList:
     """first: shown at once; rest: folded; note: what is not shown at all"""
 
-    first: list[Flip]
-    rest: list[Flip]
+    first: list[FlipRow]
+    rest: list[FlipRow]
     note: str = ""
 
 
@@ -136,10 +138,10 @@ class Section:
     lead: str = ""
     error: str = ""
     charts: list[Chart] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    brief: list[Table] = field(default_factory=list)
+    tables: list[HtmlTable] = field(default_factory=list)
+    brief: list[HtmlTable] = field(default_factory=list)
     tiles: list[Tile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    flips: Flips | None = None
+    flips: FlipList | None = None
     facts: list[tuple[str, str]] = field(default_factory=list)
     terms: list[tuple[str, str]] = field(default_factory=list)

@@ -3,9 +3,9 @@
 The templates draw them. A chart may hold nothing to draw; its `words` and figures say so.
 """
 
-from .columns import Columns
-from .grid import Grid
-from .lines import Lines
-from .rows import Rows
+from .columns import ColumnChart
+from .grid import HeatGrid
+from .lines import LineChart
+from .rows import RowChart
 
-Chart = Rows | Lines | Columns | Grid
+Chart = RowChart | LineChart | ColumnChart | HeatGrid

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..figures import Form, number
+from salient.validate.report.figures import Form, number
 
 LARGEST = 1e100  # what is farther out is drawn there: differences of more overflow
 WIDE = 100.0  # times from the smallest to the largest value: a linear axis hides the small ones

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..figures import Form, number, tick
+from salient.validate.report.figures import Form, number, tick
+
 from .axis import Tick, finite, linear
 from .lines import PIXELS
 
@@ -34,7 +35,7 @@ class Callout:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnChart:
     """A plot of one column a name, numbered from 0."""
 
     title: str
@@ -64,7 +65,7 @@ def columns(
     *,
     standing_out: float = 0.0,
     wide: bool = False,
-) -> Columns:
+) -> ColumnChart:
     """A column for each name. standing_out: from this value on a column is marked and named; the
     largest is named in any case"""
     values = [number(value) for _, value in named]
@@ -83,7 +84,7 @@ def columns(
         if loud or value == most > 0:
             peaks.append((value, index, Callout(x + width / 2, y, label, "middle")))
     largest = [callout for *_, callout in sorted(peaks, key=lambda p: p[:2], reverse=True)]
-    return Columns(
+    return ColumnChart(
         title,
         unit,
         below,

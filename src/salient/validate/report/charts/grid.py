@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..figures import number
+from salient.validate.report.figures import number
 
 MANY = 6  # columns; from here on it takes the width of the page
 
@@ -21,7 +21,7 @@ class Square:
 
 
 @dataclass(frozen=True)
-class Grid:
+class HeatGrid:
     """squares[row][column]; None where nothing was measured."""
 
     title: str
@@ -40,14 +40,14 @@ class Grid:
 
 def grid(
     title: str, unit: str, corner: str, measured: Sequence[dict[str, Any]], across: str, down: str
-) -> Grid:
+) -> HeatGrid:
     """measured: dicts with a value for `across` and `down`, "count", "reference", "quantized"."""
     found = {(number(m.get(down)), number(m.get(across))): _square(m) for m in measured}
     downs = sorted({row for row, _ in found if row is not None})[:40]
     acrosses = sorted({column for _, column in found if column is not None})[:40]
     rows = [(f"{100 * row:.0f}%", [found.get((row, c)) for c in acrosses]) for row in downs]
     names = [f"{c:,.0f}" for c in acrosses]
-    return Grid(title, unit, corner, names, rows, wide=len(names) > MANY)
+    return HeatGrid(title, unit, corner, names, rows, wide=len(names) > MANY)
 
 
 def _square(measured: dict[str, Any]) -> Square | None:

@@ -7,7 +7,8 @@ can be kept apart.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..figures import Form, ends, number, tick
+from salient.validate.report.figures import Form, ends, number, tick
+
 from .axis import Axis, Level, Tick, finite, fitting, placed
 
 PIXELS = 200  # of a plot's height
@@ -37,7 +38,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Lines:
+class LineChart:
     """A line plot. bands: polygons of a 100 by 100 plane; levels: (y, label) of bounds"""
 
     title: str
@@ -80,7 +81,7 @@ def lines(
     levels: Sequence[Level] = (),
     x_axis: Axis | None = None,
     wide: bool = False,
-) -> Lines:
+) -> LineChart:
     """Curves over `xs`, from 0 on where that hides nothing. forms: of figures, of y's ticks"""
     across = x_axis or placed(xs, tick)
     sure = [v for c in curves for interval in c.intervals for v in ends(interval) or ()]
@@ -91,7 +92,7 @@ def lines(
         _series(curve, xs, (across, up), forms[0], y)
         for curve, y in zip(curves, _apart(wanted), strict=True)
     ]
-    return Lines(
+    return LineChart(
         title,
         up.told(unit),
         below,

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..figures import UNMEASURED, Form, between, ends, number, show
+from salient.validate.report.figures import UNMEASURED, Form, between, ends, number, show
+
 from .axis import Axis, Level, Tick, finite, fitting, linear
 
 Kind = Literal["bar", "dot", "ring", "whisker", "tick", "range"]
@@ -31,7 +32,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Row:
+class ChartRow:
     """label: what it is; figure: its value in words; small: more of it; words: all, for whoever
     does not see the marks; strong: a sum over the others"""
 
@@ -44,7 +45,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Line:
+class ReferenceLine:
     """A value that all rows are held against, at a place in percent. asked: by the policy"""
 
     at: float
@@ -54,15 +55,15 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowChart:
     """A chart of rows. legend: (colour, words) of each kind of mark"""
 
     title: str
     unit: str
-    rows: list[Row]
+    rows: list[ChartRow]
     ticks: list[Tick]
     legend: list[tuple[str, str]] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
+    lines: list[ReferenceLine] = field(default_factory=list)
     kind: str = "rows"
     wide: bool = False
 
@@ -73,7 +74,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Measured:
+class DotWhisker:
     """A figure to be drawn as a dot with a whisker. colour: "published" draws a ring"""
 
     label: str
@@ -86,13 +87,13 @@ class Measured:
 def dots(
     title: str,
     unit: str,
-    measured: Sequence[Measured],
+    measured: Sequence[DotWhisker],
     forms: tuple[Form, Form],
     levels: Sequence[Level] = (),
     *,
     zero: bool = True,
     legend: Sequence[tuple[str, str]] = (),
-) -> Rows:
+) -> RowChart:
     """Dots with whiskers where there is an interval, and a line across the rows for each level.
 
     forms: of figures, of ticks   zero: the axis starts there
@@ -103,14 +104,14 @@ def dots(
     axis = fitting(values) if zero else linear(values, zero=False)
     rows = [_dot(m, axis, forms[0]) for m in shown]
     lines = [_line(level, axis.at(level.value)) for level in levels]
-    return Rows(title, axis.told(unit), rows, axis.ticks(forms[1]), list(legend), lines)
+    return RowChart(title, axis.told(unit), rows, axis.ticks(forms[1]), list(legend), lines)
 
 
-def _line(level: Level, at: float) -> Line:
-    return Line(at, level.words, "end" if at > 60 else "start", level.asked)
+def _line(level: Level, at: float) -> ReferenceLine:
+    return ReferenceLine(at, level.words, "end" if at > 60 else "start", level.asked)
 
 
-def _dot(measured: Measured, axis: Axis, form: Form) -> Row:
+def _dot(measured: DotWhisker, axis: Axis, form: Form) -> ChartRow:
     value, interval = number(measured.value), ends(measured.interval)
     small = between(measured.interval, form) if value is not None else ""
     words = f"{measured.label}: {show(value, form, UNMEASURED)}" + f", {small}" * bool(small)
@@ -122,17 +123,17 @@ def _dot(measured: Measured, axis: Axis, form: Form) -> Row:
         kind = "ring" if measured.colour == "published" else "dot"
         marks.append(Mark(kind, axis.at(value), axis.at(value), measured.colour, words))
     figure = show(value, form, UNMEASURED)
-    return Row(measured.label, figure, marks, words, small, measured.strong)
+    return ChartRow(measured.label, figure, marks, words, small, measured.strong)
 
 
 def bars(
     title: str,
     unit: str,
-    measured: Sequence[Measured],
+    measured: Sequence[DotWhisker],
     forms: tuple[Form, Form],
     *,
     wide: bool = False,
-) -> Rows:
+) -> RowChart:
     """Bars from 0."""
     shown = measured[:MOST_ROWS]
     axis = linear([m.value for m in shown])
@@ -141,8 +142,8 @@ def bars(
         value, figure = number(m.value), show(m.value, forms[0], UNMEASURED)
         words = f"{m.label}: {figure}"
         marks = [] if value is None else [bar(axis, 0.0, value, m.colour, words)]
-        rows.append(Row(m.label, figure, marks, words, strong=m.strong))
-    return Rows(title, unit, rows, axis.ticks(forms[1]), wide=wide)
+        rows.append(ChartRow(m.label, figure, marks, words, strong=m.strong))
+    return RowChart(title, unit, rows, axis.ticks(forms[1]), wide=wide)
 
 
 def bar(axis: Axis, start: float, end: float, colour: str, words: str) -> Mark:
@@ -152,7 +153,7 @@ def bar(axis: Axis, start: float, end: float, colour: str, words: str) -> Mark:
 
 
 @dataclass(frozen=True)
-class Both:
+class PairedFigure:
     """The same figure of both models. guessed: what a guess reaches, if that is known"""
 
     label: str
@@ -162,7 +163,9 @@ class Both:
     strong: bool = False
 
 
-def pairs(title: str, unit: str, measured: Sequence[Both], forms: tuple[Form, Form]) -> Rows:
+def pairs(
+    title: str, unit: str, measured: Sequence[PairedFigure], forms: tuple[Form, Form]
+) -> RowChart:
     """Both models' shares in one row each, with the way between them drawn."""
     shown = measured[:MOST_ROWS]
     axis = linear([0.0, 1.0, *finite([m.reference for m in shown])], most=1.0)
@@ -170,10 +173,10 @@ def pairs(title: str, unit: str, measured: Sequence[Both], forms: tuple[Form, Fo
     legend = [("reference", "reference"), ("checkpoint", "checkpoint")]
     if any(number(m.guessed) for m in shown):
         legend.append(("guess", "a guess"))
-    return Rows(title, unit, rows, axis.ticks(forms[1]), legend)
+    return RowChart(title, unit, rows, axis.ticks(forms[1]), legend)
 
 
-def _pair(both: Both, axis: Axis, form: Form) -> Row:
+def _pair(both: PairedFigure, axis: Axis, form: Form) -> ChartRow:
     before, after = number(both.reference), number(both.checkpoint)
     figure = f"{show(before, form, UNMEASURED)} → {show(after, form, UNMEASURED)}"
     if before is None and after is None:
@@ -191,4 +194,4 @@ def _pair(both: Both, axis: Axis, form: Form) -> Row:
     if after is not None:
         at = axis.at(after)
         marks.append(Mark("dot", at, at, "checkpoint", f"checkpoint: {form(after)}"))
-    return Row(both.label, figure, marks, f"{both.label}: {figure}", strong=both.strong)
+    return ChartRow(both.label, figure, marks, f"{both.label}: {figure}", strong=both.strong)

@@ -5,9 +5,10 @@
 
 from collections.abc import Callable
 
-from ..parts import Section
-from ..reading import Data, error
-from ..text import line
+from salient.validate.report.parts import Section
+from salient.validate.report.reading import Data, error
+from salient.validate.report.text_format import line
+
 from .attribution import attribution
 from .context import context
 from .likelihood import likelihood

@@ -3,12 +3,12 @@
 import re
 from statistics import median
 
-from ..charts.columns import Columns, columns
-from ..charts.rows import Measured, Rows, bars
-from ..figures import UNMEASURED, nats, number, share, short, show, size, tick
-from ..parts import Section, Table, Tile, table
-from ..reading import Data, error, part, rows, texts, words
-from ..text import line
+from salient.validate.report.charts.columns import ColumnChart, columns
+from salient.validate.report.charts.rows import DotWhisker, RowChart, bars
+from salient.validate.report.figures import UNMEASURED, nats, number, share, short, show, size, tick
+from salient.validate.report.parts import HtmlTable, Section, Tile, table
+from salient.validate.report.reading import Data, error, part, rows, texts, words
+from salient.validate.report.text_format import line
 
 EACH = "each figure here is the KL with that part alone in 4 bits"
 STANDS_OUT = 8.0  # times the median block's KL
@@ -46,15 +46,15 @@ def attribution(found: Data, data: Data) -> Section:
     return section
 
 
-def _by_block(blocks: list[tuple[str, float | None]], high: float) -> Columns:
+def _by_block(blocks: list[tuple[str, float | None]], high: float) -> ColumnChart:
     wide = len(blocks) > MANY_BLOCKS
     return columns(
         "KL by block", "nats a token", "block", blocks, nats, standing_out=high, wide=wide
     )
 
 
-def _by_kind(kinds: list[Data], *, wide: bool) -> Rows:
-    each = [Measured(line(row.get("name"), 60), number(row.get("kl"))) for row in kinds]
+def _by_kind(kinds: list[Data], *, wide: bool) -> RowChart:
+    each = [DotWhisker(line(row.get("name"), 60), number(row.get("kl"))) for row in kinds]
     each.sort(key=lambda m: -1.0 if m.value is None else m.value, reverse=True)
     return bars("KL by kind of layer", "nats a token", each, (nats, tick), wide=wide)
 
@@ -96,7 +96,7 @@ def _tiles(blocks: list[tuple[str, float | None]], total: float) -> list[Tile]:
     return [Tile("Worst block", name, f"{share(kl / total)} of all blocks' KL" if total else "")]
 
 
-def _worst(blocks: list[tuple[str, float | None]], total: float) -> Table:
+def _worst(blocks: list[tuple[str, float | None]], total: float) -> HtmlTable:
     return table(
         "Blocks that lose most",
         ("block", "KL (nats)", "of all blocks' KL"),
@@ -107,7 +107,7 @@ def _worst(blocks: list[tuple[str, float | None]], total: float) -> Table:
     )
 
 
-def _suggestions(found: Data) -> Table:
+def _suggestions(found: Data) -> HtmlTable:
     return table(
         "What would help",
         ("change", "KL then (nats)", "that is", "extra size"),
@@ -139,7 +139,7 @@ def _known(row: Data) -> str:
     return "measured" if row.get("measured") is True else "estimated"
 
 
-def _drift(drift: Data) -> Table:
+def _drift(drift: Data) -> HtmlTable:
     calibration = line(words(drift, "calibration"), 120) or "texts that are not known"
     return table(
         "Texts against the calibration",

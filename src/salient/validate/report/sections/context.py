@@ -2,14 +2,25 @@
 
 from itertools import pairwise
 
-from ..charts.axis import tight
-from ..charts.grid import grid
-from ..charts.lines import Curve, Lines, lines
-from ..charts.rows import Measured, Rows, dots
-from ..figures import UNMEASURED, between, nats, number, perplexity, ratio, share, show, tick, whole
-from ..parts import Section, Table, Tile, cell, table, tile
-from ..reading import Data, error, part, rows, sign, texts, words
-from ..text import line
+from salient.validate.report.charts.axis import tight
+from salient.validate.report.charts.grid import grid
+from salient.validate.report.charts.lines import Curve, LineChart, lines
+from salient.validate.report.charts.rows import DotWhisker, RowChart, dots
+from salient.validate.report.figures import (
+    UNMEASURED,
+    between,
+    nats,
+    number,
+    perplexity,
+    ratio,
+    share,
+    show,
+    tick,
+    whole,
+)
+from salient.validate.report.parts import HtmlTable, Section, Tile, cell, table, tile
+from salient.validate.report.reading import Data, error, part, rows, sign, texts, words
+from salient.validate.report.text_format import line
 
 MOST_POINTS = 400
 
@@ -79,7 +90,7 @@ def _tiles(growth: Data, retrieval: Data, data: Data) -> list[Tile]:
     return tiles
 
 
-def _positions(found: Data) -> Lines:
+def _positions(found: Data) -> LineChart:
     each = rows(found, "positions")[:MOST_POINTS]
     starts, ends = ([number(row.get(k)) for row in each] for k in ("first", "last"))
     xs = [
@@ -110,12 +121,12 @@ def _sure(row: Data, key: str) -> object:
     return part(row, "intervals").get(key)
 
 
-def _lengths(found: Data) -> Rows:
+def _lengths(found: Data) -> RowChart:
     return dots(
         "KL by length",
         "nats a token, with 95% intervals, the same text in windows of each length",
         [
-            Measured(
+            DotWhisker(
                 f"{show(row.get('length'), whole)} tokens", number(row.get("kl")), _sure(row, "kl")
             )
             for row in rows(found, "lengths")
@@ -124,7 +135,7 @@ def _lengths(found: Data) -> Rows:
     )
 
 
-def _table(found: Data) -> Table:
+def _table(found: Data) -> HtmlTable:
     return table(
         "Each length",
         (
@@ -151,7 +162,7 @@ def _table(found: Data) -> Table:
     )
 
 
-def _brief(found: Data) -> Table:
+def _brief(found: Data) -> HtmlTable:
     return table(
         "Long context",
         ("length", "KL (nats)", "same first token"),

@@ -1,7 +1,7 @@
 """How far the checkpoint's predictions of texts are from the reference's."""
 
-from ..charts.rows import Measured, dots
-from ..figures import (
+from salient.validate.report.charts.rows import DotWhisker, dots
+from salient.validate.report.figures import (
     Form,
     change,
     nats,
@@ -13,10 +13,10 @@ from ..figures import (
     tick,
     whole,
 )
-from ..levels import asked
-from ..parts import Cell, Section, Table, Tile, cell, table, tile
-from ..reading import Data, named, part, rows, ruled, words
-from ..text import line
+from salient.validate.report.levels import asked
+from salient.validate.report.parts import HtmlCell, HtmlTable, Section, Tile, cell, table, tile
+from salient.validate.report.reading import Data, named, part, rows, ruled, words
+from salient.validate.report.text_format import line
 
 ALL = "all texts"
 _PUBLISHED = ("model", "text", "protocol", "scheme")
@@ -77,7 +77,8 @@ def _sure(figures: Data, key: str) -> object:
 
 def _kl(texts: list[tuple[str, Data]], data: Data):
     measured = [
-        Measured(name, number(f.get("kl")), _sure(f, "kl"), strong=name == ALL) for name, f in texts
+        DotWhisker(name, number(f.get("kl")), _sure(f, "kl"), strong=name == ALL)
+        for name, f in texts
     ]
     return dots(
         "KL by text",
@@ -90,7 +91,7 @@ def _kl(texts: list[tuple[str, Data]], data: Data):
 
 def _increase(texts: list[tuple[str, Data]], found: Data, data: Data):
     measured = [
-        Measured(
+        DotWhisker(
             name,
             number(f.get("perplexity_increase")),
             _sure(f, "perplexity_increase"),
@@ -110,17 +111,17 @@ def _increase(texts: list[tuple[str, Data]], found: Data, data: Data):
     )
 
 
-def _published_increase(row: Data) -> Measured:
+def _published_increase(row: Data) -> DotWhisker:
     before, after = number(row.get("reference")), number(row.get("quantized"))
     increase = after / before - 1 if before and after is not None else None
-    return Measured(line(row.get("model"), 40), increase, None, "published")
+    return DotWhisker(line(row.get("model"), 40), increase, None, "published")
 
 
-def _cell(figures: Data, key: str, form: Form) -> Cell:
+def _cell(figures: Data, key: str, form: Form) -> HtmlCell:
     return cell(figures.get(key), form, _sure(figures, key))
 
 
-def _table(texts: list[tuple[str, Data]]) -> Table:
+def _table(texts: list[tuple[str, Data]]) -> HtmlTable:
     return table(
         "Each text",
         (
@@ -151,7 +152,7 @@ def _table(texts: list[tuple[str, Data]]) -> Table:
     )
 
 
-def _brief(texts: list[tuple[str, Data]]) -> Table:
+def _brief(texts: list[tuple[str, Data]]) -> HtmlTable:
     return table(
         "Likelihood",
         ("text", "tokens", "KL (nats)", "same first token", "perplexity"),
@@ -168,7 +169,7 @@ def _brief(texts: list[tuple[str, Data]]) -> Table:
     )
 
 
-def _published(found: Data) -> Table:
+def _published(found: Data) -> HtmlTable:
     published = rows(found, "published")
     here = any(number(row.get("measured_reference")) is not None for row in published)
     own = ("reference, here", "checkpoint, here") if here else ()

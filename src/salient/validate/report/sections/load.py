@@ -1,11 +1,20 @@
 """The server under load: times and throughput over the number of requests under way."""
 
-from ..charts.lines import Curve, Lines, lines
-from ..figures import milliseconds, number, seconds, share, short, show, tick, whole
-from ..levels import asked
-from ..parts import Cell, Section, Table, Tile, table, tile
-from ..reading import Data, part, rows, ruled, words
-from ..text import line
+from salient.validate.report.charts.lines import Curve, LineChart, lines
+from salient.validate.report.figures import (
+    milliseconds,
+    number,
+    seconds,
+    share,
+    short,
+    show,
+    tick,
+    whole,
+)
+from salient.validate.report.levels import asked
+from salient.validate.report.parts import HtmlCell, HtmlTable, Section, Tile, table, tile
+from salient.validate.report.reading import Data, part, rows, ruled, words
+from salient.validate.report.text_format import line
 
 TIMES = (
     ("ttft", "Time to the first token", "ttft_p90"),
@@ -61,7 +70,7 @@ def _across(steps: list[Data]) -> tuple[str, list[float]]:
 
 def _times(
     key: str, title: str, what: str, below: str, xs: list[float], steps: list[Data], data: Data
-) -> Lines:
+) -> LineChart:
     curves = [
         Curve(p.upper(), [number(part(step, key).get(p)) for step in steps], p) for p in PERCENTILES
     ]
@@ -83,7 +92,7 @@ def _axis_time(value: float) -> str:
     return f"{value / 1000:,.4g} s" if abs(value) >= 1000 else f"{value:,.4g} ms"
 
 
-def _throughput(below: str, xs: list[float], steps: list[Data], data: Data) -> Lines:
+def _throughput(below: str, xs: list[float], steps: list[Data], data: Data) -> LineChart:
     order = sorted(range(len(xs)), key=xs.__getitem__)
     return lines(
         "Throughput",
@@ -123,14 +132,14 @@ def _none_last(value: float | None) -> float:
     return float("inf") if value is None else value
 
 
-def _spread(step: Data, key: str) -> Cell:
+def _spread(step: Data, key: str) -> HtmlCell:
     found = [number(part(step, key).get(p)) for p in PERCENTILES]
     if all(value is None for value in found):
-        return Cell(show(None, milliseconds))
-    return Cell(" / ".join(show(value, milliseconds) for value in found))
+        return HtmlCell(show(None, milliseconds))
+    return HtmlCell(" / ".join(show(value, milliseconds) for value in found))
 
 
-def _table(below: str, xs: list[float], steps: list[Data]) -> Table:
+def _table(below: str, xs: list[float], steps: list[Data]) -> HtmlTable:
     return table(
         "Each step",
         (
@@ -160,14 +169,14 @@ def _table(below: str, xs: list[float], steps: list[Data]) -> Table:
     )
 
 
-def _failed(step: Data) -> Cell:
+def _failed(step: Data) -> HtmlCell:
     failed, sent = number(step.get("failed")), number(step.get("requests"))
     if failed and sent:
-        return Cell(whole(failed), share(failed / sent), "bad")
-    return Cell(show(failed, whole))
+        return HtmlCell(whole(failed), share(failed / sent), "bad")
+    return HtmlCell(show(failed, whole))
 
 
-def _brief(below: str, xs: list[float], steps: list[Data]) -> Table:
+def _brief(below: str, xs: list[float], steps: list[Data]) -> HtmlTable:
     return table(
         "Load (P50 / P90 / P99)",
         (below, "first token", "between tokens", "tokens/s", "failed"),
@@ -184,7 +193,7 @@ def _brief(below: str, xs: list[float], steps: list[Data]) -> Table:
     )
 
 
-def _failures(below: str, xs: list[float], steps: list[Data]) -> Table:
+def _failures(below: str, xs: list[float], steps: list[Data]) -> HtmlTable:
     return table(
         "Requests that failed",
         (below, "how", "requests", "what the first of them saw"),

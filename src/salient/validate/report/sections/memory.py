@@ -1,11 +1,11 @@
 """Bytes of both models, what the checkpoint's are made of, and the most that the run took."""
 
-from ..charts.axis import Axis, linear
-from ..charts.rows import Mark, Row, Rows, bar
-from ..figures import MISSING, UNMEASURED, number, share, show, size, tick
-from ..parts import Section, Table, Tile, table
-from ..reading import Data, part, rows
-from ..text import line
+from salient.validate.report.charts.axis import Axis, linear
+from salient.validate.report.charts.rows import ChartRow, Mark, RowChart, bar
+from salient.validate.report.figures import MISSING, UNMEASURED, number, share, show, size, tick
+from salient.validate.report.parts import HtmlTable, Section, Tile, table
+from salient.validate.report.reading import Data, part, rows
+from salient.validate.report.text_format import line
 
 SHADES = 6  # of parts, in the style sheet
 UNIT = 2**20
@@ -35,7 +35,7 @@ def _lead(before: float | None, after: float | None, data: Data) -> str:
     return f"{lead[0].upper()}{lead[1:]}.{said}"
 
 
-def _chart(found: Data) -> Rows:
+def _chart(found: Data) -> RowChart:
     sides = [(k, number(found.get(f"{k}_bytes"))) for k in ("reference", "checkpoint", "peak")]
     top = max((v for _, v in sides if v is not None), default=0.0)
     unit = 2**30 if top >= 4 * 2**30 else UNIT
@@ -48,9 +48,9 @@ def _chart(found: Data) -> Rows:
         marks = [] if value is None else [bar(axis, 0.0, value / unit, side, words)]
         if side == "checkpoint" and marks and parts:
             marks = parts
-        drawn.append(Row(labels[side], show(value, size, UNMEASURED), marks, words))
+        drawn.append(ChartRow(labels[side], show(value, size, UNMEASURED), marks, words))
     words = f"{'GiB' if unit == 2**30 else 'MiB'}; weights, and the most that the run took"
-    return Rows("Both models, and this run", words, drawn, axis.ticks(tick), legend)
+    return RowChart("Both models, and this run", words, drawn, axis.ticks(tick), legend)
 
 
 def _parts(found: Data, axis: Axis, unit: float) -> tuple[list[Mark], list[tuple[str, str]]]:
@@ -69,7 +69,7 @@ def _parts(found: Data, axis: Axis, unit: float) -> tuple[list[Mark], list[tuple
     return marks, legend
 
 
-def _table(found: Data, after: float | None) -> Table:
+def _table(found: Data, after: float | None) -> HtmlTable:
     return table(
         "Parts of the checkpoint",
         ("part", "size", "of the checkpoint"),
@@ -88,7 +88,7 @@ def _of(count: float | None, total: float | None) -> str:
     return share(count / total) if count is not None and total else MISSING
 
 
-def _brief(found: Data) -> Table:
+def _brief(found: Data) -> HtmlTable:
     return table(
         "Memory",
         ("", "size"),

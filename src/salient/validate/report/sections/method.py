@@ -1,9 +1,9 @@
 """How it was measured: model, machine, versions, time, and what the words mean."""
 
-from ..figures import show, size, whole
-from ..parts import Section
-from ..reading import Data, part, texts
-from ..text import line
+from salient.validate.report.figures import show, size, whole
+from salient.validate.report.parts import Section
+from salient.validate.report.reading import Data, part, texts
+from salient.validate.report.text_format import line
 
 # section -> the words that its figures are named with
 GLOSSARY = {

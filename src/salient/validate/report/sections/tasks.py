@@ -2,9 +2,16 @@
 
 from itertools import takewhile
 
-from ..charts.axis import Level
-from ..charts.rows import Both, Measured, Rows, bars, dots, pairs
-from ..figures import (
+from salient.validate.report.charts.axis import Level
+from salient.validate.report.charts.rows import (
+    DotWhisker,
+    PairedFigure,
+    RowChart,
+    bars,
+    dots,
+    pairs,
+)
+from salient.validate.report.figures import (
     number,
     rate,
     seconds,
@@ -14,11 +21,20 @@ from ..figures import (
     show,
     tick,
 )
-from ..figures import whole as count_of
-from ..levels import asked
-from ..parts import Answer, Flip, Flips, Section, Table, cell, table, tile
-from ..reading import Data, named, part, rows, texts
-from ..text import cut, line
+from salient.validate.report.figures import whole as count_of
+from salient.validate.report.levels import asked
+from salient.validate.report.parts import (
+    AnswerText,
+    FlipList,
+    FlipRow,
+    HtmlTable,
+    Section,
+    cell,
+    table,
+    tile,
+)
+from salient.validate.report.reading import Data, named, part, rows, texts
+from salient.validate.report.text_format import cut, line
 
 ALL = "all examples"
 EQUAL = Level(1.0, "as the reference", asked=False)
@@ -64,12 +80,12 @@ def _lead(found: Data) -> str:
     return said + (f" {lost} examples are lost, {gained} gained." if lost and gained else "")
 
 
-def _accuracy(kinds: list[tuple[str, Data]]) -> Rows:
+def _accuracy(kinds: list[tuple[str, Data]]) -> RowChart:
     return pairs(
         "Right answers by kind",
         "share of examples, both models",
         [
-            Both(
+            PairedFigure(
                 name,
                 number(tally.get("accuracy_reference")),
                 number(tally.get("accuracy_quantized")),
@@ -82,12 +98,12 @@ def _accuracy(kinds: list[tuple[str, Data]]) -> Rows:
     )
 
 
-def _retention(kinds: list[tuple[str, Data]], data: Data) -> Rows:
+def _retention(kinds: list[tuple[str, Data]], data: Data) -> RowChart:
     return dots(
         "Retention by kind",
         "of what the reference gets right, with 95% intervals",
         [
-            Measured(
+            DotWhisker(
                 name,
                 number(tally.get("retention")),
                 tally.get("interval"),
@@ -104,12 +120,12 @@ def _retention(kinds: list[tuple[str, Data]], data: Data) -> Rows:
     )
 
 
-def _throughput(found: Data) -> Rows:
+def _throughput(found: Data) -> RowChart:
     return bars(
         "Speed of the answers",
         "prompt and new tokens a second, in this run",
         [
-            Measured(words, number(part(found, side).get("tokens_a_second")), colour=words)
+            DotWhisker(words, number(part(found, side).get("tokens_a_second")), colour=words)
             for side, words in MODELS.items()
             if side in found
         ],
@@ -118,7 +134,7 @@ def _throughput(found: Data) -> Rows:
     )
 
 
-def _speeds(found: Data) -> Table:
+def _speeds(found: Data) -> HtmlTable:
     return table(
         "Speed of the answers",
         ("model", "prompt tokens", "new tokens", "seconds", "tokens/s", "runs as"),
@@ -138,7 +154,7 @@ def _speeds(found: Data) -> Table:
     )
 
 
-def _table(kinds: list[tuple[str, Data]]) -> Table:
+def _table(kinds: list[tuple[str, Data]]) -> HtmlTable:
     return table(
         "Each kind",
         (
@@ -171,7 +187,7 @@ def _table(kinds: list[tuple[str, Data]]) -> Table:
     )
 
 
-def _brief(kinds: list[tuple[str, Data]]) -> Table:
+def _brief(kinds: list[tuple[str, Data]]) -> HtmlTable:
     return table(
         "Tasks",
         ("kind", "examples", "reference", "checkpoint", "retention", "lost", "gained"),
@@ -190,20 +206,20 @@ def _brief(kinds: list[tuple[str, Data]]) -> Table:
     )
 
 
-def _flips(found: list[Data]) -> Flips:
+def _flips(found: list[Data]) -> FlipList:
     """Lost ones first, in the order of the examples."""
     ordered = sorted(found, key=lambda flip: flip.get("direction") == "gained")
     shown = [_flip(flip) for flip in ordered[:MOST_FLIPS]]
     left = len(ordered) - len(shown)
     note = f"{left} more are in report.json." * (left > 0)
-    return Flips(shown[:AT_ONCE], shown[AT_ONCE:], note)
+    return FlipList(shown[:AT_ONCE], shown[AT_ONCE:], note)
 
 
-def _flip(found: Data) -> Flip:
+def _flip(found: Data) -> FlipRow:
     expected = " or ".join(line(one, 120) for one in texts(found, "expected")[:5])
     before, after = (str(found.get(side) or "") for side in ("reference", "quantized"))
     same = _alike(before, after)
-    return Flip(
+    return FlipRow(
         line(found.get("id"), 60),
         line(found.get("kind"), 40),
         found.get("direction") != "gained",
@@ -223,8 +239,8 @@ def _alike(before: str, after: str) -> int:
     return same
 
 
-def _answer(text: str, same: int) -> Answer:
+def _answer(text: str, same: int) -> AnswerText:
     """A text in its two pieces; cut in the middle where it is long, and then whole besides."""
     if len(text) <= SHOWN:
-        return Answer(text[:same], text[same:])
-    return Answer("", cut(text, SHOWN), cut(text, LONGEST), max(0, len(text) - LONGEST))
+        return AnswerText(text[:same], text[same:])
+    return AnswerText("", cut(text, SHOWN), cut(text, LONGEST), max(0, len(text) - LONGEST))

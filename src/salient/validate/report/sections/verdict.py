@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..charts.axis import Axis, linear
-from ..charts.rows import Mark
-from ..figures import (
+from salient.validate.report.charts.axis import Axis, linear
+from salient.validate.report.charts.rows import Mark
+from salient.validate.report.figures import (
     UNMEASURED,
     Form,
     between,
@@ -25,8 +25,8 @@ from ..figures import (
     show,
     tick,
 )
-from ..reading import Data, part, rows, texts, words
-from ..text import line
+from salient.validate.report.reading import Data, part, rows, texts, words
+from salient.validate.report.text_format import line
 
 # measurement -> its name for people, how its figures are written
 MEASURES: dict[str, tuple[str, Form]] = {
@@ -51,7 +51,7 @@ _BARE = re.compile(r"^\S+ is (not )?(at most|at least) \S+?([,;] |$)")
 
 
 @dataclass(frozen=True)
-class Judged:
+class RuleView:
     """A rule as it is read. allowed: from and to, in percent of its track; marks stand on that"""
 
     title: str
@@ -74,13 +74,13 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerdictView:
     """word: pass, fail, could not measure, or no verdict; why: the sentence below it"""
 
     word: str
     why: str
     policy: str
-    rules: list[Judged]
+    rules: list[RuleView]
     remarks: list[str]
 
     @property
@@ -88,27 +88,27 @@ class Verdict:
         return {"pass": "good", "fail": "bad"}.get(self.word, "unsure")
 
     @property
-    def reasons(self) -> list[Judged]:
+    def reasons(self) -> list[RuleView]:
         """The rules that make the verdict what it is, the failed ones first."""
         bad = [rule for rule in self.rules if rule.passed is False]
         return bad + [rule for rule in self.rules if rule.passed is None]
 
     @property
-    def shown(self) -> list[Judged]:
+    def shown(self) -> list[RuleView]:
         return self.reasons[:MOST_REASONS]
 
 
-def verdict(data: Data) -> Verdict:
+def verdict(data: Data) -> VerdictView:
     """The verdict of `data`."""
     found = part(data, "verdict")
     policy = line(words(found, "policy"), 60)
     if not found or "error" in found:
         cause = line(words(found, "error"), 300)
         why = f"The verdict could not be made: {cause}" if cause else "No policy was asked for."
-        return Verdict(NONE, why, policy, [], [])
+        return VerdictView(NONE, why, policy, [], [])
     rules = [_judged(rule) for rule in rows(found, "rules")]
     word = _word(found, [rule.passed for rule in rules])
-    return Verdict(word, _why(word, rules, policy), policy, rules, _remarks(found))
+    return VerdictView(word, _why(word, rules, policy), policy, rules, _remarks(found))
 
 
 def _word(found: Data, passed: Sequence[bool | None]) -> str:
@@ -119,7 +119,7 @@ def _word(found: Data, passed: Sequence[bool | None]) -> str:
     return "pass" if sound and passed and None not in passed else "could not measure"
 
 
-def _why(word: str, rules: Sequence[Judged], policy: str) -> str:
+def _why(word: str, rules: Sequence[RuleView], policy: str) -> str:
     of = f" of the policy {policy}" if policy else ""
     count = len(rules)
     bad = sum(rule.passed is False for rule in rules)
@@ -147,7 +147,7 @@ def _remarks(found: Data) -> list[str]:
     return remarks
 
 
-def _judged(rule: Data) -> Judged:
+def _judged(rule: Data) -> RuleView:
     what, kind = words(rule, "what"), words(rule, "kind")
     title, form = MEASURES.get(what, (line(what, 60) or "a figure", short))
     value, bound, most = number(rule.get("value")), number(rule.get("bound")), _most(rule)
@@ -155,7 +155,7 @@ def _judged(rule: Data) -> Judged:
     passed = rule.get("passed")
     marks, allowed = _marks(rule, value, bound, form)
     asked = f"{'at most' if most else 'at least'} {show(bound, _bound(form), '?')}"
-    return Judged(
+    return RuleView(
         title + f" ({line(kind, 40)})" * (kind not in ("", "all")),
         line(words(rule, "stage"), 40),
         show(value, form, UNMEASURED),

@@ -1,0 +1,157 @@
+"""Statistics of a block's inputs, gathered by running the calibration tokens through it.
+
+The Gram matrices of hundreds of experts would not fit in memory together. Those that fit into
+GRAM_BYTES are gathered in one pass; for each further portion the tokens pass the block again.
+
+An expert sees only the tokens that are routed to it. One that saw fewer than FEWEST_TOKENS borrows
+the block's: a batch of all tokens is passed through it instead.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from salient.core.errors import ModelError
+from salient.models.block_call import BlockCall, run_block
+from salient.models.proof import ScaleGroup
+from salient.models.tracing import numbers
+
+from .activation_stats import ActStats, InputRecorder
+
+GRAM_BYTES = 2**30
+FEWEST_TOKENS = 64
+
+# Runs every batch of calibration tokens through a function of (hidden states, call); `again` says
+# that they may have to pass the block once more.
+Passes = Callable[[Callable[[Tensor, BlockCall], Tensor], bool], None]
+
+
+@dataclass
+class BlockStatistics:
+    """Statistics by the first reader of each input of `groups`, gathered when they are asked for.
+
+    name: the block's, for messages
+    passes: runs the calibration tokens through the block
+    borrowed: expert that borrowed the block's tokens -> how many it had seen itself
+    """
+
+    name: str
+    block: nn.Module
+    groups: list[ScaleGroup]
+    passes: Passes
+    borrowed: dict[str, int] = field(default_factory=dict)
+    _held: dict[str, ActStats] = field(default_factory=dict)
+    _samples: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def firsts(self) -> list[str]:
+        """The first reader of every input."""
+        return [names[0] for group in self.groups for names in group.inputs]
+
+    @property
+    def bases(self) -> dict[str, str]:
+        """Expert -> the first reader of the input of which it is given some tokens."""
+        found = {}
+        for group in self.groups:
+            whole = [names[0] for names in group.inputs if not numbers(names[0])]
+            some = [names[0] for names in group.inputs if numbers(names[0])]
+            if whole:
+                found |= dict.fromkeys(map(expert_of, some), whole[0])
+        return found
+
+    def of(self, first: str) -> ActStats:
+        """The statistics of the input whose first reader is `first`.
+
+        Raises ModelError if it overflows.
+        """
+        if first not in self._held:
+            self._gather(first)
+        return self._held[first]
+
+    def _gather(self, first: str) -> None:
+        """One pass for all inputs that every token reaches, and for those of some experts."""
+        experts = [name for name in self.firsts if numbers(name)]
+        every = sum(map(self._bytes, self.firsts))
+        portion, others = portions(experts, first, every, self._bytes)
+        whole = [n for n in self.firsts if n not in experts and n not in self._held]
+        for name in experts:
+            self._held.pop(name, None)
+        device = next(self.block.parameters()).device
+        fresh = {name: ActStats(self._width(name), device) for name in [*whole, *portion]}
+        self.passes(lambda hidden, call: self._observe(hidden, call, fresh), others)
+        for name, stats in fresh.items():
+            self._check(name, stats)
+        self._held |= fresh
+        for expert in dict.fromkeys(map(expert_of, portion)):
+            self._borrow(expert, [name for name in portion if expert_of(name) == expert])
+
+    def _observe(self, hidden: Tensor, call: BlockCall, stats: dict[str, ActStats]) -> Tensor:
+        bases = set(self.bases.values()) - self._samples.keys()
+        with InputRecorder(self.block, list(stats.keys() | bases)) as recorder:
+            out = run_block(self.block, hidden, call)
+        for name, x in recorder.inputs.items():
+            if name in stats:
+                stats[name].add(x)
+            if name in bases:
+                self._samples[name] = x.clone()
+        return out
+
+    def _borrow(self, expert: str, firsts: list[str]) -> None:
+        """Let `expert` take the block's tokens if it saw too few of its own.
+
+        `firsts` are the first readers of its inputs.
+        """
+        seen, base = min(self._held[name].tokens for name in firsts), self.bases.get(expert)
+        if seen >= FEWEST_TOKENS or base is None:
+            return
+        with InputRecorder(self.block, firsts) as recorder, torch.no_grad():
+            self.block.get_submodule(expert)(self._samples[base])
+        for name, x in recorder.inputs.items():
+            stats = ActStats(self._width(name), x.device)
+            stats.add(x)
+            self._check(name, stats)
+            self._held[name] = stats
+        self.borrowed[expert] = seen
+
+    def _width(self, name: str) -> int:
+        return self.block.get_parameter(f"{name}.weight").shape[1]
+
+    def _bytes(self, name: str) -> int:
+        return self._width(name) ** 2 * 4
+
+    def _check(self, name: str, stats: ActStats) -> None:
+        if not stats.finite:
+            dtype = next(self.block.parameters()).dtype
+            raise ModelError(
+                f"The input of '{self.name}.{name}' overflows or is NaN on the calibration tokens, "
+                f"computed in {dtype}. The model itself is broken there: check that it generates "
+                "text before it is quantized, or fetch it again."
+            )
+
+
+def portions(
+    experts: list[str], first: str, every: int, size: Callable[[str], int]
+) -> tuple[list[str], bool]:
+    """The experts' inputs to gather with `first`, and whether that leaves others out.
+
+    `every` is what all inputs of the block would take, in bytes; `size` tells it of one.
+    """
+    if every <= GRAM_BYTES:
+        return experts, False
+    budget = GRAM_BYTES - every + sum(map(size, experts))
+    portion: list[str] = []
+    for name in experts[experts.index(first) if first in experts else 0 :]:
+        budget -= size(name)
+        if portion and budget < 0:
+            break
+        portion.append(name)
+    return portion, len(portion) < len(experts)
+
+
+def expert_of(name: str) -> str:
+    """The module that holds a linear of one expert: 'mlp.experts.3' of 'mlp.experts.3.up_proj'."""
+    parts = name.split(".")
+    number = next(at for at, part in enumerate(parts) if part.isdigit())
+    return ".".join(parts[: number + 1])

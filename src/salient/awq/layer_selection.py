@@ -1,0 +1,135 @@
+"""What a request leaves open, decided and checked: device, types, scheme, layers."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+
+from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
+from salient.core.errors import ModelError, ShapeError
+from salient.core.scheme import Scheme, check_width, largest_scheme, parse_scheme
+from salient.formats.checkpoint import Checkpoint
+from salient.models.skeleton import Skeleton
+
+ACROSS = 8  # AutoAWQ packs eight outputs a word
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; 'auto' is the first GPU, else the CPU.
+
+    Raises ModelError if it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"Device {name!r} cannot be used ({str(error).splitlines()[0]}). "
+            "Use --device auto or cpu."
+        ) from error
+    return device
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """The type to run blocks in: bfloat16 where the hardware multiplies it, else float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    tests = [getattr(torch.cpu, name, None) for name in names]
+    return torch.bfloat16 if any(test() for test in tests if test) else torch.float32
+
+
+def written_dtype(source: Checkpoint, name: str) -> torch.dtype:
+    """The 16-bit type of the checkpoint; 'auto' is the source's own.
+
+    A float32 source becomes float16, as vLLM would choose. Raises ShapeError for other names.
+    """
+    if name != "auto":
+        if name not in SIXTEEN_BITS:
+            raise ShapeError(f"Unknown dtype {name!r}. Known: auto, {', '.join(SIXTEEN_BITS)}.")
+        return SIXTEEN_BITS[name]
+    return stored_sixteen_bits(source.config) or torch.float16
+
+
+@dataclass(frozen=True)
+class LayerSelection:
+    """The scheme and why it was taken; linears to quantize, and those left at 16 bits with why."""
+
+    scheme: Scheme
+    reason: str
+    quantized: frozenset[str]
+    left: dict[str, str]
+
+
+def choose_layers(
+    skeleton: Skeleton, scheme: str, format: str, skip: tuple[str, ...]
+) -> LayerSelection:
+    """Decide what is quantized. Raises ShapeError naming the layer or pattern that does not fit."""
+    linears, left = {}, {}
+    for index, block in enumerate(skeleton.blocks):
+        linears |= {f"{block}.{name}": linear for name, linear in skeleton.linears(index).items()}
+        left |= {f"{block}.{name}": why for name, why in skeleton.unfit(index).items()}
+    _check_patterns(skip, [*linears, *skeleton.outer_modules()], next(iter(linears)))
+    left |= {n: f"--skip {p}" for n in linears for p in skip if matches(n, p)}
+    _check_experts(linears, left)
+    wanted = {n: m for n, m in linears.items() if n not in left}
+    if not wanted:
+        raise ShapeError("--skip names every linear of the model: nothing is left to quantize.")
+    if scheme == "auto":
+        found, reason = largest_scheme({n: m.in_features for n, m in wanted.items()})
+    else:
+        found, reason = parse_scheme(scheme), "as asked"
+    for name, linear in wanted.items():
+        check_width(name, linear.in_features, found, _skip_pattern(name))
+        if linear.out_features % ACROSS and format == "awq":
+            raise ShapeError(
+                f"{name!r} has {linear.out_features} outputs; the awq format packs {ACROSS} a "
+                "word. Use --format compressed-tensors, or leave it at 16 bits with --skip "
+                f"{_skip_pattern(name)!r}."
+            )
+    return LayerSelection(found, reason, frozenset(wanted), left)
+
+
+def _skip_pattern(name: str) -> str:
+    """What to give --skip so that the linear `name` stays at 16 bits."""
+    return "*.experts.*" if ".experts." in name else name
+
+
+def _check_experts(linears: dict[str, Any], left: dict[str, str]) -> None:
+    """Refuse to leave some experts of a block at 16 bits: engines hold them as one stack."""
+    stacks: dict[str, list[str]] = {}
+    for name in linears:
+        home, expert, _ = name.rpartition(".experts.")
+        if expert:
+            stacks.setdefault(home, []).append(name)
+    for home, names in stacks.items():
+        some = [name for name in names if name in left]
+        if some and len(some) < len(names):
+            raise ShapeError(
+                f"{left[some[0]]} leaves {some[0]!r} at 16 bits, but not all of {home}.experts. "
+                "Engines hold the experts of a block as one stack: leave all at 16 bits with "
+                "--skip '*.experts.*', or none."
+            )
+
+
+def _check_patterns(skip: tuple[str, ...], names: list[str], example: str) -> None:
+    for pattern in skip:
+        if not any(matches(name, pattern) for name in names):
+            raise ShapeError(
+                f"--skip {pattern!r} names no linear of the model. Its linears are called like "
+                f"{example!r}."
+            )
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether --skip `pattern` means the linear `name`: all of it, its last parts, or a glob."""
+    return (
+        name == pattern
+        or name.endswith(f".{pattern}")
+        or fnmatch(name, pattern)
+        or fnmatch(name, f"*.{pattern}")
+    )

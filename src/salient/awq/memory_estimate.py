@@ -1,0 +1,143 @@
+"""How much memory a run needs at its peak, told before it starts: a sum of parts.
+
+Two moments compete: searching the largest block, and turning the held-out tokens' last hidden
+states into logits. Blocks and outer weights are never in memory together.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from salient.core.errors import ResourceError
+from salient.core.system import available_memory, resident_memory
+from salient.models.skeleton import Skeleton
+from salient.models.tracing import numbers
+
+from .block_stats import GRAM_BYTES
+from .error_feedback import BAND, ROWS
+from .pipeline import BATCH_TOKENS
+
+FLOAT = 4  # bytes
+CODES = 2  # bytes a weight: its code as written and by plain rounding
+SLACK = 2**27  # bytes: chunks of the search, file pages, what the allocator keeps
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by part, on the computing device and in main memory (the same on a CPU).
+
+    resident: of main memory's, what the process held when the estimate was made
+    """
+
+    device: dict[str, int]
+    main: dict[str, int]
+    resident: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of everything, as a CPU run needs them."""
+        return sum(self.device.values()) + sum(self.main.values())
+
+
+def estimate_memory(skeleton: Skeleton, samples: Tensor, heldout: Tensor) -> MemoryEstimate:
+    """The peak of a run over `samples` and `heldout` (int64 [samples, tokens])."""
+    blocks = [block_parts(skeleton, index) for index in range(len(skeleton.blocks))]
+    block = max(blocks, key=lambda parts: sum(parts.values()))
+    logits = 4 * heldout.shape[1] * skeleton.vocabulary * FLOAT  # three models', a softmax
+    head = {
+        "embedding and head, read and in use": 2 * skeleton.outer_bytes(),
+        "logits of a held-out sample": logits,
+    }
+    inputs = max(_inputs(skeleton, index) for index in range(len(skeleton.blocks)))
+    again = max(_grams(skeleton, index) for index in range(len(skeleton.blocks))) > GRAM_BYTES
+    resident = resident_memory()
+    main = {
+        "Python and its libraries, as now": resident,
+        "hidden states between blocks (16 bits)": samples.numel()
+        * skeleton.width
+        * (2 + 2 * again),
+        "held-out tokens (three streams, a block's inputs)": heldout.numel()
+        * (4 * skeleton.width + inputs)
+        * FLOAT,
+        "workspace": SLACK,
+    }
+    return MemoryEstimate(max(block, head, key=lambda parts: sum(parts.values())), main, resident)
+
+
+def block_parts(skeleton: Skeleton, index: int) -> dict[str, int]:
+    """What block `index` needs while it is worked on."""
+    linears = skeleton.linears(index)
+    size = torch.finfo(skeleton.dtype).bits // 8
+    parameters = sum(linear.weight.numel() for linear in linears.values())
+    activations = BATCH_TOKENS * _inputs(skeleton, index) * FLOAT * 2  # inputs, and as much again
+    return {
+        "largest block and its codes": parameters * (size + CODES),
+        "Gram matrices": min(
+            _grams(skeleton, index), max(GRAM_BYTES, _grams(skeleton, index, all_tokens=True))
+        ),
+        "search, or a batch's activations": max(_search(linears, size), activations),
+    }
+
+
+def _search(linears: dict[str, nn.Linear], size: int) -> int:
+    """Bytes of settling one shared input: its weights scaled, and with feedback; a linear's error.
+
+    Who shares an input is not known before watching: all linears of one width are taken to, of an
+    expert each.
+    """
+    shared: Counter[tuple[object, ...]] = Counter()
+    for name, linear in linears.items():
+        shared[linear.in_features, *numbers(name)] += linear.weight.numel()
+    copies = 2 if size == FLOAT else 3  # the source's own float32 values, when computing in 16 bits
+    largest = max(linear.weight.numel() for linear in linears.values())
+    feedback = max((ROWS + 3 * BAND) * min(linear.in_features, BAND) for linear in linears.values())
+    return (copies * max(shared.values()) + max(largest * 2, feedback)) * FLOAT
+
+
+def _grams(skeleton: Skeleton, index: int, *, all_tokens: bool = False) -> int:
+    """Bytes of the Gram matrices of a block's inputs; or only of those that all tokens reach."""
+    whole, experts = _widths(skeleton, index)
+    widths = whole if all_tokens else [*whole, *experts]
+    return sum(width**2 for width in widths) * FLOAT
+
+
+def _inputs(skeleton: Skeleton, index: int) -> int:
+    """Channels of a block's inputs for one token, which some experts see."""
+    whole, experts = _widths(skeleton, index)
+    names = skeleton.linears(index)
+    count = max(len({tuple(numbers(name)) for name in names} - {()}), 1)
+    return sum(whole) + sum(experts) * min(skeleton.experts_per_token or count, count) // count
+
+
+def _widths(skeleton: Skeleton, index: int) -> tuple[list[int], list[int]]:
+    """Widths of the shared inputs of a block, those that all tokens reach and those of experts.
+
+    For the former: three of the narrowest width and each other once.
+    """
+    linears = skeleton.linears(index)
+    whole = {linear.in_features for name, linear in linears.items() if not numbers(name)}
+    experts = {(m.in_features, *numbers(name)) for name, m in linears.items() if numbers(name)}
+    narrow = [min(whole)] * 2 if whole else []
+    return [*whole, *narrow], [int(width) for width, *_ in experts]
+
+
+def check_memory(estimate: MemoryEstimate, device: torch.device) -> None:
+    """Raise ResourceError if `estimate` exceeds what is there, saying what to lower."""
+    free = available_memory() + estimate.resident
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[0]
+        needs = [
+            ("main memory", sum(estimate.main.values()), free),
+            (f"memory of {device}", sum(estimate.device.values()), there),
+        ]
+    else:
+        needs = [("main memory", estimate.total, free)]
+    for what, need, there in needs:
+        if need > there:
+            raise ResourceError(
+                f"The run needs about {need / 2**30:.1f} GiB of {what}, and {there / 2**30:.1f} "
+                "GiB are free. Lower --samples or --sequence-length (hidden states), free memory, "
+                "or use a machine with more."
+            )

@@ -1,0 +1,107 @@
+"""The files of an unfinished run: one a block, and one for everything that is no block."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from salient.core.errors import ModelError
+from salient.core.scheme import Scheme
+from salient.formats import load_format
+from salient.formats.checkpoint import Checkpoint, open_piece
+from salient.formats.writer import write_tensors
+from salient.models.skeleton import Skeleton
+from salient.models.weight_map import ParameterFiles
+
+from .results import BlockResult
+
+
+@dataclass(frozen=True)
+class PartialCheckpoint:
+    """Writes the pieces of a checkpoint in `format` into `folder` and reads them back.
+
+    dtype: the 16-bit type of everything that is not codes
+    """
+
+    folder: Path
+    source: Checkpoint
+    skeleton: Skeleton
+    format: str
+    scheme: Scheme
+    dtype: torch.dtype
+
+    def path(self, index: int) -> Path:
+        """The file of block `index`; -1 is everything that is no block."""
+        name = "outer" if index < 0 else f"block-{index:05d}"
+        return self.folder / f"{name}.safetensors"
+
+    def write_block(self, index: int, result: BlockResult) -> None:
+        """Write all tensors of a block by the names that the source's files have.
+
+        Linears of codes are tensors of their own, whatever the source stacked them into; what stays
+        at 16 bits is stored as it was.
+        """
+        prefix, code = self.skeleton.blocks[index], load_format(self.format)
+        names = {n: n.removeprefix(f"{prefix}.") for n in self.skeleton.parameter_names(index)}
+        apart = {
+            self.skeleton.files.stored(full).name
+            for full, local in names.items()
+            if local.removesuffix(".weight").removesuffix(".bias") in result.weights
+        }
+        tensors = {}
+        with self.source.reading():
+            for full, local in names.items():
+                stored = self.skeleton.files.stored(full)
+                weight = result.weights.get(local.removesuffix(".weight"))
+                if weight is not None and local.endswith(".weight"):
+                    module = stored.written.removesuffix(".weight")
+                    packed = code.pack(weight, self.dtype)
+                    tensors |= {f"{module}.{suffix}": tensor for suffix, tensor in packed.items()}
+                    continue
+                own = result.folded.get(local)
+                own = self._sixteen_bit(full) if own is None else own
+                if stored.part is None or stored.name in apart:
+                    tensors[stored.written] = own
+                    continue
+                if stored.name not in tensors:
+                    tensors[stored.name] = self._stored_whole(stored.name)
+                stored.part.of(tensors[stored.name]).copy_(own)
+        write_tensors(self.path(index), tensors)
+
+    def write_outer(self) -> None:
+        """Write everything that is no block (embedding, final norm, head), at 16 bits."""
+        if not self.path(-1).exists():
+            names = self.skeleton.outer_names()
+            with self.source.reading():
+                tensors = {name: self._stored_whole(name) for name in names}
+            write_tensors(self.path(-1), tensors)
+
+    def read_block(self, index: int, block: nn.Module) -> None:
+        """Give `block` the weights of its piece on disk."""
+        config = {"quantization_config": load_format(self.format).config(self.scheme, [])}
+        piece = open_piece(self.path(index), config)
+        prefix = self.skeleton.blocks[index]
+        files = ParameterFiles(self.skeleton.architecture, piece)
+        with piece.reading():
+            for name, parameter in block.named_parameters():
+                parameter.data.copy_(files.read(f"{prefix}.{name}"))
+
+    def _sixteen_bit(self, name: str) -> Tensor:
+        return in_dtype(name, self.skeleton.files.read(name), self.dtype)
+
+    def _stored_whole(self, name: str) -> Tensor:
+        return in_dtype(name, self.source.tensor(name), self.dtype)
+
+
+def in_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in `dtype`, integers as they are. Raises ModelError where float16 overflows."""
+    if not tensor.is_floating_point():
+        return tensor
+    made = tensor.to(dtype)
+    if not bool(torch.isfinite(made).all()) and bool(torch.isfinite(tensor).all()):
+        raise ModelError(
+            f"{name!r} reaches {float(tensor.abs().max()):.3g}, more than {dtype} holds. Write the "
+            "checkpoint with --dtype bfloat16."
+        )
+    return made

@@ -1,0 +1,125 @@
+"""What commands share: a progress bar, errors as words, Ctrl-C, and how a report is shown.
+
+Exit codes: 0 done, 1 a verdict says no, 2 an error (its message alone), 130 interrupted.
+"""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+
+from salient import api
+from salient.core.errors import SalientError
+from salient.core.report import Report
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+
+
+@contextlib.contextmanager
+def cli_session(*, json: bool, resumes: str = "") -> Iterator[api.Progress]:
+    """A progress bar on a terminal, nothing elsewhere; our errors as messages with exit code 2.
+
+    resumes: how to go on after an interruption, in words; '' where nothing is kept
+    """
+    console, stop = Console(stderr=True), _Stop()
+    try:
+        with _bar(console, shown=console.is_terminal and not json) as progress:
+            yield stop.checked_by(progress)
+    except BaseException as error:
+        if stop.came:
+            console.print(f"Interrupted. {resumes}".rstrip(), soft_wrap=True)
+            raise typer.Exit(130) from None
+        if not isinstance(error, SalientError):
+            raise
+        if json:
+            Console().print_json(data={"error": type(error).__name__, "message": str(error)})
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+class _Stop:
+    """Ctrl-C or a SIGTERM, remembered: libraries turn the exception into others, or swallow it."""
+
+    def __init__(self) -> None:
+        self.came = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as a shell starts background jobs
+                signal.signal(number, self._note)
+
+    def _note(self, *_: object) -> NoReturn:
+        self.came = True
+        raise KeyboardInterrupt
+
+    def checked_by(self, progress: api.Progress) -> api.Progress:
+        """`progress`, which also ends the run if a signal's exception was swallowed."""
+
+        def checked(done: int, total: int, doing: str, note: str) -> None:
+            if self.came:
+                raise KeyboardInterrupt
+            progress(done, total, doing, note)
+
+        return checked
+
+
+@contextlib.contextmanager
+def _bar(console: Console, *, shown: bool) -> Iterator[api.Progress]:
+    _quiet_libraries()
+    if not shown:
+        yield api.silent
+        return
+    doing = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    columns = (
+        SpinnerColumn(),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False, table_column=doing),
+    )
+    with Progress(*columns, console=console, expand=True) as bar:
+        task = bar.add_task("preparing", total=None)
+        last = ""
+
+        def progress(done: int, total: int, doing: str, note: str) -> None:
+            nonlocal last
+            if total == 0:
+                bar.stop()
+                return
+            last = note or last
+            bar.update(task, completed=done, total=total, description=f"{doing}  {last}".rstrip())
+
+        yield progress
+
+
+def _quiet_libraries() -> None:
+    """Transformers' and the Hub's own bars and warnings would tear ours."""
+    import logging
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def show(report: Report, *, json: bool) -> None:
+    if json:
+        sys.stdout.write(report.to_json() + "\n")
+    else:
+        report.show(Console())

@@ -1,0 +1,135 @@
+"""Likelihood measures: two models' logits over the same tokens, compared.
+
+KL          mean over tokens of KL(reference || quantized), nats
+top-1       share of tokens where both prefer the same next token
+perplexity  exp of the mean negative log-likelihood of the text's own next token, of each model
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from salient.validate.metrics.intervals import FEWEST, Interval, exp, studentized
+
+ROWS = 128  # tokens compared at once: bounds the memory of large vocabularies
+
+
+@dataclass
+class LogitsComparison:
+    """Sums over tokens; `add` joins the sums of other tokens."""
+
+    tokens: int = 0
+    kl_sum: float = 0.0
+    agreed: int = 0
+    predicted: int = 0
+    nll_reference: float = 0.0
+    nll_quantized: float = 0.0
+
+    @classmethod
+    def of(cls, parts: "Sequence[LogitsComparison]") -> "LogitsComparison":
+        """The sums over several sets of tokens."""
+        whole = cls()
+        for part in parts:
+            whole.add(part)
+        return whole
+
+    def add(self, other: "LogitsComparison") -> None:
+        """Take in the sums of other tokens."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    @property
+    def kl(self) -> float:
+        """Mean KL(reference || quantized), nats a token."""
+        return self.kl_sum / max(self.tokens, 1)
+
+    @property
+    def top1(self) -> float:
+        """Share of tokens with the same most likely next token, 0 to 1."""
+        return self.agreed / max(self.tokens, 1)
+
+    @property
+    def perplexity_reference(self) -> float:
+        """Perplexity of the reference."""
+        return exp(self.nll_reference / max(self.predicted, 1))
+
+    @property
+    def perplexity_quantized(self) -> float:
+        """Perplexity of the quantized model."""
+        return exp(self.nll_quantized / max(self.predicted, 1))
+
+    @property
+    def perplexity_increase(self) -> float:
+        """Quantized / reference - 1."""
+        return exp((self.nll_quantized - self.nll_reference) / max(self.predicted, 1)) - 1
+
+    def figures(self) -> dict[str, Any]:
+        """The measures as plain numbers."""
+        return {
+            "tokens": self.tokens,
+            "kl": self.kl,
+            "top1": self.top1,
+            "perplexity_reference": self.perplexity_reference,
+            "perplexity_quantized": self.perplexity_quantized,
+            "perplexity_increase": self.perplexity_increase,
+        }
+
+
+def compare_logits(reference: Tensor, quantized: Tensor, ids: Tensor) -> LogitsComparison:
+    """Compare two models' logits [tokens, vocab] over the text `ids` [tokens] that gave them."""
+    found = LogitsComparison()
+    following = torch.cat([ids[1:], ids.new_full((1,), -1)]).to(reference.device)
+    for r, q, n in zip(
+        reference.split(ROWS), quantized.split(ROWS), following.split(ROWS), strict=True
+    ):
+        log_r, log_q = r.float().log_softmax(-1), q.float().log_softmax(-1)
+        found.tokens += len(r)
+        lost = log_r.exp() * (log_r - log_q)
+        lost = lost.where(log_r > -math.inf, 0.0)  # a masked token: 0 log 0 = 0
+        found.kl_sum += float(lost.sum(-1).double().sum())
+        found.agreed += int((log_r.argmax(-1) == log_q.argmax(-1)).sum())
+        known = n >= 0
+        found.predicted += int(known.sum())
+        index = n.clamp(min=0)[:, None]
+        found.nll_reference -= float(log_r.gather(1, index)[known].double().sum())
+        found.nll_quantized -= float(log_q.gather(1, index)[known].double().sum())
+    return found
+
+
+def intervals(windows: Sequence[LogitsComparison], level: float = 0.95) -> dict[str, Interval]:
+    """How sure the figures of a text are, its windows drawn anew; {} of fewer than FEWEST windows.
+
+    The tokens of a window depend on each other, so windows are drawn and not tokens. Keys are those
+    of `Comparison.figures`; perplexity_increase is measured pair by pair.
+    """
+    if len(windows) < FEWEST:
+        return {}
+    tokens, predicted = _column(windows, "tokens"), _column(windows, "predicted")
+    reference, quantized = _column(windows, "nll_reference"), _column(windows, "nll_quantized")
+    ratios = {
+        "kl": (_column(windows, "kl_sum"), tokens),
+        "top1": (_column(windows, "agreed"), tokens),
+        "perplexity_reference": (reference, predicted),
+        "perplexity_quantized": (quantized, predicted),
+        "perplexity_increase": (quantized - reference, predicted),
+    }
+    return {name: _interval(name, tops, bottoms, level) for name, (tops, bottoms) in ratios.items()}
+
+
+def _column(windows: Sequence[LogitsComparison], name: str) -> np.ndarray:
+    return np.array([getattr(window, name) for window in windows], dtype=np.float64)
+
+
+def _interval(name: str, tops: np.ndarray, bottoms: np.ndarray, level: float) -> Interval:
+    low, high = studentized(tops, bottoms, level=level, resamples=2000, seed=0)
+    made = Interval(float(low), float(tops.sum() / bottoms.sum()), float(high), level)
+    if name == "perplexity_increase":
+        return made.through(lambda nats: exp(nats) - 1)
+    if name.startswith("perplexity"):
+        return made.through(exp)
+    return replace(made, high=min(made.high, 1.0)) if name == "top1" else made

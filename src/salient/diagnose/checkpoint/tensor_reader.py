@@ -1,0 +1,78 @@
+"""Bounded reads of tensors by the byte ranges of their headers, with the progress of them all."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from salient.core.errors import CheckpointError
+from salient.core.model_files import StoredTensor
+from salient.core.progress import Progress
+
+PIECE = 4 * 2**20  # bytes held at a time
+
+# done bytes, all bytes, what is being done, where
+
+
+class TensorReader:
+    """Open files of a checkpoint; closes them at the end of its `with`."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress
+        self._stack = ExitStack()
+        self._open: dict[Path, BinaryIO] = {}
+        self._done = 0
+        self._told = 0
+        self.total = 0  # bytes that will be read in all, as far as is known
+
+    def __enter__(self) -> "TensorReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def read(self, tensor: StoredTensor, offset: int = 0, count: int | None = None) -> bytes:
+        """`count` bytes of a tensor from `offset` on, at most to its end.
+
+        Raises CheckpointError where the file cannot be read.
+        """
+        left = max(tensor.end - tensor.start - offset, 0)
+        count = left if count is None else min(count, left)
+        try:
+            if tensor.path not in self._open:
+                self._open[tensor.path] = self._stack.enter_context(
+                    tensor.path.open("rb", buffering=0)
+                )
+            file = self._open[tensor.path]
+            file.seek(tensor.start + offset)
+            found = file.read(count)
+        except OSError as error:
+            raise CheckpointError(
+                f"{tensor.path} cannot be read ({error}). Check the disk, or fetch the file again."
+            ) from error
+        if len(found) != count:
+            raise CheckpointError(
+                f"{tensor.path} ends inside {tensor.name!r}: it was cut while it was read. Wait "
+                "until whoever writes it is done."
+            )
+        self._done += count
+        return found
+
+    def pieces(self, tensor: StoredTensor) -> Iterator[tuple[int, bytes]]:
+        """The whole tensor, at most PIECE bytes at a time, each with its offset."""
+        for offset in range(0, tensor.end - tensor.start, PIECE):
+            yield offset, self.read(tensor, offset, PIECE)
+
+    def tell(self, doing: str, note: str = "") -> None:
+        """Say how far it is, at most once a MiB."""
+        if self._progress and (self._done - self._told >= 2**20 or self._done == 0):
+            self._told = self._done
+            self._progress(min(self._done, self.total), self.total, doing, note)
+
+    def end(self) -> None:
+        """Say that all was read."""
+        if self._progress:
+            self._progress(self.total, self.total, "read", "")

@@ -1,0 +1,82 @@
+"""Serving settings read from a file: vLLM's YAML, a command line, Python source, or JSON.
+
+Nothing is run and nothing fetched; a file is read once and within bounds. Left out: what the
+settings mean, which is for `settings_rules`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from salient.core.errors import RequestError
+
+from .python_reader import read_python
+from .settings import UNKNOWN, Form, ServingSettings, SettingsBuilder
+from .shell_reader import read_command
+from .yaml_reader import read_json, read_yaml
+
+__all__ = ["FILE_LIMIT", "UNKNOWN", "ServingSettings", "read_settings"]
+
+FILE_LIMIT = 2**22  # bytes
+_READERS: dict[Form, Callable[[SettingsBuilder, str], bool]] = {
+    "yaml": read_yaml,
+    "command": read_command,
+    "python": read_python,
+    "json": read_json,
+}
+_BY_SUFFIX: dict[str, Form] = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".py": "python"}
+_FITS = (
+    "What fits: a YAML file for `vllm serve --config`, a script or text with `vllm serve MODEL`, "
+    "Python with LLM(...) or EngineArgs(...), a JSON object of engine arguments."
+)
+
+
+def read_settings(path: Path) -> ServingSettings:
+    """The engine's arguments and variables that the file `path` holds.
+
+    The suffix tells the form; other files are tried as a command line, then as JSON or YAML.
+    Raises RequestError for a file that cannot be read, is too large, or holds no settings.
+    """
+    path = Path(path)
+    text = _text(path)
+    by_suffix = _BY_SUFFIX.get(path.suffix.lower())
+    for form in (by_suffix,) if by_suffix else _forms(text):
+        draft = SettingsBuilder(path, form)
+        try:
+            if _READERS[form](draft, text):
+                return draft.finished(text)
+        except RequestError:
+            if form != "yaml" or by_suffix:
+                raise
+    raise RequestError(f"{path} holds no settings of vLLM or SGLang. {_FITS}")
+
+
+def _forms(text: str) -> tuple[Form, ...]:
+    """The forms to try for a text whose name does not tell."""
+    if text.lstrip().startswith("{"):
+        return ("json",)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    plain = ":" in first and not first.startswith("#!")
+    return ("command", "yaml") if plain else ("command",)
+
+
+def _text(path: Path) -> str:
+    """The file's text. Raises RequestError where it is none."""
+    try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "is not there"
+            raise RequestError(f"{path} {what}. {_FITS}")
+        size = path.stat().st_size
+        if size > FILE_LIMIT:
+            raise RequestError(
+                f"{path} has {size:,} bytes; settings have at most {FILE_LIMIT:,}. {_FITS}"
+            )
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise RequestError(f"{path} cannot be read: {error}. {_FITS}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is no UTF-8 text (byte {error.start}). {_FITS}") from error
+    if "\0" in text:
+        raise RequestError(f"{path} is no text: it holds null bytes. {_FITS}")
+    return text

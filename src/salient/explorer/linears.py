@@ -1,0 +1,86 @@
+"""The linears of the checkpoint: their 16-bit weights, and the codes that were written for them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from salient.core.errors import RequestError
+from salient.core.quant import QuantizedWeight
+from salient.formats.checkpoint import open_checkpoint
+from salient.models.skeleton import Skeleton
+
+from .background import RecentResults
+
+WEIGHTS_KEPT = 3
+
+
+@dataclass(frozen=True)
+class BlockLinear:
+    """A linear of a block. weight: [out, in] as stored   written: its codes, None at 16 bits"""
+
+    block: int
+    name: str
+    weight: Tensor
+    written: QuantizedWeight | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+    def rows(self, picked: Tensor) -> Tensor:
+        """Some rows of the weight: float32 [rows, in]."""
+        return self.weight[picked].float()
+
+
+class LinearReader:
+    """Reads linears one by one, of `source` (16-bit) or, without one, dequantized."""
+
+    def __init__(self, checkpoint: Skeleton, source: Skeleton | None):
+        self.checkpoint, self.source = checkpoint, source
+        self._recent = RecentResults(WEIGHTS_KEPT)
+
+    @property
+    def blocks(self) -> list[str]:
+        return self.checkpoint.blocks
+
+    def shapes(self, block: int) -> dict[str, tuple[int, int]]:
+        """Each linear of a block: (out, in). Raises RequestError for a block that is not there."""
+        if not 0 <= block < len(self.blocks):
+            raise RequestError(
+                f"There is no block {block}: the model has {len(self.blocks)}, from 0."
+            )
+        linears = self.checkpoint.linears(block)
+        return {n: (m.out_features, m.in_features) for n, m in linears.items()}
+
+    def linear(self, block: int, name: str) -> BlockLinear:
+        """The linear `name` of a block. Raises RequestError where there is none."""
+        shapes = self.shapes(block)
+        if name not in shapes:
+            there = ", ".join(list(shapes)[:8])
+            raise RequestError(f"Block {block} has no linear {name[:100]!r}. It has {there}.")
+        return self._recent.get((block, name), lambda: self._read(block, name))
+
+    def is_coded(self, block: int, name: str) -> bool:
+        """Whether the linear is stored as codes."""
+        full, files = f"{self.blocks[block]}.{name}", self.checkpoint.files
+        whole = files.stored(f"{full}.weight").part is None
+        return whole and files.source.is_quantized(files.module(full))
+
+    def _read(self, block: int, name: str) -> BlockLinear:
+        full, files = f"{self.blocks[block]}.{name}", self.checkpoint.files
+        coded = self.is_coded(block, name)
+        written = files.source.quantized(files.module(full)) if coded else None
+        if self.source is not None:
+            weight = self.source.files.read(f"{full}.weight")
+        else:
+            weight = written.dequantize() if written else files.read(f"{full}.weight")
+        return BlockLinear(block, name, weight, written)
+
+
+def open_layers(folder: Path, source: Skeleton | None) -> LinearReader:
+    """The linears of the checkpoint in `folder`; its files are opened anew, for this thread."""
+    return LinearReader(
+        Skeleton(open_checkpoint(folder), torch.float32, torch.device("cpu")), source
+    )

@@ -1,0 +1,111 @@
+"""Which kernel takes a layer, and why; at how many rows a dense product overtakes it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from salient.core.errors import ModelError
+
+from .base import Kernel, Layer, PackedWeight
+
+# Name -> module and class; imported when asked for. In order of preference; `dense` takes all.
+KERNELS = {
+    "triton": ("triton", "TritonKernel"),
+    "cpu": ("cpu", "Cpu"),
+    "torch-int4": ("torch_int4", "TorchInt4"),
+    "dense": ("dense", "Dense"),
+    "reference": ("reference", "Reference"),
+}
+# Other people's, to compare with: taken only where they are asked for.
+FOREIGN = {"marlin": ("foreign", "marlin"), "machete": ("foreign", "machete")}
+CROSSOVER_ROWS = (16, 64, 256)
+MARGIN = 1.2  # a dense product must be this much faster: it rounds activations to 16 bits
+NEVER = 2**31
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """The kernel for a layer, and in words why it and not another."""
+
+    kernel: Kernel
+    why: str
+
+
+def find_kernel(name: str) -> Kernel:
+    """The kernel called `name`. Raises ModelError listing the known ones."""
+    known = KERNELS | FOREIGN
+    if name not in known:
+        raise ModelError(f"Unknown kernel {name!r}. Known kernels: {', '.join(known)}.")
+    module, made = known[name]
+    return getattr(import_module(f"salient.kernels.{module}"), made)()
+
+
+def choose(layer: Layer, wanted: str = "auto") -> KernelChoice:
+    """The kernel for `layer`: the first in KERNELS that takes it, or the one `wanted` by name.
+
+    Raises ModelError where the wanted kernel refuses the layer.
+    """
+    if wanted != "auto":
+        kernel = find_kernel(wanted)
+        refused = kernel.refuses(layer)
+        if refused:
+            raise ModelError(
+                f"The kernel {wanted!r} cannot take a layer of {layer.out} x {layer.width}: "
+                f"{refused}. Take another, or 'auto'."
+            )
+        return KernelChoice(kernel, "it was asked for")
+    passed = []
+    for name in KERNELS:
+        kernel = find_kernel(name)
+        refused = kernel.refuses(layer)
+        if refused is None:
+            return KernelChoice(kernel, "; ".join(passed) or "the fastest on this device")
+        if belongs(name, layer.device):
+            passed.append(f"not {name}: {refused}")
+    raise AssertionError("unreachable: the dense kernel takes every layer")
+
+
+def belongs(name: str, device: torch.device) -> bool:
+    """Whether a user of `device` would ask why it is not `name`."""
+    on_gpu = name == "triton" or name in FOREIGN
+    return on_gpu != (device.type == "cpu")
+
+
+def measured_crossover(weight: PackedWeight, device: torch.device) -> tuple[int, torch.dtype]:
+    """From how many rows on dequantizing `weight` for a dense product is faster, and its type.
+
+    Measured here and now on a CPU, at CROSSOVER_ROWS; NEVER where it is not. The GPU's kernel
+    decides that itself.
+    """
+    if device.type != "cpu" or weight.kernel in ("dense", "reference"):
+        return NEVER, torch.float32
+    dtypes = (torch.bfloat16, torch.float32)
+    for rows in CROSSOVER_ROWS:
+        x = torch.ones(rows, weight.width, device=device)
+        own = _seconds(lambda x=x: weight(x))
+        for dtype in dtypes:
+            dense = _seconds(lambda x=x, d=dtype: dense_product(weight, x, d))
+            if dense * MARGIN < own:
+                return rows, dtype
+    return NEVER, torch.float32
+
+
+def dense_product(weight: PackedWeight, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """y [..., out] = x [..., width] @ W.T by a dense product in `dtype`, in the dtype of `x`."""
+    return linear(x.to(dtype), weight.dequantize(dtype)).to(x.dtype)
+
+
+def _seconds(work: Callable[[], Tensor]) -> float:
+    """The shortest of three runs after one that does not count."""
+    work()
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return min(taken)

@@ -1,0 +1,183 @@
+"""Other people's kernels, where they are installed: vLLM's Marlin and Machete.
+
+For comparison only: no engine of ours chooses them, and Salient never installs them, because vLLM
+pins versions of its own. Written from the signatures of vLLM 0.32 and not run: no machine of ours
+has its CUDA build. Where another version differs, `refuses` or the first call says so in words.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from salient.core.dtypes import SIXTEEN_BITS
+from salient.core.errors import MissingExtra, ModelError
+from salient.core.packing import pack_nibbles
+from salient.core.quant import QuantizedWeight
+
+from .base import Kernel, Layer, PackedWeight
+
+MISMATCHES = (TypeError, AttributeError, RuntimeError)  # what other arguments end in
+
+
+class ForeignWeight(PackedWeight):
+    """A weight in another project's order: tensors of its own."""
+
+    def __init__(self, weight: QuantizedWeight, layer: Layer):
+        super().__init__(layer.out, layer.width)
+        self.group_size, self.symmetric = weight.scheme.group_size, weight.scheme.symmetric
+        words = gptq_words(weight.codes.to(layer.device))
+        scale = weight.scale.t().to(layer.device, layer.dtype).contiguous()
+        zero = weight.zero.t().to(layer.device, torch.int32).contiguous()
+        try:
+            self.prepare(words, scale, zero)
+        except MISMATCHES as error:
+            raise _another_version(self.kernel, error) from error
+
+    def prepare(self, words: Tensor, scale: Tensor, zero: Tensor) -> None:
+        """Keep the weight: words int32 [width / 8, out], scale and zero int32 [groups, out]."""
+        raise NotImplementedError
+
+    def product(self, x: Tensor) -> Tensor:
+        """y [rows, out] = x [rows, width] @ W.T."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y [..., out] = x [..., width] @ W.T, in the dtype of `x`."""
+        try:
+            made = self.product(x.reshape(-1, self.width))
+        except MISMATCHES as error:
+            raise _another_version(self.kernel, error) from error
+        return made.reshape(*x.shape[:-1], self.out)
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight [out, width] in `dtype`: the kernel times the identity."""
+        scale = self.get_buffer("scale")
+        ones = torch.eye(self.width, dtype=scale.dtype, device=scale.device)
+        return self(ones).t().to(dtype)
+
+    @property
+    def type(self) -> Any:
+        """vLLM's name of the codes: with zeros, or with 8 taken off."""
+        types = _vllm("vllm.scalar_type").scalar_types
+        return types.uint4b8 if self.symmetric else types.uint4
+
+
+class MarlinWeight(ForeignWeight):
+    """As Marlin holds it."""
+
+    kernel = "marlin"
+
+    def prepare(self, words: Tensor, scale: Tensor, zero: Tensor) -> None:
+        """vLLM's own repacking."""
+        ops = _vllm("vllm._custom_ops")
+        tools = _vllm("vllm.model_executor.layers.quantization.utils.marlin_utils")
+        sizes = (self.width, self.out)
+        if not self.symmetric:
+            zero = tools.marlin_zero_points(zero, *zero.shape, 4)
+        self.hold(
+            words=ops.gptq_marlin_repack(words, *sizes, 4),
+            scale=tools.marlin_permute_scales(scale, *sizes, self.group_size),
+            zero=zero,
+            workspace=tools.marlin_make_workspace_new(words.device),
+        )
+
+    def product(self, x: Tensor) -> Tensor:
+        """`marlin_gemm`, with its sums in float32."""
+        sizes = {"size_m": x.shape[0], "size_n": self.out, "size_k": self.width}
+        return _vllm("vllm._custom_ops").marlin_gemm(
+            x, None, self.words, None, self.scale, None, None,
+            None if self.symmetric else self.zero, self.workspace, self.type,
+            **sizes, use_fp32_reduce=True,
+        )  # fmt: skip
+
+
+class MacheteWeight(ForeignWeight):
+    """As Machete holds it: zeros multiplied by their scales."""
+
+    kernel = "machete"
+
+    def prepare(self, words: Tensor, scale: Tensor, zero: Tensor) -> None:
+        """vLLM's own repacking, which takes columns."""
+        prepack = _vllm("vllm._custom_ops").machete_prepack_B
+        columns = words.t().contiguous().t()
+        self.hold(
+            words=prepack(columns, scale.dtype, self.type, scale.dtype),
+            scale=scale,
+            zero=-scale * zero.to(scale.dtype),
+        )
+
+    def product(self, x: Tensor) -> Tensor:
+        """`machete_mm` with the schedule that it chooses."""
+        return _vllm("vllm._custom_ops").machete_mm(
+            a=x, b_q=self.words, b_type=self.type, b_group_scales=self.scale,
+            b_group_zeros=None if self.symmetric else self.zero, b_group_size=self.group_size,
+        )  # fmt: skip
+
+
+class VllmKernelWrapper(Kernel):
+    """One of vLLM's kernels, with the limits of its version 0.32."""
+
+    def __init__(self, held: type[ForeignWeight], operator: str, group_sizes: tuple[int, ...]):
+        self.held, self.operator, self.group_sizes = held, operator, group_sizes
+        self.name = held.kernel  # type: ignore[misc]
+
+    def refuses(self, layer: Layer) -> str | None:
+        """Why it cannot take `layer` here, in words; None if it can."""
+        try:
+            _vllm("vllm._custom_ops")
+        except MissingExtra as error:
+            return str(error)
+        if not hasattr(torch.ops._C, self.operator):
+            return f"the vLLM that is installed has no {self.operator}: it is not a CUDA build"
+        if (
+            layer.device.type != "cuda"
+            or layer.dtype not in SIXTEEN_BITS.values()
+            or layer.scheme.bits != 4
+        ):
+            return "it takes 4 bits, float16 or bfloat16, and an NVIDIA GPU"
+        if layer.scheme.group_size not in self.group_sizes:
+            return f"it takes groups of {self.group_sizes}, not {layer.scheme.group_size}"
+        if layer.out % 128 or layer.width % 128:
+            return f"{layer.out} x {layer.width} is not made of multiples of 128"
+        return None
+
+    def pack(self, weight: QuantizedWeight, layer: Layer) -> ForeignWeight:
+        """The codes in its order, on the layer's device."""
+        return self.held(weight, layer)
+
+
+def marlin() -> VllmKernelWrapper:
+    """vLLM's kernel for Ampere and newer."""
+    return VllmKernelWrapper(MarlinWeight, "marlin_gemm", (32, 64, 128))
+
+
+def machete() -> VllmKernelWrapper:
+    """vLLM's kernel for Hopper."""
+    return VllmKernelWrapper(MacheteWeight, "machete_mm", (64, 128))
+
+
+def gptq_words(codes: Tensor) -> Tensor:
+    """Codes uint8 [out, width] as int32 [width / 8, out], the first of eight in the low bits."""
+    return pack_nibbles(codes).t().contiguous()
+
+
+def _another_version(name: str, error: Exception) -> ModelError:
+    """Says whose fault it is when another version of vLLM takes other arguments."""
+    return ModelError(
+        f"vLLM's {name} does not take what that of vLLM 0.32 takes: "
+        f"{str(error).splitlines()[0]}. Compare with another version, or without it."
+    )
+
+
+def _vllm(module: str) -> Any:
+    """A module of vLLM. Raises MissingExtra if it cannot be imported."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except (ImportError, AttributeError) as error:
+        raise MissingExtra(
+            f"{module} cannot be imported ({error}). To compare with it, run the benchmark in an "
+            "environment that has vLLM."
+        ) from None

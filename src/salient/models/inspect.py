@@ -1,0 +1,127 @@
+"""The verb `inspect`: what is in a checkpoint folder, from its files alone."""
+
+from collections import Counter
+from typing import Any
+
+from safetensors import safe_open
+
+from salient.core.errors import CheckpointError
+from salient.core.model_files import read_json
+from salient.core.report import Report, Table, mebibytes
+from salient.formats import load_format
+from salient.formats.checkpoint import Checkpoint, open_checkpoint
+
+from .block_map import Progress, map_blocks
+from .model_folder import model_folder
+
+BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1}
+
+
+def inspect_checkpoint(name: str, progress: Progress) -> Report:
+    """Format, scheme, layers by kind, sizes, and evidence; of a 16-bit model the map of its blocks.
+
+    Raises CheckpointError if a quantized layer is incomplete.
+    """
+    checkpoint = open_checkpoint(model_folder(name))
+    headers = _headers(checkpoint)
+    modules = quantized_modules(checkpoint)
+    _check_complete(checkpoint, modules)
+    packed = sum(_bytes(h) for n, h in headers.items() if n.rpartition(".")[0] in modules)
+    rest = sum(_bytes(h) for h in headers.values()) - packed
+    kinds = Counter(module.rpartition(".")[2] for module in modules)
+    data: dict[str, Any] = {
+        "folder": str(checkpoint.folder),
+        "model_type": checkpoint.config.get("model_type"),
+        "format": checkpoint.format.name if checkpoint.format else None,
+        "scheme": str(checkpoint.scheme) if checkpoint.scheme else None,
+        "dtype": checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype"),
+        "quantized_linears": len(modules),
+        "linears_by_kind": dict(kinds),
+        "bytes": {"quantized": packed, "sixteen_bit": rest},
+    }
+    keys = ("model_type", "format", "scheme", "dtype", "quantized_linears")
+    rows = [(key.replace("_", " "), str(data[key])) for key in keys]
+    rows += [("quantized tensors", mebibytes(packed)), ("16-bit tensors", mebibytes(rest))]
+    tables = [Table(str(checkpoint.folder), ("field", "value"), rows)]
+    if kinds:
+        counts = [(kind, str(count)) for kind, count in kinds.items()]
+        tables.append(Table("Quantized linears", ("kind", "count"), counts))
+    if checkpoint.format is None:
+        found, maps, lines = map_blocks(checkpoint, progress)
+        return Report(data | found, tables + maps, lines)
+    evidence = checkpoint.folder / "salient.json"
+    lines = ["No salient.json: the checkpoint carries no evidence."]
+    if evidence.exists():
+        data["evidence"] = read_json(evidence)
+        table, lines = _evidence(data["evidence"])
+        tables.append(table)
+    return Report(data, tables, lines)
+
+
+def quantized_modules(checkpoint: Checkpoint) -> list[str]:
+    """The names of all linears that are stored as codes."""
+    if checkpoint.format is None:
+        return []
+    suffix = f".{checkpoint.format.suffix}"
+    return sorted(n.removesuffix(suffix) for n in checkpoint.files if n.endswith(suffix))
+
+
+def _check_complete(checkpoint: Checkpoint, modules: list[str]) -> None:
+    """Complain of a missing tensor: vLLM would load the checkpoint and answer nonsense."""
+    if checkpoint.format is None or checkpoint.scheme is None:
+        return
+    if not modules:
+        raise CheckpointError(
+            f"{checkpoint.folder} calls itself {checkpoint.format.name}, but holds no "
+            f"*.{checkpoint.format.suffix}. Its config.json belongs to another folder; write the "
+            "checkpoint again."
+        )
+    suffixes = load_format(checkpoint.format.name).SUFFIXES
+    symmetric = checkpoint.scheme.symmetric
+    needed = [s for s in suffixes if not (s == "weight_zero_point" and symmetric)]
+    for module in modules:
+        for suffix in needed:
+            if f"{module}.{suffix}" not in checkpoint.files:
+                raise CheckpointError(
+                    f"{checkpoint.folder} has no tensor '{module}.{suffix}': the checkpoint is "
+                    "incomplete, write it again."
+                )
+
+
+def _headers(checkpoint: Checkpoint) -> dict[str, tuple[str, list[int]]]:
+    """(dtype, shape) of every tensor, from the files' headers."""
+    found = {}
+    for path in sorted(set(checkpoint.files.values())):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - a safetensors file is no dict
+                part = file.get_slice(name)
+                found[name] = (part.get_dtype(), part.get_shape())
+    return found
+
+
+def _bytes(header: tuple[str, list[int]]) -> int:
+    count = 1
+    for side in header[1]:
+        count *= side
+    return count * BYTES.get(header[0], 1)
+
+
+def _evidence(evidence: dict[str, Any]) -> tuple[Table, list[str]]:
+    """The measured part of salient.json, and which blocks hurt most."""
+    rows = []
+    for block in sorted(evidence["blocks"], key=lambda b: -b["error_awq"])[:5]:
+        counts = [(g["kept"], g.get("count", 1)) for g in block["groups"]]
+        kept = f"{sum(k for k, _ in counts)}/{sum(n for _, n in counts)}"
+        rows.append(
+            (block["block"], f"{block['error_plain']:.2e}", f"{block['error_awq']:.2e}", kept)
+        )
+    awq, plain = evidence["heldout"]["awq"], evidence["heldout"]["plain"]
+    lines = [
+        f"Held-out KL {awq['kl']:.4f} (plain rounding {plain['kl']:.4f}), top-1 {awq['top1']:.1%}, "
+        f"perplexity {awq['perplexity_quantized']:.3f} (reference "
+        f"{awq['perplexity_reference']:.3f}).",
+        f"Calibrated on {evidence['calibration']['tokens_used']} tokens of "
+        f"{evidence['calibration']['texts']}.",
+    ]
+    columns = ("block", "error, plain rounding", "error, AWQ", "groups kept")
+    return Table("The five blocks with the largest error", columns, rows), lines

@@ -1,0 +1,223 @@
+"""Scale groups: linears of a block that may share a scale, and the module that takes the inverse.
+
+AWQ multiplies the input columns of some linears (the readers) by a scale and divides whatever feeds
+them (the absorber) by the same. That is free only if the absorber feeds nobody else. Nothing here
+knows an architecture:
+
+1. *Watch* a block run (watching.py): what holds the same values, or some tokens of them, as a
+   norm's output is read from that norm: linears, routers, experts, whoever they belong to.
+2. *Propose* an absorber. A module with a one-dimensional weight whose output is that input is a
+   norm. Otherwise each linear that ran before is asked which of its rows feeds which input channel
+   (feeding.py). Experts are alike: what holds for one is proposed for all.
+3. *Prove* each proposal: fold a random positive scale into absorber and readers; the block's output
+   must not change.
+
+A group that is not proven is not scaled, and says why, and who stood in the way.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from .proof import TOLERANCE, FoldProof, ScaleGroup, weight_of
+from .row_matching import BlockProbe, feeding_rows
+from .tracing import (
+    BlockTrace,
+    idle_inputs,
+    multiples_of,
+    numbers,
+    pattern,
+    same,
+    same_values,
+    shared_inputs,
+    some_of,
+    watch,
+)
+
+UNSEEN = "it is not called on text"
+TRIES = 3  # experts for which an absorber is sought; the others are taken to be like them
+
+
+def find_groups(
+    block: nn.Module, probe: BlockProbe, seen: list[ScaleGroup] | None = None
+) -> list[ScaleGroup]:
+    """The scale groups of `block` (float32 weights), each proven or refused.
+
+    Every linear is in one. `seen` are the groups of an earlier block of the same shape: they are
+    taken as proposals, which saves the search for absorbers, and proven again here.
+    """
+    watched = watch(block, probe)
+    finder = _Finder(block, probe, watched)
+    return finder.confirmed(seen) or finder.all_groups()
+
+
+class _Finder:
+    """Finds the groups of one block that was watched."""
+
+    def __init__(self, block: nn.Module, probe: BlockProbe, watched: BlockTrace):
+        self.block, self.probe, self.watched = block, probe, watched
+        self.proof = FoldProof(block, probe)
+        self.idle = idle_inputs(watched)
+        self.position = {name: at for at, (name, _) in enumerate(block.named_modules())}
+
+    def confirmed(self, seen: list[ScaleGroup] | None) -> list[ScaleGroup] | None:
+        """The groups `seen` elsewhere, if they hold here, too; what was refused stays so."""
+        if seen is None:
+            return None
+        inputs = self.watched.inputs
+        for names in (names for group in seen for names in group.inputs):
+            there = [inputs[name] for name in names if name in inputs]
+            if not all(same(x, there[0]) for x in there):
+                return None
+        found = self._all_at_once(seen)
+        return found and [g if g.proven else replace(g, proof_error=None) for g in found]
+
+    def _all_at_once(self, groups: list[ScaleGroup]) -> list[ScaleGroup] | None:
+        """`groups` with the error of folding all that are proven together; None if that fails."""
+        error = self.proof.error([group for group in groups if group.proven])
+        if error > TOLERANCE:
+            return None
+        return [replace(g, proof_error=error) if g.proven else g for g in groups]
+
+    def all_groups(self) -> list[ScaleGroup]:
+        """Every group of the block: absorbers are read before their readers."""
+        clusters = [self._in_order(names) for names in shared_inputs(self.watched.inputs)]
+        groups: list[ScaleGroup] = []
+        alike: dict[Any, list[ScaleGroup]] = {}  # those of experts, by what they have in common
+        taken: set[str] = set()
+        for names in [*clusters, *self.idle]:
+            if names[0] in taken:
+                continue
+            kind = pattern(names[0]), weight_of(self.block, names[0]).shape
+            free = [cluster for cluster in clusters if cluster[0] not in taken]
+            tried = alike.get(kind, [])
+            known = next((group for group in tried if group.proven), None)
+            if tried and (len(tried) >= TRIES or names in self.idle):
+                known = known or tried[0]
+            group = self._find(names, free) if known is None else _like(known, names)
+            taken.update(group.readers)
+            single = "*" in kind[0] and len(group.inputs) == 1
+            alike.setdefault(kind, []).append(group) if single else groups.append(group)
+        for found in alike.values():
+            groups += self._prove_alike(found)
+        groups += [
+            ScaleGroup(((name,),), refusal=f"it runs {times} times in the block")
+            for name, times in self.watched.repeated.items()
+        ]
+        return self._all_at_once(groups) or self._one_after_another(groups)
+
+    def _one_after_another(self, groups: list[ScaleGroup]) -> list[ScaleGroup]:
+        """`groups` without those that do not hold beside the others."""
+        kept: list[ScaleGroup] = []
+        for number, group in enumerate(groups):
+            if group.proven and self.proof.error([*kept, group]) <= TOLERANCE:
+                kept.append(group)
+            elif group.proven:
+                groups[number] = replace(
+                    group, refusal="it does not hold beside the block's others"
+                )
+        return groups
+
+    def _in_order(self, names: Iterable[str]) -> tuple[str, ...]:
+        """`names` as the block has them, whoever ran first."""
+        return tuple(sorted(names, key=self.position.__getitem__))
+
+    def _prove_alike(self, groups: list[ScaleGroup]) -> list[ScaleGroup]:
+        """What was found for one expert holds for all, also for those that were tried in vain.
+
+        A single token reaches few experts: the rows that feed one are found on the others.
+        """
+        found = next((group for group in groups if group.proven), None)
+        if found is not None:
+            likened = [_like(found, group.inputs[0]) for group in groups]
+            if self.proof.error(likened) <= TOLERANCE:
+                groups = likened
+            else:
+                groups = [
+                    g if g is found else self._find(g.inputs[0], [g.inputs[0]]) for g in groups
+                ]
+        return sorted(groups, key=lambda group: self.position[group.readers[0]])
+
+    def _find(self, names: tuple[str, ...], clusters: list[tuple[str, ...]]) -> ScaleGroup:
+        """The group of `names` with the first absorber that is proven, or the last refusal."""
+        inputs, outputs = self.watched.inputs, self.watched.outputs
+        if names[0] not in inputs:
+            return ScaleGroup((names,), refusal=UNSEEN, called=False)
+        ran = list(outputs)
+        before = ran[: ran.index(names[0])] if names[0] in outputs else ran
+        refused = None
+        for name in before:
+            if weight_of(self.block, name).ndim == 1:
+                refused = self._absorbed_by_norm(name, names, clusters) or refused
+                if refused is not None and refused.proven:
+                    return refused
+        return refused or self._absorbed_by_linear(names, before)
+
+    def _absorbed_by_norm(
+        self, norm: str, names: tuple[str, ...], clusters: list[tuple[str, ...]]
+    ) -> ScaleGroup | None:
+        """All that reads the output of `norm`, if `names` do; None if they do not."""
+        inputs, out = self.watched.inputs, self.watched.outputs[norm]
+        x = inputs[names[0]]
+        if x.shape[-1] != out.shape[-1]:  # heads may share a norm
+            return self._prove_norm(norm, [names]) if same_values(x, out) else None
+        found = None
+        for reads in (some_of, multiples_of):
+            if reads(x, out):
+                group = self._prove_norm(norm, [c for c in clusters if reads(inputs[c[0]], out)])
+                if group.proven or reads is some_of:  # multiples may be so by chance
+                    found = group
+            if found is not None and found.proven:
+                break
+        return found
+
+    def _prove_norm(self, norm: str, readers: list[tuple[str, ...]]) -> ScaleGroup:
+        """The group of `readers`, and of idle ones like them, proven or refused."""
+        kinds = {pattern(name) for names in readers for name in names}
+        readers = [*readers, *(idle for idle in self.idle if pattern(idle[0]) in kinds)]
+        width = self.watched.inputs[readers[0][0]].shape[-1]
+        weight = weight_of(self.block, norm)
+        rows = torch.arange(width, device=weight.device) % len(weight)
+        readers.sort(key=lambda names: self.position[names[0]])
+        group = ScaleGroup(tuple(readers), norm, rows)
+        unseen = self._unseen(kinds, width)
+        if unseen:
+            return replace(group, refusal=f"{unseen!r} is not called on text and may read it, too")
+        plain = self.proof.of(group)
+        return plain if plain.proven else self.proof.of(replace(group, offset=1.0))
+
+    def _unseen(self, kinds: set[str], width: int) -> str | None:
+        """A linear that did not run, is not like those of `kinds`, and would fit `width`."""
+        ran = kinds | {pattern(name) for name in self.watched.inputs}
+        unseen = [n for idle in self.idle for n in idle if pattern(n) not in ran]
+        return next((n for n in unseen if weight_of(self.block, n).shape[1] == width), None)
+
+    def _absorbed_by_linear(self, names: tuple[str, ...], before: list[str]) -> ScaleGroup:
+        refused = ScaleGroup(
+            (names,),
+            refusal="no norm's output is this input, and no linear before feeds it channel by "
+            "channel",
+        )
+        for name in reversed(before):
+            own = not numbers(name) or numbers(name) == numbers(names[0])  # experts do not mix
+            if not own or not isinstance(self.block.get_submodule(name), nn.Linear):
+                continue
+            rows = feeding_rows(self.block, name, names[0], self.probe)
+            if rows is not None:
+                refused = self.proof.of(ScaleGroup((names,), name, rows))
+                if refused.proven:
+                    break
+        return refused
+
+
+def _like(group: ScaleGroup, names: tuple[str, ...]) -> ScaleGroup:
+    """What `group`, found for one expert, is for the readers `names` of another."""
+    absorber, own = group.absorber, numbers(group.readers[0])
+    if absorber is not None and numbers(absorber) == own:
+        others = iter(numbers(names[0]))
+        parts = absorber.split(".")
+        absorber = ".".join(next(others) if part.isdigit() else part for part in parts)
+    return replace(group, inputs=(names,), absorber=absorber)

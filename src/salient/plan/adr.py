@@ -1,0 +1,121 @@
+"""An Architecture Decision Record of a plan, in Markdown: what was chosen, and why."""
+
+import os
+from datetime import date
+from pathlib import Path
+
+from salient.core.errors import ResourceError
+from salient.core.report import Table, mebibytes
+
+from .planner import DevicePlan, Plan
+from .report import formats_table, memory_table, parts_table
+
+
+def write_record(plan: Plan, path: Path, today: date) -> None:
+    """Write the record to `path`, which appears only when it is whole.
+
+    Raises ResourceError where the folder cannot be written.
+    """
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        partial.write_text(record(plan, today), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ResourceError(
+            f"The record {path} cannot be written ({error.strerror}). Give --adr a file in a "
+            "folder that exists and has room."
+        ) from error
+
+
+def record(plan: Plan, today: date) -> str:
+    """The record's text."""
+    model = plan.request.model
+    pieces = [
+        f"# How to serve {model}",
+        f"Date: {today.isoformat()}. Status: proposed.",
+        "## Context",
+        _context(plan),
+        _markdown(parts_table(plan)),
+    ]
+    for device in plan.devices:
+        pieces += _device(device)
+    if not plan.devices:
+        pieces += ["## Decision", "None yet: no device was named."]
+    pieces += ["## When to reconsider", _list(_reconsider(plan))]
+    return "\n\n".join(pieces) + "\n"
+
+
+def _context(plan: Plan) -> str:
+    asked = plan.request.require or "nothing beyond running and fitting"
+    first = plan.devices[0].load if plan.devices else None
+    load = f" Load: {first.words}." if first else ""
+    notes = "".join(f" {note}." for note in plan.shape.notes)
+    return (
+        f"{plan.request.model} ({plan.origin}) is to be served with {plan.request.engine}.{load} "
+        f"Required: {asked}.{notes}"
+    )
+
+
+def _device(device: DevicePlan) -> list[str]:
+    best = device.best
+    chosen = f"Serve {best.form.title} on {device.gpu.name}."
+    if not best.good:
+        chosen = f"No format will do on {device.gpu.name}. The nearest is {best.form.title}."
+    pieces = [
+        f"## Decision: {device.gpu.name}",
+        chosen,
+        _list([*best.reasons, *(f"misses: {miss}" for miss in best.unmet)]),
+        "### Alternatives",
+        _markdown(formats_table(device)),
+        _list([f"{one.form.title}: {'; '.join(one.reasons)}" for one in device.candidates[1:]]),
+        "### Trade-offs",
+        _list(_trade_offs(device)),
+        "### Memory budget",
+        _markdown(memory_table(device)),
+    ]
+    if device.advice:
+        pieces += ["### What would make it fit", _list(list(device.advice))]
+    if device.commands:
+        pieces += ["### Commands", "```sh\n" + "\n".join(device.commands) + "\n```"]
+    return pieces
+
+
+def _trade_offs(device: DevicePlan) -> list[str]:
+    best = device.best
+    plain = next((one for one in device.candidates if one.form.name == "fp16"), None)
+    said = [f"Quality: {best.form.loss}", f"Fine-tuning later: {best.form.tuning}"]
+    if plain and plain is not best:
+        saved = plain.budget.stored.total - best.budget.stored.total
+        said.append(f"Memory: {mebibytes(saved)} of weights less than at 16 bits")
+    if plain and plain is not best and plain.forecast and best.forecast:
+        ratio = best.forecast.decode.middle / plain.forecast.decode.middle
+        said.append(f"Speed: {ratio:.1f} times the tokens a second of 16 bits, by forecast")
+    if best.forecast:
+        said += [f"Assumed: {line}" for line in best.forecast.assumptions]
+    return said
+
+
+def _reconsider(plan: Plan) -> list[str]:
+    said = [
+        "The measured quality on your own tasks misses its bound: a forecast says nothing of it.",
+        "Measured speed leaves the forecast's range: run `salient doctor` on the engine's log.",
+        "The engine's version changes: which kernel it takes depends on it.",
+    ]
+    for device in plan.devices:
+        budget, load = device.best.budget, device.load
+        said.append(
+            f"On {device.gpu.name}: more than {budget.most_sequences} sequences of {load.context} "
+            f"tokens, or one of more than {budget.largest_context}, are needed."
+        )
+    return said
+
+
+def _markdown(table: Table) -> str:
+    rows = [table.columns, tuple("---" for _ in table.columns), *table.rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([f"**{table.title}**", "", *lines])
+
+
+def _list(items: list[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)

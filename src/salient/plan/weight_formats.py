@@ -1,0 +1,230 @@
+"""How many bytes a model's weights take in each format, from the bits of each matrix.
+
+What no format rounds stays at 16 bits: norms, biases, routers, towers; in all but GGUF also the
+embedding and the head. Sizes are those of the files and, but for padding, of the memory.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from salient.core.scheme import Scheme
+from salient.shapes.model_shape import LinearShape, ModelShape
+
+from .gguf_types import ENDS, gguf_bits, more_bits
+
+SIXTEEN = 16.0
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """A way to store weights.
+
+    name: as --format words and JSON have it; title: for people
+    method: what engines call it (quant_method); group: weights that share a scale, 0 none
+    engines: who runs it
+    bits: bits a weight of one matrix, None where the format cannot take it (it stays at 16)
+    gguf: the mixture's name where block types differ from tensor to tensor
+    loss: what it costs, with a published figure and its source
+    penalty: doublings of speed that this loss is worth; a judgement, used to rank
+    tuning: whether and how the model can be fine-tuned later
+    """
+
+    name: str
+    title: str
+    method: str
+    group: int
+    engines: tuple[str, ...]
+    bits: Callable[[LinearShape], float | None]
+    loss: str
+    penalty: float
+    tuning: str
+    gguf: str = ""
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """Bytes of a stored model. `unfit` names matrices that stay at 16 bits: the group does not
+    divide their inputs."""
+
+    linears: int
+    kept: int
+    embedding: int
+    head: int
+    other: int
+    towers: int
+    unfit: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        return self.linears + self.kept + self.embedding + self.head + self.other + self.towers
+
+
+def _grouped(group: int) -> Callable[[LinearShape], float | None]:
+    bits = Scheme(group).bits_per_weight
+    return lambda linear: bits if linear.width % group == 0 else None
+
+
+def _gptq(linear: LinearShape) -> float | None:
+    """AutoGPTQ's tensors: codes, 16-bit scales, 4-bit zeros, and g_idx, an int32 an input."""
+    if linear.width % 128:
+        return None
+    return Scheme(128).bits_per_weight + 32 / linear.out
+
+
+def _nf4(linear: LinearShape) -> float:
+    """bitsandbytes: 4 bits and a float32 absmax for 64 weights (QLoRA, arXiv 2305.14314, sec. 3),
+    without double quantization, which neither Transformers nor vLLM turns on by itself."""
+    return 4 + 32 / 64
+
+
+def _fp8(linear: LinearShape) -> float:
+    """One byte, and a 16-bit scale for each output (llm-compressor's FP8_DYNAMIC)."""
+    return 8 + 16 / linear.width
+
+
+def _mixed(linear: LinearShape) -> None:
+    """GGUF's mixtures choose by tensor and block: `gguf_bits`."""
+
+
+_VLLM = ("vllm", "transformers")
+_OURS = ("vllm", "transformers", "salient")
+_LLAMA = ("llama.cpp", "vllm")
+# Perplexities: WikiText-2, 2048 tokens, Llama-3-8B, 16-bit 6.14 (AWQ, arXiv 2306.00978, table 4);
+# of GGUF: the list of llama-quantize (llama.cpp, tools/quantize), Llama-3-8B, its own protocol.
+_AWQ_LOSS = "perplexity +0.40 of 6.14 at groups of 128, less at smaller (AWQ paper, Llama-3-8B)"
+_LORA = "LoRA adapters through PEFT; the codes stay"
+_NO = "no: keep the 16-bit model"
+
+
+def _gguf(name: str, group: int, loss: str, penalty: float) -> WeightFormat:
+    title = f"GGUF {name.upper()}"
+    words = f"perplexity {loss} (llama.cpp, Llama-3-8B)"
+    return WeightFormat(name, title, "gguf", group, _LLAMA, _mixed, words, penalty, _NO, name)
+
+
+def _awq(group: int, penalty: float) -> WeightFormat:
+    name, title = f"awq-g{group}", f"AWQ w4-g{group}"
+    return WeightFormat(
+        name, title, "awq", group, _OURS, _grouped(group), _AWQ_LOSS, penalty, _LORA
+    )
+
+
+_TABLE = (
+    WeightFormat(
+        "fp16", "16-bit", "none", 0, (*_VLLM, "llama.cpp"), lambda _: SIXTEEN, "none", 0, "any"
+    ),
+    WeightFormat("fp8", "FP8", "fp8", 0, _VLLM, _fp8, "near none", 0.05, _NO),
+    _awq(32, 0.33),
+    _awq(64, 0.34),
+    _awq(128, 0.35),
+    WeightFormat(
+        "ct-g128",
+        "compressed-tensors w4-g128",
+        "compressed-tensors",
+        128,
+        _OURS,
+        _grouped(128),
+        _AWQ_LOSS,
+        0.36,  # as AWQ, which more readers take
+        _LORA,
+    ),
+    WeightFormat(
+        "gptq-g128",
+        "GPTQ w4-g128",
+        "gptq",
+        128,
+        _VLLM,
+        _gptq,
+        "perplexity +0.42 of 6.14 (reordered; AWQ paper, Llama-3-8B)",
+        0.45,
+        _LORA,
+    ),
+    WeightFormat(
+        "nf4",
+        "bitsandbytes NF4",
+        "bitsandbytes",
+        64,
+        _VLLM,
+        _nf4,
+        "no calibration; between AWQ and plain rounding",
+        0.45,
+        "QLoRA: made for it",
+    ),
+    _gguf("q4_0", 32, "+0.47", 0.60),
+    _gguf("q4_k_m", 256, "+0.18", 0.30),
+    _gguf("q5_k_m", 256, "+0.06", 0.15),
+    _gguf("q8_0", 32, "+0.003", 0.02),
+)
+FORMATS = {row.name: row for row in _TABLE}
+
+
+def weights(shape: ModelShape, form: WeightFormat) -> StoredWeights:
+    """Bytes of all of `shape`'s weights in `form`."""
+    linears = kept = 0.0
+    biases = 0
+    unfit: dict[str, None] = {}
+    for linear, bits, times in matrices(shape, form):
+        biases += linear.biases * times
+        if linear.kept or bits is None:
+            kept += linear.weights * times * SIXTEEN
+        else:
+            linears += linear.weights * times * bits
+        if bits is None:
+            unfit[f"{linear.name}: {linear.width} inputs"] = None
+    embedding, head = _ends(shape, form)
+    other = sum(block.other for block in shape.blocks) + shape.other + biases
+    return StoredWeights(
+        round(linears / 8),
+        round(kept / 8),
+        round(embedding / 8),
+        round(head / 8),
+        other * (4 if form.gguf else 2),  # GGUF keeps one-dimensional tensors in float32
+        sum(shape.towers.values()) * 2,
+        tuple(unfit),
+    )
+
+
+def matrices(shape: ModelShape, form: WeightFormat) -> list[tuple[LinearShape, float | None, int]]:
+    """Every distinct matrix, its bits a weight (None: it must stay at 16), how many like it."""
+    layers = len(shape.blocks)
+    alike = Counter(
+        (block, bool(form.gguf) and more_bits(index, layers))
+        for index, block in enumerate(shape.blocks)
+    )
+    experts = max((n.copies for block, _ in alike for n in block.linears), default=1)
+    return [
+        (linear, _bits(linear, form, experts, more=more), times)
+        for (block, more), times in alike.items()
+        for linear in block.linears
+    ]
+
+
+def _bits(linear: LinearShape, form: WeightFormat, experts: int, *, more: bool) -> float | None:
+    if linear.kept:
+        return SIXTEEN
+    if form.gguf:
+        return gguf_bits(form.gguf, linear, experts, more=more)
+    return form.bits(linear)
+
+
+def _ends(shape: ModelShape, form: WeightFormat) -> tuple[float, float]:
+    """Bits of the embedding and of a head of its own."""
+    if not form.gguf:
+        return shape.embedding * SIXTEEN, shape.head * SIXTEEN
+    embedding, head = ENDS[form.gguf]
+    return shape.embedding * (head if shape.tied else embedding), shape.head * head
+
+
+def bytes_read(shape: ModelShape, form: WeightFormat, rows: int = 1) -> float:
+    """Bytes of weights that one step reads for `rows` tokens of different sequences.
+
+    Of E experts of which each token takes k, evenly: E (1 - (1 - k/E)^rows) are read. The embedding
+    is looked up, not read; a tied one is read as the head.
+    """
+    read = 0.0
+    for linear, bits, times in matrices(shape, form):
+        share = 1 - (1 - linear.active / linear.copies) ** rows
+        read += linear.weights * times * share * (SIXTEEN if bits is None else bits)
+    embedding, head = _ends(shape, form)
+    return (read + (embedding if shape.tied else head)) / 8

@@ -1,0 +1,199 @@
+"""The verb `bench`: kernels against each other on one checkpoint, checked before they are timed."""
+
+import gc
+import random
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from salient.core.corpus import builtin
+from salient.core.errors import ModelError, RequestError
+from salient.core.metrics import compare_logits
+from salient.core.progress import Progress
+from salient.core.report import Report
+from salient.core.system import resident_memory
+from salient.kernels.registry import FOREIGN, KERNELS, belongs
+from salient.runtime.load_engine import EngineOptions, LoadedEngine, find_device, load
+from salient.runtime.sampling_params import SamplingParams
+from salient.runtime.token_sequence import TokenSequence
+
+from .bench_report import BenchMeasurement, BenchRow, bench_report
+from .memory_bandwidth import bytes_a_step, read_bandwidth
+
+CHECKED_TOKENS = 64
+# Nats a token against the reference kernel in float32; more is wrong and is not timed. Seen: below
+# 1e-6 in float32; 16-bit arithmetic alone makes 1e-3 to 3e-3 of a small model.
+LARGEST_KL = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+
+REFERENCE = "16-bit"
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """What to measure: batch sizes, tokens of prompts and answers, kernels ('all' or names)."""
+
+    checkpoint: str
+    reference: str | None = None
+    batches: tuple[int, ...] = (1, 4, 8, 16, 32)
+    prompt: int = 128
+    new_tokens: int = 64
+    kernels: tuple[str, ...] = ()
+    device: str = "auto"
+
+    def check(self) -> None:
+        """Raise RequestError for what cannot be measured."""
+        if not self.batches or min(self.batches) < 1:
+            raise RequestError(f"batch={list(self.batches)}. Give sizes of at least 1: 1,4,8.")
+        if self.prompt < 1 or self.new_tokens < 2:
+            raise RequestError(
+                f"{self.prompt} prompt tokens and {self.new_tokens} new ones. Give at least 1 and "
+                "2: the time between tokens needs two."
+            )
+        kernels = [*KERNELS, *FOREIGN]
+        unknown = [k for k in self.kernels if k not in ("all", "auto", *kernels)]
+        if unknown:
+            known = ", ".join(kernels)
+            raise RequestError(f"Unknown kernel {unknown[0]!r}. Known: all, auto, {known}.")
+
+
+def sizes_of(text: str) -> tuple[int, ...]:
+    """The batch sizes in `text`, e.g. '1,4,8'. Raises RequestError."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise RequestError(f"batch {text!r} is no list of numbers. Give e.g. 1,4,8.") from None
+
+
+def bench_checkpoint(plan: BenchPlan, progress: Progress) -> Report:
+    """Time to first token, between tokens, throughput and memory of every kernel, as a report."""
+    plan.check()
+    names = _names(plan, find_device(plan.device))
+    total = 2 + len(names) * (1 + len(plan.batches))
+    progress(0, total, "measuring memory bandwidth", "")
+    opened = _load(plan, "reference")
+    bandwidth = read_bandwidth(opened.model.device)
+    progress(1, total, "the reference kernel's logits", "")
+    ids = opened.model.tokenizer(_text()).input_ids[:CHECKED_TOKENS]
+    wanted = _logits(opened, ids)
+    device = str(opened.model.device)
+    del opened
+    rows, done = [], 2
+    for name in names:
+        progress(done, total, f"{name}: loading and checking", "")
+        row, opened = _checked(plan, name, ids, wanted)
+        rows.append(row)
+        for batch in plan.batches if opened is not None else ():
+            done += 1
+            progress(done, total, f"{name}: {batch} together", "")
+            assert opened is not None
+            row.measured.append(measure(opened, batch, plan.prompt, plan.new_tokens))
+        done = 2 + len(rows) * (1 + len(plan.batches))
+        del opened
+        gc.collect()
+    progress(total, total, "done", "")
+    settings = {
+        "checkpoint": plan.checkpoint,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "prompt_tokens": plan.prompt,
+        "new_tokens": plan.new_tokens,
+        "bandwidth_bytes_a_second": bandwidth,
+    }
+    return bench_report(settings, rows)
+
+
+def _names(plan: BenchPlan, device: torch.device) -> list[str]:
+    asked = plan.kernels or ("auto",)
+    own = [name for name in KERNELS if name != "reference"]
+    others = [name for name in FOREIGN if find_spec("vllm")]
+    fit = [name for name in own + others if belongs(name, device)]
+    names = fit if "all" in asked else list(asked)
+    return names + ([REFERENCE] if plan.reference else [])
+
+
+def _load(plan: BenchPlan, kernel: str) -> LoadedEngine:
+    """The checkpoint with one kernel, or the 16-bit reference."""
+    sixteen = kernel == REFERENCE
+    model = plan.reference if sixteen else plan.checkpoint
+    cpu = find_device(plan.device).type == "cpu"
+    # These compute in 16 bits; everything else in what suits the device.
+    halves = sixteen or kernel in ("torch-int4", "dense")
+    made = EngineOptions(
+        device=plan.device,
+        dtype="bfloat16" if halves and cpu else "auto",
+        kernel="auto" if sixteen else kernel,
+        context=max(plan.prompt + plan.new_tokens, CHECKED_TOKENS) + 1,
+        slots=max(plan.batches),
+    )
+    assert model is not None
+    return load(model, made)
+
+
+def _checked(
+    plan: BenchPlan, name: str, ids: list[int], wanted: Tensor
+) -> tuple[BenchRow, LoadedEngine | None]:
+    row = BenchRow(name)
+    try:
+        opened = _load(plan, name)
+    except (ModelError, RequestError) as error:
+        row.refused = str(error)
+        return row, None
+    row.weights, row.how = bytes_a_step(opened.model), opened.engine.runner.how
+    made = _logits(opened, ids)
+    row.kl = compare_logits(wanted, made, torch.zeros(len(made), dtype=torch.long)).kl
+    most = LARGEST_KL[opened.model.dtype]
+    if name != REFERENCE and not row.kl <= most:
+        row.refused = f"it is wrong: KL {row.kl:.1e} to the reference kernel, {most} allowed"
+        return row, None
+    return row, opened
+
+
+def _text() -> str:
+    return " ".join(document.text for document in builtin("heldout")[:4])
+
+
+def _ids(opened: LoadedEngine, count: int, seed: int = 0) -> list[int]:
+    """Random tokens: what they say makes no difference to the time."""
+    most = len(opened.model.tokenizer)
+    return [random.Random(seed + i).randrange(most) for i in range(count)]
+
+
+def _logits(opened: LoadedEngine, ids: list[int]) -> Tensor:
+    """Logits float32 [tokens, vocab] after each of `ids`, one token at a time, as it decodes."""
+    runner = opened.engine.runner
+    half = len(ids) // 2
+    first = runner.prefill(0, ids[:half], 0)
+    rest = [runner.decode([0], [token], [half + i])[0] for i, token in enumerate(ids[half:])]
+    return torch.stack([first, *rest]).float().cpu()
+
+
+def measure(opened: LoadedEngine, batch: int, prompt: int, new_tokens: int) -> BenchMeasurement:
+    """`batch` requests handed in together, after a short run that does not count."""
+    sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
+    warm = SamplingParams(max_new_tokens=2, ignore_eos=True)
+    opened.engine.generate([_ids(opened, 8, 7)] * min(batch, 2), warm)
+    prompts = [_ids(opened, prompt, 1000 * (i + 1)) for i in range(batch)]
+    answers = opened.engine.generate(prompts, sampling)
+    together = max(answer.times[0] for answer in answers)
+    between = [gap for answer in answers for gap in _gaps(answer, together)]
+    ended = max(answer.times[-1] for answer in answers)
+    return BenchMeasurement(
+        batch,
+        [answer.seconds_to_first for answer in answers],
+        between,
+        sum(len(answer.tokens) for answer in answers),
+        ended - min(answer.started for answer in answers),
+        resident_memory()
+        if opened.model.device.type == "cpu"
+        else torch.cuda.max_memory_allocated(opened.model.device),
+    )
+
+
+def _gaps(answer: TokenSequence, since: float) -> list[float]:
+    """Seconds between its tokens once all sequences run; between all where that leaves none."""
+    late = [t for t in answer.times if t >= since]
+    times = late if len(late) > 1 else answer.times
+    return [b - a for a, b in pairwise(times)]

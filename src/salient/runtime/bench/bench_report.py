@@ -1,0 +1,150 @@
+"""What `bench` measured: its records, and the report made of them."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from salient.core.report import Report, Table
+
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass
+class BenchMeasurement:
+    """One kernel at one batch size; seconds, per request and per token."""
+
+    batch: int
+    first: list[float]
+    between: list[float]
+    tokens: int
+    seconds: float
+    memory: int
+
+    @property
+    def speed(self) -> float:
+        """New tokens a second, all sequences together, once they run."""
+        return self.batch / statistics.median(self.between)
+
+
+@dataclass
+class BenchRow:
+    """One way to run the checkpoint. refused: why it was not measured"""
+
+    name: str
+    kl: float | None = None
+    refused: str = ""
+    weights: int = 0
+    how: str = ""
+    measured: list[BenchMeasurement] = field(default_factory=list)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that `percent` of them are at most, interpolated."""
+    return float(torch.tensor(values, dtype=torch.float64).quantile(percent / 100))
+
+
+def bench_report(settings: dict[str, Any], rows: list[BenchRow]) -> Report:
+    """The report of what was measured under `settings`, which it repeats."""
+    bandwidth, device = settings["bandwidth_bytes_a_second"], settings["device"]
+    data = settings | {
+        "rows": [_plain(row, bandwidth) for row in rows],
+        "winners": winners(rows),
+    }
+    columns = (
+        "kernel",
+        "n",
+        "TTFT p50",
+        "p90",
+        "p99",
+        "ITL p50",
+        "p90",
+        "p99",
+        "tok/s",
+        "MiB",
+        "bw",
+    )
+    table = [cells for row in data["rows"] for cells in _cells(row)]
+    lines = [
+        f"n sequences together on {device}, {settings['threads']} threads; milliseconds to the "
+        "first token (TTFT) and between tokens (ITL); bw: share of the memory bandwidth that the "
+        "weights alone take.",
+        f"Memory bandwidth measured: {bandwidth / 1e9:.1f} GB/s.",
+    ]
+    for row in rows:
+        if row.refused:
+            lines.append(f"{row.name} was not measured: {row.refused}")
+        elif row.kl is not None:
+            lines.append(f"{row.name}: KL to the reference kernel {row.kl:.1e}; {row.how}.")
+    lines += [
+        f"{w['batch']} together: {w['kernel']} wins with {w['tokens_a_second']:.1f} tokens/s"
+        + (f", {w['ratio']:.2f} times {w['next']}." if w["next"] else ".")
+        for w in data["winners"]
+    ]
+    return Report(data, [Table(str(settings["checkpoint"]), columns, table)], lines)
+
+
+def _plain(row: BenchRow, bandwidth: float) -> dict[str, Any]:
+    return {
+        "kernel": row.name,
+        "kl": row.kl,
+        "refused": row.refused or None,
+        "runs_as": row.how,
+        "weight_bytes_a_step": row.weights,
+        "batches": [
+            {
+                "batch": m.batch,
+                "first_token_seconds": _percentiles(m.first),
+                "between_tokens_seconds": _percentiles(m.between),
+                "tokens_a_second": m.speed,
+                "tokens_a_second_with_prefill": m.tokens / m.seconds,
+                "memory_bytes": m.memory,
+                "share_of_bandwidth": row.weights / percentile(m.between, 50) / bandwidth,
+            }
+            for m in row.measured
+        ],
+    }
+
+
+def _percentiles(values: list[float]) -> dict[str, float]:
+    return {f"p{p}": percentile(values, p) for p in PERCENTILES}
+
+
+def _cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
+    def milliseconds(told: dict[str, float]) -> list[str]:
+        return [f"{1e3 * v:.1f}" if v < 0.1 else f"{1e3 * v:.0f}" for v in told.values()]
+
+    return [
+        (
+            row["kernel"],
+            str(b["batch"]),
+            *milliseconds(b["first_token_seconds"]),
+            *milliseconds(b["between_tokens_seconds"]),
+            f"{b['tokens_a_second']:.1f}",
+            f"{b['memory_bytes'] / 2**20:.0f}",
+            f"{b['share_of_bandwidth']:.0%}",
+        )
+        for b in row["batches"]
+    ]
+
+
+def winners(rows: list[BenchRow]) -> list[dict[str, Any]]:
+    """For each batch size the fastest kernel, and how much faster than the next it is."""
+    won = []
+    for batch in dict.fromkeys(m.batch for row in rows for m in row.measured):
+        speeds = [(m.speed, row.name) for row in rows for m in row.measured if m.batch == batch]
+        (speed, name), *others = sorted(speeds, reverse=True)
+        nearest = others[0] if others else (None, None)
+        ratio = speed / nearest[0] if nearest[0] else None
+        won.append(
+            {
+                "batch": batch,
+                "kernel": name,
+                "tokens_a_second": speed,
+                "next": nearest[1],
+                "ratio": ratio,
+            }
+        )
+    return won

@@ -1,0 +1,90 @@
+"""A conversation with a checkpoint: its history, and answers that stream."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from salient.core.errors import RequestError
+
+from .load_engine import LoadedEngine
+from .sampling_params import SamplingParams
+from .token_sequence import TokenSequence, raise_failed
+from .tokenization import chat_ids
+
+LEAST_ANSWER = 64  # tokens that must be free for an answer, or old turns are forgotten
+
+
+class Conversation:
+    """Turns of a user and the model, newest last.
+
+    messages: role and content of each   answer: the last one, None before the first
+    forgotten: turns dropped from the front so far, because the context was full
+    """
+
+    def __init__(self, opened: LoadedEngine, sampling: SamplingParams, system: str | None = None):
+        sampling.check()
+        self.opened, self.sampling, self.system = opened, sampling, system
+        self.messages: list[dict[str, str]] = []
+        self.answer: TokenSequence | None = None
+        self.forgotten = 0
+        self._ids([{"role": "user", "content": "?"}])  # no template, or it refuses a system text
+
+    def say(self, text: str) -> Iterator[str]:
+        """The answer to `text`, as it comes; what was said when the loop is left stays said.
+
+        Raises RequestError, and forgets `text`, where it does not fit the context alone.
+        """
+        self.messages.append({"role": "user", "content": text})
+        try:
+            ids = self._fitting()
+        except RequestError:
+            self.messages.pop()
+            raise
+        engine = self.opened.engine
+        answer = self.answer = engine.submit(ids, self.sampling)
+        try:
+            while not answer.finished:
+                yield from (piece.text for piece in engine.step() if piece.text)
+        finally:
+            engine.cancel(answer)
+            self.messages.append({"role": "assistant", "content": answer.text})
+        raise_failed([answer])
+
+    def reset(self) -> None:
+        """Forget all turns."""
+        self.messages.clear()
+
+    def _fitting(self) -> list[int]:
+        """The conversation's tokens, without its oldest turns where they leave no room."""
+        context = self.opened.engine.context
+        least = min(LEAST_ANSWER, self.sampling.max_new_tokens, context // 4)
+        while True:
+            ids = self._ids(self.messages)
+            if len(ids) + least <= context or len(self.messages) == 1:
+                if len(ids) + 1 > context:
+                    raise RequestError(
+                        f"What you said takes {len(ids)} tokens, the context is {context}. Say it "
+                        "shorter."
+                    )
+                return ids
+            del self.messages[:2]
+            self.forgotten += 2
+
+    def _ids(self, messages: list[dict[str, str]]) -> list[int]:
+        first: list[dict[str, str]] = (
+            [{"role": "system", "content": self.system}] if self.system else []
+        )
+        return chat_ids(self.opened.model.tokenizer, first + messages)
+
+
+def default_sampling(opened: LoadedEngine, **asked: Any) -> SamplingParams:
+    """How the model's makers sample it, with what was asked for instead."""
+    config = getattr(opened.model.module, "generation_config", None)
+    made: dict[str, Any] = {"max_new_tokens": 1024, "temperature": 0.7, "top_p": 0.95}
+    if getattr(config, "do_sample", None):
+        for name in ("temperature", "top_p", "top_k", "repetition_penalty", "min_p"):
+            value = getattr(config, name, None)
+            if value is not None:
+                made[name] = value
+    return SamplingParams(
+        **made | {name: value for name, value in asked.items() if value is not None}
+    )

@@ -1,0 +1,75 @@
+"""What is around the blocks: embedding, last norm and head, proven."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from salient.models.build import decoder_of
+from salient.runtime.model_loader import LoadedModel
+
+from .difference import TOLERANCES, differs
+from .match import NotFusable
+from .trace import ModelTrace
+
+
+@dataclass
+class ModelHead:
+    """From tokens to the first block, and from the last to logits.
+
+    dtype: of what the linear takes   scale: of the embedding   factor: of the logits
+    softcap: of the logits, 0 for none
+    """
+
+    embedding: nn.Module
+    norm: nn.Module
+    linear: Any
+    dtype: torch.dtype
+    scale: float
+    factor: float
+    softcap: float
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Hidden states float32 [rows, width] of `ids` [rows]."""
+        return self.embedding(ids).float() * self.scale
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits float32 [rows, vocab] of the last block's output [rows, width]."""
+        made = self.linear(self.norm(hidden).to(self.dtype)).float()
+        made = made if self.factor == 1.0 else made * self.factor
+        return torch.tanh(made / self.softcap) * self.softcap if self.softcap else made
+
+
+def find_head(model: LoadedModel, seen: ModelTrace) -> tuple[ModelHead, float]:
+    """Embedding and head, with the factors that the model multiplies by; proven.
+
+    Returns it and its difference. Raises Unfit.
+    """
+    _, decoder = decoder_of(model.module)
+    norm = getattr(decoder, "norm", None)
+    if norm is None:
+        raise NotFusable(f"its {type(decoder).__name__} has no norm after the blocks")
+    embedding, linear = model.module.get_input_embeddings(), model.module.get_output_embeddings()
+    softcap = float(getattr(model.config, "final_logit_softcapping", None) or 0.0)
+    head = ModelHead(embedding, norm, linear, model.dtype, 1.0, 1.0, softcap)
+    head.scale = _ratio(seen.inputs[0][0], head.embed(seen.ids.to(model.device)))
+    if not softcap:
+        head.factor = _ratio(seen.logits, head.logits(seen.outputs[-1][0]))
+    worst = 0.0
+    for what, made, wanted in (
+        ("embedding", head.embed(seen.ids.to(model.device)), seen.inputs[0][0]),
+        ("head", head.logits(seen.outputs[-1][0]), seen.logits),
+    ):
+        error = differs(made, wanted)
+        if not error <= TOLERANCES[model.dtype]:
+            raise NotFusable(f"its {what} does more than its parts say: it differs by {error:.0e}")
+        worst = max(worst, error)
+    return head, worst
+
+
+def _ratio(wanted: Tensor, made: Tensor) -> float:
+    """The factor between two tensors that differ by one; exactly 1 if they do not."""
+    wide, other = wanted.double().flatten(), made.double().flatten()
+    found = float(wide @ other / (other @ other))
+    return 1.0 if abs(found - 1) < 1e-3 else found

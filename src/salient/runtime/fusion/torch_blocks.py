@@ -1,0 +1,114 @@
+"""Decoder blocks in PyTorch, over rows of several sequences and one key/value cache.
+
+The definition of what a fused block computes, and what runs on GPUs and under torch.compile; on a
+CPU with a compiler native.py runs the same as one C++ call.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, scaled_dot_product_attention, silu
+
+from salient.runtime.kv_cache import Batch, KeyValueCache
+
+from .match import FusedAttention, FusedBlock, Norm
+
+
+def run_block(
+    parts: FusedBlock, hidden: Tensor, batch: Batch, cache: KeyValueCache, index: int
+) -> Tensor:
+    """The hidden states float32 [rows, width] after block `index`; the cache takes keys and values.
+
+    Between blocks they stay float32 whatever linears compute in: 16 bits would lose what a block
+    adds beside the few large channels.
+    """
+    x = _normed(parts.attention.before, hidden).to(parts.dtype)
+    made = _attention(parts.attention, x, batch, cache, index)
+    hidden = hidden.float() + parts.residual * made.float()
+    return hidden + parts.residual * run_mlp(parts, hidden)
+
+
+def _attention(
+    parts: FusedAttention, x: Tensor, batch: Batch, cache: KeyValueCache, index: int
+) -> Tensor:
+    """What attention adds, of normed hidden states `x` [rows, width]."""
+    qkv = torch.cat([linear(x) for linear in parts.qkv], -1).unflatten(-1, (-1, parts.head_dim))
+    q, k, v = qkv.split((parts.heads, parts.kv_heads, parts.kv_heads), -2)
+    q = _turned(_normed(parts.q_norm, q), parts, batch.positions)
+    k = _turned(_normed(parts.k_norm, k), parts, batch.positions)
+    keys, values = cache.keys[index], cache.values[index]
+    keys[batch.slots, :, batch.positions] = k.to(keys.dtype)
+    values[batch.slots, :, batch.positions] = v.to(values.dtype)
+    made = _attend(parts, q, keys, values, batch)
+    return _normed(parts.after, parts.o(made.flatten(-2)))
+
+
+def _attend(parts: FusedAttention, q: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+    """Attention of q [rows, heads, head_dim] over the rows' slots; same shape."""
+    if batch.prefills:
+        rows = zip(q.split([len(p.slots) for p in batch.prefills]), batch.prefills, strict=True)
+        return torch.cat([_attend(parts, own, keys, values, prefill) for own, prefill in rows])
+    seen = torch.arange(batch.length, device=q.device)
+    mask = seen <= batch.positions[:, None]
+    if parts.window:
+        mask &= seen > batch.positions[:, None] - parts.window
+    if batch.slot is not None:
+        near = slice(batch.slot, batch.slot + 1)
+        k, v = keys[near, :, : batch.length], values[near, :, : batch.length]
+        q, mask = q.transpose(0, 1)[None], mask[None, None]
+    else:
+        k, v = keys[batch.slots, :, : batch.length], values[batch.slots, :, : batch.length]
+        q, mask = q[:, :, None], mask[:, None, None]
+    k, v = k.to(q.dtype), v.to(q.dtype)
+    if parts.softcap:
+        made = _capped_attention(parts, q, k, v, mask)
+    else:
+        made = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=parts.scaling, enable_gqa=True
+        )
+    return made[0].transpose(0, 1) if batch.slot is not None else made[:, :, 0]
+
+
+def _capped_attention(
+    parts: FusedAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
+) -> Tensor:
+    """Attention whose scores are squeezed to +-softcap; all [sequences, heads, rows, head_dim]."""
+    k, v = (x.repeat_interleave(parts.heads // parts.kv_heads, 1) for x in (k, v))
+    scores = torch.tanh(q @ k.mT * (parts.scaling / parts.softcap)) * parts.softcap
+    weights = scores.float().masked_fill(~mask, -torch.inf).softmax(-1)
+    return weights.to(q.dtype) @ v
+
+
+def _turned(x: Tensor, parts: FusedAttention, positions: Tensor) -> Tensor:
+    """Rotary embedding of x [rows, heads, head_dim]; pairs are (i, i + rotary_dim / 2)."""
+    if parts.cos is None or parts.sin is None:
+        return x
+    cos, sin = (table[positions][:, None] for table in (parts.cos, parts.sin))
+    half = cos.shape[-1]
+    wide = x.float()
+    a, b, rest = wide[..., :half], wide[..., half : 2 * half], wide[..., 2 * half :]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), -1).to(x.dtype)
+
+
+def run_mlp(parts: FusedBlock, hidden: Tensor) -> Tensor:
+    """What the MLP adds to `hidden` [rows, width], float32, before the residual multiplier."""
+    mlp = parts.mlp
+    x = _normed(mlp.before, hidden).to(parts.dtype)
+    if mlp.module is not None:
+        made: Any = mlp.module(x[None])
+        made = (made[0] if isinstance(made, tuple) else made).view_as(hidden)
+    else:
+        gate, up = torch.cat([linear(x) for linear in mlp.gate_up], -1).chunk(2, -1)
+        made = mlp.down((_activated(gate.float(), mlp.act) * up.float()).to(parts.dtype))
+    return _normed(mlp.after, made).float()
+
+
+def _activated(x: Tensor, act: str) -> Tensor:
+    if act == "silu":
+        return silu(x)
+    return gelu(x, approximate="tanh" if act == "gelu_tanh" else "none")
+
+
+def _normed(norm: Norm | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)

@@ -1,0 +1,122 @@
+"""What a model does with a few tokens: inputs and outputs of its blocks, and its rotary tables."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from salient.runtime.model_loader import LoadedModel
+
+from .match import NotFusable
+
+PROOF_TOKENS = 12
+# What a model's config calls the positions that a block may see; the proof makes them few.
+WINDOWS = ("sliding_window", "attention_chunk_size")
+PROOF_WINDOW = 5
+
+# A rotary embedding, what it was called with, and what it gave.
+Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
+
+
+@dataclass
+class ModelTrace:
+    """What a run of the whole model showed."""
+
+    ids: Tensor
+    logits: Tensor
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    rotaries: list[Any] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    tables: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def windows_of(model: LoadedModel) -> dict[str, int]:
+    """The windows that the config names."""
+    found = {name: getattr(model.config, name, None) for name in WINDOWS}
+    return {name: size for name, size in found.items() if isinstance(size, int) and size > 0}
+
+
+@contextlib.contextmanager
+def narrow(model: LoadedModel) -> Iterator[None]:
+    """Make the model's windows narrower than the proof's text, so that it shows which blocks have
+    one."""
+    windows = windows_of(model)
+    try:
+        for name in windows:
+            setattr(model.config, name, PROOF_WINDOW)
+        yield
+    finally:
+        for name, size in windows.items():
+            setattr(model.config, name, size)
+
+
+def watch(model: LoadedModel, blocks: nn.ModuleList, start: int) -> ModelTrace:
+    """Run the model on random tokens from position `start` on and note what goes in and out."""
+    seeded = torch.Generator().manual_seed(0)
+    most = model.module.get_input_embeddings().weight.shape[0]
+    seen = ModelTrace(torch.randint(0, most, (PROOF_TOKENS,), generator=seeded), torch.empty(0))
+    handles: list[Any] = []
+
+    def block_hook(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        seen.inputs.append(args[0] if args else kwargs["hidden_states"])
+        seen.outputs.append(out[0] if isinstance(out, tuple) else out)
+        seen.rotaries.append(kwargs.get("position_embeddings"))
+
+    def rotary_hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        seen.calls.append((module, args, kwargs, out))
+
+    for module in model.module.modules():
+        if type(module).__name__.endswith("RotaryEmbedding"):
+            handles.append(module.register_forward_hook(rotary_hook, with_kwargs=True))
+    handles += [block.register_forward_hook(block_hook, with_kwargs=True) for block in blocks]
+    try:
+        positions = torch.arange(start, start + PROOF_TOKENS, device=model.device)[None]
+        ids = seen.ids[None].to(model.device)
+        out = model.module(input_ids=ids, position_ids=positions, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    seen.logits = out.logits[0].float()
+    return seen
+
+
+def tables_of(seen: ModelTrace, index: int, capacity: int) -> tuple[Tensor, Tensor] | None:
+    """(cos, sin) float32 [capacity, rotary_dim / 2] of block `index`, None if it is handed none.
+
+    Raises Unfit where the angles depend on more than the position.
+    """
+    given = seen.rotaries[index]
+    if given is None:
+        return None
+    call = next((c for c in seen.calls if c[3] is given or c[3][0] is given[0]), None)
+    if call is None or not isinstance(given, tuple):
+        raise NotFusable("its rotary angles come from elsewhere than a rotary embedding")
+    if id(call) not in seen.tables:  # blocks share them
+        seen.tables[id(call)] = _table(call, given[0].device, capacity)
+    return seen.tables[id(call)]
+
+
+def _table(call: Call, device: torch.device, capacity: int) -> tuple[Tensor, Tensor]:
+    """(cos, sin) of all positions, from the `call` of a rotary embedding. Raises Unfit."""
+    module, args, kwargs, _ = call
+    positions = torch.arange(capacity, device=device)[None]
+    args = tuple(_positions(a, positions) for a in args)
+    kwargs = {name: _positions(value, positions) for name, value in kwargs.items()}
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    cos, sin = (table[0].float() for table in module(*args, **kwargs))
+    if any(not torch.equal(b, before[name]) for name, b in module.named_buffers()):
+        raise NotFusable("its rotary angles depend on the length of the text")
+    half = cos.shape[-1] // 2
+    if not torch.equal(cos[:, :half], cos[:, half:]):
+        raise NotFusable("its rotary embedding turns other pairs of channels")
+    return cos[:, :half].contiguous(), sin[:, :half].contiguous()
+
+
+def _positions(value: Any, positions: Tensor) -> Any:
+    """`positions` in place of an argument of positions: the integers among them."""
+    integers = isinstance(value, Tensor) and not value.is_floating_point() and value.ndim == 2
+    return positions.to(value.dtype) if integers else value

@@ -1,0 +1,182 @@
+"""Which blocks run fused, proven: a proposal must give what Transformers' own block gives.
+
+The whole model runs once on a few tokens while its blocks' inputs and outputs are noted. Each
+proposal then computes the same inputs; what differs is not fused, and the model runs as
+Transformers has it. The audit says what was fused of how many blocks, what was not, and why.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from salient.models.build import block_list
+from salient.runtime.kv_cache import Batch, KeyValueCache
+from salient.runtime.model_loader import LoadedModel
+
+from .difference import TOLERANCES, differs
+from .head import ModelHead, find_head
+from .match import FusedBlock, NotFusable, find_parts
+from .native_blocks import NativeBlocks
+from .torch_blocks import run_block
+from .trace import PROOF_TOKENS, PROOF_WINDOW, ModelTrace, narrow, tables_of, watch, windows_of
+
+# After all blocks. Seen: 1e-5 to 3e-4; activations are rounded to 15 bits a group.
+NATIVE_TOLERANCE = 1e-2
+
+
+@dataclass
+class FusionAudit:
+    """What was fused: (what, how many blocks, how or why not); a line for each kind of finding."""
+
+    fused: bool = False
+    error: float = 0.0
+    findings: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def note(self, what: str, how: str, blocks: int = 1) -> None:
+        """More blocks of which this is true."""
+        self.findings[what, how] = self.findings.get((what, how), 0) + blocks
+
+
+@dataclass
+class FusedModel:
+    """The model as fused blocks. native: they run as C++ calls, or in words why not."""
+
+    head: ModelHead
+    parts: list[FusedBlock]
+    native: str | None
+
+
+def fuse(model: LoadedModel, capacity: int) -> tuple[FusedModel | None, FusionAudit]:
+    """The fused blocks of `model` for up to `capacity` positions, or None; and the audit."""
+    audit = FusionAudit()
+    try:
+        with torch.no_grad():
+            return _fuse(model, max(capacity, PROOF_TOKENS), audit), audit
+    except NotFusable as unfit:
+        audit.note("the model runs as Transformers has it", str(unfit))
+        return None, audit
+
+
+def _fuse(model: LoadedModel, capacity: int, audit: FusionAudit) -> FusedModel:
+    name, blocks = block_list(model.module)
+    if model.module.config.get_text_config() is not model.module.config:
+        raise NotFusable("it takes more than text, and positions are then not a simple count")
+    with narrow(model):
+        seen = watch(model, blocks, 0)
+    proven = []
+    for index, block in enumerate(blocks):
+        proposal = _proposal(model, f"{name}.{index}", block, tables_of(seen, index, capacity))
+        proven.append(_proven(model, proposal, seen, index, audit))
+        _note(audit, proven[-1])
+    head, error = find_head(model, seen)
+    audit.error = max(audit.error, error)
+    native = _why_not_native(model, proven, seen, audit)
+    _check_far(model, blocks, proven, capacity)
+    parts = [_with_window(block, windows_of(model)) for block in proven]
+    audit.fused = True
+    how = "run as C++ calls" if native is None else "run in PyTorch"
+    audit.note(how, native or "", len(parts))
+    return FusedModel(head, parts, native)
+
+
+def _with_window(parts: FusedBlock, windows: dict[str, int]) -> FusedBlock:
+    """`parts` with the model's own window in place of the proof's."""
+    window = windows["sliding_window"] if parts.attention.window else 0
+    return replace(parts, attention=replace(parts.attention, window=window))
+
+
+def _proposal(model: LoadedModel, name: str, block: nn.Module, rotary: Any) -> FusedBlock:
+    try:
+        return find_parts(model, name, block, rotary)
+    except NotFusable as unfit:
+        raise NotFusable(f"{name}: {unfit}") from None
+
+
+def _proven(
+    model: LoadedModel, proposal: FusedBlock, seen: ModelTrace, index: int, audit: FusionAudit
+) -> FusedBlock:
+    """`proposal` with or without rotary embedding and window, whichever gives the block's output.
+
+    A window is the proof's, PROOF_WINDOW.
+    """
+    a, errors = proposal.attention, []
+    rotaries = {(a.cos is not None): (a.cos, a.sin), False: (None, None)}
+    windows = (0, PROOF_WINDOW) if "sliding_window" in windows_of(model) else (0,)
+    for (cos, sin), window in itertools.product(rotaries.values(), windows):
+        parts = replace(proposal, attention=replace(a, cos=cos, sin=sin, window=window))
+        errors.append(_error(model, parts, seen.inputs[index][0], seen.outputs[index][0]))
+        if errors[-1] <= TOLERANCES[model.dtype]:
+            audit.error = max(audit.error, errors[-1])
+            return parts
+    raise NotFusable(
+        f"{proposal.name} does more than its parts say: run fused, its output differs by "
+        f"{min(errors):.0e}"
+    )
+
+
+def _check_far(
+    model: LoadedModel, blocks: nn.ModuleList, proven: list[FusedBlock], capacity: int
+) -> None:
+    """Raise Unfit if blocks do otherwise at the last positions than at the first."""
+    start = capacity - PROOF_TOKENS
+    if start <= PROOF_TOKENS:
+        return
+    with narrow(model):
+        seen = watch(model, blocks, start)
+    for index, parts in enumerate(proven):
+        a = parts.attention
+        cos, sin = (None if table is None else table[start:] for table in (a.cos, a.sin))
+        far = replace(parts, attention=replace(a, cos=cos, sin=sin))
+        error = _error(model, far, seen.inputs[index][0], seen.outputs[index][0])
+        if not error <= TOLERANCES[model.dtype]:
+            raise NotFusable(
+                f"{parts.name} does otherwise from position {start} on: run fused, its output "
+                f"differs by {error:.0e}"
+            )
+
+
+def _error(model: LoadedModel, parts: FusedBlock, given: Tensor, wanted: Tensor) -> float:
+    """The difference between the fused block's output and `wanted`."""
+    a = parts.attention
+    cache = KeyValueCache([(a.kv_heads, a.head_dim)], 1, PROOF_TOKENS, model.dtype, model.device)
+    batch = Batch.prefill(0, 0, PROOF_TOKENS, model.device)
+    made = run_block(parts, given, batch, cache, 0)
+    return differs(made, wanted, given)
+
+
+def _why_not_native(
+    model: LoadedModel, parts: list[FusedBlock], seen: ModelTrace, audit: FusionAudit
+) -> str | None:
+    """Why the blocks cannot run as C++ calls, None if they can: then they gave the same output."""
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        return f"the C++ blocks take float32 on the CPU, not {model.dtype} on {model.device}"
+    shapes = [(p.attention.kv_heads, p.attention.head_dim) for p in parts]
+    try:
+        cache = KeyValueCache(shapes, 1, PROOF_TOKENS, torch.float32, model.device)
+        blocks = NativeBlocks(parts, cache)
+    except NotFusable as unfit:
+        return str(unfit)
+    made = blocks(seen.inputs[0][0].clone(), Batch.prefill(0, 0, PROOF_TOKENS, model.device))
+    wanted = seen.outputs[-1][0]
+    error = differs(made, wanted, seen.inputs[0][0])
+    if not error <= NATIVE_TOLERANCE:
+        return f"their output differs by {error:.0e} after {len(parts)} blocks"
+    audit.error = max(audit.error, error)
+    return None
+
+
+def _note(audit: FusionAudit, parts: FusedBlock) -> None:
+    a, m = parts.attention, parts.mlp
+    joined: Callable[[Any], bool] = lambda linears: len(linears) == 1  # noqa: E731
+    audit.note("q, k, v as one product" if joined(a.qkv) else "q, k, v apart", "")
+    audit.note("rotary embedding" if a.cos is not None else "no rotary embedding", "")
+    audit.note("norms and residuals", "")
+    if m.module is not None:
+        why = f"{type(m.module).__name__} runs as Transformers has it"
+        audit.note("MLP not fused", why)
+    else:
+        audit.note("gate, up as one product" if joined(m.gate_up) else "gate, up apart", "")

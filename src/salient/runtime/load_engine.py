@@ -1,0 +1,121 @@
+"""A checkpoint, opened to generate: device, types, kernels, fusion and engine in one call."""
+
+from dataclasses import dataclass
+
+import torch
+
+from salient.core.dtypes import dtype_of
+from salient.core.errors import RequestError
+from salient.core.system import give_back_memory
+from salient.kernels.cpu_library import Library, load_library
+from salient.runtime.fusion.verify import FusionAudit, fuse
+
+from .engine import Engine
+from .model_loader import LoadedModel, load_model
+from .runner import FusedRunner, ModelRunner, Runner
+from .tokenization import eos_ids
+
+LONGEST_DEFAULT = 8192  # positions, unless asked for more
+# Of keys and values, by the activations' type: float16 has 11 bits, and is half to read of float32.
+KEPT = {
+    torch.float32: torch.float16,
+    torch.bfloat16: torch.bfloat16,
+    torch.float16: torch.float16,
+}
+CHOICES = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to run a checkpoint.
+
+    dtype: of the activations   kv_dtype: of keys and values; auto: 16 bits
+    context: tokens of a prompt and its answer   slots: sequences at once
+    compile: auto, on, off   kernel: auto, or one by name
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    kv_dtype: str = "auto"
+    fuse: bool = True
+    compile: str = "auto"
+    kernel: str = "auto"
+    context: int | None = None
+    slots: int = 8
+
+
+@dataclass
+class LoadedEngine:
+    """A checkpoint that runs: `engine` generates with `model`; `audit` says what was fused."""
+
+    model: LoadedModel
+    engine: Engine
+    audit: FusionAudit
+    options: EngineOptions
+
+
+def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
+    """Open `checkpoint` (folder, Hub id or demo name), 4-bit or 16-bit, ours or others'.
+
+    Raises ModelError and CheckpointError for what cannot be run, RequestError for bad options.
+    """
+    options = options or EngineOptions()
+    device = find_device(options.device)
+    dtype = _dtype(options, device)
+    kept = dtype_of(options.kv_dtype, KEPT[dtype], "kv_dtype")
+    model = load_model(checkpoint, device, dtype, options.kernel)
+    context = _context(model, options)
+    # One position more: rows of a compiled step that stand for no sequence go there.
+    fused, audit = fuse(model, context + 1) if options.fuse else (None, FusionAudit())
+    if not options.fuse:
+        audit.note("the model runs as Transformers has it", "fusion was switched off")
+    compiled = options.compile == "on" or (options.compile == "auto" and device.type == "cuda")
+    if fused is None:
+        runner: Runner = ModelRunner(model, options.slots, context, kept)
+    else:
+        runner = FusedRunner(model, fused, options.slots, context, kept, compiled=compiled)
+    generation = getattr(model.module, "generation_config", None) or model.config
+    ends = eos_ids(generation, model.tokenizer)
+    give_back_memory()
+    return LoadedEngine(model, Engine(runner, model.tokenizer, ends), audit, options)
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; 'auto' is the GPU if there is one. Raises RequestError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RequestError(f"Unknown device {name!r}. Give auto, cpu, cuda, cuda:1, ...") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError(f"No GPU is there for {name!r}. Give cpu, or auto.")
+    return device
+
+
+def _dtype(options: EngineOptions, device: torch.device) -> torch.dtype:
+    """The activations' type: float32 for the C++ kernels, else 16 bits."""
+    if options.compile not in CHOICES:
+        raise RequestError(f"compile={options.compile!r}. Give one of {', '.join(CHOICES)}.")
+    if options.slots < 1:
+        raise RequestError(f"{options.slots} sequences at once. Give at least 1.")
+    if device.type == "cpu":
+        auto = torch.float32 if isinstance(load_library(), Library) else torch.bfloat16
+    else:
+        auto = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return dtype_of(options.dtype, auto)
+
+
+def _context(model: LoadedModel, options: EngineOptions) -> int:
+    """Positions of a slot. Raises RequestError for more than the model was made for."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if options.context is None:
+        return min(most or LONGEST_DEFAULT, LONGEST_DEFAULT)
+    if options.context < 2:
+        raise RequestError(f"A context of {options.context} tokens. Give at least 2.")
+    if most and options.context > most:
+        raise RequestError(
+            f"A context of {options.context} tokens, but the model was made for {most}. Give at "
+            f"most {most}."
+        )
+    return options.context

@@ -1,0 +1,205 @@
+"""A quantized checkpoint as a model that runs: Transformers' own, its linears multiplying codes."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, GenerationConfig
+
+from salient.core.dtypes import stored_sixteen_bits
+from salient.core.errors import CheckpointError
+from salient.core.quant import QuantizedWeight
+from salient.formats.checkpoint import Checkpoint, open_checkpoint
+from salient.kernels.base import Layer, PackedWeight
+from salient.kernels.cpu_library import Library, load_library
+from salient.kernels.registry import NEVER, KernelChoice, choose, measured_crossover
+from salient.models.model_folder import model_folder
+from salient.models.skeleton import Skeleton
+
+from .linear import HalfEmbedding, HalfLinear, QuantLinear
+
+# Linears that read the same input, by their names in Transformers' attention and MLP modules.
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+@dataclass
+class MergedSiblings:
+    """Sibling linears whose codes lie one after the other: `packed` computes all at once."""
+
+    packed: PackedWeight
+    parts: list[QuantLinear]
+
+
+@dataclass
+class LoadedModel:
+    """A loaded checkpoint.
+
+    module: the Transformers model   tokenizer: its tokenizer   config: of its text part
+    dtype: of the activations   kernels: (kernel, why) -> how many linears it has
+    joined: parent module's name -> its joined siblings; apart: those that are not -> why
+    """
+
+    checkpoint: Checkpoint
+    module: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    kernels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    joined: dict[str, MergedSiblings] = field(default_factory=dict)
+    apart: dict[str, str] = field(default_factory=dict)
+    many: tuple[int, torch.dtype] = (NEVER, torch.float32)
+
+    @property
+    def config(self) -> Any:
+        """The config of the part that makes text."""
+        return self.module.config.get_text_config()
+
+
+def load_model(
+    checkpoint: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    kernel: str = "auto",
+) -> LoadedModel:
+    """The model of `checkpoint`, 4-bit or 16-bit, its codes never dequantized as a whole.
+
+    Raises ModelError, CheckpointError for files that contradict each other.
+    """
+    source = open_checkpoint(model_folder(checkpoint))
+    skeleton = Skeleton(source, dtype, device)
+    tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    made = LoadedModel(source, None, tokenizer, device, dtype)
+    loader = _Loader(made, skeleton, kernel)
+    with torch.no_grad(), source.reading():
+        made.module = skeleton.assemble(loader.swap)
+        _keep_16_bits(made)
+    if (source.folder / "generation_config.json").exists():
+        made.module.generation_config = GenerationConfig.from_pretrained(source.folder)
+    loader.measure()
+    return made
+
+
+class _Loader:
+    """Puts QuantLinears into a model, block by block."""
+
+    def __init__(self, made: LoadedModel, skeleton: Skeleton, kernel: str):
+        self.made, self.skeleton, self.kernel = made, skeleton, kernel
+        self.linears: list[QuantLinear] = []
+
+    def swap(self, prefix: str, block: nn.Module) -> None:
+        """Replace the linears of `block` that are stored as codes."""
+        for path, parent in list(block.named_modules()):
+            home = ".".join(filter(None, (prefix, path)))
+            linears = {
+                name: child
+                for name, child in parent.named_children()
+                if isinstance(child, nn.Linear) and self._is_stored(f"{home}.{name}")
+            }
+            for siblings in SIBLINGS:
+                if all(name in linears for name in siblings):
+                    self._join(home, parent, {name: linears.pop(name) for name in siblings})
+            for name, child in linears.items():
+                weight = self._codes(f"{home}.{name}", child)
+                self._put(parent, name, child, self._packed(weight))
+
+    def _is_stored(self, name: str) -> bool:
+        stored = self.skeleton.files.stored(f"{name}.weight")
+        return stored.part is None and self.made.checkpoint.is_quantized(
+            self.skeleton.files.module(name)
+        )
+
+    def _codes(self, name: str, linear: nn.Linear) -> QuantizedWeight:
+        weight = self.made.checkpoint.quantized(self.skeleton.files.module(name))
+        found, wanted = list(weight.codes.shape), [linear.out_features, linear.in_features]
+        if found != wanted:
+            raise CheckpointError(
+                f"{name!r} has codes for {found}, but config.json makes it {wanted}. config.json "
+                "and the safetensors do not belong together: fetch the checkpoint again."
+            )
+        return weight
+
+    def _packed(self, weight: QuantizedWeight, linears: int = 1) -> PackedWeight:
+        """`weight` as the chosen kernel has it; counted as `linears`."""
+        out, width = weight.codes.shape
+        layer = Layer(out, width, weight.scheme, self.made.device, self.made.dtype)
+        choice: KernelChoice = choose(layer, self.kernel)
+        self.made.kernels[choice.kernel.name, choice.why] += linears
+        return choice.kernel.pack(weight, layer)
+
+    def _put(self, parent: nn.Module, name: str, linear: nn.Linear, packed: PackedWeight) -> None:
+        put = QuantLinear(packed, linear.bias)
+        self.linears.append(put)
+        setattr(parent, name, put)
+
+    def _join(self, home: str, parent: nn.Module, linears: dict[str, nn.Linear]) -> None:
+        """Pack siblings as one weight; each alone is then a view of its rows."""
+        weights = [self._codes(f"{home}.{name}", linear) for name, linear in linears.items()]
+        whole = self._packed(_one_after_the_other(weights), len(weights))
+        views, start = [], 0
+        for weight in weights:
+            stop = start + weight.codes.shape[0]
+            views.append(whole.rows(start, stop))
+            start = stop
+        found = [view for view in views if view is not None]
+        if len(found) < len(views):
+            self.made.apart[home] = f"the kernel {whole.kernel!r} holds no part of its rows apart"
+            found = [self._packed(weight, 0) for weight in weights]
+        for (name, linear), packed in zip(linears.items(), found, strict=True):
+            self._put(parent, name, linear, packed)
+        if home not in self.made.apart:
+            parts = [getattr(parent, name) for name in linears]
+            self.made.joined[home] = MergedSiblings(whole, parts)
+
+    def measure(self) -> None:
+        """Find out from how many rows on dense products are faster, on the largest linear."""
+        if not self.linears:
+            return
+        largest = max(self.linears, key=lambda linear: linear.packed.out * linear.packed.width)
+        self.made.many = measured_crossover(largest.packed, self.made.device)
+        for linear in self.linears:
+            linear.many, linear.many_dtype = self.made.many
+
+
+def _one_after_the_other(weights: list[QuantizedWeight]) -> QuantizedWeight:
+    def rows(name: str) -> Tensor:
+        return torch.cat([getattr(weight, name) for weight in weights])
+
+    return QuantizedWeight(rows("codes"), rows("scale"), rows("zero"), weights[0].scheme)
+
+
+def _keep_16_bits(made: LoadedModel) -> None:
+    """Embedding and head in the 16-bit type that they were stored in, where that is exact and the
+    C++ kernels multiply it by float32."""
+    named = made.checkpoint.config
+    named = {**(named.get("text_config") or {}), **named}
+    stored = stored_sixteen_bits(named)
+    embedding, head = made.module.get_input_embeddings(), made.module.get_output_embeddings()
+    multiplied = made.device.type == "cpu" and isinstance(load_library(), Library)
+    if made.dtype != torch.float32 or not multiplied or stored is None:
+        return
+    if not isinstance(embedding, nn.Embedding):
+        return
+    factor = float(getattr(embedding, "embed_scale", 1.0))
+    if not _only_scales(embedding, factor):
+        return
+    half = {}
+    for module in (embedding, head):
+        if module is not None and module.weight.data_ptr() not in half:  # a tied head shares
+            kept = module.weight.to(stored)
+            if not torch.equal(kept.float(), module.weight):
+                return
+            half[module.weight.data_ptr()] = nn.Parameter(kept, requires_grad=False)
+    if isinstance(head, nn.Linear):
+        kept = HalfLinear(half[head.weight.data_ptr()], head.bias)
+        made.module.set_output_embeddings(kept)
+    made.module.set_input_embeddings(
+        HalfEmbedding(half[embedding.weight.data_ptr()], made.dtype, factor)
+    )
+
+
+def _only_scales(embedding: nn.Embedding, factor: float) -> bool:
+    """Whether `embedding` gives rows of its weight times `factor`, and nothing more."""
+    ids = torch.arange(min(embedding.num_embeddings, 64), device=embedding.weight.device)
+    return torch.allclose(embedding(ids), embedding.weight[ids] * factor, rtol=1e-6, atol=0)

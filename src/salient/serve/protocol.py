@@ -1,0 +1,212 @@
+"""Requests of OpenAI's completions and chat API, with the fields that vLLM adds; all bounded.
+
+A field that would change the answer and that we cannot do is refused by name, never ignored. Other
+fields are read over, as vLLM does.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+
+from salient.runtime.sampling_params import MOST_STOPS, SamplingParams
+
+MOST_PROMPTS, MOST_CHOICES, MOST_MESSAGES = 64, 16, 1024
+LONGEST_TEXT = 2**21  # characters of one text; the body has its own bound
+DEFAULT_TOKENS = 16  # of a completion, as in OpenAI's API
+
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
+Token = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+Tokens = Annotated[list[Token], Field(min_length=1, max_length=2**20)]
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+# field -> the values that ask for nothing
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "suffix": (None, ""),
+    "logit_bias": (None, {}),
+    "tools": (None, []),
+    "functions": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "function_call": (None, "none", "auto"),
+    "audio": (None,),
+    "modalities": (None, ["text"]),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "structured_outputs": (None,),
+    "prompt_logprobs": (None,),
+    "use_beam_search": (None, False),
+}
+
+
+class _Ask(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class StreamOptions(_Ask):
+    include_usage: StrictBool | None = None
+
+
+class JsonSchema(_Ask):
+    name: Annotated[str, Field(max_length=200)] | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+
+class ResponseFormat(_Ask):
+    """json_object is any JSON object; json_schema one that its schema allows."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_where_named(self) -> "ResponseFormat":
+        if self.type == "json_schema" and (
+            self.json_schema is None or not self.json_schema.schema_
+        ):
+            raise ValueError("type json_schema needs json_schema: {name, schema}")
+        return self
+
+
+class BaseRequest(_Ask):
+    """What both kinds of request have."""
+
+    model: Annotated[str, Field(max_length=1000)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES, strict=True)] | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop_token_ids: Annotated[list[Token], Field(max_length=64)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)] | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: Annotated[int, Field(strict=True)] | None = None
+    min_p: Number | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    repetition_penalty: Number | None = None
+    ignore_eos: StrictBool | None = None
+    return_token_ids: StrictBool | None = None
+    user: Annotated[str, Field(max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _refuse(self) -> "BaseRequest":
+        for name, value in (self.model_extra or {}).items():
+            if name in _UNSUPPORTED and value not in _UNSUPPORTED[name]:
+                raise ValueError(f"{name} is not supported by this server; leave it out")
+        return self
+
+    @property
+    def choices(self) -> int:
+        return 1 if self.n is None else self.n
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the counts of tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def sampling(self, limit: int, logprobs: int | None, choice: int = 0) -> SamplingParams:
+        """How to choose the tokens of one choice. Raises RequestError for what does not fit."""
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or ()
+        top_k = 0 if self.top_k in (None, -1) else self.top_k
+        made = SamplingParams(
+            max_new_tokens=limit,
+            temperature=_or(self.temperature, 1.0),
+            top_p=_or(self.top_p, 1.0),
+            top_k=top_k or 0,
+            min_p=_or(self.min_p, 0.0),
+            repetition_penalty=_or(self.repetition_penalty, 1.0),
+            presence_penalty=_or(self.presence_penalty, 0.0),
+            frequency_penalty=_or(self.frequency_penalty, 0.0),
+            seed=None if self.seed is None else (self.seed + choice) % 2**63,
+            stop=tuple(stop),
+            stop_tokens=tuple(self.stop_token_ids or ()),
+            ignore_eos=bool(self.ignore_eos),
+            logprobs=logprobs,
+        )
+        made.check()
+        return made
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+class CompletionRequest(BaseRequest):
+    """POST /v1/completions."""
+
+    prompt: (
+        Text
+        | Tokens
+        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_PROMPTS)]
+    )
+    max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+    echo: Literal[False] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MOST_CHOICES, strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _one_ranking(self) -> "CompletionRequest":
+        if self.best_of is not None and self.best_of != self.choices:
+            raise ValueError("best_of other than n is not supported by this server; leave it out")
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt, as text or as tokens."""
+        given = self.prompt
+        if isinstance(given, str) or isinstance(given[0], int):
+            return [given]  # type: ignore[list-item]
+        return list(given)  # type: ignore[arg-type]
+
+
+class TextPart(_Ask):
+    type: Literal["text"]
+    text: Text
+
+
+class ChatMessage(_Ask):
+    """A turn; what it says is text, or text in parts."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[TextPart], Field(max_length=64)] | None = None
+
+    @property
+    def plain(self) -> dict[str, str]:
+        said = self.content
+        if isinstance(said, list):
+            said = "".join(part.text for part in said)
+        return {"role": "system" if self.role == "developer" else self.role, "content": said or ""}
+
+
+class ChatCompletionRequest(BaseRequest):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _logprobs_first(self) -> "ChatCompletionRequest":
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class TokenizeRequest(_Ask):
+    """POST /tokenize."""
+
+    prompt: Text
+    add_special_tokens: StrictBool | None = None

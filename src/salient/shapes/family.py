@@ -1,0 +1,112 @@
+"""What may differ from one family of models to the next; the defaults are Llama's.
+
+The families themselves are in `table.py`. Imports no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# A fact of the family, or the config's flag that decides it.
+Fact = bool | str
+
+
+@dataclass(frozen=True)
+class AttentionNames:
+    """The projections of q, k, v and the output.
+
+    names: four linears, or two where q, k and v are stored as one
+    bias, out_bias: whether they have one; out_bias None is as bias
+    norms: norms of q and k: of one head's width each, or over all heads
+    norms_if: the config's flag that turns them on, "" always
+    gated: q has a gate beside it and is twice as tall
+    sinks: a number for each head beside the scores
+    latent: multi-head latent attention (DeepSeek-V2, arXiv 2405.04434)
+    indexer: the small attention that picks tokens (DeepSeek-V3.2)
+    """
+
+    module: str = "self_attn"
+    names: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    bias: Fact = "attention_bias"
+    out_bias: Fact | None = None
+    norms: Literal["", "head", "heads"] = ""
+    norms_if: str = ""
+    norm_bias: bool = False
+    gated: bool = False
+    sinks: bool = False
+    latent: bool = False
+    indexer: bool = False
+
+
+@dataclass(frozen=True)
+class MlpNames:
+    """names: gate, up, down; of two, a fused gate and up, or (gated False) only up, and down."""
+
+    module: str = "mlp"
+    names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    bias: Fact = "mlp_bias"
+    gated: bool = True
+
+
+@dataclass(frozen=True)
+class ExpertNames:
+    """A mixture of experts.
+
+    mlp: one expert, `*` for its number
+    inner: the word for its width
+    router: the linear that chooses
+    correction: a number for each expert is added to the router's scores
+    shared: the expert that every token passes; shared_inner: the word for its width, "" for
+        n_shared_experts times that of the others
+    shared_gate: a linear of one output that weighs it
+    """
+
+    mlp: MlpNames = MlpNames("mlp.experts.*", bias=False)
+    inner: str = "moe_intermediate_size"
+    router: str = "mlp.gate"
+    router_bias: Fact = False
+    correction: bool = False
+    shared: MlpNames | None = None
+    shared_inner: str = ""
+    shared_gate: str = ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family.
+
+    mlp: what stands behind the attention, None where nothing does
+    mixer: what stands in attention's place in some blocks or all, a word of mixer_shapes
+    mixer_module: its module; beside: it stands beside the attention in every block
+    norms: norms a block, of the hidden width; norm_bias: whether they have a bias (LayerNorm)
+    extra: numbers a block beside; outer_norms: norms outside blocks
+    tied: whether the head is the embedding where the config does not say
+    positions: rows of learned positions beside the config's number, None for rotary
+    inner_times: width of the MLP in hidden widths where the config does not say, 0 it must
+    window: which blocks a sliding_window holds for when layer_types is not there: none, all, those
+        after max_window_layers if use_sliding_window, or all but each `pattern`-th
+    keys: words under another key than usual, "" for a word that the family does not read
+    defaults: what configs leave out, the family's usual values
+    """
+
+    attention: AttentionNames = AttentionNames()
+    mlp: MlpNames | None = MlpNames()
+    experts: ExpertNames | None = None
+    mixer: str = ""
+    mixer_module: str = ""
+    beside: bool = False
+    norms: int = 2
+    norm_bias: bool = False
+    extra: int = 0
+    outer_norms: int = 1
+    tied: bool = False
+    head_bias: Fact = False
+    positions: int | None = None
+    inner_times: int = 0
+    window: Literal["", "all", "flag", "pattern"] = ""
+    pattern: int = 0
+    keys: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+NO_BIAS = MlpNames(bias=False)

@@ -1,0 +1,162 @@
+"""A model's shape: its matrices, what it keeps of a sequence, and the counts that follow.
+
+Exact numbers of parameters, no rule of thumb. `architectures` reads a config.json into one.
+Imports no torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+Part = Literal["attention", "mlp", "experts", "shared experts", "router", "mixer"]
+
+
+@dataclass(frozen=True)
+class LinearShape:
+    """A matrix of a block (or `copies` like ones: experts).
+
+    name: its path in the block, "self_attn.q_proj"; of experts "mlp.experts.*.gate_proj", also
+        where the files keep all experts in one tensor
+    out, width: output and input features
+    part: what it belongs to; "mixer" is what stands in attention's place (Mamba, delta rule)
+    split: how tensor parallelism cuts it: its outputs (column parallel), its inputs (row parallel),
+        or not at all
+    joined: the module that engines join it into ("qkv_proj", "gate_up_proj"), "" if none
+    bias: whether it has one, of `out` values
+    copies, active: experts, and how many of them a token passes through
+    kept: whether it stays at 16 bits in every 4-bit format (routers, gates of a few outputs)
+    """
+
+    name: str
+    out: int
+    width: int
+    part: Part = "attention"
+    split: Literal["out", "in", "none"] = "out"
+    joined: str = ""
+    bias: bool = False
+    copies: int = 1
+    active: int = 1
+    kept: bool = False
+
+    @property
+    def weights(self) -> int:
+        """Elements of the matrix, over all copies."""
+        return self.out * self.width * self.copies
+
+    @property
+    def biases(self) -> int:
+        return self.out * self.copies if self.bias else 0
+
+    @property
+    def active_weights(self) -> int:
+        """Elements that one token multiplies."""
+        return self.out * self.width * self.active
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What a block keeps of each sequence.
+
+    values: numbers a token, over all heads: 2 * kv_heads * head_dim, or MLA's latent + rotary part
+    heads: the key-value heads over which tensor parallelism can divide it (1: every GPU holds all)
+    window: tokens that it keeps at most (sliding window), None for all
+    state: numbers a sequence, however long it is (Mamba, delta rule)
+    """
+
+    values: int = 0
+    heads: int = 1
+    window: int | None = None
+    state: int = 0
+
+    def tokens(self, context: int) -> int:
+        """How many of `context` tokens it keeps."""
+        return context if self.window is None else min(context, self.window)
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """One decoder layer. kind: words for people, such as "sliding attention, experts"."""
+
+    kind: str
+    linears: tuple[LinearShape, ...]
+    cache: CacheShape
+    other: int = 0  # parameters that are no matrix of a linear: norms, sinks, convolutions
+
+    @property
+    def parameters(self) -> int:
+        return self.other + sum(linear.weights + linear.biases for linear in self.linears)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A whole model.
+
+    embedding: parameters of the token (and learned position) embeddings
+    head: parameters of an output head of its own, 0 where it is tied to the embedding
+    other: parameters outside blocks: final norms, projections of embeddings
+    towers: parts beside the language model that stay at 16 bits, by name: "vision tower", ...
+    context: tokens that it was made for, None where the config does not say
+    dtype: type of the stored weights, "bfloat16"
+    quantization: the config's quantization_config, {} for a 16-bit model
+    notes: what the reader assumed, in words
+    """
+
+    model_type: str
+    hidden: int
+    vocab: int
+    blocks: tuple[BlockShape, ...]
+    embedding: int
+    head: int
+    other: int = 0
+    towers: dict[str, int] = field(default_factory=dict)
+    context: int | None = None
+    dtype: str = "bfloat16"
+    quantization: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tied(self) -> bool:
+        return self.head == 0
+
+    @cached_property
+    def linears(self) -> tuple[LinearShape, ...]:
+        """Every block's linears, block after block."""
+        return tuple(linear for block in self.blocks for linear in block.linears)
+
+    @property
+    def parameters(self) -> int:
+        """All of them, a tied head once."""
+        blocks = sum(block.parameters for block in self.blocks)
+        return self.embedding + self.head + self.other + blocks + sum(self.towers.values())
+
+    @property
+    def active_parameters(self) -> int:
+        """Those of the language model that one token passes: the chosen experts only.
+
+        The embedding counts whole, as most published figures have it (gpt-oss's leave it out).
+        """
+        idle = sum(
+            (linear.copies - linear.active) * (linear.out * linear.width + linear.bias * linear.out)
+            for linear in self.linears
+        )
+        return self.parameters - sum(self.towers.values()) - idle
+
+    @property
+    def head_weights(self) -> int:
+        """Elements of the matrix that makes the logits, tied or not."""
+        return self.vocab * self.hidden
+
+    def count(self, which: Callable[[LinearShape], bool]) -> int:
+        """Elements of the matrices for which `which` holds."""
+        return sum(linear.weights for linear in self.linears if which(linear))
+
+    def cache_values(self, context: int) -> int:
+        """Numbers that a sequence of `context` tokens keeps, all blocks together."""
+        caches = [block.cache for block in self.blocks]
+        return sum(cache.values * cache.tokens(context) + cache.state for cache in caches)
+
+    @property
+    def values_per_token(self) -> int:
+        """Numbers that one more token keeps while no window is full."""
+        return sum(block.cache.values for block in self.blocks)

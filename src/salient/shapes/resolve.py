@@ -1,0 +1,182 @@
+"""From what a user types for a model to its shape: a folder, a config, a known name, a Hub id.
+
+No tensor is read, and nothing but a config.json is ever fetched. Imports no torch.
+"""
+
+import difflib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from salient.core.errors import ModelError
+from salient.core.model_files import INDEX, SINGLE, read_json, stored_tensors
+
+from .families_dense import ARCHITECTURES
+from .from_config import family_of, read_shape
+from .from_safetensors import frame_of, stored_shape
+from .model_shape import ModelShape
+
+CONFIGS = Path(__file__).parent / "configs"
+DEMO_NAME = "smollm2-135m"
+DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M"
+# Endings of names whose models have the shape of the one without.
+TUNED = ("-instruct", "-it", "-chat", "-base")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+FETCH_SECONDS = 5.0
+LONGEST_ID = 96  # letters of a Hub id (huggingface_hub, `validate_repo_id`)
+FITS = "Give a folder with config.json and safetensors, a config.json, or a Hub id like 'org/name'."
+
+
+def describe(name: str) -> tuple[ModelShape, str]:
+    """The shape of what `name` names, and where it came from in words.
+
+    A folder, a path to a config.json, the demo model's name, a model whose config comes with
+    Salient (by its Hub id or the last part of it, whatever the case), else a Hub id. Raises
+    ModelError saying what fits.
+    """
+    path = _path(name)
+    if path is not None and path.is_dir():
+        return shape_of_folder(path), f"the folder {path}"
+    if path is not None and (path.is_file() or path.suffix.lower() in (".gguf", *PICKLES)):
+        return _file(path), f"the file {path}"
+    shipped = _shipped(name)
+    if shipped is not None:
+        return _read_shipped(
+            shipped, name
+        ), f"the config of {_id_of(shipped)}, shipped with Salient"
+    if name.startswith((".", "/", "~")) or name.endswith(".json"):
+        raise ModelError(f"No file or folder {name!r}. {FITS}")
+    if name.count("/") != 1 or len(name) > LONGEST_ID:
+        raise ModelError(
+            f"{name[:LONGEST_ID]!r} is no model that Salient knows. {_nearest(name)} {FITS}"
+        )
+    return _from_hub(name), f"config.json of {name} on the Hugging Face Hub"
+
+
+def typed_name(name: str) -> str:
+    """What other commands and engines take for `name`: a shipped model's whole Hub id for the last
+    part of it, anything else as it is."""
+    path = _path(name)
+    shipped = _shipped(name)
+    if "/" in name or name.lower() == DEMO_NAME or shipped is None or (path and path.exists()):
+        return name
+    own = _id_of(shipped)
+    same = name.lower() == own.rpartition("/")[2].lower()
+    return own if same else f"{own.partition('/')[0]}/{name}"
+
+
+def shape_of_folder(folder: Path) -> ModelShape:
+    """The shape of a model folder, exact where its safetensors are there.
+
+    Where config.json and the headers differ, the headers count and a note says so. Raises
+    ModelError for a config or a file that cannot be read.
+    """
+    config = read_json(folder / "config.json")
+    kind = family_of(config)
+    if not ((folder / INDEX).exists() or (folder / SINGLE).exists()):
+        shape = read_shape(config)
+        said = "the folder holds no safetensors: counted from its config.json alone"
+        return replace(shape, notes=(*shape.notes, said))
+    tensors = list(stored_tensors(folder).values())
+    if kind in ARCHITECTURES:
+        return stored_shape(read_shape(config), tensors, known=True)
+    try:
+        shape = read_shape(config)
+    except ModelError:
+        shape = frame_of(tensors, kind, config.get("quantization_config"))
+    return stored_shape(shape, tensors, known=False)
+
+
+def _path(name: str) -> Path | None:
+    """`name` as a path, None where it can be none."""
+    try:
+        path = Path(name).expanduser()
+        path.is_dir()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return path if name else None
+
+
+def _file(path: Path) -> ModelShape:
+    """The shape in a config.json. Raises ModelError for any other kind of file."""
+    ending = path.suffix.lower()
+    if ending == ".json" and path.is_file():
+        return read_shape(read_json(path), path.name)
+    said = "is no config.json."
+    if ending == ".gguf":
+        said = "is a GGUF file, for llama.cpp; give the model that it was made from."
+    if ending in PICKLES:
+        said = "is a pickle, which Salient does not open: convert the model to safetensors."
+    if ending == ".safetensors":
+        said = "holds weights without a config; give the folder that it is in."
+    raise ModelError(f"{path} {said} {FITS}")
+
+
+def _id_of(config: Path) -> str:
+    return config.stem.replace("--", "/")
+
+
+def _plain(name: str) -> str:
+    """A name without case and without the ending of a tuned version."""
+    plain = name.lower()
+    for ending in TUNED:
+        plain = plain.removesuffix(ending)
+    return plain
+
+
+def _shipped(name: str) -> Path | None:
+    """The shipped config that `name` means, by the whole id or its last part."""
+    wanted = _plain(DEMO_MODEL if name.lower() == DEMO_NAME else name)
+    for config in sorted(CONFIGS.glob("*.json")):
+        whole = _plain(_id_of(config))
+        if wanted in (whole, whole.rpartition("/")[2]):
+            return config
+    return None
+
+
+def _read_shipped(config: Path, name: str) -> ModelShape:
+    """Its shape, with a note if a tuned version was asked for, which may have another context."""
+    shape, own = read_shape(read_json(config), config.name), _id_of(config)
+    if name.lower() in (DEMO_NAME, own.lower(), own.lower().rpartition("/")[2]):
+        return shape
+    said = f"{name} has the matrices of {own}; its context may be another"
+    return replace(shape, notes=(*shape.notes, said))
+
+
+def _nearest(name: str) -> str:
+    """The shipped models whose names are most like `name`."""
+    known = {_id_of(config) for config in CONFIGS.glob("*.json")}
+    ends = {_plain(one).rpartition("/")[2]: one for one in known}
+    near = difflib.get_close_matches(_plain(name).rpartition("/")[2], ends, n=3, cutoff=0.4)
+    listed = [ends[one] for one in near] or sorted(known)
+    return f"Configs that come with Salient{', nearest first' if near else ''}: " + (
+        ", ".join(listed) + "."
+    )
+
+
+def _from_hub(name: str) -> ModelShape:
+    """The shape of a Hub model. Raises ModelError where the Hub cannot be asked or says no."""
+    try:
+        config = _hub_config(name)
+    except Exception as error:  # of the Hub, its cache, and an HTTP library that may change
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{name!r} is no folder here, and the Hub gives no config.json of it ({reason}). "
+            f"{_nearest(name)} {FITS}"
+        ) from error
+    return read_shape(config, f"config.json of {name}")
+
+
+def _hub_config(name: str) -> Any:
+    """A Hub model's config.json: from the cache, else fetched in one attempt."""
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    cached = try_to_load_from_cache(name, "config.json")
+    if isinstance(cached, str):
+        return json.loads(Path(cached).read_text(encoding="utf-8"))
+    url, headers = hf_hub_url(name, "config.json"), build_hf_headers()
+    answer = get_session().get(url, headers=headers, timeout=FETCH_SECONDS, follow_redirects=True)
+    hf_raise_for_status(answer)
+    return answer.json()

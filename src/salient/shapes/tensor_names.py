@@ -1,0 +1,147 @@
+"""What a stored tensor is, by its name: part of a block, an embedding, a tower, a scale of codes.
+
+Imports no torch.
+"""
+
+import re
+from math import prod
+from typing import Any
+
+from salient.core.model_files import ELEMENT_BYTES, StoredTensor
+
+from .model_shape import LinearShape, Part
+
+# No parameters: beside the codes scales, zeros and orders, and tables that are computed.
+SIDE = re.compile(
+    r"(^|\.)(scales|qzeros|g_idx|SCB|weight_format|weight_scale(_inv|_2)?|weight_zero_point|"
+    r"weight_shape|weight_g_idx|(weight|input)_global_scale|input_scale|output_scale|[kvq]_scale|"
+    r"weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*)|inv_freq|"
+    r"masked_bias|slope_rate|(query|key|diagonal)_decay)$|_scales$"
+)
+BLOCK = re.compile(r"^((?:.*?\.)?(?:layers|h|blocks|layer))\.([0-9]{1,9})\.(.+)$")
+EXPERT = re.compile(r"\bexperts\.\d+\.")
+# Words in the names of what stands beside the language model.
+BESIDE = (
+    "vision", "visual", "audio", "speech", "image", "video", "mtp", "projector", "connector",
+    "resampler", "perceiver", "talker", "merger",
+)  # fmt: skip
+EMBEDDINGS = frozenset((
+    "embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "embeddings", "embed_positions",
+    "tok_embeddings", "word_embedding", "embedding",
+))  # fmt: skip
+HEADS = frozenset(("lm_head", "embed_out", "output", "output_layer"))
+STACKED = {"input_linear": "experts.gate_up_proj", "output_linear": "experts.down_proj"}
+OUTER = ("model", "transformer", "language_model", "backbone")
+
+_JOINS = {
+    "q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "w1": "gate_up_proj",
+    "w3": "gate_up_proj",
+}  # fmt: skip
+_BY_INPUTS = frozenset((
+    "o_proj", "out_proj", "dense", "c_proj", "wo", "down_proj", "w2", "fc2", "fc_out",
+    "dense_4h_to_h", "output_linear", "x_proj",
+))  # fmt: skip
+_BY_OUTPUTS = frozenset((
+    "qkv_proj", "Wqkv", "query_key_value", "c_attn", "qkv", "wqkv", "W_pack", "gate_up_proj",
+    "fc1", "fc_in", "c_fc", "in_proj", "dense_h_to_4h", "input_linear", "q_b_proj", "kv_b_proj",
+    "in_proj_qkvz", "in_proj_qkv", "in_proj_z", "in_proj_ba", "in_proj_b", "in_proj_a",
+))  # fmt: skip
+_PARTS: tuple[tuple[Part, tuple[str, ...]], ...] = (
+    ("shared experts", ("shared_expert", "shared_mlp")),
+    ("experts", ("experts.",)),
+    ("mixer", ("mamba", "mixer", "linear_attn", "conv", "ssm", "recurrent")),
+    ("attention", ("attn", "attention")),
+)
+_OF_ATTENTION = frozenset(("q_proj", "k_proj", "v_proj", "o_proj"))
+_ROUTERS = re.compile(r"(^|\.)(router|gate|shared_expert_gate)(\.(wg|layer|weight))?$")
+FEWEST_OUTPUTS = 8  # a packed word of the formats; smaller linears stay at 16 bits
+
+
+def is_parameter(one: StoredTensor) -> bool:
+    """Whether a tensor is one: no scale, no table, no causal mask as old GPT-2 files have it."""
+    mask = one.name.endswith(".bias") and len(one.shape) == 4
+    return not mask and SIDE.search(one.name) is None
+
+
+def at_sixteen_bits(one: StoredTensor, quantization: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """The parameter that `one` holds, and its shape before it was packed.
+
+    AWQ packs outputs ([in, out / 8]), GPTQ inputs ([in / 8, out]); compressed-tensors packs inputs
+    ([out, in / 8]); MXFP4 has 16 bytes for 32 inputs ([experts, out, in / 32, 16]).
+    """
+    method = quantization.get("quant_method")
+    home, _, leaf = one.name.rpartition(".")
+    shape = one.shape
+    if leaf == "qweight" and len(shape) == 2:
+        more = 32 // _bits(quantization)
+        rows = (shape[0] * more, shape[1]) if method == "gptq" else (shape[0], shape[1] * more)
+        return f"{home}.weight", rows[::-1]
+    if leaf == "weight_packed" and len(shape) >= 2:
+        more = ELEMENT_BYTES.get(one.dtype, 4) * 8 // _bits(quantization)
+        return f"{home}.weight", (*shape[:-1], shape[-1] * more)
+    if leaf.endswith("_blocks") and len(shape) == 4:
+        return one.name.removesuffix("_blocks"), (*shape[:2], shape[2] * shape[3] * 2)
+    if leaf == "weight" and one.dtype == "U8" and quantization and len(shape) >= 2:
+        return one.name, (*shape[:-1], shape[-1] * 2)
+    return one.name, shape
+
+
+def _bits(quantization: dict[str, Any]) -> int:
+    """Bits of a code, 4 where the config does not say."""
+    groups = quantization.get("config_groups")
+    found = quantization.get("bits", quantization.get("w_bit"))
+    for group in groups.values() if isinstance(groups, dict) else ():
+        weights = group.get("weights") if isinstance(group, dict) else None
+        found = weights.get("num_bits") if isinstance(weights, dict) else found
+    return found if type(found) is int and found in (2, 3, 4, 8) else 4
+
+
+def is_beside(name: str) -> bool:
+    """Whether a tensor belongs to a tower and not to the language model."""
+    return any(word in name for word in BESIDE)
+
+
+def tower_of(name: str) -> str:
+    """The first part of a name that says something."""
+    parts = name.split(".")
+    return next((part for part in parts if part not in OUTER), parts[0])
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of a block is the weight of a linear, or of a stack of experts."""
+    *_, last = name.removesuffix(".weight").rpartition(".")
+    if any(word in last for word in ("norm", "conv", "embed", "bias")) or last == "A_log":
+        return False
+    if len(shape) == 3:
+        return "experts." in name or last in STACKED
+    return len(shape) == 2 and name.endswith(".weight") and prod(shape) > 0
+
+
+def guessed(name: str, out: int, width: int, *, copies: int, active: int) -> LinearShape:
+    """A linear of an unknown family, by its name."""
+    last = name.rpartition(".")[2]
+    router = _ROUTERS.search(name) is not None
+    if router or last not in _BY_INPUTS | _BY_OUTPUTS | set(_JOINS):
+        split = "none"
+    else:
+        split = "in" if last in _BY_INPUTS else "out"
+    return LinearShape(
+        name,
+        out,
+        width,
+        "router" if router else _part(name, last),
+        split,
+        "" if router else _JOINS.get(last, ""),
+        copies=copies,
+        active=active,
+        kept=router or out < FEWEST_OUTPUTS,
+    )
+
+
+def _part(name: str, last: str) -> Part:
+    """What a linear belongs to. An attention may stand where other blocks have a mixer."""
+    for part, words in _PARTS:
+        if any(word in name for word in words):
+            return "attention" if part == "mixer" and last in _OF_ATTENTION else part
+    return "mlp"

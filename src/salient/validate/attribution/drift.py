@@ -1,0 +1,174 @@
+"""How far the user's texts are from those that the checkpoint was calibrated on.
+
+AWQ protects the input channels that are large on the calibration texts. On texts that wake others
+it protects the wrong ones. Both kinds of text run through the reference; of each input of linears
+two figures tell how alike they are:
+
+kept_salient   share of the calibration's largest 1 % of channels that are the text's largest, too
+log_ratio      mean over channels of |ln (mean |x| on the text / mean |x| on the calibration)|
+
+Two halves of the calibration texts, as many tokens each as a text has, are not alike either: what
+lies between them is the yardstick.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from salient.awq.activation_stats import InputRecorder
+from salient.awq.calibration import check_vocabulary, load_tokenizer, tokenize
+from salient.core.corpus import read_texts
+from salient.core.errors import SalientError
+from salient.core.model_files import read_json
+from salient.core.progress import Progress
+from salient.models.tracing import numbers, shared_inputs
+from salient.validate.model_pair import ModelPair
+
+from .mixing import Windows
+
+SALIENT = 0.01  # of an input's channels
+NEAR, FAR = 1.5, 2.5  # times the yardstick's log_ratio
+FAR_WORDS = "far from the calibration text"
+FAINT = 1e-4  # of the mean over channels: a channel that is never woken counts as this
+MOST_LETTERS = 200  # of a name in salient.json that is shown
+MOST_TOKENS = 2**24  # of calibration to be read again
+BUILTIN = "builtin"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The texts that a checkpoint says it was calibrated on.
+
+    name: None if it does not say   ids: int64 [samples, tokens], None if they cannot be had
+    why: what stands in the way of having them
+    """
+
+    name: str | None = None
+    ids: Tensor | None = None
+    why: str = ""
+
+
+def find_calibration(pair: ModelPair) -> Calibration:
+    """The calibration by the checkpoint's salient.json; nothing is fetched for it."""
+    path = pair.checkpoint.source.folder / "salient.json"
+    try:
+        run = read_json(path).get("run") if path.is_file() else None
+    except SalientError:
+        run = None
+    name = run.get("calibration_texts") if isinstance(run, dict) else None
+    if run is None or not isinstance(name, str):
+        return Calibration(why="the checkpoint has no salient.json that names its calibration")
+    told, samples, length = name[:MOST_LETTERS], run.get("samples"), run.get("sequence_length")
+    if not _is_count(samples) or not _is_count(length):
+        return Calibration(told, why="salient.json does not say how much of it was used")
+    if name != BUILTIN and not os.path.isfile(name):  # no error for names that no file can have
+        return Calibration(told, why=f"its calibration, {told!r}, is no file here")
+    try:
+        tokenizer = load_tokenizer(pair.reference.source.folder)
+        batch = tokenize(read_texts(name), tokenizer, samples, length, told)
+        check_vocabulary(batch, pair.reference.skeleton.vocabulary, told)
+    except SalientError as error:
+        return Calibration(told, why=f"its calibration cannot be read again: {error}")
+    if batch.digest != run.get("calibration"):
+        return Calibration(told, why=f"its calibration, {told!r}, is not what it was then")
+    return Calibration(told, batch.ids)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and 0 < value <= MOST_TOKENS
+
+
+def halves(ids: Tensor, windows: int, length: int) -> tuple[Tensor, Tensor] | None:
+    """Twice `windows` windows of the calibration `ids` [samples, tokens], taken evenly, in turns.
+
+    int64 [windows, tokens] each, or fewer; None if there are no two.
+    """
+    length = min(length, ids.shape[1])
+    pool = ids[:, : ids.shape[1] // length * length].reshape(-1, length)
+    count = min(windows, len(pool) // 2)
+    if not count:
+        return None
+    taken = torch.arange(2 * count) * len(pool) // (2 * count)
+    return pool[taken[0::2]], pool[taken[1::2]]
+
+
+def measure_drift(
+    pair: ModelPair, two: tuple[Tensor, Tensor], texts: dict[str, Tensor], progress: Progress
+) -> dict[str, Any]:
+    """The figures of each of `texts` (name -> [windows, tokens]), and of the yardstick.
+
+    two: the halves of the calibration text, [windows, tokens] each
+    """
+    length = two[0].shape[1]
+    skeleton = pair.reference.skeleton
+    ways = [Windows(skeleton, ids[:, :length]) for ids in (*two, *texts.values())]
+    hidden = [way.start for way in ways]
+    found: list[list[DriftFigures]] = [[] for _ in (None, *texts)]
+    for index, name in enumerate(skeleton.blocks):
+        progress(index, len(skeleton.blocks), f"{name}: what the texts wake", "")
+        block, inputs = skeleton.block(index), []
+        seen: list[dict[str, Tensor]] = []
+        for number, way in enumerate(ways):
+            with InputRecorder(block, inputs or list(skeleton.linears(index))) as recorder:
+                hidden[number] = way.run(index, block, hidden[number])
+            inputs = inputs or _inputs(recorder.inputs)
+            seen.append({n: recorder.inputs[n].float().abs().mean(0) for n in inputs})
+        for first in inputs:
+            a, b, *others = (means[first] for means in seen)
+            found[0] += [figures(a, b), figures(b, a)]
+            for into, text in zip(found[1:], others, strict=True):
+                into += [figures(a, text), figures(b, text)]
+    means = [
+        {"kept_salient": _mean(f.kept for f in each), "log_ratio": _mean(f.apart for f in each)}
+        for each in found
+    ]
+    return {"yardstick": means[0], "texts": dict(zip(texts, means[1:], strict=True))}
+
+
+@dataclass(frozen=True)
+class DriftFigures:
+    """kept_salient and log_ratio of one input."""
+
+    kept: float
+    apart: float
+
+
+def figures(calibration: Tensor, text: Tensor) -> DriftFigures:
+    """How far `text` is from `calibration`: mean |x| of each channel, [in]."""
+    count = max(1, round(SALIENT * len(text)))
+    large = [set(each.topk(count).indices.tolist()) for each in (calibration, text)]
+    logs = [each.clamp(min=float(each.mean()) * FAINT).log() for each in (calibration, text)]
+    return DriftFigures(len(large[0] & large[1]) / count, float((logs[1] - logs[0]).abs().mean()))
+
+
+def _inputs(seen: dict[str, Tensor]) -> list[str]:
+    """The first reader of each input that all tokens reach; an expert's has too few to tell."""
+    return [names[0] for names in shared_inputs(seen) if not numbers(names[0])]
+
+
+def _mean(values: Iterable[float]) -> float:
+    all_of_them = list(values)
+    return sum(all_of_them) / max(len(all_of_them), 1)
+
+
+def words(found: dict[str, float], yardstick: dict[str, float]) -> str:
+    """How far a text is, for people."""
+    apart = found["log_ratio"] / max(yardstick["log_ratio"], 1e-9)
+    if apart <= NEAR:
+        return "as near as two halves of the calibration text"
+    return FAR_WORDS if apart > FAR else "somewhat unlike the calibration text"
+
+
+def drift_data(calibration: Calibration, found: dict[str, Any] | None) -> dict[str, Any]:
+    """The report's section `drift`; `found` is None where nothing could be measured."""
+    if found is None:
+        return {"texts": [], "calibration": calibration.name, "why": calibration.why}
+    texts = [
+        {"text": name, **each, "words": words(each, found["yardstick"])}
+        for name, each in found["texts"].items()
+    ]
+    return {"texts": texts, "calibration": calibration.name, "yardstick": found["yardstick"]}

@@ -1,0 +1,128 @@
+"""One block of both models, and the mixtures of the two that run: what damages, and what mends.
+
+Scales are folded within a block, so a whole block of the checkpoint stands in the reference as it
+is, and the other way round. A single linear does once its scales are taken out (unscaling.py).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from salient.awq.heldout import relative_error
+from salient.models.block_call import run_block
+from salient.models.prober import GroupProver
+from salient.models.skeleton import Skeleton
+from salient.models.tracing import pattern
+from salient.validate.likelihood.streaming import BATCH_TOKENS
+from salient.validate.model_pair import ModelPair, PairMember
+
+from .unscale import Scales, find_scales
+
+UNLIKE = 0.05  # of the checkpoint's own error, that unscaled linears may differ from it by
+FLOOR = 1e-8  # squared relative error that two ways to compute a block in float32 may have
+
+
+class Windows:
+    """The windows `ids` [windows, tokens] on their way through the blocks of one model.
+
+    start: the first block's input, float32 [windows, tokens, width] on the CPU
+    """
+
+    def __init__(self, skeleton: Skeleton, ids: Tensor):
+        self.skeleton, self.ids = skeleton, ids
+        batches = ids.split(max(1, BATCH_TOKENS // ids.shape[1]))
+        started = [skeleton.calls(batch) for batch in batches]
+        self.start = torch.cat([hidden.float().cpu() for hidden, _ in started])
+        self._sizes = [len(batch) for batch in batches]
+        self._calls = [calls for _, calls in started]
+
+    def run(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
+        """`hidden` [windows, tokens, width] after block `index`: float32, on the CPU."""
+        batches = zip(hidden.split(self._sizes), self._calls, strict=True)
+        return torch.cat([run_block(block, h, calls[index]).cpu() for h, calls in batches])
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A block of the reference and of the checkpoint.
+
+    codes: the linears that the checkpoint has as codes, dequantized, in the reference's basis
+    together: kinds of linears that read the same input: engines hold them as one matrix
+    doubt: why they cannot stand in the reference's block one by one, '' if they can
+    """
+
+    reference: nn.Module
+    checkpoint: nn.Module
+    codes: dict[str, Tensor]
+    scales: Scales
+    together: list[tuple[str, ...]]
+    doubt: str = ""
+
+    @property
+    def kinds(self) -> dict[str, list[str]]:
+        """The linears of codes by kind: the experts' of a kind together."""
+        found: dict[str, list[str]] = {}
+        for name in self.codes:
+            found.setdefault(pattern(name), []).append(name)
+        return found
+
+    @contextmanager
+    def holding(self, names: list[str]) -> Iterator[nn.Module]:
+        """The reference's block with the checkpoint's linears `names`, for as long as it lasts."""
+        weights = {name: self.reference.get_parameter(f"{name}.weight") for name in names}
+        before = {name: weight.data for name, weight in weights.items()}
+        try:
+            for name, weight in weights.items():
+                weight.data = self.codes[name]
+            yield self.reference
+        finally:
+            for name, weight in weights.items():
+                weight.data = before[name]
+
+    def checked(self, unscaled: Tensor, checkpoint: Tensor, reference: Tensor) -> "Mixed":
+        """This, in doubt where all unscaled linears together are not the checkpoint's block.
+
+        The outputs [windows, tokens, width] of the three for the same input.
+        """
+        apart = relative_error(unscaled, checkpoint)
+        allowed = UNLIKE * relative_error(checkpoint, reference) + FLOOR
+        if self.doubt or apart <= allowed:
+            return self
+        return replace(self, doubt="its linears without their scales do not make the same block")
+
+
+@dataclass
+class Mixer:
+    """Reads blocks of both models; `ids` [windows, tokens] are real tokens to prove groups with."""
+
+    pair: ModelPair
+    ids: Tensor
+    _prober: GroupProver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._prober = GroupProver(self.pair.reference.skeleton, self.ids)
+
+    def block(self, index: int, hidden: Tensor) -> Mixed:
+        """Block `index` of both; `hidden` [windows, tokens, width] is its input for the tokens."""
+        reference, checkpoint = (side.skeleton.block(index) for side in self.pair.sides)
+        groups = self._prober.groups(index, reference, hidden)
+        scales = find_scales(reference, checkpoint, groups)
+        codes = {
+            name: scales.taken_out(name, checkpoint.get_parameter(f"{name}.weight").data)
+            for name in coded(self.pair.checkpoint, index)
+        }
+        together = [tuple(map(pattern, names)) for group in groups for names in group.inputs]
+        return Mixed(reference, checkpoint, codes, scales, together, "; ".join(scales.doubts))
+
+
+def coded(side: PairMember, index: int) -> list[str]:
+    """The linears of block `index` that are stored as codes, by their name within it."""
+    skeleton, block = side.skeleton, side.skeleton.blocks[index]
+    return [
+        name
+        for name in skeleton.linears(index)
+        if side.source.is_quantized(skeleton.files.module(f"{block}.{name}"))
+    ]

@@ -1,0 +1,187 @@
+"""Windows of several lengths over one text, both models compared on them token by token.
+
+Every length is cut from the same text, so lengths differ by their context and not by what they
+read. A model looks back alone: a window of 8192 tokens begins with the windows of 512 and 4096 that
+start where it does, and these need no run of their own. Some models turn positions otherwise in a
+longer text; so the first window of the shortest length is run by itself and held against that
+beginning, and where they differ every window is run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from salient.awq.layer_selection import pick_device
+from salient.core.progress import Progress
+from salient.core.system import available_memory
+from salient.models.skeleton import Skeleton
+from salient.validate.cache import ValidationCache
+from salient.validate.likelihood.streaming import logits_in_slices, through_both
+from salient.validate.metrics.positions import TokenFigures, compare_tokens
+from salient.validate.model_pair import ModelPair
+
+GROUP_TOKENS = 2**15  # whose hidden states are there at once
+ALIKE = 0.01  # nats a token; kernels differ by a thousandth of it, other rotary angles by ten times
+LOOKED_AT = 61  # tokens: a number that is no other size of a model
+SCORES = 3  # copies of its scores that plain attention holds
+
+Starts = dict[int, list[int]]  # length of windows -> where they start in the text
+
+
+@dataclass
+class LongWindows:
+    """The windows of `starts` over `ids` [tokens], measured.
+
+    begins_alike: whether a longer window begins as a shorter one does
+    """
+
+    pair: ModelPair
+    ids: Tensor
+    starts: Starts
+    store: ValidationCache
+    settings: dict[str, Any]
+    begins_alike: bool = True
+    found: dict[tuple[int, int], TokenFigures] = field(default_factory=dict)
+
+    @property
+    def longest(self) -> int:
+        """The longest length."""
+        return max(self.starts)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know of how they were run."""
+        words = "the model computes the beginning of a longer text otherwise than a short text"
+        return [] if self.begins_alike else [words]
+
+    @property
+    def quarter(self) -> int:
+        """A quarter of it."""
+        return self.longest // 4
+
+    def measure(self, progress: Progress) -> None:
+        """Run what is needed, the longest windows first."""
+        wanted = {**self.starts, self.quarter: self.starts.get(self.quarter, []) + self.quarters()}
+        lengths = sorted(wanted, reverse=True)
+        needed = {n: [s for s in _once(wanted[n]) if not _covered(wanted, s, n)] for n in lengths}
+        shortest = lengths[-1]
+        needed[shortest] = _once([0, *needed[shortest]])
+        work = [(n, starts) for n, starts in needed.items() if starts]
+        self._run_all(work, progress)
+        if len(lengths) > 1:
+            whole = self.found[0, self.longest]
+            self.begins_alike = alike(whole[:shortest], self.found[0, shortest])
+        if not self.begins_alike:
+            rest = {n: [s for s in _once(wanted[n]) if s not in needed[n]] for n in lengths}
+            self._run_all([(n, starts) for n, starts in rest.items() if starts], progress)
+
+    def quarters(self) -> list[int]:
+        """Where the last quarter of each of the longest windows starts."""
+        return [start + self.longest - self.quarter for start in self.starts[self.longest]]
+
+    def at(self, start: int, length: int) -> TokenFigures:
+        """The tokens of a window, from a run of its own or from a longer window's beginning."""
+        if (start, length) not in self.found and self.begins_alike:
+            return self._longest_at(start)[:length]
+        return self.found[start, length]
+
+    def apart(self) -> list[TokenFigures]:
+        """One window a place, as long as there is: no token is twice at one position."""
+        if not self.begins_alike:
+            return [self.found[start, self.longest] for start in self.starts[self.longest]]
+        return [self._longest_at(start) for start in _once([start for start, _ in self.found])]
+
+    def _longest_at(self, start: int) -> TokenFigures:
+        return max((f for (s, _), f in self.found.items() if s == start), key=len)
+
+    def _run_all(self, work: list[tuple[int, list[int]]], progress: Progress) -> None:
+        sizes = [length * len(starts) for length, starts in work]
+        for number, (length, starts) in enumerate(work):
+            done, words = sum(sizes[:number]), f"{len(starts)} windows of {length} tokens"
+            tell = _within(progress, done, sizes[number], sum(sizes), words)
+            settings = {**self.settings, "length": length, "starts": starts}
+            columns = self.store.part(
+                f"context-{length}", settings, lambda n=length, s=starts, t=tell: self._run(n, s, t)
+            )
+            for start, each in zip(starts, columns, strict=True):
+                self.found[start, length] = TokenFigures.read(each)
+
+    def _run(self, length: int, starts: list[int], progress: Progress) -> list[list[list[float]]]:
+        """The columns of each window's figures."""
+        made, size = [], group_size(self.pair, length)
+        for first in range(0, len(starts), size):
+            group = starts[first : first + size]
+            ids = torch.stack([self.ids[start : start + length] for start in group])
+            tell = _within(progress, first, len(group), len(starts), "")
+            hidden = through_both(self.pair.skeletons, ids, tell)
+            for row, start in enumerate(group):
+                following = self.ids[start + 1 : start + length + 1]
+                slices = logits_in_slices(self.pair, ids[row], [each[row] for each in hidden])
+                parts = [compare_tokens(r, q, following[a : a + len(r)]) for a, r, q in slices]
+                made.append(TokenFigures.joined(parts).written())
+        return made
+
+
+def alike(one: TokenFigures, other: TokenFigures) -> bool:
+    """Whether two runs gave the same tokens the same likelihoods."""
+    pairs = ((one.nll_reference, other.nll_reference), (one.nll_quantized, other.nll_quantized))
+    return all(float(np.abs(a - b).mean()) <= ALIKE for a, b in pairs)
+
+
+def attention_memory(skeleton: Skeleton, length: int) -> tuple[int, int]:
+    """Bytes that a window's attention takes: kept for the run (its masks), and at once in a block.
+
+    Fused attention computes scores piece by piece; plain attention ("eager", what Transformers
+    takes for soft-capped scores and sinks) holds them all, for every head.
+    """
+    _, calls = skeleton.calls(torch.zeros(1, LOOKED_AT, dtype=torch.long))
+    square = (LOOKED_AT, LOOKED_AT)
+    values = [v for call in calls for v in (*call.args, *call.kwargs.values())]
+    masks = {v.data_ptr(): v for v in values if isinstance(v, Tensor) and v.shape[-2:] == square}
+    per_cell = sum(m.numel() * m.element_size() for m in masks.values()) / LOOKED_AT**2
+    config = skeleton.model.config.get_text_config()
+    plain = getattr(config, "_attn_implementation", None) == "eager"
+    scores = SCORES * 4 * config.num_attention_heads if plain else 4 * bool(masks)
+    return int(per_cell * length**2), scores * length**2
+
+
+def free_memory(device: str) -> int:
+    """Bytes that are free where the models run."""
+    where = pick_device(device)
+    return torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else available_memory()
+
+
+def needed_memory(pair: ModelPair, length: int) -> int:
+    """Bytes that one window's attention takes, both models' masks and a block's scores."""
+    kept, at_once = zip(*(attention_memory(s, length) for s in pair.skeletons), strict=True)
+    return sum(kept) + max(at_once)
+
+
+def group_size(pair: ModelPair, length: int) -> int:
+    """Windows that go through the blocks together."""
+    kept = sum(attention_memory(skeleton, length)[0] for skeleton in pair.skeletons)
+    masks = free_memory(pair.device) // 4 // kept if kept else GROUP_TOKENS
+    return max(1, min(GROUP_TOKENS // length, masks))
+
+
+def _covered(wanted: Starts, start: int, length: int) -> bool:
+    """Whether a longer window starts there."""
+    return any(start in starts for longer, starts in wanted.items() if longer > length)
+
+
+def _once(starts: Sequence[int]) -> list[int]:
+    return sorted(set(starts))
+
+
+def _within(progress: Progress, done: int, share: int, whole: int, words: str) -> Progress:
+    """The progress of a part that is `share` of `whole`."""
+
+    def tell(inside: int, total: int, doing: str, note: str) -> None:
+        said = f"{words}, {doing}" if words else doing
+        progress(1000 * done + 1000 * share * inside // max(total, 1), 1000 * whole, said, note)
+
+    return tell

@@ -1,0 +1,260 @@
+"""Stage 3: long context. The same measures at several lengths, KL by position, facts found again.
+
+Both models run in float32, streamed block by block; facts are searched for by generating.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from salient.awq.layer_selection import pick_device
+from salient.core.errors import CalibrationError, ResourceError, SalientError
+from salient.core.progress import Progress
+from salient.core.report import mebibytes
+from salient.validate.cache import ValidationCache
+from salient.validate.likelihood.streaming import BUILTIN, text_tokens
+from salient.validate.metrics.intervals import FEWEST
+from salient.validate.metrics.positions import by_position, growth
+from salient.validate.model_pair import ModelPair
+from salient.validate.policy.verdict import Measurement
+from salient.validate.stage import Stage
+
+from .long_windows import LongWindows, Starts, free_memory, needed_memory
+from .render import ContextFigures, length_lines, length_table, retrieval_lines, retrieval_table
+from .retrieval import RetrievalResult, find_facts
+
+LENGTHS = (512, 2048, 4096, 8192)
+SHORTEST = 64  # tokens of a window
+CPU_TOKENS, GPU_TOKENS = 10_240, 40_960  # of the text that the windows of a length take
+CPU_WINDOWS, GPU_WINDOWS = 5, 16  # of a length, at most
+BUCKETS = 32
+OPTIONS = ("--windows", "--contexts")
+RETRIEVAL_SHARE = 3  # of the stage's time; the windows have 5
+WINDOWS_SHARE = 5
+
+
+@dataclass(frozen=True)
+class ContextRequest:
+    """What to measure.
+
+    lengths: of windows and of texts with hidden facts, tokens; (): those of LENGTHS that the model
+        allows
+    windows: of the longest length, whose text the others share; None: what a CPU does in minutes
+    seed: of the hidden facts
+    """
+
+    lengths: tuple[int, ...] = ()
+    text: str = BUILTIN
+    windows: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """ids: of the text, one row   starts: of the windows   notes: what was left out, and why"""
+
+    ids: Tensor
+    starts: Starts
+    notes: list[str]
+
+
+def default_lengths(longest: int | None) -> tuple[int, ...]:
+    """Those of LENGTHS that a model of `longest` positions allows; itself where none is."""
+    if longest is None:
+        return LENGTHS
+    return tuple(n for n in LENGTHS if n <= longest) or (longest,)
+
+
+def check_context(pair: ModelPair, request: ContextRequest) -> None:
+    """Raises CalibrationError for lengths or a text that cannot be measured."""
+    _planned(pair, request)
+
+
+def measure_context(
+    pair: ModelPair, request: ContextRequest, store: ValidationCache, progress: Progress
+) -> Stage:
+    """Measure both models on long windows, then ask them for hidden facts.
+
+    Raises SalientError for what cannot be asked. Facts that a model cannot be asked for, such as
+    for want of memory, are an undecided measurement.
+    """
+    plan = _planned(pair, request)
+    windows = _measured(pair, plan, store, _part(progress, 0, WINDOWS_SHARE))
+    grown = growth(
+        [
+            windows.at(start, windows.longest)[-windows.quarter :]
+            for start in plan.starts[windows.longest]
+        ],
+        [windows.at(start, windows.quarter) for start in windows.quarters()],
+    )
+    figures = ContextFigures(
+        lengths={n: [windows.at(s, n).sums() for s in plan.starts[n]] for n in sorted(plan.starts)},
+        buckets=by_position(windows.apart(), BUCKETS),
+        growth=grown,
+        notes=[*plan.notes, *windows.notes],
+    )
+    facts = _facts(
+        pair,
+        request,
+        tuple(figures.lengths),
+        store,
+        _part(progress, WINDOWS_SHARE, RETRIEVAL_SHARE),
+    )
+    return _stage(pair, request, figures, facts)
+
+
+def _planned(pair: ModelPair, request: ContextRequest) -> _Plan:
+    lengths, notes = _lengths(pair, request)
+    ids = text_tokens(pair, request.text, None, SHORTEST, OPTIONS)
+    fits = [n for n in lengths if n < len(ids)]  # a token more is predicted
+    if not fits:
+        raise CalibrationError(
+            f"{request.text} holds {len(ids)} tokens, and the shortest of {OPTIONS[1]} is "
+            f"{min(lengths)}. Give a longer text, or {OPTIONS[1]} of at most {len(ids) - 1}."
+        )
+    notes += [f"{n} tokens left out: the text holds {len(ids)}" for n in lengths if n not in fits]
+    fits, dropped = _with_room(pair, fits)
+    return _Plan(ids, _starts(pair, request, fits, len(ids) - 1), notes + dropped)
+
+
+def _lengths(pair: ModelPair, request: ContextRequest) -> tuple[tuple[int, ...], list[str]]:
+    """The lengths in rising order, and what was left out of the usual ones."""
+    longest = pair.longest_context
+    lengths = tuple(sorted(set(request.lengths or default_lengths(longest))))
+    if longest and lengths[-1] > longest:
+        raise CalibrationError(
+            f"{OPTIONS[1]} {lengths[-1]} is longer than the model's {longest} positions. Give "
+            f"lengths up to {longest}."
+        )
+    if lengths[0] < SHORTEST:
+        raise CalibrationError(
+            f"{OPTIONS[1]} {lengths[0]} is too short for a context. Give lengths of at least "
+            f"{SHORTEST} tokens."
+        )
+    if request.windows is not None and request.windows < 1:
+        raise CalibrationError(
+            f"{request.windows} windows of {lengths[-1]} tokens. Give 1 or more."
+        )
+    left = [n for n in LENGTHS if not request.lengths and n not in lengths]
+    notes = [f"{', '.join(map(str, left))} tokens left out: the model has {longest} positions"]
+    return lengths, notes if left else []
+
+
+def _with_room(pair: ModelPair, lengths: list[int]) -> tuple[list[int], list[str]]:
+    """The lengths whose attention fits in half of the free memory, and words on the others."""
+    free, fits, notes = free_memory(pair.device), [], []
+    for length in lengths:
+        needed = needed_memory(pair, length)
+        if 2 * needed <= free:
+            fits.append(length)
+        else:
+            notes.append(
+                f"{length} tokens left out: attention takes {mebibytes(needed)} at once, and "
+                f"{mebibytes(free)} are free"
+            )
+    if not fits:
+        raise ResourceError(f"{notes[0]}. Measure on a larger machine, or shorter {OPTIONS[1]}.")
+    return fits, notes
+
+
+def _starts(pair: ModelPair, request: ContextRequest, lengths: list[int], available: int) -> Starts:
+    """Windows side by side; one alone where what is affordable gives no interval."""
+    on_cpu = pick_device(pair.device).type == "cpu"
+    tokens, most = (CPU_TOKENS, CPU_WINDOWS) if on_cpu else (GPU_TOKENS, GPU_WINDOWS)
+    if request.windows is None:
+        counts = {n: min(tokens // n, most) for n in lengths}
+        counts = {n: count if count >= FEWEST else 1 for n, count in counts.items()}
+    else:
+        tokens, most = request.windows * lengths[-1], max(most, request.windows)
+        counts = {n: min(tokens // n, most) for n in lengths}
+    return {n: [k * n for k in range(min(count, available // n))] for n, count in counts.items()}
+
+
+def _measured(
+    pair: ModelPair, plan: _Plan, store: ValidationCache, progress: Progress
+) -> LongWindows:
+    settings: dict[str, Any] = {side.role: side.seal for side in pair.sides}
+    settings["text"] = hashlib.sha256(plan.ids.numpy().tobytes()).hexdigest()
+    windows = LongWindows(pair, plan.ids, plan.starts, store, settings)
+    try:
+        windows.measure(progress)
+    except torch.OutOfMemoryError:
+        raise ResourceError(
+            f"Windows of {windows.longest} tokens have no room on {pair.device}. Give shorter "
+            f"{OPTIONS[1]}, or --device cpu."
+        ) from None
+    return windows
+
+
+def _facts(
+    pair: ModelPair,
+    request: ContextRequest,
+    lengths: tuple[int, ...],
+    store: ValidationCache,
+    progress: Progress,
+) -> RetrievalResult | str:
+    """What was found; words where that could not be measured."""
+    try:
+        found = find_facts(pair, lengths, request.seed, store, progress)
+    except SalientError as error:
+        return str(error)
+    return found if found.probes else f"no fact and question fit in {lengths[-1]} tokens"
+
+
+def _stage(
+    pair: ModelPair, request: ContextRequest, figures: ContextFigures, facts: RetrievalResult | str
+) -> Stage:
+    tables, lines = [length_table(figures)], length_lines(figures)
+    if isinstance(facts, str):
+        retrieval: dict[str, Any] = {"error": facts}
+        lines.append(f"Hidden facts could not be searched for: {facts}")
+    else:
+        tables.append(retrieval_table(facts))
+        lines += retrieval_lines(facts)
+        right = dict(zip(("reference", "quantized"), facts.totals, strict=True))
+        count = len(facts.probes)
+        retrieval = {"rows": facts.rows(), **right, "count": count, "notes": retrieval_lines(facts)}
+    data = {"text": request.text, **figures.data(), "retrieval": retrieval}
+    return Stage("context", data, [_growth(figures), _retention(facts)], tables, lines)
+
+
+def _growth(figures: ContextFigures) -> Measurement:
+    found, windows = figures.growth, len(figures.lengths[max(figures.lengths)])
+    what = ("context", "kl_growth")
+    if found is None:
+        return Measurement(
+            *what, None, why="both models give the same distributions: no KL to grow"
+        )
+    return Measurement(
+        *what, found.value, interval=found.interval, unit="last / first quarter", sample=windows
+    )
+
+
+def _retention(facts: RetrievalResult | str) -> Measurement:
+    what = ("context", "retrieval_retention")
+    if isinstance(facts, str):
+        return Measurement(*what, None, why=facts)
+    kept = facts.retention()
+    if kept is None:
+        why = f"the reference finds none of {len(facts.probes)} facts, so there is nothing to keep"
+        return Measurement(*what, None, why=why, sample=len(facts.probes))
+    return Measurement(
+        *what,
+        kept.middle,
+        interval=kept,
+        unit="of the reference's",
+        sample=len(facts.probes),
+        p_value=facts.p_value(),
+    )
+
+
+def _part(progress: Progress, start: int, share: int) -> Progress:
+    whole = WINDOWS_SHARE + RETRIEVAL_SHARE
+
+    def tell(done: int, total: int, doing: str, note: str) -> None:
+        progress(1000 * start + 1000 * share * done // max(total, 1), 1000 * whole, doing, note)
+
+    return tell

@@ -1,0 +1,168 @@
+"""Facts hidden in long texts: how many each model still finds, generating with one engine a side.
+
+All questions about a text are asked one after another in one slot, so that the engine computes the
+text once.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from salient.awq.calibration import load_tokenizer
+from salient.awq.layer_selection import pick_device
+from salient.core.corpus import builtin
+from salient.core.progress import Progress
+from salient.core.system import give_back_memory
+from salient.runtime.engine import Engine
+from salient.runtime.load_engine import EngineOptions, LoadedEngine
+from salient.runtime.sampling_params import SamplingParams
+from salient.validate.cache import ValidationCache
+from salient.validate.metrics.intervals import Interval, mcnemar, ratio
+from salient.validate.model_pair import ModelPair, PairMember
+
+from .haystack import ANSWER_TOKENS, RetrievalProbe, is_right, make_probes
+
+MOST_TEXTS = 4
+SPARSE = 4
+CPU_TOKENS, GPU_TOKENS = 4096, 32768  # of the texts of a length, but one at least
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """Probes and which of them each model got right.
+
+    computed: role -> tokens of prompts that the model computed, and did not find in its slot
+    """
+
+    probes: list[RetrievalProbe]
+    reference: list[bool]
+    quantized: list[bool]
+    computed: dict[str, int]
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """Right answers of the reference and of the checkpoint."""
+        return sum(self.reference), sum(self.quantized)
+
+    def retention(self) -> Interval | None:
+        """Right answers of the checkpoint over the reference's; None where it has none."""
+        return ratio(self.quantized, self.reference) if any(self.reference) else None
+
+    def p_value(self) -> float:
+        """That the probes that one model alone got right fell so by luck."""
+        pairs = list(zip(self.reference, self.quantized, strict=True))
+        return mcnemar(sum(r and not q for r, q in pairs), sum(q and not r for r, q in pairs))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Counts by length and depth."""
+        rows: dict[tuple[int, float], dict[str, Any]] = {}
+        for probe, r, q in zip(self.probes, self.reference, self.quantized, strict=True):
+            key = {"length": probe.length, "depth": probe.depth}
+            empty = {**key, "count": 0, "reference": 0, "quantized": 0}
+            row = rows.setdefault((probe.length, probe.depth), empty)
+            row["count"] += 1
+            row["reference"] += r
+            row["quantized"] += q
+        return [rows[key] for key in sorted(rows)]
+
+
+def texts_of(lengths: Sequence[int], device: str) -> list[list[int]]:
+    """The lengths that each text serves: short ones are in several texts, long ones in one."""
+    tokens = CPU_TOKENS if pick_device(device).type == "cpu" else GPU_TOKENS
+    times = {length: max(1, min(tokens // length, MOST_TEXTS)) for length in lengths}
+    texts = [[n for n in lengths if times[n] > number] for number in range(MOST_TEXTS)]
+    return [text for text in texts if text]
+
+
+def find_facts(
+    pair: ModelPair, lengths: Sequence[int], seed: int, store: ValidationCache, progress: Progress
+) -> RetrievalResult:
+    """Ask both models for every fact, the reference first.
+
+    Raises SalientError where a model cannot be run, such as ResourceError for want of memory.
+    """
+    texts = _texts(load_tokenizer(pair.reference.source.folder), lengths, pair.device, seed)
+    answers: list[list[str | None]] = []
+    computed: dict[str, int] = {}
+    for number, side in enumerate(pair.sides):
+        parts = _ask_all(side, texts, pair.device, store, _half(progress, number))
+        answers.append([answer for part in parts for answer in part["answers"]])
+        computed[side.role] = sum(part["computed"] for part in parts)
+    every = zip((probe for probes in texts for probe in probes), *answers, strict=True)
+    both = [(p, r, q) for p, r, q in every if r is not None and q is not None]
+    return RetrievalResult(
+        probes=[p for p, _, _ in both],
+        reference=[is_right(r, p.code) for p, r, _ in both],
+        quantized=[is_right(q, p.code) for p, _, q in both],
+        computed=computed,
+    )
+
+
+def ask(engine: Engine, probes: Sequence[RetrievalProbe]) -> dict[str, Any]:
+    """The answers to the probes of one text, and how many tokens of prompts were computed.
+
+    Where the engine cannot keep a text, each question costs all of it: one in SPARSE is asked, and
+    the others' answers are None.
+    """
+    sampling = SamplingParams(max_new_tokens=ANSWER_TOKENS, stop=(".",))
+    answers: list[str | None] = [None] * len(probes)
+    step, computed = (1 if engine.runner.keeps_prefixes else SPARSE), 0
+    for number in range(step // 2, len(probes), step):
+        (answer,) = engine.generate([probes[number].prompt], sampling)
+        answers[number] = answer.text
+        computed += len(answer.prompt) - answer.reused
+    return {"answers": answers, "computed": computed}
+
+
+def _texts(
+    tokenizer: Any, lengths: Sequence[int], device: str, seed: int
+) -> list[list[RetrievalProbe]]:
+    """The probes of each text that has any."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+    bare, whole = encode("a"), tokenizer("a", add_special_tokens=True, verbose=False).input_ids
+    begin = whole[: whole.index(bare[0])] if bare and bare[0] in whole else []
+    prose = encode("\n\n".join(d.text for d in builtin("heldout") if d.kind == "prose"))
+    served = enumerate(texts_of(lengths, device))
+    made = (make_probes(encode, prose, begin, some, seed + number) for number, some in served)
+    return [probes for probes in made if probes]
+
+
+def _ask_all(
+    side: PairMember,
+    texts: list[list[RetrievalProbe]],
+    device: str,
+    store: ValidationCache,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """What `ask` gives for each text; the model is opened when the first is not in the store."""
+    opened: list[LoadedEngine] = []
+    longest = max((probe.length for probes in texts for probe in probes), default=0)
+
+    def made(probes: list[RetrievalProbe]) -> dict[str, Any]:
+        if not opened:
+            opened.append(side.open_engine(EngineOptions(device=device, context=longest, slots=1)))
+        return ask(opened[0].engine, probes)
+
+    parts = []
+    for number, probes in enumerate(texts):
+        progress(number, len(texts), f"facts hidden in {probes[-1].length} tokens, {side.role}", "")
+        prompts = json.dumps([probe.prompt for probe in probes])
+        settings = {side.role: side.seal, "prompts": hashlib.sha256(prompts.encode()).hexdigest()}
+        shared = side.role == "reference"
+        parts.append(store.part("retrieval", settings, lambda p=probes: made(p), shared=shared))
+    if opened:
+        opened.clear()
+        give_back_memory()
+    return parts
+
+
+def _half(progress: Progress, number: int) -> Progress:
+    def tell(done: int, total: int, doing: str, note: str) -> None:
+        progress(number * total + done, 2 * total, doing, note)
+
+    return tell

@@ -1,0 +1,96 @@
+"""Texts as tokens, and both models run over them block by block: neither is whole in memory."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from salient.awq.calibration import check_vocabulary, load_tokenizer, tokenize
+from salient.core.corpus import builtin, read_texts
+from salient.core.errors import CalibrationError
+from salient.core.progress import Progress
+from salient.models.block_call import BlockCall, run_block
+from salient.models.skeleton import Skeleton
+from salient.validate.model_pair import ModelPair
+
+BATCH_TOKENS = 2048
+SLICE = 256  # tokens whose logits are there at once
+BUILTIN = "builtin (held out)"
+
+
+def text_tokens(
+    pair: ModelPair, text: str, windows: int | None, length: int, options: tuple[str, str]
+) -> Tensor:
+    """The first `windows` x `length` tokens of a text, as one row: int64 [tokens].
+
+    text: BUILTIN, a file or a Hub data set   windows: None: as many as the text holds
+    options: what the two numbers are called, for messages
+
+    Raises CalibrationError where the text is too short, or the length no length of the model's.
+    """
+    skeleton = pair.reference.skeleton
+    longest = skeleton.longest_context
+    if longest and length > longest:
+        raise CalibrationError(
+            f"{options[1]} {length} is longer than the model's {longest} positions. Give at "
+            f"most {longest}."
+        )
+    documents = builtin("heldout") if text == BUILTIN else read_texts(text)
+    tokenizer = load_tokenizer(pair.reference.source.folder)
+    batch = tokenize(documents, tokenizer, windows, length, text, options=options)
+    check_vocabulary(batch, skeleton.vocabulary, text)
+    return batch.ids.flatten()
+
+
+def through_both(skeletons: list[Skeleton], ids: Tensor, progress: Progress) -> list[Tensor]:
+    """The last hidden states of both models over `ids` [windows, tokens].
+
+    float32 [windows, tokens, width] each, on the CPU.
+    """
+    batches = ids.split(max(1, BATCH_TOKENS // ids.shape[1]))
+    hidden: list[list[Tensor]] = []
+    calls: list[list[list[BlockCall]]] = []
+    for skeleton in skeletons:
+        started = [skeleton.calls(batch) for batch in batches]
+        hidden.append([states.cpu() for states, _ in started])
+        calls.append([each for _, each in started])
+    names = skeletons[0].blocks
+    for index, name in enumerate(names):
+        progress(index, len(names), f"{name}: both models", "")
+        for skeleton, states, called in zip(skeletons, hidden, calls, strict=True):
+            block = skeleton.block(index)
+            for number, each in enumerate(called):
+                states[number] = run_block(block, states[number], each[index]).cpu()
+    progress(len(names), len(names), "comparing", "")
+    return [torch.cat(states) for states in hidden]
+
+
+def logits_of_both(
+    pair: ModelPair, ids: Tensor, progress: Progress
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The logits of the reference and of the checkpoint, window by window: [tokens, vocab] each."""
+    hidden = through_both(pair.skeletons, ids, progress)
+    for row, window in enumerate(ids):
+        reference, quantized = (
+            skeleton.logits(window[None], states[row : row + 1])[0]
+            for skeleton, states in zip(pair.skeletons, hidden, strict=True)
+        )
+        yield reference, quantized
+
+
+def logits_in_slices(
+    pair: ModelPair, window: Tensor, states: list[Tensor]
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The logits of both models over a window [tokens], SLICE tokens at a time.
+
+    states: of through_both, the reference's first, [tokens, width] each
+    Gives the slice's first position, and logits [slice, vocab] of each. A head looks at one
+    position alone, so a whole window's logits, gigabytes of a long one, are never there.
+    """
+    for first in range(0, len(window), SLICE):
+        some = slice(first, first + SLICE)
+        reference, quantized = (
+            skeleton.logits(window[None, some], each[None, some])[0]
+            for skeleton, each in zip(pair.skeletons, states, strict=True)
+        )
+        yield first, reference, quantized

@@ -1,0 +1,118 @@
+"""The checkpoint that is judged and its reference: opened, and checked to be one model."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from salient.awq.job import fingerprint
+from salient.awq.layer_selection import pick_device
+from salient.core.errors import CheckpointError, ResourceError
+from salient.core.system import available_memory
+from salient.formats.checkpoint import Checkpoint, open_checkpoint
+from salient.models.model_folder import model_folder
+from salient.models.skeleton import Skeleton
+from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
+
+ROOM = 1.1  # of a model's files, what its weights take when it runs
+
+
+@dataclass
+class PairMember:
+    """One of the two models.
+
+    name: as the user gave it   role: "checkpoint" or "reference"
+    skeleton: streams it in float32, dequantized, so that figures are the codes' and no kernel's
+    """
+
+    name: str
+    role: str
+    source: Checkpoint
+    skeleton: Skeleton
+
+    @cached_property
+    def seal(self) -> str:
+        """What its results are kept under. A checkpoint's files are told apart by their times,
+        too: a change of a few scales may escape the fingerprint."""
+        found = fingerprint(self.source)
+        if self.role == "reference":
+            return found
+        times = [path.stat().st_mtime_ns for path in sorted(set(self.source.files.values()))]
+        return hashlib.sha256(f"{found}{times}".encode()).hexdigest()
+
+    def open_engine(self, options: EngineOptions) -> LoadedEngine:
+        """The model, whole, to generate with. Raises ResourceError where it has no room."""
+        needed, free = int(self.source.bytes_on_disk * ROOM), self._free(options)
+        if needed > free:
+            raise ResourceError(
+                f"The {self.role} {self.name} takes about {needed / 2**30:.1f} GiB to generate "
+                f"with, and {free / 2**30:.1f} GiB are free. Measure it on a larger machine: with "
+                "the same SALIENT_CACHE its answers are found here."
+            )
+        return load(self.name, options)
+
+    def _free(self, options: EngineOptions) -> int:
+        device = pick_device(options.device)
+        return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+
+
+@dataclass
+class ModelPair:
+    """A checkpoint and its reference; `device` is as the user named it."""
+
+    checkpoint: PairMember
+    reference: PairMember
+    device: str
+
+    @property
+    def sides(self) -> tuple[PairMember, PairMember]:
+        """The reference, then the checkpoint."""
+        return self.reference, self.checkpoint
+
+    @property
+    def skeletons(self) -> list[Skeleton]:
+        """The two skeletons, the reference's first."""
+        return [side.skeleton for side in self.sides]
+
+    @property
+    def longest_context(self) -> int | None:
+        """Positions that the model was made for, None if its config does not say."""
+        return self.reference.skeleton.longest_context
+
+
+def open_pair(checkpoint: str, reference: str, device: str) -> ModelPair:
+    """Open both. Raises SalientError where they are not the same model, or one cannot be read."""
+    where = pick_device(device)
+    sources = [open_checkpoint(model_folder(name)) for name in (reference, checkpoint)]
+    if sources[0].format is not None:
+        raise CheckpointError(
+            f"--reference {reference} is quantized itself. Give the 16-bit model it was made from."
+        )
+    names = (reference, checkpoint)
+    sides = [
+        PairMember(name, role, source, Skeleton(source, torch.float32, where))
+        for name, role, source in zip(names, ("reference", "checkpoint"), sources, strict=True)
+    ]
+    pair = ModelPair(sides[1], sides[0], device)
+    _check_same_model(pair)
+    return pair
+
+
+def _check_same_model(pair: ModelPair) -> None:
+    said = [
+        {
+            "architecture": type(s.model).__name__,
+            "blocks": len(s.blocks),
+            "width": s.width,
+            "vocabulary": s.vocabulary,
+        }
+        for s in pair.skeletons
+    ]
+    for what, here in said[0].items():
+        if said[1][what] != here:
+            raise CheckpointError(
+                f"{pair.checkpoint.name} and {pair.reference.name} are not the same model: {what} "
+                f"is {said[1][what]} in the checkpoint and {here} in the reference. Give the model "
+                "that the checkpoint was made from."
+            )

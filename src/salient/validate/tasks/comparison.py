@@ -1,0 +1,146 @@
+"""Two models' answers to the same examples, side by side: accuracy, retention, flips.
+
+Leaves out how the answers were made, and whether the loss is acceptable. Imports no torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .task_sets import Example
+
+
+@dataclass(frozen=True)
+class TaskOutcome:
+    """What a model answered (for a choice, the text it chose), and whether that is right."""
+
+    answer: str
+    correct: bool
+
+
+@dataclass(frozen=True)
+class AnswerFlip:
+    """An example that only one of the two models gets right.
+
+    lost: the reference is right and the quantized model wrong; gained: the other way round
+    """
+
+    example: Example
+    direction: Literal["lost", "gained"]
+    reference: str
+    quantized: str
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts over examples of one kind, or over all.
+
+    guessed: how many a guess gets right, the sum of the examples' chances
+    changed: wrong by both, with other words
+    """
+
+    kind: str
+    count: int
+    right_reference: int
+    right_quantized: int
+    lost: int
+    gained: int
+    changed: int
+    guessed: float
+
+    @property
+    def accuracy_reference(self) -> float:
+        """Share that the reference gets right, 0 to 1."""
+        return self.right_reference / max(self.count, 1)
+
+    @property
+    def accuracy_quantized(self) -> float:
+        """Share that the quantized model gets right, 0 to 1."""
+        return self.right_quantized / max(self.count, 1)
+
+    @property
+    def chance(self) -> float:
+        """Share that a guess gets right, 0 to 1."""
+        return self.guessed / max(self.count, 1)
+
+    @property
+    def retention(self) -> float | None:
+        """Quantized accuracy over reference accuracy; None where the reference gets none right."""
+        return self.right_quantized / self.right_reference if self.right_reference else None
+
+    def figures(self) -> dict[str, Any]:
+        """The counts and shares as plain numbers."""
+        return {
+            "count": self.count,
+            "accuracy_reference": self.accuracy_reference,
+            "accuracy_quantized": self.accuracy_quantized,
+            "retention": self.retention,
+            "chance": self.chance,
+            "lost": self.lost,
+            "gained": self.gained,
+            "changed": self.changed,
+        }
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """All tallies and every flip; kinds and flips in the order of the examples."""
+
+    total: Tally
+    kinds: tuple[Tally, ...]
+    flips: tuple[AnswerFlip, ...]
+
+    def figures(self) -> dict[str, Any]:
+        """Everything as plain numbers, strings, lists and dicts."""
+        return {
+            **self.total.figures(),
+            "kinds": {tally.kind: tally.figures() for tally in self.kinds},
+            "flips": [
+                {
+                    "id": flip.example.id,
+                    "kind": flip.example.kind,
+                    "direction": flip.direction,
+                    "prompt": flip.example.prompt,
+                    "expected": list(flip.example.expected),
+                    "reference": flip.reference,
+                    "quantized": flip.quantized,
+                }
+                for flip in self.flips
+            ],
+        }
+
+
+_Row = tuple[Example, TaskOutcome, TaskOutcome]
+
+
+def compare(
+    examples: Sequence[Example], reference: Sequence[TaskOutcome], quantized: Sequence[TaskOutcome]
+) -> TaskComparison:
+    """Compare the outcomes of two models, one each for every example, in the same order."""
+    rows = list(zip(examples, reference, quantized, strict=True))
+    kinds = dict.fromkeys(example.kind for example in examples)
+    return TaskComparison(
+        total=_tally("all", rows),
+        kinds=tuple(_tally(kind, [r for r in rows if r[0].kind == kind]) for kind in kinds),
+        flips=tuple(
+            AnswerFlip(example, "lost" if r.correct else "gained", r.answer, q.answer)
+            for example, r, q in rows
+            if r.correct != q.correct
+        ),
+    )
+
+
+def _tally(kind: str, rows: Sequence[_Row]) -> Tally:
+    return Tally(
+        kind=kind,
+        count=len(rows),
+        right_reference=sum(r.correct for _, r, _ in rows),
+        right_quantized=sum(q.correct for _, _, q in rows),
+        lost=sum(r.correct and not q.correct for _, r, q in rows),
+        gained=sum(q.correct and not r.correct for _, r, q in rows),
+        changed=sum(
+            not r.correct and not q.correct and r.answer.strip() != q.answer.strip()
+            for _, r, q in rows
+        ),
+        guessed=sum(example.chance for example, _, _ in rows),
+    )

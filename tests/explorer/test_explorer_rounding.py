@@ -1,0 +1,86 @@
+"""Rounding other than the checkpoint's goes through the one rounding; what was folded is found."""
+
+import pytest
+import torch
+
+from salient.core.quant import quantize
+from salient.core.scheme import Scheme
+from salient.explorer.rounding import Rounding, fit_folded, output_power, spread_rows
+
+RANDOM = torch.Generator().manual_seed(0)
+
+
+def random(*shape):
+    return torch.randn(*shape, generator=RANDOM)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_without_scale_and_clip_it_is_plain_rounding(bits, symmetric):
+    weight, scheme = random(8, 64), Scheme(32, symmetric, bits)
+    rounding, ones = Rounding(scheme, 1.0, torch.float16), torch.ones(64)
+    plain = quantize(weight, scheme, name="w")
+    assert torch.equal(rounding.of(weight, ones), plain.dequantize())
+    codes, grid = rounding.codes(weight, ones)
+    assert torch.equal(codes, plain.codes)
+    assert torch.equal(grid.scale, plain.scale)
+
+
+def test_a_scale_goes_into_the_weight_before_rounding_and_comes_out_after():
+    weight, scale = random(8, 64), random(64).exp()
+    scheme = Scheme(32)
+    made = Rounding(scheme, 1.0, torch.float16).of(weight, scale)
+    wanted = quantize(weight * scale, scheme, name="w").dequantize() / scale
+    torch.testing.assert_close(made, wanted)
+
+
+def test_a_clipped_range_ends_where_it_is_clipped():
+    weight = random(4, 32)
+    made = Rounding(Scheme(32), 0.5, torch.float16).of(weight, torch.ones(32))
+    step = (weight.amax(1) - weight.amin(1)) / 30
+    assert bool((made.amax(1) <= weight.amax(1) / 2 + step).all())
+    assert bool((made.amin(1) >= weight.amin(1) / 2 - step).all())
+
+
+def test_more_bits_lose_less():
+    weight, tokens = random(16, 64), random(50, 64)
+    lost = []
+    for bits in range(2, 9):
+        rounding = Rounding(Scheme(32, bits=bits), 1.0, torch.float16)
+        lost.append(output_power(rounding.of(weight, torch.ones(64)) - weight, tokens))
+    assert lost == sorted(lost, reverse=True)
+    assert lost[-1] < lost[0] / 500
+
+
+def test_the_tokens_give_the_error_of_their_gram_matrix():
+    error, tokens = random(8, 64), random(50, 64)
+    gram = tokens.t() @ tokens
+    assert output_power(error, tokens) == pytest.approx(float(((error @ gram) * error).sum()), 1e-4)
+
+
+@pytest.mark.parametrize(("by_columns", "by_rows"), [(1, 0), (0, 1), (1, 1)])
+def test_scales_that_were_folded_are_found_and_undone(by_columns, by_rows):
+    weight = random(512, 256)
+    columns = (0.4 * random(256) * by_columns).exp()
+    rows = (random(512) * by_rows).exp()
+    written = quantize(weight * columns, Scheme(32), name="w").dequantize() * rows[:, None]
+    found = fit_folded(weight, written, columns=bool(by_columns), rows=bool(by_rows))
+    apart = found.columns / columns  # but for one factor of all, which rows have the other half of
+    torch.testing.assert_close(apart, apart.mean().expand(256), rtol=0.06, atol=0)
+    wanted = quantize(weight * columns, Scheme(32), name="w").dequantize() / columns
+    undone = found.undone(weight, written)
+    errors = [float((made - weight).norm()) for made in (undone, wanted)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.02)
+
+
+def test_dead_channels_and_rows_have_no_scale():
+    weight = random(64, 32)
+    weight[:, 3], weight[5] = 0, 0
+    found = fit_folded(weight, weight * 2, columns=True, rows=True)
+    assert float(found.columns[3]) == 1.0
+    assert torch.isfinite(found.undone(weight, weight * 2)).all()
+
+
+def test_rows_are_spread_from_the_first_to_the_last():
+    assert spread_rows(1000, 2048).tolist()[::31] == [0, 999]
+    assert spread_rows(20, 64).tolist() == list(range(20))

@@ -1,0 +1,106 @@
+"""A toy checkpoint served on a free port of this machine, and plain requests to it."""
+
+import contextlib
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from helpers.engines import opened
+from salient.serve.address import bind
+from salient.serve.app import AppSettings, create_app
+from salient.serve.worker import Worker
+
+CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+
+
+@dataclass
+class Reply:
+    """What came back; events: of a stream, their data in order."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return self.data["error"]
+
+    @property
+    def events(self) -> list[Any]:
+        lines = self.body.decode().split("\n\n")
+        said = [line.removeprefix("data: ") for line in lines if line]
+        assert said[-1] == "[DONE]"
+        return [json.loads(each) for each in said[:-1]]
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    port: int
+    engine: Any
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def ask(self, path: str, body: Any = None, method: str = "", **headers: str) -> Reply:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        given = {"Content-Type": "application/json", **self.headers, **headers}
+        with contextlib.closing(connection):
+            connection.request(method or ("GET" if body is None else "POST"), path, sent, given)
+            got = connection.getresponse()
+            return Reply(got.status, {k.lower(): v for k, v in got.getheaders()}, got.read())
+
+    def metric(self, name: str) -> float:
+        lines = self.ask("/metrics").body.decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"vllm:{name}{{"))
+
+
+@contextlib.contextmanager
+def served(
+    folder: Path, settings: AppSettings, most_waiting: int = 256, **options: Any
+) -> Iterator[Served]:
+    """`folder` served until the block is left."""
+    engine = opened(folder, **options).engine
+    engine.tokenizer.chat_template = CHAT
+    app = create_app(Worker(engine, most_waiting), settings)
+    with serving(app) as port:
+        yield Served(port, engine)
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[int]:
+    """The port of `app`, served until the block is left."""
+    listening = bind("127.0.0.1", 0)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield listening.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listening.close()
+    assert not thread.is_alive()
+
+
+def until(holds: Any, seconds: float = 10.0) -> None:
+    """Wait until `holds()` is true."""
+    last = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < last, "it did not happen"
+        time.sleep(0.01)

@@ -1,0 +1,231 @@
+"""Which kernel takes a layer, in what words, and that those which take it agree."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from salient.core.errors import ModelError
+from salient.core.quant import QuantizedWeight, quantize
+from salient.core.scheme import Scheme
+from salient.kernels import registry as choosing
+from salient.kernels.base import Layer, PackedWeight
+from salient.kernels.cpu import CpuKernel
+from salient.kernels.reference import ReferenceWeight
+from salient.kernels.registry import (
+    CROSSOVER_ROWS,
+    FOREIGN,
+    KERNELS,
+    NEVER,
+    choose,
+    dense_product,
+    find_kernel,
+    measured_crossover,
+)
+from salient.kernels.torch_int4 import TorchInt4
+from salient.kernels.triton import TritonKernel
+
+CPU = torch.device("cpu")
+
+
+def layer_of(
+    scheme: Scheme | None = None,
+    dtype: torch.dtype = torch.float32,
+    out: int = 64,
+    device: torch.device = CPU,
+) -> Layer:
+    scheme = scheme or Scheme(32)
+    return Layer(out, 2 * scheme.group_size, scheme, device, dtype)
+
+
+def weight_of(layer: Layer, seed: int = 0) -> QuantizedWeight:
+    made = torch.randn(layer.out, layer.width, generator=torch.Generator().manual_seed(seed))
+    return quantize(made, layer.scheme, name="toy")
+
+
+def rows_of(rows: int, width: int) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(1))
+
+
+def off(found: Tensor, wanted: Tensor) -> float:
+    return float((found.float() - wanted).abs().max() / wanted.abs().max())
+
+
+@pytest.fixture
+def no_cpu(monkeypatch):
+    monkeypatch.setattr(CpuKernel, "refuses", lambda self, layer: "it is not there today")
+
+
+def test_every_kernel_of_the_table_is_found_by_its_name():
+    for name in KERNELS | FOREIGN:
+        assert find_kernel(name).name == name
+
+
+def test_an_unknown_kernel_lists_the_known_ones():
+    known = (
+        r"Unknown kernel 'fast'\. Known kernels: triton, cpu, torch-int4, dense, reference, marlin"
+    )
+    with pytest.raises(ModelError, match=known):
+        choose(layer_of(), "fast")
+
+
+@pytest.mark.parametrize("name", ["dense", "reference"])
+def test_a_kernel_that_was_asked_for_is_taken_and_said(name):
+    choice = choose(layer_of(), name)
+    assert (choice.kernel.name, choice.why) == (name, "it was asked for")
+
+
+def test_a_kernel_that_was_asked_for_and_refuses_says_which_layer_and_why():
+    words = (
+        r"The kernel 'torch-int4' cannot take a layer of 64 x 64: it is fast in bfloat16 only, "
+        r"not in float32\. Take another, or 'auto'\."
+    )
+    with pytest.raises(ModelError, match=words):
+        choose(layer_of(), "torch-int4")
+
+
+def test_the_first_kernel_that_takes_a_layer_is_the_fastest_here(monkeypatch):
+    monkeypatch.setattr(CpuKernel, "refuses", lambda self, layer: None)
+    choice = choose(layer_of())
+    assert (choice.kernel.name, choice.why) == ("cpu", "the fastest on this device")
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (layer_of(dtype=torch.float16), "it is fast in bfloat16 only, not in float16"),
+        (
+            layer_of(Scheme(8), torch.bfloat16),
+            "it takes group sizes 32, 64, 128, 256, not 8",
+        ),
+        (
+            layer_of(Scheme(512), torch.bfloat16),
+            "it takes group sizes 32, 64, 128, 256, not 512",
+        ),
+        (layer_of(Scheme(32, bits=8), torch.bfloat16), "it takes 4 bits, not 8"),
+        (
+            layer_of(dtype=torch.bfloat16, out=40),
+            "it takes outputs in multiples of 16, not 40",
+        ),
+    ],
+)
+def test_every_reason_not_to_take_a_kernel_is_said(layer, words, no_cpu):
+    choice = choose(layer)
+    assert choice.kernel.name == "dense"
+    assert choice.why == f"not cpu: it is not there today; not torch-int4: {words}"
+
+
+def test_a_pytorch_without_the_operator_says_its_version(no_cpu, monkeypatch):
+    monkeypatch.setattr(torch.ops, "aten", object())
+    choice = choose(layer_of(dtype=torch.bfloat16))
+    words = f"not torch-int4: PyTorch {torch.__version__} does not have it"
+    assert choice.why == f"not cpu: it is not there today; {words}"
+
+
+def test_a_gpu_is_not_told_about_kernels_of_the_cpu(monkeypatch):
+    monkeypatch.setattr(TritonKernel, "refuses", lambda self, layer: "it is not there today")
+    elsewhere = torch.device("cuda")
+    choice = choose(layer_of(dtype=torch.bfloat16, device=elsewhere))
+    assert choice.kernel.name == "dense"
+    assert choice.why == "not triton: it is not there today"
+    assert TorchInt4().refuses(layer_of(device=elsewhere)) == (
+        "it computes on the CPU, not on cuda"
+    )
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("group", [32, 64, 128, 256])
+def test_torch_int4_gives_what_the_definition_gives(group, symmetric):
+    layer = layer_of(Scheme(group, symmetric), torch.bfloat16, out=48)
+    kernel = TorchInt4()
+    if not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
+        pytest.skip(str(kernel.refuses(layer)))
+    assert kernel.refuses(layer) is None
+    weight = weight_of(layer)
+    made, reference = kernel.pack(weight, layer), ReferenceWeight(weight, CPU)
+    for rows in (1, 2, 5, 17):
+        x = rows_of(rows, layer.width)
+        found = made(x.bfloat16())
+        assert found.dtype == torch.bfloat16
+        assert off(found, reference(x)) < 2e-2
+        assert made(x[None]).shape == (1, rows, 48)
+    assert made(torch.ones(0, layer.width)).shape == (0, 48)
+    assert made(torch.ones(layer.width)).shape == (48,)
+    assert torch.equal(made.dequantize(torch.float32), reference.dequantize(torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scheme", [Scheme(8), Scheme(32, symmetric=True), Scheme(16, bits=8)])
+def test_dense_gives_what_the_definition_gives_and_takes_all(scheme, dtype):
+    layer = layer_of(scheme, dtype, out=21)
+    weight, kernel = weight_of(layer), find_kernel("dense")
+    assert kernel.refuses(layer) is None
+    made, reference = kernel.pack(weight, layer), ReferenceWeight(weight, CPU)
+    x = rows_of(5, layer.width)
+    assert made(x.to(dtype)).dtype == dtype
+    assert off(made(x.to(dtype)), reference(x)) < 8 * torch.finfo(dtype).eps
+    assert torch.equal(made.dequantize(dtype), reference.dequantize(dtype))
+
+
+def test_kernels_say_what_memory_they_take():
+    layer = layer_of(Scheme(32), torch.bfloat16)
+    weight = weight_of(layer)
+    codes = layer.out * layer.width
+    dense, reference = (
+        find_kernel(name).pack(weight, layer).bytes for name in ("dense", "reference")
+    )
+    assert dense == 2 * codes
+    assert reference == codes + (4 + 1) * weight.scale.numel()
+
+
+def test_a_kernel_that_cannot_part_its_rows_says_none():
+    layer = layer_of()
+    assert find_kernel("reference").pack(weight_of(layer), layer).rows(0, 16) is None
+
+
+# At how many rows a dense product overtakes
+
+
+@pytest.mark.parametrize("name", ["reference", "dense"])
+def test_a_dense_product_is_the_kernels(name):
+    layer = layer_of()
+    made = find_kernel(name).pack(weight_of(layer), layer)
+    x = rows_of(6, layer.width)
+    assert off(dense_product(made, x, torch.float32), made(x)) < 1e-5
+    half = dense_product(made, x, torch.bfloat16)
+    assert half.dtype == torch.float32
+    assert 0 < off(half, made(x)) < 2e-2
+
+
+@pytest.mark.parametrize("name", ["dense", "reference"])
+def test_what_is_dense_itself_has_no_crossover(name):
+    layer = layer_of()
+    made = find_kernel(name).pack(weight_of(layer), layer)
+    assert measured_crossover(made, CPU) == (NEVER, torch.float32)
+
+
+def test_the_crossover_is_measured_and_is_a_number_of_rows_or_never(monkeypatch):
+    layer = layer_of()
+    made = find_kernel("reference").pack(weight_of(layer), layer)
+    monkeypatch.setattr(made, "kernel", "cpu")
+    rows, dtype = measured_crossover(made, CPU)
+    assert rows in (*CROSSOVER_ROWS, NEVER)
+    assert dtype in (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("dense_seconds", "wanted"),
+    [
+        (0.5, (16, torch.bfloat16)),  # faster at once
+        (0.9, (NEVER, torch.float32)),  # faster, but not by the margin
+        (2.0, (NEVER, torch.float32)),
+    ],
+)
+def test_a_dense_product_must_be_faster_by_a_margin(dense_seconds, wanted, monkeypatch):
+    def seconds(work):
+        return dense_seconds if "d" in work.__code__.co_varnames else 1.0
+
+    monkeypatch.setattr(choosing, "_seconds", seconds)
+    layer = layer_of()
+    made: PackedWeight = find_kernel("reference").pack(weight_of(layer), layer)
+    monkeypatch.setattr(made, "kernel", "cpu")
+    assert measured_crossover(made, CPU) == wanted

@@ -1,0 +1,200 @@
+"""What is said while vLLM's log passes through."""
+
+import io
+import os
+import signal
+import socket
+import sys
+
+import pytest
+
+from helpers.vllm_process import gone
+from salient.core.errors import RequestError
+from salient.diagnose.finding import Finding
+from salient.serve.vllm.ending import ending, exit_code
+from salient.serve.vllm.log_watch import LogWatch, answers
+from salient.serve.vllm.preflight import Address
+from salient.serve.vllm.supervisor import ExitStatus, StopReason, run_child
+
+KERNEL = (
+    b"(Worker pid=2) INFO 11-21 01:38:10 [auto_awq.py:451] Using MarlinLinearKernel for "
+    b"AutoAWQMarlinLinearMethod\n"
+)
+OLDER = (
+    b"INFO 02-12 19:01:25 [awq_marlin.py:114] The model is convertible to awq_marlin during "
+    b"runtime. Using awq_marlin kernel.\n"
+)
+DIED = Finding("engine-died", "error", "The engine died", do=("look above",))
+
+
+class Closed(io.TextIOBase):
+    """A standard error that nobody reads any more."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+@pytest.fixture
+def watched(capfdbinary):
+    said = []
+    watch = LogWatch(None, quantized=True, said=said.append)
+
+    def hear(*pieces):
+        for piece in pieces:
+            watch.heard(piece)
+            watch._news = 0.0  # what is new is looked for now
+            watch.tick(StopReason())
+        return said
+
+    hear.watch = watch
+    return hear
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [(KERNEL, "through MarlinLinearKernel."), (OLDER, "through Marlin.")]
+)
+def test_a_kernel_is_named_once_by_old_and_new_releases(watched, line, words):
+    said = watched(line, line)
+    assert len(said) == 1
+    assert said[0].endswith(words)
+
+
+def test_nothing_is_said_within_a_line_of_the_log(watched):
+    said = watched(KERNEL + b"Loading: 40%")
+    assert said == []
+    watched(b" done\n")
+    assert len(said) == 1
+
+
+def test_what_waited_for_the_end_of_a_line_is_said_at_the_end_of_the_log(watched):
+    said = watched(KERNEL + b"no end of it")
+    assert watched.watch.end() == []
+    assert len(said) == 1
+
+
+def test_the_log_passes_byte_by_byte(watched, capfdbinary):
+    pieces = (b"\x1b[31mred\x1b[0m\r", b"\xff\x00half", b" line\n")
+    watched(*pieces)
+    assert capfdbinary.readouterr().err == b"".join(pieces)
+
+
+def test_an_error_that_nobody_reads_any_more_ends_nothing(watched, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert len(watched(KERNEL, b"more\n")) == 1
+
+
+def test_a_server_answers_when_it_listens(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert answers(Address("127.0.0.1", port))
+        assert answers(Address("0.0.0.0", port))
+    assert not answers(Address("127.0.0.1", port))
+    path = str(tmp_path / "socket")
+    assert not answers(Address("", 0, path))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        assert answers(Address("", 0, path))
+
+
+@pytest.mark.parametrize(
+    ("code", "stop", "errors", "ours", "words"),
+    [
+        (0, StopReason(), [], 0, "vLLM ended by itself (exit code 0)."),
+        (0, StopReason(), [DIED], 1, "vLLM stopped by itself (exit code 0)."),
+        (0, StopReason(signal.SIGTERM), [DIED], 0, "vLLM ended after SIGTERM (exit code 0)."),
+        (5, StopReason(), [DIED], 5, "vLLM stopped by itself (exit code 5)."),
+        (-15, StopReason(), [], 143, "killed by SIGTERM (exit code 143), and not by Salient."),
+        (
+            -11,
+            StopReason(),
+            [],
+            139,
+            "vLLM crashed with SIGSEGV (exit code 139): a fault in its native",
+        ),
+        (
+            -9,
+            StopReason(2, "it had not ended after 30 seconds"),
+            [],
+            137,
+            "had not ended after 30 sec",
+        ),
+        (-40, StopReason(), [], 168, "killed by signal 40"),
+    ],
+)
+def test_each_end_has_its_words_and_its_exit_code(code, stop, errors, ours, words):
+    ended = ExitStatus(code, stop, 0)
+    lines = ending(ended, errors, ready=True)
+    assert exit_code(ended, errors) == ours
+    assert words in lines[0]
+    assert ("    do: look above" in lines) is (bool(errors) and stop.signal is None)
+
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); "
+    "time.sleep(60)"
+)
+SHORT = "print('up', flush=True); import time; time.sleep(1)"
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "ended", "killed"),
+    [
+        (STUBBORN, signal.SIGTERM, -signal.SIGKILL, "it had not ended after 0.5 seconds"),
+        (SHORT, signal.SIGHUP, 0, ""),  # ignored, as under nohup
+    ],
+    ids=["stubborn", "ignored"],
+)
+def test_what_does_not_end_in_time_is_killed_and_an_ignored_signal_stays_so(
+    code, number, ended, killed
+):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    heard, sent = [], []
+
+    def tick(stop):
+        if b"up" in b"".join(heard) and not sent:
+            sent.append(os.kill(os.getpid(), number))
+
+    try:
+        found = run_child(
+            [sys.executable, "-c", code], dict(os.environ), heard=heard.append, tick=tick, grace=0.5
+        )
+        after = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (found.code, found.stop.killed, len(sent)) == (ended, killed, 1)
+    assert after == handlers
+
+
+def test_a_program_that_cannot_be_started_is_refused_by_name(tmp_path):
+    with pytest.raises(RequestError, match=r"none cannot be started \(No such file.*--vllm-python"):
+        run_child([str(tmp_path / "none")], {}, heard=print, tick=print)
+
+
+def test_an_error_of_ours_ends_the_child_before_it_is_told():
+    children = []
+
+    def tick(stop):
+        raise ZeroDivisionError
+
+    def heard(data):
+        children.extend(int(word) for word in data.split())
+
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    with pytest.raises(ZeroDivisionError):
+        run_child([sys.executable, "-c", code], dict(os.environ), heard=heard, tick=_once(tick))
+    assert children
+    assert gone(children[0])
+
+
+def _once(tick):
+    """The tick, from the second on: the first may come before anything was printed."""
+    calls = []
+
+    def later(stop):
+        calls.append(stop)
+        if len(calls) > 20:
+            tick(stop)
+
+    return later

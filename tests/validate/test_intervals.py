@@ -1,0 +1,332 @@
+"""Intervals: how often they hold the truth, published examples, and what they refuse."""
+
+import math
+import re
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from salient.core.errors import RequestError
+from salient.validate.metrics import intervals
+from salient.validate.metrics.intervals import (
+    FEWEST,
+    MANY,
+    Interval,
+    bootstrap_mean,
+    mcnemar,
+    paired_difference,
+    perplexity,
+    perplexity_increase,
+    ratio,
+    studentized,
+    wilson,
+)
+
+SIZES = (30, 100, 500)
+# Of 2500 repetitions at 95 %, the share that holds the truth strays by 0.44 % (one standard error).
+REPEATED = 2500
+HONEST = (0.93, 0.97)
+
+
+def drawn(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def covered(tops: np.ndarray, bottoms: np.ndarray, truth: float) -> float:
+    """The share of the columns whose 95 % interval of sum(tops) / sum(bottoms) holds the truth."""
+    low, high = studentized(tops, bottoms, level=0.95, resamples=500, seed=1)
+    return float(((low <= truth) & (truth <= high)).mean())
+
+
+# How often the truth is held
+
+SAMPLERS = {
+    "normal": (lambda rng, shape: rng.normal(3, 2, shape), 3.0),
+    "uniform": (lambda rng, shape: rng.random(shape), 0.5),
+    "exponential": (lambda rng, shape: rng.exponential(1, shape), 1.0),
+}
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_interval_of_a_mean_holds_it_as_often_as_it_says(name, n):
+    sample, truth = SAMPLERS[name]
+    values = sample(drawn(n), (n, REPEATED))
+    assert HONEST[0] <= covered(values, np.ones_like(values), truth) <= HONEST[1]
+
+
+def test_the_normal_formula_would_not_be_honest_for_few_skewed_values():
+    """Why the bootstrap is studentized: the formula in its place falls out of the band."""
+    values = drawn(30).exponential(1, (30, REPEATED))
+    half = 1.96 * values.std(0, ddof=1) / math.sqrt(30)
+    assert (abs(values.mean(0) - 1) <= half).mean() < HONEST[0]
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_the_interval_of_a_paired_difference_holds_it_as_often_as_it_says(n):
+    rng = drawn(n)
+    reference = rng.exponential(2, (n, REPEATED))  # what makes a window hard is in both
+    quantized = reference + rng.exponential(0.1, (n, REPEATED))
+    lost = quantized - reference
+    assert HONEST[0] <= covered(lost, np.ones_like(lost), 0.1) <= HONEST[1]
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_the_interval_of_a_ratio_holds_it_as_often_as_it_says(n):
+    rng = drawn(n)
+    reference = rng.gamma(2, 1, (n, REPEATED))
+    quantized = 0.7 * reference + rng.exponential(0.3, (n, REPEATED))
+    assert HONEST[0] <= covered(quantized, reference, (0.7 * 2 + 0.3) / 2) <= HONEST[1]
+
+
+@pytest.mark.parametrize("n", [100, 500])
+def test_the_interval_over_clusters_of_all_sizes_holds_the_mean_as_often_as_it_says(n):
+    rng = drawn(n)
+    sizes = rng.integers(1, 20, (n, REPEATED)).astype(float)
+    level = rng.exponential(1, (n, REPEATED))  # shared by the values of a cluster
+    sums = sizes * level + np.sqrt(sizes) * rng.normal(size=(n, REPEATED))
+    assert HONEST[0] <= covered(sums, sizes, 1.0) <= HONEST[1]
+
+
+def exact_coverage(n: int, p: float) -> float:
+    """How often Wilson's interval holds `p`: every outcome, weighed by its probability."""
+    outcomes = ((wilson(k, n), math.comb(n, k) * p**k * (1 - p) ** (n - k)) for k in range(n + 1))
+    return sum(weight for found, weight in outcomes if found.low <= p <= found.high)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize(("n", "most"), [(30, 0.975), (100, 0.97), (500, 0.97)])
+def test_the_interval_of_a_share_holds_it_as_often_as_it_says(n, most, p):
+    """30 trials at 0.1 have few outcomes that are likely: no interval meets 95 % exactly."""
+    assert 0.93 <= exact_coverage(n, p) <= most
+
+
+# n, the reference's accuracy, the share lost of what it solves, the share gained of the rest
+PAIRED = [
+    (30, 0.5, 0.1, 0.1, 1.0),
+    (100, 0.5, 0.1, 0.1, 0.98),
+    (100, 0.9, 0.1, 0.4, 0.98),
+    (500, 0.5, 0.1, 0.05, 0.97),
+    (500, 0.1, 0.3, 0.02, 0.97),
+    (500, 0.9, 0.05, 0.1, 0.97),
+]
+
+
+@pytest.mark.parametrize(("n", "p", "lost", "gained", "most"), PAIRED)
+def test_intervals_of_paired_answers_hold_the_truth_at_least_as_often_as_they_say(
+    n, p, lost, gained, most
+):
+    """Where few examples differ there are few outcomes, and the intervals are too wide, never too
+    narrow."""
+    rng = drawn(n)
+    reference = rng.random((2000, n)) < p
+    luck = rng.random((2000, n))
+    quantized = np.where(reference, luck >= lost, luck < gained)
+    kept = p * (1 - lost) + (1 - p) * gained
+    held = np.zeros(2)
+    for q, r in zip(quantized.astype(float), reference.astype(float), strict=True):
+        apart, share = paired_difference(q, r), ratio(q, r)
+        held += apart.low <= kept - p <= apart.high, share.low <= kept / p <= share.high
+    assert ((held / 2000 >= HONEST[0]) & (held / 2000 <= most)).all()
+
+
+# Published examples
+
+# Complete response before and after consolidation therapy (Cavo et al., 2012), the example of
+# Fagerland, Lydersen and Laake (2014, Statist. Med. 33, 2850-2875): 59 both, 6 and 16 one alone.
+BEFORE = [1] * 59 + [1] * 6 + [0] * 16 + [0] * 80
+AFTER = [1] * 59 + [0] * 6 + [1] * 16 + [0] * 80
+
+
+def test_a_ratio_of_paired_shares_is_that_of_the_published_example():
+    found = ratio(BEFORE, AFTER)
+    shown = f"{found.middle:.4f} ({found.low:.4f} to {found.high:.4f})"
+    assert shown == "0.8667 (0.7579 to 0.9910)"
+
+
+def test_a_difference_of_paired_shares_is_that_of_the_published_example():
+    found = paired_difference(BEFORE, AFTER)
+    assert f"{found.middle:.4f} ({found.low:.4f} to {found.high:.4f})" == (
+        "-0.0621 (-0.1195 to -0.0032)"
+    )
+
+
+def test_mcnemar_is_that_of_the_published_example():
+    assert f"{mcnemar(6, 16):.6f}" == "0.052479"
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (1, 0), (3, 3), (0, 12), (25, 9), (40, 60)])
+def test_mcnemar_is_the_sum_of_the_outcomes_of_a_fair_coin(b, c):
+    tail = sum(Fraction(math.comb(b + c, k), 2 ** (b + c)) for k in range(min(b, c) + 1))
+    assert math.isclose(mcnemar(b, c), min(1, 2 * tail), rel_tol=1e-9)
+    assert mcnemar(b, c) == mcnemar(c, b)
+
+
+def test_mcnemar_of_many_flips_neither_overflows_nor_takes_all_for_luck():
+    assert 0 <= mcnemar(40_000, 60_000) < 1e-300
+    assert mcnemar(50_000, 50_000) == 1
+
+
+def test_wilson_is_that_of_the_published_examples():
+    """Newcombe (1998, Statist. Med. 17, 857-872), table I, method 3."""
+    for successes, trials, ends in [
+        (81, 263, ("0.2553", "0.3662")),
+        (15, 148, ("0.0624", "0.1605")),
+        (0, 20, ("0.0000", "0.1611")),
+        (1, 29, ("0.0061", "0.1718")),
+    ]:
+        found = wilson(successes, trials)
+        assert (f"{found.low:.4f}", f"{found.high:.4f}") == ends
+
+
+# Laws
+
+
+@pytest.mark.parametrize("n", [1, 10, 500])
+def test_a_share_of_none_or_all_is_not_certain(n):
+    none, every = wilson(0, n), wilson(n, n)
+    assert none.low == none.middle == 0 < none.high < 1
+    assert every.high == every.middle == 1 > every.low > 0
+    assert math.isclose(none.high, 1 - every.low)
+
+
+def test_a_retention_without_any_loss_is_not_certain():
+    found = ratio([1] * 50 + [0] * 10, [1] * 50 + [0] * 10)
+    assert found.low < found.middle == 1 < found.high
+    apart = paired_difference([1] * 50, [1] * 50)
+    assert -0.1 < apart.low < apart.middle == 0 < apart.high
+
+
+def test_a_higher_level_is_wider():
+    values = drawn(0).normal(size=40)
+    widths = [bootstrap_mean(values, level=level).width for level in (0.8, 0.95, 0.99)]
+    assert widths == sorted(set(widths))
+    assert wilson(3, 9, 0.8).width < wilson(3, 9, 0.99).width
+
+
+def test_the_same_values_give_the_same_interval_and_another_seed_another():
+    values = drawn(1).exponential(size=50)
+    assert bootstrap_mean(values) == bootstrap_mean(list(values))
+    assert bootstrap_mean(values, seed=1) != bootstrap_mean(values)
+
+
+@pytest.mark.parametrize("n", [1, FEWEST - 1])
+def test_too_few_values_have_no_bounds(n):
+    found = bootstrap_mean([2.0] * n)
+    assert (found.low, found.middle, found.high) == (-math.inf, 2.0, math.inf)
+    assert math.isfinite(bootstrap_mean([*range(FEWEST)]).width)
+
+
+def test_equal_values_leave_no_doubt_and_one_far_value_leaves_a_bounded_one():
+    assert bootstrap_mean([0.5] * 30).width == 0
+    found = bootstrap_mean([0.0] * 29 + [1.0])
+    assert found.low < 1 / 30 < wilson(1, 30).high < found.high < 1
+
+
+def test_the_interval_moves_and_stretches_with_its_values():
+    values = drawn(2).exponential(size=60)
+    found, other = bootstrap_mean(values), bootstrap_mean(5 + 3e-9 * values)
+    for a, b in [(found.low, other.low), (found.middle, other.middle), (found.high, other.high)]:
+        assert math.isclose(b, 5 + 3e-9 * a, abs_tol=1e-14)
+
+
+def test_tokens_of_one_window_do_not_count_as_many():
+    windows = drawn(3).normal(size=40)
+    tokens, labels = np.repeat(windows, 50), np.repeat(np.arange(40), 50)
+    by_window = bootstrap_mean(tokens, clusters=labels)
+    assert math.isclose(by_window.width, bootstrap_mean(windows).width, rel_tol=1e-6)
+    assert by_window.width > 5 * bootstrap_mean(tokens).width
+
+
+def test_clusters_may_have_names_and_any_order():
+    values = drawn(4).normal(size=30)
+    names = [f"window {i % 10}" for i in range(30)]
+    order = np.argsort([i % 10 for i in range(30)], kind="stable")
+    sorted_ = bootstrap_mean(values[order], clusters=[names[i] for i in order])
+    assert bootstrap_mean(values, clusters=names) == pytest.approx(sorted_)
+
+
+def test_the_normal_interval_of_very_many_agrees_with_the_bootstrap_of_one_less():
+    values = drawn(5).exponential(size=MANY)
+    many, fewer = bootstrap_mean(values), bootstrap_mean(values[:-1], resamples=400)
+    assert math.isclose(many.width, fewer.width, rel_tol=0.1)
+
+
+def test_very_many_values_have_the_normal_interval(monkeypatch):
+    monkeypatch.setattr(intervals, "MANY", 8)
+    values = drawn(10).normal(size=8)
+    half = 1.959964 * values.std(ddof=1) / math.sqrt(8)
+    found = bootstrap_mean(values)
+    assert found.low == pytest.approx(values.mean() - half)
+    assert found.high == pytest.approx(values.mean() + half)
+
+
+def test_perplexity_is_exp_of_the_mean_and_of_its_interval():
+    nll = drawn(6).normal(3, 0.4, 30)
+    found, mean = perplexity(nll), bootstrap_mean(nll)
+    assert found.middle == math.exp(nll.mean())
+    assert (found.low, found.high) == (math.exp(mean.low), math.exp(mean.high))
+    assert perplexity([1_000.0] * 5).middle == math.inf
+
+
+def test_a_paired_increase_of_perplexity_is_surer_than_two_perplexities():
+    reference = drawn(7).normal(3, 0.5, 30)
+    quantized = reference + drawn(8).normal(0.06, 0.01, 30)
+    found = perplexity_increase(quantized, reference)
+    truth = math.exp(quantized.mean()) / math.exp(reference.mean()) - 1
+    assert math.isclose(found.middle, truth)
+    assert found.width < 0.1 * perplexity(quantized).width / perplexity(reference).middle
+
+
+def test_an_interval_goes_through_a_rising_function():
+    assert Interval(1, 2, 3, 0.9).through(lambda x: 2 * x) == Interval(2, 4, 6, 0.9)
+
+
+def test_scores_in_part_are_bootstrapped_over_examples():
+    rng = drawn(9)
+    reference = rng.random(200)
+    found = ratio(0.9 * reference, reference)
+    assert found.middle == pytest.approx(0.9)
+    assert found.width < 1e-9
+    assert ratio(reference * rng.random(200), reference).width > 0.02
+
+
+# What is refused
+
+REFUSED = [
+    (lambda: wilson(0, 0), "0 successes of 0 trials have no share. Give at least one"),
+    (lambda: wilson(4, 3), "4 successes of 3 trials have no share"),
+    (lambda: wilson(-1, 3), "successes is -1. Give a whole number of at least 0"),
+    (lambda: wilson(1.5, 3), "successes is 1.5. Give a whole number"),
+    (lambda: wilson(1, 3, 1.0), "A level of 1.0 has no interval. Give one between 0 and 1"),
+    (lambda: mcnemar(1, -2), "only_quantized is -2"),
+    (lambda: bootstrap_mean([]), "values have the shape [0]. Give a list of at least one"),
+    (lambda: bootstrap_mean([[1.0]]), "values have the shape [1, 1]"),
+    (lambda: bootstrap_mean([1.0, math.nan]), "Number 1 of the values is nan. Leave out what"),
+    (lambda: bootstrap_mean([math.inf, 1.0]), "Number 0 of the values is inf"),
+    (lambda: bootstrap_mean(["a"]), "values are not all numbers"),
+    (lambda: bootstrap_mean([1, 2], clusters=[1]), "1 clusters for 2 values. Give one label"),
+    (lambda: bootstrap_mean([1] * 9, resamples=5), "5 resamples are too few for quantiles"),
+    (lambda: bootstrap_mean([1] * 9, level=0), "A level of 0 has no interval"),
+    (lambda: paired_difference([1, 2], [1]), "2 values cannot be paired with 1"),
+    (lambda: ratio([1, 0], [0, 0]), "scores 0 on all 2 examples: there is nothing to keep"),
+    (lambda: ratio([1, math.nan], [1, 1]), "Number 1 of the first values is nan"),
+    (lambda: perplexity([]), "values have the shape [0]"),
+    (lambda: perplexity_increase([1.0], [math.nan]), "Number 0 of the second values is nan"),
+]
+
+
+@pytest.mark.parametrize(("ask", "words"), REFUSED, ids=[words[:30] for _, words in REFUSED])
+def test_what_has_no_interval_is_refused(ask, words):
+    with pytest.raises(RequestError, match=re.escape(words)):
+        ask()
+
+
+@pytest.mark.parametrize("module", ["statistics", "policy", "gate"])
+def test_a_verdict_needs_no_torch(module):
+    words = f"import sys, salient.evals.{module}; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

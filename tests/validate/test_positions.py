@@ -1,0 +1,119 @@
+"""Figures token by token: their sums, their course over positions, and whether they grow."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from salient.core.metrics import ROWS, compare_logits
+from salient.validate.metrics.intervals import FEWEST
+from salient.validate.metrics.positions import (
+    STRETCH,
+    TokenFigures,
+    by_position,
+    compare_tokens,
+    growth,
+)
+
+
+def figures_of(kl: np.ndarray) -> TokenFigures:
+    nothing = np.zeros_like(kl)
+    return TokenFigures(kl, nothing, nothing, nothing)
+
+
+def noise(tokens: int, seed: int, mean: float = 0.1) -> np.ndarray:
+    """KL as texts have it: skewed, with stretches that are harder than others."""
+    chance = np.random.default_rng(seed)
+    hard = np.repeat(chance.lognormal(0, 0.5, -(-tokens // 50)), 50)[:tokens]
+    return mean * hard * chance.exponential(1.0, tokens)
+
+
+def test_tokens_sum_to_the_comparison_of_the_text():
+    tokens, vocab = 2 * ROWS + 17, 30
+    dice = torch.Generator().manual_seed(0)
+    reference, quantized = (torch.randn(tokens, vocab, generator=dice) for _ in range(2))
+    reference[3, 5] = -torch.inf
+    ids = torch.randint(6, vocab, (tokens + 1,), generator=dice)
+    found = compare_tokens(reference, quantized, ids[1:])
+    assert len(found) == tokens
+    # the last token's next one is known here and not there
+    expected = compare_logits(reference, quantized, ids[:-1])
+    sums, short = found.sums(), found[:-1].sums()
+    assert (sums.tokens, sums.agreed) == (expected.tokens, expected.agreed)
+    assert sums.kl_sum == pytest.approx(expected.kl_sum, rel=1e-5)
+    assert short.predicted == expected.predicted
+    assert short.nll_reference == pytest.approx(expected.nll_reference, rel=1e-5)
+    assert short.nll_quantized == pytest.approx(expected.nll_quantized, rel=1e-5)
+
+
+def test_what_is_written_reads_back_to_six_digits():
+    found = figures_of(noise(40, 1))
+    back = TokenFigures.read(json.loads(json.dumps(found.written())))
+    for mine, theirs in zip(found.columns(), back.columns(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+
+
+def test_parts_join_to_the_whole():
+    whole = figures_of(noise(100, 2))
+    joined = TokenFigures.joined([whole[:30], whole[30:31], whole[31:]])
+    for mine, theirs in zip(joined.columns(), whole.columns(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_each_position_is_the_mean_of_the_windows_that_reach_it():
+    windows = [figures_of(np.full(n, float(n))) for n in (64, 64, 64, 64, 64, 128)]
+    buckets = by_position(windows, 4)
+    assert [(b.first, b.last) for b in buckets] == [(0, 31), (32, 63), (64, 95), (96, 127)]
+    assert [b.kl for b in buckets] == pytest.approx([448 / 6, 448 / 6, 128, 128])
+    assert [b.windows for b in buckets] == [6, 6, 1, 1]
+    assert [b.interval is None for b in buckets] == [False, False, True, True]
+
+
+def test_a_bucket_that_a_window_ends_in_weighs_tokens_and_not_windows():
+    long, short = figures_of(np.full(60, 1.0)), figures_of(np.full(35, 4.0))
+    last = by_position([long, short], 2)[1]
+    assert last.kl == pytest.approx((30 * 1 + 5 * 4) / 35)
+
+
+def test_buckets_never_outnumber_positions():
+    assert [b.first for b in by_position([figures_of(np.ones(3))], 32)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.5])
+def test_growth_is_the_factor_between_the_same_tokens_late_and_early(factor):
+    held = 0
+    for trial in range(40):
+        early = [noise(400, 100 * trial + n) for n in range(8)]
+        jitter = np.random.default_rng(trial)
+        late = [factor * kl * jitter.lognormal(0, 0.4, kl.size) / 1.0833 for kl in early]
+        found = growth([figures_of(x) for x in late], [figures_of(x) for x in early])
+        assert found.drawn == "8 windows"
+        held += found.interval.low <= factor <= found.interval.high
+        if factor != 1:
+            assert found.grows is (factor > 1)
+    assert held >= 34  # of 40 at 95 %: 38 are expected
+
+
+def test_hard_text_at_the_end_is_no_growth():
+    """The last quarter has five times the KL; so has the same text by itself."""
+    hard = [noise(300, n, mean=0.5) for n in range(6)]
+    late = [kl * np.random.default_rng(n).uniform(0.9, 1.1, kl.size) for n, kl in enumerate(hard)]
+    found = growth([figures_of(x) for x in late], [figures_of(x) for x in hard])
+    assert found.value == pytest.approx(1, abs=0.03)
+    assert found.grows is None
+
+
+def test_of_few_windows_stretches_are_drawn_and_of_few_stretches_nothing():
+    window = figures_of(noise(STRETCH * FEWEST, 3))
+    found = growth([window], [window])
+    assert found.drawn == f"{FEWEST} stretches of {STRETCH} tokens"
+    assert found.interval.low <= 1 <= found.interval.high
+    short = window[: STRETCH * 2]
+    assert growth([short], [short]).interval is None
+    assert growth([short], [short]).grows is None
+
+
+def test_equal_models_have_no_growth():
+    rounding = figures_of(np.abs(np.random.default_rng(0).normal(0, 1e-7, 500)))
+    assert growth([rounding], [rounding]) is None

@@ -1,0 +1,182 @@
+"""The gate: a good checkpoint passes, a damaged one fails and says where; nothing unsure passes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers.faults import copied, edit
+from helpers.toy_models import toy_folder
+from salient import api
+from salient.core.errors import CalibrationError, CheckpointError, RequestError
+from salient.validate import stages
+
+SIZES = {"windows": 6, "window_length": 64, "device": "cpu"}
+QUICK = {**SIZES, "contexts": "off", "load_test": "off"}
+
+
+@pytest.fixture(scope="module")
+def made(toy, text, tmp_path_factory) -> Path:
+    """The toy's checkpoint; do not change it."""
+    out = tmp_path_factory.mktemp("validator") / "out"
+    options = {"samples": 6, "sequence_length": 64, "calibration": str(text)}
+    api.quantize(str(toy), str(out), scheme="w4-g32", **options)
+    return out
+
+
+@pytest.fixture
+def tasks(tmp_path) -> str:
+    path = tmp_path / "mine.jsonl"
+    rows = [
+        {"prompt": f"{n} and", "choices": ["a", "b"], "answer": n % 2, "kind": "pick"}
+        for n in range(8)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def policy(tmp_path: Path, words: str) -> str:
+    path = tmp_path / "own.toml"
+    path.write_text(words)
+    return str(path)
+
+
+def damaged(made: Path, to: Path, block: int = 1) -> Path:
+    """The checkpoint with the scales of one block's linear drawn anew."""
+    folder = copied(made, to)
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        seeded = torch.Generator().manual_seed(0)
+        scales = tensors[f"model.layers.{block}.mlp.down_proj.scales"]
+        factor = torch.rand(scales.shape, generator=seeded) * 4
+        scales.mul_(factor.to(scales.dtype))
+
+    edit(folder, change)
+    return folder
+
+
+def validate(checkpoint: Path, reference: Path, **options: Any):
+    given = {**QUICK, "tasks": ("off",), **options}
+    return api.validate(str(checkpoint), reference=str(reference), **given)
+
+
+def test_a_good_checkpoint_passes_and_a_damaged_one_fails_and_is_named(made, toy, text, tmp_path):
+    own = policy(tmp_path, 'use = "upper"\n[likelihood]\nkl_max = 0.01\n')
+    good = validate(made, toy, text=[str(text)], policy=own, attribute=True)
+    assert good.data["verdict"]["verdict"] == "pass", good.lines
+    assert (good.passed, good.data["verdict"]["exit_code"]) == (True, 0)
+    bad = validate(
+        damaged(made, tmp_path / "bad"), toy, text=[str(text)], policy=own, attribute=True
+    )
+    assert (bad.passed, bad.data["verdict"]["exit_code"]) == (False, 1)
+    blocks = bad.data["attribution"]["blocks"]
+    assert max(blocks, key=lambda block: block["kl"])["name"] == "model.layers.1"
+    (rule,) = bad.data["verdict"]["rules"]
+    assert rule["passed"] is False
+    assert rule["value"] > rule["bound"]
+
+
+def test_the_whole_of_a_validation_is_in_its_data(made, toy, text, tasks, tmp_path):
+    report = api.validate(
+        str(made),
+        reference=str(toy),
+        text=[str(text)],
+        tasks=[tasks],
+        contexts="128,256",
+        policy="lenient",
+        report=str(tmp_path / "report"),
+        **SIZES,
+    )
+    data = report.data
+    assert {"likelihood", "tasks", "context", "load", "verdict", "memory", "machine"} <= set(data)
+    stages_judged = {rule["stage"] for rule in data["verdict"]["rules"]}
+    assert stages_judged == {"likelihood", "tasks", "context", "load"}
+    assert data["verdict"]["left_out"] == []
+    assert data["memory"]["checkpoint_bytes"] < data["memory"]["reference_bytes"]
+    parts = sum(part["bytes"] for part in data["memory"]["parts"])
+    assert parts == pytest.approx(data["memory"]["checkpoint_bytes"], rel=0.1)
+    for name in ("report.html", "report.md", "report.json"):
+        assert (tmp_path / "report" / name).stat().st_size > 500
+    kept = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert kept["verdict"]["verdict"] == data["verdict"]["verdict"]
+    assert "## Validation" in (made / "README.md").read_text()
+
+
+def test_a_stage_that_is_left_out_is_not_judged_and_is_said(made, toy, text):
+    report = validate(made, toy, text=[str(text)], policy="lenient")
+    assert set(report.data["verdict"]["left_out"]) == {"tasks", "context", "load"}
+    assert any("Not asked for, so not judged: tasks, context, load" in x for x in report.lines)
+
+
+def test_a_stage_that_breaks_is_undecided_and_the_others_are_measured(
+    made, toy, text, monkeypatch, tmp_path
+):
+    def breaks(*_):
+        raise CheckpointError("the file went away")
+
+    row = stages._STAGES["likelihood"]
+    monkeypatch.setitem(stages._STAGES, "likelihood", stages._Row(row.check, breaks, 1))
+    own = policy(tmp_path, "[likelihood]\nkl_max = 1.0\ntop1_min = 0.0\n")
+    report = validate(made, toy, text=[str(text)], policy=own, attribute=True)
+    assert report.data["verdict"]["exit_code"] == 2
+    assert report.data["likelihood"] == {"error": "the file went away"}
+    assert [rule["passed"] for rule in report.data["verdict"]["rules"]] == [None, None]
+    assert "blocks" in report.data["attribution"]
+    assert any("could not be measured. the file went away" in line for line in report.lines)
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_alike(made, toy, text, monkeypatch):
+    whole = validate(made, toy, text=[str(text)], policy="lenient").data
+    calls = []
+    measure = stages._STAGES["likelihood"].measure
+    monkeypatch.setattr(
+        "salient.validate.likelihood.measure.logits_of_both", lambda *a: calls.append(a) or []
+    )
+    assert measure is not None
+    again = validate(made, toy, text=[str(text)], policy="lenient", resume=True).data
+    assert calls == []
+    assert again["likelihood"]["texts"] == whole["likelihood"]["texts"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"policy": "strickt"}, RequestError, "No policy 'strickt'. Did you mean strict"),
+        ({"tasks": ("/none.jsonl",)}, CalibrationError, "Cannot read the task file"),
+        ({"tasks": ("off", "bundled")}, RequestError, "--tasks off beside bundled"),
+        ({"contexts": "512,x"}, RequestError, "--contexts '512,x' is no list of lengths"),
+        ({"contexts": "100000"}, CalibrationError, "100000"),
+        ({"load_test": "ftp://x"}, RequestError, "no http or https address"),
+        ({"text": ("/none.txt",)}, CalibrationError, "No text file '/none.txt'"),
+        ({"protocol": "clasic"}, CalibrationError, "No protocol 'clasic'"),
+        ({"report": "/dev/null/x"}, RequestError, "/dev/null/x"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said_before_anything_is_measured(
+    options, error, words, made, toy, monkeypatch
+):
+    def never(*_):
+        raise AssertionError("it measured")
+
+    for name, row in stages._STAGES.items():
+        monkeypatch.setitem(stages._STAGES, name, stages._Row(row.check, never, 1))
+    with pytest.raises(error, match=words):
+        validate(made, toy, **options)
+
+
+def test_a_damaged_task_file_is_named_by_its_line(made, toy, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"prompt": "a", "expected": "b"}\n{"prompt": "a"\n')
+    with pytest.raises(CalibrationError, match=r"bad.jsonl, line 2: not JSON"):
+        validate(made, toy, tasks=(str(path),))
+    path.write_text("\n\n")
+    with pytest.raises(CalibrationError, match="holds no example"):
+        validate(made, toy, tasks=(str(path),))
+
+
+def test_a_reference_of_another_vocabulary_is_refused(made, tmp_path):
+    other = toy_folder(tmp_path / "other", vocab_size=300)
+    with pytest.raises(CheckpointError, match="vocabulary is 320 in the checkpoint and 300"):
+        validate(made, other)

@@ -1,0 +1,336 @@
+"""The gate: what passes, what fails, what cannot be said, and in which words."""
+
+import io
+import json
+import math
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from salient.core.errors import RequestError
+from salient.validate.metrics.intervals import Interval
+from salient.validate.policy.policy import STAGES, Policy, read_policy
+from salient.validate.policy.verdict import Measurement, RuleResult, Verdict, judge, to_report
+
+KL = Measurement("likelihood", "kl", 0.05, interval=Interval(0.04, 0.05, 0.07), sample=64)
+TOP1 = Measurement("likelihood", "top1", 0.90, interval=Interval(0.88, 0.90, 0.92), sample=64)
+KEPT = Measurement(
+    "tasks", "retention", 0.92, interval=Interval(0.88, 0.92, 0.97), sample=300, p_value=0.20
+)
+TTFT = Measurement("load", "ttft_p90", 1.5, unit="s", sample=200)
+
+
+def policy(use: str = "upper", **given) -> Policy:
+    return Policy("mine", use=use, **given)  # pyright: ignore[reportArgumentType]
+
+
+def only(verdict: Verdict) -> RuleResult:
+    (rule,) = verdict.rules
+    return rule
+
+
+def decided(bounds: dict, measured: Measurement, use: str = "upper", **given) -> RuleResult:
+    return only(judge(policy(use, bounds=bounds, **given), [measured]))
+
+
+# One threshold
+
+KL_MAX, TOP1_MIN = ("likelihood", "kl_max"), ("likelihood", "top1_min")
+RETENTION_MIN, TTFT_MAX = ("tasks", "retention_min"), ("load", "ttft_p90_max_s")
+
+
+@pytest.mark.parametrize(
+    ("use", "key", "measured", "bound", "passed", "words"),
+    [
+        ("upper", KL_MAX, KL, 0.07, True, "the interval's worse end, 0.07, is at most 0.07"),
+        (
+            "upper",
+            KL_MAX,
+            KL,
+            0.06,
+            False,
+            "0.05 was measured, but the interval's worse end, 0.07, is not at most 0.06: a larger "
+            "sample narrows it",
+        ),
+        ("upper", KL_MAX, KL, 0.045, False, "0.05 is not at most 0.045"),
+        ("middle", KL_MAX, KL, 0.06, True, "0.05 is at most 0.06"),
+        ("middle", KL_MAX, KL, 0.05, True, "0.05 is at most 0.05"),
+        ("middle", KL_MAX, KL, 0.045, False, "0.05 is not at most 0.045"),
+        ("upper", TOP1_MIN, TOP1, 0.88, True, "the interval's worse end, 0.88, is at least 0.88"),
+        (
+            "upper",
+            TOP1_MIN,
+            TOP1,
+            0.89,
+            False,
+            "0.88, is not at least 0.89: a larger sample narrows it",
+        ),
+        ("middle", TOP1_MIN, TOP1, 0.89, True, "0.9 is at least 0.89"),
+        ("middle", TOP1_MIN, TOP1, 0.91, False, "0.9 is not at least 0.91"),
+        ("upper", TTFT_MAX, TTFT, 2.0, True, "1.5 is at most 2; it has no interval"),
+        ("upper", TTFT_MAX, TTFT, 1.0, False, "1.5 is not at most 1"),
+    ],
+)
+def test_a_threshold_is_held_against_the_end_that_the_policy_says(
+    use, key, measured, bound, passed, words
+):
+    rule = decided({key: bound}, measured, use)
+    assert rule.passed is passed
+    assert re.search(re.escape(words) + "$", rule.words)
+
+
+@pytest.mark.parametrize("use", ["upper", "middle"])
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ([], "not measured"),
+        ([TOP1], "not measured"),
+        ([replace(KL, kind="code")], "not measured"),
+        ([replace(KL, value=None, why="no CUDA device")], "could not be measured: no CUDA device"),
+        ([replace(KL, value=None)], "could not be measured: no reason is given"),
+    ],
+)
+def test_what_was_not_measured_is_undecided(use, measured, words):
+    rule = only(judge(policy(use, bounds={KL_MAX: 9.0}), measured))
+    assert rule.passed is None
+    assert rule.words == words
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_figure_that_is_no_number_fails_and_is_not_left_undecided(value):
+    rule = decided({KL_MAX: 9.0}, replace(KL, value=value, interval=None), "middle")
+    assert rule.passed is False
+    assert re.search("is no figure of a working model: look at its outputs", rule.words)
+
+
+def test_an_interval_without_bounds_is_undecided_by_its_end_and_decided_by_its_middle():
+    unbounded = replace(KL, interval=Interval(-math.inf, 0.05, math.inf))
+    rule = decided({KL_MAX: 0.06}, unbounded)
+    assert rule.passed is None
+    assert re.search("too few values to bound it: take more", rule.words)
+    assert decided({KL_MAX: 0.06}, unbounded, "middle").passed is True
+
+
+# Tasks
+
+
+@pytest.mark.parametrize("use", ["upper", "middle"])
+@pytest.mark.parametrize(
+    ("low", "passed", "words"),
+    [
+        (0.85, None, "0.2 wide: 0.85 to 1.05 can be both; take more"),
+        (0.92, True, "0.13 wide: even its worse end, 0.92, is at least 0.9"),
+    ],
+)
+def test_of_too_few_examples_the_interval_decides_and_its_width_is_said(use, low, passed, words):
+    few = replace(KEPT, value=1.0, interval=Interval(low, 1.0, 1.05), sample=12)
+    rule = decided({RETENTION_MIN: 0.9}, few, use, minimum_examples=100)
+    assert rule.passed is passed
+    asked = "only 12 examples, 100 are asked for, so the interval decides, "
+    assert rule.words == asked + words
+
+
+@pytest.mark.parametrize("interval", [None, Interval(-math.inf, 1.0, math.inf)])
+def test_too_few_examples_without_an_interval_are_undecided(interval):
+    few = replace(KEPT, interval=interval, sample=12)
+    rule = decided({RETENTION_MIN: 0.1}, few, "middle", minimum_examples=13)
+    assert (rule.passed, rule.words) == (None, "only 12 examples, 13 are asked for: take more")
+
+
+def test_few_examples_that_nearly_all_fail_are_enough():
+    broken = replace(KEPT, value=0.1, interval=Interval(0.02, 0.1, 0.4), sample=12)
+    rule = decided({RETENTION_MIN: 0.9}, broken, minimum_examples=100)
+    assert rule.passed is False
+    assert re.search("0.38 wide: even its better end, 0.4, misses 0.9", rule.words)
+
+
+@pytest.mark.parametrize(
+    ("p_value", "passed", "words"),
+    [
+        (0.20, None, r"0.92 is not at least 0.95, but luck can do that \(p = 0.2, proven below"),
+        (0.05, None, "take more examples$"),
+        (0.04, False, r"and the loss is no luck \(p = 0.04, proven below 0.05\)$"),
+        (None, False, "0.92 is not at least 0.95$"),
+    ],
+)
+def test_a_loss_fails_only_when_it_is_proven(p_value, passed, words):
+    measured = replace(KEPT, p_value=p_value)
+    rule = decided({RETENTION_MIN: 0.95}, measured, "middle", significance=0.05)
+    assert rule.passed is passed
+    assert re.search(words, rule.words)
+
+
+def test_a_proven_loss_within_the_bound_passes():
+    measured = replace(KEPT, p_value=1e-6)
+    assert decided({RETENTION_MIN: 0.9}, measured, "middle", significance=0.05).passed
+
+
+def test_the_pessimistic_end_takes_no_excuse_of_luck():
+    rule = decided({RETENTION_MIN: 0.9}, KEPT, "upper", significance=0.05)
+    assert rule.passed is False
+    assert re.search("worse end, 0.88, is not at least 0.9", rule.words)
+
+
+def test_a_kind_is_held_against_its_own_bound_and_examples():
+    asked = policy(
+        "middle",
+        bounds={RETENTION_MIN: 0.9},
+        kinds={"arithmetic": 0.8, "code": 0.8},
+        examples={"code": 20},
+        minimum_examples=100,
+    )
+    wide = Interval(0.7, 0.92, 1.0)
+    arithmetic = replace(KEPT, value=0.85, interval=wide, kind="arithmetic")
+    code = replace(KEPT, interval=wide, kind="code")
+    verdict = judge(asked, [KEPT, arithmetic, replace(code, sample=20)])
+    assert [(r.kind, r.bound) for r in verdict.rules] == [
+        ("all", 0.9),
+        ("arithmetic", 0.8),
+        ("code", 0.8),
+    ]
+    assert verdict.word == "pass"
+    assert judge(asked, [KEPT, arithmetic, replace(code, sample=19)]).rules[2].passed is None
+    assert judge(asked, [KEPT, replace(arithmetic, sample=99), code]).rules[1].passed is None
+    assert judge(asked, [KEPT, replace(arithmetic, value=0.7), code]).word == "fail"
+
+
+# The verdict
+
+
+@pytest.mark.parametrize(
+    ("passed", "word", "code"),
+    [
+        ([True, True], "pass", 0),
+        ([True, False], "fail", 1),
+        ([None, False], "fail", 1),
+        ([True, None], "could not measure", 2),
+        ([], "could not measure", 2),
+    ],
+)
+def test_the_verdict_is_the_worst_that_is_sure(passed, word, code):
+    rule = only(judge(policy(bounds={KL_MAX: 1.0}), [KL]))
+    verdict = Verdict("mine", "upper", tuple(replace(rule, passed=p) for p in passed))
+    assert (verdict.word, verdict.exit_code) == (word, code)
+    report = to_report(verdict)
+    assert report.passed is (word == "pass")
+    assert report.lines[-1].startswith(f"Verdict: {word}. ")
+
+
+def test_stages_that_are_not_asked_for_are_named_and_not_judged():
+    asked = policy(bounds={KL_MAX: 0.1, TTFT_MAX: 1.0})
+    verdict = judge(asked, [KL], stages=["likelihood"])
+    assert (verdict.word, verdict.left_out) == ("pass", ("load",))
+    assert "Not asked for, so not judged: load." in to_report(verdict).lines
+    assert judge(asked, [KL]).word == "could not measure"
+    nothing = judge(asked, [KL], stages=["context"])
+    assert nothing.word == "could not measure"
+    assert re.search("asks nothing of the stages that were run", to_report(nothing).lines[-1])
+
+
+def test_a_stage_that_there_is_not_is_refused():
+    words = "No stage 'speed'. The stages are likelihood, tasks, context, load."
+    with pytest.raises(RequestError, match=re.escape(words)):
+        judge(policy(), [], stages=["load", "speed"])
+
+
+def test_a_thing_measured_twice_is_refused():
+    words = re.escape("likelihood: kl (all) was measured twice. Give each measurement once.")
+    with pytest.raises(RequestError, match=words):
+        judge(policy(), [KL, KL])
+
+
+def test_measurements_without_a_threshold_are_left():
+    other = Measurement("likelihood", "entropy", 2.0)
+    assert len(judge(policy(bounds={KL_MAX: 1.0}), [KL, other, TOP1]).rules) == 1
+
+
+# What is told
+
+
+def mixed() -> Verdict:
+    bounds = {KL_MAX: 0.1, TOP1_MIN: 0.95, RETENTION_MIN: 0.9, TTFT_MAX: 1.0}
+    unbounded = replace(TOP1, interval=Interval(-math.inf, 0.9, math.inf))
+    return judge(policy(bounds=bounds, kinds={"code": 0.5}), [KL, unbounded, KEPT])
+
+
+def test_people_read_every_rule_and_why_each_that_does_not_hold():
+    report = to_report(mixed())
+    (table,) = report.tables
+    assert [(row[0], row[-1]) for row in table.rows] == [
+        ("likelihood: kl", "yes"),
+        ("likelihood: top1", "?"),
+        ("tasks: retention", "NO"),
+        ("load: ttft_p90", "?"),
+        ("tasks: retention (code)", "?"),
+    ]
+    assert table.rows[0][1:4] == ("0.05", "0.04 to 0.07", "at most 0.1 nats a token")
+    assert table.rows[3][1:4] == ("-", "-", "at most 1 s")
+    assert [line.split(":")[0] for line in report.lines] == ["FAIL", *["UNDECIDED"] * 3, "Verdict"]
+    assert report.lines[0].startswith("FAIL: tasks: retention: 0.92 was measured, but")
+    assert report.lines[-1] == (
+        "Verdict: fail. By mine, of 5 rules 1 hold, 1 do not, 3 are undecided."
+    )
+    console = Console(record=True, width=120, file=io.StringIO())
+    report.show(console)
+    assert "worse end of each interval" in console.export_text()
+
+
+def test_programs_read_the_same_as_json_without_infinities():
+    data = json.loads(to_report(mixed()).to_json())
+    assert (data["verdict"], data["exit_code"], data["policy"]) == ("fail", 1, "mine")
+    assert [rule["passed"] for rule in data["rules"]] == [True, None, False, None, None]
+    assert data["rules"][1]["interval"] == {"low": None, "middle": 0.9, "high": None, "level": 0.95}
+
+
+# The shipped policies and published figures
+
+
+def likelihood(kl: float, top1: float, increase: float) -> list[Measurement]:
+    """Measurements with intervals of a tenth on each side, of the loss."""
+    figures = [("kl", kl, kl / 10), ("top1", top1, (1 - top1) / 10)]
+    figures.append(("perplexity_increase", increase, increase / 10))
+    return [
+        Measurement("likelihood", what, value, interval=Interval(value - d, value, value + d))
+        for what, value, d in figures
+    ]
+
+
+# SmolLM2-135M at w4-g64 (benchmarks/RESULTS.md): KL, top-1, perplexity over the reference's
+AWQ = [(0.1086, 0.828, 21.968 / 19.881 - 1), (0.1216, 0.808, 56.217 / 51.378 - 1)]
+PLAIN = [(0.3337, 0.710, 25.391 / 19.881 - 1), (0.3887, 0.650, 69.442 / 51.378 - 1)]
+# Llama-3-8B at 4 bits: perplexity 6.14 -> 6.54, with a KL in the middle of what 7B and more show
+LLAMA = (0.04, 0.90, 6.54 / 6.14 - 1)
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [(f, {"lenient": "pass", "balanced": "fail", "strict": "fail"}) for f in AWQ]
+    + [(f, dict.fromkeys(("lenient", "balanced", "strict"), "fail")) for f in PLAIN]
+    + [(LLAMA, {"lenient": "pass", "balanced": "pass", "strict": "fail"})]
+    + [((0.02, 0.93, 0.02), dict.fromkeys(("lenient", "balanced", "strict"), "pass"))],
+)
+def test_the_shipped_policies_tell_published_checkpoints_apart(figures, words):
+    found = {n: judge(read_policy(n), likelihood(*figures), ["likelihood"]) for n in words}
+    assert {name: verdict.word for name, verdict in found.items()} == words
+
+
+@pytest.mark.parametrize("figures", [*AWQ, *PLAIN])
+def test_the_lenient_policy_decides_the_small_model_by_a_margin(figures):
+    """Each figure could be 15 % worse or better, and each rule would decide the same."""
+    policy = read_policy("lenient")
+    for factor in (0.85, 1.15):
+        kl, top1, increase = figures
+        moved = likelihood(kl * factor, 1 - (1 - top1) * factor, increase * factor)
+        as_it_is = judge(policy, likelihood(*figures), ["likelihood"])
+        rules = judge(policy, moved, ["likelihood"]).rules
+        assert [r.passed for r in rules] == [r.passed for r in as_it_is.rules]
+
+
+@pytest.mark.parametrize("name", ["strict", "balanced", "lenient"])
+def test_a_shipped_policy_without_any_measurement_passes_nothing(name):
+    verdict = judge(read_policy(name), [])
+    assert {rule.passed for rule in verdict.rules} == {None}
+    assert {rule.stage for rule in verdict.rules} == set(STAGES)
+    assert verdict.exit_code == 2
