@@ -60,7 +60,7 @@ DRIVER = """
 import json, sys
 from salient.core.errors import SalientError
 from salient.serve.options import ServeRequest
-from salient.serve.vllm.engine import run_vllm
+from salient.serve.vllm.launch import run_vllm
 asked = json.loads(sys.argv[1])
 asked["vllm_args"] = tuple(asked["vllm_args"])
 def said(line):

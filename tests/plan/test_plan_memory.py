@@ -6,7 +6,7 @@ import pytest
 
 from helpers.shapes import made, released
 from salient.core.errors import RequestError
-from salient.plan.engines import (
+from salient.plan.engine_profiles import (
     ENGINES,
     GIB,
     find_engine,

@@ -6,7 +6,7 @@ import pytest
 
 from helpers.shapes import released
 from salient.plan.engine_kernels import route_of
-from salient.plan.engines import ENGINES, GIB
+from salient.plan.engine_profiles import ENGINES, GIB
 from salient.plan.gpus import find_gpu
 from salient.plan.memory import Workload, utilization
 from salient.plan.speed import forecast

@@ -8,7 +8,7 @@ import pytest
 from helpers.shapes import made, released
 from salient.plan.advice import advice
 from salient.plan.commands import commands
-from salient.plan.engines import ENGINES
+from salient.plan.engine_profiles import ENGINES
 from salient.plan.gpus import find_gpu, gpu_of_memory
 from salient.plan.memory import Workload, budget
 from salient.plan.ranking import candidates

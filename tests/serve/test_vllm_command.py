@@ -15,7 +15,7 @@ from salient.plan.gpus import find_gpu
 from salient.serve.options import ServeOptions
 from salient.serve.vllm.command import untracked, words_of
 from salient.serve.vllm.device import TargetDevice
-from salient.serve.vllm.engine import command_of
+from salient.serve.vllm.launch import command_of
 from salient.serve.vllm.locate import VllmInstall
 from salient.serve.vllm.memory_fit import MemoryFit
 from salient.serve.vllm.target import survey
@@ -152,7 +152,7 @@ def test_the_key_is_no_word_of_the_command(checkpoint, tmp_path, monkeypatch):
 
 
 def test_without_vllm_the_line_is_that_of_its_command(checkpoint, monkeypatch):
-    monkeypatch.setattr("salient.serve.vllm.engine.find_vllm", lambda _: None)
+    monkeypatch.setattr("salient.serve.vllm.launch.find_vllm", lambda _: None)
     command, _ = command_of(ServeOptions(str(checkpoint)))
     assert command[:3] == ["vllm", "serve", str(checkpoint)]
 

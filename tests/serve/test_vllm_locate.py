@@ -8,7 +8,7 @@ import pytest
 from helpers.vllm_process import stand_in
 from salient.core.errors import RequestError
 from salient.serve.options import ServeOptions
-from salient.serve.vllm.engine import find_vllm, run_vllm
+from salient.serve.vllm.launch import find_vllm, run_vllm
 
 PYTHON = sys.executable
 

@@ -18,7 +18,7 @@ from salient.serve.options import ServeOptions
 from salient.serve.vllm import device as places
 from salient.serve.vllm.command import words_of
 from salient.serve.vllm.device import TargetDevice, find_place, visible
-from salient.serve.vllm.engine import run_vllm
+from salient.serve.vllm.launch import run_vllm
 from salient.serve.vllm.locate import VllmInstall
 from salient.serve.vllm.memory_fit import MemoryFit, plan_fit
 from salient.serve.vllm.preflight import (

@@ -26,10 +26,10 @@ from salient.validate.context.measure import (
     default_lengths,
     measure_context,
 )
+from salient.validate.context.positions import TokenFigures, compare_tokens
 from salient.validate.context.retrieval import RetrievalResult, ask, find_facts, texts_of
 from salient.validate.likelihood import streaming
 from salient.validate.likelihood.streaming import logits_in_slices, text_tokens, through_both
-from salient.validate.metrics.positions import TokenFigures, compare_tokens
 from salient.validate.model_pair import ModelPair, open_pair
 from salient.validate.stage import Stage
 

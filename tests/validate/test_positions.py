@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from salient.core.intervals import FEWEST
 from salient.core.metrics import ROWS, compare_logits
-from salient.validate.metrics.intervals import FEWEST
-from salient.validate.metrics.positions import (
+from salient.validate.context.positions import (
     STRETCH,
     TokenFigures,
     by_position,

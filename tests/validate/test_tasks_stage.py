@@ -15,9 +15,9 @@ from helpers.engines import never_dense, opened
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import byte_tokenizer
 from salient.core.errors import CalibrationError, MissingExtra, RequestError
+from salient.core.intervals import mcnemar, ratio
 from salient.core.progress import silent
 from salient.validate.cache import ValidationCache
-from salient.validate.metrics.intervals import mcnemar, ratio
 from salient.validate.model_pair import ModelPair, open_pair
 from salient.validate.policy.policy import THRESHOLDS, read_policy
 from salient.validate.policy.verdict import judge

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from salient.core.errors import RequestError
-from salient.validate.metrics.intervals import Interval
+from salient.core.intervals import Interval
 from salient.validate.policy.policy import STAGES, Policy, read_policy
 from salient.validate.policy.verdict import Measurement, RuleResult, Verdict, judge, to_report
 

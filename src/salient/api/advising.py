@@ -33,7 +33,7 @@ def plan(
 
     Raises ModelError for the model, RequestError for what cannot be asked.
     """
-    from salient.plan.planner import make_plan
+    from salient.plan.planner import PlanOptions, make_plan
     from salient.plan.report import to_report
 
     made = make_plan(

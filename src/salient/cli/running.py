@@ -9,7 +9,7 @@ from rich.console import Console
 from salient import api
 from salient.api.running import unheard
 
-from .chat import talk
+from .chat_session import talk
 from .console import Device, Json, cli_session, show
 
 Checkpoint = Annotated[

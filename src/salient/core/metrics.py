@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salient.validate.metrics.intervals import FEWEST, Interval, exp, studentized
+from .intervals import FEWEST, Interval, exp, studentized
 
 ROWS = 128  # tokens compared at once: bounds the memory of large vocabularies
 

@@ -13,8 +13,8 @@ from salient.explorer.panels.group import GroupQuery, group_data
 from salient.explorer.panels.linear_view import inputs_data
 from salient.explorer.panels.salience import salience_data
 from salient.serve.completions import Service, chat_job, completion_job
-from salient.serve.errors import refused
-from salient.serve.metrics import Metrics
+from salient.serve.error_responses import refused
+from salient.serve.prometheus import Metrics
 from salient.serve.protocol import ChatCompletionRequest, CompletionRequest
 from salient.serve.responses import respond
 

@@ -10,8 +10,8 @@ import torch
 from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
 from salient.core.scheme import Scheme
 from salient.explorer.panels.group import sizes_of
+from salient.explorer.panels.kernels import running_data
 from salient.explorer.panels.linear_view import LinearViewer
-from salient.explorer.panels.running import running_data
 from salient.runtime.load_engine import LoadedEngine
 from salient.serve.worker import Worker
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
-from .experts import ExpertLayout, UnfusedExperts, unfused
+from .expert_modules import ExpertLayout, UnfusedExperts, unfused
 from .tracing import numbers
 from .weight_map import StoredSlice, TensorPart
 

@@ -6,7 +6,7 @@ from salient.core.report import mebibytes
 from salient.plan.vllm.route import fitting_tp
 from salient.shapes.model_shape import ModelShape
 
-from .engines import GIB
+from .engine_profiles import GIB
 from .gpu_table import GPUS
 from .memory import Workload, budget, utilization
 from .ranking import Candidate

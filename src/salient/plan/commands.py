@@ -5,7 +5,7 @@ import shlex
 from salient.plan.vllm.arguments import OURS, served_dtype, vllm_arguments
 from salient.shapes.model_shape import ModelShape
 
-from .engines import find_engine
+from .engine_profiles import find_engine
 from .memory import Workload, utilization
 from .ranking import Candidate
 

@@ -3,7 +3,7 @@
 from salient.plan.vllm.route import Route, ServingTarget, WeightPacking, route
 from salient.shapes.model_shape import ModelShape
 
-from .engines import ENGINES
+from .engine_profiles import ENGINES
 from .gpus import Gpu
 from .memory import Workload
 from .weight_formats import WeightFormat

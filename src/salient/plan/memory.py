@@ -12,7 +12,7 @@ from math import ceil
 from salient.plan.vllm.versions import NEWEST, Version
 from salient.shapes.model_shape import CacheShape, ModelShape
 
-from .engines import (
+from .engine_profiles import (
     GIB,
     GRAPH_BYTES_A_BLOCK,
     NCCL_BYTES,

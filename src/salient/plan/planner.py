@@ -10,7 +10,7 @@ from salient.shapes.resolve import describe, typed_name
 
 from .advice import advice
 from .commands import commands
-from .engines import find_engine, kv_bytes
+from .engine_profiles import find_engine, kv_bytes
 from .gpus import Gpu, find_gpu, gpu_of_memory
 from .memory import Workload
 from .ranking import Candidate, candidates

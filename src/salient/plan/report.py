@@ -6,7 +6,7 @@ from typing import Any
 from salient.core.report import Report, Table, mebibytes
 from salient.shapes.model_shape import ModelShape
 
-from .engines import GIB
+from .engine_profiles import GIB
 from .planner import DevicePlan, Plan
 from .ranking import Candidate
 from .speed import Forecast

@@ -16,9 +16,9 @@ from salient.core.errors import SalientError
 from salient.runtime.tokenization import prompt_ids
 
 from .completions import Service, chat_job, completion_job
-from .errors import INTERNAL, INVALID, refused, response_to
-from .metrics import CONTENT_TYPE, Metrics
+from .error_responses import INTERNAL, INVALID, refused, response_to
 from .middleware import GuardMiddleware
+from .prometheus import CONTENT_TYPE, Metrics
 from .protocol import ChatCompletionRequest, CompletionRequest, TokenizeRequest
 from .responses import no_model, respond
 from .worker import BROKEN, Worker

@@ -15,9 +15,9 @@ from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import StepOutput
 from salient.runtime.tokenization import chat_ids, check_length, prompt_ids
 
-from .errors import INTERNAL, body_of
-from .metrics import Clock, Metrics
+from .error_responses import INTERNAL, body_of
 from .openai_format import ChoiceState, chat_logprobs, completion_logprobs, usage
+from .prometheus import Clock, Metrics
 from .protocol import DEFAULT_TOKENS, BaseRequest, ChatCompletionRequest, CompletionRequest
 from .worker import Ticket, Worker
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import refused
+from .error_responses import refused
 from .messages import is_loopback
 
 log = logging.getLogger("salient.access")

@@ -8,7 +8,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from .completions import Make, RunningJob, Service
-from .errors import refused
+from .error_responses import refused
 from .protocol import BaseRequest
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from salient.core.progress import Progress
 
 from .address import bind
-from .engines import check_extra, chosen_engine
+from .engine_choice import check_extra, chosen_engine
 from .messages import command_told, embedded_told, said
 from .options import ServeOptions
 
@@ -45,7 +45,7 @@ def _embedded(request: ServeOptions, listening: socket, heard: Heard) -> int:
 
 def _vllm(request: ServeOptions, heard: Heard) -> int:
     from salient.models.model_folder import model_folder
-    from salient.serve.vllm.engine import command_of, run_vllm
+    from salient.serve.vllm.launch import command_of, run_vllm
 
     wanted = replace(request, checkpoint=str(model_folder(request.checkpoint)))
     if request.print_command:

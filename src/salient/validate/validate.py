@@ -12,10 +12,10 @@ from salient.validate.policy.policy import STAGES, Policy, read_policy
 from salient.validate.policy.verdict import judge, to_report
 
 from .cache import ValidationCache
-from .environment import facts, memory
 from .model_card import update_card
 from .model_pair import ModelPair, open_pair
 from .report import check_folder, write_report
+from .run_environment import facts, memory
 from .stage import Stage
 from .stages import StageSelection, check_stages, run_stages
 

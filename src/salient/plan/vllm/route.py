@@ -12,8 +12,8 @@ from salient.core.errors import RequestError
 from salient.shapes.model_shape import ModelShape
 
 from .awq_gates import REGROUP, awq_verdict, gptq_verdict
-from .experts import experts_verdict
 from .kernel_table import choose
+from .moe import experts_verdict
 from .preconditions import OTHER_ENGINES, entry
 from .sharding import MatrixShard, fitting_tp, misfits, pieces, split_advice
 from .types import (

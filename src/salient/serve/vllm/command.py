@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from salient.plan.engines import find_engine
+from salient.plan.engine_profiles import find_engine
 from salient.plan.memory import utilization
 from salient.plan.vllm.arguments import OURS, TRACKED, vllm_arguments
 

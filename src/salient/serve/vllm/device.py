@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from salient.core.errors import RequestError
 from salient.core.system import available_memory
 from salient.diagnose.host.probe import Environment, GpuInfo, read_environment
-from salient.plan.engines import GIB
+from salient.plan.engine_profiles import GIB
 from salient.plan.gpus import Gpu, find_gpu
 
 from .locate import VllmInstall

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil, floor
 
 from salient.core.report import mebibytes
-from salient.plan.engines import GIB
+from salient.plan.engine_profiles import GIB
 from salient.plan.memory import (
     MemoryBudget,
     Workload,

@@ -21,8 +21,9 @@ from salient.core.system import available_memory
 from salient.models.skeleton import Skeleton
 from salient.validate.cache import ValidationCache
 from salient.validate.likelihood.streaming import logits_in_slices, through_both
-from salient.validate.metrics.positions import TokenFigures, compare_tokens
 from salient.validate.model_pair import ModelPair
+
+from .positions import TokenFigures, compare_tokens
 
 GROUP_TOKENS = 2**15  # whose hidden states are there at once
 ALIKE = 0.01  # nats a token; kernels differ by a thousandth of it, other rotary angles by ten times

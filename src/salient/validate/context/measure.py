@@ -12,17 +12,17 @@ from torch import Tensor
 
 from salient.awq.layer_selection import pick_device
 from salient.core.errors import CalibrationError, ResourceError, SalientError
+from salient.core.intervals import FEWEST
 from salient.core.progress import Progress
 from salient.core.report import mebibytes
 from salient.validate.cache import ValidationCache
 from salient.validate.likelihood.streaming import BUILTIN, text_tokens
-from salient.validate.metrics.intervals import FEWEST
-from salient.validate.metrics.positions import by_position, growth
 from salient.validate.model_pair import ModelPair
 from salient.validate.policy.verdict import Measurement
 from salient.validate.stage import Stage
 
 from .long_windows import LongWindows, Starts, free_memory, needed_memory
+from .positions import by_position, growth
 from .render import ContextFigures, length_lines, length_table, retrieval_lines, retrieval_table
 from .retrieval import RetrievalResult, find_facts
 

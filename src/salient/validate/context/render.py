@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+from salient.core.intervals import FEWEST, Interval
 from salient.core.metrics import LogitsComparison, intervals
 from salient.core.report import Table
-from salient.validate.metrics.intervals import FEWEST, Interval
-from salient.validate.metrics.positions import Bucket, Growth
 
 from .haystack import DEPTHS
+from .positions import Bucket, Growth
 from .retrieval import RetrievalResult
 
 COLUMNS = ("length", "windows", "KL (nats)", "top-1", "perplexity", "of the reference")

@@ -13,13 +13,13 @@ from typing import Any
 from salient.awq.calibration import load_tokenizer
 from salient.awq.layer_selection import pick_device
 from salient.core.corpus import builtin
+from salient.core.intervals import Interval, mcnemar, ratio
 from salient.core.progress import Progress
 from salient.core.system import give_back_memory
 from salient.runtime.engine import Engine
 from salient.runtime.load_engine import EngineOptions, LoadedEngine
 from salient.runtime.sampling_params import SamplingParams
 from salient.validate.cache import ValidationCache
-from salient.validate.metrics.intervals import Interval, mcnemar, ratio
 from salient.validate.model_pair import ModelPair, PairMember
 
 from .haystack import ANSWER_TOKENS, RetrievalProbe, is_right, make_probes

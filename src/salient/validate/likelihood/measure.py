@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from salient.core.errors import CalibrationError
+from salient.core.intervals import FEWEST, Interval
 from salient.core.metrics import LogitsComparison, compare_logits, intervals
 from salient.core.progress import Progress
 from salient.core.report import Table, duration
 from salient.validate.cache import ValidationCache
-from salient.validate.metrics.intervals import FEWEST, Interval
 from salient.validate.model_pair import ModelPair
 from salient.validate.policy.verdict import Measurement
 from salient.validate.stage import Stage

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from salient.awq.calibration import load_tokenizer
 from salient.core.errors import RequestError
+from salient.core.intervals import wilson
 from salient.core.progress import Progress
 from salient.core.report import Table
 from salient.evals.load.latencies import LoadResult, Spread
@@ -14,7 +15,6 @@ from salient.evals.load.telling import tell
 from salient.evals.load.tools import AUTO, run_with
 from salient.runtime.load_engine import EngineOptions
 from salient.validate.cache import ValidationCache
-from salient.validate.metrics.intervals import wilson
 from salient.validate.model_pair import ModelPair
 from salient.validate.policy.verdict import Measurement
 from salient.validate.stage import Stage

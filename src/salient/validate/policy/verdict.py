@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from salient.core.errors import RequestError
+from salient.core.intervals import Interval
 from salient.core.report import Report, Table
-from salient.validate.metrics.intervals import Interval
 
 from .policy import STAGES, THRESHOLDS, Direction, Policy, Threshold, Use
 

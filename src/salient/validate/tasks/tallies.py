@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from salient.core.intervals import Interval, mcnemar, ratio, wilson
 from salient.core.report import Table
-from salient.validate.metrics.intervals import Interval, mcnemar, ratio, wilson
 from salient.validate.policy.verdict import ALL, Measurement
 from salient.validate.stage import Stage
 

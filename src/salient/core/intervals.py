@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from salient.core.errors import RequestError
+from .errors import RequestError
 
 FEWEST = 5  # values; fewer tell too little of their spread, and the interval has no bounds
 MANY = 20_000  # values; from here on the normal quantiles do, whatever the skew

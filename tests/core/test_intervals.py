@@ -9,9 +9,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from salient.core import intervals
 from salient.core.errors import RequestError
-from salient.validate.metrics import intervals
-from salient.validate.metrics.intervals import (
+from salient.core.intervals import (
     FEWEST,
     MANY,
     Interval,

@@ -6,13 +6,13 @@ import pytest
 
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import MissingExtra, RequestError, ResourceError
-from salient.serve import capacity, engines
+from salient.serve import capacity, engine_choice
 from salient.serve.capacity import MOST, sequences
 from salient.serve.embedded import ServerInfo
-from salient.serve.engines import chosen_engine
+from salient.serve.engine_choice import chosen_engine
 from salient.serve.messages import command_told, embedded_told, is_loopback
 from salient.serve.options import ServeOptions
-from salient.serve.vllm import engine as vllm
+from salient.serve.vllm import launch as vllm
 
 FACTS = ServerInfo("http://127.0.0.1:8000", "toy", 128, 4, ["cpu"], "fused blocks, C++")
 
@@ -50,11 +50,11 @@ def test_an_unknown_engine_is_refused_with_those_there_are():
 
 
 def test_the_extra_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "uvicorn" else 1)
+    monkeypatch.setattr(engine_choice, "find_spec", lambda name: None if name == "uvicorn" else 1)
     with pytest.raises(
         MissingExtra, match=r"extra 'serve' \(uvicorn cannot be found\): pip install"
     ):
-        engines.check_extra()
+        engine_choice.check_extra()
 
 
 # How many sequences

@@ -35,7 +35,7 @@ def chosen_engine(request: ServeOptions) -> str:
         )
     if engine == "vllm" or for_vllm:
         return "vllm"
-    from salient.serve.vllm.engine import find_vllm
+    from salient.serve.vllm.launch import find_vllm
 
     return "embedded" if find_vllm(None) is None else "vllm"
 

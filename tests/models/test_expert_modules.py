@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from helpers.families import FAMILIES
 from helpers.toy_models import SIZES, tiny_model
 from salient.core.system import resident_memory
-from salient.models.experts import UnfusedExperts, unfused
+from salient.models.expert_modules import UnfusedExperts, unfused
 
 FUSED = [kind for kind, family in FAMILIES.items() if "num_experts" in family.changes]
 

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from salient.core.intervals import FEWEST, Interval, studentized
 from salient.core.metrics import ROWS, LogitsComparison
-
-from .intervals import FEWEST, Interval, studentized
 
 STRETCH = 128  # neighbouring tokens that are drawn together where there are too few windows
 NOTHING = 1e-6  # nats a token: what float32 makes of two equal models
