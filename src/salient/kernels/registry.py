@@ -16,13 +16,13 @@ from .base import Kernel, Layer, PackedWeight
 # Name -> module and class; imported when asked for. In order of preference; `dense` takes all.
 KERNELS = {
     "triton": ("triton", "TritonKernel"),
-    "cpu": ("cpu", "Cpu"),
+    "cpu": ("cpu", "CpuKernel"),
     "torch-int4": ("torch_int4", "TorchInt4"),
-    "dense": ("dense", "Dense"),
-    "reference": ("reference", "Reference"),
+    "dense": ("dense", "DenseKernel"),
+    "reference": ("reference", "ReferenceKernel"),
 }
 # Other people's, to compare with: taken only where they are asked for.
-FOREIGN = {"marlin": ("foreign", "marlin"), "machete": ("foreign", "machete")}
+FOREIGN = {"marlin": ("vllm_kernels", "marlin"), "machete": ("vllm_kernels", "machete")}
 CROSSOVER_ROWS = (16, 64, 256)
 MARGIN = 1.2  # a dense product must be this much faster: it rounds activations to 16 bits
 NEVER = 2**31
