@@ -59,14 +59,14 @@ while True:
 DRIVER = """
 import json, sys
 from salient.core.errors import SalientError
-from salient.serve.options import ServeRequest
+from salient.serve.options import ServeOptions
 from salient.serve.vllm.launch import run_vllm
 asked = json.loads(sys.argv[1])
 asked["vllm_args"] = tuple(asked["vllm_args"])
 def said(line):
     print("said:", line, flush=True)
 try:
-    sys.exit(run_vllm(ServeRequest(**asked), said))
+    sys.exit(run_vllm(ServeOptions(**asked), said))
 except SalientError as error:
     print("refused:", error, flush=True)
     sys.exit(2)
