@@ -325,7 +325,9 @@ def test_what_has_no_interval_is_refused(ask, words):
         ask()
 
 
-@pytest.mark.parametrize("module", ["core.intervals", "validate.policy.policy", "validate.policy.verdict"])
+@pytest.mark.parametrize(
+    "module", ["core.intervals", "validate.policy.policy", "validate.policy.verdict"]
+)
 def test_a_verdict_needs_no_torch(module):
     words = f"import sys, salient.{module}; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
