@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from helpers.tolerance import assert_within, likely, worst
 from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.explorer.rounding import Rounding, fit_folded, output_power, spread_rows
@@ -31,7 +32,7 @@ def test_a_scale_goes_into_the_weight_before_rounding_and_comes_out_after():
     scheme = Scheme(32)
     made = Rounding(scheme, 1.0, torch.float16).of(weight, scale)
     wanted = quantize(weight * scale, scheme, name="w").dequantize() / scale
-    torch.testing.assert_close(made, wanted)
+    assert_within(made, wanted, worst(4) * wanted.abs())
 
 
 def test_a_clipped_range_ends_where_it_is_clipped():
@@ -55,7 +56,9 @@ def test_more_bits_lose_less():
 def test_the_tokens_give_the_error_of_their_gram_matrix():
     error, tokens = random(8, 64), random(50, 64)
     gram = tokens.t() @ tokens
-    assert output_power(error, tokens) == pytest.approx(float(((error @ gram) * error).sum()), 1e-4)
+    size = float((error.abs() @ tokens.abs().t()).square().sum())
+    bound = likely(64 + 50 + error.numel()) * size
+    assert abs(output_power(error, tokens) - float(((error @ gram) * error).sum())) <= bound
 
 
 @pytest.mark.parametrize(("by_columns", "by_rows"), [(1, 0), (0, 1), (1, 1)])

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from helpers.tolerance import logits_rounding
 from salient.kernels.registry import NEVER
 from salient.runtime import model_loader as loading
 from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
@@ -20,7 +21,8 @@ SMALL: dict[str, Any] = {
     "kv_dtype": "float32",
 }
 GREEDY = SamplingParams(max_new_tokens=16, ignore_eos=True, logprobs=2)
-CLOSE = 5e-3  # nats between the two likeliest tokens that rounding may turn round
+# Nats between the two likeliest tokens that rounding may turn round.
+CLOSE = 2 * logits_rounding(4, coded=True)
 
 
 def opened(folder: Path, **options: Any) -> LoadedEngine:

@@ -16,6 +16,7 @@ over a billion times u: it allows up to a million operations.
 """
 
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ F32, F64 = torch.float32, torch.float64
 SUBNORMAL = 2**-25  # half a step of float16 below its smallest normal number
 CODES = 2**-16  # of a group's largest activation: half a step of the C++ kernels' int16 activations
 PEAK = 3.5  # largest over root mean square of a group of activations: 3.5 standard deviations
+TOY_VOCABULARY, TOY_LOGIT = 320, 4.0  # toy.tiny_model's, and its largest: 4 standard deviations
 SUMS = 8  # sums one after the other in a block: 2 norms, q/k/v, scores, values, o, gate/up, down
 
 
@@ -44,23 +46,67 @@ def likely(terms: int, dtype: torch.dtype = F32) -> float:
     return LAMBDA * sqrt(terms) * unit_roundoff(dtype)
 
 
+def nats(logits: Tensor) -> float:
+    """Error of log probabilities of `logits` [..., vocab] in float32: of the sum, and of its terms.
+
+    An exponential's relative error is the absolute one of its argument: that of the largest minus
+    the smallest logit.
+    """
+    finite = logits[logits.isfinite()]
+    return worst(logits.shape[-1]) + worst(4) * float(finite.max() - finite.min())
+
+
+def coded_product() -> float:
+    """Relative error of a product whose activations are rounded to int16.
+
+    A uniform error of half a step CODES has 1 / sqrt(3) of it as standard deviation, PEAK times
+    that relative to the activations, and the same relative to a product.
+    """
+    return LAMBDA * PEAK * CODES / sqrt(3)
+
+
 def model_rounding(blocks: int = 2, width: int = 96, dtype: torch.dtype = F32) -> float:
     """Relative difference of two computations of a toy model's logits in `dtype`.
 
     Errors of sums after one another add as squares, SUMS a block and 2 around; `width` is the
-    longest sum. Both computations have them.
+    longest sum, 1 where sums are in float32 and only results are rounded to `dtype`.
     """
     return likely((SUMS * blocks + 2) * width, dtype) * sqrt(2)
 
 
 def coded_rounding(blocks: int = 2) -> float:
-    """Relative difference of a toy model's logits when its activations are rounded to int16.
+    """The same where activations are rounded to int16: 4 products a block, after one another."""
+    return coded_product() * sqrt(4 * blocks) + model_rounding(blocks)
 
-    A uniform error of half a step CODES has 1 / sqrt(3) of it as standard deviation, PEAK times
-    that relative to the activations, and the same relative to a product; 4 products a block are
-    after one another.
+
+def logits_rounding(blocks: int = 2, *, coded: bool = False) -> float:
+    """Difference of two computations of a toy model's logits; of a log probability it is twice."""
+    return TOY_LOGIT * (coded_rounding(blocks) if coded else model_rounding(blocks))
+
+
+def kl_rounding(kl: float, blocks: int = 2, *, coded: bool = False) -> float:
+    """Difference of two computations of a KL of toy models, in nats.
+
+    KL is half the variance, under the reference, of what the logits differ by: errors of e in both
+    models' logits change it by sqrt(2 kl) sqrt(2) e + e^2. And it is itself a sum over the
+    vocabulary, of terms that cancel.
     """
-    return LAMBDA * PEAK * CODES / sqrt(3) * sqrt(4 * blocks) + model_rounding(blocks)
+    e = logits_rounding(blocks, coded=coded)
+    return 2 * sqrt(max(kl, 0.0)) * e + e**2 + likely(TOY_VOCABULARY) + worst(8) * TOY_LOGIT
+
+
+def assert_figures(found: dict[str, Any], expected: dict[str, Any], blocks: int = 2) -> None:
+    """Every figure of `expected`, of toy models that were computed in another way."""
+    e = logits_rounding(blocks)
+    bounds = {
+        "kl": kl_rounding(expected["kl"], blocks),
+        "perplexity_reference": 2 * e * expected["perplexity_reference"],
+        "perplexity_quantized": 2 * e * expected["perplexity_quantized"],
+        "perplexity_increase": 4 * e * (1 + expected["perplexity_increase"]),
+    }
+    for name, value in expected.items():
+        if isinstance(value, int | float):
+            assert abs(found[name] - value) <= bounds.get(name, 0), (name, found[name], value)
 
 
 def assert_within(found: Tensor, expected: Tensor, bound: Tensor | float) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.tolerance import assert_within, coded_product, unit_roundoff, worst
 from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
 from salient.kernels import cpu, cpu_build
@@ -88,7 +89,7 @@ def test_every_shape_gives_what_the_definition_gives(group, symmetric):
         x = rows_of(max(ROWS), made.width)
         wanted = reference(x)
         for rows in ROWS:
-            assert off(made(x[:rows]), wanted[:rows]) < 1e-4
+            assert off(made(x[:rows]), wanted[:rows]) < coded_product()
 
 
 @needs_compiler
@@ -118,7 +119,8 @@ def test_plain_cpp_gives_what_the_processors_instructions_give(group, plain):
     weight = weight_of(100, Scheme(group))
     x = rows_of(7, weight.codes.shape[1])
     assert plain.instructions == "plain C++"
-    assert off(packed(weight, plain)(x), packed(weight)(x)) < 1e-6
+    # of each of 3 groups 4 roundings; together they are at most 3 times the largest output
+    assert off(packed(weight, plain)(x), packed(weight)(x)) < 3 * worst(12)
     found, wanted = (packed(weight, lib).dequantize(torch.float32) for lib in (plain, LIBRARY))
     assert torch.equal(found, wanted)
 
@@ -180,7 +182,7 @@ def test_activations_of_16_bits_come_back_as_they_came(dtype):
     assert found.dtype == dtype
     assert found.shape == (1, 5, 48)
     wanted = ReferenceWeight(weight, CPU)(x.float())[0]
-    assert off(found[0].float(), wanted) < torch.finfo(dtype).eps
+    assert off(found[0].float(), wanted) < unit_roundoff(dtype) + coded_product()
 
 
 @needs_compiler
@@ -234,7 +236,7 @@ def test_a_16_bit_weight_gives_what_float64_gives(dtype, width):
         size = x.double().abs() @ weight.double().abs().t() + bias.abs()
         for rows in (1, 2, 3, 9):
             found = linear(x[None, :rows])[0]
-            assert float(((found - wanted[:rows]).abs() / size[:rows]).max()) < 1e-5
+            assert_within(found, wanted[:rows], worst(width + 2) * size[:rows])
             assert torch.equal(found, linear(x)[:rows])
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.tolerance import likely
 from salient.core.errors import ModelError
 from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
@@ -25,6 +26,8 @@ from salient.kernels.torch_int4 import TorchInt4
 from salient.kernels.triton import TritonKernel
 
 CPU = torch.device("cpu")
+# Activations, weights and outputs are each rounded once, by 1 / sqrt(3) of u in the mean.
+IN_BFLOAT16 = likely(1, torch.bfloat16)
 
 
 def layer_of(
@@ -146,7 +149,7 @@ def test_torch_int4_gives_what_the_definition_gives(group, symmetric):
         x = rows_of(rows, layer.width)
         found = made(x.bfloat16())
         assert found.dtype == torch.bfloat16
-        assert off(found, reference(x)) < 2e-2
+        assert off(found, reference(x)) < IN_BFLOAT16
         assert made(x[None]).shape == (1, rows, 48)
     assert made(torch.ones(0, layer.width)).shape == (0, 48)
     assert made(torch.ones(layer.width)).shape == (48,)
@@ -162,7 +165,7 @@ def test_dense_gives_what_the_definition_gives_and_takes_all(scheme, dtype):
     made, reference = kernel.pack(weight, layer), ReferenceWeight(weight, CPU)
     x = rows_of(5, layer.width)
     assert made(x.to(dtype)).dtype == dtype
-    assert off(made(x.to(dtype)), reference(x)) < 8 * torch.finfo(dtype).eps
+    assert off(made(x.to(dtype)), reference(x)) < likely(1, dtype) + likely(layer.width)
     assert torch.equal(made.dequantize(dtype), reference.dequantize(dtype))
 
 
@@ -190,10 +193,10 @@ def test_a_dense_product_is_the_kernels(name):
     layer = layer_of()
     made = find_kernel(name).pack(weight_of(layer), layer)
     x = rows_of(6, layer.width)
-    assert off(dense_product(made, x, torch.float32), made(x)) < 1e-5
+    assert off(dense_product(made, x, torch.float32), made(x)) < 2 * likely(layer.width)
     half = dense_product(made, x, torch.bfloat16)
     assert half.dtype == torch.float32
-    assert 0 < off(half, made(x)) < 2e-2
+    assert 0 < off(half, made(x)) < IN_BFLOAT16
 
 
 @pytest.mark.parametrize("name", ["dense", "reference"])

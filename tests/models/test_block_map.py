@@ -8,6 +8,7 @@ from helpers.families import FAMILIES
 from helpers.runs import run
 from helpers.toy_models import save, tiny_model
 from salient import api
+from salient.models.proof import TOLERANCE
 
 
 def mapped(kind, folder):
@@ -27,7 +28,7 @@ def test_blocks_of_one_shape_are_shown_once_with_their_groups(tmp_path):
         ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj"), True),
         ("mlp.up_proj", ("mlp.down_proj",), True),
     ]
-    assert all(0 <= g["proof_error"] < 1e-5 for g in kind["groups"])
+    assert all(0 <= g["proof_error"] < TOLERANCE for g in kind["groups"])
     table = next(t for t in report.tables if t.title == "model.layers.0 and 1 like it")
     assert [row[-1] for row in table.rows] == ["scaled"] * 4
     assert "At 16 bits outside the blocks: embedding, norms, head." in report.lines

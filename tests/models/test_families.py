@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.families import FAMILIES, markdown, scaled_and_refused
+from helpers.tolerance import model_rounding
 from helpers.toy_models import save, tiny_model
 from salient.awq.activation_stats import InputRecorder
 from salient.awq.block import quantize_block
@@ -102,7 +103,7 @@ def test_a_streamed_model_gives_the_whole_models_logits(kind, folders):
     found = streamed(skeleton, [skeleton.block(i) for i in range(len(skeleton.blocks))])
     with torch.no_grad():
         expected = model(input_ids=IDS, use_cache=False).logits
-    assert relative(found, expected) < 1e-5
+    assert relative(found, expected) < model_rounding(len(skeleton.blocks))
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -137,7 +138,8 @@ def test_folding_random_scales_into_every_group_changes_no_logit(kind, watched):
             scale = torch.ones(count)
             scale[group.rows] = (2 ** (torch.rand(count, generator=random) * 2 - 1))[group.rows]
             fold(block, group, scale)
-    assert relative(streamed(skeleton, blocks), expected) < 1e-4
+    rounding = 4 * model_rounding(len(blocks))  # scales of 0.5 to 2 make some terms 4 times larger
+    assert relative(streamed(skeleton, blocks), expected) < rounding
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

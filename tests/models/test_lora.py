@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from helpers.tolerance import assert_within, likely
 from helpers.toy_models import rewrite_json, save, toy_folder
 from salient import api
 from salient.core.errors import CheckpointError, MissingExtra, ModelError
@@ -35,6 +36,9 @@ KINDS = {
     "embeddings": {"target_modules": ["embed_tokens", "up_proj"]},
     "a head of its own": {"modules_to_save": ["lm_head"]},
 }
+
+
+WIDEST = 96  # inputs of a linear: what a magnitude of DoRA sums
 
 
 def small(text: Path) -> dict:
@@ -69,7 +73,7 @@ def test_the_weights_that_are_read_are_those_that_peft_merges(kind, toy, tmp_pat
     changed = []
     for name, expected in merged.state_dict().items():
         found = adapted.tensor(name)
-        torch.testing.assert_close(found.float(), expected, rtol=0, atol=1e-6)
+        assert_within(found, expected, likely(WIDEST) * expected.abs().max())
         if not torch.equal(found.float(), source.tensor(name).float()):
             changed.append(name)
     touched = {name.rpartition(".")[0] for name in changed}
@@ -86,7 +90,8 @@ def test_an_adapter_in_sixteen_bits_is_merged_in_float32(toy, tmp_path):
     name = "model.layers.0.mlp.down_proj.weight"
     found = adapted.tensor(name)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, merged.get_parameter(name), rtol=0, atol=1e-6)
+    expected = merged.get_parameter(name)
+    assert_within(found, expected, likely(WIDEST) * expected.abs().max())
 
 
 def test_quantizing_with_an_adapter_gives_the_merged_models_checkpoint(toy, text, tmp_path):

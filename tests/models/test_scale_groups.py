@@ -201,7 +201,8 @@ def test_folding_a_scale_and_its_inverse_restores_the_block(settings):
     scale, group = 2.0 ** (EVERY % 5 - 2), ScaleGroup((QKV,), IN, EVERY)
     fold(block, group, scale)
     assert not torch.equal(block.get_parameter(f"{IN}.weight"), before[f"{IN}.weight"])
-    torch.testing.assert_close(run_block(block, probe.sequences, probe.sequences_call), expected)
+    # powers of two round nothing
+    assert torch.equal(run_block(block, probe.sequences, probe.sequences_call), expected)
     fold(block, group, 1 / scale)
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
 

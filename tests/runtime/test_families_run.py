@@ -10,6 +10,7 @@ import torch
 from helpers.engines import GREEDY, agree, never_dense, opened, prompt
 from helpers.families import FAMILIES
 from helpers.rtn_checkpoints import rounded_toy
+from helpers.tolerance import coded_rounding
 from salient.diagnose.checkpoint.check import read_checkpoint
 from salient.models.dequantized import load_dequantized
 from salient.runtime import engine as engines
@@ -110,8 +111,9 @@ def test_a_family_gives_the_logits_of_its_dequantized_weights(kind, ran):
     found = [runner.prefill(1, IDS[:20], 0)]
     found += [runner.decode([1], [IDS[at]], [at])[0] for at in range(20, len(IDS))]
     errors = (torch.stack(found) - wanted[19:]).abs().amax(-1) / wanted[19:].abs().amax(-1)
-    assert float(errors.median()) < 1e-3
-    assert float(errors.max()) < 1e-2  # a router that chose between equals
+    rounding = coded_rounding(4)
+    assert float(errors.median()) < rounding
+    assert float(errors.max()) < 20 * rounding  # a router that chose between equals
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from helpers.tolerance import nats, worst
 from salient.core.errors import ModelError
 from salient.runtime.sampler import Sampler, greedy_batch, nucleus
 from salient.runtime.sampling_params import SampledToken, SamplingParams
@@ -110,7 +111,7 @@ def test_a_nucleus_reaches_its_share_and_would_not_without_its_smallest(vocab, t
         left = weights.clone()
         left[places] = 0
         assert kept.min() >= left.max()
-        assert kept.double().sum() >= wanted * (1 - 1e-12)
+        assert kept.double().sum() >= wanted * (1 - worst(vocab, torch.float64))
         assert kept[:-1].double().sum() < wanted
 
 
@@ -252,18 +253,17 @@ def test_log_probabilities_are_those_of_the_model_itself(fields):
     expected = logits.log_softmax(0)
     for _ in range(3):
         picked = sampler.pick(logits)
-        assert picked.logprob == pytest.approx(float(expected[picked.token]), abs=1e-5)
+        assert abs(picked.logprob - float(expected[picked.token])) <= 2 * nats(logits)
         assert [token for token, _ in picked.top] == logits.argsort(descending=True)[:4].tolist()
         for token, logprob in picked.top:
-            assert logprob == pytest.approx(float(expected[token]), abs=1e-5)
+            assert abs(logprob - float(expected[token])) <= 2 * nats(logits)
 
 
 def test_no_likeliest_tokens_are_reported_unless_asked_for():
     logits = random_logits(5)
     assert Sampler(SamplingParams(logprobs=0)).pick(logits).top == ()
-    assert Sampler(SamplingParams(logprobs=0)).pick(logits).logprob == pytest.approx(
-        float(logits.log_softmax(0).max()), abs=1e-5
-    )
+    logprob = Sampler(SamplingParams(logprobs=0)).pick(logits).logprob
+    assert abs(logprob - float(logits.log_softmax(0).max())) <= 2 * nats(logits)
     assert len(Sampler(SamplingParams(logprobs=20)).pick(logits[:3]).top) == 3
 
 

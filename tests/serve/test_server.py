@@ -12,6 +12,7 @@ import pytest
 from helpers.engines import never_dense, opened
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.served_app import served, until
+from helpers.tolerance import logits_rounding
 from salient.core.errors import RequestError
 from salient.runtime.sampling_params import SamplingParams
 from salient.serve.address import bind
@@ -140,10 +141,11 @@ def test_token_ids_are_told_where_asked_whole_and_streamed(server, folder):
 def test_log_probabilities_are_the_engines(server, folder):
     wanted = alone(folder, logprobs=2).picked
     found = server.ask("/v1/completions", {**GREEDY, "logprobs": 2}).data["choices"][0]["logprobs"]
-    assert found["token_logprobs"] == pytest.approx([p.logprob for p in wanted], abs=1e-4)
+    rounding = 2 * logits_rounding(coded=True)
+    assert found["token_logprobs"] == pytest.approx([p.logprob for p in wanted], abs=rounding)
     assert len(found["tokens"]) == len(found["text_offset"]) == 8
     for top, picked in zip(found["top_logprobs"], wanted, strict=True):
-        assert max(top.values()) == pytest.approx(picked.top[0][1], abs=1e-4)
+        assert max(top.values()) == pytest.approx(picked.top[0][1], abs=rounding)
     talk = {**TALK, "logprobs": True, "top_logprobs": 3}
     (choice,) = server.ask("/v1/chat/completions", talk).data["choices"]
     for token in choice["logprobs"]["content"]:

@@ -11,6 +11,7 @@ from helpers.checkpoints import each_format
 from helpers.faults import copied, edit
 from helpers.rtn_checkpoints import rounded, rounded_toy
 from helpers.runs import run
+from helpers.tolerance import assert_within, kl_rounding, nats, worst
 from helpers.toy_models import rewrite_json, toy_folder
 from salient import api
 from salient.core.errors import CalibrationError
@@ -82,6 +83,10 @@ def kl_of(reference: nn.Module, other: nn.Module, ids: torch.Tensor) -> float:
     return sum(lost) / ids.numel()
 
 
+def assert_kl(found: float, expected: float) -> None:
+    assert abs(found - expected) <= kl_rounding(expected, blocks=4)
+
+
 def damage(folder: Path, name: str) -> None:
     """Multiply the scale of each group of the linear `name` by 0.3 to 3."""
     random = torch.Generator().manual_seed(0)
@@ -121,8 +126,12 @@ def test_scales_that_were_folded_are_taken_out_exactly(kind, tmp_path):
         assert scales.columns
         for name in skeleton.linears(index):
             expected, found = (b.get_parameter(f"{name}.weight") for b in (reference, folded))
-            torch.testing.assert_close(scales.taken_out(name, found), expected, rtol=1e-5, atol=0)
-            torch.testing.assert_close(scales.put_in(name, expected), found, rtol=1e-5, atol=0)
+            # a scale is itself found by a division of two rounded products
+            for made, right in (
+                (scales.taken_out(name, found), expected),
+                (scales.put_in(name, expected), found),
+            ):
+                assert_within(made, right, worst(16) * right.abs())
 
 
 def test_a_block_and_a_kind_cost_what_the_mixed_whole_models_show(model, plain, text):
@@ -130,16 +139,14 @@ def test_a_block_and_a_kind_cost_what_the_mixed_whole_models_show(model, plain, 
     ids = windows_of(pair, text)
     found = measure_damage(pair, ids, silent)
     reference, mixed, checkpoint = (whole(folder) for folder in (model, model, plain))
-    assert found["whole"] == pytest.approx(kl_of(reference, checkpoint, ids), rel=1e-3)
-    assert found["outside"] < 1e-5
+    assert_kl(found["whole"], kl_of(reference, checkpoint, ids))
+    assert found["outside"] < kl_rounding(0, 4)
     mixed.model.layers[2] = checkpoint.model.layers[2]
-    expected = kl_of(reference, mixed, ids)
-    assert found["blocks"][BLOCKS[2]] == pytest.approx(expected, rel=1e-3)
+    assert_kl(found["blocks"][BLOCKS[2]], kl_of(reference, mixed, ids))
     mixed = whole(model)
     for own, other in zip(mixed.model.layers, checkpoint.model.layers, strict=True):
         own.mlp.down_proj = other.mlp.down_proj
-    expected = kl_of(reference, mixed, ids)
-    assert found["kinds"]["mlp.down_proj"] == pytest.approx(expected, rel=1e-3)
+    assert_kl(found["kinds"]["mlp.down_proj"], kl_of(reference, mixed, ids))
 
 
 def test_kinds_add_up_to_the_whole_where_scales_are_folded(model, scaled, text):
@@ -191,7 +198,7 @@ def test_what_is_kept_at_16_bits_leaves_what_is_measured(model, plain, text, tmp
     block, kinds, *others = stage.data["suggestions"]
     own, mixed.model.layers[worst] = mixed.model.layers[worst], reference.model.layers[worst]
     assert block["measured"]
-    assert block["kl"] == pytest.approx(kl_of(reference, mixed, ids), rel=1e-3)
+    assert_kl(block["kl"], kl_of(reference, mixed, ids))
     weights = sum(p.numel() for p in own.parameters() if p.ndim == 2)
     assert block["bytes"] == round(weights * (16 - (4 + 20 / 32)) / 8)
     mixed.model.layers[worst] = own
@@ -201,7 +208,7 @@ def test_what_is_kept_at_16_bits_leaves_what_is_measured(model, plain, text, tmp
     for mine, theirs in zip(mixed.model.layers, reference.model.layers, strict=True):
         for name in ("q_proj", "k_proj", "v_proj"):
             setattr(mine.self_attn, name, getattr(theirs.self_attn, name))
-    assert kinds["kl"] == pytest.approx(kl_of(reference, mixed, ids), rel=1e-3)
+    assert_kl(kinds["kl"], kl_of(reference, mixed, ids))
     assert others == []  # there is no group smaller than 32
 
 
@@ -226,7 +233,7 @@ def test_the_estimate_of_smaller_groups_is_what_plain_rounding_does_to_outputs(t
     data = attribute(out, model, text, tmp_path).data
     row = data["suggestions"][-1]
     assert row["what"].startswith("groups of 32 (--scheme w4-g32)")
-    assert row["kl"] == pytest.approx(data["whole"] * found["halved"], rel=1e-6)
+    assert row["kl"] == pytest.approx(data["whole"] * found["halved"])
     assert not row["measured"]
     assert halved_errors(mixed, {name: x}, Scheme(32)) == {}
 
@@ -342,6 +349,7 @@ def test_tokens_that_a_head_masks_add_nothing():
     ids = torch.zeros(2, 5, dtype=torch.int64)
     found = divergences(ids, Head(), clean, {"own": (Head(), clean), "other": (Head(), other)})
     log_r, log_q = (each[..., :-1].log_softmax(-1) for each in (clean, other))
-    assert found["own"] == pytest.approx(0, abs=1e-6)
+    rounding = 2 * (nats(clean) + nats(other))
+    assert found["own"] == pytest.approx(0, abs=rounding)
     expected = (log_r.exp() * (log_r - log_q)).sum(-1).mean()
-    assert found["other"] == pytest.approx(float(expected), rel=1e-4)
+    assert found["other"] == pytest.approx(float(expected), abs=rounding)

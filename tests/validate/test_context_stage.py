@@ -10,6 +10,7 @@ import torch
 
 from helpers.engines import never_dense, opened
 from helpers.rtn_checkpoints import rounded
+from helpers.tolerance import assert_figures, assert_within, kl_rounding, likely
 from helpers.toy_models import toy_folder
 from salient import api
 from salient.core.errors import CalibrationError, ResourceError
@@ -106,18 +107,13 @@ def expected(
     return LogitsComparison.of([direct(folder, ids, start, length).sums() for start in starts])
 
 
-def same(row: dict[str, Any], figures: dict[str, Any]) -> None:
-    for name, value in figures.items():
-        assert row[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
-
-
 def test_the_figures_of_each_length_are_the_whole_models_own(folder, both, text, shared):
     found = shared.data["lengths"]
     assert [row["length"] for row in found] == list(FEW)
     assert [row["windows"] for row in found] == [5, 4, 2]
     for row in found:
         starts = [row["length"] * n for n in range(row["windows"])]
-        same(row, expected(folder, both, text, row["length"], starts).figures())
+        assert_figures(row, expected(folder, both, text, row["length"], starts).figures())
     assert list(found[0]["intervals"]) == list(found[0])[2:-1][1:]  # all figures but tokens
     assert found[1]["intervals"] == {}
 
@@ -141,7 +137,8 @@ def test_growth_is_of_the_same_tokens_late_and_early(folder, both, text, shared)
     ids = text_tokens(both, str(text), None, 64, ("", ""))
     late = sum(direct(folder, ids, start, 256).kl[192:].sum() for start in (0, 256))
     early = sum(direct(folder, ids, start, 64).kl.sum() for start in (192, 448))
-    assert found.data["growth"]["value"] == pytest.approx(late / early, rel=5e-3)
+    rounding = sum(kl_rounding(kl / 128) / (kl / 128) for kl in (late, early))  # of 128 tokens
+    assert found.data["growth"]["value"] == pytest.approx(late / early, rel=rounding)
     measurement = found.measurements[0]
     assert (measurement.what, measurement.sample) == ("kl_growth", 2)
     assert measurement.value == found.data["growth"]["value"]
@@ -168,7 +165,7 @@ def test_a_model_that_turns_long_texts_otherwise_has_every_window_run(tmp_path, 
     assert any("otherwise than a short text" in note for note in found.data["notes"])
     for row in found.data["lengths"]:
         starts = [row["length"] * n for n in range(row["windows"])]
-        same(row, expected(tmp_path, both, text, row["length"], starts).figures())
+        assert_figures(row, expected(tmp_path, both, text, row["length"], starts).figures())
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
@@ -183,7 +180,7 @@ def test_logits_in_slices_are_those_of_the_whole_window(kind, tmp_path, monkeypa
     for place, skeleton in enumerate(both.skeletons):
         whole = skeleton.logits(window[None], hidden[place])[0]
         joined = torch.cat([each[1 + place] for each in slices])
-        torch.testing.assert_close(joined, whole, rtol=1e-5, atol=1e-5)
+        assert_within(joined, whole, 2 * likely(64) * whole.abs().max())
 
 
 def test_an_interrupted_run_goes_on_with_the_lengths_that_are_done(both, text, tmp_path):

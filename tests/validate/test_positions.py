@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.tolerance import nats
 from salient.core.intervals import FEWEST
 from salient.core.metrics import ROWS, compare_logits
 from salient.validate.context.positions import (
@@ -41,17 +42,18 @@ def test_tokens_sum_to_the_comparison_of_the_text():
     expected = compare_logits(reference, quantized, ids[:-1])
     sums, short = found.sums(), found[:-1].sums()
     assert (sums.tokens, sums.agreed) == (expected.tokens, expected.agreed)
-    assert sums.kl_sum == pytest.approx(expected.kl_sum, rel=1e-5)
+    rounding = 2 * nats(reference)  # of a token's figures, which are more than a tenth of a nat
+    assert sums.kl_sum == pytest.approx(expected.kl_sum, rel=10 * rounding)
     assert short.predicted == expected.predicted
-    assert short.nll_reference == pytest.approx(expected.nll_reference, rel=1e-5)
-    assert short.nll_quantized == pytest.approx(expected.nll_quantized, rel=1e-5)
+    assert short.nll_reference == pytest.approx(expected.nll_reference, rel=rounding)
+    assert short.nll_quantized == pytest.approx(expected.nll_quantized, rel=rounding)
 
 
 def test_what_is_written_reads_back_to_six_digits():
     found = figures_of(noise(40, 1))
     back = TokenFigures.read(json.loads(json.dumps(found.written())))
     for mine, theirs in zip(found.columns(), back.columns(), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+        np.testing.assert_allclose(mine, theirs, rtol=5e-6)
 
 
 def test_parts_join_to_the_whole():
