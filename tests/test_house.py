@@ -1,0 +1,136 @@
+"""The house: names are unique and in standard English, and imports run in one direction."""
+
+import ast
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import salient
+
+PACKAGE = Path(salient.__file__).parent
+ROOT = PACKAGE.parent.parent
+WORDS = """
+found made told tell telling said say heard hear held kept keep given asked ask asking seen anew
+mend words beside
+"""
+BANNED = frozenset(WORDS.split())
+# Folders whose identifiers are held to the ban list; the others follow.
+CLEAN: frozenset[str] = frozenset()
+# Modules whose import circles go next.
+CIRCULAR = frozenset({"salient.plan.gpus", "salient.serve.embedded"})
+# File names that say what a file is in each of several folders of the same form.
+FORMS = """
+__init__ report measure result render memory kernels serving making measuring running advising
+verdict salient_json
+"""
+REPEATED = frozenset(FORMS.split())
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Syntax trees by the module's dotted name."""
+    trees = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        name = ".".join(parts).removesuffix(".__init__")
+        trees[name] = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return trees
+
+
+def file_of(module: str) -> Path:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def imported_modules(module: str) -> set[str]:
+    """Modules of the package that `module` imports, anywhere in its code."""
+    package = module if file_of(module).stem == "__init__" else module.rpartition(".")[0]
+    targets = set()
+    for node in ast.walk(modules()[module]):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        base = node.module or ""
+        if node.level:
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*parents, base] if base else parents)
+        for alias in node.names:
+            full = f"{base}.{alias.name}"
+            targets |= {full if full in modules() else base} & modules().keys()
+    return targets - {module} - CIRCULAR
+
+
+def import_circle() -> list[str]:
+    """The modules of one import circle, in order, or an empty list."""
+    state: dict[str, int] = {}
+
+    def visit(module: str, path: list[str]) -> list[str]:
+        state[module] = 1
+        for target in sorted(imported_modules(module)):
+            if state.get(target) == 1:
+                return [*path[path.index(target) :], target]
+            if target not in state and (circle := visit(target, [*path, target])):
+                return circle
+        state[module] = 2
+        return []
+
+    for module in modules():
+        if module not in state and (circle := visit(module, [module])):
+            return circle
+    return []
+
+
+def identifiers(tree: ast.Module) -> set[tuple[str, int]]:
+    """Names that the code defines, each with its line."""
+    names = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add((node.name, node.lineno))
+            case ast.arg():
+                names.add((node.arg, node.lineno))
+            case ast.Name(ctx=ast.Store()):
+                names.add((node.id, node.lineno))
+            case ast.Attribute(ctx=ast.Store()):
+                names.add((node.attr, node.lineno))
+            case ast.alias() if node.asname:
+                names.add((node.asname, node.lineno))
+    return names
+
+
+def banned_parts(name: str) -> set[str]:
+    return set(name.lower().strip("_").split("_")) & BANNED
+
+
+def test_a_class_name_is_unique_in_the_package():
+    places = defaultdict(list)
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(module)
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+def test_a_file_name_is_unique_in_the_package():
+    places = defaultdict(list)
+    for module in modules():
+        places[file_of(module).stem].append(module)
+    repeated = {name: where for name, where in places.items() if len(where) > 1}
+    assert not repeated.keys() - REPEATED, {n: repeated[n] for n in repeated.keys() - REPEATED}
+
+
+def test_no_import_runs_in_a_circle():
+    assert not import_circle()
+
+
+@pytest.mark.parametrize("folder", sorted(CLEAN))
+def test_identifiers_are_standard_english(folder):
+    faults = [
+        f"{file_of(module).relative_to(PACKAGE)}:{line}: {name}"
+        for module, tree in modules().items()
+        if file_of(module).relative_to(PACKAGE).parts[0].removesuffix(".py") == folder
+        for name, line in sorted(identifiers(tree), key=lambda item: item[1])
+        if banned_parts(name)
+    ]
+    assert not faults, f"{len(faults)} identifiers in {folder}:\n" + "\n".join(faults)
