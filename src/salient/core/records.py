@@ -1,0 +1,139 @@
+"""Frozen dataclasses to JSON and back. What is read may be anybody's file: nothing is trusted.
+
+`to_json` gives dicts, lists and scalars with the fields' names as keys, in their order. `from_json`
+takes a dataclass from them by its annotations, which may be int, float, str, bool, None, unions,
+Literal, tuples, lists, dicts with text keys, other dataclasses, and `Annotated` with `Bounds`.
+Unknown keys are ignored, so that an older Salient reads a newer file.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .errors import CheckpointError
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Limits of a number, or of the length of a text or list."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+
+Count = Annotated[int, Bounds(0)]
+Positive = Annotated[int, Bounds(1)]
+Name = Annotated[str, Bounds(0, 4096)]
+
+
+class FormatFault(CheckpointError):
+    """JSON that is not a record: `where` is the path of the field, `why` what is wrong with it."""
+
+    def __init__(self, where: str, why: str):
+        super().__init__(f"{where or 'the document'} {why}.")
+        self.where, self.why = where, why
+
+
+def to_json(value: Any) -> Any:
+    """`value`, a record or anything in one, as JSON's dicts, lists and scalars."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(kind: type[Record], value: object, where: str = "") -> Record:
+    """The record of class `kind` in `value`. Raises FormatFault naming the field."""
+    return _read(kind, value, where)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    origin = get_origin(kind)
+    if origin is Annotated:
+        inner, *bounds = get_args(kind)
+        return _bounded(_read(inner, value, where), bounds, where)
+    if origin in (Union, types.UnionType):
+        return _one_of(get_args(kind), value, where)
+    if origin is Literal:
+        if value not in get_args(kind):
+            raise FormatFault(where, f"is {value!r}, not one of {', '.join(get_args(kind))}")
+        return value
+    if origin is dict:
+        items = _of_type(value, dict, where).items()
+        return {str(key): _read(get_args(kind)[1], item, f"{where}.{key}") for key, item in items}
+    if origin in (list, tuple):
+        return _items(kind, origin, value, where)
+    if dataclasses.is_dataclass(kind):
+        return _record(kind, value, where)
+    if kind is float:
+        return _number(value, where)
+    return value if kind is object else _of_type(value, kind, where)
+
+
+def _record(kind: Any, value: Any, where: str) -> Any:
+    members = _of_type(value, dict, where)
+    values = {}
+    for field in dataclasses.fields(kind):
+        path = f"{where}.{field.name}".lstrip(".")
+        if field.name in members:
+            values[field.name] = _read(_hints(kind)[field.name], members[field.name], path)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise FormatFault(path, "is missing")
+    return kind(**values)
+
+
+def _items(kind: Any, origin: Any, value: Any, where: str) -> Any:
+    arguments = get_args(kind)
+    members = _of_type(value, list, where)
+    if origin is list or arguments[1:] == (...,):
+        return origin(_read(arguments[0], item, f"{where}.{i}") for i, item in enumerate(members))
+    if len(members) != len(arguments):
+        raise FormatFault(where, f"has {len(members)} entries, not {len(arguments)}")
+    pairs = enumerate(zip(arguments, members, strict=True))
+    return tuple(_read(each, item, f"{where}.{i}") for i, (each, item) in pairs)
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    for kind in kinds[:-1]:
+        try:
+            return _read(kind, value, where)
+        except FormatFault:
+            continue
+    return _read(kinds[-1], value, where)
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise FormatFault(where, f"is {str(value)[:40]!r}, not a finite number")
+    return value
+
+
+def _of_type(value: Any, kind: type, where: str) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise FormatFault(where, f"is {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _bounded(value: Any, bounds: list[Any], where: str) -> Any:
+    for bound in bounds:
+        size = len(value) if isinstance(value, (str, list, tuple, dict)) else value
+        if isinstance(bound, Bounds) and not bound.low <= size <= bound.high:
+            raise FormatFault(where, f"is {size}, not from {bound.low} to {bound.high}")
+    return value
