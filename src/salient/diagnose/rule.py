@@ -1,0 +1,158 @@
+"""Rules: conditions on facts, and the findings that follow from them.
+
+Log, serving settings, checkpoint and host each have tables of rules over their own facts;
+`apply_rules` turns facts into findings. Where a finding does not follow from a condition on facts
+(a line of a log, a pass over tensors), the table holds a `FindingTemplate`, and the code fills it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Generic, TypeVar
+
+from salient.plan.vllm.versions import EVER, OLDEST, Version
+
+from .finding import Certainty, Evidence, Finding, Level
+
+SHOWN = 5  # places of a finding that become evidence
+Place = tuple[str, str]  # where, and the text that stands there
+Facts = TypeVar("Facts")
+
+
+class Count(int):
+    """A number that takes a noun as its format: f"{Count(3):linear}" is "3 linears"."""
+
+    def __format__(self, spec: str) -> str:
+        if len(spec) < 2 or not spec.replace(" ", "").isalpha():
+            return super().__format__(spec)
+        return f"{int(self)} {spec}" if self == 1 else f"{int(self)} {spec}s"
+
+
+@dataclass(frozen=True)
+class Match:
+    """One case in which a rule applies.
+
+    places: its evidence   values: for the braces of the template's texts
+    steps: placed before the template's `do`, verbatim
+    count: occurrences; None: the number of places
+    level, certainty: override the template's
+    """
+
+    places: Sequence[Place] = ()
+    values: Mapping[str, object] = field(default_factory=dict[str, object])
+    steps: Sequence[str] = ()
+    count: int | None = None
+    level: Level | None = None
+    certainty: Certainty | None = None
+
+
+# What a condition returns. False, "", an empty sequence or None: the rule does not apply.
+# A text fills the braces of {value}; each match of a sequence becomes a finding of its own.
+Outcome = Match | Sequence[Match] | Sequence[Place] | str | bool | None
+
+
+@dataclass(frozen=True)
+class FindingTemplate:
+    """A finding with braces for the values of a case: {count}, {value}, or names of its own.
+
+    {count:linear} is "1 linear" or "3 linears". Literal braces are doubled.
+
+    id, level, title, certainty, do, rank: as in `Finding`   why: the finding's `matters`
+    """
+
+    id: str
+    level: Level
+    title: str
+    _: KW_ONLY
+    why: str = ""
+    do: tuple[str, ...] = ()
+    certainty: Certainty = "certain"
+    rank: int = 50
+
+    def finding(self, match: Match) -> Finding:
+        """The finding of one case."""
+        count = max(1, len(match.places) if match.count is None else match.count)
+        values = {"count": Count(count), **match.values}
+        return Finding(
+            id=self.id,
+            level=match.level or self.level,
+            title=self.title.format_map(values),
+            certainty=match.certainty or self.certainty,
+            matters=self.why.format_map(values),
+            do=(*match.steps, *(step.format_map(values) for step in self.do)),
+            evidence=tuple(Evidence(*place) for place in match.places[:SHOWN]),
+            count=count,
+            rank=self.rank,
+        )
+
+    def at(
+        self,
+        places: Iterable[Place],
+        *,
+        count: int | None = None,
+        steps: Sequence[str] = (),
+        level: Level | None = None,
+        certainty: Certainty | None = None,
+        **values: object,
+    ) -> list[Finding]:
+        """The finding at `places`, [] if there is none."""
+        places = list(places)
+        match = Match(places, values, steps, count, level, certainty)
+        return [self.finding(match)] if places else []
+
+
+@dataclass(frozen=True)
+class Rule(FindingTemplate, Generic[Facts]):
+    """A finding and its condition.
+
+    when: the cases of some facts; see `Outcome`
+    since, until: the engine releases that it holds for, the last one excluded
+    """
+
+    when: Callable[[Facts], Outcome]
+    _: KW_ONLY
+    since: Version = OLDEST
+    until: Version = EVER
+
+    def matches(self, facts: Facts) -> list[Match]:
+        """The cases in which the rule applies to `facts`."""
+        outcome = self.when(facts)
+        if not outcome:
+            return []
+        if isinstance(outcome, Match):
+            return [outcome]
+        if isinstance(outcome, bool | str):
+            return [Match(values={"value": outcome})]
+        cases = [one for one in outcome if isinstance(one, Match)]
+        return cases or [Match([one for one in outcome if not isinstance(one, Match)])]
+
+    def findings(
+        self,
+        facts: Facts,
+        version: Version | None = None,
+        values: Mapping[str, object] | None = None,
+    ) -> list[Finding]:
+        """The findings about `facts`; at most "likely" if they depend on an unknown `version`."""
+        if version and not self.since <= max(version, OLDEST) < self.until:
+            return []
+        limited = (self.since, self.until) != (OLDEST, EVER)
+        unsure = version is None and limited
+        findings: list[Finding] = []
+        for match in self.matches(facts):
+            certainty = match.certainty or self.certainty
+            certainty = "likely" if unsure and certainty == "certain" else certainty
+            known = {**(values or {}), **match.values}
+            findings.append(self.finding(replace(match, values=known, certainty=certainty)))
+        return findings
+
+
+def apply_rules(
+    rules: Iterable[Rule[Facts]],
+    facts: Facts,
+    version: Version | None = None,
+    values: Mapping[str, object] | None = None,
+) -> list[Finding]:
+    """The findings of all rules about `facts`, in the order of the rules.
+
+    version: the engine's release, None if unknown   values: for braces, common to all rules
+    """
+    return [one for rule in rules for one in rule.findings(facts, version, values)]
