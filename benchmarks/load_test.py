@@ -27,9 +27,10 @@ from typing import Any
 from machine import conditions
 from salient.awq.calibration import load_tokenizer
 from salient.core.progress import silent
-from salient.evals.load.latencies import LoadResult
-from salient.evals.load.plans import LoadPlan, Step, Target
-from salient.evals.load.tools import run_with
+from salient.loadtest.load_runner import run_load
+from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget
+from salient.loadtest.result import LoadResult
+from salient.loadtest.vllm_bench import run_vllm_bench
 from salient.models.model_folder import model_folder
 from servers import CORES, NAME, Setting, started
 
@@ -71,12 +72,12 @@ def _server(name: str, given: argparse.Namespace, shim: Path) -> list[dict[str, 
         return [
             row
             for words in given.concurrency.split(",")
-            for row in _compared(name, server.url, Step(int(words)), given, shim)
+            for row in _compared(name, server.url, LoadStep(int(words)), given, shim)
         ]
 
 
 def _compared(
-    name: str, url: str, step: Step, given: argparse.Namespace, shim: Path
+    name: str, url: str, step: LoadStep, given: argparse.Namespace, shim: Path
 ) -> list[dict[str, Any]]:
     """Rounds of both clients in turn; a row for each percentile."""
     folder = model_folder(given.model)
@@ -97,20 +98,17 @@ def _compared(
                 # prefixes are always kept, would have it ready
                 warmups=0 if name == "salient" else 2,
             )
-            results += run_with(
-                tool,
-                Target(url, NAME),
-                plan,
-                silent,
-                tokenizer=str(folder),
-                count_tokens=lambda text: len(tokenizer(text).input_ids),
-            )
-            print(f"{name}, {step.words}, {tool}: {results[-1].words}", file=sys.stderr)
+            target = LoadTarget(url, NAME)
+            if tool == "vllm":
+                results += run_vllm_bench(target, plan, silent, tokenizer=str(folder))
+            else:
+                results += run_load(target, plan, silent, lambda t: len(tokenizer(t).input_ids))
+            print(f"{name}, {step.label}, {tool}: {results[-1].summary}", file=sys.stderr)
     return [_row(name, step, spread, end, found) for spread in SPREADS for end in ENDS]
 
 
 def _row(
-    name: str, step: Step, spread: str, end: str, found: dict[str, list[LoadResult]]
+    name: str, step: LoadStep, spread: str, end: str, found: dict[str, list[LoadResult]]
 ) -> dict[str, Any]:
     values = {
         tool: [getattr(getattr(result, spread), end) for result in results]

@@ -29,18 +29,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from rich.console import Console
 
 from child import say
 from machine import conditions, in_words
 from salient.awq.calibration import load_tokenizer
 from salient.core.report import Report, Table
-from salient.evals.load.client import Question, ask, payload, question
-from salient.evals.load.latencies import LoadResult
-from salient.evals.load.plans import LoadPlan, Step, Target, find_endpoint
-from salient.evals.load.prompts import numbered, windows
-from salient.evals.load.runs import run_load
-from salient.evals.load.wire import Fault, connected, read_head, send
+from salient.loadtest.client import LoadClient
+from salient.loadtest.load_runner import run_load
+from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget
+from salient.loadtest.prompts import cut_excerpts, numbered
+from salient.loadtest.result import LoadResult
 from servers import NAME, Setting, Started, started
 
 MANY = 32
@@ -80,17 +80,17 @@ def _arguments() -> argparse.Namespace:
 def _measured(name: str, server: Started, given: argparse.Namespace) -> dict[str, Any]:
     """All phases of one server."""
     one = _phase(server, given, 1, given.seconds // 4, seed=1)
-    say(f"{name}, one: {one.words}")
+    say(f"{name}, one: {one.summary}")
     with _Memory(server.pid) as memory:
         many = _phase(server, given, MANY, given.seconds, seed=2)
-    say(f"{name}, many: {many.words}")
+    say(f"{name}, many: {many.summary}")
     disorder = asyncio.run(_disorder(server, given, given.seconds // 2))
     say(f"{name}, disorder: {disorder}")
     third = len(memory.bytes) // 3
     middle, last = (memory.bytes[n * third : (n + 1) * third] for n in (1, 2))
     return {
-        "one": one.data(),
-        "many": many.data(),
+        "one": one.to_dict(),
+        "many": many.to_dict(),
         "ratio": many.output_rate / one.output_rate,
         "disorder": disorder,
         "memory_bytes": memory.bytes,
@@ -101,7 +101,7 @@ def _measured(name: str, server: Started, given: argparse.Namespace) -> dict[str
 
 def _plan(given: argparse.Namespace, clients: int, seconds: int, seed: int) -> LoadPlan:
     return LoadPlan(
-        (Step(clients),),
+        (LoadStep(clients),),
         requests=None,
         seconds=seconds,
         warmups=clients,
@@ -111,8 +111,8 @@ def _plan(given: argparse.Namespace, clients: int, seconds: int, seed: int) -> L
     )
 
 
-def _target(server: Started) -> Target:
-    return Target(server.url, NAME, timeout=STUCK_SECONDS)
+def _target(server: Started) -> LoadTarget:
+    return LoadTarget(server.url, NAME, timeout=STUCK_SECONDS)
 
 
 def _phase(
@@ -168,37 +168,38 @@ def _resident(pid: int) -> int:
 async def _disorder(server: Started, given: argparse.Namespace, seconds: int) -> dict[str, int]:
     """How requests ended while some clients hang up and some send garbage."""
     target, chance = _target(server), random.Random(3)
-    shared = question(target, _plan(given, MANY, seconds, 3), find_endpoint(target))
-    pieces = windows("", given.prompt_tokens // 2, 3)
+    load = LoadClient(target, _plan(given, MANY, seconds, 3))
+    excerpts = cut_excerpts("", given.prompt_tokens // 2, 3)
     counts: Counter[str] = Counter()
     last = time.monotonic() + seconds
 
     async def client() -> None:
         while time.monotonic() < last:
             prompt, drawn = (
-                numbered(chance.choice(pieces), chance.randrange(10**9)),
+                numbered(chance.choice(excerpts), chance.randrange(10**9)),
                 chance.random(),
             )
             if drawn < GARBAGE:
-                counts[f"garbage: {await _garbage(shared, prompt, chance)}"] += 1
+                counts[f"garbage: {await _garbage(load, prompt, chance)}"] += 1
             elif drawn < GARBAGE + HANG_UP:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(chance.uniform(0, 3)):
-                        await ask(shared, prompt)
+                        await load.send(prompt)
                 counts["hung up"] += 1
             else:
-                outcome = await ask(shared, prompt)
+                timing = await load.send(prompt)
                 counts[
-                    f"failed: {outcome.failed} {outcome.words}" if outcome.failed else "fine"
+                    f"failed: {timing.failure} {timing.message}" if timing.failure else "fine"
                 ] += 1
 
-    await asyncio.gather(*(client() for _ in range(MANY)))
+    async with load.http:
+        await asyncio.gather(*(client() for _ in range(MANY)))
     return dict(counts)
 
 
-async def _garbage(shared: Question, prompt: str, chance: random.Random) -> str:
+async def _garbage(load: LoadClient, prompt: str, chance: random.Random) -> str:
     """The status that a spoilt body gets: bytes changed, cut off, or of no sense at all."""
-    body = bytearray(payload(shared, prompt))
+    body = bytearray(load.payload(prompt))
     kind = chance.randrange(3)
     if kind == 0:
         for _ in range(20):
@@ -208,10 +209,10 @@ async def _garbage(shared: Question, prompt: str, chance: random.Random) -> str:
     else:
         body = bytearray(chance.randbytes(2000))
     try:
-        async with asyncio.timeout(STUCK_SECONDS), connected(shared.endpoint) as (reader, writer):
-            await send(writer, shared.endpoint, bytes(body), "")
-            return str((await read_head(reader)).status)
-    except (Fault, OSError, TimeoutError) as error:
+        async with asyncio.timeout(STUCK_SECONDS):
+            async with load.http.stream("POST", load.url, content=bytes(body)) as response:
+                return str(response.status_code)
+    except (httpx2.HTTPError, TimeoutError) as error:
         return type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""load-test from the command line: figures of a real server, and words for what cannot be asked."""
+"""`salient load-test`: figures of a real server, and messages for invalid options."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_each_step_has_its_figures_in_one_document():
     assert all(step["ttft"]["p50"] >= 20 for step in steps)
 
 
-def test_people_see_a_row_for_each_step():
+def test_the_table_has_a_row_for_each_step():
     with toy_server(Manner()) as server:
         result = call(server.url, *FEW, "--rate", "200")
     assert result.exit_code == 0, result.stderr
@@ -33,7 +33,7 @@ def test_people_see_a_row_for_each_step():
     assert "P50 / P90 / P99" in result.stdout
 
 
-def test_a_server_that_fails_is_told_and_does_not_pass():
+def test_a_failing_server_does_not_pass():
     with toy_server(Manner(raw=b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")) as server:
         result = call(server.url, *FEW, "--concurrency", "2")
     assert result.exit_code == 1
@@ -47,18 +47,24 @@ def test_the_key_comes_from_the_environment(monkeypatch):
         assert server.seen.headers[0]["authorization"] == "Bearer sk-toy"
 
 
+def test_without_a_model_the_server_lists_its_own():
+    result = call("http://127.0.0.1:9", "--requests", "6")
+    assert result.exit_code == 2
+    assert "/v1/models does not answer" in result.stderr
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (("ftp://x", *FEW), "no http or https address"),
-        (("http://localhost:1", *FEW, "--concurrency", "one"), "--concurrency 'one' is no list"),
-        (("http://localhost:1", *FEW, "--concurrency", "0"), "give 1 to"),
+        (("http://localhost:1", *FEW, "--concurrency", "one"), "--concurrency 'one' is not a list"),
+        (("http://localhost:1", *FEW, "--concurrency", "0"), "use 1 to"),
         (("http://localhost:1", *FEW, "--requests", "0"), "requests=0"),
         (("http://localhost:1", *FEW, "--rate", "-1"), "rate=-1"),
         (("http://localhost:1", *FEW, "--timeout", "0"), "timeout=0"),
     ],
 )
-def test_what_cannot_be_asked_exits_with_2_and_what_fits(arguments, words):
+def test_invalid_options_exit_with_2_and_valid_values(arguments, message):
     result = call(*arguments)
     assert result.exit_code == 2
-    assert words in result.stderr
+    assert message in result.stderr

@@ -15,7 +15,7 @@ import salient
 PACKAGE = Path(salient.__file__).parent
 FLOORS = (
     {"core"},
-    {"formats", "kernels", "shapes", "loadtest", "evals"},
+    {"formats", "kernels", "shapes", "loadtest"},
     {"models", "plan"},
     {"awq", "runtime", "diagnose"},
     {"validate", "serve"},
@@ -78,7 +78,7 @@ def test_every_module_stands_on_a_floor_and_imports_only_from_floors_below():
     [
         ("core/quant.py", "from salient.formats import FORMATS", {"formats"}),
         ("core/quant.py", "from salient import api", {"api"}),
-        ("core/quant.py", "from ..evals import likelihood", {"evals"}),
+        ("core/quant.py", "from ..loadtest import plan", {"loadtest"}),
         ("core/quant.py", "import salient.awq.search", {"awq"}),
         ("core/quant.py", "def late():\n    from salient.models import groups", {"models"}),
         ("formats/writer.py", "from salient.validate.policy.verdict import judge", {"validate"}),

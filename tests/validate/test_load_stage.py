@@ -1,11 +1,5 @@
 """Load: the worst step is judged; a server that fails is figures or an undecided rule, no pass."""
 
-import contextlib
-import http.server
-import json
-import socket
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +10,8 @@ from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_server import Manner, toy_server
 from salient.core.errors import RequestError
 from salient.core.progress import silent
-from salient.evals.load.latencies import Failure, LoadResult, Spread, Totals
-from salient.evals.load.plans import LoadPlan, Step, Target
-from salient.evals.load.served import served_model
+from salient.loadtest.plan import LoadPlan, LoadStep
+from salient.loadtest.result import FailureCount, LatencySummary, LoadResult
 from salient.validate.cache import ValidationCache
 from salient.validate.load.embedded_target import run_embedded
 from salient.validate.load.measure import LoadRequest, check_load, measure_load, measurements
@@ -27,7 +20,12 @@ from salient.validate.policy.policy import read_policy
 from salient.validate.policy.verdict import judge
 
 SMALL = LoadPlan(
-    steps=(Step(1), Step(3)), requests=4, warmups=1, prompt_tokens=24, output_tokens=6, text="a b c"
+    steps=(LoadStep(1), LoadStep(3)),
+    requests=4,
+    warmups=1,
+    prompt_tokens=24,
+    output_tokens=6,
+    text="a b c",
 )
 
 
@@ -47,30 +45,21 @@ def no_dense_products(monkeypatch):
 
 
 def result(concurrency=1, completed=10, failed=0, p90=100.0, tokens=1000) -> LoadResult:
-    times = Spread(p90, p90, p90, p90) if completed else None
-    failures = (Failure("refused", failed),) if failed else ()
-    totals = Totals(10.0, completed, 100, tokens, failures)
-    return LoadResult("salient", concurrency, None, totals, times, times, times, times)
-
-
-@contextlib.contextmanager
-def listing(status: int = 200, body: bytes = b'{"data": [{"id": "toy"}]}') -> Iterator[str]:
-    """A server that answers every GET with `body`."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            """Quiet."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    latency = LatencySummary(p90, p90, p90, p90) if completed else None
+    return LoadResult(
+        tool="salient",
+        concurrency=concurrency,
+        rate=None,
+        ttft=latency,
+        itl=latency,
+        tpot=latency,
+        e2e=latency,
+        seconds=10.0,
+        completed=completed,
+        input_tokens=100,
+        output_tokens=tokens,
+        failures=(FailureCount("refused", failed),) if failed else (),
+    )
 
 
 # The embedded engine
@@ -81,12 +70,12 @@ def test_the_embedded_engine_answers_every_request_at_every_step(folder):
     results = run_embedded(engine, SMALL, silent)
     assert [r.concurrency for r in results] == [1, 3]
     for found in results:
-        assert (found.totals.completed, found.failed) == (4, 0)
-        assert found.totals.output_tokens == 4 * 6
-        assert 4 * 10 < found.totals.input_tokens <= 4 * 24
+        assert (found.completed, found.failed) == (4, 0)
+        assert found.output_tokens == 4 * 6
+        assert 4 * 10 < found.input_tokens <= 4 * 24
         assert found.ttft.p50 < found.e2e.p50
         assert found.tpot.p50 * 5 == pytest.approx(found.e2e.p50 - found.ttft.p50, rel=0.5)
-    assert results[1].totals.peak == 3
+    assert results[1].peak == 3
     assert not engine.busy
 
 
@@ -102,16 +91,16 @@ def test_the_embedded_engine_finds_no_prompts_beginning_in_a_slot(folder):
 
 def test_the_embedded_engine_ends_in_time_where_seconds_are_set(folder):
     engine = opened(folder, slots=1, context=64).engine
-    plan = replace(SMALL, steps=(Step(1),), requests=None, seconds=0.2, warmups=0)
+    plan = replace(SMALL, steps=(LoadStep(1),), requests=None, seconds=0.2, warmups=0)
     (found,) = run_embedded(engine, plan, silent)
-    assert found.totals.completed >= 1
-    assert found.totals.seconds < 5
+    assert found.completed >= 1
+    assert found.seconds < 5
 
 
 def test_the_embedded_engine_has_no_rate(folder):
     engine = opened(folder, context=64).engine
     with pytest.raises(RequestError, match="tested by concurrency"):
-        run_embedded(engine, replace(SMALL, steps=(Step(1, rate=1.0),)), silent)
+        run_embedded(engine, replace(SMALL, steps=(LoadStep(1, rate=1.0),)), silent)
 
 
 def test_the_stage_tells_the_embedded_engines_figures(pair):
@@ -173,7 +162,7 @@ def test_a_server_that_answers_nothing_never_passes(steps):
 def test_a_server_that_fails_on_the_way_fails_the_rule(manner, kind, pair, monkeypatch):
     monkeypatch.setattr("salient.validate.load.measure.TIMEOUT", 0.2)
     with toy_server(manner) as server:
-        request = LoadRequest(server.url, "toy", SMALL, "salient")
+        request = LoadRequest(server.url, "toy", SMALL)
         stage = measure_load(pair, request, ValidationCache(), silent)
     assert {m.what: m.value for m in stage.measurements}["error_rate"] == 1.0
     verdict = judge(read_policy("lenient"), stage.measurements, ["load"])
@@ -183,7 +172,7 @@ def test_a_server_that_fails_on_the_way_fails_the_rule(manner, kind, pair, monke
 
 def test_a_server_that_streams_is_timed(pair):
     with toy_server(Manner(gap=0.001)) as server:
-        request = LoadRequest(server.url, "toy", SMALL, "salient")
+        request = LoadRequest(server.url, "toy", SMALL)
         stage = measure_load(pair, request, ValidationCache(), silent)
         assert {body["model"] for body in server.seen.bodies} == {"toy"}
     assert stage.data["target"] == server.url
@@ -197,36 +186,3 @@ def test_a_server_that_streams_is_timed(pair):
 def test_a_target_that_is_none_says_what_fits(target, pair):
     with pytest.raises(RequestError, match=r"--load-test: .* Or 'embedded', or 'off'"):
         check_load(pair, LoadRequest(target))
-
-
-def test_a_name_that_is_not_given_is_the_first_that_the_server_lists():
-    with listing() as url:
-        assert served_model(Target(url, "")) == "toy"
-        assert served_model(Target(f"{url}/v1", "")) == "toy"
-        assert served_model(Target(url, "mine")) == "mine"
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "words"),
-    [
-        (401, b"", "answers with status 401. Set OPENAI_API_KEY"),
-        (500, b"", "answers with status 500. Look at the server's log"),
-        (200, b"<html>", "lists no model as OpenAI's API does"),
-        (200, json.dumps({"data": []}).encode(), "lists no model"),
-        (200, json.dumps({"data": [{"id": "\x1b[31m"}]}).encode(), "lists no model"),
-        (200, json.dumps({"data": [{"id": "x" * 5000}]}).encode(), "lists no model"),
-        (200, json.dumps({"data": [{"id": 7}]}).encode(), "lists no model"),
-        (200, b"[" * 10_000, "lists no model"),
-    ],
-)
-def test_a_server_that_lists_no_model_is_told_what_it_said(status, body, words):
-    with listing(status, body) as url, pytest.raises(RequestError, match=words):
-        served_model(Target(url, ""))
-
-
-def test_a_server_that_is_not_there_is_said():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(RequestError, match=r"does not answer .* Start the server first"):
-            served_model(Target(url, ""))

@@ -89,7 +89,7 @@ def validate(
 def load_test(
     url: str,
     *,
-    model: str,
+    model: str | None = None,
     concurrency: str = "1,4,8",
     rate: float | None = None,
     requests: int = 64,
@@ -98,32 +98,33 @@ def load_test(
     chat: bool = False,
     timeout: float = 300.0,
     seed: int = 0,
-    tool: str = "auto",
+    tool: str = "salient",
     tokenizer: str = "",
     progress: Progress = silent,
 ) -> Report:
     """Latencies and throughput of an OpenAI-compatible server, step by step.
 
-    `concurrency` is a list with commas; `rate` (requests a second) takes its place. A key is read
-    from OPENAI_API_KEY. `tool` is vllm (`vllm bench serve`), guidellm, salient (the built-in
-    client) or auto (the first of them that is there); the others may need the model's `tokenizer`,
-    a folder or Hub id. The report passed if no request failed.
+    `model` is the served name; None takes the first that the server lists. `concurrency` is a list
+    with commas; `rate` (requests per second) replaces it. A key is read from OPENAI_API_KEY. `tool`
+    is salient (the built-in client), vllm (`vllm bench serve`, which may need the model's
+    `tokenizer`, a folder or Hub id) or guidellm, which reads the results file of a guidellm run:
+    `url` is then its path. The report passed if no request failed.
 
-    Raises RequestError for what cannot be asked; a server that fails is no error but a figure.
+    Raises RequestError for invalid options and a server that does not answer; requests that fail
+    are counted.
     """
     import os
 
-    from salient.evals.load.plans import LoadPlan, Target, steps_of
-    from salient.evals.load.telling import tell
-    from salient.evals.load.tools import run_with
+    from salient.loadtest.plan import LoadPlan, LoadTarget, parse_steps
+    from salient.loadtest.report import report_load
 
-    kind = "chat" if chat else "completions"
-    target = Target(url, model, kind, os.environ.get("OPENAI_API_KEY"), timeout)
+    api = "chat" if chat else "completions"
+    target = LoadTarget(url, model or "", api, os.environ.get("OPENAI_API_KEY"), timeout)
     plan = LoadPlan(
-        steps_of(concurrency, rate),
+        parse_steps(concurrency, rate),
         requests,
         prompt_tokens=prompt_tokens,
         output_tokens=new_tokens,
         seed=seed,
     )
-    return tell(target, run_with(tool, target, plan, progress, tokenizer=tokenizer))
+    return report_load(tool, target, plan, progress, tokenizer)

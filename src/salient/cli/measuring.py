@@ -138,12 +138,14 @@ def validate(
 
 def load_test(
     url: Annotated[str, typer.Argument(help="The server, for example http://localhost:8000.")],
-    model: Annotated[str, typer.Option(help="The name that the server serves it by.")],
+    model: Annotated[
+        str | None, typer.Option(help="The served name; the first that the server lists.")
+    ] = None,
     concurrency: Annotated[
         str, typer.Option(help="Requests at once, a step each, with commas.")
     ] = "1,4,8",
     rate: Annotated[
-        float | None, typer.Option(help="Requests a second instead, coming by chance.")
+        float | None, typer.Option(help="Requests per second instead, at random times.")
     ] = None,
     requests: Annotated[int, typer.Option(help="Requests of a step.")] = 64,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt, about.")] = 256,
@@ -152,11 +154,13 @@ def load_test(
     timeout: Annotated[float, typer.Option(help="Seconds for a whole request.")] = 300.0,
     seed: Annotated[int, typer.Option(help="Of prompts and arrivals.")] = 0,
     tool: Annotated[
-        str, typer.Option(help="vllm (`vllm bench serve`), guidellm, salient, or auto.")
-    ] = "auto",
-    tokenizer: Annotated[
-        str, typer.Option(help="For vllm and guidellm: the model's folder or Hub id.")
-    ] = "",
+        str,
+        typer.Option(
+            help="salient, vllm (`vllm bench serve`), or guidellm: read its results file, "
+            "whose path replaces the server."
+        ),
+    ] = "salient",
+    tokenizer: Annotated[str, typer.Option(help="For vllm: the model's folder or Hub id.")] = "",
     json: Json = False,
 ) -> None:
     """Time an OpenAI-compatible server. A key is read from OPENAI_API_KEY. Exit 1: some failed."""

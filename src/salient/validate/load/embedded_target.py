@@ -4,15 +4,14 @@ import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count, pairwise
+from itertools import pairwise
 from typing import Any
 
 from salient.core.errors import RequestError
 from salient.core.progress import Progress
-from salient.evals.load.client import Outcome
-from salient.evals.load.latencies import LoadResult, summarize
-from salient.evals.load.plans import LoadPlan, Step, check_plan
-from salient.evals.load.prompts import Count, numbered, windows
+from salient.loadtest.plan import LoadPlan, LoadStep, check_plan
+from salient.loadtest.prompts import TokenCounter, numbered_prompts
+from salient.loadtest.result import LoadResult, RequestTiming, summarize_step
 from salient.runtime.engine import Engine
 from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import TokenSequence
@@ -32,29 +31,34 @@ def run_embedded(engine: Engine, plan: LoadPlan, progress: Progress) -> list[Loa
     sampling = SamplingParams(max_new_tokens=plan.output_tokens, ignore_eos=plan.ignore_eos)
     found = []
     for number, step in enumerate(plan.steps):
-        progress(number, len(plan.steps), step.words, found[-1].words if found else "")
+        progress(number, len(plan.steps), step.label, found[-1].summary if found else "")
         if plan.warmups:
             _traffic(engine, prompts, sampling, step, replace(plan, requests=plan.warmups))
         started = time.perf_counter()
         outcomes = _traffic(engine, prompts, sampling, step, plan)
         seconds = time.perf_counter() - started
         peak = min(step.concurrency, len(outcomes))
-        result = summarize(step, outcomes, seconds, peak, plan.prompt_tokens)
-        found.append(replace(result, tool=TOOL))
-    progress(len(plan.steps), len(plan.steps), "load test", found[-1].words)
+        result = summarize_step(
+            step,
+            outcomes,
+            seconds=seconds,
+            peak=peak,
+            prompt_tokens=plan.prompt_tokens,
+            tool=TOOL,
+        )
+        found.append(result)
+    progress(len(plan.steps), len(plan.steps), "load test", found[-1].summary)
     return found
 
 
-def counter(tokenizer: Any) -> Count:
+def counter(tokenizer: Any) -> TokenCounter:
     """Counts the tokens of a text."""
     return lambda text: len(tokenizer(text, add_special_tokens=True, verbose=False).input_ids)
 
 
 def _prompts(tokenizer: Any, plan: LoadPlan) -> Iterator[list[int]]:
     """Prompts without end, no two of which begin alike."""
-    pieces = windows(plan.text, plan.prompt_tokens, plan.seed, counter(tokenizer))
-    for number in count(plan.seed * 1_000_003):
-        text = numbered(pieces[number % len(pieces)], number)
+    for text in numbered_prompts(plan, counter(tokenizer)):
         yield tokenizer(text, add_special_tokens=True, verbose=False).input_ids
 
 
@@ -62,11 +66,11 @@ def _traffic(
     engine: Engine,
     prompts: Iterator[list[int]],
     sampling: SamplingParams,
-    step: Step,
+    step: LoadStep,
     plan: LoadPlan,
-) -> list[Outcome]:
+) -> list[RequestTiming]:
     """As many requests at once as the step says, until all have ended."""
-    outcomes: list[Outcome] = []
+    outcomes: list[RequestTiming] = []
     running: list[TokenSequence] = []
     sent, last = 0, time.perf_counter() + (plan.seconds or float("inf"))
     while True:
@@ -81,12 +85,14 @@ def _traffic(
         running = [answer for answer in running if not answer.finished]
 
 
-def _outcome(answer: TokenSequence) -> Outcome:
+def _outcome(answer: TokenSequence) -> RequestTiming:
     """An answer's times, as a client would have seen them."""
     if answer.error is not None or not answer.times:
-        return Outcome(failed=answer.finished or "empty", words=str(answer.error or "no token"))
+        return RequestTiming(
+            failure=answer.finished or "empty", message=str(answer.error or "no token")
+        )
     times = answer.times
-    return Outcome(
+    return RequestTiming(
         ttft=times[0] - answer.started,
         e2e=times[-1] - answer.started,
         chunks=len(times),

@@ -8,11 +8,11 @@ from salient.core.errors import RequestError
 from salient.core.intervals import wilson
 from salient.core.progress import Progress
 from salient.core.report import Table
-from salient.evals.load.latencies import LoadResult, Spread
-from salient.evals.load.plans import LoadPlan, Step, Target, base_url, check_plan
-from salient.evals.load.served import served_model
-from salient.evals.load.telling import tell
-from salient.evals.load.tools import AUTO, run_with
+from salient.loadtest.client import resolve_model
+from salient.loadtest.load_runner import run_load
+from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget, base_url, check_plan
+from salient.loadtest.report import to_report
+from salient.loadtest.result import LatencySummary, LoadResult
 from salient.runtime.load_engine import EngineOptions
 from salient.validate.cache import ValidationCache
 from salient.validate.model_pair import ModelPair
@@ -26,7 +26,7 @@ TIMEOUT = 300.0  # seconds for a whole request
 MOST_FAILED = 0.1  # of a step's requests: what P90 leaves out
 MEASURED = ("error_rate", "ttft_p90", "itl_p90", "throughput")
 PLAN = LoadPlan(
-    steps=(Step(1), Step(4), Step(8)),
+    steps=(LoadStep(1), LoadStep(4), LoadStep(8)),
     requests=16,
     seconds=60.0,
     prompt_tokens=128,
@@ -41,13 +41,12 @@ class LoadRequest:
 
     target: a server's address, or "embedded" for our engine of the checkpoint
     model: the name that the server serves; None: the first that it lists
-    plan: None for PLAN, or SERVER_PLAN for a server   tool: one of evals.load.tools.TOOLS
+    plan: None for PLAN, or SERVER_PLAN for a server
     """
 
     target: str = EMBEDDED
     model: str | None = None
     plan: LoadPlan | None = None
-    tool: str = AUTO
 
     @property
     def asked(self) -> LoadPlan:
@@ -79,31 +78,24 @@ def measure_load(
         results = _embedded(pair, request.asked, progress)
         target = replace(target, url=EMBEDDED, model=pair.checkpoint.name)
     else:
-        target = replace(target, model=served_model(target))
-        folder = pair.reference.source.folder
-        results = run_with(
-            request.tool,
-            target,
-            request.asked,
-            progress,
-            tokenizer=str(folder),
-            count_tokens=counter(load_tokenizer(folder)),
-        )
-    told = tell(target, results)
+        target = resolve_model(target)
+        tokenizer = load_tokenizer(pair.reference.source.folder)
+        results = run_load(target, request.asked, progress, counter(tokenizer))
+    report = to_report(target, results)
     data = {
         "target": target.url,
         "model": target.model,
         "tool": results[0].tool,
-        "steps": told.data["steps"],
+        "steps": report.data["steps"],
     }
-    tables = [Table(t.title, t.columns, t.rows) for t in told.tables]
-    lines = [*told.lines, judged_words(results)]
+    tables = [Table(t.title, t.columns, t.rows) for t in report.tables]
+    lines = [*report.lines, judged_words(results)]
     return Stage("load", data, measurements(results), tables, lines)
 
 
-def _target(request: LoadRequest) -> Target:
+def _target(request: LoadRequest) -> LoadTarget:
     key = os.environ.get("OPENAI_API_KEY")
-    return Target(request.target, request.model or "", api_key=key, timeout=TIMEOUT)
+    return LoadTarget(request.target, request.model or "", api_key=key, timeout=TIMEOUT)
 
 
 def _embedded(pair: ModelPair, plan: LoadPlan, progress: Progress) -> list[LoadResult]:
@@ -135,7 +127,7 @@ def measurements(results: list[LoadResult]) -> list[Measurement]:
     why = f"{results[0].tool} does not tell it"
     if _failed_share(worst) > MOST_FAILED:
         values = dict.fromkeys(values)
-        why = f"{worst.failed} of {worst.requests} requests failed with {_step(worst)}"
+        why = f"{worst.failed} of {worst.requests} requests failed with {worst.label}"
     for name, value in values.items():
         unit = "tokens/s" if name == "throughput" else "s"
         said = why if value is None else ""
@@ -149,7 +141,7 @@ def judged_words(results: list[LoadResult]) -> str:
     best = max(results, key=lambda r: r.output_rate)
     return (
         "Judged are errors and times of the worst step, here first tokens with "
-        f"{_step(slowest)}, and the throughput of the best, with {_step(best)}."
+        f"{slowest.label}, and the throughput of the best, with {best.label}."
     )
 
 
@@ -158,14 +150,8 @@ def _failed_share(result: LoadResult) -> float:
     return result.failed / result.requests if result.requests else 1.0
 
 
-def _longest(spreads: list[Spread | None]) -> float | None:
+def _longest(spreads: list[LatencySummary | None]) -> float | None:
     """The largest P90, seconds; None where a step has none."""
     ends = [None if spread is None else spread.p90 for spread in spreads]
     told = [end for end in ends if end is not None]
     return max(told) / 1e3 if len(told) == len(ends) else None
-
-
-def _step(result: LoadResult) -> str:
-    if result.rate is not None:
-        return f"{result.rate:g} requests/s"
-    return f"{result.concurrency or 'all'} at once"

@@ -1,1 +1,0 @@
-"""Load on an OpenAI-compatible server: requests sent, tokens timed, failures counted."""

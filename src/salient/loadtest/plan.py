@@ -1,0 +1,160 @@
+"""The server, steps and token counts of a load test, checked before the first request."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+from urllib.parse import urlsplit
+
+from salient.core.errors import RequestError
+
+Api = Literal["completions", "chat"]
+API_PATHS: dict[Api, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+MAX_CONCURRENCY = 1000  # connections of one process: most systems allow 1024 open files
+_EXAMPLE = "Use one like http://localhost:8000."
+
+
+@dataclass(frozen=True)
+class LoadTarget:
+    """A server and its API.
+
+    url: "http://host:8000", with or without /v1
+    model: the served name; "" stands for the first that the server lists
+    api_key: sent as a bearer token; timeout: seconds for a whole request
+    """
+
+    url: str
+    model: str = ""
+    api: Api = "completions"
+    api_key: str | None = field(default=None, repr=False)
+    timeout: float = 300.0
+
+
+@dataclass(frozen=True)
+class LoadStep:
+    """One pattern of requests.
+
+    concurrency: requests in flight at most
+    rate: requests per second, a Poisson process; None sends the next as soon as one has ended
+    """
+
+    concurrency: int = MAX_CONCURRENCY
+    rate: float | None = None
+
+    @property
+    def label(self) -> str:
+        """ "4 at once", "2.5 requests/s"."""
+        return step_label(self.concurrency, self.rate)
+
+    def arrivals(self, seed: int) -> Iterator[float]:
+        """Seconds after the step's start at which each request is due, without end.
+
+        Without a rate all are due at once. With one, the first is due at 0 and the gaps are
+        exponential, with the mean 1 / rate.
+        """
+        random, due = Random(seed), 0.0
+        while True:
+            yield due
+            due += random.expovariate(self.rate) if self.rate else 0.0
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """The steps, run one after another, and the requests of each.
+
+    requests, seconds: a step starts no request after either; one of them may be None
+    warmups: uncounted requests before each step
+    ignore_eos: request all output tokens; servers that refuse unknown fields need it off
+    seed: of arrivals and prompts. Use another one for a second run against the same server, whose
+        prefix cache holds the prompts of the first.
+    text: source of the prompts; '' is the built-in held-out text
+    """
+
+    steps: tuple[LoadStep, ...] = (LoadStep(1), LoadStep(4), LoadStep(8))
+    requests: int | None = 64
+    seconds: float | None = None
+    warmups: int = 2
+    prompt_tokens: int = 256
+    output_tokens: int = 128
+    ignore_eos: bool = True
+    seed: int = 0
+    text: str = field(default="", repr=False)
+
+
+_BOUNDS = {  # of a field: smallest, largest, meaning; times are kept in memory
+    "requests": (1, 1_000_000, "requests of a step"),
+    "seconds": (0.001, 7 * 86400, "seconds of a step"),
+    "warmups": (0, 1_000_000, "warm-up requests"),
+    "prompt_tokens": (1, 2**20, "tokens of a prompt"),
+    "output_tokens": (1, 2**20, "tokens of an answer"),
+    "concurrency": (1, MAX_CONCURRENCY, "requests at once"),
+    "rate": (1e-4, 1e5, "requests per second"),
+    "timeout": (1e-3, 86400, "seconds of a request"),
+}
+
+
+def step_label(concurrency: int | None, rate: float | None) -> str:
+    return f"{rate:g} requests/s" if rate is not None else f"{concurrency or 'all'} at once"
+
+
+def parse_steps(concurrency: str, rate: float | None) -> tuple[LoadStep, ...]:
+    """The steps of "1,4,8", or the single step of a rate. Raises RequestError."""
+    if rate is not None:
+        return (LoadStep(rate=rate),)
+    numbers = [part.strip() for part in concurrency.split(",") if part.strip()]
+    if not numbers or not all(part.isascii() and part.isdigit() for part in numbers):
+        raise RequestError(
+            f"--concurrency {concurrency[:80]!r} is not a list of numbers. Use one like 1,4,8."
+        )
+    return tuple(LoadStep(int(part[:9])) for part in numbers)
+
+
+def check_plan(plan: LoadPlan) -> None:
+    """Raises RequestError that names the first number out of bounds."""
+    if not plan.steps:
+        raise RequestError("The load test has no step. Use at least one, for example 1, 4, 8.")
+    if plan.requests is None and plan.seconds is None:
+        raise RequestError("A step would never end. Set a number of requests, seconds, or both.")
+    for record in (plan, *plan.steps):
+        _check_bounds(record)
+
+
+def _check_bounds(record: LoadPlan | LoadStep | LoadTarget) -> None:
+    for name, (low, high, meaning) in _BOUNDS.items():
+        value = getattr(record, name, None)
+        if value is not None and not low <= value <= high:
+            raise RequestError(f"{name}={value} {meaning}: use {low:g} to {high:g}.")
+
+
+def check_target(target: LoadTarget) -> None:
+    """Raises RequestError for an address, key or timeout that no request could have."""
+    base_url(target)
+    _check_bounds(target)
+    key = target.api_key or ""
+    if not (key.isascii() and key.isprintable()):
+        raise RequestError("The API key has characters that no header takes. Check how it is set.")
+
+
+def base_url(target: LoadTarget) -> str:
+    """The target's address without /v1 and an API's path: "http://host:8000".
+
+    Raises RequestError for anything but a plain http or https address.
+    """
+    url = target.url.strip()
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise RequestError(f"{url[:200]!r} is not an address ({error}). {_EXAMPLE}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise RequestError(f"{url[:200]!r} is no http or https address. {_EXAMPLE}")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise RequestError(
+            f"The address of {host!r} has a user, a query or a fragment. {_EXAMPLE} A key goes "
+            "into OPENAI_API_KEY (in Python: api_key)."
+        )
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        raise RequestError(f"{url[:200]!r} has characters that no address has. {_EXAMPLE}")
+    path = re.sub(r"/v1(/(chat/)?completions)?$", "", parts.path.rstrip("/"))
+    return f"{parts.scheme}://{parts.netloc}{path}"

@@ -1,0 +1,73 @@
+"""The report of a load test, and the choice of its tool."""
+
+from pathlib import Path
+
+from salient.core.errors import RequestError
+from salient.core.progress import Progress
+from salient.core.report import Report, Table
+
+from .client import resolve_model
+from .load_runner import run_load
+from .plan import LoadPlan, LoadTarget
+from .result import LatencySummary, LoadResult
+from .tool_results import load_json, parse_guidellm
+from .vllm_bench import run_vllm_bench
+
+COLUMNS = ("step", "answered", "failed", "tok/s", "first token", "between", "whole")
+TOOLS = ("salient", "vllm", "guidellm")
+
+
+def report_load(
+    tool: str, target: LoadTarget, plan: LoadPlan, progress: Progress, tokenizer: str = ""
+) -> Report:
+    """Run `plan` with `tool`, one of TOOLS, and report it: the same figures from each.
+
+    salient: the built-in client; vllm: `vllm bench serve`, with the model's `tokenizer`;
+    guidellm: read its benchmarks.json, whose path is the target's url
+
+    Raises RequestError for an invalid plan or target, and where the tool fails.
+    """
+    if tool not in TOOLS:
+        raise RequestError(f"No tool {tool[:40]!r} for load tests. Known: {', '.join(TOOLS)}.")
+    if tool == "guidellm":
+        advice = "Run guidellm with --output kind=json, and pass the file in place of the address."
+        document = load_json(Path(target.url), "guidellm's benchmarks.json", advice)
+        return to_report(target, parse_guidellm(document))
+    target = resolve_model(target)
+    if tool == "vllm":
+        return to_report(target, run_vllm_bench(target, plan, progress, tokenizer))
+    return to_report(target, run_load(target, plan, progress))
+
+
+def to_report(target: LoadTarget, results: list[LoadResult]) -> Report:
+    """A row per step; it does not pass if a request failed. Times: P50 / P90 / P99 in ms."""
+    rows = [
+        (
+            _label(result),
+            str(result.completed),
+            str(result.failed),
+            f"{result.output_rate:.1f}",
+            *map(_format_ms, (result.ttft, result.itl, result.e2e)),
+        )
+        for result in results
+    ]
+    lines = [f"{_label(result)}: {result.summary}" for result in results if result.failed]
+    lines += [f"{_label(result)}: {result.note}" for result in results if result.note]
+    tools = ", ".join(dict.fromkeys(result.tool for result in results))
+    times = "Times in ms: P50 / P90 / P99. First token, between tokens, whole answer."
+    lines.append(f"Measured by {tools}. {times}")
+    data = {"url": target.url, "model": target.model, "steps": [r.to_dict() for r in results]}
+    title = f"{target.model} at {target.url}" if target.model else target.url
+    passed = all(result.completed and not result.failed for result in results)
+    return Report(data, [Table(title, COLUMNS, rows)], lines, passed=passed)
+
+
+def _label(result: LoadResult) -> str:
+    return f"{result.rate:g}/s" if result.rate is not None else result.label
+
+
+def _format_ms(latency: LatencySummary | None) -> str:
+    if latency is None:
+        return "-"
+    ends = (latency.p50, latency.p90, latency.p99)
+    return " / ".join("-" if end is None else f"{end:.0f}" for end in ends)
