@@ -1,27 +1,22 @@
-"""Use the explorer's page in a real browser, as a person would, and say what is wrong with it.
+"""Use the explorer in headless Chromium, as a person would, and list its faults.
 
-    python benchmarks/look_at_explorer.py http://127.0.0.1:8000 [--chat] [--shots FOLDER] [--docs X]
+    python tests/visual/explorer.py http://127.0.0.1:8000 [--chat] [--shots FOLDER] [--docs X]
 
 The server runs already (`salient serve CHECKPOINT`; with `--reference MODEL` for --chat). The page
 is opened in headless Chromium, as wide as a desktop (1400) and as a phone (390), light and dark.
 Exit code 1 if any of these is found:
 
     an error or warning in the console      a request to anything but the server
-    a page wider than its window            a chart with nothing in it, unsaid
+    a page wider than its window            a chart with nothing in it and no note
     text smaller than 11 pixels             text of too little contrast (WCAG AA, 4.5 to 1)
     a control without a name                a control that the Tab key does not reach
-    content that moved while it loaded      a slider that takes more than 200 ms to be drawn anew
+    content that moved while it loaded      a slider that takes more than 200 ms to redraw
 
-With --chat both models answer, and every token must be coloured and tell both opinions. --docs
-makes the pictures of the documentation anew.
-
-Needs Chromium with its driver (Debian: `apt install chromium chromium-driver`) and the package
-`selenium`; nothing else of Salient imports either.
+With --chat both models answer, and every token must be coloured and show both models'
+probabilities. --docs writes the pictures of the documentation.
 """
 
 import argparse
-import base64
-import json
 import statistics
 import sys
 import tempfile
@@ -30,12 +25,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from browser import THEMES, emulate, full_page, open_browser, page_faults, screenshot
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
-
-from look_at_report import FAULTS, TALLEST, THEMES, open_browser
 
 WIDTHS = {"desktop": 1400, "phone": 390}
 SLOWEST = 200  # milliseconds from a slider's step to what it shows
@@ -50,11 +44,11 @@ PICTURES = {
 }
 QUESTION = "Why is the sky blue? Answer in two sentences."
 SHIFTS = """
-window.moved = [];
+window.shifts = [];
 new PerformanceObserver(list => {
   const named = s => s.node && (s.node.id || s.node.nodeName);
   for (const e of list.getEntries())
-    if (!e.hadRecentInput) window.moved.push([e.value, e.sources.map(named).join()]);
+    if (!e.hadRecentInput) window.shifts.push([e.value, e.sources.map(named).join()]);
 }).observe({type: 'layout-shift', buffered: true});
 """
 READY = """
@@ -89,7 +83,7 @@ document.getElementById('as-chosen').click();
 BOX = """
 const [a, b] = [...arguments].map(id => document.getElementById(id).getBoundingClientRect());
 return {x: a.left - 12 + scrollX, y: a.top + 24 + scrollY, width: a.width + 24,
-        height: b.bottom - a.top - 12, scale: 1};
+        height: b.bottom - a.top - 12};
 """
 
 
@@ -98,18 +92,20 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("--shots", type=Path, help="a folder for screenshots")
     parser.add_argument("--docs", type=Path, help="a folder for pictures of single panels")
-    parser.add_argument("--chat", action="store_true", help="talk to both models, too")
-    asked = parser.parse_args()
+    parser.add_argument("--chat", action="store_true", help="chat with both models, too")
+    options = parser.parse_args()
     count = 0
-    for words in look(asked.url.rstrip("/"), asked.shots, asked.docs, chat=asked.chat):
+    for fault in check_explorer(
+        options.url.rstrip("/"), options.shots, options.docs, chat=options.chat
+    ):
         count += 1
-        print(words)
+        print(fault)
     print(f"{count} faults")
     sys.exit(count > 0)
 
 
-def look(url: str, shots: Path | None, docs: Path | None, *, chat: bool) -> Iterator[str]:
-    """The faults of the page at each width and theme, in words."""
+def check_explorer(url: str, shots: Path | None, docs: Path | None, *, chat: bool) -> Iterator[str]:
+    """The faults of the page at each width and theme, as text."""
     with tempfile.TemporaryDirectory() as profile:
         browser = open_browser(profile)
         try:
@@ -121,7 +117,7 @@ def look(url: str, shots: Path | None, docs: Path | None, *, chat: bool) -> Iter
                     if shots:
                         shots.mkdir(parents=True, exist_ok=True)
                         target = shots / f"explorer-{device}-{theme}.png"
-                        target.write_bytes(_shot(browser, width))
+                        target.write_bytes(full_page(browser, width))
                     if docs:
                         _pictures(browser, PICTURES.get((device, theme), []), docs)
         finally:
@@ -131,45 +127,40 @@ def look(url: str, shots: Path | None, docs: Path | None, *, chat: bool) -> Iter
 def _use(
     browser: webdriver.Chrome, url: str, width: int, theme: str, *, chat: bool
 ) -> Iterator[str]:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": theme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    browser.get("about:blank")
-    for log in ("browser", "performance"):
-        browser.get_log(log)
+    emulate(browser, width, theme)
     browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": SHIFTS})
     browser.get(url)
     _wait(browser, READY)
     time.sleep(1)
-    yield from _moved(browser)
+    yield from _layout_shift(browser)
     yield from (f"empty chart: {name}" for name in browser.execute_script(CHARTS))
     yield from (f"no name: {name}" for name in browser.execute_script(NAMELESS))
-    yield from _tabbed(browser)
+    yield from _tab_order(browser)
     yield from _blocks_by_keys(browser)
     yield from _sliders(browser)
     if chat:
         yield from _chat(browser)
-    yield from _faults(browser, url)
+    allowed = (url + "/", "about:", "data:")
+    yield from page_faults(browser, lambda address: address.startswith(allowed))
 
 
 def _wait(browser: webdriver.Chrome, script: str) -> Any:
     return WebDriverWait(browser, SECONDS, 0.1).until(lambda b: b.execute_script(script))
 
 
-def _moved(browser: webdriver.Chrome) -> Iterator[str]:
-    moved = browser.execute_script("return window.moved")
-    total = sum(value for value, _ in moved)
+def _layout_shift(browser: webdriver.Chrome) -> Iterator[str]:
+    shifts = browser.execute_script("return window.shifts")
+    total = sum(value for value, _ in shifts)
     print(f"  layout shift while loading: {total:.3f}", file=sys.stderr)
     if total > MOST_MOVED:
-        yield f"moved by {total:.3f}: {[m for m in moved if m[0] > 0.01]}"
+        yield f"layout shifts by {total:.3f}: {[shift for shift in shifts if shift[0] > 0.01]}"
 
 
-def _tabbed(browser: webdriver.Chrome) -> Iterator[str]:
-    """Every control is reached by the Tab key, and shows that it is."""
+def _tab_order(browser: webdriver.Chrome) -> Iterator[str]:
+    """The Tab key reaches every control, and focus shows."""
     names = browser.execute_script(REACHABLE)
     browser.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
-    seen: set[int] = set()
+    reached: set[int] = set()
     for _ in range(MOST_TABS):
         webdriver.ActionChains(browser).send_keys(Keys.TAB).perform()
         at, outlined = browser.execute_script(
@@ -177,12 +168,12 @@ def _tabbed(browser: webdriver.Chrome) -> Iterator[str]:
             "return [e.dataset.tab, s.outlineStyle !== 'none' || e.matches('.column-mark')]"
         )
         if at is not None:
-            seen.add(int(at))
+            reached.add(int(at))
             if not outlined:
                 yield f"focus does not show: {names[int(at)]}"
-        if len(seen) == len(names):
+        if len(reached) == len(names):
             return
-    yield from (f"no way by Tab: {name}" for i, name in enumerate(names) if i not in seen)
+    yield from (f"not reached by Tab: {name}" for i, name in enumerate(names) if i not in reached)
 
 
 def _blocks_by_keys(browser: webdriver.Chrome) -> Iterator[str]:
@@ -201,7 +192,7 @@ def _blocks_by_keys(browser: webdriver.Chrome) -> Iterator[str]:
 
 
 def _sliders(browser: webdriver.Chrome) -> Iterator[str]:
-    """Each slider, moved by keys, draws anew in time."""
+    """Each slider, moved by keys, redraws in time."""
     for name in ("bits", "size", "clip", "a", "b", "row", "at"):
         element = browser.find_element(By.ID, name)
         if not element.is_enabled():
@@ -226,7 +217,7 @@ def _sliders(browser: webdriver.Chrome) -> Iterator[str]:
 
 
 def _chat(browser: webdriver.Chrome) -> Iterator[str]:
-    """Ask; both answer, and every token is coloured and tells both opinions."""
+    """Both models answer; every token is coloured and shows both models' probabilities."""
     most = browser.find_element(By.ID, "most")
     browser.execute_script("arguments[0].value = 48", most)
     browser.find_element(By.ID, "message").send_keys(QUESTION, Keys.ENTER)
@@ -244,44 +235,21 @@ def _chat(browser: webdriver.Chrome) -> Iterator[str]:
         yield "arrow keys do not move from token to token"
     for side in browser.find_elements(By.CSS_SELECTOR, ".detail .sides ol"):
         if len(side.find_elements(By.TAG_NAME, "li")) != 5:
-            yield "a token does not tell five likeliest tokens"
+            yield "a token does not show the five most likely tokens"
     speeds = browser.execute_script(
         "return [...document.querySelectorAll('.answer > small')].map(e => e.textContent)"
     )
     print(f"  chat: {speeds}", file=sys.stderr)
 
 
-def _faults(browser: webdriver.Chrome, url: str) -> Iterator[str]:
-    for entry in browser.get_log("browser"):
-        yield f"console: {entry['message'][:300]}"
-    for entry in browser.get_log("performance"):
-        event = json.loads(entry["message"])["message"]
-        if event["method"] == "Network.requestWillBeSent":
-            wanted = event["params"]["request"]["url"]
-            if not wanted.startswith((url + "/", "about:", "data:")):
-                yield f"request: {wanted[:200]}"
-    yield from (f"{kind}: {words}" for kind, words in browser.execute_script(FAULTS))
-
-
-def _shot(browser: webdriver.Chrome, width: int) -> bytes:
-    browser.execute_script("window.scrollTo(0, 0)")
-    height = browser.execute_script("return document.documentElement.scrollHeight")
-    clip = {"x": 0, "y": 0, "width": width, "height": min(height, TALLEST), "scale": 1}
-    settings = {"format": "png", "captureBeyondViewport": True, "clip": clip}
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", settings)
-    return base64.b64decode(shot["data"])
-
-
-def _pictures(browser: webdriver.Chrome, wanted: list[tuple[str, str]], folder: Path) -> None:
+def _pictures(browser: webdriver.Chrome, panels: list[tuple[str, str]], folder: Path) -> None:
     """From the first of two panels to the end of the last, without what sticks to the window."""
     folder.mkdir(parents=True, exist_ok=True)
     browser.execute_script(AT_REST)
     time.sleep(1)
-    for panels in wanted:
-        box = browser.execute_script(BOX, *panels)
-        settings = {"format": "png", "captureBeyondViewport": True, "clip": box}
-        shot = browser.execute_cdp_cmd("Page.captureScreenshot", settings)
-        (folder / f"explorer-{panels[0]}.png").write_bytes(base64.b64decode(shot["data"]))
+    for first, last in panels:
+        box = browser.execute_script(BOX, first, last)
+        (folder / f"explorer-{first}.png").write_bytes(screenshot(browser, box))
 
 
 if __name__ == "__main__":
