@@ -12,7 +12,7 @@ from helpers.html_tree import Node, tree
 from helpers.report_data import toy_data
 from salient.validate.report import markdown
 from salient.validate.report.figures import MISSING
-from salient.validate.report.markdown import MOST_BYTES, escaped
+from salient.validate.report.markdown_report import MOST_BYTES, escaped
 
 SIGNS = "| a | `code` ``` <b> **bold** _it_ ~~no~~ [x](http://e.example) ![i](//e) # 1. - > $x$ \\"
 

@@ -5,6 +5,7 @@ from datetime import date
 from pathlib import Path
 
 from salient.core.errors import ResourceError
+from salient.core.markdown import markdown_table
 from salient.core.report import Table, mebibytes
 
 from .planner import DevicePlan, Plan
@@ -112,9 +113,7 @@ def _reconsider(plan: Plan) -> list[str]:
 
 
 def _markdown(table: Table) -> str:
-    rows = [table.columns, tuple("---" for _ in table.columns), *table.rows]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([f"**{table.title}**", "", *lines])
+    return f"**{table.title}**\n\n{markdown_table(table.columns, table.rows, table.words)}"
 
 
 def _list(items: list[str]) -> str:

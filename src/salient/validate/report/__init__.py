@@ -1,6 +1,6 @@
 """The report of a validation: a page for people, Markdown for a pull request, JSON for programs."""
 
-from .markdown import markdown
+from .markdown_report import markdown
 from .page import html
 from .write import check_folder, write_report
 

@@ -8,7 +8,7 @@ from salient.core.errors import RequestError
 from salient.core.report import Report
 from salient.formats.writer import write_text
 
-from .markdown import markdown
+from .markdown_report import markdown
 from .page import html
 from .reading import Data
 

@@ -4,9 +4,9 @@ Every sign in a text that Markdown, HTML or GitHub (mentions, links) could take 
 written as an entity; what models and users wrote at length stands inside <code> besides.
 """
 
-import re
 from collections.abc import Iterable
 
+from salient.core.markdown import escape_markdown, markdown_table
 from salient.validate.report.sections.method import method
 from salient.validate.report.sections.verdict import RuleView, VerdictView, verdict
 
@@ -23,9 +23,6 @@ CELL = 200  # characters of a cell
 CUT = "\n_The rest is left out here: the page report.html has it._\n"
 _WORDS = {"pass": "✅ Pass", "fail": "❌ Fail", "could not measure": "❔ Could not measure"}
 _HOLDS = {True: "✅ holds", False: "❌ does not hold", None: "❔ undecided"}
-_SIGNS = re.compile(r"[!#$&*<>@\[-`{-~]|:(?=//)|(?<=www)\.")
-_CALLS = ("@", "#")  # GitHub links names and numbers after them, unless something stands between
-_BETWEEN = "&#8288;"  # the word joiner, which has no width
 
 
 def markdown(data: Data) -> str:
@@ -53,14 +50,8 @@ def _fitted(pieces: Iterable[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` as what it says, on one line, whatever signs are in it."""
-    marked = _SIGNS.sub(_entity, visible(text).replace("\t", " "))
-    return marked.replace("\n", "<br>")
-
-
-def _entity(found: re.Match[str]) -> str:
-    sign = found.group()
-    return f"&#{ord(sign)};" + _BETWEEN * (sign in _CALLS)
+    """`text` on one line, free of markup and of characters that show nothing."""
+    return escape_markdown(visible(text))
 
 
 def _code(text: str) -> str:
@@ -119,10 +110,12 @@ def _section(section: Section) -> str:
 
 
 def _table(table: HtmlTable) -> str:
-    marks = ["---" if i == 0 or c in table.words else "--:" for i, c in enumerate(table.columns)]
-    lines = [_row(escaped(column) for column in table.columns), "|" + "|".join(marks) + "|"]
-    lines += [_row(map(_cell, row)) for row in table.rows[:MOST_ROWS]]
-    return "\n".join([*lines, _more(len(table.rows) - MOST_ROWS)])
+    rows = [tuple(map(_cell, row)) for row in table.rows[:MOST_ROWS]]
+    columns = tuple(map(escaped, table.columns))
+    text_columns = tuple(map(escaped, table.words))
+    return "\n".join(
+        [markdown_table(columns, rows, text_columns), _more(len(table.rows) - MOST_ROWS)]
+    )
 
 
 def _row(cells: Iterable[str]) -> str:
