@@ -6,9 +6,16 @@ import re
 import pytest
 
 from salient.core.errors import RequestError
-from salient.plan.gpu_table import GPUS
-from salient.plan.gpus import EXAMPLES, LONGEST, find_gpu, gpu_of_memory, simplified
+from salient.plan.gpus import (
+    EXAMPLES,
+    LONGEST,
+    catalogue,
+    find_gpu,
+    gpu_of_memory,
+    simplified,
+)
 
+GPUS = catalogue()
 ALL = pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
 
 # https://developer.nvidia.com/cuda-gpus

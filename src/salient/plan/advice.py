@@ -7,7 +7,7 @@ from salient.plan.vllm.route import fitting_tp
 from salient.shapes.model_shape import ModelShape
 
 from .engine_profiles import GIB
-from .gpu_table import GPUS
+from .gpus import catalogue
 from .memory import Workload, budget, utilization
 from .ranking import Candidate
 
@@ -66,6 +66,6 @@ def _more_gpus(shape: ModelShape, load: Workload, best: Candidate) -> list[str]:
 def _larger_gpus(shape: ModelShape, load: Workload, best: Candidate) -> list[str]:
     """The smallest devices of the same vendor that hold it."""
     needed = best.budget.taken / utilization(load.engine, load.gpu) / GIB
-    larger = [g for g in GPUS if g.vendor == load.gpu.vendor and g.memory >= needed]
+    larger = [g for g in catalogue() if g.vendor == load.gpu.vendor and g.memory >= needed]
     names = [f"{g.name} ({g.memory:g} GiB)" for g in sorted(larger, key=lambda g: g.memory)[:3]]
     return [f"a device of {needed:.0f} GiB: {', '.join(names)}"] if names else []
