@@ -25,11 +25,11 @@ def main(folder: str) -> None:
     output = f"{folder}/{MODEL}-w4-g64"
     console.rule("quantize")
     report = api.quantize(
-        MODEL, output, scheme="w4-g64", samples=32, fresh=True, progress=said(console)
+        MODEL, output, scheme="w4-g64", samples=32, fresh=True, progress=line_printer(console)
     )
     report.show(console)
     console.rule("evaluate on held-out texts")
-    api.evaluate(output, reference=MODEL, windows=8, progress=said(console)).show(console)
+    api.evaluate(output, reference=MODEL, windows=8, progress=line_printer(console)).show(console)
     console.rule("generate from the checkpoint")
     model, tokenizer = api.load(output)
     messages = [{"role": "user", "content": PROMPT}]
@@ -41,14 +41,14 @@ def main(folder: str) -> None:
     console.print(f"The whole demo took {time.monotonic() - started:.0f} s.")
 
 
-def said(console: Console) -> api.Progress:
-    """A progress that prints a line a step: it reads well in a log, too."""
+def line_printer(console: Console) -> api.Progress:
+    """A progress that prints a line for each step, which also reads well in a log."""
 
-    def progress(done: int, total: int, doing: str, note: str) -> None:
+    def step(done: int, total: int, action: str, note: str) -> None:
         if note or done == total:
-            console.print(f"[{done}/{total}] {doing}  {note}", markup=False, highlight=False)
+            console.print(f"[{done}/{total}] {action}  {note}", markup=False, highlight=False)
 
-    return progress
+    return api.Progress(step)
 
 
 if __name__ == "__main__":

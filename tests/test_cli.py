@@ -308,7 +308,7 @@ def test_a_signal_that_a_library_swallows_ends_the_run_at_its_next_step(monkeypa
         with contextlib.suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
-        progress(0, 1, "going on", "")
+        progress(0, 1, "continuing")
         raise AssertionError("it went on")
 
     monkeypatch.setattr(api, "quantize", library)

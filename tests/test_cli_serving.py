@@ -143,7 +143,7 @@ def test_a_bar_that_is_over_draws_no_more():
     drawn = io.StringIO()
     with console._bar(Console(file=drawn, force_terminal=True), shown=True) as progress:
         progress(1, 2, "quantizing", "")
-        progress(0, 0, "", "")
+        progress.close()
         before = len(drawn.getvalue())
         time.sleep(0.3)
         assert before == len(drawn.getvalue()) > 0

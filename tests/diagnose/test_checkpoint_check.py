@@ -21,6 +21,7 @@ from helpers.faults import (
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import save, tiny_model
 from salient.core.model_files import SINGLE, read_json
+from salient.core.progress import Progress
 from salient.diagnose.checkpoint.check import read_checkpoint
 
 
@@ -122,7 +123,7 @@ def test_the_head_beside_a_tied_embedding_is_a_note(toy):
 
 def test_progress_ends_with_all_bytes_and_never_falls(good):
     told = []
-    read_checkpoint(good, progress=lambda *step: told.append(step))
+    read_checkpoint(good, progress=Progress(lambda *step: told.append(step)))
     done = [step[0] for step in told]
     assert done == sorted(done)
     assert told[-1][0] == told[-1][1] > 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from salient.core.errors import RequestError
+from salient.core.progress import Progress
 from salient.diagnose.finding import BAD, CERTAINTIES, LEVELS
 from salient.diagnose.log.fact_patterns import ANCHORS
 from salient.diagnose.log.log_reader import LogReading, follow, read_log, read_stream
@@ -160,7 +161,7 @@ def test_a_line_repeated_for_ever_is_counted_and_shown_three_times():
 
 def test_progress_tells_bytes_done_and_bytes_in_all():
     told = []
-    read_log(LOGS / "float32.txt", progress=lambda *words: told.append(words))
+    read_log(LOGS / "float32.txt", progress=Progress(lambda *step: told.append(step)))
     size = (LOGS / "float32.txt").stat().st_size
     assert told == [(size, size, "reading float32.txt", "")]
 

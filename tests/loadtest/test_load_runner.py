@@ -14,6 +14,7 @@ import pytest
 
 from helpers.toy_server import SSE_HEAD, Manner, toy_server
 from salient.core.errors import RequestError
+from salient.core.progress import Progress
 from salient.loadtest import load_runner
 from salient.loadtest.load_runner import MAX_FAILURES, run_load
 from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget
@@ -229,7 +230,7 @@ def test_a_missing_server_ends_the_step_early():
     (result,) = run_load(
         target(f"http://127.0.0.1:{_free_port()}"),
         plan(LoadStep(4), requests=1000),
-        lambda done, total, doing, note: notes.append(note),
+        Progress(lambda done, total, action, note: notes.append(note)),
     )
     assert result.failures[0].kind == "refused"
     assert "Connect call failed" in result.failures[0].message
@@ -271,7 +272,7 @@ def test_progress_counts_up_to_all_requests_of_all_steps():
         run_load(
             target(server.url),
             plan(LoadStep(1), LoadStep(2), requests=5),
-            lambda done, total, doing, note: calls.append((done, total, doing, note)),
+            Progress(lambda *step: calls.append(step)),
         )
     dones = [done for done, *_ in calls]
     assert dones == sorted(dones)

@@ -16,7 +16,7 @@ from helpers.toy_models import rewrite_json, toy_folder
 from salient import api
 from salient.core.errors import CalibrationError
 from salient.core.metrics import compare_logits
-from salient.core.progress import silent
+from salient.core.progress import Progress, silent
 from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.models.proof import fold, weight_of
@@ -318,9 +318,9 @@ def test_progress_goes_over_all_passes_in_one(model, scaled, text, tmp_path):
         opened(scaled, model),
         request,
         ValidationCache(tmp_path),
-        lambda *step: steps.append(step[:2]),
+        Progress(lambda *step: steps.append(step[:2])),
     )
-    assert steps == [(done, 12) for done in range(12)]
+    assert steps == [(1000 * done // 4, 3000) for done in range(12)]
 
 
 def test_experts_and_linears_of_one_input_are_kept_together():

@@ -15,7 +15,7 @@ from helpers.toy_models import toy_folder
 from salient import api
 from salient.core.errors import CalibrationError, ResourceError
 from salient.core.metrics import LogitsComparison
-from salient.core.progress import silent
+from salient.core.progress import Progress, silent
 from salient.validate import model_pair
 from salient.validate.cache import ValidationCache
 from salient.validate.context import long_windows, measure
@@ -36,7 +36,7 @@ from salient.validate.stage import Stage
 
 FEW = (64, 128, 256)
 BARE = (64, 128)  # too short for a fact and a question of the toy's letters: no engine is opened
-TOLD: list[tuple[int, int, str, str]] = []  # the progress of `shared`
+STEPS: list[tuple[int, int, str, str]] = []  # the progress of `shared`
 LONG_ROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -75,7 +75,7 @@ def shared(folder, text, tmp_path_factory) -> Stage:
         ValidationCache(tmp_path_factory.mktemp("shared")),
         ContextRequest(FEW, str(text), 2),
     )
-    return measure_context(both, request, store, lambda *told: TOLD.append(told))
+    return measure_context(both, request, store, Progress(lambda *step: STEPS.append(step)))
 
 
 def measured(both: ModelPair, text: Path, store: Path, resume: bool = False, **asked: Any) -> Stage:  # noqa: FBT001, FBT002
@@ -331,8 +331,8 @@ def test_fused_attention_needs_no_square(both):
 
 
 def test_progress_rises_to_its_end(shared):
-    shares = [done / total for done, total, *_ in TOLD]
+    shares = [done / total for done, total, *_ in STEPS]
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert 0.8 < shares[-1] <= 1
-    assert {"reference", "checkpoint"} <= {doing.split(", ")[-1] for _, _, doing, _ in TOLD}
+    assert {"reference", "checkpoint"} <= {doing.split(", ")[-1] for _, _, doing, _ in STEPS}

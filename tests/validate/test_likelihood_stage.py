@@ -11,7 +11,7 @@ from helpers.toy_models import byte_tokenizer, toy_folder
 from salient import api
 from salient.core.errors import CalibrationError, CheckpointError
 from salient.core.metrics import LogitsComparison, compare_logits
-from salient.core.progress import silent
+from salient.core.progress import Progress, silent
 from salient.validate.cache import ValidationCache
 from salient.validate.likelihood.measure import LikelihoodRequest, measure_likelihood
 from salient.validate.likelihood.windows import PROTOCOLS, Protocol
@@ -221,7 +221,8 @@ def test_a_named_protocol_takes_all_of_a_text(made, toy, text, monkeypatch):
 
 def test_progress_counts_the_blocks_to_the_end(made, toy, text):
     steps = []
-    evaluate(made, toy, text, progress=lambda *step: steps.append((step[0] / step[1], step[2])))
+    record = Progress(lambda done, total, action, _: steps.append((done / total, action)))
+    evaluate(made, toy, text, progress=record)
     shares = [share for share, _ in steps]
     assert shares == sorted(shares)
     assert shares[-1] == 1

@@ -14,6 +14,7 @@ from salient import __version__
 from salient.core.corpus import read_texts
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
 from salient.core.model_files import read_json
+from salient.core.progress import Progress
 from salient.formats import find_format
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.models.lora import AdaptedCheckpoint, open_adapter
@@ -31,7 +32,7 @@ from .layer_selection import (
 )
 from .memory_estimate import MemoryEstimate, estimate_memory
 from .partial_shards import PartialCheckpoint
-from .pipeline import Progress, QuantizeRun
+from .pipeline import QuantizeRun
 from .results import OutputTarget
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from salient.core.metrics import LogitsComparison
+from salient.core.progress import Progress
 from salient.core.quant import quantize
 from salient.models.block_call import BlockCall, run_block
 from salient.models.prober import GroupProver
@@ -34,9 +35,6 @@ from .salient_json import block_entry
 BATCH_TOKENS = 2048  # tokens that go through a block at once
 HIDDEN_DTYPE = torch.bfloat16  # hidden states between blocks: half of float32, with its range
 
-# Finished blocks, what is being done, a word about the last block.
-Progress = Callable[[int, str, str], None]
-
 
 @dataclass(frozen=True)
 class QuantizeRun:
@@ -53,6 +51,10 @@ class QuantizeRun:
     pieces: PartialCheckpoint
     journal: Journal
     progress: Progress
+
+    def show(self, done: int, action: str, note: str = "") -> None:
+        """Report that `done` blocks are finished."""
+        self.progress(done, len(self.skeleton.blocks), action, note)
 
     def local_target(self, index: int) -> OutputTarget:
         """The target with the names that linears have within block `index`."""
@@ -103,12 +105,12 @@ def quantize_blocks(run: QuantizeRun) -> dict[str, LogitsComparison]:
     run.skeleton.forget_outer()
     for index, name in enumerate(run.skeleton.blocks):
         if index < len(run.journal.done):
-            run.progress(index, f"{name}: passing tokens through", "")
+            run.show(index, f"{name}: passing tokens through")
             _pass_through(run, index, calibration, streams, prober)
         else:
             entry = _quantize_one(run, index, calibration, streams, prober)
             run.journal.finish_block(entry)
-    run.progress(len(run.skeleton.blocks), "measuring on held-out tokens", "")
+    run.show(len(run.skeleton.blocks), "measuring on held-out tokens")
     found = streams.measure()
     run.skeleton.forget_outer()
     return found
@@ -123,7 +125,7 @@ def _quantize_one(
 ) -> dict[str, Any]:
     """One block from its weights to its piece on disk; returns its journal line."""
     name, target = run.skeleton.blocks[index], run.local_target(index)
-    run.progress(index, f"{name}: reading, proving", "")
+    run.show(index, f"{name}: reading, proving")
     block = run.skeleton.block(index, torch.float32)
     groups = prober.groups(index, block, streams.reference)
     if run.skeleton.dtype != torch.float32:
@@ -137,14 +139,14 @@ def _quantize_one(
         lambda through, again: calibration.advance(index, through, again=again),
     )
     heldout, expected = _heldout(index, block, stats.firsts, streams)
-    run.progress(index, f"{name}: statistics, search", "")
+    run.show(index, f"{name}: statistics, search")
     parameter = _parameters(run, index, block)
     with run.skeleton.source.reading():
         result = quantize_block(block, parameter, groups, stats.of, heldout, target)
     calibration.leave()
     borrowed = stats.borrowed
     del stats, heldout, parameter
-    run.progress(index, f"{name}: judging", "")
+    run.show(index, f"{name}: judging")
     errors = streams.judge(index, block, result, expected)
     fell_back = errors["awq"] >= errors["plain"]
     if fell_back:
@@ -154,7 +156,7 @@ def _quantize_one(
     streams.written = streams.run(index, block, streams.written)
     streams.reference = expected
     run.pieces.write_block(index, result)
-    run.progress(index + 1, name, _note(result, errors))
+    run.show(index + 1, name, _note(result, errors))
     return block_entry(name, result, errors, borrowed, fell_back=fell_back)
 
 

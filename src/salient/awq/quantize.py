@@ -42,10 +42,7 @@ def _run(job: QuantizeJob, started: float, *, fresh: bool, progress: Progress) -
     resumed = evidence is not None
     if evidence is None:
         check_memory(job.estimate, job.skeleton.device)
-        total = len(job.skeleton.blocks)
-        run = job.run(
-            fresh=fresh, progress=lambda done, doing, note: progress(done, total, doing, note)
-        )
+        run = job.run(fresh=fresh, progress=progress)
         resumed = bool(run.journal.done)
         try:
             evidence = finish(job, run, quantize_blocks(run))

@@ -11,19 +11,9 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
 
-from salient import api
 from salient.core.errors import SalientError
+from salient.core.progress import Progress, silent
 from salient.core.report import Report
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
@@ -31,7 +21,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
 @contextlib.contextmanager
-def cli_session(*, json: bool, resumes: str = "") -> Iterator[api.Progress]:
+def cli_session(*, json: bool, resumes: str = "") -> Iterator[Progress]:
     """A progress bar on a terminal, nothing elsewhere; our errors as messages with exit code 2.
 
     resumes: how to go on after an interruption, in words; '' where nothing is kept
@@ -65,46 +55,47 @@ class _Stop:
         self.came = True
         raise KeyboardInterrupt
 
-    def checked_by(self, progress: api.Progress) -> api.Progress:
-        """`progress`, which also ends the run if a signal's exception was swallowed."""
+    def checked_by(self, progress: Progress) -> Progress:
+        """`progress`, which also ends the run if a library swallowed the signal's exception."""
 
-        def checked(done: int, total: int, doing: str, note: str) -> None:
+        def step(done: int, total: int, action: str, note: str) -> None:
             if self.came:
                 raise KeyboardInterrupt
-            progress(done, total, doing, note)
+            progress(done, total, action, note)
 
-        return checked
+        return Progress(step, progress.close)
 
 
 @contextlib.contextmanager
-def _bar(console: Console, *, shown: bool) -> Iterator[api.Progress]:
+def _bar(console: Console, *, shown: bool) -> Iterator[Progress]:
     _quiet_libraries()
     if not shown:
-        yield api.silent
+        yield silent
         return
-    doing = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    from rich import progress as rich
+    from rich.table import Column
+
+    action = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
-        SpinnerColumn(),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False, table_column=doing),
+        rich.SpinnerColumn(),
+        rich.BarColumn(bar_width=24),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TextColumn("left"),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.description}", markup=False, table_column=action),
     )
-    with Progress(*columns, console=console, expand=True) as bar:
+    with rich.Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task("preparing", total=None)
         last = ""
 
-        def progress(done: int, total: int, doing: str, note: str) -> None:
+        def step(done: int, total: int, action: str, note: str) -> None:
             nonlocal last
-            if total == 0:
-                bar.stop()
-                return
             last = note or last
-            bar.update(task, completed=done, total=total, description=f"{doing}  {last}".rstrip())
+            description = f"{action}  {last}".rstrip()
+            bar.update(task, completed=done, total=total or None, description=description)
 
-        yield progress
+        yield Progress(step, bar.stop)
 
 
 def _quiet_libraries() -> None:

@@ -32,7 +32,7 @@ def run_server(request: ServeOptions, progress: Progress, heard: Heard) -> int:
 def _prepared(request: ServeOptions, progress: Progress, heard: Heard) -> ServeOptions:
     """The request for a checkpoint that is there; long work ends with it."""
     made = replace(request, checkpoint=_made(request.checkpoint, progress, heard))
-    progress(0, 0, "", "")  # a server runs until it is told to end
+    progress.close()  # a server runs until a signal
     return made
 
 

@@ -19,8 +19,6 @@ from .cache import ValidationCache
 from .model_pair import ModelPair
 from .stage import Stage
 
-SHARE = 1000  # steps of the progress bar that stand for the whole of a stage of weight 1
-
 
 @dataclass(frozen=True)
 class StageSelection:
@@ -80,18 +78,18 @@ def run_stages(
     go_on: a stage that cannot be measured after all says so in place of its figures, and the next
     one runs; else its error is raised
     """
-    total = sum(_STAGES[name].weight for name in asked.names) * SHARE
+    total = sum(_STAGES[name].weight for name in asked.names)
     done = 0
     for name in asked.names:
         row = _STAGES[name]
-        step = _part_of(progress, name, done, row.weight * SHARE, total)
+        step = progress.part(done, row.weight, total, name)
         try:
             yield row.measure(pair, getattr(asked, name), store, step)
         except SalientError as error:
             if not go_on:
                 raise
             yield unmeasured(name, str(error))
-        done += row.weight * SHARE
+        done += row.weight
         for skeleton in pair.skeletons:
             skeleton.forget_outer()
         give_back_memory()
@@ -107,11 +105,3 @@ def unmeasured(name: str, why: str) -> Stage:
         [Measurement(name, what, None, why=why) for what in asked],
         lines=[f"{name}: could not be measured. {why}"],
     )
-
-
-def _part_of(progress: Progress, name: str, start: int, share: int, whole: int) -> Progress:
-    def told(done: int, total: int, doing: str, note: str) -> None:
-        inside = share * min(done, total) // max(total, 1)
-        progress(start + inside, whole, f"{name}: {doing}", note)
-
-    return told

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from salient.core.model_files import read_json
+from salient.core.progress import Progress, silent
 from salient.diagnose.finding import BAD, Finding, ranked
 
 from .awq_layout import WHOLE_ROW, check_awq, usual_group
@@ -45,7 +46,7 @@ from .missing_tensors import check_siblings, check_tensors
 from .quant_config import CONFIG, check_awq_keys, check_places, find_settings, first_of
 from .salient_json import check_evidence
 from .scale_values import check_scales
-from .tensor_reader import Progress, TensorReader
+from .tensor_reader import TensorReader
 from .unquantized_layers import check_ends, check_kept
 from .weight_files import FolderContents, read_files
 from .zero_points import check_zeros
@@ -80,8 +81,8 @@ class CheckpointReading:
     findings: list[Finding] = field(default_factory=list)
 
 
-def read_checkpoint(folder: Path, *, progress: Progress | None = None) -> CheckpointReading:
-    """Check `folder`. `progress` gets bytes read, bytes in all, what is done, and the linear.
+def read_checkpoint(folder: Path, *, progress: Progress = silent) -> CheckpointReading:
+    """Check `folder`. `progress` counts bytes; its note is the linear.
 
     Raises ModelError where nothing can be said: no config.json, no weight file that can be read;
     CheckpointError where a file cannot be read any more.
@@ -197,7 +198,7 @@ def _no_codes(contents: CheckpointContents, declared: str) -> Finding:
 
 
 def _check(
-    contents: CheckpointContents, reading: CheckpointReading, progress: Progress | None
+    contents: CheckpointContents, reading: CheckpointReading, progress: Progress
 ) -> tuple[str, list[Finding]]:
     """All checks of quantized linears, and what layout they have. Fills in the reading's sizes."""
     awq = contents.method == "awq"

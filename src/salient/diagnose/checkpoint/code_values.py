@@ -100,7 +100,7 @@ def check_codes(
         codes = linear.codes
         if not codes or codes.name in dead or codes.end - codes.start < WINDOW // 8:
             continue
-        reader.tell("sampling codes", linear.name)
+        reader.show_progress("sampling codes", linear.name)
         few = _words(codes, FEW, reader)
         if ZEROS not in few and (len(set(few)) > 1 or None in few):
             continue

@@ -25,7 +25,7 @@ def check_scales(
         scales = linear.scales
         if not scales or scales.name in dead or scales.dtype not in FORMS or not scales.elements:
             continue
-        reader.tell("reading scales", linear.name)
+        reader.show_progress("reading scales", linear.name)
         judged = ScaleSummary()
         size = FORMS[scales.dtype].size
         for offset, data in reader.pieces(scales):

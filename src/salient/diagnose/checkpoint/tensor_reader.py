@@ -8,22 +8,20 @@ from typing import BinaryIO
 
 from salient.core.errors import CheckpointError
 from salient.core.model_files import StoredTensor
-from salient.core.progress import Progress
+from salient.core.progress import Progress, silent
 
 PIECE = 4 * 2**20  # bytes held at a time
-
-# done bytes, all bytes, what is being done, where
 
 
 class TensorReader:
     """Open files of a checkpoint; closes them at the end of its `with`."""
 
-    def __init__(self, progress: Progress | None = None) -> None:
+    def __init__(self, progress: Progress = silent) -> None:
         self._progress = progress
         self._stack = ExitStack()
         self._open: dict[Path, BinaryIO] = {}
         self._done = 0
-        self._told = 0
+        self._shown = 0
         self.total = 0  # bytes that will be read in all, as far as is known
 
     def __enter__(self) -> "TensorReader":
@@ -66,13 +64,12 @@ class TensorReader:
         for offset in range(0, tensor.end - tensor.start, PIECE):
             yield offset, self.read(tensor, offset, PIECE)
 
-    def tell(self, doing: str, note: str = "") -> None:
-        """Say how far it is, at most once a MiB."""
-        if self._progress and (self._done - self._told >= 2**20 or self._done == 0):
-            self._told = self._done
-            self._progress(min(self._done, self.total), self.total, doing, note)
+    def show_progress(self, action: str, note: str = "") -> None:
+        """Report the bytes read, at most once a MiB."""
+        if self._done - self._shown >= 2**20 or self._done == 0:
+            self._shown = self._done
+            self._progress(min(self._done, self.total), self.total, action, note)
 
     def end(self) -> None:
-        """Say that all was read."""
-        if self._progress:
-            self._progress(self.total, self.total, "read", "")
+        """Report that everything was read."""
+        self._progress(self.total, self.total, "read")

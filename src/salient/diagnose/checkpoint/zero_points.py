@@ -24,7 +24,7 @@ def check_zeros(
     for linear in in_order(contents):
         zeros = linear.zeros
         if zeros and zeros.dtype == "I32" and zeros.name not in dead and linear.bits == 4:
-            reader.tell("reading zero points", linear.name)
+            reader.show_progress("reading zero points", linear.name)
             (middle if _all_middle(linear, reader) else asymmetric).append(linear)
     if contents.method == "awq":
         found = _awq(contents, asymmetric, middle)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from salient.core.errors import RequestError
-from salient.core.progress import Progress
+from salient.core.progress import Progress, silent
 from salient.diagnose.finding import Evidence, Finding, ranked
 
 from .fact_patterns import ANCHORS, REQUESTS, read_facts
@@ -104,10 +104,10 @@ class LogReader:
         return row.finding(words, tuple(seen.evidence), count)
 
 
-def read_log(path: str | Path, *, progress: Progress | None = None) -> LogReading:
+def read_log(path: str | Path, *, progress: Progress = silent) -> LogReading:
     """Read a log of vLLM or SGLang; "-" is standard input.
 
-    progress: called with bytes done, bytes in all (0 if unknown), what is done, a note.
+    progress: in bytes.
     Raises RequestError where there is no such file, it cannot be read, or it is no log.
     """
     if str(path) == "-":
@@ -118,7 +118,7 @@ def read_log(path: str | Path, *, progress: Progress | None = None) -> LogReadin
 
 
 def read_stream(
-    stream: BinaryIO, name: str, *, size: int | None, progress: Progress | None = None
+    stream: BinaryIO, name: str, *, size: int | None, progress: Progress = silent
 ) -> LogReading:
     """Read a log from an open stream. size: bytes that will come, where known.
 
@@ -130,8 +130,7 @@ def read_stream(
             if not reader.scanner.size:
                 _refuse_what_is_no_text(data, name)
             reader.feed(data)
-            if progress:
-                progress(reader.scanner.size, size or 0, f"reading {name}", "")
+            progress(reader.scanner.size, size or 0, f"reading {name}")
     except OSError as error:
         raise RequestError(f"{name} cannot be read: {error.strerror or error}.") from None
     if not reader.scanner.size:

@@ -7,6 +7,7 @@ checkpoint was calibrated on (drift.py).
 
 import hashlib
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,16 +82,19 @@ def _measured(
         "reference": pair.reference.seal,
         "windows": _digest(ids),
     }
+    part = partial(progress.part, share=1, whole=PASSES)
     damage = store.part(
-        "attribution-damage", settings, lambda: measure_damage(pair, ids, _part(progress, 0))
+        "attribution-damage",
+        settings,
+        lambda: measure_damage(pair, ids, part(0)),
     )
     asked = options(pair, damage)
     kl = store.part(
         "attribution-options",
         {**settings, "options": [asdict(option) for option in asked]},
-        lambda: measure_options(pair, ids, asked, set(damage["doubts"]), _part(progress, 1)),
+        lambda: measure_options(pair, ids, asked, set(damage["doubts"]), part(1)),
     )
-    drift = _drift(pair, request.windows, texts, store, _part(progress, 2))
+    drift = _drift(pair, request.windows, texts, store, part(2))
     unlike = any(text["words"] == FAR_WORDS for text in drift["texts"])
     data = {
         "windows": len(ids),
@@ -154,13 +158,6 @@ def _drift(
         shared=True,
     )
     return drift_data(calibration, found)
-
-
-def _part(progress: Progress, number: int) -> Progress:
-    """Progress over the blocks in pass `number`, of PASSES."""
-    return lambda done, total, doing, note: progress(
-        number * total + done, PASSES * total, doing, note
-    )
 
 
 def _digest(ids: Tensor) -> str:

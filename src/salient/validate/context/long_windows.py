@@ -102,11 +102,11 @@ class LongWindows:
     def _run_all(self, work: list[tuple[int, list[int]]], progress: Progress) -> None:
         sizes = [length * len(starts) for length, starts in work]
         for number, (length, starts) in enumerate(work):
-            done, words = sum(sizes[:number]), f"{len(starts)} windows of {length} tokens"
-            tell = _within(progress, done, sizes[number], sum(sizes), words)
+            label = f"{len(starts)} windows of {length} tokens"
+            part = progress.part(sum(sizes[:number]), sizes[number], sum(sizes), label)
             settings = {**self.settings, "length": length, "starts": starts}
             columns = self.store.part(
-                f"context-{length}", settings, lambda n=length, s=starts, t=tell: self._run(n, s, t)
+                f"context-{length}", settings, lambda n=length, s=starts, p=part: self._run(n, s, p)
             )
             for start, each in zip(starts, columns, strict=True):
                 self.found[start, length] = TokenFigures.read(each)
@@ -117,8 +117,8 @@ class LongWindows:
         for first in range(0, len(starts), size):
             group = starts[first : first + size]
             ids = torch.stack([self.ids[start : start + length] for start in group])
-            tell = _within(progress, first, len(group), len(starts), "")
-            hidden = through_both(self.pair.skeletons, ids, tell)
+            part = progress.part(first, len(group), len(starts))
+            hidden = through_both(self.pair.skeletons, ids, part)
             for row, start in enumerate(group):
                 following = self.ids[start + 1 : start + length + 1]
                 slices = logits_in_slices(self.pair, ids[row], [each[row] for each in hidden])
@@ -176,13 +176,3 @@ def _covered(wanted: Starts, start: int, length: int) -> bool:
 
 def _once(starts: Sequence[int]) -> list[int]:
     return sorted(set(starts))
-
-
-def _within(progress: Progress, done: int, share: int, whole: int, words: str) -> Progress:
-    """The progress of a part that is `share` of `whole`."""
-
-    def tell(inside: int, total: int, doing: str, note: str) -> None:
-        said = f"{words}, {doing}" if words else doing
-        progress(1000 * done + 1000 * share * inside // max(total, 1), 1000 * whole, said, note)
-
-    return tell

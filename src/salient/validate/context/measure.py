@@ -82,7 +82,8 @@ def measure_context(
     for want of memory, are an undecided measurement.
     """
     plan = _planned(pair, request)
-    windows = _measured(pair, plan, store, _part(progress, 0, WINDOWS_SHARE))
+    whole = WINDOWS_SHARE + RETRIEVAL_SHARE
+    windows = _measured(pair, plan, store, progress.part(0, WINDOWS_SHARE, whole))
     grown = growth(
         [
             windows.at(start, windows.longest)[-windows.quarter :]
@@ -101,7 +102,7 @@ def measure_context(
         request,
         tuple(figures.lengths),
         store,
-        _part(progress, WINDOWS_SHARE, RETRIEVAL_SHARE),
+        progress.part(WINDOWS_SHARE, RETRIEVAL_SHARE, whole),
     )
     return _stage(pair, request, figures, facts)
 
@@ -249,12 +250,3 @@ def _retention(facts: RetrievalResult | str) -> Measurement:
         sample=len(facts.probes),
         p_value=facts.p_value(),
     )
-
-
-def _part(progress: Progress, start: int, share: int) -> Progress:
-    whole = WINDOWS_SHARE + RETRIEVAL_SHARE
-
-    def tell(done: int, total: int, doing: str, note: str) -> None:
-        progress(1000 * start + 1000 * share * done // max(total, 1), 1000 * whole, doing, note)
-
-    return tell

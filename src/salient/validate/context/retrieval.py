@@ -87,7 +87,7 @@ def find_facts(
     answers: list[list[str | None]] = []
     computed: dict[str, int] = {}
     for number, side in enumerate(pair.sides):
-        parts = _ask_all(side, texts, pair.device, store, _half(progress, number))
+        parts = _ask_all(side, texts, pair.device, store, progress.part(number, 1, 2))
         answers.append([answer for part in parts for answer in part["answers"]])
         computed[side.role] = sum(part["computed"] for part in parts)
     every = zip((probe for probes in texts for probe in probes), *answers, strict=True)
@@ -159,10 +159,3 @@ def _ask_all(
         opened.clear()
         give_back_memory()
     return parts
-
-
-def _half(progress: Progress, number: int) -> Progress:
-    def tell(done: int, total: int, doing: str, note: str) -> None:
-        progress(number * total + done, 2 * total, doing, note)
-
-    return tell

@@ -107,7 +107,7 @@ def _compared(
             "shape": list(ids.shape),
             "counted": begin,
         }
-        step = _portion(progress, number, len(portions))
+        step = progress.part(number, 1, len(portions))
         rows = store.part(
             "likelihood", settings, lambda i=ids, b=begin, s=step: _rows(pair, i, b, s)
         )
@@ -127,13 +127,6 @@ def _rows(
 
 def _split(values: list[int], size: int) -> list[list[int]]:
     return [values[start : start + size] for start in range(0, len(values), size)]
-
-
-def _portion(progress: Progress, number: int, count: int) -> Progress:
-    def told_so_far(done: int, total: int, doing: str, note: str) -> None:
-        progress(number * total + done, count * total, doing, note)
-
-    return told_so_far
 
 
 def _stage(

@@ -7,8 +7,9 @@ checkpoint.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -107,12 +108,13 @@ def measure_tasks(
     throughput, notes = {}, plan.notes
     for number, side in enumerate(pair.sides):
         examinee = Examinee(side, store, pair.device, plan.context)
-        step = _told(progress, number, side.role, len(plan.examples))
+        total = len(plan.examples)
+        step = progress.part(number, 1, 2, side.role)
         try:
             sats = list(_sit(examinee, plan.questions[number], request, step))
             if plan.harness:
-                told = lambda words, step=step: step(len(plan.examples), words)  # noqa: E731
-                more, words = sit(plan.manager, plan.harness, examinee, request.most, told)
+                show = partial(step, total, total)
+                more, words = sit(plan.manager, plan.harness, examinee, request.most, show)
                 sats += more
                 notes = [*plan.notes, *words]
         except (ResourceError, ModelError) as error:
@@ -164,12 +166,12 @@ def _sit(
     examinee: Examinee,
     questions: Sequence[TaskQuestion],
     request: TasksRequest,
-    told: Callable[[int, str], None],
+    progress: Progress,
 ) -> Iterator[Sat]:
     """Each example and what a model answered, in order; chunk by chunk, each of them kept."""
     done = 0
     for chunk in _chunks(questions):
-        told(done, chunk[0].example.kind)
+        progress(done, len(questions), chunk[0].example.kind)
         settings = {"questions": _digest(chunk), "max_new_tokens": request.max_new_tokens}
         answers = examinee.part(
             "tasks",
@@ -191,10 +193,3 @@ def _chunks(questions: Sequence[TaskQuestion]) -> Iterator[list[TaskQuestion]]:
 def _digest(questions: Sequence[TaskQuestion]) -> str:
     asked = [(q.asked.context, q.asked.continuations, q.example.choices) for q in questions]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-
-
-def _told(progress: Progress, number: int, role: str, each: int) -> Callable[[int, str], None]:
-    def told(done: int, words: str) -> None:
-        progress(number * each + done, max(2 * each, 1), f"{role}: {words}", "")
-
-    return told
