@@ -3,6 +3,7 @@ kept of a validation in the user's cache."""
 
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import torch
 from helpers.toy_models import toy_folder, toy_text
 
 torch.set_num_threads(1)
+# A shell that runs us in the background ignores SIGINT, and what we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
