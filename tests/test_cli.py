@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from helpers.commands import Command
 from helpers.toy_models import toy_folder, toy_text
 from salient import __version__, api
 from salient.cli import app
@@ -254,27 +253,20 @@ def test_quantize_says_first_what_will_hurt_in_serving(small, caplog):
 def test_a_signal_ends_with_130_and_the_same_command_goes_on_quietly(text, tmp_path):
     """Ctrl-C, then a SIGTERM, then undisturbed: as a shell sees it, with no terminal."""
     model, out = toy_folder(tmp_path / "model", num_hidden_layers=6), tmp_path / "out"
-    command = [sys.executable, "-m", "salient", "quantize", str(model), "-o", str(out), *SMALL]
-    command += ["--calibration", str(text), "--samples", "24"]
+    command = ("quantize", model, "-o", out, *SMALL, "--calibration", text)
     journal = tmp_path / "out.partial" / "journal.jsonl"
 
     def run(stop: signal.Signals | None, blocks: int) -> tuple[int, str, str]:
         """Start the command and send `stop` when `blocks` blocks are done."""
-        process = subprocess.Popen(
-            command,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        while stop and process.poll() is None:
-            if journal.exists() and len(journal.read_text().splitlines()) > blocks:
-                process.send_signal(stop)
-                break
-            time.sleep(0.005)
-        stdout, stderr = process.communicate(timeout=120)
+        with Command(*command, OMP_NUM_THREADS="1") as process:
+            while stop and process.poll() is None:
+                if journal.exists() and len(journal.read_text().splitlines()) > blocks:
+                    process.send_signal(stop)
+                    break
+                time.sleep(0.005)
+            code, stdout, stderr = process.communicate()
         told = re.sub("^warning: .*\n", "", stderr)  # that a toy cannot be cut over GPUs
-        return process.returncode, stdout, told
+        return code, stdout, told
 
     for stop, blocks in ((signal.SIGINT, 1), (signal.SIGTERM, 3)):
         words = "Interrupted. The same command goes on where this run stopped.\n"

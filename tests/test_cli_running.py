@@ -1,15 +1,14 @@
 """The commands that run checkpoints: what they print, where, and how they fail."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from helpers.commands import Command
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import byte_tokenizer
 from salient import api
@@ -192,26 +191,13 @@ def test_a_message_that_fits_no_context_is_refused_and_forgotten(checkpoint):
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_stops_the_answer_and_not_the_chat(checkpoint):
     words = ("--max-new-tokens", "400", "--temperature", "0")  # says the same again and again
-    command = [sys.executable, "-m", "salient", "chat", str(checkpoint), *words]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    ) as running:
-        assert running.stdin
-        assert running.stdout
-        assert running.stderr
-        running.stdin.write(b"Hello\n")
-        running.stdin.flush()
+    with Command("chat", checkpoint, *words) as running:
+        running.stdin.write("Hello\n")
         assert running.stdout.read(1)
         running.send_signal(signal.SIGINT)
         said = running.stderr.readline()
-        while b"tokens, first after" not in said:
+        while "tokens, first after" not in said:
             said = running.stderr.readline()
-        assert b"stopped" in said
-        running.communicate(b"/exit\n", timeout=60)
-    assert running.returncode == 0
+        assert "stopped" in said
+        code, _, _ = running.communicate("/exit\n")
+    assert code == 0

@@ -5,10 +5,7 @@ import contextlib
 import http.client
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from helpers.commands import Command
 from helpers.rtn_checkpoints import rounded_toy
 from salient.cli import console
 
@@ -29,31 +27,12 @@ def folder(tmp_path_factory):
     return rounded_toy(tmp_path_factory.mktemp("served"))
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "salient", "serve", *words]
-
-
 @contextlib.contextmanager
-def running(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen, dict[str, Any]]]:
-    """The process and what it said when it was ready; its access log goes to a file."""
-    with (folder / "access.log").open("w") as log:
-        child = subprocess.Popen(
-            command(str(folder), *SMALL, "--json", *words),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-    try:
-        assert child.stdout is not None
-        yield child, json.loads(child.stdout.readline() or log_of(folder))
-    finally:
-        child.kill()
-        child.communicate()
-
-
-def log_of(folder: Path) -> str:
-    return (folder / "access.log").read_text()
+def running(folder: Path, *words: str) -> Iterator[tuple[Command, dict[str, Any]]]:
+    """The process and what it said when it was ready."""
+    with Command("serve", folder, *SMALL, "--json", *words, OMP_NUM_THREADS="1") as child:
+        ready = child.stdout.readline()
+        yield child, json.loads(ready or child.stderr.read())
 
 
 def ask(url: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
@@ -100,7 +79,7 @@ def test_an_interrupt_ends_an_idle_server_at_once_with_0(folder):
         assert ask(told["url"], "/v1/models")[1]["data"][0]["id"] == folder.name
         child.send_signal(signal.SIGINT)
         assert child.wait(timeout=10) == 0
-        lines = [json.loads(line) for line in log_of(folder).splitlines()]
+        lines = [json.loads(line) for line in child.stderr]
         assert [line["path"] for line in lines] == ["/v1/models"]
 
 
@@ -132,10 +111,11 @@ def test_key_name_and_origin_are_as_given(folder, monkeypatch):
     ],
 )
 def test_what_cannot_be_served_is_said_with_exit_code_2(words, said):
-    ended = subprocess.run(command(*words), capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr
+    with Command("serve", *words) as command:
+        code, _, errors = command.communicate()
+    assert code == 2
+    assert said in errors
+    assert "Traceback" not in errors
 
 
 def test_a_bar_that_is_over_draws_no_more():

@@ -1,15 +1,13 @@
 """Runs that were cut short, or are given again: nothing is lost, nothing is mixed."""
 
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
+from helpers.commands import Command
 from helpers.runs import contents, run
 from helpers.toy_models import save, tiny_model, toy_folder, toy_text
 from salient.core.errors import CheckpointError, ResumeMismatch
@@ -25,21 +23,19 @@ def test_a_run_killed_at_any_moment_goes_on_and_ends_byte_equal(tmp_path, text):
     model = toy_folder(tmp_path / "model", num_hidden_layers=6)
     run(model, tmp_path / "whole/out", text)
     target = tmp_path / "killed/out"
-    command = [sys.executable, "-m", "salient", "quantize", str(model), "-o", str(target)]
+    command = ["quantize", model, "-o", target, "--calibration", text, "--json"]
     command += ["--scheme", "w4-g32", "--samples", "6", "--sequence-length", "64"]
-    command += ["--calibration", str(text), "--json"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     delays = random.Random(0)
     partial = target.with_name("out.partial")
     for _ in range(5):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-        while not (partial / "journal.jsonl").exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(delays.random() * 0.25)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+        with Command(*command, OMP_NUM_THREADS="1") as process:
+            while not (partial / "journal.jsonl").exists() and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(delays.random() * 0.25)
+            process.send_signal(signal.SIGKILL)
+    with Command(*command, OMP_NUM_THREADS="1") as process:
+        code, _, errors = process.communicate()
+    assert code == 0, errors
     assert contents(target) == contents(tmp_path / "whole/out")
     assert not partial.exists()
 
