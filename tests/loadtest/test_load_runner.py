@@ -149,10 +149,10 @@ FAULTS = [
     (Manner(raw=_events()), "malformed", "without events"),
     (Manner(raw=_page(b"200 OK", HTML)), "malformed", "text/html"),
     (Manner(raw=_page(b"200 OK", WORD, b"application/json")), "malformed", "application/json"),
-    (Manner(raw=_events(b"{not json")), "malformed", "not JSON"),
-    (Manner(raw=_events(b"[1, 2]")), "malformed", "no object"),
-    (Manner(raw=_events(b'{"choices": ["x"]}')), "malformed", "no object"),
-    (Manner(raw=_events(b"[" * 100_000)), "malformed", "not JSON"),
+    (Manner(raw=_events(b"{not json")), "malformed", "no chunk"),
+    (Manner(raw=_events(b"[1, 2]")), "malformed", "no chunk"),
+    (Manner(raw=_events(b'{"choices": ["x"]}')), "malformed", "no chunk"),
+    (Manner(raw=_events(b"[" * 100_000)), "malformed", "no chunk"),
     (Manner(raw=b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "malformed", "illegal status line"),
     (
         Manner(raw=random.Random(0).randbytes(64).replace(b"\n", b"") + b"\n\n"),
@@ -245,6 +245,14 @@ def test_a_step_ends_before_its_times_fill_the_memory(monkeypatch):
         (result,) = run_load(target(server.url), plan(requests=1000))
     assert result.requests == 4  # of 5 gaps each
     assert "the most that are stored" in result.note
+
+
+def test_a_busy_client_is_noted(monkeypatch):
+    monkeypatch.setattr(load_runner, "BUSY", 0.0)
+    with toy_server(Manner()) as server:
+        (result,) = run_load(target(server.url), plan(requests=2))
+    assert result.failed == 0
+    assert "of a core: times include its own delays" in result.note
 
 
 def test_tls_to_a_plain_server_is_a_failure_with_a_message():

@@ -61,8 +61,6 @@ class LoadClient:
 
     def __init__(self, target: LoadTarget, plan: LoadPlan) -> None:
         check_target(target)
-        if not target.model:
-            raise RequestError("No model is named. Use the name that the server lists.")
         self._target, self._plan = target, plan
         url = httpx2.URL(base_url(target))
         self._server_name = url.host
@@ -86,15 +84,16 @@ class LoadClient:
 
     def payload(self, prompt: str) -> bytes:
         """A request's JSON."""
-        body: dict[str, object] = {"model": self._target.model}
-        if self._target.api == "chat":
-            body["messages"] = [{"role": "user", "content": prompt}]
-        else:
-            body["prompt"] = prompt
-        body |= {"max_tokens": self._plan.output_tokens, "temperature": 0, "stream": True}
-        body["stream_options"] = {"include_usage": True}
-        if self._plan.ignore_eos:
-            body["ignore_eos"] = True
+        chat = self._target.api == "chat"
+        body = {
+            "model": self._target.model,
+            **({"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}),
+            "max_tokens": self._plan.output_tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **({"ignore_eos": True} if self._plan.ignore_eos else {}),
+        }
         return json.dumps(body).encode()
 
     async def send(self, prompt: str) -> RequestTiming:
@@ -112,6 +111,8 @@ class LoadClient:
 
     async def _time(self, prompt: str) -> RequestTiming:
         timing, finished, empty = RequestTiming(), False, True
+        tokens = self._plan.output_tokens
+        max_bytes = SPARE_BYTES + tokens * BYTES_PER_TOKEN
         started = time.perf_counter()
 
         async def on_trace(event: str, _: Mapping[str, object]) -> None:
@@ -135,7 +136,9 @@ class LoadClient:
                     finished = True
                     break
                 finished |= add_event(timing, event.data, now)
-                self._check_size(timing, source.response)
+                size = source.response.num_bytes_downloaded
+                if timing.chunks > tokens + SPARE_CHUNKS or size > max_bytes:
+                    raise RequestFailure("endless", "the answer is longer than requested")
         if empty:
             raise RequestFailure("malformed", "an event stream without events")
         if not finished:
@@ -144,12 +147,6 @@ class LoadClient:
         if not timing.chunks:
             raise RequestFailure("empty", "the answer has no text")
         return timing
-
-    def _check_size(self, timing: RequestTiming, response: httpx2.Response) -> None:
-        tokens = self._plan.output_tokens
-        max_bytes = SPARE_BYTES + tokens * BYTES_PER_TOKEN
-        if timing.chunks > tokens + SPARE_CHUNKS or response.num_bytes_downloaded > max_bytes:
-            raise RequestFailure("endless", "the answer is longer than requested")
 
 
 def add_event(timing: RequestTiming, data: str, now: float) -> bool:
@@ -163,18 +160,12 @@ def add_event(timing: RequestTiming, data: str, now: float) -> bool:
     """
     try:
         body = json.loads(data)
-    except (ValueError, RecursionError):
-        raise RequestFailure("malformed", f"an event that is not JSON: {data[:80]!r}") from None
-    if not isinstance(body, dict):
-        raise RequestFailure("malformed", f"an event that is no object: {data[:80]!r}")
+        choice = (body.get("choices") or [{}])[0]
+        message = choice | (choice.get("delta") or {})
+    except (ValueError, RecursionError, AttributeError, LookupError, TypeError):
+        raise RequestFailure("malformed", f"an event that is no chunk: {data[:80]!r}") from None
     if body.get("error"):
         raise RequestFailure("error", f"the server reports {json.dumps(body['error'])}")
-    choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else {}
-    if not isinstance(choice, dict):
-        raise RequestFailure("malformed", f"a choice that is no object: {data[:80]!r}")
-    delta = choice.get("delta")
-    message = {**choice, **delta} if isinstance(delta, dict) else choice
     texts = [message[name] for name in _TEXT_FIELDS if isinstance(message.get(name), str)]
     finished = bool(choice.get("finish_reason"))
     within = timing.chunks and not finished and not message.get("role")

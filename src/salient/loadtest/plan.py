@@ -147,14 +147,13 @@ def base_url(target: LoadTarget) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise RequestError(f"{url[:200]!r} is not an address ({error}). {_EXAMPLE}") from None
-    if parts.scheme not in ("http", "https") or not host:
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if parts.scheme not in ("http", "https") or not host or not plain:
         raise RequestError(f"{url[:200]!r} is no http or https address. {_EXAMPLE}")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise RequestError(
             f"The address of {host!r} has a user, a query or a fragment. {_EXAMPLE} A key goes "
             "into OPENAI_API_KEY (in Python: api_key)."
         )
-    if not (url.isascii() and url.isprintable()) or " " in url:
-        raise RequestError(f"{url[:200]!r} has characters that no address has. {_EXAMPLE}")
     path = re.sub(r"/v1(/(chat/)?completions)?$", "", parts.path.rstrip("/"))
     return f"{parts.scheme}://{parts.netloc}{path}"

@@ -5,8 +5,9 @@ alike: servers that reuse prefixes token by token would otherwise save the leadi
 """
 
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from itertools import count, islice
+from itertools import count, cycle, islice
 
 from salient.core.corpus import builtin
 from salient.core.errors import RequestError
@@ -50,19 +51,13 @@ def cut_excerpts(
 
 
 def _excerpt(terms: list[str], start: int, tokens: int, count_tokens: TokenCounter | None) -> str:
-    if count_tokens is None:
-        return _join_terms(terms, start, tokens - 1)
-    # bisection for the most words that fit; a word has at least one token
-    low, high = 0, tokens
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = count_tokens(numbered(_join_terms(terms, start, middle), 0)) <= tokens
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return _join_terms(terms, start, low)
-
-
-def _join_terms(terms: list[str], start: int, length: int) -> str:
-    """`length` terms from `start` on, cyclically."""
     rotated = terms[start:] + terms[:start]
-    rounds = length // len(terms) + 1
-    return " ".join(islice((term for _ in range(rounds) for term in rotated), length))
+
+    def first(count: int) -> str:
+        return " ".join(islice(cycle(rotated), count))
+
+    def prompt_tokens(count: int) -> int:
+        return count_tokens(numbered(first(count), 0)) if count_tokens else count + 1
+
+    # the most words that fit; a word has at least one token
+    return first(bisect_right(range(1, tokens + 1), tokens, key=prompt_tokens))

@@ -10,7 +10,7 @@ from .client import resolve_model
 from .load_runner import run_load
 from .plan import LoadPlan, LoadTarget
 from .result import LatencySummary, LoadResult
-from .tool_results import load_json, parse_guidellm
+from .tool_results import GUIDELLM, load_json, parse_guidellm
 from .vllm_bench import run_vllm_bench
 
 COLUMNS = ("step", "answered", "failed", "tok/s", "first token", "between", "whole")
@@ -31,8 +31,7 @@ def report_load(
         raise RequestError(f"No tool {tool[:40]!r} for load tests. Known: {', '.join(TOOLS)}.")
     if tool == "guidellm":
         advice = "Run guidellm with --output kind=json, and pass the file in place of the address."
-        document = load_json(Path(target.url), "guidellm's benchmarks.json", advice)
-        return to_report(target, parse_guidellm(document))
+        return to_report(target, parse_guidellm(load_json(Path(target.url), GUIDELLM, advice)))
     target = resolve_model(target)
     if tool == "vllm":
         return to_report(target, run_vllm_bench(target, plan, progress, tokenizer))

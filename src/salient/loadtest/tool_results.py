@@ -7,126 +7,120 @@ percentiles are values that occurred. Requests that its end cut off are not coun
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from salient.core.errors import RequestError
 
 from .result import FailureCount, LatencySummary, LoadResult
 
-
-@dataclass(frozen=True)
-class ToolJson:
-    """A JSON value, and where it is from. Its methods raise RequestError."""
-
-    value: object
-    place: str
-
-    def get(self, key: str) -> object:
-        return self.value.get(key) if isinstance(self.value, dict) else None
-
-    def part(self, *keys: str) -> Self:
-        """The object at `keys`, one inside another."""
-        part = self
-        for key in keys:
-            part = type(self)(part.get(key), self.place)
-            if not isinstance(part.value, dict):
-                raise RequestError(
-                    f"{self.place}: no object {key!r}. Is the file complete, and of this tool?"
-                )
-        return part
-
-    def optional(self, key: str) -> float | None:
-        """A number from 0 on; None for anything else."""
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return None
-        return value if 0 <= value < 1e18 else None
-
-    def number(self, key: str) -> float:
-        if (value := self.optional(key)) is not None:
-            return value
-        raise RequestError(
-            f"{self.place}: {key!r} is no number from 0 on. Is the file complete, and of this tool?"
-        )
+VLLM_BENCH = "vllm bench serve"
+GUIDELLM = "guidellm's benchmarks.json"
 
 
-def load_json(path: Path, place: str, advice: str) -> ToolJson:
+def load_json(path: Path, place: str, advice: str) -> object:
+    """Raises RequestError for a file that is not JSON."""
     try:
-        return ToolJson(json.loads(path.read_text(encoding="utf-8")), place)
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{place} cannot be read ({error}). {advice}") from None
 
 
-def parse_vllm_bench(result: ToolJson) -> LoadResult:
+def parse_vllm_bench(result: object) -> LoadResult:
     """Raises RequestError. Percentiles that --metric-percentiles left out are None."""
-    completed, failed = int(result.number("completed")), int(result.number("failed"))
+    place = f"The result of {VLLM_BENCH}"
+    completed = _count(result, "completed", place)
 
     def latency(name: str) -> LatencySummary | None:
-        if not completed or result.optional(f"mean_{name}_ms") is None:
+        if not completed or _optional(result, f"mean_{name}_ms") is None:
             return None
         ends = ("mean", "median", "p90", "p99")
-        return LatencySummary(*(result.optional(f"{end}_{name}_ms") for end in ends))
+        return LatencySummary(*(_optional(result, f"{end}_{name}_ms") for end in ends))
 
     return LoadResult(
-        tool="vllm bench serve",
-        concurrency=_whole(result.optional("max_concurrency")),
-        rate=result.optional("request_rate"),  # "inf" is a string there
+        tool=VLLM_BENCH,
+        concurrency=_whole(_optional(result, "max_concurrency")),
+        rate=_optional(result, "request_rate"),  # "inf" is a string there
         ttft=latency("ttft"),
         itl=latency("itl"),
         tpot=latency("tpot"),
         e2e=latency("e2el"),
-        seconds=result.number("duration"),
+        seconds=_number(result, "duration", place),
         completed=completed,
-        input_tokens=int(result.number("total_input_tokens")),
-        output_tokens=int(result.number("total_output_tokens")),
-        failures=_failures("failed", failed),
+        input_tokens=_count(result, "total_input_tokens", place),
+        output_tokens=_count(result, "total_output_tokens", place),
+        failures=_failures("failed", _count(result, "failed", place)),
     )
 
 
-def parse_guidellm(document: ToolJson) -> list[LoadResult]:
+def parse_guidellm(document: object) -> list[LoadResult]:
     """One result per benchmark. Raises RequestError."""
-    benchmarks = document.get("benchmarks")
+    benchmarks = document.get("benchmarks") if isinstance(document, dict) else None
     if not isinstance(benchmarks, list) or not benchmarks:
         raise RequestError(
-            f"{document.place} has no list 'benchmarks'. Use the file of --output kind=json."
+            f"{GUIDELLM} has no list 'benchmarks'. Use the file of --output kind=json."
         )
-    places = (f"{document.place}, benchmark {number}" for number in range(len(benchmarks)))
-    return [_parse_benchmark(ToolJson(*pair)) for pair in zip(benchmarks, places, strict=True)]
+    places = (f"{GUIDELLM}, benchmark {number}" for number in range(len(benchmarks)))
+    return [_parse_benchmark(*pair) for pair in zip(benchmarks, places, strict=True)]
 
 
-def _parse_benchmark(benchmark: ToolJson) -> LoadResult:
-    metrics = benchmark.part("metrics")
-    totals = metrics.part("request_totals")
-    completed, failed = int(totals.number("successful")), int(totals.number("errored"))
-    strategy = benchmark.part("config", "strategy")
-    streams = strategy.optional("streams") or strategy.optional("max_concurrency")
+def _parse_benchmark(benchmark: object, place: str) -> LoadResult:
+    completed = _count(benchmark, "metrics.request_totals.successful", place)
+    strategy = "config.strategy"
+    streams = _optional(benchmark, f"{strategy}.streams")
+    streams = streams or _optional(benchmark, f"{strategy}.max_concurrency")
+    synchronous = _at(benchmark, f"{strategy}.type_") == "synchronous"
 
     def latency(name: str, factor: float = 1.0) -> LatencySummary | None:
         if not completed:
             return None
-        values = metrics.part(name, "successful")
-        ends = (values.part("percentiles").number(key) for key in ("p50", "p90", "p99"))
-        return LatencySummary(*(factor * value for value in (values.number("mean"), *ends)))
+        ends = ("mean", "percentiles.p50", "percentiles.p90", "percentiles.p99")
+        paths = (f"metrics.{name}.successful.{end}" for end in ends)
+        return LatencySummary(*(factor * _number(benchmark, path, place) for path in paths))
 
     def tokens(name: str) -> int:
-        return int(metrics.part(name, "successful").number("total_sum"))
+        return _count(benchmark, f"metrics.{name}.successful.total_sum", place)
 
     return LoadResult(
         tool="guidellm",
-        concurrency=1 if strategy.get("type_") == "synchronous" else _whole(streams),
-        rate=strategy.optional("rate"),
+        concurrency=1 if synchronous else _whole(streams),
+        rate=_optional(benchmark, f"{strategy}.rate"),
         ttft=latency("time_to_first_token_ms"),
         itl=None,
         tpot=latency("inter_token_latency_ms"),
         e2e=latency("request_latency", 1e3),  # seconds there
-        seconds=benchmark.number("duration"),
+        seconds=_number(benchmark, "duration", place),
         completed=completed,
         input_tokens=tokens("prompt_token_count"),
         output_tokens=tokens("output_token_count"),
-        failures=_failures("errored", failed),
+        failures=_failures("errored", _count(benchmark, "metrics.request_totals.errored", place)),
     )
+
+
+def _at(document: object, path: str) -> object:
+    """The value at keys that dots separate; None where it is missing."""
+    for key in path.split("."):
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
+
+
+def _optional(document: object, path: str) -> float | None:
+    """The number from 0 on at a path; None for anything else."""
+    value = _at(document, path)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if 0 <= value < 1e18 else None
+
+
+def _number(document: object, path: str, place: str) -> float:
+    if (value := _optional(document, path)) is not None:
+        return value
+    raise RequestError(
+        f"{place}: {path!r} is no number from 0 on. Is the file complete, and of this tool?"
+    )
+
+
+def _count(document: object, path: str, place: str) -> int:
+    return int(_number(document, path, place))
 
 
 def _whole(number: float | None) -> int | None:

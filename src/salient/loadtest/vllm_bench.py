@@ -13,9 +13,9 @@ from salient.core.progress import Progress
 
 from .plan import API_PATHS, LoadPlan, LoadTarget, base_url, check_plan
 from .result import LoadResult
+from .tool_results import VLLM_BENCH as TOOL
 from .tool_results import load_json, parse_vllm_bench
 
-TOOL = "vllm bench serve"
 STARTUP = 300.0  # seconds for the tool's slow imports
 MAX_MESSAGE = 500  # characters of its output in an error
 _BACKENDS = {"completions": "openai", "chat": "openai-chat"}
@@ -106,12 +106,10 @@ def _run(command: list[str], target: LoadTarget, plan: LoadPlan) -> None:
             errors="replace",
             timeout=limit,
         )
-    except subprocess.TimeoutExpired:
-        raise RequestError(
-            f"{TOOL} did not end within {limit:.0f} s. Check the server, or {ALTERNATIVE}."
-        ) from None
-    except OSError as error:
-        raise RequestError(f"{TOOL} does not start ({error}). Fix it, or {ALTERNATIVE}.") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        late = isinstance(error, subprocess.TimeoutExpired)
+        reason = f"no end within {limit:.0f} s" if late else error
+        raise RequestError(f"{TOOL} failed ({reason}). Fix it, or {ALTERNATIVE}.") from None
     if run.returncode:
         lines = (run.stderr.strip() or run.stdout.strip() or "no output").splitlines()
         message = re.sub(r"[^ -~]+", " ", lines[-1])[-MAX_MESSAGE:]
