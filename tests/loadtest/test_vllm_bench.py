@@ -95,7 +95,10 @@ def test_an_impossible_plan_is_refused(target, plan, message, path):
         ("print('boom', file=sys.stderr); sys.exit(3)", "ended with exit code 3: boom"),
         ("", "result of vllm bench serve cannot be read"),
         (writes("{"), "result of vllm bench serve cannot be read"),
-        (writes(json.dumps({"completed": 1})), "result of vllm bench serve: 'duration' is no number"),
+        (
+            writes(json.dumps({"completed": 1})),
+            "result of vllm bench serve: 'duration' is no number",
+        ),
     ],
 )
 def test_a_failing_tool_is_an_error(body, message, path):

@@ -82,7 +82,7 @@ class LoadPlan:
     text: str = field(default="", repr=False)
 
 
-_BOUNDS = {  # of a field: smallest, largest, meaning; times are kept in memory
+_BOUNDS = {  # of a field: smallest, largest, meaning
     "requests": (1, 1_000_000, "requests of a step"),
     "seconds": (0.001, 7 * 86400, "seconds of a step"),
     "warmups": (0, 1_000_000, "warm-up requests"),

@@ -23,7 +23,7 @@ from .plan import LoadStep, step_label
 
 @dataclass
 class RequestTiming:
-    """One request's times in seconds; no text is kept.
+    """One request's times in seconds; no text is stored.
 
     e2e: to the last chunk with a token; gaps: between chunks with tokens
     usage: (prompt tokens, output tokens) as counted by the server, None where it did not
