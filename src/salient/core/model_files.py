@@ -5,6 +5,7 @@ No tensor is read and torch is not imported, so that a plan answers at once.
 
 import json
 import struct
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -38,6 +39,10 @@ class StoredTensor:
     @property
     def elements(self) -> int:
         return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.end - self.start
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -107,6 +112,17 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     files = weight_files(folder)
     held = {path: read_header(path) for path in set(files.values())}
     return {name: held[path][name] for name, path in files.items()}
+
+
+def missing_tensors(
+    needed: Mapping[str, Iterable[str]], names: Container[str]
+) -> list[tuple[str, str]]:
+    """(module, suffix) of each tensor of a quantized linear that is not among `names`.
+
+    needed: the suffixes of the tensors that each module needs
+    """
+    pairs = ((module, suffix) for module, suffixes in needed.items() for suffix in suffixes)
+    return [pair for pair in pairs if ".".join(pair) not in names]
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

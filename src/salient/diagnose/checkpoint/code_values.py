@@ -1,31 +1,92 @@
-"""Codes that cannot be weights: constant tensors, and files whose end is zeros.
+"""Codes that cannot be weights, files whose end is zeros, and zero points against the settings.
 
-Bounded samples are read, so that 40 GB take seconds: a hole smaller than the distance between two
-windows can stay unseen.
+Codes are read in bounded samples, so that 40 GB take seconds: a hole smaller than the distance
+between two windows can stay unseen. A zero point of 8 in every group is a symmetric weight written
+out. Zero points that are off by one, as GPTQ's are, cannot be told from right ones and are not
+looked for.
 """
 
 from pathlib import Path
 
 from salient.core.model_files import StoredTensor
 from salient.diagnose.finding import Finding
+from salient.diagnose.rule import FindingTemplate, Place
 
-from .contents import FLOATS, CheckpointContents, many, place, seen
-from .scale_values import AGAIN, in_order
+from .contents import FLOATS, CheckpointContents, QuantizedLinear, as_json, change, place
+from .ct_config import WeightArgs, args_of
+from .scale_values import FETCH_AGAIN
 from .tensor_reader import TensorReader
 
 WINDOW = 512  # bytes of one sample: 1024 codes
 FEW, MANY = 3, 16  # windows of a tensor at first, and where the first ones are suspicious
-ZEROS = bytes(4)
+ZERO_WORD = bytes(4)
+MIDDLE = 0x88888888  # eight zero points of 8
+SAMPLE = 4096  # bytes of zero points that settle the question for most asymmetric tensors
+
+ZERO_TAIL = FindingTemplate(
+    "file-zeros",
+    "error",
+    "Zeros at the end of {count:weight file}",
+    why="A download that reserves its space first and is then cut leaves such a file: the right "
+    "length, and nothing in its end.",
+    do=(FETCH_AGAIN,),
+    rank=7,
+)
+CONSTANT_CODES = FindingTemplate(
+    "codes-constant",
+    "error",
+    "Codes are one word repeated in {count:linear}",
+    why="No weight looks so: the linear was not written, or was written empty.",
+    do=(FETCH_AGAIN,),
+    rank=28,
+)
+HOLES = FindingTemplate(
+    "codes-zeros",
+    "error",
+    "Long runs of zeros in the codes of {count:linear}",
+    why="Pieces of the file were never written, as if a parallel download was cut.",
+    do=(FETCH_AGAIN,),
+    certainty="likely",
+    rank=29,
+)
+ZERO_POINT_FALSE = FindingTemplate(
+    "zero-point-false",
+    "error",
+    "zero_point is false over zero points in {count:linear}",
+    why="Kernels read the codes without their zeros, as if each were 8: vLLM on a CPU loads the "
+    "folder and answers with nothing or noise.",
+    rank=20,
+)
+ZERO_POINT_SLOW = FindingTemplate(
+    "zero-point-slow",
+    "slow",
+    "zero_point is false: vLLM uses its slow AWQ kernels",
+    why="Marlin takes 4-bit AWQ with zero points only (marlin_utils.py). The zeros of 8 are in the "
+    "files, so nothing is lost by declaring them.",
+)
+UNEXPECTED_ZEROS = FindingTemplate(
+    "zeros-unexpected",
+    "error",
+    "The settings say symmetric over zero points in {count:linear}",
+    why='vLLM has no place for them ("There is no module or parameter named '
+    "'...weight_zero_point'\"), and without them most weights are wrong.",
+    rank=20,
+)
+SYMMETRIC_ZEROS = FindingTemplate(
+    "zeros-symmetric",
+    "note",
+    "All zeros are 8: the weights are symmetric, written with zero points",
+)
 
 
 def _windows(tensor: StoredTensor, count: int) -> list[int]:
     """Offsets of `count` windows over a tensor, the first at its start, the last at its end."""
-    last = max(tensor.end - tensor.start - WINDOW, 0)
+    last = max(tensor.bytes - WINDOW, 0)
     return sorted({last * i // (count - 1) // 4 * 4 for i in range(count)} | {last})
 
 
 def zero_tail(tensor: StoredTensor, reader: TensorReader) -> float:
-    """How much of a tensor's end is zeros, by samples: 0.0 none, 1.0 all."""
+    """The share of a tensor's end that is zeros, by samples: 0.0 none, 1.0 all."""
     spots = _windows(tensor, MANY)
     zeros = 0
     for spot in reversed(spots):
@@ -38,56 +99,42 @@ def zero_tail(tensor: StoredTensor, reader: TensorReader) -> float:
 def check_tails(
     contents: CheckpointContents, reader: TensorReader
 ) -> tuple[set[str], list[Finding]]:
-    """Files that end in zeros, as cut downloads do. Returns the names of the tensors that are lost.
+    """Files that end in zeros, as cut downloads do, and the names of the tensors that are lost.
 
     Biases, buffers and the last rows of an embedding may be zeros, so these alone prove nothing.
     """
     by_file: dict[Path, list[StoredTensor]] = {}
     for tensor in contents.tensors.values():
-        if tensor.end > tensor.start:
+        if tensor.bytes > 0:
             by_file.setdefault(tensor.path, []).append(tensor)
     dead: set[str] = set()
-    places = []
+    places: list[Place] = []
     for path, tensors in by_file.items():
         tail, proof = _tail(contents, sorted(tensors, key=lambda t: -t.start), reader)
         if proof:
             dead |= {tensor.name for tensor in tail}
             start, end = tail[-1].start, max(t.end for t in tail)
-            words = f"zeros from about byte {start} to the end at {end}: {len(tail)} tensors"
-            places.append((f"{path.name}: {tail[-1].name}", words))
-    if not places:
-        return dead, []
-    return dead, [
-        Finding(
-            "file-zeros",
-            "error",
-            f"Zeros at the end of {many(len(places), 'weight file')}",
-            matters="A download that reserves its space first and is then cut leaves such a file: "
-            "the right length, and nothing in its end.",
-            do=(AGAIN,),
-            evidence=seen(places),
-            count=len(places),
-            rank=7,
-        )
-    ]
+            text = f"zeros from about byte {start} to the end at {end}: {len(tail)} tensors"
+            places.append((f"{path.name}: {tail[-1].name}", text))
+    return dead, ZERO_TAIL.at(places)
 
 
 def _tail(
     contents: CheckpointContents, backwards: list[StoredTensor], reader: TensorReader
 ) -> tuple[list[StoredTensor], bool]:
     """The tensors at a file's end that are zeros, and whether one of them cannot be."""
-    codes = {p.codes.name for p in contents.packed.values() if p.codes}
-    scales = {p.scales.name for p in contents.packed.values() if p.scales}
+    packed = contents.packed.values()
+    coded = {tensor.name for p in packed for tensor in (p.codes, p.scales) if tensor}
     tail, proof = [], False
     for tensor in backwards:
         share = zero_tail(tensor, reader)
         if share < 1:
-            if share > 0.1 and tensor.name in codes | scales:
+            if share > 0.1 and tensor.name in coded:
                 return [*tail, tensor], True
             break
         tail.append(tensor)
         matrix = tensor.dtype in FLOATS and len(tensor.shape) > 1
-        proof |= tensor.name in codes | scales or matrix
+        proof |= tensor.name in coded or matrix
     return tail, proof
 
 
@@ -95,57 +142,98 @@ def check_codes(
     contents: CheckpointContents, reader: TensorReader, dead: set[str]
 ) -> list[Finding]:
     """Samples of every linear's codes."""
-    constant, holes = [], []
-    for linear in in_order(contents):
+    constant: list[Place] = []
+    holes: list[Place] = []
+    for linear in contents.in_file_order:
         codes = linear.codes
-        if not codes or codes.name in dead or codes.end - codes.start < WINDOW // 8:
+        if not codes or codes.name in dead or codes.bytes < WINDOW // 8:
             continue
-        reader.show_progress("sampling codes", linear.name)
-        few = _words(codes, FEW, reader)
-        if ZEROS not in few and (len(set(few)) > 1 or None in few):
+        reader.show("sampling codes", linear.name)
+        few = _repeated_words(codes, FEW, reader)
+        if ZERO_WORD not in few and (len(set(few)) > 1 or None in few):
             continue
-        many = _words(codes, MANY, reader)
+        many = _repeated_words(codes, MANY, reader)
+        zeros = many.count(ZERO_WORD)
         if len(set(many)) == 1 and many[0] is not None:
             word = int.from_bytes(many[0], "little")
             constant.append((place(codes), f"every word that was read is 0x{word:08x}"))
-        elif many.count(ZEROS) >= len(many) // 4:
-            holes.append((place(codes), f"{many.count(ZEROS)} of {len(many)} samples are zeros"))
-    return _findings(constant, holes)
+        elif zeros >= len(many) // 4:
+            holes.append((place(codes), f"{zeros} of {len(many)} samples are zeros"))
+    return CONSTANT_CODES.at(constant) + HOLES.at(holes)
 
 
-def _words(tensor: StoredTensor, count: int, reader: TensorReader) -> list[bytes | None]:
+def _repeated_words(tensor: StoredTensor, count: int, reader: TensorReader) -> list[bytes | None]:
     """For each of `count` windows the word that it repeats, None where there are several."""
-    found = [reader.read(tensor, spot, WINDOW) for spot in _windows(tensor, count)]
-    return [data[:4] if data == data[:4] * (len(data) // 4) else None for data in found]
+    windows = [reader.read(tensor, spot, WINDOW) for spot in _windows(tensor, count)]
+    return [data[:4] if data == data[:4] * (len(data) // 4) else None for data in windows]
 
 
-def _findings(constant: list[tuple[str, str]], holes: list[tuple[str, str]]) -> list[Finding]:
-    found = []
-    if constant:
-        found.append(
-            Finding(
-                "codes-constant",
-                "error",
-                f"Codes are one word repeated in {many(len(constant), 'linear')}",
-                matters="No weight looks so: the linear was not written, or was written empty.",
-                do=(AGAIN,),
-                evidence=seen(constant),
-                count=len(constant),
-                rank=28,
-            )
-        )
-    if holes:
-        found.append(
-            Finding(
-                "codes-zeros",
-                "error",
-                f"Long runs of zeros in the codes of {many(len(holes), 'linear')}",
-                certainty="likely",
-                matters="Pieces of the file were never written, as if a parallel download was cut.",
-                do=(AGAIN,),
-                evidence=seen(holes),
-                count=len(holes),
-                rank=29,
-            )
-        )
-    return found
+def check_zero_points(
+    contents: CheckpointContents, groups: list[WeightArgs], reader: TensorReader, dead: set[str]
+) -> list[Finding]:
+    """Zero points that contradict the settings. Sets `contents.asymmetric`: any differs from 8."""
+    asymmetric: list[QuantizedLinear] = []
+    middle: list[QuantizedLinear] = []
+    for linear in contents.in_file_order:
+        zeros = linear.zeros
+        if zeros and zeros.dtype == "I32" and zeros.name not in dead and linear.bits == 4:
+            reader.show("reading zero points", linear.name)
+            (middle if _all_middle(linear, zeros, reader) else asymmetric).append(linear)
+    if contents.method == "awq":
+        findings = _undeclared(contents, asymmetric, middle)
+    else:
+        findings = _unexpected(asymmetric + middle, groups)
+    if middle and not asymmetric and not findings:
+        text = f"so are those of all {len(middle)} linears"
+        findings = SYMMETRIC_ZEROS.at(_zero_places(middle[:1], text), count=len(middle))
+    if asymmetric or middle or contents.method != "awq":
+        contents.asymmetric = bool(asymmetric)
+    return findings
+
+
+def _zero_places(linears: list[QuantizedLinear], text: str = "") -> list[Place]:
+    zeros = [linear.zeros for linear in linears if linear.zeros]
+    return [(place(tensor), text or as_json(list(tensor.shape))) for tensor in zeros]
+
+
+def _all_middle(linear: QuantizedLinear, zeros: StoredTensor, reader: TensorReader) -> bool:
+    """Whether every zero point is 8; nibbles beyond the last output do not count."""
+    import numpy as np
+
+    first = np.frombuffer(reader.read(zeros, 0, SAMPLE), "<u4")
+    rows, columns = zeros.shape[-2:] if len(zeros.shape) > 1 else (1, zeros.elements)
+    spare = linear.out % 8 if linear.suffixes.shape and linear.out else 0
+    last_row = (rows - 1) * columns  # packed along the outputs: only there nibbles can be spare
+    if (first[: max(last_row, 0)] != MIDDLE).any():
+        return False
+    mask = (1 << 4 * spare) - 1 if spare else 0xFFFFFFFF
+    for offset, data in reader.pieces(zeros):
+        words = np.frombuffer(data, "<u4")
+        cut = max(last_row - offset // 4, 0)
+        if (words[:cut] != MIDDLE).any() or ((words[cut:] ^ MIDDLE) & mask).any():
+            return False
+    return True
+
+
+def _undeclared(
+    contents: CheckpointContents, asymmetric: list[QuantizedLinear], middle: list[QuantizedLinear]
+) -> list[Finding]:
+    """Zero points where AWQ's settings say that there are none."""
+    if contents.settings.get("zero_point") is not False:
+        return []
+    steps = change(contents.where, "zero_point", old=False, new=True)
+    if asymmetric:
+        return ZERO_POINT_FALSE.at(_zero_places(asymmetric, "zeros other than 8"), steps=steps)
+    places = [(f"{contents.where}.zero_point", "false")] if middle else []
+    return ZERO_POINT_SLOW.at(places, steps=steps)
+
+
+def _unexpected(linears: list[QuantizedLinear], groups: list[WeightArgs]) -> list[Finding]:
+    """Zero points where compressed-tensors' settings say symmetric."""
+    extra = [p for p in linears if (args := args_of(p.name, groups)) and args.symmetric]
+    args = args_of(extra[0].name, groups) if extra else None
+    if not args:
+        return []
+    where, old = f"{args.where}.weights", args.weights.get("symmetric")
+    steps = change(where, "symmetric", old, new=False)
+    return UNEXPECTED_ZEROS.at(_zero_places(extra), steps=steps)

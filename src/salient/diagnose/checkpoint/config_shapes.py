@@ -1,25 +1,25 @@
-"""Do the tensors have the bits, the group size and the sizes that config.json says?"""
+"""Bits, group size and sizes of the tensors against config.json."""
 
 from collections import Counter
 from dataclasses import dataclass
 
 from salient.core.errors import ModelError
 from salient.diagnose.finding import Finding
+from salient.diagnose.rule import FindingTemplate
 
-from .awq_layout import WHOLE_ROW, place_of
 from .contents import (
     CheckpointContents,
     QuantizedLinear,
+    as_integer,
     change,
     changes,
+    counted,
     in_block,
-    many,
     pattern,
-    seen,
-    whole,
 )
 from .ct_config import WeightArgs, args_of
 from .quant_config import first_of
+from .tensor_layout import WHOLE_ROW
 
 WRONG_SCALES = (
     "Readers take the wrong scale for most weights, or stop: vLLM with a bare AssertionError or "
@@ -27,10 +27,60 @@ WRONG_SCALES = (
 )
 Sizes = dict[tuple[int, str], tuple[int, int]]
 
+WRONG_BITS = FindingTemplate(
+    "bits-wrong",
+    "error",
+    "The settings say {declared} bits, the codes have {real}",
+    why="Readers cut the words into other codes than were written.",
+    rank=13,
+)
+UNSUPPORTED_BITS = FindingTemplate(
+    "bits-unsupported",
+    "error",
+    "The codes have {real} bits",
+    why='vLLM 0.32 reads AWQ with 4 bits only: "Unsupported num_bits = {real}."',
+    do=("Quantize again with 4 bits: salient quantize MODEL -o OUT",),
+    rank=13,
+)
+WRONG_GROUP = FindingTemplate(
+    "group-size-wrong",
+    "error",
+    "The settings have one scale per {declared}, the tensors one per {real}",
+    why=WRONG_SCALES,
+    rank=13,
+)
+MIXED_GROUPS = FindingTemplate(
+    "group-size-mixed",
+    "error",
+    "Other groups than the settings' {declared} inputs in {count:linear}",
+    why=WRONG_SCALES,
+    do=("Fetch these files again: they are of another checkpoint. Or quantize again.",),
+    rank=15,
+)
+UNKNOWN_SIZES = FindingTemplate(
+    "sizes-unknown", "note", "The sizes in config.json were not compared with the tensors"
+)
+OTHER_SIZES = FindingTemplate(
+    "config-sizes",
+    "error",
+    "Other sizes than config.json gives in {count:linear}",
+    why="Readers build the model from config.json; the tensors do not go in.",
+    certainty="likely",
+    rank=11,
+)
+OTHER_BLOCKS = FindingTemplate(
+    "config-layers",
+    "error",
+    "{title}",
+    why="{effect}",
+    do=("Fetch the missing files again, or correct num_hidden_layers in config.json.",),
+    rank=11,
+)
+
 
 @dataclass(frozen=True)
 class ConfigShapes:
-    """What one place of the settings says of the linears that fall under it."""
+    """The sizes in one part of the settings, for the linears that it covers."""
 
     where: str
     group: int | None
@@ -40,67 +90,54 @@ class ConfigShapes:
 
 
 def check_sizes(contents: CheckpointContents, groups: list[WeightArgs]) -> list[Finding]:
-    """Bits and group size, for each place of the settings that speaks of linears."""
-    found = []
-    for said, linears in _by_place(contents, groups).items():
-        measured = [p for p in linears if p.groups]
+    """Bits and group size, for each part of the settings that covers linears."""
+    findings: list[Finding] = []
+    for declared, linears in _by_part(contents, groups).items():
+        measured = [linear for linear in linears if linear.groups]
         if measured:
-            found += _check_bits(said, measured)
-            found += _check_group(said, measured)
-    return found
+            findings += _check_bits(declared, measured) + _check_group(declared, measured)
+    return findings
 
 
-def _by_place(
+def _by_part(
     contents: CheckpointContents, groups: list[WeightArgs]
 ) -> dict[ConfigShapes, list[QuantizedLinear]]:
     if contents.method == "awq":
         settings = contents.settings
-        said = ConfigShapes(
+        old_group = settings.get("q_group_size") is not None
+        old_bits = settings.get("w_bit") is not None
+        declared = ConfigShapes(
             contents.where,
-            whole(first_of(settings, "q_group_size", "group_size")),
-            whole(first_of(settings, "w_bit", "bits")),
-            "q_group_size" if settings.get("q_group_size") is not None else "group_size",
-            "w_bit" if settings.get("w_bit") is not None else "bits",
+            as_integer(first_of(settings, "q_group_size", "group_size")),
+            as_integer(first_of(settings, "w_bit", "bits")),
+            "q_group_size" if old_group else "group_size",
+            "w_bit" if old_bits else "bits",
         )
-        return {said: list(contents.packed.values())}
-    found: dict[ConfigShapes, list[QuantizedLinear]] = {}
+        return {declared: list(contents.packed.values())}
+    parts: dict[ConfigShapes, list[QuantizedLinear]] = {}
     for linear in contents.packed.values():
         args = args_of(linear.name, groups)
         if args:
-            said = ConfigShapes(f"{args.where}.weights", args.group, args.bits, bits_key="num_bits")
-            found.setdefault(said, []).append(linear)
-    return found
+            where = f"{args.where}.weights"
+            declared = ConfigShapes(where, args.group, args.bits, bits_key="num_bits")
+            parts.setdefault(declared, []).append(linear)
+    return parts
 
 
-def _check_bits(said: ConfigShapes, linears: list[QuantizedLinear]) -> list[Finding]:
-    odd = [p for p in linears if said.bits is not None and p.bits != said.bits]
+def _check_bits(declared: ConfigShapes, linears: list[QuantizedLinear]) -> list[Finding]:
+    bits, key = declared.bits, declared.bits_key
+    odd = [p for p in linears if bits is not None and p.bits != bits]
     real = Counter(p.bits for p in linears).most_common(1)[0][0]
-    if odd:
-        return [
-            Finding(
-                "bits-wrong",
-                "error",
-                f"The settings say {said.bits} bits, the codes have {real}",
-                matters="Readers cut the words into other codes than were written.",
-                do=change(said.where, said.bits_key, said.bits, real),
-                evidence=seen((place_of(p), f"{p.bits} bits by its shapes") for p in odd),
-                count=len(odd),
-                rank=13,
-            )
-        ]
-    if said.bits_key != "num_bits" and real != 4:
-        return [
-            Finding(
-                "bits-unsupported",
-                "error",
-                f"The codes have {real} bits",
-                matters=f'vLLM 0.32 reads AWQ with 4 bits only: "Unsupported num_bits = {real}."',
-                do=("Quantize again with 4 bits: salient quantize MODEL -o OUT",),
-                evidence=seen([(place_of(linears[0]), f"{real} bits by its shapes")]),
-                rank=13,
-            )
-        ]
-    return []
+    unsupported = not odd and key != "num_bits" and real != 4
+    places = [(p.place, f"{p.bits} bits by its shapes") for p in odd]
+    return [
+        *WRONG_BITS.at(
+            places, steps=change(declared.where, key, bits, real), declared=bits, real=real
+        ),
+        *UNSUPPORTED_BITS.at(
+            [(linears[0].place, f"{real} bits by its shapes")] if unsupported else [], real=real
+        ),
+    ]
 
 
 def _fits(linear: QuantizedLinear, group: int) -> bool:
@@ -109,123 +146,75 @@ def _fits(linear: QuantizedLinear, group: int) -> bool:
     return linear.groups * group >= linear.width > (linear.groups - 1) * group
 
 
-def _check_group(said: ConfigShapes, linears: list[QuantizedLinear]) -> list[Finding]:
-    if said.group is None or not (said.group == WHOLE_ROW or said.group > 0):
+def _check_group(declared: ConfigShapes, linears: list[QuantizedLinear]) -> list[Finding]:
+    group = declared.group
+    if group is None or not (group == WHOLE_ROW or group > 0):
         return []
-    odd = [p for p in linears if not _fits(p, said.group)]
-    if not odd:
-        return []
+    odd = [p for p in linears if not _fits(p, group)]
     rows = all(p.groups == 1 for p in linears) and len({p.width for p in linears}) > 1
     real = WHOLE_ROW if rows else Counter(p.group for p in linears).most_common(1)[0][0]
-    evidence = seen(
-        (place_of(p), f"{p.width} inputs in {p.groups} groups: {p.group} each") for p in odd
-    )
-    if real != said.group and sum(_fits(p, real) for p in linears) > len(linears) / 2:
-        return [
-            Finding(
-                "group-size-wrong",
-                "error",
-                f"The settings give a scale to {_size(said.group)}, the tensors to {_size(real)}",
-                matters=WRONG_SCALES,
-                do=_group_change(said, real),
-                evidence=evidence,
-                count=len(odd),
-                rank=13,
-            )
-        ]
-    return [
-        Finding(
-            "group-size-mixed",
-            "error",
-            f"Other groups than the settings' {said.group} inputs in {many(len(odd), 'linear')}",
-            matters=WRONG_SCALES,
-            do=("Fetch these files again: they are of another checkpoint. Or quantize again.",),
-            evidence=evidence,
-            count=len(odd),
-            rank=15,
-        )
-    ]
+    places = [(p.place, f"{p.width} inputs in {p.groups} groups: {p.group} each") for p in odd]
+    if real != group and sum(_fits(p, real) for p in linears) > len(linears) / 2:
+        steps = _group_change(declared, group, real)
+        return WRONG_GROUP.at(places, steps=steps, declared=_size(group), real=_size(real))
+    return MIXED_GROUPS.at(places, declared=group)
 
 
 def _size(group: int) -> str:
-    return "a whole row" if group == WHOLE_ROW else f"{group} inputs"
+    return "row" if group == WHOLE_ROW else f"{group} inputs"
 
 
-def _group_change(said: ConfigShapes, real: int) -> tuple[str, ...]:
-    row = (said.group_key, said.group, real)
-    if said.bits_key != "num_bits":
-        return changes(said.where, row)
-    if real == WHOLE_ROW:
-        rows = ("strategy", "group", "channel"), (said.group_key, said.group, None)
-        return changes(said.where, *rows)
-    if said.group == WHOLE_ROW:
-        return changes(said.where, ("strategy", "channel", "group"), (said.group_key, None, real))
-    return changes(said.where, row)
+def _group_change(declared: ConfigShapes, group: int, real: int) -> tuple[str, ...]:
+    where, key = declared.where, declared.group_key
+    if declared.bits_key == "num_bits" and real == WHOLE_ROW:
+        return changes(where, ("strategy", "group", "channel"), (key, group, None))
+    if declared.bits_key == "num_bits" and group == WHOLE_ROW:
+        return changes(where, ("strategy", "channel", "group"), (key, None, real))
+    return change(where, key, group, real)
 
 
 def check_config_sizes(contents: CheckpointContents) -> list[Finding]:
-    """Sizes of linears and the number of blocks, against what config.json's numbers give."""
+    """Sizes of linears and the number of blocks, against config.json."""
     from salient.shapes.from_config import read_shape
 
     try:
         shape = read_shape(contents.config)
     except ModelError as error:
-        return [
-            Finding(
-                "sizes-unknown",
-                "note",
-                "The sizes in config.json were not compared with the tensors",
-                evidence=seen([("config.json", str(error))]),
-            )
-        ]
+        return UNKNOWN_SIZES.at([("config.json", str(error))])
     sizes = {
         (index, linear.name): (linear.out, linear.width)
         for index, block in enumerate(shape.blocks)
         for linear in block.linears
     }
-    return [*_sizes(contents, sizes), *_blocks(contents, sizes, len(shape.blocks))]
+    prefix = _main_prefix(contents, sizes)
+    return _sizes(contents, sizes, prefix) + _blocks(contents, prefix, len(shape.blocks))
 
 
-def _sizes(contents: CheckpointContents, sizes: Sizes) -> list[Finding]:
+def _sizes(contents: CheckpointContents, sizes: Sizes, prefix: str | None) -> list[Finding]:
     odd = []
     pairs: set[tuple[int, int]] = set()
-    prefix = _main_prefix(contents, sizes)
     for linear in contents.packed.values():
         spot = in_block(linear.name)
         wanted = sizes.get((spot[1], pattern(spot[2]))) if spot and spot[0] == prefix else None
-        if wanted and linear.groups and (linear.out, linear.width) != wanted:
-            words = f"{linear.out} x {linear.width}; config.json gives {wanted[0]} x {wanted[1]}"
-            odd.append((place_of(linear), f"outputs x inputs are {words}"))
-            real = (linear.out, linear.width)
+        real = (linear.out, linear.width)
+        if wanted and linear.groups and real != wanted:
+            text = f"{real[0]} x {real[1]}; config.json gives {wanted[0]} x {wanted[1]}"
+            odd.append((linear.place, f"outputs x inputs are {text}"))
             pairs |= {(w, r) for w, r in zip(wanted, real, strict=True) if w != r}
-    if not odd:
-        return []
-    return [
-        Finding(
-            "config-sizes",
-            "error",
-            f"Other sizes than config.json gives in {many(len(odd), 'linear')}",
-            certainty="likely",
-            matters="Readers build the model from config.json; the tensors do not go in.",
-            do=_mend(contents, pairs),
-            evidence=seen(odd),
-            count=len(odd),
-            rank=11,
-        )
-    ]
+    return OTHER_SIZES.at(odd, steps=_size_change(contents, pairs))
 
 
-def _mend(contents: CheckpointContents, pairs: set[tuple[int, int]]) -> tuple[str, ...]:
+def _size_change(contents: CheckpointContents, pairs: set[tuple[int, int]]) -> tuple[str, ...]:
     """The change of config.json if one key has the one number that does not fit."""
-    wrong, real = min(pairs)
-    found = contents.text_config
-    keys = [key for key, value in found.items() if value == wrong and type(value) is int]
-    where = "config.json" if found is contents.config else "config.json: text_config"
-    if len(pairs) == len(keys) == 1:
-        return change(where, keys[0], wrong, real)
+    config = contents.text_config
+    where = "config.json" if config is contents.config else "config.json: text_config"
+    for wrong, real in pairs if len(pairs) == 1 else ():
+        keys = [key for key, value in config.items() if value == wrong and type(value) is int]
+        if len(keys) == 1:
+            return change(where, keys[0], wrong, real)
     return (
         "Compare hidden_size, intermediate_size, num_attention_heads, num_key_value_heads and "
-        "head_dim with the 16-bit model's config.json.",
+        "head_dim with the unquantized model's config.json.",
     )
 
 
@@ -238,34 +227,22 @@ def _main_prefix(contents: CheckpointContents, sizes: Sizes) -> str | None:
     return known.most_common(1)[0][0] if known else None
 
 
-def _blocks(contents: CheckpointContents, sizes: Sizes, layers: int) -> list[Finding]:
+def _blocks(contents: CheckpointContents, prefix: str | None, layers: int) -> list[Finding]:
     """Blocks that config.json counts and no tensor has, or the other way round."""
-    prefix = _main_prefix(contents, sizes)
     if prefix is None:
         return []
     spots = [spot for spot in map(in_block, (*contents.tensors, *contents.lost)) if spot]
-    held = {index for before, index, _ in spots if before == prefix}
-    absent = sorted(set(range(layers)) - held)
-    extra = whole(contents.word("num_nextn_predict_layers")) or 0
-    beyond = sorted(index for index in held if index >= layers + extra)
-    if not absent and not beyond:
-        return []
-    text = f"num_hidden_layers gives {layers}; the files have {min(held)} to {max(held)}"
-    where = [f"{prefix}.{index}" for index in absent or beyond][:8]
-    words = "no tensors" if absent else "not counted"
-    return [
-        Finding(
-            "config-layers",
-            "error",
-            f"Without tensors: {many(len(absent), 'block')}"
-            if absent
-            else f"Not counted by config.json: {many(len(beyond), 'block')}",
-            matters="vLLM runs blocks without tensors on uninitialised memory."
-            if absent
-            else "Readers leave them out, or stop over tensors that they do not know.",
-            do=("Fetch the missing files again, or correct num_hidden_layers in config.json.",),
-            evidence=seen([("config.json: num_hidden_layers", text), *((w, words) for w in where)]),
-            count=len(absent or beyond),
-            rank=11,
-        )
-    ]
+    present = {index for before, index, _ in spots if before == prefix}
+    absent = sorted(set(range(layers)) - present)
+    extra = as_integer(contents.config_value("num_nextn_predict_layers")) or 0
+    blocks = absent or sorted(index for index in present if index >= layers + extra)
+    if absent:
+        title, text = f"Without tensors: {counted(len(blocks), 'block')}", "no tensors"
+        effect = "vLLM runs blocks without tensors on uninitialized memory."
+    else:
+        title, text = f"Not in config.json: {counted(len(blocks), 'block')}", "not counted"
+        effect = "Readers leave them out, or stop over tensors that they do not know."
+    counts = f"num_hidden_layers gives {layers}; the files have {min(present)} to {max(present)}"
+    places = [(f"{prefix}.{index}", text) for index in blocks]
+    places = [("config.json: num_hidden_layers", counts), *places] if places else []
+    return OTHER_BLOCKS.at(places, count=len(blocks), title=title, effect=effect)

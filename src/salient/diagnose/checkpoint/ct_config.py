@@ -8,20 +8,41 @@ from dataclasses import dataclass
 from typing import Any
 
 from salient.diagnose.finding import Finding
+from salient.diagnose.rule import FindingTemplate
 
-from .contents import CheckpointContents, change, engine_names, names, said, seen, whole
+from .contents import CheckpointContents, as_integer, as_json, change, engine_names, strings
 from .quant_config import wrong_type
 
 PACKED = "pack-quantized"
 STRATEGIES = ("group", "channel")
 
+NO_FORMAT = FindingTemplate(
+    "config-format",
+    "error",
+    "The settings do not name the format of the codes",
+    why="vLLM chooses the scheme by it and finds none.",
+    rank=9,
+)
+OTHER_STRATEGY = FindingTemplate(
+    "config-strategy",
+    "error",
+    f"strategy is {{strategy}}; {' or '.join(STRATEGIES)} can be run",
+    why="vLLM's packed scheme takes one scale per group or row only.",
+    rank=12,
+)
+ACTIVATION_ORDER = FindingTemplate(
+    "config-actorder",
+    "error",
+    "Activation order {order} is no longer supported",
+    why='vLLM 0.32 stops: "Compressed-tensors group/dynamic activation ordering".',
+    do=("Quantize again with actorder null, static or weight.",),
+    rank=12,
+)
+
 
 @dataclass(frozen=True)
 class WeightArgs:
-    """One config group's words about weights.
-
-    where: its place in config.json; group: inputs that share a scale, -1 a whole row, None unknown
-    """
+    """The weight settings of one config group. where: its place in config.json."""
 
     where: str
     targets: tuple[str, ...]
@@ -31,13 +52,14 @@ class WeightArgs:
 
     @property
     def bits(self) -> int | None:
-        return whole(self.weights.get("num_bits"))
+        return as_integer(self.weights.get("num_bits"))
 
     @property
     def group(self) -> int | None:
+        """Inputs per scale, -1 for a whole row, None where unknown."""
         if self.weights.get("strategy") == "channel":
             return -1
-        return whole(self.weights.get("group_size"))
+        return as_integer(self.weights.get("group_size"))
 
     @property
     def symmetric(self) -> bool:
@@ -46,18 +68,18 @@ class WeightArgs:
 
 
 def read_groups(contents: CheckpointContents) -> list[WeightArgs]:
-    """The config groups that have weights; what has a wrong type is left out."""
+    """The config groups with weights; those of a wrong type are left out."""
     groups = contents.settings.get("config_groups")
-    found = []
+    args = []
     for name, group in groups.items() if isinstance(groups, dict) else ():
         weights = group.get("weights") if isinstance(group, dict) else None
         if isinstance(weights, dict):
             kind = group.get("format") or contents.settings.get("format")
             where = f"{contents.where}.config_groups.{name}"
-            targets = tuple(names(group.get("targets")))
+            targets = tuple(strings(group.get("targets")))
             inputs = bool(group.get("input_activations"))
-            found.append(WeightArgs(where, targets, str(kind), weights, inputs))
-    return found
+            args.append(WeightArgs(where, targets, str(kind), weights, inputs))
+    return args
 
 
 def matches(module: str, entry: str) -> bool:
@@ -71,92 +93,62 @@ def matches(module: str, entry: str) -> bool:
 
 
 def args_of(module: str, groups: list[WeightArgs]) -> WeightArgs | None:
-    """The group that a linear falls under: by its name first, then by the class `Linear`."""
-    for wanted in engine_names(module)[::-1]:
+    """The group of a linear: by its name first, then by the class `Linear`."""
+    for name in engine_names(module)[::-1]:
         for args in groups:
-            if any(matches(wanted, target) for target in args.targets):
+            if any(matches(name, target) for target in args.targets):
                 return args
     return next((a for a in groups if any("linear" in t.lower() for t in a.targets)), None)
 
 
-def check_groups(contents: CheckpointContents, groups: list[WeightArgs]) -> list[Finding]:
-    """What of the settings stops readers, whatever the tensors are."""
+def check_ct_config(contents: CheckpointContents, groups: list[WeightArgs]) -> list[Finding]:
+    """Settings that stop readers, whatever the tensors are."""
     settings = contents.settings
     if not settings:
         return []
     listed = settings.get("config_groups")
     where = f"{contents.where}.config_groups"
     if not isinstance(listed, dict) or not listed:
-        return [wrong_type(where, said(listed), "a JSON object with one group at least")]
-    found = []
-    if not isinstance(settings.get("format"), str) and not all(a.format != "None" for a in groups):
-        found.append(_no_format(contents))
+        return wrong_type(where, as_json(listed), "a JSON object with at least one group")
+    findings = []
+    kind = settings.get("format")
+    if not isinstance(kind, str) and not all(args.format != "None" for args in groups):
+        steps = change(contents.where, "format", kind, PACKED)
+        findings += NO_FORMAT.at([(f"{contents.where}.format", as_json(kind))], steps=steps)
     for name, group in listed.items():
-        place = f"{where}.{name}"
         if not isinstance(group, dict) or not isinstance(group.get("weights"), dict):
-            found.append(wrong_type(f"{place}.weights", said(group), "a JSON object"))
-        elif not names(group.get("targets")) or len(names(group["targets"])) != len(
-            group["targets"]
-        ):
-            found.append(
-                wrong_type(
-                    f"{place}.targets", said(group.get("targets")), 'a list such as ["Linear"]'
-                )
-            )
-    for args in groups:
-        found += _check_args(args)
-    return found
-
-
-def _no_format(contents: CheckpointContents) -> Finding:
-    return Finding(
-        "config-format",
-        "error",
-        "The settings do not say in which format the codes are packed",
-        matters="vLLM chooses the scheme by it and finds none.",
-        do=change(contents.where, "format", contents.settings.get("format"), PACKED),
-        evidence=seen([(f"{contents.where}.format", said(contents.settings.get("format")))]),
-        rank=9,
-    )
+            findings += wrong_type(f"{where}.{name}.weights", as_json(group), "a JSON object")
+            continue
+        targets = group.get("targets")
+        if not strings(targets) or len(strings(targets)) != len(targets):
+            fits = 'a list such as ["Linear"]'
+            findings += wrong_type(f"{where}.{name}.targets", as_json(targets), fits)
+    return findings + [finding for args in groups for finding in _check_args(args)]
 
 
 def _check_args(args: WeightArgs) -> list[Finding]:
-    """One group's words about weights; only pack-quantized integers are judged."""
-    if args.format not in (PACKED, "None") or args.inputs or args.weights.get("type") == "float":
+    """One group's weight settings; only pack-quantized integers are judged."""
+    weights, where = args.weights, f"{args.where}.weights"
+    if args.format not in (PACKED, "None") or args.inputs or weights.get("type") == "float":
         return []
-    found = []
-    where, weights = f"{args.where}.weights", args.weights
+    findings = []
     strategy, size = weights.get("strategy"), weights.get("group_size")
     if strategy is not None and strategy not in STRATEGIES:
-        found.append(
-            Finding(
-                "config-strategy",
-                "error",
-                f"strategy is {said(strategy)}; {' or '.join(STRATEGIES)} can be run",
-                matters="vLLM's packed scheme takes a scale a group or a row, nothing else.",
-                do=change(where, "strategy", strategy, "group"),
-                evidence=seen([(f"{where}.strategy", said(strategy))]),
-                rank=12,
-            )
+        findings += OTHER_STRATEGY.at(
+            [(f"{where}.strategy", as_json(strategy))],
+            steps=change(where, "strategy", strategy, "group"),
+            strategy=as_json(strategy),
         )
-    if type(weights.get("num_bits")) is not int:
-        found.append(
-            wrong_type(f"{where}.num_bits", said(weights.get("num_bits")), "a whole number")
-        )
-    if strategy != "channel" and (type(size) is not int or size < 1):
-        found.append(wrong_type(f"{where}.group_size", said(size), "a number of inputs"))
-    if type(weights.get("symmetric", True)) is not bool:
-        found.append(wrong_type(f"{where}.symmetric", said(weights["symmetric"]), "true or false"))
-    if weights.get("actorder") in ("group", "dynamic", True):
-        found.append(
-            Finding(
-                "config-actorder",
-                "error",
-                f"Activation order {said(weights['actorder'])} is no longer supported",
-                matters='vLLM 0.32 stops: "Compressed-tensors group/dynamic activation ordering".',
-                do=("Quantize again with actorder null, static or weight.",),
-                evidence=seen([(f"{where}.actorder", said(weights["actorder"]))]),
-                rank=12,
-            )
-        )
-    return found
+    sized = type(size) is int and size >= 1
+    types = (
+        ("num_bits", type(weights.get("num_bits")) is int, "a whole number"),
+        ("group_size", strategy == "channel" or sized, "a number of inputs"),
+        ("symmetric", type(weights.get("symmetric", True)) is bool, "true or false"),
+    )
+    for key, valid, fits in types:
+        if not valid:
+            findings += wrong_type(f"{where}.{key}", as_json(weights.get(key)), fits)
+    order = weights.get("actorder")
+    if order in ("group", "dynamic", True):
+        findings += ACTIVATION_ORDER.at([(f"{where}.actorder", as_json(order))], order=as_json(order))
+    return findings

@@ -1,4 +1,7 @@
-"""The lists of what stays at 16 bits: entries that name quantized linears, or nothing.
+"""Unquantized layers and the settings' lists of them, against the tensors.
+
+Entries that name quantized linears or nothing; unquantized linears that readers expect as codes;
+quantized heads and embeddings.
 
 vLLM 0.32 takes an AWQ entry as a piece of a name (auto_awq.py: match_mode="substring"),
 Transformers 5 from a boundary or as an ending (quantizers_utils.py: should_convert_module);
@@ -7,52 +10,122 @@ compressed-tensors' entries are whole names or `re:` patterns.
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
 
 from salient.diagnose.finding import Finding
+from salient.diagnose.rule import FindingTemplate
 
 from .contents import (
+    EXPERT,
     FLOATS,
+    HEADS,
+    MERGED_OF,
     TABLES,
     CheckpointContents,
+    as_json,
     change,
+    counted,
     engine_names,
     fitting_entries,
-    many,
-    names,
+    in_block,
+    pattern,
     place,
-    said,
-    seen,
+    strings,
 )
-from .ct_config import matches
+from .ct_config import WeightArgs, args_of, matches
+from .missing_tensors import kind_of
 from .quant_config import wrong_type
 
-KEYS = {"awq": "modules_to_not_convert", "compressed-tensors": "ignore"}
 # How readers take an entry of AWQ's list.
 READS = {
     "vLLM": "looks for entries as pieces of names",
     "Transformers": "takes entries as patterns from a name's start, or as its end",
 }
 
-
-def entries_of(contents: CheckpointContents) -> list[str]:
-    return names(contents.settings.get(KEYS[contents.method]))
-
-
-def check_skips(contents: CheckpointContents) -> list[Finding]:
-    """The list's type, each entry, and what vLLM makes of an empty one."""
-    key = KEYS[contents.method]
-    value = contents.settings.get(key)
-    if value is not None and (not isinstance(value, list) or len(names(value)) != len(value)):
-        return [wrong_type(f"{contents.where}.{key}", said(value), "a list of names")]
-    entries = names(value)
-    if contents.method == "awq" and not entries and contents.settings:
-        return _derived(contents)
-    return [finding for entry in dict.fromkeys(entries) for finding in _entry(contents, entry)]
+UNUSED_ENTRY = FindingTemplate(
+    "skip-entry-unused", "note", "{key} names {entry!r}, and no module has that name"
+)
+ENTRY_HITS = FindingTemplate(
+    "skip-entry-hits",
+    "error",
+    "{key}: {entry} also names {count:linear} with codes",
+    why="{reader} {how}: it builds these for unquantized weights and finds none. vLLM's messages: "
+    "\"'MergedColumnParallelLinear' object has no attribute 'data'\", or \"Detected some but not "
+    'all shards of ... are quantized".',
+    rank=18,
+)
+ENTRY_HITS_EXPERTS = FindingTemplate(
+    "skip-entry-hits-experts",
+    "warning",
+    "{key}: {entry} is a piece of the names of {count} quantized experts",
+    why="vLLM looks all experts up by one name and is not misled; AutoAWQ and Transformers 4 look "
+    "for the entry in each name and leave these unquantized.",
+    do=("Write the full names of the unquantized linears instead.",),
+    certainty="possible",
+)
+DERIVED_LIST = FindingTemplate(
+    "skip-list-derived",
+    "error",
+    "modules_to_not_convert is empty, and the list that vLLM derives has quantized linears in it",
+    why="vLLM 0.32 lists every module that owns 16-bit tensors only, and compares pieces of names: "
+    "a bare parameter leaves all linears next to it without their codes.",
+    rank=19,
+)
+PARTLY_MERGED = FindingTemplate(
+    "joined-mixed",
+    "error",
+    "Linears that engines merge are partly quantized",
+    why='vLLM stops: "Detected some but not all shards of ... are quantized. All shards of fused '
+    'layers to have the same precision."',
+    do=("Quantize again, all of them or none: salient quantize MODEL --skip PATTERN -o OUT",),
+    rank=17,
+)
+LINEAR_TWICE = FindingTemplate(
+    "linear-twice",
+    "error",
+    "An unquantized weight next to the codes of {count:linear}",
+    why='vLLM has no place for the weight and stops: "There is no module or parameter named '
+    "'...weight'\".",
+    do=("Delete the unquantized weights, or quantize again.",),
+    rank=17,
+)
+UNQUANTIZED_LINEAR = FindingTemplate(
+    "linear-16-bit",
+    "error",
+    "Unquantized while the same linears of other blocks are quantized, and not named in {key}: "
+    "{count:linear}",
+    why="{effect}",
+    rank=18,
+)
+NO_ENTRY = FindingTemplate(
+    "skip-entry-missing",
+    "warning",
+    "Unquantized and not named in {key}: {count} matrices of {kinds}",
+    why="Readers that build every linear for codes stop, or leave these uninitialized. Those that "
+    "recognize a router or an embedding do not.",
+    certainty="possible",
+    rank=35,
+)
+TIED_HEAD = FindingTemplate(
+    "head-tied",
+    "note",
+    "The head is tied to the embedding, and has a tensor of its own",
+    why="Readers that tie ignore it; it only takes disk.",
+)
+QUANTIZED_HEAD = FindingTemplate(
+    "head-quantized",
+    "error",
+    "The output head is quantized",
+    why="vLLM reads it where the settings declare it{unless}; Transformers always leaves the head "
+    "unquantized.",
+    rank=22,
+)
+QUANTIZED_EMBEDDING = FindingTemplate(
+    "embedding-quantized", "error", "An embedding is quantized", why="{effect}", rank=22
+)
 
 
 def by_vllm(module: str, entry: str, method: str) -> bool:
-    """Whether vLLM would leave `module` at 16 bits for `entry`."""
+    """Whether vLLM would leave `module` unquantized for `entry`."""
     if method == "awq":
         return any(entry in name for name in engine_names(module))
     return any(matches(name, entry) for name in (module, *engine_names(module)))
@@ -74,81 +147,55 @@ def named(module: str, entry: str, method: str) -> bool:
     return by_vllm(module, entry, method) or by_transformers(module, entry, method)
 
 
-@dataclass(frozen=True)
-class IgnoreMatch:
-    """An entry, the quantized linears that it names, who takes it so, and whom it was meant for."""
-
-    entry: str
-    linears: list[str]
-    reader: str
-    meant: list[str]
+def check_ignore_list(contents: CheckpointContents) -> list[Finding]:
+    """The list's type, each entry, and the list that vLLM derives from an empty one."""
+    value = contents.settings.get(contents.skip_key)
+    if value is not None and (not isinstance(value, list) or len(strings(value)) != len(value)):
+        where = f"{contents.where}.{contents.skip_key}"
+        return wrong_type(where, as_json(value), "a list of names")
+    entries = contents.skip_entries
+    if contents.method == "awq" and not entries and contents.settings:
+        return _derived(contents)
+    return [finding for entry in dict.fromkeys(entries) for finding in _entry(contents, entry)]
 
 
 def _entry(contents: CheckpointContents, entry: str) -> list[Finding]:
-    """Does the entry hit linears that have codes, or nothing at all?"""
-    method = contents.method
+    """Whether the entry names linears with codes, or nothing at all."""
+    method, key = contents.method, contents.skip_key
+    where = f"{contents.where}.{key}"
     meant = [name for name in contents.plain if named(name, entry, method)]
-    word = re.fullmatch(r"[\w.-]+", entry) is not None
-    for reader, takes in (("vLLM", by_vllm), ("Transformers", by_transformers)):
-        if word and entry not in contents.coded_names:
-            break  # no need to ask each of many thousand experts
-        hit = [name for name in contents.packed if takes(name, entry, method)]
-        if hit:
-            return [_hits(contents, IgnoreMatch(entry, hit, reader, meant))]
+    literal = re.fullmatch(r"[\w.-]+", entry) is not None
+    if not literal or entry in contents.coded_names:  # skips the scan of many thousand experts
+        for reader, takes in (("vLLM", by_vllm), ("Transformers", by_transformers)):
+            linears = [name for name in contents.packed if takes(name, entry, method)]
+            if linears:
+                return _entry_hits(contents, entry, linears, reader, meant)
     if method == "awq" and entry in contents.coded_names:
-        raw = [name for name in contents.packed if entry in name]
-        return [_raw_hits(contents, entry, raw)]
+        pieces = [name for name in contents.packed if entry in name]
+        places = [(where, f"{as_json(entry)} is in {name}") for name in pieces[:1]]
+        return ENTRY_HITS_EXPERTS.at(places, count=len(pieces), key=key, entry=as_json(entry))
     known = meant or any(entry in name for name in (*contents.tensors, *contents.lost))
-    if known or TABLES.search(entry) or entry.startswith("re:"):
-        return []
-    key = KEYS[method]
-    return [
-        Finding(
-            "skip-entry-unused",
-            "note",
-            f"{key} names {entry!r}, and no module is called so",
-            evidence=seen([(f"{contents.where}.{key}", said(entry))]),
-        )
-    ]
+    unused = not known and not TABLES.search(entry) and not entry.startswith("re:")
+    return UNUSED_ENTRY.at([(where, as_json(entry))] if unused else [], key=key, entry=entry)
 
 
-def _hits(contents: CheckpointContents, hit: IgnoreMatch) -> Finding:
-    key, old = KEYS[contents.method], entries_of(contents)
-    kept = [one for one in old if one != hit.entry]
-    kept += [one for one in fitting_entries(contents, hit.meant) if one not in kept]
-    fused = [name for name in engine_names(hit.linears[0]) if name != hit.linears[0]]
-    also = f" and, joined, {fused[0]}" if fused else ""
-    how = READS[hit.reader] if contents.method == "awq" else "believes the list"
-    return Finding(
-        "skip-entry-hits",
-        "error",
-        f"{key}: {said(hit.entry)} also names {many(len(hit.linears), 'linear')} with codes",
-        matters=f"{hit.reader} {how}: it builds these for 16-bit weights and finds none. "
-        "vLLM's words: "
-        "\"'MergedColumnParallelLinear' object has no attribute 'data'\", or \"Detected some but "
-        'not all shards of ... are quantized".',
-        do=change(contents.where, key, old, kept or None),
-        evidence=seen(
-            (f"{contents.where}.{key}", f"{said(hit.entry)} names {name}{also if not i else ''}")
-            for i, name in enumerate(hit.linears)
-        ),
-        count=len(hit.linears),
-        rank=18,
-    )
-
-
-def _raw_hits(contents: CheckpointContents, entry: str, raw: list[str]) -> Finding:
-    key = KEYS[contents.method]
-    return Finding(
-        "skip-entry-hits-experts",
-        "warning",
-        f"{key}: {said(entry)} is a piece of the names of {len(raw)} quantized experts",
-        certainty="possible",
-        matters="vLLM asks for all experts by one name and is not misled; AutoAWQ and Transformers "
-        "4 look for the entry in each name and leave these at 16 bits.",
-        do=("Write the full names of the 16-bit linears instead.",),
-        evidence=seen([(f"{contents.where}.{key}", f"{said(entry)} is in {raw[0]}")]),
-        count=len(raw),
+def _entry_hits(
+    contents: CheckpointContents, entry: str, linears: list[str], reader: str, meant: list[str]
+) -> list[Finding]:
+    """An entry that `reader` takes for quantized linears; `meant`: the unquantized ones."""
+    key, old = contents.skip_key, contents.skip_entries
+    new = [other for other in old if other != entry]
+    new += [other for other in fitting_entries(contents, meant) if other not in new]
+    merged = [name for name in engine_names(linears[0]) if name != linears[0]]
+    texts = [f"{as_json(entry)} names {name}" for name in linears]
+    texts[0] += f" and, merged, {merged[0]}" if merged else ""
+    return ENTRY_HITS.at(
+        ((f"{contents.where}.{key}", text) for text in texts),
+        steps=change(contents.where, key, old, new or None),
+        key=key,
+        entry=as_json(entry),
+        reader=reader,
+        how=READS[reader] if contents.method == "awq" else "believes the list",
     )
 
 
@@ -157,7 +204,7 @@ def _derived(contents: CheckpointContents) -> list[Finding]:
 
     It takes every module that owns floats only; so a bare parameter makes its whole module one.
     """
-    owners = {name.rpartition(".")[0] for name in contents.tensors}
+    tensors = {name.rpartition(".")[0]: tensor for name, tensor in contents.tensors.items()}
     coded = {
         name.rpartition(".")[0]
         for name, tensor in contents.tensors.items()
@@ -166,29 +213,130 @@ def _derived(contents: CheckpointContents) -> list[Finding]:
     hits: dict[str, list[str]] = defaultdict(list)
     for module in contents.packed:
         above = {name[:i] for name in engine_names(module) for i, c in enumerate(name) if c == "."}
-        for owner in above & (owners - coded):
+        for owner in above & (tensors.keys() - coded):
             hits[owner].append(module)
-    if not hits:
-        return []
-    bare = {name.rpartition(".")[0]: tensor for name, tensor in contents.tensors.items()}
-    return [
-        Finding(
-            "skip-list-derived",
-            "error",
-            "modules_to_not_convert is empty, and what vLLM puts there has quantized linears in it",
-            matters="vLLM 0.32 lists every module that owns 16-bit tensors only, and compares "
-            "pieces of names: a bare parameter leaves all linears beside it without their codes.",
-            do=change(
-                contents.where,
-                KEYS["awq"],
-                None,
-                fitting_entries(contents, list(contents.linears)) or ["lm_head"],
-            ),
-            evidence=seen(
-                (place(bare[owner]), f"makes vLLM skip {linears[0]}")
-                for owner, linears in hits.items()
-            ),
-            count=len(hits),
-            rank=19,
-        )
+    new = fitting_entries(contents, contents.linears) if hits else []
+    return DERIVED_LIST.at(
+        (
+            (place(tensors[owner]), f"makes vLLM skip {linears[0]}")
+            for owner, linears in hits.items()
+        ),
+        steps=change(contents.where, contents.skip_key, None, new or ["lm_head"]),
+    )
+
+
+def check_unquantized(contents: CheckpointContents, groups: list[WeightArgs]) -> list[Finding]:
+    """Unquantized linears that readers expect as codes."""
+    plain, packed = contents.plain, contents.packed
+    split = _partly_merged(contents)
+    twice = [tensor for name, tensor in plain.items() if name in packed]
+    findings = [
+        *PARTLY_MERGED.at((place(plain[name]), text) for name, text in split.items()),
+        *LINEAR_TWICE.at((place(tensor), f"{tensor.dtype} next to codes") for tensor in twice),
     ]
+    if not contents.settings:
+        return findings
+    missed = [name for name in _unnamed(contents, groups) if name not in split]
+    kinds = {_kind(contents, name) for name in packed}
+    like = [name for name in missed if _kind(contents, name) in kinds]
+    alone = [name for name in missed if name not in set(like)]
+    guessed = contents.method == "awq" and not contents.skip_entries
+    return [
+        *findings,
+        *UNQUANTIZED_LINEAR.at(
+            ((place(plain[name]), "16 bits") for name in like),
+            steps=_add_entries(contents, like),
+            level="warning" if guessed else None,
+            key=contents.skip_key,
+            effect="vLLM 0.32 infers it from the tensors' types while the list is empty; "
+            "Transformers and older vLLM build these linears for codes."
+            if guessed
+            else "Readers build these linears for codes and find unquantized weights: vLLM stops "
+            "with \"There is no module or parameter named '...weight'\".",
+        ),
+        *NO_ENTRY.at(
+            ((place(plain[name]), "16 bits") for name in alone),
+            steps=_add_entries(contents, alone),
+            key=contents.skip_key,
+            kinds=counted(len({pattern(name) for name in alone}), "kind"),
+        ),
+    ]
+
+
+def _partly_merged(contents: CheckpointContents) -> dict[str, str]:
+    """Unquantized linears with quantized partners -> a text about the merged linear."""
+    together: dict[str, list[str]] = defaultdict(list)
+    for module in (*contents.packed, *contents.plain):
+        parent, _, leaf = module.rpartition(".")
+        if leaf in MERGED_OF:
+            together[f"{parent}.{MERGED_OF[leaf]}"].append(module)
+        expert = EXPERT.match(module)
+        if expert:
+            together[expert[1]].append(module)
+    split = {}
+    for name, modules in together.items():
+        coded = [module for module in modules if module in contents.packed]
+        for module in modules if coded else ():
+            if module in contents.plain and module not in contents.packed:
+                split[module] = f"16 bits; {coded[0]} is quantized, both are of {name}"
+    return split
+
+
+def _unnamed(contents: CheckpointContents, groups: list[WeightArgs]) -> list[str]:
+    """Unquantized linears that readers take for quantized ones, by the settings."""
+    method, entries = contents.method, contents.skip_entries
+    return [
+        name
+        for name in contents.linears
+        if not any(named(name, entry, method) for entry in entries)
+        if method == "awq" or args_of(name, groups) is not None
+    ]
+
+
+def _kind(contents: CheckpointContents, name: str) -> tuple[object, ...]:
+    """What the same linears of similar blocks have in common."""
+    spot = in_block(name)
+    return (spot[0], pattern(spot[2]), kind_of(contents, spot[1], 0)) if spot else (name,)
+
+
+def _add_entries(contents: CheckpointContents, modules: list[str]) -> tuple[str, ...]:
+    key, old = contents.skip_key, contents.skip_entries
+    new = [entry for entry in fitting_entries(contents, modules) if entry not in old]
+    return change(contents.where, key, contents.settings.get(key), [*old, *new])
+
+
+def check_ends(contents: CheckpointContents) -> list[Finding]:
+    """Embedding and head."""
+    findings: list[Finding] = []
+    for linear in contents.packed.values():
+        leaf = linear.name.rpartition(".")[2]
+        places = [(linear.place, as_json(list(linear.first.shape)))]
+        if in_block(linear.name) is not None:
+            continue
+        if leaf in HEADS:
+            findings += _quantized_head(contents, places)
+        elif TABLES.search(leaf):
+            awq = contents.method == "awq"
+            findings += QUANTIZED_EMBEDDING.at(
+                places,
+                steps=["Quantize again with unquantized embeddings."] if awq else [],
+                level=None if awq else "warning",
+                effect="vLLM has no AWQ embedding."
+                if awq
+                else "vLLM 0.32 reads packed embeddings; older ones and Transformers do not.",
+            )
+    heads = [t for n, t in contents.plain.items() if n.rpartition(".")[2] == "lm_head"]
+    tied = contents.config_value("tie_word_embeddings") is True
+    text = "config.json: tie_word_embeddings true"
+    return findings + TIED_HEAD.at([(place(head), text) for head in heads[:1] if tied])
+
+
+def _quantized_head(contents: CheckpointContents, places: list[tuple[str, str]]) -> list[Finding]:
+    old = contents.settings.get("lm_head")
+    if contents.method != "awq" or old is True:
+        return QUANTIZED_HEAD.at(places, level="warning", unless="")
+    return QUANTIZED_HEAD.at(
+        places,
+        steps=change(contents.where, "lm_head", old, new=True),
+        unless=', and they do not: "There is no module or parameter named \'lm_head.qweight\'"',
+    )

@@ -1,4 +1,4 @@
-"""salient.json beside a checkpoint: that it is there, and that it speaks of these tensors."""
+"""salient.json of a checkpoint: present, and about these tensors."""
 
 from typing import Any
 
@@ -6,55 +6,59 @@ from salient.core.errors import ModelError
 from salient.core.model_files import read_json
 from salient.core.scheme import Scheme, parse_scheme
 from salient.diagnose.finding import Finding
+from salient.diagnose.rule import FindingTemplate, Place
 
-from .contents import CheckpointContents, said, seen
+from .contents import CheckpointContents, as_json
 
 EVIDENCE = "salient.json"
 
+MISSING = FindingTemplate(
+    "evidence-missing",
+    "note",
+    f"There is no {EVIDENCE}: the cost of the 4 bits was not measured by Salient",
+    do=("salient evaluate FOLDER --reference MODEL measures it.",),
+)
+UNREADABLE = FindingTemplate(
+    "evidence-unreadable",
+    "warning",
+    f"{EVIDENCE} cannot be read",
+    why="Engines do not need it; people who judge the checkpoint do.",
+    do=("Fetch it again.",),
+)
+CONTRADICTS = FindingTemplate(
+    "evidence-contradicts",
+    "error",
+    f"{EVIDENCE} describes another checkpoint than this one",
+    why="Its figures do not hold for these tensors.",
+    do=("Fetch the whole folder again, or quantize again.",),
+    rank=40,
+)
+PRESENT = FindingTemplate(
+    "evidence-there", "good", f"{EVIDENCE} backs the checkpoint and agrees with its tensors"
+)
+
 
 def check_evidence(contents: CheckpointContents, group: int | None) -> list[Finding]:
-    """Whether salient.json is there and agrees. `group` is what the tensors have."""
+    """Whether salient.json is there and agrees. `group` is the tensors'."""
     path = contents.folder / EVIDENCE
     if not path.exists():
-        if not contents.packed:
-            return []
-        return [
-            Finding(
-                "evidence-missing",
-                "note",
-                f"There is no {EVIDENCE}: what the 4 bits cost was not measured by Salient",
-                do=("salient evaluate FOLDER --reference MODEL measures it.",),
-                evidence=seen([(contents.folder.name, "no salient.json")]),
-            )
-        ]
+        place = (contents.folder.name, f"no {EVIDENCE}")
+        return MISSING.at([place] if contents.packed else [])
     try:
-        found = read_json(path)
+        evidence = read_json(path)
     except ModelError as error:
-        return [_unreadable(str(error))]
-    run = found.get("run")
+        return UNREADABLE.at([(EVIDENCE, str(error))])
+    run = evidence.get("run")
     if not isinstance(run, dict):
-        return [_unreadable("it has no 'run'")]
-    wrong = _contradictions(run, contents, group)
-    if wrong:
-        return [
-            Finding(
-                "evidence-contradicts",
-                "error",
-                f"{EVIDENCE} speaks of another checkpoint than this one",
-                matters="Its figures do not hold for these tensors.",
-                do=("Fetch the whole folder again, or quantize again.",),
-                evidence=seen(wrong),
-                count=len(wrong),
-                rank=40,
-            )
-        ]
-    return [_good(found)]
+        return UNREADABLE.at([(EVIDENCE, "it has no 'run'")])
+    wrong = CONTRADICTS.at(_contradictions(run, contents, group))
+    return wrong or PRESENT.at([(EVIDENCE, f"{as_json(run.get('scheme'))}: {_loss(evidence)}")])
 
 
 def _contradictions(
     run: dict[str, Any], contents: CheckpointContents, group: int | None
-) -> list[tuple[str, str]]:
-    wrong = []
+) -> list[Place]:
+    wrong: list[Place] = []
     scheme = _scheme(run.get("scheme"))
     method = run.get("format")
     if isinstance(method, str) and method != contents.method:
@@ -75,25 +79,8 @@ def _scheme(name: Any) -> Scheme | None:
         return None
 
 
-def _unreadable(why: str) -> Finding:
-    return Finding(
-        "evidence-unreadable",
-        "warning",
-        f"{EVIDENCE} cannot be read",
-        matters="Engines do not need it; people who judge the checkpoint do.",
-        do=("Fetch it again.",),
-        evidence=seen([(EVIDENCE, why)]),
-    )
-
-
-def _good(found: dict[str, Any]) -> Finding:
-    heldout = found.get("heldout")
-    judged = heldout.get("awq") if isinstance(heldout, dict) else None
-    loss = judged.get("kl") if isinstance(judged, dict) else None
-    words = f"KL to the 16-bit model {loss:.4f} nats a token" if type(loss) is float else "read"
-    return Finding(
-        "evidence-there",
-        "good",
-        f"{EVIDENCE} backs the checkpoint and agrees with its tensors",
-        evidence=seen([(EVIDENCE, f"{said(found['run'].get('scheme'))}: {words}")]),
-    )
+def _loss(evidence: dict[str, Any]) -> str:
+    heldout = evidence.get("heldout")
+    awq = heldout.get("awq") if isinstance(heldout, dict) else None
+    loss = awq.get("kl") if isinstance(awq, dict) else None
+    return f"KL to the 16-bit model {loss:.4f} nats a token" if type(loss) is float else "read"

@@ -1,79 +1,227 @@
-"""The values of scales: NaN, infinite, zero, negative, tiny, or far apart.
+"""Values of scales: NaN, infinite, zero, negative, tiny, or far apart.
 
-All scales are read, in pieces; of codes only those of groups whose scale is zero.
+All scales are read, in pieces, and judged by their bits; of codes only those of groups whose scale
+is zero. numpy is imported when used.
 """
 
-from salient.diagnose.finding import Finding, Level
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from .contents import CheckpointContents, QuantizedLinear, many, place, seen
-from .float_bits import FORMS, ScaleSummary, judge
+from salient.diagnose.finding import Finding
+from salient.diagnose.rule import FindingTemplate, Place
+
+from .contents import CheckpointContents, QuantizedLinear, counted, place
 from .tensor_reader import TensorReader
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 FAR = 1e4  # largest scale over the median: no weight matrix has such rows
-GROUPS_READ = 64  # groups with a zero scale whose codes are looked at
+GROUPS_READ = 64  # groups with a zero scale whose codes are read
+MOST_ZEROS = 16  # elements of zero scales that are collected
 # Where NIBBLES of AutoAWQ's GEMM puts column i of eight (formats/autoawq.py).
 AWQ_NIBBLE = (0, 4, 1, 5, 2, 6, 3, 7)
+FETCH_AGAIN = "Fetch the file again and compare its SHA-256; if it is as written, quantize again."
+
+TEMPLATES = {
+    "NaN": FindingTemplate(
+        "scale-not-finite",
+        "error",
+        "Scales are NaN ({where})",
+        why="Every output of such a row is NaN, and from there every logit: engines return empty "
+        'text or only "!".',
+        do=(FETCH_AGAIN,),
+        rank=30,
+    ),
+    "Inf": FindingTemplate(
+        "scale-infinite",
+        "error",
+        "Scales are infinite ({where})",
+        why="Their weights are infinite or NaN. Often a bfloat16 scale beyond 65504 was cast to "
+        "float16.",
+        do=(FETCH_AGAIN,),
+        rank=31,
+    ),
+    "zero-lost": FindingTemplate(
+        "scale-zero",
+        "error",
+        "Scales are zero over codes that differ ({where})",
+        why="These weights are zero when read, and were not when they were quantized: the scale "
+        "was lost, or too small for float16.",
+        do=(FETCH_AGAIN,),
+        rank=32,
+    ),
+    "zero": FindingTemplate(
+        "scale-zero-unused",
+        "warning",
+        "Scales are zero over codes that are all the same ({where})",
+        why="Groups of zero weights can be stored so; other writers use a tiny scale instead.",
+        do=(FETCH_AGAIN,),
+        rank=45,
+    ),
+    "negative": FindingTemplate(
+        "scale-negative",
+        "error",
+        "Scales are negative ({where})",
+        why="No AWQ writer makes them in groups with zero points: the bytes are damaged, or of "
+        "another layout.",
+        do=(FETCH_AGAIN,),
+        rank=33,
+    ),
+    "negative-symmetric": FindingTemplate(
+        "scale-negative-symmetric",
+        "warning",
+        "Scales are negative ({where})",
+        why="Kernels compute with them. AutoRound writes them for symmetric schemes; others do "
+        "not.",
+        do=(FETCH_AGAIN,),
+        rank=45,
+    ),
+    "subnormal": FindingTemplate(
+        "scale-subnormal",
+        "note",
+        "Scales are below the smallest normal float16 or bfloat16 ({where})",
+        why="Groups of nearly zero weights have them. Kernels that flush them to zero lose nothing "
+        "worth a token.",
+        rank=60,
+    ),
+    "far": FindingTemplate(
+        "scale-spread",
+        "warning",
+        f"Scales of one matrix lie more than {FAR:,.0f} times apart",
+        why="The rows with large ones are outliers that 4 bits represent badly, or damaged.",
+        do=(FETCH_AGAIN,),
+        rank=46,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FloatForm:
+    """A float's layout: its size in bytes, and the bits of its exponent and sign."""
+
+    size: int
+    exponent: int
+    sign: int
+
+
+# IEEE 754 half and single; bfloat16 is the upper half of a single.
+FORMS = {
+    "F16": FloatForm(2, 0x7C00, 0x8000),
+    "BF16": FloatForm(2, 0x7F80, 0x8000),
+    "F32": FloatForm(4, 0x7F80_0000, 0x8000_0000),
+}
+
+
+@dataclass
+class ScaleSummary:
+    """The number of scales of each kind, and the first element of each."""
+
+    dtype: str
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)
+    largest: float = 0.0
+    usual: float = 0.0  # the median of the normal positive ones
+    zeros: list[int] = field(default_factory=list)  # the first elements that are zero
+
+    def add(self, data: bytes, start: int) -> None:
+        """Count a piece of scales; `start` is the number of its first element."""
+        import numpy as np
+
+        form = FORMS[self.dtype]
+        bits = np.frombuffer(data, "<u2" if form.size == 2 else "<u4")
+        least = form.exponent & -form.exponent  # the smallest normal number
+        low, high = int(bits.min()), int(bits.max())
+        plain = bits
+        if low < least or high >= form.exponent:
+            exponent, size = bits & form.exponent, bits & (form.sign - 1)
+            odd = exponent == form.exponent
+            zero = size == 0
+            small = (exponent == 0) & ~zero
+            self._count("NaN", odd & (size != form.exponent), start)
+            self._count("Inf", size == form.exponent, start)
+            self._count("zero", zero, start)
+            self._count("negative", ((bits & form.sign) != 0) & ~odd & ~zero, start)
+            self._count("subnormal", small, start)
+            room = MOST_ZEROS - len(self.zeros)
+            self.zeros += [start + int(i) for i in np.flatnonzero(zero)[:room]]
+            plain = size[~odd & ~zero & ~small]
+        if plain.size:  # bits of positive floats sort as the floats do
+            low, high = (_value(int(b), self.dtype) for b in (plain.min(), plain.max()))
+            self.largest = max(self.largest, high)
+            if not self.usual and high > 1000 * low:
+                middle = plain.size // 2
+                self.usual = _value(int(np.partition(plain, middle)[middle]), self.dtype)
+
+    def _count(self, kind: str, mask: "NDArray[Any]", start: int) -> None:
+        count = int(mask.sum())
+        if count:
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            self.first.setdefault(kind, start + int(mask.argmax()))
+
+
+def _value(bits: int, dtype: str) -> float:
+    """The positive finite float with these bits."""
+    import numpy as np
+
+    if dtype == "F16":
+        return float(np.array([bits], np.uint16).view("<f2")[0])
+    bits = bits << 16 if dtype == "BF16" else bits
+    return float(np.array([bits], np.uint32).view("<f4")[0])
 
 
 def check_scales(
     contents: CheckpointContents, reader: TensorReader, dead: set[str]
 ) -> list[Finding]:
-    """Read every scale. `dead` names tensors that are known to be lost: zeros at a file's end."""
-    places: dict[str, list[tuple[str, str]]] = {}
+    """Read every scale. `dead` names tensors that are lost: zeros at a file's end."""
+    places: dict[str, list[Place]] = {}
     counts: dict[str, int] = {}
-    for linear in in_order(contents):
+    for linear in contents.in_file_order:
         scales = linear.scales
         if not scales or scales.name in dead or scales.dtype not in FORMS or not scales.elements:
             continue
-        reader.show_progress("reading scales", linear.name)
-        judged = ScaleSummary()
-        size = FORMS[scales.dtype].size
+        reader.show("reading scales", linear.name)
+        summary = ScaleSummary(scales.dtype)
         for offset, data in reader.pieces(scales):
-            judge(judged, data, scales.dtype, offset // size)
-        for kind, words, count in _problems(linear, judged, reader):
+            summary.add(data, offset // FORMS[scales.dtype].size)
+        for kind, text, count in _problems(linear, summary, reader):
             if kind == "negative" and contents.asymmetric is False:
                 kind = "negative-symmetric"
-            places.setdefault(kind, []).append((place(scales), words))
+            places.setdefault(kind, []).append((place(scales), text))
             counts[kind] = counts.get(kind, 0) + count
-    return [_finding(kind, found, counts[kind]) for kind, found in places.items()]
-
-
-def in_order(contents: CheckpointContents) -> list[QuantizedLinear]:
-    """Linears as they lie in their files, so that disks read forward."""
-
-    def spot(linear: QuantizedLinear) -> tuple[str, int]:
-        tensor = linear.codes or next(iter(linear.parts.values()))
-        return tensor.path.name, tensor.start
-
-    return sorted(contents.packed.values(), key=spot)
+    findings: list[Finding] = []
+    for kind, rows in places.items():
+        where = f"{counts[kind]} in {counted(len(rows), 'tensor')}"
+        findings += TEMPLATES[kind].at(rows, count=counts[kind], where=where)
+    return findings
 
 
 def _problems(
-    linear: QuantizedLinear, judged: ScaleSummary, reader: TensorReader
+    linear: QuantizedLinear, summary: ScaleSummary, reader: TensorReader
 ) -> list[tuple[str, str, int]]:
-    """(kind, words, count) for each thing wrong with one linear's scales."""
-    found = []
+    """(kind, text, count) of each fault of one linear's scales."""
+    problems = []
     for kind in ("NaN", "Inf", "subnormal", "negative"):
-        if kind in judged.counts:
-            found.append((kind, _where(linear, judged, kind), judged.counts[kind]))
-    if "zero" in judged.counts:
-        kind = "zero-lost" if _codes_vary(linear, judged.zeros, reader) else "zero"
-        found.append((kind, _where(linear, judged, "zero"), judged.counts["zero"]))
-    if judged.usual and judged.largest > FAR * judged.usual:
-        words = f"the largest is {judged.largest:.3g}, the median {judged.usual:.3g}"
-        found.append(("far", words, 1))
-    return found
+        if kind in summary.counts:
+            problems.append((kind, _where(linear, summary, kind), summary.counts[kind]))
+    if "zero" in summary.counts:
+        kind = "zero-lost" if _codes_vary(linear, summary.zeros, reader) else "zero"
+        problems.append((kind, _where(linear, summary, "zero"), summary.counts["zero"]))
+    if summary.usual and summary.largest > FAR * summary.usual:
+        text = f"the largest is {summary.largest:.3g}, the median {summary.usual:.3g}"
+        problems.append(("far", text, 1))
+    return problems
 
 
-def _where(linear: QuantizedLinear, judged: ScaleSummary, kind: str) -> str:
-    """How many, and the first one's row and column, group and output."""
+def _where(linear: QuantizedLinear, summary: ScaleSummary, kind: str) -> str:
+    """The count, and the first one's row and column, group and output."""
     scales = linear.scales
     assert scales
     columns = scales.shape[-1] if scales.shape else 1
-    row, column = divmod(judged.first[kind], columns or 1)
+    row, column = divmod(summary.first[kind], columns or 1)
     group, out = (row, column) if linear.suffixes.shape == "" else (column, row)
     return (
-        f"{judged.counts[kind]} of {scales.elements} are {kind}, first at [{row}, {column}]: "
+        f"{summary.counts[kind]} of {scales.elements} are {kind}, first at [{row}, {column}]: "
         f"group {group} of output {out}"
     )
 
@@ -82,108 +230,25 @@ def _codes_vary(linear: QuantizedLinear, zeros: list[int], reader: TensorReader)
     """Whether a group with a scale of zero has different codes: then its weights are lost."""
     if not linear.codes or not linear.groups or len(linear.codes.shape) != 2 or linear.bits != 4:
         return False
-    take = _awq_group if linear.suffixes.shape == "" else _packed_group
-    return any(len(set(take(linear, element, reader))) > 1 for element in zeros[:GROUPS_READ])
+    read = _awq_group if linear.suffixes.shape == "" else _packed_group
+    return any(len(set(read(linear, element, reader))) > 1 for element in zeros[:GROUPS_READ])
 
 
 def _awq_group(linear: QuantizedLinear, element: int, reader: TensorReader) -> list[int]:
-    """Codes of the group that element `element` of scales [groups, out] scales."""
-    assert linear.codes
+    """Codes of the group of element `element` of scales [groups, out]."""
     group, out = divmod(element, linear.out)
-    row_bytes = linear.codes.shape[1] * 4
+    row_bytes = linear.first.shape[1] * 4
     shift = 4 * AWQ_NIBBLE[out % 8]
     rows = range(group * linear.group, min((group + 1) * linear.group, linear.width))
-    words = (reader.read(linear.codes, row * row_bytes + out // 8 * 4, 4) for row in rows)
+    words = (reader.read(linear.first, row * row_bytes + out // 8 * 4, 4) for row in rows)
     return [int.from_bytes(word, "little") >> shift & 15 for word in words]
 
 
 def _packed_group(linear: QuantizedLinear, element: int, reader: TensorReader) -> list[int]:
     """The same for scales [out, groups] and codes packed along the inputs."""
-    assert linear.codes
     out, group = divmod(element, linear.groups)
-    row = out * linear.codes.shape[1] * 4
+    row = out * linear.first.shape[1] * 4
     start, end = group * linear.group, min((group + 1) * linear.group, linear.width)
-    data = reader.read(linear.codes, row + start // 2, (end + 1) // 2 - start // 2)
+    data = reader.read(linear.first, row + start // 2, (end + 1) // 2 - start // 2)
     codes = [half for byte in data for half in (byte & 15, byte >> 4)]
     return codes[start % 2 :][: end - start]
-
-
-# kind -> level, title, why, what to do, rank
-RULES: dict[str, tuple[str, Level, str, str, int]] = {
-    "NaN": (
-        "scale-not-finite",
-        "error",
-        "Scales are NaN",
-        "Every output of such a row is NaN, and from there every logit: engines return empty text "
-        'or only "!".',
-        30,
-    ),
-    "Inf": (
-        "scale-infinite",
-        "error",
-        "Scales are infinite",
-        "Their weights are infinite or NaN. Often a bfloat16 scale beyond 65504 was cast to "
-        "float16.",
-        31,
-    ),
-    "zero-lost": (
-        "scale-zero",
-        "error",
-        "Scales are zero over codes that differ",
-        "These weights are zero when read, and were not when they were quantized: the scale was "
-        "lost, or too small for float16.",
-        32,
-    ),
-    "zero": (
-        "scale-zero-unused",
-        "warning",
-        "Scales are zero over codes that are all the same",
-        "Groups of zero weights can be stored so; other writers keep a tiny scale instead.",
-        45,
-    ),
-    "negative": (
-        "scale-negative",
-        "error",
-        "Scales are negative",
-        "No AWQ writer makes them in groups with zero points: the bytes are damaged, or of another "
-        "layout.",
-        33,
-    ),
-    "negative-symmetric": (
-        "scale-negative-symmetric",
-        "warning",
-        "Scales are negative",
-        "Kernels compute with them. AutoRound writes them for symmetric schemes; others do not.",
-        45,
-    ),
-    "subnormal": (
-        "scale-subnormal",
-        "note",
-        "Scales are below the smallest normal float16 or bfloat16",
-        "Groups of nearly zero weights have them. Kernels that flush them to zero lose nothing "
-        "worth a token.",
-        60,
-    ),
-    "far": (
-        "scale-spread",
-        "warning",
-        f"Scales of one matrix lie more than {FAR:,.0f} times apart",
-        "The rows with large ones are outliers that 4 bits hold badly, or damaged.",
-        46,
-    ),
-}
-AGAIN = "Fetch the file again and compare its SHA-256; if it is as written, quantize again."
-
-
-def _finding(kind: str, places: list[tuple[str, str]], count: int) -> Finding:
-    name, level, title, matters, rank = RULES[kind]
-    return Finding(
-        name,
-        level,
-        f"{title} ({count} in {many(len(places), 'tensor')})" if kind != "far" else title,
-        matters=matters,
-        do=() if level == "note" else (AGAIN,),
-        evidence=seen(places),
-        count=max(count, len(places)),
-        rank=rank,
-    )

@@ -1,30 +1,30 @@
-"""Bounded reads of tensors by the byte ranges of their headers, with the progress of them all."""
+"""Bounded reads of tensors by the byte ranges of their headers, with a common progress."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from salient.core.errors import CheckpointError
 from salient.core.model_files import StoredTensor
-from salient.core.progress import Progress, silent
+from salient.core.progress import Progress
 
-PIECE = 4 * 2**20  # bytes held at a time
+PIECE = 4 * 2**20  # bytes in memory at a time
 
 
 class TensorReader:
-    """Open files of a checkpoint; closes them at the end of its `with`."""
+    """Open files of a checkpoint, closed at the end of its `with`."""
 
-    def __init__(self, progress: Progress = silent) -> None:
+    def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
         self._stack = ExitStack()
         self._open: dict[Path, BinaryIO] = {}
         self._done = 0
         self._shown = 0
-        self.total = 0  # bytes that will be read in all, as far as is known
+        self.total = 0  # bytes to read in all, as far as is known
 
-    def __enter__(self) -> "TensorReader":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -37,39 +37,39 @@ class TensorReader:
 
         Raises CheckpointError where the file cannot be read.
         """
-        left = max(tensor.end - tensor.start - offset, 0)
+        left = max(tensor.bytes - offset, 0)
         count = left if count is None else min(count, left)
         try:
             if tensor.path not in self._open:
-                self._open[tensor.path] = self._stack.enter_context(
-                    tensor.path.open("rb", buffering=0)
-                )
+                file = tensor.path.open("rb", buffering=0)
+                self._open[tensor.path] = self._stack.enter_context(file)
             file = self._open[tensor.path]
             file.seek(tensor.start + offset)
-            found = file.read(count)
+            data = file.read(count)
         except OSError as error:
             raise CheckpointError(
                 f"{tensor.path} cannot be read ({error}). Check the disk, or fetch the file again."
             ) from error
-        if len(found) != count:
+        if len(data) != count:
             raise CheckpointError(
                 f"{tensor.path} ends inside {tensor.name!r}: it was cut while it was read. Wait "
-                "until whoever writes it is done."
+                "until its writer is done."
             )
         self._done += count
-        return found
+        return data
 
     def pieces(self, tensor: StoredTensor) -> Iterator[tuple[int, bytes]]:
         """The whole tensor, at most PIECE bytes at a time, each with its offset."""
-        for offset in range(0, tensor.end - tensor.start, PIECE):
+        for offset in range(0, tensor.bytes, PIECE):
             yield offset, self.read(tensor, offset, PIECE)
 
-    def show_progress(self, action: str, note: str = "") -> None:
-        """Report the bytes read, at most once a MiB."""
-        if self._done - self._shown >= 2**20 or self._done == 0:
+    def show(self, doing: str, note: str = "") -> None:
+        """Report progress, at most once a MiB."""
+        if self._progress and (self._done - self._shown >= 2**20 or self._done == 0):
             self._shown = self._done
-            self._progress(min(self._done, self.total), self.total, action, note)
+            self._progress(min(self._done, self.total), self.total, doing, note)
 
     def end(self) -> None:
-        """Report that everything was read."""
-        self._progress(self.total, self.total, "read")
+        """Report that all bytes are read."""
+        if self._progress:
+            self._progress(self.total, self.total, "read", "")

@@ -1,6 +1,6 @@
-"""The weight files of a checkpoint folder: index, shards, headers.
+"""Files of a checkpoint folder: index, shards and headers; unexpected, pickle and empty files.
 
-Every shard's header is read; a missing or damaged one is a finding as long as another can be read.
+Every shard's header is read; a missing or damaged one is a finding as long as another is readable.
 """
 
 from collections.abc import Mapping
@@ -19,224 +19,249 @@ from salient.core.model_files import (
     weight_files,
 )
 from salient.diagnose.finding import Finding
-
-from .contents import many, said, seen, told
+from salient.diagnose.rule import FindingTemplate, Place
 
 LONGEST_NAME = 256
 FETCH = "Fetch the file again, and compare its size and SHA-256 with the source's."
-INDEX_WRONG = Finding(
+# Each of these sets is a tokenizer (Transformers 5, tokenization files by class; mistral-common).
+TOKENIZERS = (
+    {"tokenizer.json"},
+    {"tokenizer.model"},
+    {"vocab.json", "merges.txt"},
+    {"vocab.txt"},
+    {"tekken.json"},
+)
+PICKLES = (".bin", ".pt", ".pth")
+
+INDEX_DAMAGED = FindingTemplate(
+    "index-damaged",
+    "error",
+    f"{INDEX} cannot be used",
+    why="Readers take the list of shards from it.",
+    do=(FETCH,),
+    rank=4,
+)
+INDEX_MISSING = FindingTemplate(
+    "index-missing",
+    "warning",
+    f"There is neither {SINGLE} nor {INDEX}",
+    why="vLLM reads every *.safetensors; Transformers finds no weights.",
+    rank=6,
+)
+INDEX_WRONG = FindingTemplate(
     "index-wrong",
     "error",
     f"{INDEX} does not describe the files",
-    matters="Readers look for tensors where there are none; the index and the shards are of "
-    "different versions, or a shard was cut.",
+    why="Readers look for tensors where there are none; the index and the shards are of different "
+    "versions, or a shard was cut.",
     do=("Fetch index and shards again, of one version.",),
     rank=6,
 )
-FILE_LAYOUT = Finding(
+INDEX_LEFTOVER = FindingTemplate(
+    "index-leftover",
+    "note",
+    f"{INDEX} does not name {{count:tensor}} of its shards",
+    why="Engines that read whole files load them, others do not.",
+)
+INDEX_TOTAL_SIZE = FindingTemplate(
+    "index-total-size",
+    "note",
+    f"{INDEX} says {{size}} bytes, the tensors have {{real}}",
+    why="Readers do not use the figure; downloads that check it do.",
+)
+SHARD_MISSING = FindingTemplate(
+    "shard-missing",
+    "error",
+    f"Missing, though {INDEX} names them: {{count:weight file}}",
+    why='vLLM stops: "Weight files referenced in index but missing".',
+    rank=5,
+)
+FILE_DAMAGED = FindingTemplate(
+    "file-damaged",
+    "error",
+    "Cannot be read: {count:weight file}",
+    why="No reader opens them.",
+    do=(FETCH,),
+    rank=5,
+)
+FILE_LAYOUT = FindingTemplate(
     "file-layout",
     "error",
     "The header of a weight file does not fit its data",
-    matters='safetensors refuses the file: "Error while deserializing header".',
+    why='safetensors refuses the file: "Error while deserializing header".',
     do=(FETCH,),
     rank=5,
+)
+TENSOR_TWICE = FindingTemplate(
+    "tensor-twice",
+    "warning",
+    "In two files at once: {count:tensor}",
+    why="Which one counts depends on the reader: files of two versions are mixed.",
+    do=("Fetch the whole folder again, of one version.",),
+    rank=21,
+)
+NO_TOKENIZER = FindingTemplate(
+    "tokenizer-missing",
+    "warning",
+    "There is no tokenizer",
+    why="Engines refuse the folder unless a tokenizer is named.",
+    do=(
+        "Copy tokenizer.json and tokenizer_config.json from the unquantized model's folder.",
+        "Or name one: vllm serve ... --tokenizer MODEL",
+    ),
+)
+PICKLE = FindingTemplate(
+    "file-pickle",
+    "note",
+    "There are pickles next to the safetensors",
+    why="Opening a pickle can run code. Readers that prefer safetensors do not open it.",
+)
+EMPTY_FILE = FindingTemplate(
+    "file-empty",
+    "note",
+    "Files are empty",
+    why="A download that was cut leaves them; JSON and weights cannot be read.",
+    do=(FETCH,),
+    rank=7,
+)
+STRAY_FILE = FindingTemplate(
+    "file-stray",
+    "warning",
+    "Safetensors that are not part of the model",
+    why="{effect}",
+    do=("Move them away: {files}",),
+    certainty="likely",
+    rank=20,
 )
 
 
 @dataclass
 class FolderContents:
-    """What a folder's weight files have.
+    """The weight files of a folder.
 
-    lost: tensors that the index names and no file gives -> the file that should
+    lost: tensors that the index names and no file has -> the file that should
     paths: the files that were read; indexed: whether an index named them
-    gaps, twice: places and words of headers that do not fit, and of tensors that two files hold
+    gaps, duplicates: headers that do not fit their data, and tensors in two files
     """
 
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     paths: list[Path] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    gaps: list[tuple[str, str]] = field(default_factory=list)
-    twice: list[tuple[str, str]] = field(default_factory=list)
+    gaps: list[Place] = field(default_factory=list)
+    duplicates: list[Place] = field(default_factory=list)
     indexed: bool = False
 
-    def take(self, path: Path, owner: Mapping[str, Any]) -> dict[str, StoredTensor]:
-        """Add a file's tensors but those that `owner` (name -> file) gives to another."""
+    def add(self, path: Path, owner: Mapping[str, Any]) -> dict[str, StoredTensor]:
+        """Add a file's tensors except those that `owner` (name -> file) assigns to another."""
         header = read_header(path)
         self.paths.append(path)
-        gap = _gap(path, header)
-        if gap:
+        if gap := _gap(path, header):
             self.gaps.append((path.name, gap))
         for name, tensor in header.items():
             if name in self.tensors:
                 first = self.tensors[name].path.name
-                self.twice.append((f"{path.name}: {name}", f"{first} has it too"))
+                self.duplicates.append((f"{path.name}: {name}", f"{first} has it too"))
             if name not in self.tensors or owner.get(name) == path.name:
                 self.tensors[name] = tensor
         return header
 
 
 def read_files(folder: Path) -> FolderContents:
-    """Every tensor that can be found. Raises ModelError where no weight file can be read."""
-    held = FolderContents()
-    index = _read_index(folder, held)
+    """Every readable tensor. Raises ModelError where no weight file is readable."""
+    contents = FolderContents()
+    index = _read_index(folder, contents)
     if index is not None:
-        _read_indexed(folder, index, held)
+        _read_indexed(folder, index, contents)
     elif (folder / SINGLE).is_file():
-        held.take(folder / SINGLE, {})
+        contents.add(folder / SINGLE, {})
     else:
-        _read_unnamed(folder, held)
-    held.findings += _header_findings(held)
-    held.indexed = index is not None
-    return held
+        _read_unnamed(folder, contents)
+    contents.findings += FILE_LAYOUT.at(contents.gaps) + TENSOR_TWICE.at(contents.duplicates)
+    contents.indexed = index is not None
+    return contents
 
 
-def _read_index(folder: Path, held: FolderContents) -> dict[str, Any] | None:
-    """The index if there is one that can be read; what is wrong with it becomes a finding."""
+def _read_index(folder: Path, contents: FolderContents) -> dict[str, Any] | None:
+    """The index if there is a readable one; its faults become findings."""
     if not (folder / INDEX).exists():
         return None
     try:
         index = read_json(folder / INDEX)
+        fault = "weight_map is missing, empty or no JSON object"
     except ModelError as error:
-        return _no_index(held, str(error))
+        index, fault = {}, str(error)
     weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        return _no_index(held, "weight_map is missing, empty or no JSON object")
-    return index
+    if isinstance(weight_map, dict) and weight_map:
+        return index
+    contents.findings += INDEX_DAMAGED.at([(INDEX, fault)])
+    return None
 
 
-def _no_index(held: FolderContents, why: str) -> None:
-    held.findings.append(
-        Finding(
-            "index-damaged",
-            "error",
-            f"{INDEX} cannot be used",
-            matters="Readers take the list of shards from it.",
-            do=(FETCH,),
-            evidence=seen([(INDEX, why)]),
-            rank=4,
-        )
-    )
-
-
-def _read_indexed(folder: Path, index: dict[str, Any], held: FolderContents) -> None:
+def _read_indexed(folder: Path, index: dict[str, Any], contents: FolderContents) -> None:
     weight_map: dict[str, Any] = index["weight_map"]
     shards: dict[str, list[str]] = {}
-    outside = []
+    outside: list[str] = []
     for name, file in weight_map.items():
         if isinstance(file, str) and Path(file).name == file and 0 < len(file) < LONGEST_NAME:
             shards.setdefault(file, []).append(name)
         else:
             outside.append(name)
-    absent, damaged = {}, {}
+    absent, damaged, misplaced = {}, {}, {}
     for file, names in sorted(shards.items()):
+        if not (folder / file).is_file():
+            absent[file] = names
+            continue
         try:
-            if not (folder / file).is_file():
-                absent[file] = names
-                continue
-            header = held.take(folder / file, weight_map)
+            header = contents.add(folder / file, weight_map)
         except ModelError as error:
             damaged[file] = str(error)
-            held.lost |= dict.fromkeys(names, file)
-            continue
-        held.lost |= {name: file for name in names if name not in header}
-    if not held.paths:
+            contents.lost |= dict.fromkeys(names, file)
+        else:
+            misplaced |= {name: file for name in names if name not in header}
+    if not contents.paths:
         weight_files(folder)  # raises, naming the first one missing or damaged
-    wrong = {name: file for name, file in held.lost.items() if file not in damaged}
-    held.lost |= {name: file for file, names in absent.items() for name in names}
-    held.findings += _shard_findings(absent, damaged, wrong, outside)
-    held.findings += _index_findings(index, held, set(weight_map))
-
-
-def _shard_findings(
-    absent: dict[str, list[str]], damaged: dict[str, str], wrong: dict[str, str], outside: list[str]
-) -> list[Finding]:
-    named = [
-        (file, f"named for {len(names)} tensors, the first is {names[0]}")
-        for file, names in absent.items()
-    ]
-    strange = [(f"{f}: {n}", f"{INDEX} says that it is there; it is not") for n, f in wrong.items()]
-    strange += [(f"{INDEX}: {name}", "its file is none of this folder") for name in outside]
-    return [
-        *told(
-            named,
-            Finding(
-                "shard-missing",
-                "error",
-                f"Missing, though {INDEX} names them: {many(len(absent), 'weight file')}",
-                matters='vLLM stops: "Weight files referenced in index but missing".',
-                do=tuple(f"Fetch {file}." for file in list(absent)[:8]),
-                rank=5,
-            ),
+    contents.lost |= misplaced | {name: file for file, names in absent.items() for name in names}
+    contents.findings += [
+        *SHARD_MISSING.at(
+            ((f, f"named for {len(n)} tensors, the first is {n[0]}") for f, n in absent.items()),
+            steps=[f"Fetch {file}." for file in list(absent)[:8]],
         ),
-        *told(
-            damaged.items(),
-            Finding(
-                "file-damaged",
-                "error",
-                f"Cannot be read: {many(len(damaged), 'weight file')}",
-                matters="No reader opens them.",
-                do=(FETCH,),
-                rank=5,
-            ),
+        *FILE_DAMAGED.at(damaged.items()),
+        *INDEX_WRONG.at(
+            [(f"{f}: {n}", f"{INDEX} places it there; it is absent") for n, f in misplaced.items()]
+            + [(f"{INDEX}: {name}", "its file is not in this folder") for name in outside]
         ),
-        *told(strange, INDEX_WRONG),
+        *_index_findings(index, contents),
     ]
 
 
-def _index_findings(index: dict[str, Any], held: FolderContents, named: set[str]) -> list[Finding]:
-    extra = [tensor for name, tensor in held.tensors.items() if name not in named]
+def _index_findings(index: dict[str, Any], contents: FolderContents) -> list[Finding]:
+    named = index["weight_map"]
+    extra = [tensor for name, tensor in contents.tensors.items() if name not in named]
     metadata = index.get("metadata")
     size = metadata.get("total_size") if isinstance(metadata, dict) else None
-    real = sum(t.end - t.start for name, t in held.tensors.items() if name in named)
-    differs = type(size) is int and size != real and not held.lost
+    real = sum(t.bytes for name, t in contents.tensors.items() if name in named)
+    differs = type(size) is int and size != real and not contents.lost
+    place = (f"{INDEX}: metadata.total_size", str(size))
     return [
-        *told(
-            [(tensor.path.name, tensor.name) for tensor in extra],
-            Finding(
-                "index-leftover",
-                "note",
-                f"{INDEX} does not name {many(len(extra), 'tensor')} of its shards",
-                matters="Engines that read whole files load them, others do not.",
-            ),
-        ),
-        *told(
-            [(f"{INDEX}: metadata.total_size", said(size))] if differs else [],
-            Finding(
-                "index-total-size",
-                "note",
-                f"{INDEX} says {said(size)} bytes, the tensors have {real}",
-                matters="Readers do not use the figure; downloads that check it do.",
-            ),
-        ),
+        *INDEX_LEFTOVER.at((tensor.path.name, tensor.name) for tensor in extra),
+        *INDEX_TOTAL_SIZE.at([place] if differs else [], size=size, real=real),
     ]
 
 
-def _read_unnamed(folder: Path, held: FolderContents) -> None:
+def _read_unnamed(folder: Path, contents: FolderContents) -> None:
     """Files that neither an index nor the usual name points to: vLLM reads them all."""
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         weight_files(folder)  # raises
     for path in paths:
-        held.take(path, {})
-    if held.findings:
-        return  # an index that cannot be used was named already
-    held.findings.append(
-        Finding(
-            "index-missing",
-            "warning",
-            f"There is neither {SINGLE} nor {INDEX}",
-            matters="vLLM reads every *.safetensors that it finds; Transformers finds no weights.",
-            do=(
-                f"Rename the file to {SINGLE}."
-                if len(paths) == 1
-                else f"Fetch {INDEX} from where the shards are from.",
-            ),
-            evidence=seen((path.name, "read") for path in paths),
-            count=len(paths),
-            rank=6,
-        )
-    )
+        contents.add(path, {})
+    if contents.findings:
+        return  # an index that cannot be used is a finding already
+    rename, fetch = f"Rename the file to {SINGLE}.", f"Fetch {INDEX} from the shards' source."
+    steps = [rename if len(paths) == 1 else fetch]
+    contents.findings += INDEX_MISSING.at(((path.name, "read") for path in paths), steps=steps)
 
 
 def _gap(path: Path, header: dict[str, StoredTensor]) -> str:
@@ -251,13 +276,41 @@ def _gap(path: Path, header: dict[str, StoredTensor]) -> str:
     return ""
 
 
-def _header_findings(held: FolderContents) -> list[Finding]:
-    twice = Finding(
-        "tensor-twice",
-        "warning",
-        f"In two files at once: {many(len(held.twice), 'tensor')}",
-        matters="Which one counts depends on the reader: files of two versions are mixed.",
-        do=("Fetch the whole folder again, of one version.",),
-        rank=21,
-    )
-    return [*told(held.gaps, FILE_LAYOUT), *told(held.twice, twice)]
+def check_extra_files(folder: Path, contents: FolderContents) -> list[Finding]:
+    """Unexpected, empty and pickle files, and the tokenizer."""
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    lost = set(contents.lost.values())
+    known = {path.name for path in contents.paths} | lost
+    strays = [name for name in files if name.endswith(".safetensors") and name not in known]
+    empty = [n for n, path in files.items() if not path.stat().st_size and n[0] != "."]
+    empty = [name for name in empty if name not in lost]
+    complete = any(needed <= set(files) for needed in TOKENIZERS)
+    tokenizer = complete or any(name.endswith(".tiktoken") for name in files)
+    return [
+        *STRAY_FILE.at(
+            ((n, "not named by the index" if contents.indexed else "unexpected") for n in strays),
+            effect=_effect(strays, indexed=contents.indexed),
+            files=" ".join(strays[:8]),
+        ),
+        *EMPTY_FILE.at(
+            ((name, "0 bytes") for name in empty),
+            level="error" if any(_read_by_engines(name) for name in empty) else None,
+        ),
+        *NO_TOKENIZER.at([] if tokenizer else [(folder.name, "no tokenizer.json or the like")]),
+        *PICKLE.at((name, "a pickle") for name in files if name.endswith(PICKLES)),
+    ]
+
+
+def _read_by_engines(name: str) -> bool:
+    return name.endswith((".safetensors", ".json", ".model")) or name in ("vocab.txt", "merges.txt")
+
+
+def _effect(strays: list[str], *, indexed: bool) -> str:
+    """What unexpected safetensors do to readers."""
+    if SINGLE in strays:
+        return f"Transformers reads {SINGLE}, vLLM the shards of {INDEX}: two models in one folder."
+    if any(name.startswith("consolidated") for name in strays):
+        return "vLLM takes consolidated*.safetensors first (load format mistral), others do not."
+    if indexed:
+        return "Readers ignore them, but copies of the folder take more disk and memory."
+    return f"vLLM reads every *.safetensors where there is no index, these in addition to {SINGLE}."
