@@ -173,7 +173,7 @@ FAULTS = {
     "skipped too much": (
         key(modules_to_not_convert=["mlp.gate"]),
         "skip-entry-hits",
-        "model.layers.0.mlp.gate_proj and, joined, model.layers.0.mlp.gate_up_proj",
+        "model.layers.0.mlp.gate_proj and, merged, model.layers.0.mlp.gate_up_proj",
     ),
     "skipped by Transformers": (
         key(modules_to_not_convert=["model.layers.[01].mlp"]),

@@ -85,7 +85,7 @@ def test_a_file_outside_the_folder_is_not_opened(shards):
     index = read_json(shards / INDEX)
     index["weight_map"]["model.norm.weight"] = "../secret.safetensors"
     (shards / INDEX).write_text(json.dumps(index))
-    assert "model.norm.weight its file is none of this folder" in words(first(shards))
+    assert "model.norm.weight its file is not in this folder" in words(first(shards))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"weight_map": 3}', '{"weight_map": {}}'])
@@ -121,7 +121,7 @@ def test_a_tensor_in_two_shards_is_told(shards):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("old.safetensors", "Readers leave them alone"),
+        ("old.safetensors", "Readers ignore them"),
         ("consolidated.safetensors", "load format mistral"),
         (SINGLE, "Transformers reads model.safetensors"),
     ],

@@ -90,7 +90,7 @@ def test_an_entry_within_experts_names_misleads_older_readers_only(mixture):
     settings(mixture, modules_to_not_convert=["gate"])
     told = first(mixture)
     assert (told.id, told.level) == ("skip-entry-hits-experts", "warning")
-    assert "vLLM asks for all experts by one name" in told.matters
+    assert "vLLM looks all experts up by one name" in told.matters
 
 
 def test_routers_without_an_entry_get_one_that_fits(mixture):
@@ -109,7 +109,7 @@ def test_an_entry_that_names_nothing_is_a_note(mixture):
     reading = read_checkpoint(mixture)
     assert alarms(reading) == []
     assert [f.title for f in reading.findings if f.id == "skip-entry-unused"] == [
-        "modules_to_not_convert names 'model.layers.0.attention', and no module is called so"
+        "modules_to_not_convert names 'model.layers.0.attention', and no module has that name"
     ]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from salient.core.model_files import StoredTensor
 from salient.diagnose.checkpoint.code_values import WINDOW, zero_tail
-from salient.diagnose.checkpoint.float_bits import ScaleSummary, judge
+from salient.diagnose.checkpoint.scale_values import ScaleSummary
 from salient.diagnose.checkpoint.tensor_reader import TensorReader
 
 KINDS = ("NaN", "Inf", "zero", "negative", "subnormal")
@@ -34,11 +34,11 @@ def by_numpy(values, dtype):
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 def test_every_16_bit_float_is_judged_as_numpy_judges_it(dtype):
     bits = np.arange(2**16, dtype=np.uint16)
-    judged = ScaleSummary()
-    judge(judged, bits.tobytes(), dtype, 0)
+    summary = ScaleSummary(dtype)
+    summary.add(bits.tobytes(), 0)
     expected = by_numpy(floats(bits, dtype), dtype)
-    assert judged.counts == {kind: int(expected[kind].sum()) for kind in KINDS}
-    assert judged.first == {kind: int(expected[kind].argmax()) for kind in KINDS}
+    assert summary.counts == {kind: int(expected[kind].sum()) for kind in KINDS}
+    assert summary.first == {kind: int(expected[kind].argmax()) for kind in KINDS}
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
@@ -48,10 +48,10 @@ def test_pieces_make_no_difference(dtype, seed):
     kind = np.uint32 if dtype == "F32" else np.uint16
     bits = rng.integers(0, np.iinfo(kind).max, 3000, kind, endpoint=True)
     bits[rng.integers(0, 3000, 20)] = 0
-    whole, cut = ScaleSummary(), ScaleSummary()
-    judge(whole, bits.tobytes(), dtype, 0)
+    whole, cut = ScaleSummary(dtype), ScaleSummary(dtype)
+    whole.add(bits.tobytes(), 0)
     for start in range(0, 3000, 700):
-        judge(cut, bits[start : start + 700].tobytes(), dtype, start)
+        cut.add(bits[start : start + 700].tobytes(), start)
     expected = by_numpy(floats(bits, dtype), dtype)
     assert whole.counts == {k: int(v.sum()) for k, v in expected.items() if v.any()}
     assert (cut.counts, cut.first, cut.zeros, cut.largest) == (
@@ -69,11 +69,11 @@ def test_plain_scales_have_their_largest_and_their_median(dtype):
     bits = values.view(np.uint32)
     if dtype != "F32":
         bits = values.astype(np.float16).view(np.uint16) if dtype == "F16" else bits >> 16
-    judged = ScaleSummary()
-    judge(judged, bits.astype(np.uint32 if dtype == "F32" else np.uint16).tobytes(), dtype, 0)
-    assert judged.counts == {}
-    assert judged.largest == pytest.approx(50, rel=1e-2)
-    assert judged.usual == pytest.approx(1.5e-3, rel=1e-2)
+    summary = ScaleSummary(dtype)
+    summary.add(bits.astype(np.uint32 if dtype == "F32" else np.uint16).tobytes(), 0)
+    assert summary.counts == {}
+    assert summary.largest == pytest.approx(50, rel=1e-2)
+    assert summary.usual == pytest.approx(1.5e-3, rel=1e-2)
 
 
 @pytest.mark.parametrize(("zeros", "least", "most"), [(0, 0, 0), (0.5, 0.4, 0.6), (1, 1, 1)])

@@ -3,18 +3,14 @@
 from collections import Counter
 from typing import Any
 
-from safetensors import safe_open
-
 from salient.core.errors import CheckpointError
-from salient.core.model_files import read_json
+from salient.core.model_files import missing_tensors, read_json, stored_tensors
 from salient.core.report import Report, Table, mebibytes
 from salient.formats import load_format
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 
 from .block_map import Progress, map_blocks
 from .model_folder import model_folder
-
-BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1}
 
 
 def inspect_checkpoint(name: str, progress: Progress) -> Report:
@@ -23,11 +19,11 @@ def inspect_checkpoint(name: str, progress: Progress) -> Report:
     Raises CheckpointError if a quantized layer is incomplete.
     """
     checkpoint = open_checkpoint(model_folder(name))
-    headers = _headers(checkpoint)
+    tensors = stored_tensors(checkpoint.folder)
     modules = quantized_modules(checkpoint)
     _check_complete(checkpoint, modules)
-    packed = sum(_bytes(h) for n, h in headers.items() if n.rpartition(".")[0] in modules)
-    rest = sum(_bytes(h) for h in headers.values()) - packed
+    packed = sum(t.bytes for n, t in tensors.items() if n.rpartition(".")[0] in modules)
+    rest = sum(t.bytes for t in tensors.values()) - packed
     kinds = Counter(module.rpartition(".")[2] for module in modules)
     data: dict[str, Any] = {
         "folder": str(checkpoint.folder),
@@ -79,31 +75,11 @@ def _check_complete(checkpoint: Checkpoint, modules: list[str]) -> None:
     suffixes = load_format(checkpoint.format.name).SUFFIXES
     symmetric = checkpoint.scheme.symmetric
     needed = [s for s in suffixes if not (s == "weight_zero_point" and symmetric)]
-    for module in modules:
-        for suffix in needed:
-            if f"{module}.{suffix}" not in checkpoint.files:
-                raise CheckpointError(
-                    f"{checkpoint.folder} has no tensor '{module}.{suffix}': the checkpoint is "
-                    "incomplete, write it again."
-                )
-
-
-def _headers(checkpoint: Checkpoint) -> dict[str, tuple[str, list[int]]]:
-    """(dtype, shape) of every tensor, from the files' headers."""
-    found = {}
-    for path in sorted(set(checkpoint.files.values())):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a safetensors file is no dict
-                part = file.get_slice(name)
-                found[name] = (part.get_dtype(), part.get_shape())
-    return found
-
-
-def _bytes(header: tuple[str, list[int]]) -> int:
-    count = 1
-    for side in header[1]:
-        count *= side
-    return count * BYTES.get(header[0], 1)
+    for module, suffix in missing_tensors(dict.fromkeys(modules, needed), checkpoint.files):
+        raise CheckpointError(
+            f"{checkpoint.folder} has no tensor '{module}.{suffix}': the checkpoint is "
+            "incomplete, write it again."
+        )
 
 
 def _evidence(evidence: dict[str, Any]) -> tuple[Table, list[str]]:

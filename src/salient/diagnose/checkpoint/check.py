@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from salient.core.model_files import read_json
-from salient.core.progress import Progress
+from salient.core.progress import Progress, silent
 from salient.diagnose.finding import BAD, Finding, ranked
 from salient.diagnose.rule import FindingTemplate, Place
 
@@ -123,8 +123,8 @@ class CheckpointReading:
     findings: list[Finding] = field(default_factory=list[Finding])
 
 
-def read_checkpoint(folder: Path, *, progress: Progress | None = None) -> CheckpointReading:
-    """Check `folder`. `progress` gets bytes read, bytes in all, the step, and the linear.
+def read_checkpoint(folder: Path, *, progress: Progress = silent) -> CheckpointReading:
+    """Check `folder`. `progress` counts bytes; its note is the linear.
 
     Raises ModelError where nothing is known: no config.json, no readable weight file;
     CheckpointError where a file can no longer be read.
@@ -193,7 +193,7 @@ def _first_codes(contents: CheckpointContents) -> Place:
 
 
 def _check_linears(
-    contents: CheckpointContents, reading: CheckpointReading, progress: Progress | None
+    contents: CheckpointContents, reading: CheckpointReading, progress: Progress
 ) -> tuple[str, list[Finding]]:
     """All checks of quantized linears, and their layout. Fills in the reading's sizes."""
     awq = contents.method == "awq"

@@ -148,11 +148,11 @@ def check_codes(
         codes = linear.codes
         if not codes or codes.name in dead or codes.bytes < WINDOW // 8:
             continue
-        reader.show("sampling codes", linear.name)
-        few = _repeated_words(codes, FEW, reader)
+        reader.show_progress("sampling codes", linear.name)
+        few = _repeated(codes, FEW, reader)
         if ZERO_WORD not in few and (len(set(few)) > 1 or None in few):
             continue
-        many = _repeated_words(codes, MANY, reader)
+        many = _repeated(codes, MANY, reader)
         zeros = many.count(ZERO_WORD)
         if len(set(many)) == 1 and many[0] is not None:
             word = int.from_bytes(many[0], "little")
@@ -162,7 +162,7 @@ def check_codes(
     return CONSTANT_CODES.at(constant) + HOLES.at(holes)
 
 
-def _repeated_words(tensor: StoredTensor, count: int, reader: TensorReader) -> list[bytes | None]:
+def _repeated(tensor: StoredTensor, count: int, reader: TensorReader) -> list[bytes | None]:
     """For each of `count` windows the word that it repeats, None where there are several."""
     windows = [reader.read(tensor, spot, WINDOW) for spot in _windows(tensor, count)]
     return [data[:4] if data == data[:4] * (len(data) // 4) else None for data in windows]
@@ -177,7 +177,7 @@ def check_zero_points(
     for linear in contents.in_file_order:
         zeros = linear.zeros
         if zeros and zeros.dtype == "I32" and zeros.name not in dead and linear.bits == 4:
-            reader.show("reading zero points", linear.name)
+            reader.show_progress("reading zero points", linear.name)
             (middle if _all_middle(linear, zeros, reader) else asymmetric).append(linear)
     if contents.method == "awq":
         findings = _undeclared(contents, asymmetric, middle)
@@ -208,9 +208,9 @@ def _all_middle(linear: QuantizedLinear, zeros: StoredTensor, reader: TensorRead
         return False
     mask = (1 << 4 * spare) - 1 if spare else 0xFFFFFFFF
     for offset, data in reader.pieces(zeros):
-        words = np.frombuffer(data, "<u4")
+        packed = np.frombuffer(data, "<u4")
         cut = max(last_row - offset // 4, 0)
-        if (words[:cut] != MIDDLE).any() or ((words[cut:] ^ MIDDLE) & mask).any():
+        if (packed[:cut] != MIDDLE).any() or ((packed[cut:] ^ MIDDLE) & mask).any():
             return False
     return True
 

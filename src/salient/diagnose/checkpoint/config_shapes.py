@@ -214,7 +214,7 @@ def _size_change(contents: CheckpointContents, pairs: set[tuple[int, int]]) -> t
             return change(where, keys[0], wrong, real)
     return (
         "Compare hidden_size, intermediate_size, num_attention_heads, num_key_value_heads and "
-        "head_dim with the unquantized model's config.json.",
+        "head_dim with the original model's config.json.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Contents of a checkpoint folder as the checks see them, and the text that their findings share."""
+"""Contents of a checkpoint folder as the checks see them, and text helpers for findings."""
 
 import json
 import re

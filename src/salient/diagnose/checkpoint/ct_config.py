@@ -120,7 +120,7 @@ def check_ct_config(contents: CheckpointContents, groups: list[WeightArgs]) -> l
             findings += wrong_type(f"{where}.{name}.weights", as_json(group), "a JSON object")
             continue
         targets = group.get("targets")
-        if not strings(targets) or len(strings(targets)) != len(targets):
+        if not targets or not isinstance(targets, list) or strings(targets) != targets:
             fits = 'a list such as ["Linear"]'
             findings += wrong_type(f"{where}.{name}.targets", as_json(targets), fits)
     return findings + [finding for args in groups for finding in _check_args(args)]
@@ -150,5 +150,7 @@ def _check_args(args: WeightArgs) -> list[Finding]:
             findings += wrong_type(f"{where}.{key}", as_json(weights.get(key)), fits)
     order = weights.get("actorder")
     if order in ("group", "dynamic", True):
-        findings += ACTIVATION_ORDER.at([(f"{where}.actorder", as_json(order))], order=as_json(order))
+        findings += ACTIVATION_ORDER.at(
+            [(f"{where}.actorder", as_json(order))], order=as_json(order)
+        )
     return findings

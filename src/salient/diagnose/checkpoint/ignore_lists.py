@@ -319,7 +319,7 @@ def check_ends(contents: CheckpointContents) -> list[Finding]:
             awq = contents.method == "awq"
             findings += QUANTIZED_EMBEDDING.at(
                 places,
-                steps=["Quantize again with unquantized embeddings."] if awq else [],
+                steps=["Quantize again and skip embeddings."] if awq else [],
                 level=None if awq else "warning",
                 effect="vLLM has no AWQ embedding."
                 if awq
@@ -338,5 +338,5 @@ def _quantized_head(contents: CheckpointContents, places: list[tuple[str, str]])
     return QUANTIZED_HEAD.at(
         places,
         steps=change(contents.where, "lm_head", old, new=True),
-        unless=', and they do not: "There is no module or parameter named \'lm_head.qweight\'"',
+        unless=", and they do not: \"There is no module or parameter named 'lm_head.qweight'\"",
     )

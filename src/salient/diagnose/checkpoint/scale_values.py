@@ -180,7 +180,7 @@ def check_scales(
         scales = linear.scales
         if not scales or scales.name in dead or scales.dtype not in FORMS or not scales.elements:
             continue
-        reader.show("reading scales", linear.name)
+        reader.show_progress("reading scales", linear.name)
         summary = ScaleSummary(scales.dtype)
         for offset, data in reader.pieces(scales):
             summary.add(data, offset // FORMS[scales.dtype].size)
@@ -240,8 +240,8 @@ def _awq_group(linear: QuantizedLinear, element: int, reader: TensorReader) -> l
     row_bytes = linear.first.shape[1] * 4
     shift = 4 * AWQ_NIBBLE[out % 8]
     rows = range(group * linear.group, min((group + 1) * linear.group, linear.width))
-    words = (reader.read(linear.first, row * row_bytes + out // 8 * 4, 4) for row in rows)
-    return [int.from_bytes(word, "little") >> shift & 15 for word in words]
+    packed = (reader.read(linear.first, row * row_bytes + out // 8 * 4, 4) for row in rows)
+    return [int.from_bytes(word, "little") >> shift & 15 for word in packed]
 
 
 def _packed_group(linear: QuantizedLinear, element: int, reader: TensorReader) -> list[int]:

@@ -102,7 +102,7 @@ class AwqLayout:
 
 
 LOOK_FOR_GEMM = "Look for the same model in version gemm."
-REQUANTIZE = "Or quantize the unquantized model again: salient quantize MODEL -o OUT"
+REQUANTIZE = "Or quantize the original model again: salient quantize MODEL -o OUT"
 LAYOUTS = (
     AwqLayout("gemm", "AutoAWQ's GEMM", _gemm),
     AwqLayout(
@@ -170,9 +170,9 @@ def check_awq_layout(contents: CheckpointContents) -> tuple[str, list[Finding]]:
         return most, _other_layout(linear, BY_NAME[most], counts[most])
     for linear in contents.packed.values():
         if layouts[linear.name] is BY_NAME["gemm"] and linear.codes and linear.scales:
-            linear.width, words = linear.codes.shape[-2:]
+            linear.width, columns = linear.codes.shape[-2:]
             linear.groups, linear.out = linear.scales.shape[-2:]
-            linear.bits = WORD_BITS // _values_per_word(words, linear.out)
+            linear.bits = WORD_BITS // _values_per_word(columns, linear.out)
     strange = [p for p in contents.packed.values() if p.codes and p.scales and not p.groups]
     group = usual_group(contents)
     findings = SHAPES_DISAGREE.at((p.place, _expected_shapes(p, group)) for p in strange)
@@ -194,8 +194,9 @@ def _expected_shapes(linear: QuantizedLinear, group: int | None) -> str:
     codes = linear.first
     if len(codes.shape) != 2 or not group or group == WHOLE_ROW:
         return actual
-    width, words = codes.shape
-    needs = f"scales {[width // group, words * 8]}, qzeros {[width // group, words]}"
+    width, columns = codes.shape
+    groups = width // group
+    needs = f"scales {[groups, columns * 8]}, qzeros {[groups, columns]}"
     return f"{actual}; in groups of {group} these codes need {needs}"
 
 
@@ -256,24 +257,26 @@ def _measure(linear: QuantizedLinear, bits: int, reader: TensorReader) -> str:
         return ""
     if len(codes.shape) != 2 or len(scales.shape) != 2:
         return f"weight_packed {list(codes.shape)}, weight_scale {list(scales.shape)}; two axes fit"
-    out, words = codes.shape
+    out, columns = codes.shape
     shape = _stored_shape(linear, reader)
-    fitting = [b for b in (bits, *CODE_BITS) if shape and b > 0 and _words(shape[1], b) == words]
+    fitting = [
+        b for b in (bits, *CODE_BITS) if shape and b > 0 and _word_count(shape[1], b) == columns
+    ]
     linear.bits = fitting[0] if fitting else max(bits, 1)
-    width = shape[1] if shape else words * WORD_BITS // linear.bits
-    if shape and (shape[0] != out or _words(width, linear.bits) != words):
+    width = shape[1] if shape else columns * WORD_BITS // linear.bits
+    if shape and (shape[0] != out or _word_count(width, linear.bits) != columns):
         return f"weight_shape says {list(shape)}, weight_packed is {list(codes.shape)} words"
     if scales.shape[0] != out or not 0 < scales.shape[1] <= width:
         return f"weight_scale is {list(scales.shape)}, the codes have {out} rows of {width}"
     groups = scales.shape[1]
-    needed = (_words(out, linear.bits), groups)
+    needed = (_word_count(out, linear.bits), groups)
     if zeros and zeros.dtype == "I32" and zeros.shape != needed:
         return f"weight_zero_point is {list(zeros.shape)}, {list(needed)} fits"
     linear.out, linear.width, linear.groups = out, width, groups
     return ""
 
 
-def _words(values: int, bits: int) -> int:
+def _word_count(values: int, bits: int) -> int:
     return -(-values * bits // WORD_BITS)
 
 

@@ -8,7 +8,7 @@ from typing import BinaryIO, Self
 
 from salient.core.errors import CheckpointError
 from salient.core.model_files import StoredTensor
-from salient.core.progress import Progress
+from salient.core.progress import Progress, silent
 
 PIECE = 4 * 2**20  # bytes in memory at a time
 
@@ -16,7 +16,7 @@ PIECE = 4 * 2**20  # bytes in memory at a time
 class TensorReader:
     """Open files of a checkpoint, closed at the end of its `with`."""
 
-    def __init__(self, progress: Progress | None = None) -> None:
+    def __init__(self, progress: Progress = silent) -> None:
         self._progress = progress
         self._stack = ExitStack()
         self._open: dict[Path, BinaryIO] = {}
@@ -63,13 +63,12 @@ class TensorReader:
         for offset in range(0, tensor.bytes, PIECE):
             yield offset, self.read(tensor, offset, PIECE)
 
-    def show(self, doing: str, note: str = "") -> None:
-        """Report progress, at most once a MiB."""
-        if self._progress and (self._done - self._shown >= 2**20 or self._done == 0):
+    def show_progress(self, action: str, note: str = "") -> None:
+        """Report the bytes read, at most once a MiB."""
+        if self._done - self._shown >= 2**20 or self._done == 0:
             self._shown = self._done
-            self._progress(min(self._done, self.total), self.total, doing, note)
+            self._progress(min(self._done, self.total), self.total, action, note)
 
     def end(self) -> None:
-        """Report that all bytes are read."""
-        if self._progress:
-            self._progress(self.total, self.total, "read", "")
+        """Report that everything was read."""
+        self._progress(self.total, self.total, "read")

@@ -106,7 +106,7 @@ NO_TOKENIZER = FindingTemplate(
     "There is no tokenizer",
     why="Engines refuse the folder unless a tokenizer is named.",
     do=(
-        "Copy tokenizer.json and tokenizer_config.json from the unquantized model's folder.",
+        "Copy tokenizer.json and tokenizer_config.json from the original model's folder.",
         "Or name one: vllm serve ... --tokenizer MODEL",
     ),
 )
