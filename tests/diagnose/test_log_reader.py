@@ -12,9 +12,9 @@ import pytest
 from salient.core.errors import RequestError
 from salient.core.progress import Progress
 from salient.diagnose.finding import BAD, CERTAINTIES, LEVELS
-from salient.diagnose.log.fact_patterns import ANCHORS
+from salient.diagnose.log.log_facts import ANCHORS
 from salient.diagnose.log.log_reader import LogReading, follow, read_log, read_stream
-from salient.diagnose.log.signatures import SIGNATURES
+from salient.diagnose.log.signature import SIGNATURES
 
 LOGS = Path(__file__).parent / "logs"
 NAMES = sorted(path.name for path in LOGS.glob("*.txt"))
@@ -176,8 +176,8 @@ def test_a_log_is_read_from_standard_input(monkeypatch):
     ("data", "words"),
     [
         (b"", "is empty"),
-        (b"\x7fELF\x02\x01\x01" + bytes(5000), "is no text"),
-        (random.Random(3).randbytes(50_000), "is no text"),
+        (b"\x7fELF\x02\x01\x01" + bytes(5000), "is not text"),
+        (random.Random(3).randbytes(50_000), "is not text"),
         (b"\x1f\x8b\x08\x00" + bytes(range(256)), "is compressed"),
         ("Cannot find".encode("utf-16"), "is UTF-16"),
     ],

@@ -246,7 +246,7 @@ def test_the_last_and_the_best_throughput_are_kept_however_many_lines_come():
 )  # fmt: skip
 def test_the_command_line_is_read(lines, model, asked, tracked):
     facts, _ = read(lines)
-    assert (facts.model, facts.asked, facts.tracked) == (model, asked, tracked)
+    assert (facts.model, facts.requested, facts.tracked) == (model, asked, tracked)
     assert (facts.context, facts.dtype) == (512, "")
 
 

@@ -59,7 +59,7 @@ def test_lines_that_differ_in_numbers_alone_are_all_counted():
     text = b"".join(b"step %d: CUDA out of memory, %d MiB\n" % (i, i * i) for i in range(1000))
     scanner = Scanner(ANCHORS)
     found = hits(scanner, [text])
-    assert scanner.seen["CUDA out of memory"] == 1000
+    assert scanner.hits["CUDA out of memory"] == 1000
     assert [line for _, line, _ in found] == [*range(1, FIRST + 1), 1000]
 
 
@@ -67,7 +67,7 @@ def test_a_frequent_line_costs_little_in_later_pieces():
     piece = b"Falling back\n" * 5000
     scanner = Scanner(ANCHORS)
     assert len(hits(scanner, [piece] * 3)) == FIRST + 1 + 2 * (EACH + 1)
-    assert scanner.seen["Falling back"] == 15000
+    assert scanner.hits["Falling back"] == 15000
 
 
 def test_a_rare_line_is_found_among_a_million_of_another_kind():

@@ -5,15 +5,15 @@ import json
 import re
 
 import pytest
+import tomli
 
 from salient.core.corpus import builtin
 from salient.diagnose.finding import BAD, LEVELS, Finding
-from salient.diagnose.log.fact_patterns import ANCHORS
 from salient.diagnose.log.line_prefix import read_line
-from salient.diagnose.log.log_facts import LogFacts
+from salient.diagnose.log.log_facts import ANCHORS, LogFacts
 from salient.diagnose.log.log_reader import read_stream
 from salient.diagnose.log.scanner import DIGITS, LEAST
-from salient.diagnose.log.signatures import SIGNATURES
+from salient.diagnose.log.signature import FOLDER, SIGNATURES, SUBJECTS, read_signatures
 
 DRESSES = {
     "vLLM 0.32": "(Worker_TP1_EP1 pid=4711) WARNING 11-21 01:25:22 [auto_awq.py:325] {}\n",
@@ -81,8 +81,8 @@ def test_a_finding_has_no_braces_left_and_no_empty_title(row):
 @pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
 def test_the_braces_of_a_row_name_its_groups_or_facts(row):
     groups = row.match(read_line(row.example.encode()))
-    named = set(re.findall(r"\{(\w+)\}", " ".join((row.title, row.matters, *row.do))))
-    assert named <= set(groups) | set(LogFacts().words())
+    named = set(re.findall(r"\{(\w+)\}", " ".join((row.title, row.why, *row.do))))
+    assert named <= set(groups) | set(LogFacts().values())
 
 
 @pytest.mark.parametrize("anchor", sorted({row.anchor for row in SIGNATURES} | set(ANCHORS)))
@@ -115,3 +115,26 @@ def test_what_a_user_asks_about_an_error_is_no_error():
 def test_an_error_inside_of_a_sentence_is_no_error(row):
     asked = f"Received request cmpl-1: prompt: 'What is {row.example}'"
     assert row.id not in findings(DRESSES["vLLM 0.9"].format(asked))
+
+
+def test_every_file_of_signatures_is_a_subject():
+    assert {path.stem for path in FOLDER.glob("*.toml")} == {*SUBJECTS, "steps"}
+
+
+def test_every_shared_step_is_used():
+    text = "".join(path.read_text(encoding="utf-8") for path in FOLDER.glob("*.toml"))
+    steps = tomli.loads((FOLDER / "steps.toml").read_text(encoding="utf-8"))
+    assert {name for name in steps if f'"${name}"' not in text} == set()
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [("colour = 'red'", TypeError), ("do = ['$nothing']", KeyError), ("level = 3]", ValueError)],
+)
+def test_a_row_with_an_unknown_key_step_or_syntax_is_an_error(tmp_path, line, error):
+    for path in FOLDER.glob("*.toml"):
+        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    with (tmp_path / "memory.toml").open("a", encoding="utf-8") as file:
+        file.write(f"\n[new]\ntitle = ''\nanchor = ''\nexample = ''\n{line}\n")
+    with pytest.raises(error):
+        read_signatures(tmp_path)

@@ -86,7 +86,7 @@ def _data(diagnosis: Diagnosis) -> dict[str, Any]:
     return {
         "read": diagnosis.read,
         "findings": [asdict(finding) for finding in diagnosis.findings],
-        "facts": asdict(diagnosis.facts) if diagnosis.facts else None,
+        "facts": diagnosis.facts.to_dict() if diagnosis.facts else None,
         "checkpoint": reading
         and {
             "folder": str(reading.folder),

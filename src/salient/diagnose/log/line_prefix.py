@@ -1,7 +1,7 @@
-"""What a program said, without what stands before it: colours, times, levels, names of processes.
+"""The message of a log line, without its prefixes: colours, times, levels, process names.
 
-Takes off the prefixes of vLLM 0.2 to 0.32 and SGLang, of Docker, Kubernetes, journald and Ray, and
-unwraps what pydantic, exceptions and JSON lines wrap.
+Knows the prefixes of vLLM 0.2 to 0.32, SGLang, Docker, Kubernetes, journald and Ray, and unwraps
+messages of pydantic, exceptions and JSON lines.
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LEVEL = r"(?:DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL)"
 _DAY = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d"
-# Each is something that stands before a message; any number of them, in any order.
+# Any number of them precede a message, in any order.
 _PREFIXES = (
     rf"{_DAY}\S*\s+(?:std(?:out|err)\s+[FP]\s)?",  # docker -t, Kubernetes, Python's logging
     r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [\w.@-]+(?:\[\d+\])?: ",  # journald
@@ -26,7 +26,7 @@ _PREFIXES = (
     r"\[rank\d+\]:\s?",  # torchrun
     r"\[[WEIF]\d{3,4} \d\d:\d\d:\d\d\S* [^\]]*\]\s*(?:Warning: )?",  # PyTorch's C++
 )
-# Each wraps a message: an exception's name, pydantic, a worker's error told again, a warning.
+# Each wraps a message: an exception's name, pydantic, a worker's repeated error, a warning.
 _WRAPPERS = (
     r"(?:\w+\.)*\w*(?:Error|Exception)(?:\(\w+\))?: ",
     r"Value error, ",
@@ -37,17 +37,17 @@ _PREFIX = re.compile("|".join(_PREFIXES))
 _WRAPPER = re.compile("|".join(_WRAPPERS))
 _PYDANTIC_TAIL = re.compile(r" \[type=\w+, input_value=.*$")
 _JSON_KEYS = ("log", "message", "msg", "MESSAGE", "textPayload")
-_MOST = 12  # prefixes taken off at most
+_MAX_PREFIXES = 12
 
 
 @dataclass(frozen=True)
 class LogLine:
-    """A line as its program said it.
+    """A parsed line.
 
     whole: all of it, without colours
     text: the message with the exception's name, if any
-    message: what remains without that
-    process: "Worker_TP0 pid=12", "" where the line does not say
+    message: the message without it
+    process: "Worker_TP0 pid=12", "" if the line names none
     """
 
     whole: str
@@ -57,32 +57,32 @@ class LogLine:
 
 
 def read_line(raw: bytes) -> LogLine:
-    """The message of a line, whatever its prefixes."""
+    """Strip the prefixes of a line."""
     whole = text = _unwrap_json(_COLOUR.sub("", raw.decode("utf-8", errors="replace"))).strip()
     process = ""
-    for _ in range(_MOST):
-        found = _PREFIX.match(text)
-        if found is None or not found.end():
+    for _ in range(_MAX_PREFIXES):
+        match = _PREFIX.match(text)
+        if match is None or not match.end():
             break
-        process = process or found["process"] or ""
-        text = text[found.end() :].lstrip()
+        process = process or match["process"] or ""
+        text = text[match.end() :].lstrip()
     text = _PYDANTIC_TAIL.sub("", text)
     message = text
-    for _ in range(_MOST):
-        found = _WRAPPER.match(message)
-        if found is None:
+    for _ in range(_MAX_PREFIXES):
+        match = _WRAPPER.match(message)
+        if match is None:
             break
-        message = message[found.end() :].lstrip()
+        message = message[match.end() :].lstrip()
     return LogLine(whole, text, message, process)
 
 
 def _unwrap_json(text: str) -> str:
-    """The message of a log that has one JSON object a line."""
+    """The message of a log with one JSON object a line."""
     if not text.startswith("{"):
         return text
     try:
-        found = json.loads(text)
+        record: dict[str, object] = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    words = [found[key] for key in _JSON_KEYS if isinstance(found.get(key), str)]
-    return words[0] if words else text
+    messages = (record.get(key) for key in _JSON_KEYS)
+    return next((message for message in messages if isinstance(message, str)), text)

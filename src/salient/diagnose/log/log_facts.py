@@ -1,14 +1,29 @@
-"""What a log says of its engine: version, settings, kernels, memory, speed."""
+"""Facts of an engine that its log states: version, settings, kernels, memory, throughput.
+
+Texts of vLLM are from v1/engine/core.py, v1/metrics/loggers.py, v1/core/kv_cache_utils.py and, up
+to 0.10, engine/metrics.py; of SGLang from managers/scheduler_metrics_mixin.py. Numbers that are
+printed periodically come from the lines that the scanner samples: the first 200, then a few of each
+MiB and its last.
+"""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+from .line_prefix import LogLine
+
+MAX_PROCESSES = 1000
+FULL_CACHE = 90.0  # percent of the key-value cache in use
+_INT = r"\d[\d,]{0,15}"
+_NUMBER = r"\d{1,12}(?:\.\d+)?"
 
 
 @dataclass
 class TrafficStats:
-    """What the lines of statistics say. Throughputs in tokens/s, the rest in requests and percent.
+    """The periodic statistics. Throughputs in tokens/s, the rest in requests and percent.
 
-    samples: lines looked at   full, free: of them, with waiting requests and a full, a free cache
+    samples: lines read   full, free: of them, with waiting requests and a full, a free cache
     alone: best generation throughput while one request ran
     """
 
@@ -30,26 +45,26 @@ class TrafficStats:
 
 @dataclass
 class LogFacts:
-    """What is known of the engine; "", None, 0 or an empty list where the log does not say.
+    """What the log states; "", None, 0 or an empty list where it does not.
 
     engine: "vllm" or "sglang"   device: "cpu", "gpu", "rocm" or "xpu"
-    asked: the quantization that the command line asked for
-    kernels: classes that vLLM says it uses for quantized linears and experts
+    requested: the quantization on the command line ("asked" in JSON)
+    kernels: classes that run quantized linears and experts
     context: tokens a request may have   cache_dtype: "auto", "fp8", ...
-    kv_tokens: tokens that the key-value cache holds; concurrency: requests of
-        `concurrency_context` tokens that fit in it at once
+    kv_tokens: capacity of the key-value cache; concurrency: requests of `concurrency_context`
+        tokens that fit in it at once
     model_gib: memory of the weights on one device
     tracked: whether missing tensors are refused (enable_weights_track)
     began, loaded, complete: whether the engine's first line, the end of loading and the end of the
-        start-up were seen
-    requests: answers sent over HTTP   processes: those that were seen in lines of interest
+        start-up are in the log
+    requests: answers sent over HTTP   processes: those named in lines of interest
     """
 
     engine: str = ""
     version: str = ""
     model: str = ""
     quantization: str = ""
-    asked: str = ""
+    requested: str = ""
     dtype: str = ""
     device: str = ""
     tensor_parallel: int = 1
@@ -57,7 +72,7 @@ class LogFacts:
     context: int | None = None
     cache_dtype: str = ""
     utilization: str = ""
-    kernels: list[str] = field(default_factory=list)
+    kernels: list[str] = field(default_factory=list[str])
     kv_tokens: int | None = None
     concurrency: float | None = None
     concurrency_context: int | None = None
@@ -72,7 +87,7 @@ class LogFacts:
     requests: int = 0
     lines: int = 0
     bytes: int = 0
-    processes: list[str] = field(default_factory=list)
+    processes: list[str] = field(default_factory=list[str])
 
     @property
     def awq(self) -> bool:
@@ -80,14 +95,16 @@ class LogFacts:
 
     @property
     def release(self) -> tuple[int, int]:
-        """(0, 32) for 0.32.1; (0, 0) where the version is not known."""
-        found = re.match(r"(\d+)\.(\d+)", self.version)
-        return (int(found[1]), int(found[2])) if found else (0, 0)
+        """(0, 32) for 0.32.1; (0, 0) if the version is unknown."""
+        match = re.match(r"(\d+)\.(\d+)", self.version)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
 
-    def words(self) -> dict[str, str]:
-        """For the braces of findings: words that read well even where nothing is known."""
+    def values(self) -> dict[str, object]:
+        """Values for the braces of findings, readable even if nothing is known."""
         model = self.model or "MODEL"
         return {
+            "facts": self,
+            "traffic": self.traffic,
             "model": model,
             "name": model.rstrip("/").rsplit("/", 1)[-1],
             "version": self.version or "of an unknown version",
@@ -95,3 +112,242 @@ class LogFacts:
             "utilization": self.utilization or "0.9",
             "tensor_parallel": str(self.tensor_parallel),
         }
+
+    def to_dict(self) -> dict[str, object]:
+        return {"asked" if k == "requested" else k: value for k, value in asdict(self).items()}
+
+
+class FactPattern(NamedTuple):
+    """A line that states a fact.
+
+    pattern: matched from the message's start, so that quoted requests state nothing
+    """
+
+    anchor: str
+    pattern: str
+    take: Callable[[LogFacts, re.Match[str]], None]
+
+
+# Fields of `name=value` and of `'name': value`: fact, spellings, value, conversion
+_FIELDS: tuple[tuple[str, str, str, Callable[[str], object]], ...] = (
+    ("model", "model(?:_tag|_path)?", r"'([^']*)'", str),
+    ("quantization", "quantization", r"'?(?!None)([\w-]+)'?", str),
+    ("dtype", "dtype", r"'?(?:torch\.)?(\w+)'?", str),
+    ("tensor_parallel", "(?:tensor_parallel_size|tp_size)", r"(\d+)", int),
+    ("context", "(?:max_seq_len|max_model_len|context_length)", r"(\d+)", int),
+    ("eager", "enforce_eager", r"(True|False)", lambda text: text == "True"),
+    ("cache_dtype", "kv_cache_dtype", r"'?([\w.]+)'?", str),
+    ("utilization", "(?:gpu_memory_utilization|mem_fraction_static)", r"([\d.]+)", str),
+)
+
+
+def _take_settings(facts: LogFacts, text: str) -> None:
+    for name, spellings, value, convert in _FIELDS:
+        match = re.search(rf"(?<!\w){spellings}(?:'?: |=){value}", text)
+        if match and match[1] != "auto":
+            setattr(facts, name, convert(match[1]))
+    if match := re.search(r"device_config=(\w+)", text):
+        _take_device(facts, match[1])
+
+
+def _take_device(facts: LogFacts, device: str) -> None:
+    """vLLM calls ROCm's devices "cuda" too, so "rocm" stays once set."""
+    if facts.device != "rocm":
+        facts.device = {"cuda": "gpu"}.get(device.lower(), device.lower())
+
+
+def _engine(facts: LogFacts, match: re.Match[str]) -> None:
+    facts.engine, facts.began, facts.version = "vllm", True, match["version"]
+    # A restart in the same log: the facts of the previous start do not hold any more.
+    facts.loaded = facts.complete = facts.traceback = False
+    facts.exception = ""
+    facts.kernels.clear()
+    _take_settings(facts, match["config"])
+
+
+def _arguments(facts: LogFacts, match: re.Match[str]) -> None:
+    facts.engine = facts.engine or "vllm"
+    settings = match["settings"]
+    requested = re.search(r"\bquantization(?:'?: |=)'([\w-]+)'", settings)
+    facts.requested = requested[1] if requested else ""
+    facts.tracked = bool(re.search(r"enable_weights_track'?\"?: ?[Tt]rue", settings))
+    _take_settings(facts, settings)
+    if not facts.began:
+        facts.quantization = facts.quantization or facts.requested
+
+
+def _sglang(facts: LogFacts, match: re.Match[str]) -> None:
+    facts.engine = "sglang"
+    _take_settings(facts, match["settings"])
+
+
+def _version(facts: LogFacts, match: re.Match[str]) -> None:
+    facts.engine, facts.version = "vllm", match["version"]
+
+
+def _platform(facts: LogFacts, match: re.Match[str]) -> None:
+    _take_device(facts, match["device"])
+
+
+def _cache(facts: LogFacts, match: re.Match[str]) -> None:
+    facts.kv_tokens, facts.loaded = _int(match["tokens"]), True
+    _take_device(facts, match["device"])
+
+
+def _concurrency(facts: LogFacts, match: re.Match[str]) -> None:
+    facts.concurrency_context, facts.concurrency = _int(match["context"]), float(match["times"])
+
+
+def _kernel(facts: LogFacts, match: re.Match[str]) -> None:
+    if match["kernel"] not in facts.kernels:
+        facts.kernels.append(match["kernel"])
+
+
+def _weights(facts: LogFacts, match: re.Match[str]) -> None:
+    facts.model_gib, facts.loaded = float(match["gib"]), True
+
+
+def _acceptance(facts: LogFacts, match: re.Match[str]) -> None:
+    facts.traffic.acceptance = float(match["percent"])
+
+
+def _statistics(facts: LogFacts, match: re.Match[str]) -> None:
+    traffic = facts.traffic
+    running, waiting = int(match["running"]), int(match["waiting"])
+    generation = float(match["generation"])
+    traffic.samples += 1
+    traffic.running_most = max(traffic.running_most, running)
+    traffic.waiting_most = max(traffic.waiting_most, waiting)
+    traffic.last_generation = generation
+    traffic.best_generation = max(traffic.best_generation, generation)
+    if running == 1:
+        traffic.alone = max(traffic.alone, generation)
+    if "cache" in match.re.groupindex:
+        _vllm_statistics(traffic, match, waiting)
+
+
+def _vllm_statistics(traffic: TrafficStats, match: re.Match[str], waiting: int) -> None:
+    text, cache = match.string, float(match["cache"])
+    traffic.full += waiting > 0 and cache >= FULL_CACHE
+    traffic.free += waiting > 0 and cache < FULL_CACHE
+    traffic.cache_most = max(traffic.cache_most, cache)
+    traffic.best_prompt = max(traffic.best_prompt, float(match["prompt"]))
+    if hits := re.search(rf"(?<!External )[Pp]refix cache hit rate: ({_NUMBER})%", text):
+        traffic.prefix_hits = float(hits[1])
+    if number := re.search(r"Preemptions: (\d+)", text):
+        traffic.preemptions = max(traffic.preemptions, int(number[1]))
+    if number := re.search(r"Corrupted: (\d+)", text):
+        traffic.corrupted = max(traffic.corrupted, int(number[1]))
+
+
+def _int(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def _set(**values: object) -> Callable[[LogFacts, re.Match[str]], None]:
+    def take(facts: LogFacts, _: re.Match[str]) -> None:
+        for name, value in values.items():
+            setattr(facts, name, value)
+
+    return take
+
+
+FACT_PATTERNS = (
+    FactPattern(
+        "LLM engine (v",
+        r"Initializing an? [\w ]*LLM engine \(v(?P<version>[^)]+)\) with config: (?P<config>.*)",
+        _engine,
+    ),
+    FactPattern("█  version ", r"[^'\"]*█ +version (?P<version>\d[\w.+]*)\s*$", _version),
+    FactPattern(
+        "LLM API server version ", r"vLLM API server version (?P<version>\d[\w.+]*)\s*$", _version
+    ),
+    FactPattern("non-default args: {'", r"non-default args: (?P<settings>\{.*)", _arguments),
+    FactPattern("args: Namespace(", r"args: (?P<settings>Namespace\(.*)", _arguments),
+    FactPattern("server_args=ServerArgs(", r"server_args=(?P<settings>ServerArgs\(.*)", _sglang),
+    FactPattern(
+        "Automatically detected platform",
+        r"Automatically detected platform (?P<device>\w+)",
+        _platform,
+    ),
+    FactPattern(
+        "LinearKernel for ",
+        r"Using (?P<kernel>\w+LinearKernel) for (?!mixed-precision)\w+",
+        _kernel,
+    ),
+    FactPattern(" WNA16 MoE backend.", r"Using '(?P<kernel>[\w ]+)' WNA16 MoE backend", _kernel),
+    FactPattern(
+        "KV cache size: ",
+        rf"(?P<device>[A-Z]+) KV cache size: (?P<tokens>{_INT}) tokens",
+        _cache,
+    ),
+    FactPattern(
+        "Maximum concurrency for ",
+        rf"(?:.{{0,40}} tokens, )?Maximum concurrency for (?P<context>{_INT}) tokens per request: "
+        rf"(?P<times>{_NUMBER})x",
+        _concurrency,
+    ),
+    FactPattern("Model loading took ", rf"Model loading took (?P<gib>{_NUMBER}) Gi?B", _weights),
+    FactPattern(
+        "Loading model weights took ",
+        rf"Loading model weights took (?P<gib>{_NUMBER}) GB",
+        _weights,
+    ),
+    FactPattern("Loading weights took ", r"Loading weights took \d", _set(loaded=True)),
+    FactPattern(
+        "init engine (profile, create kv cache, warmup model) took ",
+        r"init engine \(profile, .*took",
+        _set(complete=True),
+    ),
+    FactPattern(
+        "Application startup complete", r"Application startup complete", _set(complete=True)
+    ),
+    FactPattern("The server is fired up", r"The server is fired up", _set(complete=True)),
+    FactPattern("Enforce eager set", r"Enforce eager set", _set(eager=True)),
+    FactPattern(
+        "Avg prompt throughput: ",
+        r"(?:Engine \d+: |\d+ Engines Aggregated: )?"
+        rf"Avg prompt throughput: (?P<prompt>{_NUMBER}) tokens/s, "
+        rf"Avg generation throughput: (?P<generation>{_NUMBER}) tokens/s, "
+        r"Running: (?P<running>\d+) reqs,(?: Swapped: \d+ reqs,)? "
+        rf"(?:Waiting|Pending): (?P<waiting>\d+) reqs.*?KV cache usage: (?P<cache>{_NUMBER})%",
+        _statistics,
+    ),
+    FactPattern(
+        "#running-req: ",
+        r"Decode batch[.,] #running-req: (?P<running>\d+),.*"
+        rf"gen throughput \(token/s\): (?P<generation>{_NUMBER}), #queue-req: (?P<waiting>\d+)",
+        _statistics,
+    ),
+    FactPattern(
+        "Draft acceptance rate: ",
+        rf"SpecDecoding metrics: .*Avg Draft acceptance rate: (?P<percent>{_NUMBER})%",
+        _acceptance,
+    ),
+    FactPattern("Traceback (most", r"Traceback \(most recent call last\):", _set(traceback=True)),
+)
+# Counted only.
+REQUESTS = "POST /v1/"
+# The first exception of a traceback is the cause of later ones.
+_EXCEPTION = "Error"
+_EXCEPTION_LINE = re.compile(r"(?:[a-z_]\w*\.)*[A-Z]\w*Error(?:: .+)?$")
+# A line's source file: nothing else shows that a device of kind "cuda" is AMD's.
+_ROCM = "[rocm.py:"
+_ROCM_LINE = re.compile(r"[^'\"]*\[rocm\.py:\d+\] ")
+ANCHORS = (*(row.anchor for row in FACT_PATTERNS), REQUESTS, _EXCEPTION, _ROCM)
+_BY_ANCHOR = {row.anchor: row for row in FACT_PATTERNS}
+
+
+def take_facts(facts: LogFacts, anchor: str, line: LogLine) -> None:
+    """Add the facts of a line that contains the anchor."""
+    room = len(facts.processes) < MAX_PROCESSES
+    if line.process and room and line.process not in facts.processes:
+        facts.processes.append(line.process)
+    if row := _BY_ANCHOR.get(anchor):
+        if match := re.match(row.pattern, line.text):
+            row.take(facts, match)
+    elif anchor == _ROCM and _ROCM_LINE.search(line.whole):
+        facts.device = "rocm"
+    elif anchor == _EXCEPTION and facts.traceback and not facts.exception:
+        match = _EXCEPTION_LINE.match(line.text)
+        facts.exception = match[0] if match else ""

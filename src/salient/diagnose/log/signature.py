@@ -1,75 +1,107 @@
-"""One row of the table of signatures: a line that a program prints, and what it means.
+"""Signatures: lines that engines print, and what they mean.
 
-The rows themselves are in `signatures.py` and the modules that it joins.
+The rows are in signatures/*.toml, one file a subject; a row's header is the id of its finding:
+
+    [memory-taken]
+    level = "error"
+    title = "Only {free} GiB are free"                    # braces: groups of `pattern`, and facts
+    do = ["Lower --gpu-memory-utilization.", "$less-at-once"]     # $name: a step of steps.toml
+    anchor = "Free memory on device "
+    pattern = 'Free memory on device \\((?P<free>[\\d.]+)'
+    example = "Free memory on device (6.9/8.0 GiB) on startup is less than desired"
+
+The other keys are those of `Signature` and `FindingTemplate`.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from salient.diagnose.finding import Certainty, Evidence, Finding, Level
+import tomli  # compiled: tomllib takes three times as long
+
+from salient.diagnose.rule import FindingTemplate
 
 from .line_prefix import LogLine
 
-# What may stand before a text that is no message's beginning. No quotes: requests are quoted in
-# logs, and what a user asks about an error is none.
-BEFORE = r"[^'\"]*"
+FOLDER = Path(__file__).with_name("signatures")
+# The order of findings of one rank.
+SUBJECTS = (
+    "kernels",
+    "quantization",
+    "tensors",
+    "loading",
+    "memory",
+    "cluster",
+    "install",
+    "host",
+    "serving",
+    "failures",
+)
 
 
 @dataclass(frozen=True)
-class Signature:
-    """A line, what it means and what to do about it.
+class Signature(FindingTemplate):
+    """A line of a log as the condition of a finding.
 
-    anchor: literal text that the line holds; where there is no pattern, the message begins with it
-    pattern: a regular expression that the message matches from its start; its named groups may be
-        used in `title`, `matters` and `do`, like the facts of the log ({model}, {version}, ...)
+    anchor: literal text that the line contains; without a pattern, the message starts with it
+    pattern: a regular expression that the message matches from its start. A message quoted by
+        another (a user's prompt about an error) must not match: [^'"]* where something precedes.
     example: such a line
-    versions: those that print it, where not all do
-    consequence: it only tells that something went wrong before; a note where that is known
-    companions: ids of rows that the same line also gives
+    consequence: it follows from an earlier error; a note where that error is in the log
+    companions: ids of rows that the same line also matches
     """
 
-    id: str
-    level: Level
+    _: KW_ONLY
     anchor: str
-    title: str
     example: str
-    do: tuple[str, ...] = ()
     pattern: str = ""
-    matters: str = ""
-    certainty: Certainty = "certain"
-    rank: int = 50
-    versions: str = ""
     consequence: bool = False
     companions: tuple[str, ...] = ()
 
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        return re.compile(self.pattern or re.escape(self.anchor))
+
     def match(self, line: LogLine) -> dict[str, str] | None:
-        """The named groups where the line is such a one, else None; what it lacks is "unknown"."""
-        pattern = _compiled(self.pattern or re.escape(self.anchor))
-        found = pattern.match(line.message) or pattern.match(line.text)
-        return {k: v or "unknown" for k, v in found.groupdict().items()} if found else None
-
-    def finding(
-        self, words: Mapping[str, str], evidence: tuple[Evidence, ...], count: int
-    ) -> Finding:
-        """What the log's lines of this kind amount to. words: for the braces of the texts."""
-        matters = self.matters.format_map(words)
-        if self.versions:
-            matters = f"{matters} Printed by vLLM {self.versions}.".strip()
-        return Finding(
-            id=self.id,
-            level=self.level,
-            title=self.title.format_map(words),
-            certainty=self.certainty,
-            matters=matters,
-            do=tuple(step.format_map(words) for step in self.do),
-            evidence=evidence,
-            count=max(count, len(evidence)),
-            rank=self.rank,
-        )
+        """The named groups ("unknown" if unmatched) where the line matches, else None."""
+        match = self.regex.match(line.message) or self.regex.match(line.text)
+        return {k: v or "unknown" for k, v in match.groupdict().items()} if match else None
 
 
-@lru_cache(maxsize=512)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
+def read_signatures(folder: Path = FOLDER) -> tuple[Signature, ...]:
+    """All rows. Raises TypeError for a key that `Signature` does not have."""
+    steps = _read_toml(folder / "steps.toml")
+    return tuple(
+        _signature(id, row, steps)
+        for subject in SUBJECTS
+        for id, row in _read_toml(folder / f"{subject}.toml").items()
+    )
+
+
+def _signature(id: str, row: dict[str, Any], steps: dict[str, str | list[str]]) -> Signature:
+    row["do"] = _expand(row.get("do", []), steps)
+    row["companions"] = tuple(row.get("companions", []))
+    if versions := row.pop("versions", ""):
+        row["why"] = f"{row.get('why', '')} Printed by vLLM {versions}.".strip()
+    return Signature(id, **row)
+
+
+def _expand(items: list[str], steps: dict[str, str | list[str]]) -> tuple[str, ...]:
+    """The steps with each "$name" replaced."""
+    expanded: list[str] = []
+    for item in items:
+        if item.startswith("$"):
+            step = steps[item[1:]]
+            expanded += _expand([step] if isinstance(step, str) else step, steps)
+        else:
+            expanded.append(item)
+    return tuple(expanded)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    return tomli.loads(path.read_text(encoding="utf-8"))
+
+
+SIGNATURES = read_signatures()
