@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -20,6 +21,14 @@ from helpers.toy_models import toy_folder, toy_text
 torch.set_num_threads(1)
 # A shell that runs us in the background ignores SIGINT, and what we start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file stays in one process: what its tests share is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 def pytest_collection_finish() -> None:
@@ -38,6 +47,14 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text file long enough for small runs."""
     return toy_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture
+def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search of 9 scales instead of 35, for laws of what is done with the scale."""
+    exponents = (0.0, 0.5, 1.0)
+    monkeypatch.setattr("salient.awq.search.COARSE", [(a, b) for a in exponents for b in exponents])
+    monkeypatch.setattr("salient.awq.search.FINE", (0.0,))
 
 
 @pytest.fixture(scope="session", autouse=True)

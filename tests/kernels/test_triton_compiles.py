@@ -87,10 +87,16 @@ def compiled(launch: tuple, target: tuple) -> Any:
     return triton.compile(source, target=GPUTarget(*target), options=made)
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """Where Triton keeps what it compiled: some cases have a program in common."""
+    return tmp_path_factory.mktemp("programs")
+
+
 @pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize(("rows", "group_size", "dtype"), CASES)
-def test_every_program_compiles_and_fits(gpu, rows, group_size, dtype, monkeypatch, tmp_path):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_every_program_compiles_and_fits(gpu, rows, group_size, dtype, monkeypatch, programs):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(programs))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     target, kind, shared = GPUS[gpu]
     monkeypatch.setattr(triton_launch, "settings_of", lambda _: triton_launch.KINDS[kind])

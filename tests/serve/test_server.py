@@ -288,6 +288,14 @@ def test_without_the_key_nothing_but_health_is_told(folder, monkeypatch):
         assert guarded.ask("/v1/models", Authorization="Bearer secret").status == 200
 
 
+@pytest.fixture(scope="module")
+def local(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        never_dense(patch)
+        with served(folder, AppSettings("toy", only_local=True)) as running:
+            yield running
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [
@@ -301,13 +309,11 @@ def test_without_the_key_nothing_but_health_is_told(folder, monkeypatch):
         ("\xff", 403),
     ],
 )
-def test_a_local_server_answers_only_to_its_own_names(host, status, folder, monkeypatch):
+def test_a_local_server_answers_only_to_its_own_names(host, status, local):
     """Else any page could have its own name lead here, and read along."""
-    never_dense(monkeypatch)
-    with served(folder, AppSettings("toy", only_local=True)) as local:
-        reply = local.ask("/v1/models", Host=host)
-        assert reply.status == status
-        assert status == 200 or "answers to localhost alone" in reply.error["message"]
+    reply = local.ask("/v1/models", Host=host)
+    assert reply.status == status
+    assert status == 200 or "answers to localhost alone" in reply.error["message"]
 
 
 def test_a_port_that_is_taken_is_said():
