@@ -133,7 +133,7 @@ def test_a_quantized_absorber_keeps_its_codes_and_divides_its_scales(monkeypatch
     unscaled = ScaleGroup((("up", "side"),), refusal="none")
     alone = quantized(block, unscaled, **inputs).weights["up"]
     result = quantized(block, unscaled, UP, **inputs)
-    assert result.groups[1].kept
+    assert result.groups[1].improved
     up, down = result.weights["up"], result.weights["down"]
     assert torch.equal(up.codes, alone.codes)
     assert torch.equal(up.zero, alone.zero)
@@ -169,7 +169,7 @@ def check_fell_back(result, block: Toy, *names: str) -> None:
         assert torch.equal(result.weights[name].dequantize(), plain.dequantize())
         assert torch.equal(effective_state(result)[f"{name}.weight"], plain.dequantize())
     for group in result.groups:
-        assert (group.kept, group.rounding, group.exponents) == (False, "plain", IDENTITY)
+        assert (group.improved, group.rounding, group.exponents) == (False, "plain", IDENTITY)
         assert all(0 < layer.awq == layer.plain for layer in group.layers)
 
 
@@ -212,7 +212,7 @@ def test_a_kept_group_has_less_error_on_the_held_out_tokens_and_says_how_much():
     result = quantized(block, NORM, unseen=unseen)
     scale = block.norm.weight / result.folded["norm.weight"].float()
     x = HeldoutInput(unseen).x.double()
-    assert result.groups[0].kept
+    assert result.groups[0].improved
     for layer in result.groups[0].layers:
         weight = block.get_parameter(f"{layer.name}.weight").double()
         power = float((x @ weight.t()).square().sum())

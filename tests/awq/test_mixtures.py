@@ -112,7 +112,7 @@ def test_experts_that_saw_few_tokens_are_named_in_report_and_evidence(text, tmp_
     name, seen = next(iter(borrowed.items()))
     assert name.startswith("mlp.experts.")
     assert seen < block_stats.FEWEST_TOKENS
-    line = next(x for x in report.lines if "saw too few tokens" in x and "layers.0 " in x)
+    line = next(x for x in report.lines if "too few tokens reached" in x and "layers.0 " in x)
     assert f"{name} ({seen})" in line
 
 

@@ -55,7 +55,9 @@ def test_an_unfinished_run_refuses_other_arguments_by_name(
     changes, field, before, now, toy, text, tmp_path
 ):
     interrupted(toy, tmp_path / "out", text)
-    words = f"has {field} = {before}, this one has {now}. Give the same arguments to go on, --fresh"
+    words = (
+        f"has {field} = {before}, this one has {now}. Pass the same arguments to resume, --fresh"
+    )
     with pytest.raises(ResumeMismatch, match=re.escape(words)):
         run(toy, tmp_path / "out", text, **changes)
     run(toy, tmp_path / "out", text, **changes, fresh=True)

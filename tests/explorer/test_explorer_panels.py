@@ -195,8 +195,8 @@ def test_a_checkpoint_of_another_tool_says_so_and_its_reference_still_serves(tmp
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"run": 3}, "salient.json is not as Salient writes it: run is missing or wrong"),
-        ({"blocks": [{"block": "x"}]}, "blocks.0.error_plain is missing or wrong"),
+        ({"run": 3}, "salient.json is not as Salient writes it: run is int, not dict"),
+        ({"blocks": [{"block": "x"}]}, "blocks.0.error_plain is missing"),
     ],
 )
 def test_a_broken_salient_json_is_said_and_the_rest_works(change, words, checkpoint, tmp_path):

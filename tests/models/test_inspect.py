@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.toy_models import rewrite_json
 from salient import api
-from salient.core.errors import CheckpointError, ModelError
+from salient.core.errors import CheckpointError
 
 EACH = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -86,5 +86,5 @@ def test_a_config_that_claims_codes_over_sixteen_bits_is_found_out(made, toy, tm
 def test_damaged_evidence_is_named(made, tmp_path):
     folder = Path(shutil.copytree(made["awq"], tmp_path / "copy"))
     (folder / "salient.json").write_text("{")
-    with pytest.raises(ModelError, match=r"salient\.json is not readable JSON"):
+    with pytest.raises(CheckpointError, match=r"salient\.json is no readable JSON"):
         api.inspect(str(folder))

@@ -1,6 +1,6 @@
-"""A request, checked against model, texts and machine before any long work, and ready to run.
+"""Checks of a run's options against model, texts and machine, before any long work.
 
-The unfinished run lives in `OUT.partial`; `OUT` appears by a rename when it is complete.
+An unfinished run lives in `OUT.partial`; a rename makes it `OUT` when it is complete.
 """
 
 import hashlib
@@ -8,13 +8,13 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from salient import __version__
 from salient.core.corpus import read_texts
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
-from salient.core.model_files import read_json
+from salient.core.evidence import EVIDENCE_FILE, Evidence, RunHeader, read_evidence
 from salient.core.progress import Progress
+from salient.core.records import to_json
 from salient.formats import find_format
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.models.lora import AdaptedCheckpoint, open_adapter
@@ -55,10 +55,7 @@ class QuantizeOptions:
 
 @dataclass(frozen=True)
 class QuantizeJob:
-    """A request that has passed every check.
-
-    header: what the run is, for the journal and for salient.json
-    """
+    """A run whose options have passed every check."""
 
     source: Checkpoint
     skeleton: Skeleton
@@ -68,15 +65,15 @@ class QuantizeJob:
     format: str
     output: Path
     estimate: MemoryEstimate
-    header: dict[str, Any]
+    header: RunHeader
 
     @property
     def partial(self) -> Path:
-        """Where the unfinished run lives."""
+        """The folder of the unfinished run."""
         return self.output.with_name(self.output.name + ".partial")
 
     def run(self, *, fresh: bool, progress: Progress) -> QuantizeRun:
-        """Open or continue the journal. Raises ResumeMismatch if it is another run's."""
+        """Create or reopen the journal. Raises ResumeMismatch if it is another run's."""
         samples, heldout = split_heldout(self.batch.ids)
         journal = Journal(self.partial, self.header, fresh=fresh)
         scheme, dtype = self.target.scheme, self.target.dtype
@@ -95,20 +92,20 @@ def prepare(request: QuantizeOptions) -> QuantizeJob:
     layers = choose_layers(skeleton, request.scheme, request.format, request.skip)
     dtype = written_dtype(source, request.dtype)
     batch = _tokens(request, source.folder, skeleton)
-    header = {
-        "salient": __version__,
-        "model": fingerprint(source),
-        "adapter": digest,
-        "scheme": str(layers.scheme),
-        "format": request.format,
-        "dtype": str(dtype).removeprefix("torch."),
-        "skip": list(request.skip),
-        "calibration_texts": request.calibration,
-        "samples": request.samples,
-        "sequence_length": request.sequence_length,
-        "calibration": batch.digest,
-        "computed_in": f"{str(skeleton.dtype).removeprefix('torch.')} on {device.type}",
-    }
+    header = RunHeader(
+        salient=__version__,
+        model=fingerprint(source),
+        adapter=digest,
+        scheme=str(layers.scheme),
+        format=request.format,
+        dtype=str(dtype).removeprefix("torch."),
+        skip=request.skip,
+        calibration_texts=request.calibration,
+        samples=request.samples,
+        sequence_length=request.sequence_length,
+        calibration=batch.digest,
+        computed_in=f"{str(skeleton.dtype).removeprefix('torch.')} on {device.type}",
+    )
     name = Path(request.model).name or source.folder.name
     return QuantizeJob(
         source=source,
@@ -124,7 +121,7 @@ def prepare(request: QuantizeOptions) -> QuantizeJob:
 
 
 def _open_source(request: QuantizeOptions) -> tuple[Checkpoint, str | None]:
-    """The 16-bit model, seen through the adapter if one is asked for, and the adapter's digest."""
+    """The 16-bit model, with the adapter merged if there is one, and the adapter's digest."""
     source = open_checkpoint(model_folder(request.model))
     if source.format is not None:
         raise ModelError(
@@ -174,28 +171,31 @@ def fingerprint(source: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def finished(job: QuantizeJob, *, fresh: bool) -> dict[str, Any] | None:
-    """The evidence of a finished checkpoint under the output's name if it is this run's, else None.
+def finished_evidence(job: QuantizeJob, *, fresh: bool) -> Evidence | None:
+    """The evidence of this run's finished checkpoint, or None if the run is still to do.
 
-    Raises CheckpointError if something else is there, unless `fresh` is to replace it.
+    Raises CheckpointError if the output exists and is another run's, unless `fresh` replaces it.
     """
     if not job.output.exists():
         return None
-    evidence = job.output / "salient.json"
-    if fresh and evidence.exists():
+    if fresh and (job.output / EVIDENCE_FILE).exists():
         return None
-    found = read_json(evidence) if evidence.exists() else {}
-    there = found.get("run", {})
-    if there != job.header:
-        field = next((k for k, v in job.header.items() if there.get(k) != v), "run")
-        advice = (
-            ", or --fresh to replace it."
-            if found
-            else "; it was not written by salient, so it is not replaced."
-        )
-        raise CheckpointError(
-            f"{job.output} exists already and is not this run's: {field} = {there.get(field)!r} "
-            f"there, {job.header[field]!r} here. Give another output with -o{advice}"
-        )
+    evidence = read_evidence(job.output) if job.output.is_dir() else None
+    if evidence is None or evidence.run != job.header:
+        raise CheckpointError(_other_run(job, evidence))
     shutil.rmtree(job.partial, ignore_errors=True)
-    return found
+    return evidence
+
+
+def _other_run(job: QuantizeJob, evidence: Evidence | None) -> str:
+    if evidence is None:
+        return (
+            f"{job.output} exists already and was not written by salient, so it is not replaced. "
+            "Set another output with -o."
+        )
+    previous, current = to_json(evidence.run), to_json(job.header)
+    field = next(key for key in current if previous[key] != current[key])
+    return (
+        f"{job.output} exists already and is another run's: {field} = {previous[field]!r} there, "
+        f"{current[field]!r} here. Set another output with -o, or --fresh to replace it."
+    )

@@ -1,7 +1,7 @@
-"""The journal of a run: a header that says what is made, then one line a finished block.
+"""The journal of a run: a header that defines the run, then one line for each finished block.
 
-A block is done when its line is there. A header that disagrees with the run at hand is an error
-naming the field and both values, so that a resumed run can only be the same run.
+A block is finished when its line exists. A header that differs from the current run's is an error
+naming the field and both values, so that only the same run can resume.
 """
 
 import fcntl
@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from salient.core.errors import CheckpointError, ResumeMismatch
+from salient.core.evidence import BlockEvidence, RunHeader
+from salient.core.records import from_json, to_json
 from salient.formats.writer import disk_full_errors, write_text
 
 NAME = "journal.jsonl"
 
 
 class Journal:
-    """The journal in the unfinished folder `folder`; opened once at a time by one process."""
+    """The journal in the partial folder `folder`, locked: one process at a time.
 
-    def __init__(self, folder: Path, header: dict[str, Any], *, fresh: bool):
+    blocks: evidence of the finished blocks
+    """
+
+    def __init__(self, folder: Path, header: RunHeader, *, fresh: bool):
         self.folder = folder
         with disk_full_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +36,7 @@ class Journal:
             self._lock.close()
             raise
 
-    def _begin(self, header: dict[str, Any], *, fresh: bool) -> IO[str]:
+    def _begin(self, header: RunHeader, *, fresh: bool) -> IO[str]:
         folder = self.folder
         if fresh:
             for path in folder.iterdir():
@@ -40,31 +45,31 @@ class Journal:
         path = folder / NAME
         lines = _whole_lines(path)
         if lines:
-            self._compare(lines[0], header)
-        self.done: list[dict[str, Any]] = lines[1:]
-        text = "".join(json.dumps(line) + "\n" for line in ([header, *self.done]))
-        write_text(path, text)  # a line cut short by a crash is gone
+            self._compare(lines[0], to_json(header))
+        self.blocks = [from_json(BlockEvidence, line) for line in lines[1:]]
+        text = "".join(json.dumps(to_json(line)) + "\n" for line in (header, *self.blocks))
+        write_text(path, text)  # drops a line cut short by a crash
         return path.open("a")
 
-    def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-        for field in wanted | found:  # in the order of `wanted`: what the user gives comes first
-            if found.get(field) != wanted.get(field):
+    def _compare(self, previous: dict[str, Any], current: dict[str, Any]) -> None:
+        for field in current | previous:  # in the order of `current`
+            if previous.get(field) != current.get(field):
                 raise ResumeMismatch(
-                    f"The unfinished run in {self.folder} has {field} = {found.get(field)!r}, "
-                    f"this one has {wanted.get(field)!r}. Give the same arguments to go on, "
+                    f"The unfinished run in {self.folder} has {field} = {previous.get(field)!r}, "
+                    f"this one has {current.get(field)!r}. Pass the same arguments to resume, "
                     "--fresh to start over, or another -o."
                 )
 
-    def finish_block(self, entry: dict[str, Any]) -> None:
-        """Write the line that says a block is done. Its files must be on disk."""
+    def finish_block(self, block: BlockEvidence) -> None:
+        """Write the line of a finished block. Its files must be on disk."""
         with disk_full_errors(self.folder):
-            self._file.write(json.dumps(entry) + "\n")
+            self._file.write(json.dumps(to_json(block)) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
-        self.done.append(entry)
+        self.blocks.append(block)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the journal and unlock the folder."""
         self._file.close()
         self._lock.close()
 
@@ -89,7 +94,7 @@ def _lock(folder: Path) -> IO[str]:
     except OSError:
         handle.close()
         raise CheckpointError(
-            f"Another run is writing to {folder}. Wait for it, end it, or give another output with "
+            f"Another run is writing to {folder}. Wait for it, stop it, or set another output with "
             "-o."
         ) from None
     return handle

@@ -11,11 +11,11 @@ an undisturbed one.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from salient.core.evidence import BlockEvidence
 from salient.core.metrics import LogitsComparison
 from salient.core.progress import Progress
 from salient.core.quant import quantize
@@ -29,8 +29,13 @@ from .block_stats import BlockStatistics
 from .heldout import HeldoutStreams, give_weights
 from .journal import Journal
 from .partial_shards import PartialCheckpoint
-from .results import BlockResult, HeldoutInput, OutputTarget, plain_result
-from .salient_json import block_entry
+from .results import (
+    BlockResult,
+    HeldoutInput,
+    OutputTarget,
+    block_evidence,
+    plain_result,
+)
 
 BATCH_TOKENS = 2048  # tokens that go through a block at once
 HIDDEN_DTYPE = torch.bfloat16  # hidden states between blocks: half of float32, with its range
@@ -104,7 +109,7 @@ def quantize_blocks(run: QuantizeRun) -> dict[str, LogitsComparison]:
     prober = GroupProver(run.skeleton, run.heldout)
     run.skeleton.forget_outer()
     for index, name in enumerate(run.skeleton.blocks):
-        if index < len(run.journal.done):
+        if index < len(run.journal.blocks):
             run.show(index, f"{name}: passing tokens through")
             _pass_through(run, index, calibration, streams, prober)
         else:
@@ -122,8 +127,8 @@ def _quantize_one(
     calibration: CalibrationStream,
     streams: HeldoutStreams,
     prober: GroupProver,
-) -> dict[str, Any]:
-    """One block from its weights to its piece on disk; returns its journal line."""
+) -> BlockEvidence:
+    """Quantize one block and write its shard; returns its evidence."""
     name, target = run.skeleton.blocks[index], run.local_target(index)
     run.show(index, f"{name}: reading, proving")
     block = run.skeleton.block(index, torch.float32)
@@ -157,7 +162,7 @@ def _quantize_one(
     streams.reference = expected
     run.pieces.write_block(index, result)
     run.show(index + 1, name, _note(result, errors))
-    return block_entry(name, result, errors, borrowed, fell_back=fell_back)
+    return block_evidence(name, result, errors, borrowed, fell_back=fell_back)
 
 
 def _heldout(
@@ -203,7 +208,7 @@ def _pass_through(
     plain = {
         name: quantize(parameter(f"{name}.weight"), target.scheme, name=name, dtype=target.dtype)
         for name in run.skeleton.linears(index)
-        if name in target.quantized and name not in run.journal.done[index]["left_at_16_bits"]
+        if name in target.quantized and name not in run.journal.blocks[index].left_at_16_bits
     }
     give_weights(block, BlockResult(plain, plain, {}))
     streams.plain = streams.run(index, block, streams.plain)
@@ -212,6 +217,6 @@ def _pass_through(
 
 
 def _note(result: BlockResult, errors: dict[str, float]) -> str:
-    kept = sum(r.kept for r in result.groups)
+    improved = sum(r.improved for r in result.groups)
     ratio = errors["awq"] / max(errors["plain"], 1e-30)
-    return f"{kept}/{len(result.groups)} groups kept, {ratio:.2f} x plain rounding"
+    return f"{improved}/{len(result.groups)} groups kept, {ratio:.2f} x plain rounding"

@@ -1,51 +1,59 @@
-"""The verb `quantize`: prepare, run or resume, finish, report."""
+"""The verb `quantize`: prepare, run or resume, export, report."""
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
+from salient.core.evidence import (
+    BlockEvidence,
+    Evidence,
+    HeldoutEvidence,
+    LayerEvidence,
+    group_totals,
+)
 from salient.core.progress import Progress
+from salient.core.records import to_json
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.core.system import peak_memory
 from salient.models.block_map import left_out_lines, sixteen_bit_lines
 from salient.plan.serving_warnings import forewarnings
 
-from .export import finish
-from .job import QuantizeJob, QuantizeOptions, finished, prepare
+from .export import export_checkpoint
+from .job import QuantizeJob, QuantizeOptions, finished_evidence, prepare
 from .memory_estimate import check_memory
 from .pipeline import quantize_blocks
-from .salient_json import totals
 
 _log = logging.getLogger("salient")
-NAMED = 8  # of many, how many are named on the terminal; salient.json names all
+LISTED = 8  # of many, how many the terminal lists; salient.json lists all
 
 
 def quantize_model(
     request: QuantizeOptions, *, fresh: bool, dry_run: bool, progress: Progress
 ) -> Report:
-    """Quantize as `request` says.
+    """Quantize by the options `request`.
 
-    Raises SalientError before any long work if it cannot end well.
+    Raises SalientError before any long work if the run cannot succeed.
     """
     started = time.monotonic()
     job = prepare(request)
-    warned = forewarnings(job.source.config, job.layers.scheme, job.format)
-    for warning in warned:
+    warnings = forewarnings(job.source.config, job.layers.scheme, job.format)
+    for warning in warnings:
         _log.warning("warning: %s", warning)
     report = plan_report(job) if dry_run else _run(job, started, fresh=fresh, progress=progress)
-    report.data["warnings"] = warned
+    report.data["warnings"] = warnings
     return report
 
 
 def _run(job: QuantizeJob, started: float, *, fresh: bool, progress: Progress) -> Report:
-    evidence = finished(job, fresh=fresh)
+    evidence = finished_evidence(job, fresh=fresh)
     resumed = evidence is not None
     if evidence is None:
         check_memory(job.estimate, job.skeleton.device)
         run = job.run(fresh=fresh, progress=progress)
-        resumed = bool(run.journal.done)
+        resumed = bool(run.journal.blocks)
         try:
-            evidence = finish(job, run, quantize_blocks(run))
+            evidence = export_checkpoint(job, run, quantize_blocks(run))
         finally:
             run.journal.close()
     cost = {
@@ -61,7 +69,7 @@ def plan_report(job: QuantizeJob) -> Report:
     estimate = job.estimate
     parts = {**estimate.device, **estimate.main}
     data = {
-        **job.header,
+        **to_json(job.header),
         "output": str(job.output),
         "scheme_reason": job.layers.reason,
         "linears": len(job.layers.quantized),
@@ -75,7 +83,7 @@ def plan_report(job: QuantizeJob) -> Report:
     layers = job.layers
     lines = [
         f"{len(layers.quantized)} linears in {len(job.skeleton.blocks)} blocks to {layers.scheme} "
-        f"({layers.reason}), {len(layers.left)} left at 16 bits; output {job.output}.",
+        f"({layers.reason}), {len(layers.left)} left unquantized; output {job.output}.",
         *sixteen_bit_lines(layers.left),
         *left_out_lines(job.skeleton.unknown_names()),
         f"{job.batch.ids.numel()} calibration tokens used, {job.batch.dropped_tokens} dropped. "
@@ -88,85 +96,75 @@ def plan_report(job: QuantizeJob) -> Report:
     )
 
 
-def closing_report(job: QuantizeJob, evidence: dict[str, Any], cost: dict[str, Any]) -> Report:
+def closing_report(job: QuantizeJob, evidence: Evidence, cost: dict[str, Any]) -> Report:
     """The tables at the end of a run."""
-    heldout, size = evidence["heldout"], evidence["bytes"]
-    blocks = evidence["blocks"]
-    count = totals(blocks)
-    fallen = sum(b["fell_back"] for b in blocks)
+    blocks, size, calibration = evidence.blocks, evidence.bytes, evidence.calibration
+    count = group_totals(blocks)
+    plain_blocks = sum(block.fell_back for block in blocks)
     refused: dict[str, str] = {}
-    for group in (g for b in blocks for g in b["groups"] if g["refusal"]):
-        refused.setdefault(", ".join(group["readers"]), group["refusal"])
-    dropped = evidence["calibration"]["tokens_dropped"]
+    for group in (g for block in blocks for g in block.groups if g.refusal):
+        refused.setdefault(", ".join(group.readers), group.refusal)
     lines = [
-        f"{count['proven']} of {count['inputs']} shared inputs have a proven scale group; "
-        f"{count['kept']} kept AWQ, {count['inputs'] - count['kept']} fell back to plain rounding"
-        + (f"; {fallen} whole blocks fell back" if fallen else "")
+        f"{count.proven} of {count.inputs} shared inputs have a proven scale group; "
+        f"{count.kept} kept AWQ, {count.inputs - count.kept} fell back to plain rounding"
+        + (f"; {plain_blocks} whole blocks fell back" if plain_blocks else "")
         + ".",
         *[f"Not scaled: {readers}: {reason}." for readers, reason in refused.items()],
-        *sixteen_bit_lines(evidence["left_at_16_bits"]),
+        *sixteen_bit_lines(evidence.left_at_16_bits),
         *borrowed_lines(blocks),
-        *left_out_lines(evidence["left_out"]),
-        f"Calibration: {evidence['calibration']['tokens_used']} tokens used, {dropped} dropped.",
-        f"{mebibytes(size['before'])} before, {mebibytes(size['after'])} after; "
+        *left_out_lines(list(evidence.left_out)),
+        f"Calibration: {calibration.tokens_used} tokens used, "
+        f"{calibration.tokens_dropped} dropped.",
+        f"{mebibytes(size.before)} before, {mebibytes(size.after)} after; "
         f"{duration(cost['seconds'])}, peak memory {mebibytes(cost['peak_memory_bytes'])}.",
         f"Written to {job.output}. Serve it with:",
         f"  vllm serve {job.output} --model-loader-extra-config "
         f"'{{\"enable_weights_track\": true}}'",
     ]
-    tables = [layer_table(evidence["blocks"]), heldout_table(heldout)]
-    return Report({**evidence, "output": str(job.output), **cost}, tables, lines)
+    tables = [layer_table(blocks), heldout_table(evidence.heldout)]
+    return Report({**to_json(evidence), "output": str(job.output), **cost}, tables, lines)
 
 
-def borrowed_lines(blocks: list[dict[str, Any]]) -> list[str]:
-    """Which experts saw too few tokens: a line a block, the first of many."""
+def borrowed_lines(blocks: Sequence[BlockEvidence]) -> list[str]:
+    """Experts with too few tokens: a line a block, the first few of many."""
     lines = []
     for block in blocks:
-        seen = [f"{name} ({count})" for name, count in block["borrowed_statistics"].items()]
-        if seen:
-            more = f" and {len(seen) - NAMED} others" if len(seen) > NAMED else ""
+        experts = [f"{name} ({count})" for name, count in block.borrowed_statistics.items()]
+        if experts:
+            more = f" and {len(experts) - LISTED} others" if len(experts) > LISTED else ""
             lines.append(
-                f"Experts of {block['block']} that saw too few tokens and borrowed the block's: "
-                f"{', '.join(seen[:NAMED])}{more}."
+                f"Experts of {block.block} that too few tokens reached, so that they borrowed the "
+                f"block's: {', '.join(experts[:LISTED])}{more}."
             )
-    return (
-        [*lines[:NAMED], f"... and {len(lines) - NAMED} more blocks."] if lines[NAMED:] else lines
-    )
+    rest = len(lines) - LISTED
+    return [*lines[:LISTED], f"... and {rest} more blocks."] if rest > 0 else lines
 
 
-def layer_table(blocks: list[dict[str, Any]]) -> Table:
+def layer_table(blocks: Sequence[BlockEvidence]) -> Table:
     """Held-out output error by kind of layer, averaged over the blocks."""
-    kinds: dict[str, list[dict[str, float]]] = {}
-    for block in blocks:
-        for group in block["groups"]:
-            for name, layer in group["layers"].items():
-                kinds.setdefault(name, []).append(layer)
+    kinds: dict[str, list[LayerEvidence]] = {}
+    for group in (group for block in blocks for group in block.groups):
+        for name, layer in group.layers.items():
+            kinds.setdefault(name, []).append(layer)
     rows = []
     for name, layers in kinds.items():
-        count = sum(int(layer["count"]) for layer in layers)
-        plain, awq = (
-            sum(layer[kind] * layer["count"] for layer in layers) / count
-            for kind in ("plain", "awq")
-        )
-        rows.append(
-            (name, str(count), f"{plain:.2e}", f"{awq:.2e}", f"{awq / max(plain, 1e-30):.2f}")
-        )
+        count = sum(layer.count for layer in layers)
+        plain = sum(layer.plain * layer.count for layer in layers) / count
+        awq = sum(layer.awq * layer.count for layer in layers) / count
+        ratio = awq / max(plain, 1e-30)
+        rows.append((name, str(count), f"{plain:.2e}", f"{awq:.2e}", f"{ratio:.2f}"))
     columns = ("layer", "count", "plain rounding", "AWQ", "ratio")
     return Table("Relative output error on held-out tokens", columns, rows)
 
 
-def heldout_table(heldout: dict[str, Any]) -> Table:
+def heldout_table(heldout: HeldoutEvidence) -> Table:
     """The whole model on held-out tokens: reference, plain rounding and AWQ side by side."""
-    plain, awq = heldout["plain"], heldout["awq"]
+    plain, awq = heldout.plain, heldout.awq
+    perplexities = (awq.perplexity_reference, plain.perplexity_quantized, awq.perplexity_quantized)
     rows = [
-        ("KL (nats a token)", "", f"{plain['kl']:.4f}", f"{awq['kl']:.4f}"),
-        ("top-1 agreement", "", f"{plain['top1']:.1%}", f"{awq['top1']:.1%}"),
-        (
-            "perplexity",
-            f"{awq['perplexity_reference']:.3f}",
-            f"{plain['perplexity_quantized']:.3f}",
-            f"{awq['perplexity_quantized']:.3f}",
-        ),
+        ("KL (nats a token)", "", f"{plain.kl:.4f}", f"{awq.kl:.4f}"),
+        ("top-1 agreement", "", f"{plain.top1:.1%}", f"{awq.top1:.1%}"),
+        ("perplexity", *(f"{value:.3f}" for value in perplexities)),
     ]
-    title = f"The whole model on {awq['tokens']} held-out calibration tokens"
+    title = f"The whole model on {awq.tokens} held-out calibration tokens"
     return Table(title, ("measure", "reference", "plain rounding", "AWQ"), rows)

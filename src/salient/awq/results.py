@@ -1,24 +1,27 @@
-"""What becomes of a block: codes, folded parts, and how well each did on the held-out tokens."""
+"""A quantized block: codes, folded parameters, errors on the held-out tokens, and its evidence."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from salient.core.evidence import BlockEvidence, GroupEvidence, LayerEvidence
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme
-from salient.models.proof import ScaleGroup
+from salient.models.proof import ScaleGroup, kind_of
+from salient.models.tracing import pattern
 
 from .search import IDENTITY
 
-JUDGE_TOKENS = 256  # held-out tokens, evenly spread, that tell which version of a group wins
+JUDGE_TOKENS = 256  # held-out tokens, evenly spread, that decide between the versions of a group
 
 
 class HeldoutInput:
     """A shared input on tokens that the search does not see.
 
-    x: float32 [tokens, in], a part of them, evenly spread
-    tokens: how many there were
+    x: float32 [tokens, in], an evenly spread part of them
+    tokens: their number
     """
 
     def __init__(self, x: Tensor):
@@ -41,7 +44,7 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What became of one shared input.
+    """The result of one shared input.
 
     exponents: those of the scale (search.py), (0, 0) if it scales nothing
     rounding: 'feedback', 'nearest', or 'plain' where the held-out tokens preferred plain rounding
@@ -53,7 +56,7 @@ class GroupResult:
     rounding: str = "plain"
 
     @property
-    def kept(self) -> bool:
+    def improved(self) -> bool:
         """Whether AWQ beat plain rounding on the held-out tokens."""
         return self.rounding != "plain"
 
@@ -63,9 +66,9 @@ class BlockResult:
     """A quantized block.
 
     weights, plain: linear's name -> codes, as written and by plain rounding
-    folded: parameter's name -> 16-bit tensor that took up a scale (norms, biases, linears that stay
-        at 16 bits)
-    left: linears that are not called on text and stay at 16 bits, and why
+    folded: parameter's name -> 16-bit tensor with a scale folded in (norms, biases, unquantized
+        linears)
+    left: linears that are not called on text and stay unquantized, and why
     """
 
     weights: dict[str, QuantizedWeight]
@@ -77,7 +80,7 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class OutputTarget:
-    """How to write: the scheme, the 16-bit type of all else, and which linears become codes."""
+    """The scheme, the dtype of unquantized tensors, and the linears to quantize."""
 
     scheme: Scheme
     dtype: torch.dtype
@@ -97,5 +100,58 @@ def plain_result(result: BlockResult) -> BlockResult:
 
 
 def effective_state(result: BlockResult) -> dict[str, Tensor]:
-    """What the written block computes with, by parameter name: dequantized codes, folded parts."""
+    """Parameters of the written block, by name: dequantized codes and folded parameters."""
     return {f"{n}.weight": q.dequantize() for n, q in result.weights.items()} | result.folded
+
+
+def block_evidence(
+    name: str,
+    result: BlockResult,
+    errors: dict[str, float],
+    borrowed: dict[str, int],
+    *,
+    fell_back: bool,
+) -> BlockEvidence:
+    """The evidence of block `name`. Experts are many and alike: one entry for all of a kind.
+
+    `errors`: its relative output error, 'plain' and 'awq'; `borrowed`: experts that too few tokens
+    reached, and how many.
+    """
+    alike: dict[Any, list[GroupResult]] = {}
+    for group in result.groups:
+        alike.setdefault(kind_of(group.group), []).append(group)
+    return BlockEvidence(
+        block=name,
+        error_plain=errors["plain"],
+        error_awq=errors["awq"],
+        fell_back=fell_back,
+        left_at_16_bits=result.left,
+        borrowed_statistics=borrowed,
+        groups=tuple(map(_group_evidence, alike.values())),
+    )
+
+
+def _group_evidence(results: list[GroupResult]) -> GroupEvidence:
+    group = results[0].group
+    readers, absorber, refusal = kind_of(group)
+    roundings = [r.rounding for r in results]
+    layers: dict[str, list[LayerResult]] = {}
+    for layer in (layer for r in results for layer in r.layers):
+        layers.setdefault(pattern(layer.name), []).append(layer)
+    return GroupEvidence(
+        readers=tuple(readers),
+        absorber=absorber if group.proven else None,
+        proof_error=group.proof_error,
+        refusal=refusal,
+        count=len(results),
+        kept=sum(r.improved for r in results),
+        exponents=tuple(r.exponents for r in results),
+        rounding={kind: roundings.count(kind) for kind in dict.fromkeys(roundings)},
+        layers={kind: _layer_evidence(members) for kind, members in layers.items()},
+    )
+
+
+def _layer_evidence(layers: list[LayerResult]) -> LayerEvidence:
+    count = len(layers)
+    plain, awq = sum(layer.plain for layer in layers), sum(layer.awq for layer in layers)
+    return LayerEvidence(count, plain / count, awq / count)

@@ -21,7 +21,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits of a number, or of the length of a text or list."""
+    """Limits of a number, which must be finite, or of the length of a text or list."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -120,8 +120,8 @@ def _one_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise FormatFault(where, f"is {str(value)[:40]!r}, not a finite number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise FormatFault(where, f"is {str(value)[:40]!r}, not a number")
     return value
 
 
@@ -132,8 +132,9 @@ def _of_type(value: Any, kind: type, where: str) -> Any:
 
 
 def _bounded(value: Any, bounds: list[Any], where: str) -> Any:
-    for bound in bounds:
+    for bound in (bound for bound in bounds if isinstance(bound, Bounds)):
         size = len(value) if isinstance(value, (str, list, tuple, dict)) else value
-        if isinstance(bound, Bounds) and not bound.low <= size <= bound.high:
+        inside = math.isfinite(size) and bound.low <= size <= bound.high
+        if not inside:
             raise FormatFault(where, f"is {size}, not from {bound.low} to {bound.high}")
     return value

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from salient.awq.activation_stats import InputRecorder
 from salient.core.errors import ResourceError, SalientError
+from salient.core.evidence import Evidence
 from salient.core.system import available_memory, give_back_memory
 from salient.formats.checkpoint import open_checkpoint
 from salient.models.block_call import BlockCall, run_block
@@ -29,7 +30,6 @@ from salient.models.skeleton import Skeleton
 from .background import BackgroundWorker, RecentResults
 from .calibration_tokens import find_tokens
 from .reference_model import ReferenceSource
-from .run_evidence import RunEvidence
 
 log = logging.getLogger("salient.serve")
 HIDDEN = torch.bfloat16  # as in a run: half of float32, with its range
@@ -74,7 +74,7 @@ class CalibrationPass:
     """
 
     source: ReferenceSource
-    evidence: RunEvidence | str
+    evidence: Evidence | str
     desk: BackgroundWorker
     state: str = "waiting"  # then "measuring", and "ready" or "failed"
     words: str = ""

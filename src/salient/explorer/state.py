@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
+from salient.core.evidence import Evidence
+from salient.core.records import to_json
 from salient.core.scheme import Scheme
 from salient.explorer.panels.group import sizes_of
 from salient.explorer.panels.kernels import running_data
@@ -19,7 +21,7 @@ from .background import BackgroundWorker
 from .calibration_pass import CalibrationPass
 from .linears import open_layers
 from .reference_model import ReferenceSource, find_source
-from .run_evidence import RunEvidence, blocks_data, read_evidence
+from .run_evidence import blocks_data, evidence_or_reason
 
 DEFAULT = Scheme()  # of a 16-bit model, which has none
 
@@ -53,9 +55,9 @@ class ExplorerState:
         self.desk = BackgroundWorker()
 
     @cached_property
-    def evidence(self) -> RunEvidence | str:
+    def evidence(self) -> Evidence | str:
         """The checkpoint's salient.json; in words why there is none."""
-        return read_evidence(self.folder)
+        return evidence_or_reason(self.folder)
 
     @cached_property
     def source(self) -> ReferenceSource | str:
@@ -112,8 +114,8 @@ class ExplorerState:
             "bits_per_weight": scheme.bits_per_weight if scheme else 16,
             "made_from": evidence.model if written else None,
             "made_by": f"Salient {evidence.run.salient}" if written else None,
-            "heldout": evidence.heldout if written else {},
-            "bytes": evidence.bytes if written else {},
+            "heldout": to_json(evidence.heldout) if written else {},
+            "bytes": to_json(evidence.bytes) if written else {},
             "evidence": blocks_data(evidence) if written else None,
             "no_evidence": "" if written else evidence,
             "source": None if isinstance(source, str) else source.words,

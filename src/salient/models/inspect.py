@@ -4,7 +4,9 @@ from collections import Counter
 from typing import Any
 
 from salient.core.errors import CheckpointError
-from salient.core.model_files import missing_tensors, read_json, stored_tensors
+from salient.core.evidence import Evidence, group_totals, read_evidence
+from salient.core.model_files import missing_tensors, stored_tensors
+from salient.core.records import to_json
 from salient.core.report import Report, Table, mebibytes
 from salient.formats import load_format
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
@@ -45,11 +47,11 @@ def inspect_checkpoint(name: str, progress: Progress) -> Report:
     if checkpoint.format is None:
         found, maps, lines = map_blocks(checkpoint, progress)
         return Report(data | found, tables + maps, lines)
-    evidence = checkpoint.folder / "salient.json"
+    evidence = read_evidence(checkpoint.folder)
     lines = ["No salient.json: the checkpoint carries no evidence."]
-    if evidence.exists():
-        data["evidence"] = read_json(evidence)
-        table, lines = _evidence(data["evidence"])
+    if evidence is not None:
+        data["evidence"] = to_json(evidence)
+        table, lines = _evidence_lines(evidence)
         tables.append(table)
     return Report(data, tables, lines)
 
@@ -82,22 +84,18 @@ def _check_complete(checkpoint: Checkpoint, modules: list[str]) -> None:
         )
 
 
-def _evidence(evidence: dict[str, Any]) -> tuple[Table, list[str]]:
-    """The measured part of salient.json, and which blocks hurt most."""
+def _evidence_lines(evidence: Evidence) -> tuple[Table, list[str]]:
+    """The blocks with the largest error, and the held-out figures."""
     rows = []
-    for block in sorted(evidence["blocks"], key=lambda b: -b["error_awq"])[:5]:
-        counts = [(g["kept"], g.get("count", 1)) for g in block["groups"]]
-        kept = f"{sum(k for k, _ in counts)}/{sum(n for _, n in counts)}"
-        rows.append(
-            (block["block"], f"{block['error_plain']:.2e}", f"{block['error_awq']:.2e}", kept)
-        )
-    awq, plain = evidence["heldout"]["awq"], evidence["heldout"]["plain"]
+    for block in sorted(evidence.blocks, key=lambda b: -b.error_awq)[:5]:
+        count = group_totals([block])
+        errors = (f"{block.error_plain:.2e}", f"{block.error_awq:.2e}")
+        rows.append((block.block, *errors, f"{count.kept}/{count.inputs}"))
+    awq, plain = evidence.heldout.awq, evidence.heldout.plain
     lines = [
-        f"Held-out KL {awq['kl']:.4f} (plain rounding {plain['kl']:.4f}), top-1 {awq['top1']:.1%}, "
-        f"perplexity {awq['perplexity_quantized']:.3f} (reference "
-        f"{awq['perplexity_reference']:.3f}).",
-        f"Calibrated on {evidence['calibration']['tokens_used']} tokens of "
-        f"{evidence['calibration']['texts']}.",
+        f"Held-out KL {awq.kl:.4f} (plain rounding {plain.kl:.4f}), top-1 {awq.top1:.1%}, "
+        f"perplexity {awq.perplexity_quantized:.3f} (reference {awq.perplexity_reference:.3f}).",
+        f"Calibrated on {evidence.calibration.tokens_used} tokens of {evidence.calibration.texts}.",
     ]
     columns = ("block", "error, plain rounding", "error, AWQ", "groups kept")
     return Table("The five blocks with the largest error", columns, rows), lines

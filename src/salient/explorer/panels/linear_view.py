@@ -7,12 +7,13 @@ from torch import Tensor
 
 from salient.awq.search import Sample, candidate, sample_weights
 from salient.core.errors import RequestError
+from salient.core.evidence import Evidence
 from salient.core.quant import QuantizedWeight
 from salient.explorer.background import RecentResults
 from salient.explorer.calibration_pass import BlockInputs, CalibrationPass, InputStatistics
 from salient.explorer.linears import BlockLinear, LinearReader
 from salient.explorer.rounding import SOME_VALUES, Folded, fit_folded, spread_rows
-from salient.explorer.run_evidence import GroupExponents, RunEvidence
+from salient.explorer.run_evidence import GroupExponents, group_exponents
 
 KEPT = 8  # results of each kind: what a person goes back and forth between
 
@@ -53,7 +54,7 @@ class LinearViewer:
         self,
         layers: LinearReader,
         atlas: CalibrationPass | None,
-        evidence: RunEvidence | str,
+        evidence: Evidence | str,
         missing: str,
     ):
         self.layers, self.atlas, self.evidence, self.missing = layers, atlas, evidence, missing
@@ -128,7 +129,7 @@ class LinearViewer:
     ) -> GroupExponents | None:
         if isinstance(self.evidence, str):
             return None
-        return self.evidence.group(self.layers.blocks[block], seen.groups, own.group)
+        return group_exponents(self.evidence, self.layers.blocks[block], seen.groups, own.group)
 
     def _folded(
         self, linear: BlockLinear, seen: BlockInputs, settled: GroupExponents | None

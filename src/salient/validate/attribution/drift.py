@@ -14,7 +14,7 @@ lies between them is the yardstick.
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from salient.awq.activation_stats import InputRecorder
 from salient.awq.calibration import check_vocabulary, load_tokenizer, tokenize
 from salient.core.corpus import read_texts
 from salient.core.errors import SalientError
-from salient.core.model_files import read_json
+from salient.core.evidence import read_evidence
 from salient.core.progress import Progress
 from salient.models.tracing import numbers, shared_inputs
 from salient.validate.model_pair import ModelPair
@@ -35,7 +35,6 @@ NEAR, FAR = 1.5, 2.5  # times the yardstick's log_ratio
 FAR_WORDS = "far from the calibration text"
 FAINT = 1e-4  # of the mean over channels: a channel that is never woken counts as this
 MOST_LETTERS = 200  # of a name in salient.json that is shown
-MOST_TOKENS = 2**24  # of calibration to be read again
 BUILTIN = "builtin"
 
 
@@ -54,17 +53,15 @@ class Calibration:
 
 def find_calibration(pair: ModelPair) -> Calibration:
     """The calibration by the checkpoint's salient.json; nothing is fetched for it."""
-    path = pair.checkpoint.source.folder / "salient.json"
     try:
-        run = read_json(path).get("run") if path.is_file() else None
-    except SalientError:
-        run = None
-    name = run.get("calibration_texts") if isinstance(run, dict) else None
-    if run is None or not isinstance(name, str):
+        evidence = read_evidence(pair.checkpoint.source.folder)
+    except SalientError as error:
+        return Calibration(why=f"the checkpoint's {error}")
+    if evidence is None:
         return Calibration(why="the checkpoint has no salient.json that names its calibration")
-    told, samples, length = name[:MOST_LETTERS], run.get("samples"), run.get("sequence_length")
-    if not _is_count(samples) or not _is_count(length):
-        return Calibration(told, why="salient.json does not say how much of it was used")
+    run = evidence.run
+    name, samples, length = run.calibration_texts, run.samples, run.sequence_length
+    told = name[:MOST_LETTERS]
     if name != BUILTIN and not os.path.isfile(name):  # no error for names that no file can have
         return Calibration(told, why=f"its calibration, {told!r}, is no file here")
     try:
@@ -73,13 +70,9 @@ def find_calibration(pair: ModelPair) -> Calibration:
         check_vocabulary(batch, pair.reference.skeleton.vocabulary, told)
     except SalientError as error:
         return Calibration(told, why=f"its calibration cannot be read again: {error}")
-    if batch.digest != run.get("calibration"):
+    if batch.digest != run.calibration:
         return Calibration(told, why=f"its calibration, {told!r}, is not what it was then")
     return Calibration(told, batch.ids)
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and 0 < value <= MOST_TOKENS
 
 
 def halves(ids: Tensor, windows: int, length: int) -> tuple[Tensor, Tensor] | None:

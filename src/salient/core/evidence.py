@@ -1,0 +1,184 @@
+"""salient.json: what a run of `salient quantize` measured, the evidence next to its checkpoint.
+
+The records are also the lines of the run's journal. They are written and read here and nowhere
+else. A checkpoint may be anybody's, so `read_evidence` refuses what Salient does not write.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from .errors import CheckpointError, ModelError
+from .model_files import read_json
+from .records import Bounds, Count, FormatFault, Name, Positive, from_json
+
+EVIDENCE_FILE = "salient.json"
+SCHEMA = 1  # of the file; a change that older readers misread raises it
+
+Loss = Annotated[float, Bounds(0)]
+Exponent = Annotated[float, Bounds(-8, 8)]
+Samples = Annotated[int, Bounds(1, 2**24)]
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """What a run is: it must be equal for an unfinished run to resume.
+
+    model, adapter, calibration: SHA-256 digests of files and of token ids
+    computed_in: dtype and device of the computation
+    """
+
+    salient: Name
+    model: Name
+    adapter: Name | None
+    scheme: Name
+    format: Name
+    dtype: Name
+    skip: tuple[Name, ...]
+    calibration_texts: Name
+    samples: Samples
+    sequence_length: Samples
+    calibration: Name
+    computed_in: Name = ""
+
+
+@dataclass(frozen=True)
+class LayerEvidence:
+    """Linears of a kind: mean output error, relative to the output: plain rounding, as written."""
+
+    count: Positive
+    plain: Loss
+    awq: Loss
+
+
+@dataclass(frozen=True)
+class GroupEvidence:
+    """Shared inputs of a kind (`count` of them; experts are many and alike).
+
+    readers: the linears' names, with a star for an expert's number
+    kept: how many kept AWQ; the others fell back to plain rounding
+    exponents: of the scale of each input (awq/search.py), of activations and of weights
+    """
+
+    readers: tuple[Name, ...]
+    absorber: Name | None
+    proof_error: float | None
+    refusal: Name
+    count: Count
+    kept: Count
+    exponents: tuple[tuple[Exponent, Exponent], ...]
+    rounding: dict[str, Count]
+    layers: dict[str, LayerEvidence]
+
+
+@dataclass(frozen=True)
+class BlockEvidence:
+    """A block: relative error of its output by plain rounding and as written.
+
+    left_at_16_bits: unquantized linears -> why
+    borrowed_statistics: experts that too few tokens reached -> how many
+    """
+
+    block: Name
+    error_plain: Loss
+    error_awq: Loss
+    fell_back: bool
+    left_at_16_bits: dict[str, str]
+    borrowed_statistics: dict[str, Count]
+    groups: tuple[GroupEvidence, ...]
+
+
+@dataclass(frozen=True)
+class CalibrationEvidence:
+    """The calibration tokens: how many were used and dropped, and of which kinds of text."""
+
+    texts: Name
+    tokens_used: Count
+    tokens_dropped: Count
+    tokens_by_kind: dict[str, Count]
+    samples_held_out: Count
+
+
+@dataclass(frozen=True)
+class LogitsFigures:
+    """A checkpoint's logits compared with the reference's (core/metrics.py)."""
+
+    tokens: Count
+    kl: float
+    top1: float
+    perplexity_reference: float
+    perplexity_quantized: float
+    perplexity_increase: float
+
+
+@dataclass(frozen=True)
+class HeldoutEvidence:
+    """The whole model by plain rounding and as written, on tokens that the search does not see."""
+
+    plain: LogitsFigures
+    awq: LogitsFigures
+
+
+@dataclass(frozen=True)
+class SizeEvidence:
+    """Bytes of the source's and of the checkpoint's weight files."""
+
+    before: Count
+    after: Count
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The whole of salient.json."""
+
+    run: RunHeader
+    model: Name
+    scheme_reason: Name
+    bits_per_weight: float
+    left_at_16_bits: dict[str, str]
+    left_out: tuple[str, ...]
+    calibration: CalibrationEvidence
+    heldout: HeldoutEvidence
+    bytes: SizeEvidence
+    blocks: tuple[BlockEvidence, ...]
+    schema: Annotated[int, Bounds(SCHEMA, SCHEMA)] = SCHEMA
+
+
+@dataclass(frozen=True)
+class GroupTotals:
+    """Over blocks: shared inputs, those with a proven scale group, those that kept AWQ."""
+
+    inputs: int
+    proven: int
+    kept: int
+
+
+def group_totals(blocks: Iterable[BlockEvidence]) -> GroupTotals:
+    """Sum the shared inputs of all blocks."""
+    groups = [group for block in blocks for group in block.groups]
+    return GroupTotals(
+        sum(g.count for g in groups),
+        sum(g.count for g in groups if g.absorber is not None),
+        sum(g.kept for g in groups),
+    )
+
+
+def read_evidence(folder: Path) -> Evidence | None:
+    """The evidence in a checkpoint's folder; None if it has none.
+
+    Raises CheckpointError for a file that Salient did not write, naming the field and no path: the
+    explorer shows it to browsers.
+    """
+    path = folder / EVIDENCE_FILE
+    if not path.is_file():
+        return None
+    try:
+        return from_json(Evidence, read_json(path))
+    except FormatFault as fault:
+        raise CheckpointError(
+            f"{EVIDENCE_FILE} is not as Salient writes it: {fault.where} {fault.why}. Download it "
+            "again, or quantize the model again."
+        ) from fault
+    except ModelError as error:
+        raise CheckpointError(f"{EVIDENCE_FILE} is no readable JSON. Download it again.") from error
