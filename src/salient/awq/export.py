@@ -10,9 +10,9 @@ from pathlib import Path
 from salient.core.evidence import (
     EVIDENCE_FILE,
     CalibrationEvidence,
-    Evidence,
     HeldoutEvidence,
     LogitsFigures,
+    RunEvidence,
     SizeEvidence,
     group_totals,
 )
@@ -28,7 +28,7 @@ from .pipeline import QuantizeRun
 
 def export_checkpoint(
     job: QuantizeJob, run: QuantizeRun, measured: dict[str, LogitsComparison]
-) -> Evidence:
+) -> RunEvidence:
     """Assemble the checkpoint, rename it to its final name, and return its evidence."""
     run.pieces.write_outer()
     folder = job.partial / "checkpoint"
@@ -56,9 +56,9 @@ def export_checkpoint(
 
 def collect_evidence(
     job: QuantizeJob, run: QuantizeRun, measured: dict[str, LogitsComparison], folder: Path
-) -> Evidence:
+) -> RunEvidence:
     """The contents of salient.json."""
-    return Evidence(
+    return RunEvidence(
         run=job.header,
         model=job.source.folder.name,
         scheme_reason=job.layers.reason,
@@ -93,7 +93,7 @@ def unquantized_linears(job: QuantizeJob, run: QuantizeRun) -> dict[str, str]:
     return job.layers.left | uncalled
 
 
-def model_card(job: QuantizeJob, evidence: Evidence) -> str:
+def model_card(job: QuantizeJob, evidence: RunEvidence) -> str:
     """The checkpoint's README.md."""
     plain, awq = evidence.heldout.plain, evidence.heldout.awq
     count, calibration = group_totals(evidence.blocks), evidence.calibration

@@ -12,7 +12,7 @@ from pathlib import Path
 from salient import __version__
 from salient.core.corpus import read_texts
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
-from salient.core.evidence import EVIDENCE_FILE, Evidence, RunHeader, read_evidence
+from salient.core.evidence import EVIDENCE_FILE, RunEvidence, RunHeader, read_evidence
 from salient.core.progress import Progress
 from salient.core.records import to_json
 from salient.formats import find_format
@@ -171,7 +171,7 @@ def fingerprint(source: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def finished_evidence(job: QuantizeJob, *, fresh: bool) -> Evidence | None:
+def finished_evidence(job: QuantizeJob, *, fresh: bool) -> RunEvidence | None:
     """The evidence of this run's finished checkpoint, or None if the run is still to do.
 
     Raises CheckpointError if the output exists and is another run's, unless `fresh` replaces it.
@@ -187,7 +187,7 @@ def finished_evidence(job: QuantizeJob, *, fresh: bool) -> Evidence | None:
     return evidence
 
 
-def _other_run(job: QuantizeJob, evidence: Evidence | None) -> str:
+def _other_run(job: QuantizeJob, evidence: RunEvidence | None) -> str:
     if evidence is None:
         return (
             f"{job.output} exists already and was not written by salient, so it is not replaced. "

@@ -7,9 +7,9 @@ from typing import Any
 
 from salient.core.evidence import (
     BlockEvidence,
-    Evidence,
     HeldoutEvidence,
     LayerEvidence,
+    RunEvidence,
     group_totals,
 )
 from salient.core.progress import Progress
@@ -96,7 +96,7 @@ def plan_report(job: QuantizeJob) -> Report:
     )
 
 
-def closing_report(job: QuantizeJob, evidence: Evidence, cost: dict[str, Any]) -> Report:
+def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]) -> Report:
     """The tables at the end of a run."""
     blocks, size, calibration = evidence.blocks, evidence.bytes, evidence.calibration
     count = group_totals(blocks)

@@ -129,7 +129,7 @@ class SizeEvidence:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RunEvidence:
     """The whole of salient.json."""
 
     run: RunHeader
@@ -164,7 +164,7 @@ def group_totals(blocks: Iterable[BlockEvidence]) -> GroupTotals:
     )
 
 
-def read_evidence(folder: Path) -> Evidence | None:
+def read_evidence(folder: Path) -> RunEvidence | None:
     """The evidence in a checkpoint's folder; None if it has none.
 
     Raises CheckpointError for a file that Salient did not write, naming the field and no path: the
@@ -174,7 +174,7 @@ def read_evidence(folder: Path) -> Evidence | None:
     if not path.is_file():
         return None
     try:
-        return from_json(Evidence, read_json(path))
+        return from_json(RunEvidence, read_json(path))
     except FormatFault as fault:
         raise CheckpointError(
             f"{EVIDENCE_FILE} is not as Salient writes it: {fault.where} {fault.why}. Download it "

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from salient.awq.activation_stats import InputRecorder
 from salient.core.errors import ResourceError, SalientError
-from salient.core.evidence import Evidence
+from salient.core.evidence import RunEvidence
 from salient.core.system import available_memory, give_back_memory
 from salient.formats.checkpoint import open_checkpoint
 from salient.models.block_call import BlockCall, run_block
@@ -74,7 +74,7 @@ class CalibrationPass:
     """
 
     source: ReferenceSource
-    evidence: Evidence | str
+    evidence: RunEvidence | str
     desk: BackgroundWorker
     state: str = "waiting"  # then "measuring", and "ready" or "failed"
     words: str = ""

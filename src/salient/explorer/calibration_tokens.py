@@ -9,7 +9,7 @@ from torch import Tensor
 from salient.awq.calibration import TokenBatch, check_vocabulary, load_tokenizer, tokenize
 from salient.core.corpus import read_texts
 from salient.core.errors import SalientError
-from salient.core.evidence import Evidence
+from salient.core.evidence import RunEvidence
 
 BUILTIN = "builtin"
 WINDOWS, WINDOW = 8, 128  # 1024 tokens: mean |x| is settled within a few per cent
@@ -23,7 +23,7 @@ class CalibrationWindows:
     words: str
 
 
-def find_tokens(source: Path, vocabulary: int, evidence: Evidence | str) -> CalibrationWindows:
+def find_tokens(source: Path, vocabulary: int, evidence: RunEvidence | str) -> CalibrationWindows:
     """A few windows of the checkpoint's calibration, evenly taken, or of the built-in corpus.
 
     Raises SalientError where neither can be tokenized.
@@ -42,7 +42,7 @@ def find_tokens(source: Path, vocabulary: int, evidence: Evidence | str) -> Cali
     return CalibrationWindows(ids, f"{ids.numel()} tokens {words}")
 
 
-def _calibration(tokenizer: object, evidence: Evidence) -> TokenBatch | None:
+def _calibration(tokenizer: object, evidence: RunEvidence) -> TokenBatch | None:
     """The very tokens that the run counted, None if they cannot be had."""
     run = evidence.run
     name = run.calibration_texts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from salient.awq.job import fingerprint
 from salient.core.errors import SalientError
-from salient.core.evidence import Evidence
+from salient.core.evidence import RunEvidence
 from salient.core.system import cache_folder
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.models.demo import DEMO_NAME
@@ -24,7 +24,7 @@ class ReferenceSource:
 
 
 def find_source(
-    folder: Path, evidence: Evidence | str, given: tuple[str, Path] | None
+    folder: Path, evidence: RunEvidence | str, given: tuple[str, Path] | None
 ) -> ReferenceSource | str:
     """The source of the checkpoint in `folder`; in words why it cannot be had.
 
@@ -48,7 +48,7 @@ def find_source(
     )
 
 
-def _given(name: str, folder: Path, evidence: Evidence | str) -> ReferenceSource | str:
+def _given(name: str, folder: Path, evidence: RunEvidence | str) -> ReferenceSource | str:
     checkpoint = _opened(folder)
     if checkpoint is None:
         return f"The reference {name!r} is no 16-bit model whose files can be read. {HOW}"
@@ -64,7 +64,7 @@ def _given(name: str, folder: Path, evidence: Evidence | str) -> ReferenceSource
     return ReferenceSource(folder, f"{name}, the reference", remark)
 
 
-def _places(folder: Path, evidence: Evidence) -> Iterator[Path]:
+def _places(folder: Path, evidence: RunEvidence) -> Iterator[Path]:
     """Where the model may lie. The name comes from a file that may be anybody's: its last part."""
     name = Path(evidence.model).name
     if name:

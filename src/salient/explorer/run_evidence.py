@@ -10,9 +10,9 @@ from salient.awq.search import IDENTITY
 from salient.core.errors import CheckpointError
 from salient.core.evidence import (
     BlockEvidence,
-    Evidence,
     GroupEvidence,
     LayerEvidence,
+    RunEvidence,
     read_evidence,
 )
 from salient.models.proof import ScaleGroup
@@ -24,7 +24,7 @@ NO_FILE = (
 )
 
 
-def evidence_or_reason(folder: Path) -> Evidence | str:
+def evidence_or_reason(folder: Path) -> RunEvidence | str:
     """The evidence in `folder`, or the reason why there is none to show."""
     try:
         return read_evidence(folder) or NO_FILE
@@ -45,7 +45,7 @@ class GroupExponents:
 
 
 def group_exponents(
-    evidence: Evidence, block: str, groups: list[ScaleGroup], target: ScaleGroup
+    evidence: RunEvidence, block: str, groups: list[ScaleGroup], target: ScaleGroup
 ) -> GroupExponents | None:
     """The result of `target`, one of the scale `groups` of the block called `block`."""
     entry = next((b for b in evidence.blocks if b.block == block), None)
@@ -63,7 +63,7 @@ def finite(values: Iterable[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def blocks_data(evidence: Evidence) -> dict[str, Any]:
+def blocks_data(evidence: RunEvidence) -> dict[str, Any]:
     """Loss by block and by kind of layer, and the layers with the largest loss."""
     kinds: dict[str, list[tuple[str, LayerEvidence]]] = {}
     for block in evidence.blocks:

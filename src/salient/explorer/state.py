@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
-from salient.core.evidence import Evidence
+from salient.core.evidence import RunEvidence
 from salient.core.records import to_json
 from salient.core.scheme import Scheme
 from salient.explorer.panels.group import sizes_of
@@ -55,7 +55,7 @@ class ExplorerState:
         self.desk = BackgroundWorker()
 
     @cached_property
-    def evidence(self) -> Evidence | str:
+    def evidence(self) -> RunEvidence | str:
         """The checkpoint's salient.json; in words why there is none."""
         return evidence_or_reason(self.folder)
 

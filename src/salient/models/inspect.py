@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from salient.core.errors import CheckpointError
-from salient.core.evidence import Evidence, group_totals, read_evidence
+from salient.core.evidence import RunEvidence, group_totals, read_evidence
 from salient.core.model_files import missing_tensors, stored_tensors
 from salient.core.records import to_json
 from salient.core.report import Report, Table, mebibytes
@@ -84,7 +84,7 @@ def _check_complete(checkpoint: Checkpoint, modules: list[str]) -> None:
         )
 
 
-def _evidence_lines(evidence: Evidence) -> tuple[Table, list[str]]:
+def _evidence_lines(evidence: RunEvidence) -> tuple[Table, list[str]]:
     """The blocks with the largest error, and the held-out figures."""
     rows = []
     for block in sorted(evidence.blocks, key=lambda b: -b.error_awq)[:5]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from salient.awq.search import Sample, candidate, sample_weights
 from salient.core.errors import RequestError
-from salient.core.evidence import Evidence
+from salient.core.evidence import RunEvidence
 from salient.core.quant import QuantizedWeight
 from salient.explorer.background import RecentResults
 from salient.explorer.calibration_pass import BlockInputs, CalibrationPass, InputStatistics
@@ -54,7 +54,7 @@ class LinearViewer:
         self,
         layers: LinearReader,
         atlas: CalibrationPass | None,
-        evidence: Evidence | str,
+        evidence: RunEvidence | str,
         missing: str,
     ):
         self.layers, self.atlas, self.evidence, self.missing = layers, atlas, evidence, missing
