@@ -249,14 +249,17 @@ def test_nonsense_exits_with_2_and_a_message(name, data, option, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "Nothing to look at"),
+        ((), "Nothing to diagnose"),
         (("nowhere",), "No checkpoint 'nowhere' here"),
-        ((__file__,), "is no config.json. Give a checkpoint folder or its config.json; a log goes"),
+        (
+            (__file__,),
+            "is not a config.json. Give a checkpoint folder or its config.json; a log goes",
+        ),
         (("--log", "nowhere.log"), "nowhere.log"),
         (("--config", "nowhere.yaml"), "nowhere.yaml"),
         (("--follow",), "--follow needs a log"),
         (("--env", "--gpu", "RTX 9999"), "Unknown device"),
-        (("--env", "--tp", "0"), "--tp 0 does not fit"),
+        (("--env", "--tp", "0"), "--tp 0 is out of range"),
         (("--env", "--engine-version", "new"), "new"),
     ],
 )

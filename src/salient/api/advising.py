@@ -84,9 +84,9 @@ def doctor(
     Raises ModelError, CheckpointError or RequestError for what cannot be read at all.
     """
     from salient.diagnose.doctor import DoctorOptions, diagnose
-    from salient.diagnose.report import tell_as_found, to_report
+    from salient.diagnose.report import follow_to_report, to_report
 
     request = DoctorOptions(target, log, config, gpu, tp, engine_version, env)
     if follow:
-        return tell_as_found(request, heard)
+        return follow_to_report(request, heard)
     return to_report(diagnose(request, progress))

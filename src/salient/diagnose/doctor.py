@@ -1,8 +1,8 @@
-"""The verb doctor: whatever is there of a deployment -> one ranked list of findings.
+"""The verb doctor: one ranked list of findings about a deployment.
 
-A checkpoint or a config.json, a log, serving settings, this machine: each is read by its own
-module, imported only if it is asked for; here they are put together, so that the log's version and
-the settings' tensor parallelism are known where the checkpoint's kernels are judged.
+Reads a checkpoint or a config.json, a log, serving settings and this machine, each by its own
+module, which is imported on demand. The log's version and the settings' tensor parallelism count
+where the checkpoint's kernels are judged.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from salient.core.errors import ModelError, RequestError
 from salient.core.model_files import read_json
 from salient.core.progress import Progress
 from salient.plan.gpus import Gpu, find_gpu
-from salient.plan.vllm.versions import parse_version
+from salient.plan.vllm.versions import Version, parse_version
 
 from .finding import Finding, ranked
 
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
     from .engine_support import EngineSupport
 
+MAX_TP = 1024
+
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """The words of the command line; what is None is not looked at."""
+    """The verb's options; None: skipped."""
 
     target: str | None = None
     log: str | None = None
@@ -40,129 +42,123 @@ class DoctorOptions:
 
 @dataclass
 class Diagnosis:
-    """What was read, what was found (worst first), and who can load the checkpoint."""
+    """What was read, the findings (worst first), and the engines that can load the checkpoint."""
 
-    read: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    read: list[str] = field(default_factory=list[str])
+    findings: list[Finding] = field(default_factory=list[Finding])
     facts: "LogFacts | None" = None
     checkpoint: "CheckpointReading | None" = None
-    loaders: "list[EngineSupport]" = field(default_factory=list)
+    engines: "tuple[EngineSupport, ...]" = ()
 
 
-def diagnose(request: DoctorOptions, progress: Progress) -> Diagnosis:
-    """Read everything that `request` names, and judge it together.
+def diagnose(options: DoctorOptions, progress: Progress) -> Diagnosis:
+    """Read and judge everything that `options` names.
 
     Raises ModelError, CheckpointError or RequestError for what cannot be read at all.
     """
-    if not (request.target or request.log or request.config or request.env):
+    if not (options.target or options.log or options.config or options.env):
         raise RequestError(
-            "Nothing to look at. Give a checkpoint folder, --log FILE, --config FILE or --env."
+            "Nothing to diagnose. Give a checkpoint folder, --log FILE, --config FILE or --env."
         )
-    made = Diagnosis()
-    gpu = find_gpu(request.gpu) if request.gpu else None
-    if request.log:
-        _read_log(made, request.log, progress)
-    version = _version(request, made.facts)
-    config = _read_target(made, request.target, progress) if request.target else {}
-    tp = _tp(request, made.facts)
-    if request.config:
-        tp = _read_settings(made, request, gpu, version, config) or tp
-    if request.env:
+    if options.tp is not None and not 1 <= options.tp <= MAX_TP:
+        raise RequestError(f"--tp {options.tp} is out of range: give 1 to {MAX_TP}.")
+    diagnosis = Diagnosis()
+    gpu = find_gpu(options.gpu) if options.gpu else None
+    if options.log:
+        _read_log(diagnosis, options.log, progress)
+    version = _version(options, diagnosis.facts)
+    config = _read_target(diagnosis, options.target, progress) if options.target else {}
+    tp = options.tp or (diagnosis.facts.tensor_parallel if diagnosis.facts else 1)
+    if options.config:
+        settings_tp = _read_settings(diagnosis, options.config, gpu, version, config)
+        tp = options.tp or settings_tp or tp
+    if options.env:
         from salient.diagnose.host.probe import judge_environment, read_environment
 
-        made.read.append("this machine")
-        made.findings += judge_environment(read_environment())
+        diagnosis.read.append("this machine")
+        diagnosis.findings += judge_environment(read_environment())
     if config:
-        from .engine_support import judge_kernel, loaders
+        from .engine_support import engine_support, judge_kernel
 
-        made.loaders = loaders(config, made.checkpoint, tp, version)
+        diagnosis.engines = engine_support(config, diagnosis.checkpoint, tp, version)
         if gpu:
-            made.findings += judge_kernel(config, made.checkpoint, gpu, tp, version)
-    made.findings = ranked(made.findings)
-    return made
+            diagnosis.findings += judge_kernel(config, diagnosis.checkpoint, gpu, tp, version)
+    diagnosis.findings = ranked(diagnosis.findings)
+    return diagnosis
 
 
-def findings_of(request: DoctorOptions) -> Iterator[Finding]:
-    """Each finding of a growing log when it first appears; ends only when it is interrupted.
+def follow_log(options: DoctorOptions) -> Iterator[Finding]:
+    """Each finding of a growing log when it first appears, until interrupted.
 
-    Raises RequestError where there is no log to follow.
+    Raises RequestError if there is no log to follow.
     """
-    if not request.log or request.log == "-":
+    if not options.log or options.log == "-":
         raise RequestError("--follow needs a log: give --log FILE.")
     from salient.diagnose.log.log_reader import follow
 
-    return follow(request.log)
+    return follow(options.log)
 
 
-def _read_log(made: Diagnosis, log: str, progress: Progress) -> None:
+def _read_log(diagnosis: Diagnosis, log: str, progress: Progress) -> None:
     from salient.diagnose.log.log_reader import read_log
 
     reading = read_log(log, progress=progress)
     if not (reading.findings or reading.facts.engine):
         raise RequestError(
-            f"{log} has no line that vLLM or SGLang is known to write. Give the engine's own log: "
-            "what `vllm serve` prints, whole if possible."
+            f"{log} has no line of vLLM or SGLang. Give the engine's own log: what `vllm serve` "
+            "prints, complete if possible."
         )
-    made.facts = reading.facts
-    made.read.append(f"{log}: {reading.facts.lines:,} lines")
-    made.findings += reading.findings
+    diagnosis.facts = reading.facts
+    diagnosis.read.append(f"{log}: {reading.facts.lines:,} lines")
+    diagnosis.findings += reading.findings
 
 
-def _version(request: DoctorOptions, facts: "LogFacts | None") -> tuple[int, int] | None:
-    """vLLM's version as told, else as the log has it."""
-    if request.engine_version:
-        return parse_version(request.engine_version)
+def _version(options: DoctorOptions, facts: "LogFacts | None") -> Version | None:
+    """vLLM's version by the options, else by the log."""
+    if options.engine_version:
+        return parse_version(options.engine_version)
     if facts and facts.engine == "vllm" and facts.release >= (0, 6):
         return facts.release
     return None
 
 
-def _tp(request: DoctorOptions, facts: "LogFacts | None") -> int:
-    if request.tp is not None:
-        if not 1 <= request.tp <= 1024:
-            raise RequestError(f"--tp {request.tp} does not fit: give 1 to 1024.")
-        return request.tp
-    return facts.tensor_parallel if facts else 1
-
-
-def _read_target(made: Diagnosis, target: str, progress: Progress) -> dict[str, Any]:
-    """The config.json of a checkpoint folder, or of the file named alone."""
+def _read_target(diagnosis: Diagnosis, target: str, progress: Progress) -> dict[str, Any]:
+    """The config.json of a checkpoint folder, or of the named file."""
     path = Path(target).expanduser()
     if path.is_dir():
         from salient.diagnose.checkpoint.check import read_checkpoint
 
-        made.checkpoint = read_checkpoint(path, progress=progress)
-        made.read.append(f"{path}: {made.checkpoint.modules} quantized linears")
-        made.findings += made.checkpoint.findings
-        return made.checkpoint.config
-    if path.is_file():
-        if path.suffix.lower() != ".json":
-            raise ModelError(
-                f"{path} is no config.json. Give a checkpoint folder or its config.json; a log "
-                "goes to --log, serving settings to --config."
-            )
-        made.read.append(str(path))
-        return read_json(path)
-    raise ModelError(
-        f"No checkpoint {target!r} here. Give a folder with config.json and safetensors, or a "
-        "config.json; a model of the Hub must be fetched first (`hf download`)."
-    )
+        diagnosis.checkpoint = reading = read_checkpoint(path, progress=progress)
+        diagnosis.read.append(f"{path}: {reading.modules} quantized linears")
+        diagnosis.findings += reading.findings
+        return reading.config
+    if not path.is_file():
+        raise ModelError(
+            f"No checkpoint {target!r} here. Give a folder with config.json and safetensors, or a "
+            "config.json; download a model of the Hub first (`hf download`)."
+        )
+    if path.suffix.lower() != ".json":
+        raise ModelError(
+            f"{path} is not a config.json. Give a checkpoint folder or its config.json; a log "
+            "goes to --log, serving settings to --config."
+        )
+    diagnosis.read.append(str(path))
+    return read_json(path)
 
 
 def _read_settings(
-    made: Diagnosis,
-    request: DoctorOptions,
+    diagnosis: Diagnosis,
+    file: str,
     gpu: Gpu | None,
-    version: tuple[int, int] | None,
+    version: Version | None,
     config: dict[str, Any],
 ) -> int | None:
-    """Judge the serving settings; their tensor parallelism, if no other is told."""
+    """Judge the serving settings; returns their tensor parallelism, None if unset or invalid."""
     from salient.diagnose.serving.read_settings import read_settings
     from salient.diagnose.serving.serving_rules import judge_settings
 
-    settings = read_settings(Path(str(request.config)).expanduser())
-    made.read.append(f"{settings.path}: {settings.kind}")
-    made.findings += judge_settings(settings, gpu=gpu, version=version, config=config or None)
-    told = settings.values.get("tensor_parallel_size")
-    valid = request.tp is None and type(told) is int and 1 <= told <= 1024
-    return told if valid else None
+    settings = read_settings(Path(file).expanduser())
+    diagnosis.read.append(f"{settings.path}: {settings.kind}")
+    diagnosis.findings += judge_settings(settings, gpu=gpu, version=version, config=config or None)
+    tp = settings.values.get("tensor_parallel_size")
+    return tp if type(tp) is int and 1 <= tp <= MAX_TP else None

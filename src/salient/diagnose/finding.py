@@ -1,16 +1,13 @@
-"""What a diagnosis says: one finding is one cause, with its evidence and its mend.
+"""Findings of a diagnosis: a cause, its evidence and the fix. Imports no torch."""
 
-Imports no torch.
-"""
-
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
-# error: it does not run, or runs wrong; slow: it runs slower than it could; warning: it may bite;
-# note: worth knowing, harmless; good: what is right
+# error: does not run, or runs wrong; slow: runs slower than it could; warning: may cause trouble;
+# note: harmless, worth knowing; good: what is right
 Level = Literal["error", "slow", "warning", "note", "good"]
 LEVELS: tuple[Level, ...] = ("error", "slow", "warning", "note", "good")
-# levels that make a command say no (exit code 1)
+# levels that make a command fail (exit code 1)
 BAD = ("error", "slow")
 
 Certainty = Literal["certain", "likely", "possible"]
@@ -19,7 +16,7 @@ CERTAINTIES: tuple[Certainty, ...] = ("certain", "likely", "possible")
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a finding was seen, and the words that stand there.
+    """A place, and its text.
 
     where: "vllm.log:123", "config.json: quantization_config.group_size", or a tensor with its file
     """
@@ -34,12 +31,10 @@ class Finding:
 
     id: a stable name for programs, such as "awq-forced-slow"
     title: what it means, one line
-    certainty: how sure
     matters: why it matters, with the expected factor where one is known
-    do: what to do, one step a line: exact commands, settings or diffs
-    evidence: the first places where it was seen
-    count: how often it was seen, at least len(evidence)
-    rank: among findings of one level, the smaller is told first: causes before their consequences
+    do: steps: exact commands, settings or diffs
+    evidence: its first places   count: how often it occurs, at least len(evidence)
+    rank: among findings of one level, smaller ones come first: causes before their consequences
     """
 
     id: str
@@ -51,6 +46,9 @@ class Finding:
     evidence: tuple[Evidence, ...] = ()
     count: int = 1
     rank: int = 50
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
 
 
 def ranked(findings: list[Finding]) -> list[Finding]:

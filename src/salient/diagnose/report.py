@@ -1,62 +1,56 @@
-"""Findings for people and for programs."""
+"""Findings as a report: text for people, data for programs."""
 
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any
 
 from salient.core.report import Report, Table
 
-from .doctor import Diagnosis, DoctorOptions, findings_of
+from .doctor import Diagnosis, DoctorOptions, follow_log
 from .finding import BAD, Finding
 
-_WORDS = {"error": "ERROR", "slow": "SLOW", "warning": "WARNING", "note": "note", "good": "good"}
-SEEN = 3  # places of a finding that are shown
-WIDEST = 240  # characters of a line of a log
+_LABELS = {"error": "ERROR", "slow": "SLOW", "warning": "WARNING", "note": "note", "good": "good"}
+_ADJECTIVES = {"error": "wrong", "slow": "slow", "warning": "doubtful"}
+MAX_PLACES = 3  # places of a finding that are shown
+MAX_WIDTH = 240  # characters of a line of a log
 
 
 def to_report(diagnosis: Diagnosis) -> Report:
-    """The report of the verb; it says no if anything is wrong or slow."""
-    tables, lines = [], [f"Read {'; '.join(diagnosis.read)}."]
+    """The verb's report; it fails if anything is wrong or slow."""
+    lines = [f"Read {'; '.join(diagnosis.read)}."]
     for finding in diagnosis.findings:
         lines += finding_lines(finding)
-    if diagnosis.loaders:
-        rows = [(f"{r.engine}, {r.device}", r.kernel, r.pace, r.why) for r in diagnosis.loaders]
-        tables.append(
-            Table(
-                "Who loads it",
-                ("engine, device", "kernel", "pace", "why"),
-                rows,
-                words=("kernel", "pace", "why"),
-            )
-        )
     lines.append(summary(diagnosis.findings))
+    tables: list[Table] = []
+    if diagnosis.engines:
+        rows = [(f"{r.engine}, {r.device}", r.kernel, r.pace, r.why) for r in diagnosis.engines]
+        columns = ("engine, device", "kernel", "pace", "why")
+        tables.append(Table("Engines that load it", columns, rows, words=columns[1:]))
     bad = any(finding.level in BAD for finding in diagnosis.findings)
     return Report(_data(diagnosis), tables, lines, passed=not bad)
 
 
-def tell_as_found(
-    request: DoctorOptions, heard: Callable[[list[str], dict[str, Any]], None]
+def follow_to_report(
+    options: DoctorOptions, on_finding: Callable[[list[str], dict[str, object]], None]
 ) -> Report:
-    """Tell `heard` each finding of a growing log as it comes, until Ctrl-C.
+    """Call `on_finding` with each finding of a growing log, as lines and as data, until Ctrl-C.
 
-    The report has them all as data; its lines are the summary alone, for the rest was told.
+    The report has all findings as data; its only line is the summary.
     """
-    diagnosis = Diagnosis([f"{request.log}, as it grew"])
+    diagnosis = Diagnosis([f"{options.log}, as it grew"])
     with suppress(KeyboardInterrupt):
-        for finding in findings_of(request):
+        for finding in follow_log(options):
             diagnosis.findings.append(finding)
-            heard(finding_lines(finding), asdict(finding))
+            on_finding(finding_lines(finding), finding.to_dict())
     return replace(to_report(diagnosis), lines=[summary(diagnosis.findings)])
 
 
 def finding_lines(finding: Finding) -> list[str]:
-    """One finding: what it means, where it was seen, why it matters, what to do."""
-    sure = "" if finding.certainty == "certain" else f" ({finding.certainty})"
-    lines = [f"{_WORDS[finding.level]}: {finding.title}{sure} [{finding.id}]"]
-    for seen in finding.evidence[:SEEN]:
-        lines.append(f"    {seen.where}: {_printable(seen.text)}")
-    more = finding.count - min(SEEN, len(finding.evidence))
+    """One finding: meaning, places, reason, steps."""
+    certainty = "" if finding.certainty == "certain" else f" ({finding.certainty})"
+    lines = [f"{_LABELS[finding.level]}: {finding.title}{certainty} [{finding.id}]"]
+    lines += [f"    {one.where}: {_printable(one.text)}" for one in finding.evidence[:MAX_PLACES]]
+    more = finding.count - min(MAX_PLACES, len(finding.evidence))
     if finding.evidence and more > 0:
         lines.append(f"    and {more:,} more")
     if finding.matters:
@@ -65,37 +59,29 @@ def finding_lines(finding: Finding) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """One line of a log without what would move a terminal's cursor."""
-    shown = "".join(c if c.isprintable() else " " for c in text[: WIDEST + 1]).strip()
-    return shown if len(text) <= WIDEST else shown[:WIDEST] + " ..."
+    """One line of a log without characters that move a terminal's cursor."""
+    shown = "".join(c if c.isprintable() else " " for c in text[: MAX_WIDTH + 1]).strip()
+    return shown if len(text) <= MAX_WIDTH else shown[:MAX_WIDTH] + " ..."
 
 
 def summary(findings: list[Finding]) -> str:
-    """How many of each level, or that nothing is wrong."""
-    counts = {level: sum(f.level == level for f in findings) for level in _WORDS}
+    """The number of findings of each level, or that nothing is wrong."""
+    counts = {level: sum(f.level == level for f in findings) for level in _ADJECTIVES}
     if not any(counts[level] for level in BAD):
         tail = f" Doubtful: {counts['warning']}." if counts["warning"] else ""
         return f"Nothing found that is wrong or slow.{tail}"
-    said = {"error": "wrong", "slow": "slow", "warning": "doubtful"}
-    found = [f"{counts[level]} {word}" for level, word in said.items() if counts[level]]
-    return f"Found: {', '.join(found)}."
+    parts = [f"{counts[level]} {word}" for level, word in _ADJECTIVES.items() if counts[level]]
+    return f"Found: {', '.join(parts)}."
 
 
-def _data(diagnosis: Diagnosis) -> dict[str, Any]:
+def _data(diagnosis: Diagnosis) -> dict[str, object]:
     reading = diagnosis.checkpoint
+    names = ("method", "group", "zeros", "bits", "modules", "bytes")
     return {
         "read": diagnosis.read,
-        "findings": [asdict(finding) for finding in diagnosis.findings],
+        "findings": [finding.to_dict() for finding in diagnosis.findings],
         "facts": diagnosis.facts.to_dict() if diagnosis.facts else None,
         "checkpoint": reading
-        and {
-            "folder": str(reading.folder),
-            "method": reading.method,
-            "group": reading.group,
-            "zeros": reading.zeros,
-            "bits": reading.bits,
-            "modules": reading.modules,
-            "bytes": reading.bytes,
-        },
-        "loaders": [asdict(loader) for loader in diagnosis.loaders],
+        and {"folder": str(reading.folder)} | {name: getattr(reading, name) for name in names},
+        "loaders": [asdict(engine) for engine in diagnosis.engines],
     }
