@@ -162,12 +162,12 @@ def test_a_model_whose_answers_are_kept_is_not_opened(examinee, tmp_path):
     questions = asked(*EXAMPLES)
     ask = lambda engine: answer(engine, questions, NEW)  # noqa: E731
     first = examinee.part("toy", {"n": 1}, ask)
-    assert examinee.throughput.kept == 0
+    assert examinee.throughput.cached == 0
     assert examinee.throughput.tokens_a_second > 0
     again = Examinee(examinee.side, ValidationCache(tmp_path), "cpu", 96)
     assert again.part("toy", {"n": 1}, ask) == first
     assert again._opened is None
-    assert again.throughput.kept == again.throughput.parts == 1
+    assert again.throughput.cached == again.throughput.parts == 1
     assert again.throughput.seconds == examinee.throughput.seconds
     assert "PyTorch" in again.throughput.runs_as
 

@@ -28,7 +28,8 @@ from salient.validate.attribution.unscale import find_scales
 from salient.validate.cache import ValidationCache
 from salient.validate.likelihood.streaming import text_tokens
 from salient.validate.model_pair import ModelPair, open_pair
-from salient.validate.stage import Stage
+from salient.validate.render import render_stage
+from salient.validate.stage import StageResult
 
 WINDOWS, LENGTH = 2, 64
 BLOCKS = [f"model.layers.{index}" for index in range(4)]
@@ -58,7 +59,7 @@ def opened(checkpoint: Path, model: Path) -> ModelPair:
     return open_pair(str(checkpoint), str(model), "cpu")
 
 
-def attribute(checkpoint: Path, model: Path, text: Path, store: Path, **changes) -> Stage:
+def attribute(checkpoint: Path, model: Path, text: Path, store: Path, **changes) -> StageResult:
     request = AttributionRequest((str(text),), **{"windows": WINDOWS, "length": LENGTH, **changes})
     return measure_attribution(
         opened(checkpoint, model), request, ValidationCache(store, resume=True), silent
@@ -139,26 +140,26 @@ def test_a_block_and_a_kind_cost_what_the_mixed_whole_models_show(model, plain, 
     ids = windows_of(pair, text)
     found = measure_damage(pair, ids, silent)
     reference, mixed, checkpoint = (whole(folder) for folder in (model, model, plain))
-    assert_kl(found["whole"], kl_of(reference, checkpoint, ids))
-    assert found["outside"] < kl_rounding(0, 4)
+    assert_kl(found.whole, kl_of(reference, checkpoint, ids))
+    assert found.outside < kl_rounding(0, 4)
     mixed.model.layers[2] = checkpoint.model.layers[2]
-    assert_kl(found["blocks"][BLOCKS[2]], kl_of(reference, mixed, ids))
+    assert_kl(found.blocks[BLOCKS[2]], kl_of(reference, mixed, ids))
     mixed = whole(model)
     for own, other in zip(mixed.model.layers, checkpoint.model.layers, strict=True):
         own.mlp.down_proj = other.mlp.down_proj
-    assert_kl(found["kinds"]["mlp.down_proj"], kl_of(reference, mixed, ids))
+    assert_kl(found.kinds["mlp.down_proj"], kl_of(reference, mixed, ids))
 
 
 def test_kinds_add_up_to_the_whole_where_scales_are_folded(model, scaled, text):
     pair = opened(scaled, model)
     found = measure_damage(pair, windows_of(pair, text), silent)
-    assert found["doubts"] == {}
+    assert found.doubts == {}
     norm = f"{BLOCKS[0]}.input_layernorm.weight"
     folded, own = (skeleton.files.read(norm) for skeleton in pair.skeletons)
     assert not torch.allclose(folded.float(), own.float(), rtol=0.05)
-    for parts in (found["blocks"], found["kinds"]):
-        assert sum(parts.values()) == pytest.approx(found["whole"], rel=0.3)
-    assert found["together"][0] == [f"self_attn.{n}_proj" for n in "qkv"]
+    for parts in (found.blocks, found.kinds):
+        assert sum(parts.values()) == pytest.approx(found.whole, rel=0.3)
+    assert found.together[0] == [f"self_attn.{n}_proj" for n in "qkv"]
 
 
 @each_format
@@ -167,35 +168,35 @@ def test_a_damaged_linear_is_named_by_its_block_and_its_kind(kind, format, model
     out = rounded(model, tmp_path / "out", format=format)
     damage(out, f"{BLOCKS[1]}.{kind}")
     stage = attribute(out, model, text, tmp_path)
-    blocks, kinds = names_and_kl(stage.data["blocks"]), names_and_kl(stage.data["kinds"])
+    blocks, kinds = names_and_kl(stage.to_dict()["blocks"]), names_and_kl(stage.to_dict()["kinds"])
     assert list(blocks) == BLOCKS
     assert max(blocks, key=blocks.__getitem__) == BLOCKS[1]
     assert next(iter(kinds)) == kind
     others = [kl for name, kl in kinds.items() if name != kind]
     assert kinds[kind] > 3 * max(others)
-    assert stage.tables[0].rows[0][0] == BLOCKS[1]
-    assert stage.tables[1].rows[0][0] == kind
+    assert render_stage(stage)[0][0].rows[0][0] == BLOCKS[1]
+    assert render_stage(stage)[0][1].rows[0][0] == kind
 
 
 def test_a_block_that_stands_out_looks_damaged_and_others_do_not(model, plain, text, tmp_path):
     out = copied(plain, tmp_path / "out")
     damage(out, f"{BLOCKS[1]}.mlp.down_proj")
-    first, second, *_ = attribute(out, model, text, tmp_path).data["suggestions"]
+    first, second, *_ = attribute(out, model, text, tmp_path).to_dict()["suggestions"]
     assert f"{BLOCKS[1]} looks damaged, not just rounded" in first["what"]
     assert f"`salient doctor {out}`" in first["what"]
     assert second["what"] == f"keep {BLOCKS[1]} at 16 bits (--skip '{BLOCKS[1]}.*')"
-    sound = attribute(plain, model, text, tmp_path).data
+    sound = attribute(plain, model, text, tmp_path).to_dict()
     assert second["kl"] < 1.5 * sound["whole"]
     assert not any("damaged" in row["what"] for row in sound["suggestions"])
 
 
 def test_what_is_kept_at_16_bits_leaves_what_is_measured(model, plain, text, tmp_path):
     stage = attribute(plain, model, text, tmp_path)
-    blocks = stage.data["blocks"]
+    blocks = stage.to_dict()["blocks"]
     worst = max(range(4), key=lambda index: blocks[index]["kl"])
     reference, mixed = whole(model), whole(plain)
     ids = windows_of(opened(plain, model), text)
-    block, kinds, *others = stage.data["suggestions"]
+    block, kinds, *others = stage.to_dict()["suggestions"]
     own, mixed.model.layers[worst] = mixed.model.layers[worst], reference.model.layers[worst]
     assert block["measured"]
     assert_kl(block["kl"], kl_of(reference, mixed, ids))
@@ -229,11 +230,11 @@ def test_the_estimate_of_smaller_groups_is_what_plain_rounding_does_to_outputs(t
     assert ratio == {name: pytest.approx(float(after / before), rel=0.02)}
     assert ratio[name] < 0.9
     found = measure_damage(pair, ids, silent)
-    assert found["halved"] == pytest.approx(ratio[name], rel=0.1)
-    data = attribute(out, model, text, tmp_path).data
+    assert found.halved == pytest.approx(ratio[name], rel=0.1)
+    data = attribute(out, model, text, tmp_path).to_dict()
     row = data["suggestions"][-1]
     assert row["what"].startswith("groups of 32 (--scheme w4-g32)")
-    assert row["kl"] == pytest.approx(data["whole"] * found["halved"])
+    assert row["kl"] == pytest.approx(data["whole"] * found.halved)
     assert not row["measured"]
     assert halved_errors(mixed, {name: x}, Scheme(32)) == {}
 
@@ -249,7 +250,7 @@ def test_a_fold_that_its_readers_do_not_have_is_a_doubt_and_no_figure(
         tensors[name] = (tensors[name] * factors).half()
 
     edit(out, unfold)
-    data = attribute(out, model, text, tmp_path).data
+    data = attribute(out, model, text, tmp_path).to_dict()
     assert max(data["blocks"], key=lambda row: row["kl"])["name"] == BLOCKS[3]
     assert (
         f"could not be told apart in 1 blocks, which the kinds leave out ({BLOCKS[3]}:"
@@ -263,7 +264,7 @@ def test_a_part_that_no_linear_explains_is_a_doubt_too(model, plain, text, tmp_p
     """Here the blocks' rotary angles are not the reference's."""
     out = copied(plain, tmp_path / "out")
     rewrite_json(out / "config.json", rope_theta=50.0, rope_parameters=None)
-    data = attribute(out, model, text, tmp_path).data
+    data = attribute(out, model, text, tmp_path).to_dict()
     assert "without their scales do not make the same block" in data["notes"][0]
     assert data["kinds"] == []
 
@@ -277,7 +278,7 @@ def test_an_embedding_or_head_of_its_own_is_said(model, plain, text, tmp_path):
         tensors["lm_head.weight"] = (head + torch.randn(head.shape, generator=random) / 8).half()
 
     edit(out, change)
-    data = attribute(out, model, text, tmp_path).data
+    data = attribute(out, model, text, tmp_path).to_dict()
     assert data["outside"] > data["whole"] / 2
     assert (
         "the embedding, last norm or head is not the reference's"
@@ -291,13 +292,15 @@ def test_fewer_windows_are_taken_where_memory_is_short_and_none_where_it_is_out(
     where = "salient.validate.attribution.measure.available_memory"
     one = (4 + 7 + 4) * LENGTH * 64 * 4  # variants, tokens, channels
     monkeypatch.setattr(where, lambda: 4 * one)
-    data = attribute(plain, model, text, tmp_path).data
+    data = attribute(plain, model, text, tmp_path).to_dict()
     assert data["windows"] == 1
     assert data["notes"][0].startswith("1 of 2 windows a text were taken")
     monkeypatch.setattr(where, lambda: 4 * one - 1)
     stage = attribute(plain, model, text, tmp_path)
-    assert "hidden states of 15 variants" in stage.data["error"]
-    assert stage.lines == [f"Not attributed: {stage.data['error']}"]
+    assert "hidden states of 15 variants" in stage.to_dict()["error"]
+    assert render_stage(stage)[1] == [
+        f"Attribution could not be measured: {stage.to_dict()['error']}"
+    ]
 
 
 def test_what_was_measured_is_not_measured_again(model, plain, text, tmp_path):
@@ -308,7 +311,7 @@ def test_what_was_measured_is_not_measured_again(model, plain, text, tmp_path):
         stages.append(measure_attribution(opened(plain, model), request, store, silent))
         taken.append(store.taken)
     assert taken == [0, 2]  # no third part: the checkpoint does not say what it was calibrated on
-    assert stages[0].data == stages[1].data
+    assert stages[0] == stages[1]
 
 
 def test_progress_goes_over_all_passes_in_one(model, scaled, text, tmp_path):

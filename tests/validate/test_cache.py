@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import dataclass
 
 import pytest
 
@@ -10,6 +11,12 @@ from salient.validate import cache
 from salient.validate.cache import ValidationCache
 
 SETTINGS = {"checkpoint": "a", "windows": 4}
+
+
+@dataclass(frozen=True)
+class Part:
+    pairs: tuple[tuple[int, float], ...]
+    note: str | None
 
 
 class Made:
@@ -27,7 +34,7 @@ def test_a_part_is_measured_once_where_a_run_goes_on(tmp_path):
     made = Made()
     for _ in range(2):
         kept = ValidationCache(tmp_path, resume=True)
-        assert kept.part("likelihood", SETTINGS, made) == {"kl": 0.1}
+        assert kept.part("likelihood", SETTINGS, made, dict[str, float]) == {"kl": 0.1}
     assert (made.count, kept.taken) == (1, 1)
 
 
@@ -35,8 +42,8 @@ def test_a_fresh_run_measures_the_checkpoint_again_and_takes_the_reference(tmp_p
     own, shared = Made(), Made()
     for _ in range(2):
         kept = ValidationCache(tmp_path)
-        kept.part("answers", SETTINGS, own)
-        kept.part("answers", {"reference": "b"}, shared, shared=True)
+        kept.part("answers", SETTINGS, own, dict[str, float])
+        kept.part("answers", {"reference": "b"}, shared, dict, shared=True)
     assert (own.count, shared.count) == (2, 1)
 
 
@@ -44,8 +51,8 @@ def test_a_fresh_run_measures_the_checkpoint_again_and_takes_the_reference(tmp_p
 def test_what_depends_on_something_else_is_another_part(change, tmp_path):
     made = Made()
     for settings in (SETTINGS, SETTINGS | change):
-        ValidationCache(tmp_path, resume=True).part("likelihood", settings, made)
-    ValidationCache(tmp_path, resume=True).part("context", SETTINGS, made)
+        ValidationCache(tmp_path, resume=True).part("likelihood", settings, made, dict[str, float])
+    ValidationCache(tmp_path, resume=True).part("context", SETTINGS, made, dict[str, float])
     assert made.count == 3
 
 
@@ -53,24 +60,28 @@ def test_a_part_of_another_release_is_not_taken(tmp_path, monkeypatch):
     made = Made()
     for version in ("1.0", "1.1"):
         monkeypatch.setattr(cache, "__version__", version)
-        ValidationCache(tmp_path, resume=True).part("likelihood", SETTINGS, made)
+        ValidationCache(tmp_path, resume=True).part("likelihood", SETTINGS, made, dict[str, float])
     assert made.count == 2
 
 
 def test_what_is_measured_reads_as_what_is_found_again(tmp_path):
-    made = Made({"pairs": [(1, 2.5)], "none": None})
-    first = ValidationCache(tmp_path).part("x", SETTINGS, made)
-    assert first == ValidationCache(tmp_path, resume=True).part("x", SETTINGS, made)
-    assert first == {"pairs": [[1, 2.5]], "none": None}
+    made = Made(Part(((1, 2.5),), None))
+    first = ValidationCache(tmp_path).part("x", SETTINGS, made, Part)
+    assert first == ValidationCache(tmp_path, resume=True).part("x", SETTINGS, made, Part)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": 1}', "\0"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"value": {"kl": "much"}}', '{"settings": 1}', "\0"]
+)
 def test_a_damaged_part_is_measured_again(content, tmp_path):
     made = Made()
-    ValidationCache(tmp_path).part("x", SETTINGS, made)
+    ValidationCache(tmp_path).part("x", SETTINGS, made, dict[str, float])
     (path,) = tmp_path.glob("*.json")
     path.write_text(content)
-    assert ValidationCache(tmp_path, resume=True).part("x", SETTINGS, made) == made.value
+    assert (
+        ValidationCache(tmp_path, resume=True).part("x", SETTINGS, made, dict[str, float])
+        == made.value
+    )
     assert made.count == 2
     assert json.loads(path.read_text())["settings"] == SETTINGS
 
@@ -80,13 +91,13 @@ def test_a_measurement_that_fails_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ValidationCache(tmp_path).part("x", SETTINGS, fails)
+        ValidationCache(tmp_path).part("x", SETTINGS, fails, dict[str, float])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_old_parts_are_forgotten_and_new_ones_kept(tmp_path):
     for number in range(2):
-        ValidationCache(tmp_path).part("x", {"number": number}, Made())
+        ValidationCache(tmp_path).part("x", {"number": number}, Made(), dict[str, float])
     old, new = sorted(tmp_path.glob("*.json"))
     then = time.time() - cache.KEPT_SECONDS - 60
     os.utime(old, (then, then))

@@ -28,11 +28,12 @@ from salient.validate.context.measure import (
     measure_context,
 )
 from salient.validate.context.positions import TokenFigures, compare_tokens
-from salient.validate.context.retrieval import RetrievalResult, ask, find_facts, texts_of
+from salient.validate.context.result import ContextResult, RetrievalResult
+from salient.validate.context.retrieval import ask, find_facts, texts_of
 from salient.validate.likelihood import streaming
 from salient.validate.likelihood.streaming import logits_in_slices, text_tokens, through_both
 from salient.validate.model_pair import ModelPair, open_pair
-from salient.validate.stage import Stage
+from salient.validate.render import render_stage
 
 FEW = (64, 128, 256)
 BARE = (64, 128)  # too short for a fact and a question of the toy's letters: no engine is opened
@@ -68,7 +69,7 @@ def no_dense_products():
 
 
 @pytest.fixture(scope="module")
-def shared(folder, text, tmp_path_factory) -> Stage:
+def shared(folder, text, tmp_path_factory) -> ContextResult:
     """Windows of FEW tokens, two of the longest, and hidden facts; do not change it."""
     both = open_pair(str(folder / "rounded"), str(folder / "model"), "cpu")
     store, request = (
@@ -78,7 +79,9 @@ def shared(folder, text, tmp_path_factory) -> Stage:
     return measure_context(both, request, store, Progress(lambda *step: STEPS.append(step)))
 
 
-def measured(both: ModelPair, text: Path, store: Path, resume: bool = False, **asked: Any) -> Stage:  # noqa: FBT001, FBT002
+def measured(
+    both: ModelPair, text: Path, store: Path, *, resume: bool = False, **asked: Any
+) -> ContextResult:
     request = ContextRequest(text=str(text), **{"lengths": FEW, "windows": 2, **asked})
     return measure_context(both, request, ValidationCache(store, resume), silent)
 
@@ -108,7 +111,7 @@ def expected(
 
 
 def test_the_figures_of_each_length_are_the_whole_models_own(folder, both, text, shared):
-    found = shared.data["lengths"]
+    found = shared.to_dict()["lengths"]
     assert [row["length"] for row in found] == list(FEW)
     assert [row["windows"] for row in found] == [5, 4, 2]
     for row in found:
@@ -138,15 +141,15 @@ def test_growth_is_of_the_same_tokens_late_and_early(folder, both, text, shared)
     late = sum(direct(folder, ids, start, 256).kl[192:].sum() for start in (0, 256))
     early = sum(direct(folder, ids, start, 64).kl.sum() for start in (192, 448))
     rounding = sum(kl_rounding(kl / 128) / (kl / 128) for kl in (late, early))  # of 128 tokens
-    assert found.data["growth"]["value"] == pytest.approx(late / early, rel=rounding)
-    measurement = found.measurements[0]
+    assert found.to_dict()["growth"]["value"] == pytest.approx(late / early, rel=rounding)
+    measurement = found.measurements()[0]
     assert (measurement.what, measurement.sample) == ("kl_growth", 2)
-    assert measurement.value == found.data["growth"]["value"]
-    assert any(line.startswith("KL growth") for line in found.lines)
+    assert measurement.value == found.to_dict()["growth"]["value"]
+    assert any(line.startswith("KL growth") for line in render_stage(found)[1])
 
 
 def test_positions_run_from_the_first_to_the_last_of_the_longest(shared):
-    data = shared.data
+    data = shared.to_dict()
     places = data["positions"]
     assert data["positions_length"] == 256
     assert (places[0]["first"], places[-1]["last"], len(places)) == (0, 255, 32)
@@ -162,8 +165,8 @@ def test_a_model_that_turns_long_texts_otherwise_has_every_window_run(tmp_path, 
     rounded(model, tmp_path / "rounded")
     both = open_pair(str(tmp_path / "rounded"), str(model), "cpu")
     found = measured(both, text, tmp_path / "store", lengths=BARE)
-    assert any("otherwise than a short text" in note for note in found.data["notes"])
-    for row in found.data["lengths"]:
+    assert any("otherwise than a short text" in note for note in found.to_dict()["notes"])
+    for row in found.to_dict()["lengths"]:
         starts = [row["length"] * n for n in range(row["windows"])]
         assert_figures(row, expected(tmp_path, both, text, row["length"], starts).figures())
 
@@ -190,7 +193,7 @@ def test_an_interrupted_run_goes_on_with_the_lengths_that_are_done(both, text, t
     store = ValidationCache(tmp_path, resume=True)
     request = ContextRequest(FEW, str(text), windows=2)
     again = measure_context(both, request, store, silent)
-    assert again.data == first.data
+    assert again.to_dict() == first.to_dict()
     assert store.taken == len(kept) - 1 > 4
 
 
@@ -206,12 +209,12 @@ def test_the_references_answers_serve_other_checkpoints(folder, text, tmp_path):
 
 def test_a_random_model_finds_nothing_and_that_is_no_pass(shared):
     found = shared
-    kept = found.measurements[1]
+    kept = found.measurements()[1]
     assert (kept.what, kept.value) == ("retrieval_retention", None)
     assert "the reference finds none of" in kept.why
-    rows = found.data["retrieval"]["rows"]
-    assert sum(row["count"] for row in rows) == found.data["retrieval"]["count"] >= 4
-    assert found.data["retrieval"]["reference"] == 0
+    rows = found.to_dict()["retrieval"]["rows"]
+    assert sum(row["count"] for row in rows) == found.to_dict()["retrieval"]["count"] >= 4
+    assert found.to_dict()["retrieval"]["reference"] == 0
 
 
 def test_questions_compute_their_text_once(folder):
@@ -219,9 +222,9 @@ def test_questions_compute_their_text_once(folder):
     encode = lambda text: engine.tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
     probes = make_probes(encode, encode("a dark night " * 9), [], (256, 512), 0)
     found = ask(engine, probes)
-    assert len(found["answers"]) == len(probes) == 4
+    assert len(found.answers) == len(probes) == 4
     questions = sum(60 for _ in probes)
-    assert 480 < found["computed"] < 512 + questions < sum(len(p.prompt) for p in probes)
+    assert 480 < found.computed < 512 + questions < sum(len(p.prompt) for p in probes)
 
 
 def test_an_engine_that_keeps_no_text_is_asked_less(folder):
@@ -229,9 +232,9 @@ def test_an_engine_that_keeps_no_text_is_asked_less(folder):
     assert not engine.runner.keeps_prefixes
     probes = make_probes(lambda text: [3 + len(word) for word in text.split()], [9], [], (512,), 0)
     found = ask(engine, probes)
-    asked = [probe for probe, a in zip(probes, found["answers"], strict=True) if a is not None]
+    asked = [probe for probe, a in zip(probes, found.answers, strict=True) if a is not None]
     assert (len(probes), len(asked)) == (10, 2)
-    assert found["computed"] == sum(len(probe.prompt) for probe in asked)
+    assert found.computed == sum(len(probe.prompt) for probe in asked)
 
 
 def test_retention_counts_the_references_right_answers():
@@ -240,13 +243,13 @@ def test_retention_counts_the_references_right_answers():
     quantized = [True] * 8 + [False] * 9 + [True] * 3
     found = RetrievalResult(probes, reference, quantized, {})
     assert found.totals == (10, 11)
-    kept = found.retention()
+    kept = found.retention
     assert kept.middle == pytest.approx(1.1)
     assert kept.low < 1.1 < kept.high
-    rows = found.rows()
+    rows = [vars(row) for row in found.rows]
     assert [(r["length"], r["count"]) for r in rows] == [(2048, 1)] * 10 + [(4096, 1)] * 10
     assert sum(r["quantized"] for r in rows if r["length"] == 2048) == 8
-    assert RetrievalResult(probes, [False] * 20, quantized, {}).retention() is None
+    assert RetrievalResult(probes, [False] * 20, quantized, {}).retention is None
 
 
 def test_short_texts_are_asked_more_often_than_long_ones():
@@ -259,11 +262,11 @@ def test_without_memory_to_generate_the_windows_are_still_measured(
 ):
     monkeypatch.setattr(model_pair, "available_memory", lambda: 1000)
     found = measured(both, text, tmp_path, lengths=(256,), windows=1)
-    assert found.data["lengths"][0]["kl"] > 0
-    assert "GiB are free" in found.data["retrieval"]["error"]
-    assert found.measurements[1].value is None
-    assert "GiB are free" in found.measurements[1].why
-    assert any("could not be searched for" in line for line in found.lines)
+    assert found.to_dict()["lengths"][0]["kl"] > 0
+    assert "GiB are free" in found.to_dict()["retrieval"]["error"]
+    assert found.measurements()[1].value is None
+    assert "GiB are free" in found.measurements()[1].why
+    assert any("could not be searched for" in line for line in render_stage(found)[1])
 
 
 # What does not fit
@@ -287,8 +290,8 @@ def test_a_text_that_is_too_short_drops_lengths_and_then_says_what_fits(both, te
     short = tmp_path / "short.txt"
     short.write_text(text.read_text()[:200])
     found = measured(both, short, tmp_path / "store")
-    assert [row["length"] for row in found.data["lengths"]] == [64, 128]
-    assert "256 tokens left out: the text holds 192" in found.data["notes"]
+    assert [row["length"] for row in found.to_dict()["lengths"]] == [64, 128]
+    assert "256 tokens left out: the text holds 192" in found.to_dict()["notes"]
     short.write_text(text.read_text()[:70])
     with pytest.raises(CalibrationError, match=r"holds 64 tokens, .* is 64.*at most 63"):
         measured(both, short, tmp_path / "store")
@@ -306,10 +309,10 @@ def test_the_cut_is_told(tmp_path, text):
     model = toy_folder(tmp_path / "model", max_position_embeddings=100)
     both = open_pair(str(rounded(model, tmp_path / "rounded")), str(model), "cpu")
     found = measured(both, text, tmp_path / "store", lengths=(), windows=1)
-    assert [row["length"] for row in found.data["lengths"]] == [100]
+    assert [row["length"] for row in found.to_dict()["lengths"]] == [100]
     words = "512, 2048, 4096, 8192 tokens left out: the model has 100 positions"
-    assert found.data["notes"] == [words]
-    assert f"{words}." in found.lines
+    assert found.to_dict()["notes"] == [words]
+    assert f"{words}." in render_stage(found)[1]
 
 
 def test_attention_that_holds_all_scores_is_bounded(tmp_path, text, monkeypatch):
@@ -319,8 +322,8 @@ def test_attention_that_holds_all_scores_is_bounded(tmp_path, text, monkeypatch)
     assert needed[128] == 4 * needed[64] > 128 * 128 * 4 * 4
     monkeypatch.setattr(measure, "free_memory", lambda device: 3 * needed[64])
     found = measured(both, text, tmp_path / "store", lengths=BARE)
-    assert [row["length"] for row in found.data["lengths"]] == [64]
-    assert any("128 tokens left out: attention takes" in note for note in found.data["notes"])
+    assert [row["length"] for row in found.to_dict()["lengths"]] == [64]
+    assert any("128 tokens left out: attention takes" in note for note in found.to_dict()["notes"])
     monkeypatch.setattr(measure, "free_memory", lambda device: needed[64])
     with pytest.raises(ResourceError, match=r"64 tokens left out: attention takes .* are free"):
         measured(both, text, tmp_path / "store", lengths=BARE)

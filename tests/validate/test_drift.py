@@ -16,17 +16,17 @@ from helpers.toy_models import rewrite_json
 from salient.core.model_files import read_json
 from salient.core.progress import silent
 from salient.validate.attribution.drift import (
-    FAR_WORDS,
-    figures,
+    drift_figures,
     find_calibration,
     halves,
     measure_drift,
-    words,
 )
 from salient.validate.attribution.measure import AttributionRequest, measure_attribution
+from salient.validate.attribution.result import LABELS, DriftFigures, DriftResult
 from salient.validate.cache import ValidationCache
 from salient.validate.likelihood.streaming import text_tokens
 from salient.validate.model_pair import ModelPair, open_pair
+from salient.validate.render import render_stage
 
 WINDOWS, LENGTH = 3, 64
 
@@ -69,20 +69,18 @@ def test_another_kind_of_text_is_far_and_the_same_kind_is_near(made, toy, text, 
     assert calibration.ids.shape == (6, 64)
     two = halves(calibration.ids, WINDOWS, LENGTH)
     texts = {path.stem: windows_of(pair, path) for path in (later(text, tmp_path), digits)}
-    found = measure_drift(pair, two, texts, silent)
-    near, far, yardstick = found["texts"]["later"], found["texts"]["digits"], found["yardstick"]
-    assert words(near, yardstick) == "as near as two halves of the calibration text"
-    assert words(far, yardstick) == FAR_WORDS
-    assert near["log_ratio"] == pytest.approx(yardstick["log_ratio"], rel=0.3)
-    assert far["log_ratio"] > 3 * near["log_ratio"]
-    assert far["kept_salient"] < near["kept_salient"]
+    yardstick, near, far = measure_drift(pair, two, texts, silent)
+    result = DriftResult("toy", yardstick, {"near": near, "far": far})
+    assert (result.label("near"), result.label("far")) == (LABELS["near"], LABELS["far"])
+    assert near.log_ratio == pytest.approx(yardstick.log_ratio, rel=0.3)
+    assert far.log_ratio > 3 * near.log_ratio
+    assert far.kept_salient < near.kept_salient
 
 
 def test_a_text_is_at_no_distance_from_itself(made, toy, text):
     pair = opened(made, toy)
     ids = windows_of(pair, text)
-    found = measure_drift(pair, (ids, ids), {"itself": ids}, silent)
-    assert found["texts"]["itself"] == {"kept_salient": 1.0, "log_ratio": 0.0}
+    assert measure_drift(pair, (ids, ids), {"itself": ids}, silent)[1] == DriftFigures(1.0, 0.0)
 
 
 def test_the_figures_are_those_of_the_channels():
@@ -90,10 +88,10 @@ def test_the_figures_are_those_of_the_channels():
     calibration[:2] = torch.tensor([9.0, 8.0])
     text = calibration.clone()
     text[1], text[7] = 1.0, 9.0
-    found = figures(calibration, text)
-    assert found.kept == 0.5
+    found = drift_figures(calibration, text)
+    assert found.kept_salient == 0.5
     expected = (torch.tensor(8.0).log() + torch.tensor(9.0).log()) / 200
-    assert found.apart == pytest.approx(float(expected), rel=worst(200))
+    assert found.log_ratio == pytest.approx(float(expected), rel=worst(200))
 
 
 def test_halves_take_turns_over_all_of_the_calibration():
@@ -110,17 +108,17 @@ def test_halves_take_turns_over_all_of_the_calibration():
 def test_drift_says_to_calibrate_with_text_like_yours(made, toy, text, digits, tmp_path):
     request = AttributionRequest((str(digits), str(text)), WINDOWS, LENGTH)
     stage = measure_attribution(opened(made, toy), request, ValidationCache(tmp_path), silent)
-    drift = stage.data["drift"]
+    drift = stage.to_dict()["drift"]
     assert drift["calibration"] == str(text)
-    assert [(row["text"], row["words"] == FAR_WORDS) for row in drift["texts"]] == [
+    assert [(row["text"], row["words"] == LABELS["far"]) for row in drift["texts"]] == [
         (str(digits), True),
         (str(text), False),
     ]
-    last = stage.data["suggestions"][-1]
+    last = stage.to_dict()["suggestions"][-1]
     assert last["what"].startswith("calibrate with text like yours (salient quantize ")
     assert (last["kl"], last["measured"]) == (None, False)
-    assert stage.tables[-1].rows[0][0] == "two halves of the calibration"
-    assert stage.data["windows"] == 2  # one of each text
+    assert render_stage(stage)[0][-1].rows[0][0] == "two halves of the calibration"
+    assert stage.to_dict()["windows"] == 2  # one of each text
 
 
 @pytest.mark.parametrize(
@@ -158,5 +156,5 @@ def test_a_checkpoint_without_evidence_says_so_in_the_stage(made, toy, text, tmp
         assert find_calibration(opened(out, toy)).name is None
     request = AttributionRequest((str(text),), 1, LENGTH)
     stage = measure_attribution(opened(out, toy), request, ValidationCache(tmp_path), silent)
-    assert stage.data["drift"]["texts"] == []
-    assert "is not known: the checkpoint has no salient.json" in stage.lines[-1]
+    assert stage.to_dict()["drift"]["texts"] == []
+    assert "is not known: the checkpoint has no salient.json" in render_stage(stage)[1][-1]

@@ -14,8 +14,9 @@ from salient.core.metrics import LogitsComparison, compare_logits
 from salient.core.progress import Progress, silent
 from salient.validate.cache import ValidationCache
 from salient.validate.likelihood.measure import LikelihoodRequest, measure_likelihood
-from salient.validate.likelihood.windows import PROTOCOLS, Protocol
+from salient.validate.likelihood.protocols import PROTOCOLS, EvaluationProtocol
 from salient.validate.model_pair import open_pair
+from salient.validate.render import render_stage
 
 WINDOWS, LENGTH = 3, 96
 
@@ -202,16 +203,16 @@ def test_of_several_texts_the_worst_is_judged(made, toy, text, other):
     pair = open_pair(str(made), str(toy), "cpu")
     request = LikelihoodRequest((str(text), str(other)), WINDOWS, LENGTH)
     stage = measure_likelihood(pair, request, ValidationCache(), silent)
-    figures = stage.data["texts"].values()
-    judged = {m.what: m.value for m in stage.measurements}
+    figures = stage.to_dict()["texts"].values()
+    judged = {m.what: m.value for m in stage.measurements()}
     assert judged["kl"] == max(f["kl"] for f in figures)
     assert judged["top1"] == min(f["top1"] for f in figures)
     assert judged["perplexity_increase"] == max(f["perplexity_increase"] for f in figures)
-    assert any("the worst is judged" in line for line in stage.lines)
+    assert any("the worst is judged" in line for line in render_stage(stage)[1])
 
 
 def test_a_named_protocol_takes_all_of_a_text(made, toy, text, monkeypatch):
-    monkeypatch.setitem(PROTOCOLS, "classic", Protocol(LENGTH, LENGTH))
+    monkeypatch.setitem(PROTOCOLS, "classic", EvaluationProtocol(LENGTH, LENGTH))
     stage = evaluate(made, toy, text, windows=None, protocol="classic").data["likelihood"]
     stream = sum(len(byte_tokenizer()(p).input_ids) + 1 for p in text.read_text().split("\n\n"))
     assert stage["texts"][str(text)]["windows"] == stream // LENGTH

@@ -14,7 +14,8 @@ from salient.loadtest.plan import LoadPlan, LoadStep
 from salient.loadtest.result import FailureCount, LatencySummary, LoadResult
 from salient.validate.cache import ValidationCache
 from salient.validate.load.embedded_target import run_embedded
-from salient.validate.load.measure import LoadRequest, check_load, measure_load, measurements
+from salient.validate.load.measure import LoadRequest, check_load, measure_load
+from salient.validate.load.result import LoadTestStageResult
 from salient.validate.model_pair import open_pair
 from salient.validate.policy.policy import read_policy
 from salient.validate.policy.verdict import judge
@@ -65,6 +66,10 @@ def result(concurrency=1, completed=10, failed=0, p90=100.0, tokens=1000) -> Loa
 # The embedded engine
 
 
+def measurements_of(steps):
+    return LoadTestStageResult("embedded", "toy", steps[0].tool, tuple(steps)).measurements()
+
+
 def test_the_embedded_engine_answers_every_request_at_every_step(folder):
     engine = opened(folder, slots=3, context=64).engine
     results = run_embedded(engine, SMALL, silent)
@@ -105,10 +110,10 @@ def test_the_embedded_engine_has_no_rate(folder):
 
 def test_the_stage_tells_the_embedded_engines_figures(pair):
     stage = measure_load(pair, LoadRequest(plan=SMALL), ValidationCache(), silent)
-    assert stage.data["target"] == "embedded"
-    assert [step["completed"] for step in stage.data["steps"]] == [4, 4]
-    assert {m.what: m.value for m in stage.measurements}["error_rate"] == 0.0
-    assert judge(read_policy("lenient"), stage.measurements, ["load"]).word == "pass"
+    assert stage.to_dict()["target"] == "embedded"
+    assert [step["completed"] for step in stage.to_dict()["steps"]] == [4, 4]
+    assert {m.what: m.value for m in stage.measurements()}["error_rate"] == 0.0
+    assert judge(read_policy("lenient"), stage.measurements(), ["load"]).word == "pass"
 
 
 # What is judged
@@ -116,7 +121,7 @@ def test_the_stage_tells_the_embedded_engines_figures(pair):
 
 def test_the_worst_step_is_judged_and_the_best_throughput():
     steps = [result(1, p90=50.0, tokens=100), result(8, 9, 1, p90=900.0, tokens=5000)]
-    found = {m.what: m for m in measurements(steps)}
+    found = {m.what: m for m in measurements_of(steps)}
     assert found["error_rate"].value == pytest.approx(0.1)
     assert found["error_rate"].interval.low < 0.1 < found["error_rate"].interval.high
     assert found["ttft_p90"].value == found["itl_p90"].value == pytest.approx(0.9)
@@ -124,7 +129,7 @@ def test_the_worst_step_is_judged_and_the_best_throughput():
 
 
 def test_the_times_of_those_that_got_through_prove_nothing_where_many_did_not():
-    found = {m.what: m for m in measurements([result(1), result(4, 8, 2, p90=10.0)])}
+    found = {m.what: m for m in measurements_of([result(1), result(4, 8, 2, p90=10.0)])}
     assert found["error_rate"].value == pytest.approx(0.2)
     for name in ("ttft_p90", "itl_p90", "throughput"):
         assert found[name].value is None
@@ -132,20 +137,20 @@ def test_the_times_of_those_that_got_through_prove_nothing_where_many_did_not():
 
 
 def test_a_step_without_an_answer_leaves_the_others_times_undecided():
-    found = {m.what: m for m in measurements([result(1), result(4, 0, 0, tokens=0)])}
+    found = {m.what: m for m in measurements_of([result(1), result(4, 0, 0, tokens=0)])}
     assert found["error_rate"].value == 1.0
     assert found["throughput"].value is found["ttft_p90"].value is None
 
 
 def test_times_that_a_tool_does_not_tell_are_not_guessed():
-    found = {m.what: m for m in measurements([replace(result(1), itl=None, tool="guidellm")])}
-    assert (found["itl_p90"].value, found["itl_p90"].why) == (None, "guidellm does not tell it")
+    found = {m.what: m for m in measurements_of([replace(result(1), itl=None, tool="guidellm")])}
+    assert (found["itl_p90"].value, found["itl_p90"].why) == (None, "guidellm does not report it")
     assert found["ttft_p90"].value == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("steps", [[result(1, 0, 20, tokens=0)], [result(1, 0, 0, tokens=0)]])
 def test_a_server_that_answers_nothing_never_passes(steps):
-    found = measurements(steps)
+    found = measurements_of(steps)
     assert {m.what: m.value for m in found}["ttft_p90"] is None
     assert judge(read_policy("lenient"), found, ["load"]).word != "pass"
 
@@ -164,10 +169,10 @@ def test_a_server_that_fails_on_the_way_fails_the_rule(manner, kind, pair, monke
     with toy_server(manner) as server:
         request = LoadRequest(server.url, "toy", SMALL)
         stage = measure_load(pair, request, ValidationCache(), silent)
-    assert {m.what: m.value for m in stage.measurements}["error_rate"] == 1.0
-    verdict = judge(read_policy("lenient"), stage.measurements, ["load"])
+    assert {m.what: m.value for m in stage.measurements()}["error_rate"] == 1.0
+    verdict = judge(read_policy("lenient"), stage.measurements(), ["load"])
     assert verdict.word == "fail"
-    assert any(kind.split()[0] in str(step["failures"]) for step in stage.data["steps"])
+    assert any(kind.split()[0] in str(step["failures"]) for step in stage.to_dict()["steps"])
 
 
 def test_a_server_that_streams_is_timed(pair):
@@ -175,8 +180,8 @@ def test_a_server_that_streams_is_timed(pair):
         request = LoadRequest(server.url, "toy", SMALL)
         stage = measure_load(pair, request, ValidationCache(), silent)
         assert {body["model"] for body in server.seen.bodies} == {"toy"}
-    assert stage.data["target"] == server.url
-    assert judge(read_policy("lenient"), stage.measurements, ["load"]).word == "pass"
+    assert stage.to_dict()["target"] == server.url
+    assert judge(read_policy("lenient"), stage.measurements(), ["load"]).word == "pass"
 
 
 # What is asked

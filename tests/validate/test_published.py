@@ -3,8 +3,12 @@
 import pytest
 
 from salient.core.metrics import LogitsComparison
-from salient.validate.likelihood.published import ROWS, published_for, told
-from salient.validate.likelihood.windows import PROTOCOLS, Protocol
+from salient.validate.likelihood.protocols import (
+    PROTOCOLS,
+    ROWS,
+    EvaluationProtocol,
+    published_for,
+)
 
 LLAMA_2_7B = {
     "hidden_size": 4096,
@@ -23,13 +27,13 @@ def measured(reference: float, quantized: float) -> LogitsComparison:
 
 def test_a_model_is_known_by_its_shape_and_its_positions():
     (row,) = published_for(LLAMA_2_7B, PROTOCOLS["classic"], {})
-    assert (row["model"], row["reference"], row["quantized"]) == ("Llama-2-7B", 5.47, 5.60)
+    assert (row.model, row.reference, row.quantized) == ("Llama-2-7B", 5.47, 5.60)
     (older,) = published_for(
         LLAMA_2_7B | {"max_position_embeddings": 2048}, PROTOCOLS["classic"], {}
     )
-    assert older["model"] == "Llama-7B"
-    assert published_for(LLAMA_2_7B | {"hidden_size": 4097}, PROTOCOLS["classic"], {}) == []
-    assert published_for({}, PROTOCOLS["classic"], {}) == []
+    assert older.model == "Llama-7B"
+    assert published_for(LLAMA_2_7B | {"hidden_size": 4097}, PROTOCOLS["classic"], {}) == ()
+    assert published_for({}, PROTOCOLS["classic"], {}) == ()
 
 
 def test_no_two_rows_have_one_shape():
@@ -41,16 +45,16 @@ def test_no_two_rows_have_one_shape():
     [
         (PROTOCOLS["classic"], "wikitext2", "this reference measures 5.48, the checkpoint 5.61"),
         (PROTOCOLS["sliding"], "wikitext2", "To compare: --text wikitext2 --protocol classic"),
-        (Protocol(512, 512), "wikitext2", "To compare"),
+        (EvaluationProtocol(512, 512), "wikitext2", "To compare"),
         (PROTOCOLS["classic"], "mine.txt", "To compare"),
     ],
 )
 def test_only_the_same_text_by_the_same_protocol_is_compared(protocol, text, words):
     (row,) = published_for(LLAMA_2_7B, protocol, {text: measured(5.48, 5.61)})
-    assert words in told(row)
-    assert (row["measured_reference"] is None) == ("To compare" in words)
+    assert words in row.summary
+    assert (row.measured_reference is None) == ("To compare" in words)
 
 
 def test_a_reference_that_measures_otherwise_is_another_model():
     (row,) = published_for(LLAMA_2_7B, PROTOCOLS["classic"], {"wikitext2": measured(6.94, 7.10)})
-    assert "measures 6.94: it has that shape and is another model" in told(row)
+    assert "measures 6.94: it has that shape and is another model" in row.summary

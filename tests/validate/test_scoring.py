@@ -10,6 +10,7 @@ from salient.core.errors import CalibrationError
 from salient.validate.tasks import scoring
 from salient.validate.tasks.comparison import TaskOutcome, compare
 from salient.validate.tasks.numerals import last_number
+from salient.validate.tasks.result import TaskResult
 from salient.validate.tasks.scoring import choose, score
 from salient.validate.tasks.task_sets import Example, Match
 
@@ -204,7 +205,7 @@ def test_kinds_add_up_to_the_total():
 
 
 def test_the_figures_of_a_comparison_hold_every_flip_and_kind():
-    figures = compare(EXAMPLES, REFERENCE, QUANTIZED).figures()
+    figures = TaskResult.of(["mine"], compare(EXAMPLES, REFERENCE, QUANTIZED), {}).to_dict()
     assert set(figures["kinds"]) == {"a", "b"}
     assert [flip["id"] for flip in figures["flips"]] == ["mine:1", "mine:1"]
     assert figures["accuracy_reference"] == pytest.approx(2 / 5)

@@ -16,19 +16,20 @@ from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import byte_tokenizer
 from salient.core.errors import CalibrationError, MissingExtra, RequestError
 from salient.core.intervals import mcnemar, ratio
-from salient.core.progress import silent
+from salient.core.progress import Progress, silent
 from salient.validate.cache import ValidationCache
 from salient.validate.model_pair import ModelPair, open_pair
 from salient.validate.policy.policy import THRESHOLDS, read_policy
 from salient.validate.policy.verdict import judge
-from salient.validate.stage import Stage
+from salient.validate.render import render_stage
+from salient.validate.stage import StageResult
 from salient.validate.tasks import examinee as examinees
 from salient.validate.tasks import measure as stage
 from salient.validate.tasks import scoring
 from salient.validate.tasks.answering import answer, outcome, question
 from salient.validate.tasks.comparison import AnswerFlip, Tally, TaskComparison
 from salient.validate.tasks.measure import TasksRequest, check_tasks, measure_tasks
-from salient.validate.tasks.tallies import measured, stage_of
+from salient.validate.tasks.result import TaskResult, retention_of
 from salient.validate.tasks.task_sets import read_tasks
 
 WORDS = ("cat", "dog", "mat", "sun", "sky", "sea", "hat", "jam")
@@ -86,7 +87,7 @@ def request_(tmp_path: Path) -> TasksRequest:
     return TasksRequest((task_file(tmp_path, lines()),), max_new_tokens=NEW)
 
 
-def measure(pair: ModelPair, request: TasksRequest, folder: Path, **how: Any) -> Stage:
+def measure(pair: ModelPair, request: TasksRequest, folder: Path, **how: Any) -> StageResult:
     return measure_tasks(pair, request, ValidationCache(folder / "store", **how), silent)
 
 
@@ -102,10 +103,10 @@ def rights(model: Path, request: TasksRequest) -> list[bool]:
 def test_the_figures_are_those_of_the_two_models_asked_one_by_one(pair, request_, folder, tmp_path):
     found = measure(pair, request_, tmp_path)
     reference, quantized = (rights(folder / name, request_) for name in ("model", "rounded"))
-    assert found.data["count"] == SEEN + COUNTED
+    assert found.to_dict()["count"] == SEEN + COUNTED
     kinds = {"seeing": slice(SEEN), "counting": slice(SEEN, None), "all": slice(None)}
     for kind, rows in kinds.items():
-        figures = found.data if kind == "all" else found.data["kinds"][kind]
+        figures = found.to_dict() if kind == "all" else found.to_dict()["kinds"][kind]
         r, q = reference[rows], quantized[rows]
         assert figures["accuracy_reference"] == pytest.approx(sum(r) / len(r))
         assert figures["accuracy_quantized"] == pytest.approx(sum(q) / len(q))
@@ -116,18 +117,18 @@ def test_the_figures_are_those_of_the_two_models_asked_one_by_one(pair, request_
             interval = ratio(q, r)
             assert figures["interval"] == pytest.approx([interval.low, interval.high])
     flipped = [r != q for r, q in zip(reference, quantized, strict=True)]
-    assert len(found.data["flips"]) == sum(flipped) > 0
+    assert len(found.to_dict()["flips"]) == sum(flipped) > 0
     assert 0 < sum(reference[:SEEN]) < SEEN
 
 
 def test_the_measurements_are_what_a_policy_asks_for(pair, request_, tmp_path):
     found = measure(pair, request_, tmp_path)
-    kinds = [m.kind for m in found.measurements]
+    kinds = [m.kind for m in found.measurements()]
     assert kinds == ["seeing", "counting", "all"]
     names = {(t.stage, t.what) for t in THRESHOLDS}
-    assert {(m.stage, m.what) for m in found.measurements} <= names
+    assert {(m.stage, m.what) for m in found.measurements()} <= names
     policy = replace(read_policy("lenient"), kinds={"seeing": 0.1}, use="middle", examples={})
-    rules = judge(policy, found.measurements, ["tasks"]).rules
+    rules = judge(policy, found.measurements(), ["tasks"]).rules
     assert [rule.kind for rule in rules] == ["all", "seeing"]
     assert all(rule.value is not None for rule in rules)
 
@@ -141,18 +142,19 @@ def test_a_run_that_was_stopped_goes_on(pair, request_, tmp_path, monkeypatch):
         pass
 
     def stop(done: int, total: int, doing: str, note: str) -> None:
-        if doing.startswith("checkpoint") and done >= SEEN + COUNTED + 10:
+        examples = SEEN + COUNTED
+        if doing.startswith("checkpoint") and done * 2 * examples >= total * (examples + 10):
             raise Stopped
 
     with pytest.raises(Stopped):
-        measure_tasks(pair, request_, ValidationCache(tmp_path / "store"), stop)
+        measure_tasks(pair, request_, ValidationCache(tmp_path / "store"), Progress(stop))
     rest = measure(pair, request_, tmp_path, resume=True)
-    spent = rest.data["throughput"]
+    spent = rest.to_dict()["throughput"]
     assert (spent["reference"]["kept"], spent["reference"]["parts"]) == (3, 3)
     assert (spent["quantized"]["kept"], spent["quantized"]["parts"]) == (1, 3)
-    assert any("reference: 3 of 3 parts were answered by an earlier run" in n for n in rest.lines)
+    assert any("reference: 3 of 3 parts were answered by an earlier run" in n for n in rest.notes)
     for key in ("kinds", "flips", "accuracy_reference", "interval", "p_value"):
-        assert rest.data[key] == whole.data[key]
+        assert rest.to_dict()[key] == whole.to_dict()[key]
 
 
 def test_the_references_answers_serve_another_checkpoint(
@@ -200,10 +202,10 @@ def test_a_model_that_has_no_room_is_told_in_place_of_figures(
 ):
     monkeypatch.setattr("salient.validate.model_pair.available_memory", lambda: 1000)
     found = measure(pair, request_, tmp_path)
-    assert "Measure it on a larger machine" in found.data["error"]
-    assert [m.kind for m in found.measurements] == ["all", "seeing", "counting"]
-    assert all(m.value is None and "larger machine" in m.why for m in found.measurements)
-    verdict = judge(read_policy("lenient"), found.measurements, ["tasks"])
+    assert "Measure it on a larger machine" in found.to_dict()["error"]
+    assert [m.kind for m in found.measurements()] == ["all", "seeing", "counting"]
+    assert all(m.value is None and "larger machine" in m.why for m in found.measurements())
+    verdict = judge(read_policy("lenient"), found.measurements(), ["tasks"])
     assert verdict.word == "could not measure"
 
 
@@ -217,17 +219,17 @@ def test_a_checkpoint_that_gives_no_numbers_is_never_passed(folder, request_, tm
     save_file(weights, broken / "model.safetensors")
     pair = open_pair(str(broken), str(folder / "model"), "cpu")
     found = measure(pair, request_, tmp_path)
-    assert all(m.value is None for m in found.measurements)
-    assert "error" in found.data
+    assert all(m.value is None for m in found.measurements())
+    assert "error" in found.to_dict()
 
 
 def test_a_quick_look_takes_the_first_of_each_kind(pair, request_, tmp_path):
     found = measure(pair, replace(request_, most=3), tmp_path)
-    assert {kind: each["count"] for kind, each in found.data["kinds"].items()} == {
+    assert {kind: each["count"] for kind, each in found.to_dict()["kinds"].items()} == {
         "seeing": 3,
         "counting": 3,
     }
-    assert any("only 3 examples, the interval is" in note for note in found.data["notes"])
+    assert any("only 3 examples, the interval is" in note for note in found.to_dict()["notes"])
 
 
 def test_a_pattern_that_takes_too_long_is_an_error_that_names_its_example(
@@ -277,9 +279,9 @@ def test_a_set_alone_shares_its_answers_with_the_same_set_among_others(pair, tmp
     few = TasksRequest(("language", "knowledge"), most=3)
     measure(pair, few, tmp_path)
     alone = measure(pair, replace(few, sets=("knowledge",)), tmp_path, resume=True)
-    assert {each["kept"] for each in alone.data["throughput"].values()} == {2}
+    assert {each["kept"] for each in alone.to_dict()["throughput"].values()} == {2}
     twice = measure(pair, replace(few, sets=("language", "language")), tmp_path, resume=True)
-    assert twice.data["count"] == 3
+    assert twice.to_dict()["count"] == 3
 
 
 # What is said of the counts
@@ -291,15 +293,15 @@ def tally(**counts: Any) -> Tally:
 
 
 def test_the_p_value_is_of_a_loss():
-    lost = measured(tally(right_reference=100, right_quantized=92, lost=10, gained=2))
+    lost = retention_of(tally(right_reference=100, right_quantized=92, lost=10, gained=2))
     assert lost.p_value == mcnemar(10, 2)
     assert lost.value == 0.92
-    gained = measured(tally(right_reference=92, right_quantized=100, lost=2, gained=10))
+    gained = retention_of(tally(right_reference=92, right_quantized=100, lost=2, gained=10))
     assert gained.p_value == 1
 
 
 def test_nothing_to_keep_is_no_retention():
-    found = measured(tally(gained=3, right_quantized=3))
+    found = retention_of(tally(gained=3, right_quantized=3))
     assert (found.value, found.interval) == (None, None)
     assert "solves no example" in found.why
     policy = replace(read_policy("lenient"), kinds={"toy": 0.5})
@@ -309,7 +311,7 @@ def test_nothing_to_keep_is_no_retention():
 @pytest.mark.parametrize(
     ("right", "count", "words"),
     [
-        (50, 200, "the reference is not above chance (25% of 200, a guess 25%)"),
+        (50, 200, "the reference is not above chance (25% of 200, chance 25%)"),
         (0, 200, "the reference solves none of 200"),
         (30, 50, "only 50 examples, the interval is"),
         (150, 200, None),
@@ -318,7 +320,7 @@ def test_nothing_to_keep_is_no_retention():
 def test_notes_say_what_tells_nothing(right, count, words):
     one = tally(right_reference=right, right_quantized=right, count=count, guessed=count / 4)
     comparison = TaskComparison(replace(one, kind="all"), (one,), ())
-    notes = [n for n in stage_of(["toy"], comparison, {}).data["notes"] if n.startswith("toy:")]
+    notes = [n for n in TaskResult.of(["toy"], comparison, {}).notes if n.startswith("toy:")]
     assert len(notes) == (words is not None)
     assert all(words in note for note in notes)
 
@@ -327,7 +329,7 @@ def test_a_models_words_move_no_cursor():
     example = read_tasks("knowledge").examples[0]
     flip = AnswerFlip(example, "lost", "\x1b[2Jyes\n" + "y" * 999, "[bold]no")
     one = tally(right_reference=1, count=1)
-    said = "\n".join(stage_of([], TaskComparison(one, (), (flip,)), {}).lines)
+    said = "\n".join(render_stage(TaskResult.of([], TaskComparison(one, (), (flip,)), {}))[1])
     assert "\x1b" not in said
     assert "[bold]no" in said
     assert len(max(said.splitlines(), key=len)) < 400

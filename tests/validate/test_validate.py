@@ -107,7 +107,7 @@ def test_the_whole_of_a_validation_is_in_its_data(made, toy, text, tasks, tmp_pa
 def test_a_stage_that_is_left_out_is_not_judged_and_is_said(made, toy, text):
     report = validate(made, toy, text=[str(text)], policy="lenient")
     assert set(report.data["verdict"]["left_out"]) == {"tasks", "context", "load"}
-    assert any("Not asked for, so not judged: tasks, context, load" in x for x in report.lines)
+    assert any("Not selected, so not judged: tasks, context, load" in x for x in report.lines)
 
 
 def test_a_stage_that_breaks_is_undecided_and_the_others_are_measured(
@@ -124,7 +124,7 @@ def test_a_stage_that_breaks_is_undecided_and_the_others_are_measured(
     assert report.data["likelihood"] == {"error": "the file went away"}
     assert [rule["passed"] for rule in report.data["verdict"]["rules"]] == [None, None]
     assert "blocks" in report.data["attribution"]
-    assert any("could not be measured. the file went away" in line for line in report.lines)
+    assert any("could not be measured: the file went away" in line for line in report.lines)
 
 
 def test_a_run_that_was_stopped_goes_on_and_ends_alike(made, toy, text, monkeypatch):

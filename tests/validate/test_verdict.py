@@ -11,8 +11,10 @@ from rich.console import Console
 
 from salient.core.errors import RequestError
 from salient.core.intervals import Interval
+from salient.core.report import Report
 from salient.validate.policy.policy import STAGES, Policy, read_policy
-from salient.validate.policy.verdict import Measurement, RuleResult, Verdict, judge, to_report
+from salient.validate.policy.render import render_verdict
+from salient.validate.policy.verdict import Measurement, RuleResult, Verdict, judge
 
 KL = Measurement("likelihood", "kl", 0.05, interval=Interval(0.04, 0.05, 0.07), sample=64)
 TOP1 = Measurement("likelihood", "top1", 0.90, interval=Interval(0.88, 0.90, 0.92), sample=64)
@@ -78,7 +80,7 @@ def test_a_threshold_is_held_against_the_end_that_the_policy_says(
 ):
     rule = decided({key: bound}, measured, use)
     assert rule.passed is passed
-    assert re.search(re.escape(words) + "$", rule.words)
+    assert re.search(re.escape(words) + "$", rule.reason)
 
 
 @pytest.mark.parametrize("use", ["upper", "middle"])
@@ -95,21 +97,21 @@ def test_a_threshold_is_held_against_the_end_that_the_policy_says(
 def test_what_was_not_measured_is_undecided(use, measured, words):
     rule = only(judge(policy(use, bounds={KL_MAX: 9.0}), measured))
     assert rule.passed is None
-    assert rule.words == words
+    assert rule.reason == words
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_figure_that_is_no_number_fails_and_is_not_left_undecided(value):
     rule = decided({KL_MAX: 9.0}, replace(KL, value=value, interval=None), "middle")
     assert rule.passed is False
-    assert re.search("is no figure of a working model: look at its outputs", rule.words)
+    assert re.search("is no figure of a working model: look at its outputs", rule.reason)
 
 
 def test_an_interval_without_bounds_is_undecided_by_its_end_and_decided_by_its_middle():
     unbounded = replace(KL, interval=Interval(-math.inf, 0.05, math.inf))
     rule = decided({KL_MAX: 0.06}, unbounded)
     assert rule.passed is None
-    assert re.search("too few values to bound it: take more", rule.words)
+    assert re.search("too few values to bound it: take more", rule.reason)
     assert decided({KL_MAX: 0.06}, unbounded, "middle").passed is True
 
 
@@ -129,21 +131,21 @@ def test_of_too_few_examples_the_interval_decides_and_its_width_is_said(use, low
     rule = decided({RETENTION_MIN: 0.9}, few, use, minimum_examples=100)
     assert rule.passed is passed
     asked = "only 12 examples, 100 are asked for, so the interval decides, "
-    assert rule.words == asked + words
+    assert rule.reason == asked + words
 
 
 @pytest.mark.parametrize("interval", [None, Interval(-math.inf, 1.0, math.inf)])
 def test_too_few_examples_without_an_interval_are_undecided(interval):
     few = replace(KEPT, interval=interval, sample=12)
     rule = decided({RETENTION_MIN: 0.1}, few, "middle", minimum_examples=13)
-    assert (rule.passed, rule.words) == (None, "only 12 examples, 13 are asked for: take more")
+    assert (rule.passed, rule.reason) == (None, "only 12 examples, 13 are asked for: take more")
 
 
 def test_few_examples_that_nearly_all_fail_are_enough():
     broken = replace(KEPT, value=0.1, interval=Interval(0.02, 0.1, 0.4), sample=12)
     rule = decided({RETENTION_MIN: 0.9}, broken, minimum_examples=100)
     assert rule.passed is False
-    assert re.search("0.38 wide: even its better end, 0.4, misses 0.9", rule.words)
+    assert re.search("0.38 wide: even its better end, 0.4, misses 0.9", rule.reason)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_a_loss_fails_only_when_it_is_proven(p_value, passed, words):
     measured = replace(KEPT, p_value=p_value)
     rule = decided({RETENTION_MIN: 0.95}, measured, "middle", significance=0.05)
     assert rule.passed is passed
-    assert re.search(words, rule.words)
+    assert re.search(words, rule.reason)
 
 
 def test_a_proven_loss_within_the_bound_passes():
@@ -170,7 +172,7 @@ def test_a_proven_loss_within_the_bound_passes():
 def test_the_pessimistic_end_takes_no_excuse_of_luck():
     rule = decided({RETENTION_MIN: 0.9}, KEPT, "upper", significance=0.05)
     assert rule.passed is False
-    assert re.search("worse end, 0.88, is not at least 0.9", rule.words)
+    assert re.search("worse end, 0.88, is not at least 0.9", rule.reason)
 
 
 def test_a_kind_is_held_against_its_own_bound_and_examples():
@@ -213,20 +215,18 @@ def test_the_verdict_is_the_worst_that_is_sure(passed, word, code):
     rule = only(judge(policy(bounds={KL_MAX: 1.0}), [KL]))
     verdict = Verdict("mine", "upper", tuple(replace(rule, passed=p) for p in passed))
     assert (verdict.word, verdict.exit_code) == (word, code)
-    report = to_report(verdict)
-    assert report.passed is (word == "pass")
-    assert report.lines[-1].startswith(f"Verdict: {word}. ")
+    assert render_verdict(verdict)[1][-1].startswith(f"Verdict: {word}. ")
 
 
 def test_stages_that_are_not_asked_for_are_named_and_not_judged():
     asked = policy(bounds={KL_MAX: 0.1, TTFT_MAX: 1.0})
     verdict = judge(asked, [KL], stages=["likelihood"])
     assert (verdict.word, verdict.left_out) == ("pass", ("load",))
-    assert "Not asked for, so not judged: load." in to_report(verdict).lines
+    assert "Not selected, so not judged: load." in render_verdict(verdict)[1]
     assert judge(asked, [KL]).word == "could not measure"
     nothing = judge(asked, [KL], stages=["context"])
     assert nothing.word == "could not measure"
-    assert re.search("asks nothing of the stages that were run", to_report(nothing).lines[-1])
+    assert re.search("no rule for the stages that were run", render_verdict(nothing)[1][-1])
 
 
 def test_a_stage_that_there_is_not_is_refused():
@@ -256,8 +256,7 @@ def mixed() -> Verdict:
 
 
 def test_people_read_every_rule_and_why_each_that_does_not_hold():
-    report = to_report(mixed())
-    (table,) = report.tables
+    table, lines = render_verdict(mixed())
     assert [(row[0], row[-1]) for row in table.rows] == [
         ("likelihood: kl", "yes"),
         ("likelihood: top1", "?"),
@@ -267,18 +266,16 @@ def test_people_read_every_rule_and_why_each_that_does_not_hold():
     ]
     assert table.rows[0][1:4] == ("0.05", "0.04 to 0.07", "at most 0.1 nats a token")
     assert table.rows[3][1:4] == ("-", "-", "at most 1 s")
-    assert [line.split(":")[0] for line in report.lines] == ["FAIL", *["UNDECIDED"] * 3, "Verdict"]
-    assert report.lines[0].startswith("FAIL: tasks: retention: 0.92 was measured, but")
-    assert report.lines[-1] == (
-        "Verdict: fail. By mine, of 5 rules 1 hold, 1 do not, 3 are undecided."
-    )
+    assert [line.split(":")[0] for line in lines] == ["FAIL", *["UNDECIDED"] * 3, "Verdict"]
+    assert lines[0].startswith("FAIL: tasks: retention: 0.92 was measured, but")
+    assert lines[-1] == ("Verdict: fail. By mine, of 5 rules 1 hold, 1 do not, 3 are undecided.")
     console = Console(record=True, width=120, file=io.StringIO())
-    report.show(console)
+    Report({}, [table], lines).show(console)
     assert "worse end of each interval" in console.export_text()
 
 
 def test_programs_read_the_same_as_json_without_infinities():
-    data = json.loads(to_report(mixed()).to_json())
+    data = json.loads(Report(mixed().to_dict()).to_json())
     assert (data["verdict"], data["exit_code"], data["policy"]) == ("fail", 1, "mine")
     assert [rule["passed"] for rule in data["rules"]] == [True, None, False, None, None]
     assert data["rules"][1]["interval"] == {"low": None, "middle": 0.9, "high": None, "level": 0.95}

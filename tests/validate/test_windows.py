@@ -8,7 +8,7 @@ import torch
 from helpers.tolerance import worst
 from salient.core.errors import CalibrationError
 from salient.core.metrics import LogitsComparison, compare_logits
-from salient.validate.likelihood.windows import Protocol
+from salient.validate.likelihood.protocols import EvaluationProtocol
 
 VOCAB = 11
 ROUNDING = 2 * (worst(VOCAB) + worst(4) * 8)  # of log probabilities of standard normal logits
@@ -21,10 +21,10 @@ def bigram(ids: torch.Tensor) -> torch.Tensor:
     return table[before, ids]
 
 
-def measured(ids: torch.Tensor, protocol: Protocol) -> LogitsComparison:
+def measured(ids: torch.Tensor, protocol: EvaluationProtocol) -> LogitsComparison:
     found = LogitsComparison()
     for number, window in enumerate(protocol.windows(ids)):
-        first = protocol.counted(number)
+        first = protocol.first_counted(number)
         logits = bigram(window)[first:]
         found.add(compare_logits(logits, logits, window[first:]))
     return found
@@ -32,11 +32,11 @@ def measured(ids: torch.Tensor, protocol: Protocol) -> LogitsComparison:
 
 @pytest.mark.parametrize(("window", "stride"), [(8, 8), (8, 4), (8, 1), (16, 3)])
 def test_every_token_counts_once(window, stride):
-    protocol = Protocol(window, stride)
+    protocol = EvaluationProtocol(window, stride)
     ids = torch.arange(67) % VOCAB
     counted: list[int] = []
     for number, window_ids in enumerate(protocol.windows(torch.arange(67))):
-        first = protocol.counted(number)
+        first = protocol.first_counted(number)
         counted += window_ids[first + 1 :].tolist()
     assert len(counted) == len(set(counted)) == measured(ids, protocol).predicted
     if stride < window:
@@ -55,7 +55,7 @@ def test_a_sliding_perplexity_is_the_textbooks():
         for at in range(new, window):
             total -= math.log(float(chances[at - 1, piece[at]]))
             count += 1
-    found = measured(ids, Protocol(window, stride))
+    found = measured(ids, EvaluationProtocol(window, stride))
     assert found.predicted == count
     assert found.perplexity_reference == pytest.approx(math.exp(total / count), rel=ROUNDING)
 
@@ -68,11 +68,11 @@ def test_windows_side_by_side_are_the_published_protocol():
         torch.nn.functional.cross_entropy(bigram(p)[:-1], p[1:], reduction="sum") for p in pieces
     ]
     expected = math.exp(float(torch.stack(losses).sum()) / (6 * 7))
-    found = measured(ids, Protocol(8, 8))
+    found = measured(ids, EvaluationProtocol(8, 8))
     assert found.perplexity_reference == pytest.approx(expected, rel=ROUNDING)
 
 
 @pytest.mark.parametrize("stride", [0, -1, 9])
 def test_a_stride_that_does_not_fit_is_refused(stride):
     with pytest.raises(CalibrationError, match=rf"--stride {stride} does not fit windows of 8"):
-        Protocol(8, stride)
+        EvaluationProtocol(8, stride)

@@ -38,6 +38,11 @@ class Interval:
     def width(self) -> float:
         return self.high - self.low
 
+    @property
+    def ends(self) -> list[float]:
+        """Low and high end, as JSON has them."""
+        return [self.low, self.high]
+
     def through(self, function: Callable[[float], float]) -> "Interval":
         """The interval of a rising `function` of what was measured."""
         low, high = function(self.low), function(self.high)

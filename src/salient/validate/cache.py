@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from salient import __version__
+from salient.core.records import FormatFault, from_json, to_json
 from salient.core.system import cache_folder
 from salient.formats.writer import write_json
+
+T = TypeVar("T")
 
 KEPT_SECONDS = 90 * 86400  # a part that nobody asked for in so long is forgotten
 
@@ -36,25 +39,27 @@ class ValidationCache:
         self,
         name: str,
         settings: dict[str, Any],
-        make: Callable[[], Any],
+        measure: Callable[[], T],
+        kind: type[T],
         *,
         shared: bool = False,
-    ) -> Any:
-        """What `make` gives, as JSON reads it back; measured only if it is not there.
+    ) -> T:
+        """The part that `measure` returns, of the type `kind`; measured only if it is absent.
 
-        settings: all that it depends on, a seal (Side.seal) among them
+        settings: all that it depends on, a fingerprint among them
+        kind: as core.records.from_json takes it; what is no such part is measured again
         shared: it depends on the reference alone, and serves other checkpoints of it
         """
         path = self.folder / f"{name}-{_digest(settings)}.json"
         if self.resume or shared:
-            found = _read(path)
-            if found is not None:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, FormatFault):
+                part = from_json(kind, json.loads(path.read_text(encoding="utf-8"))["value"])
                 self.taken += 1
-                return found["value"]
-        value = json.loads(json.dumps(make()))
+                return part
+        part = measure()
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"settings": settings, "value": value})
-        return value
+        write_json(path, {"settings": settings, "value": to_json(part)})
+        return part
 
     def forget_old(self) -> None:
         """Remove the parts that were written long ago."""
@@ -67,11 +72,3 @@ class ValidationCache:
 def _digest(settings: dict[str, Any]) -> str:
     written = json.dumps({**settings, "salient": __version__}, sort_keys=True)
     return hashlib.sha256(written.encode()).hexdigest()[:24]
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "value" in found else None

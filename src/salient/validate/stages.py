@@ -11,13 +11,11 @@ from salient.validate.attribution.measure import AttributionRequest, measure_att
 from salient.validate.context.measure import ContextRequest, check_context, measure_context
 from salient.validate.likelihood.measure import LikelihoodRequest, measure_likelihood, windows_of
 from salient.validate.load.measure import LoadRequest, check_load, measure_load
-from salient.validate.policy.policy import THRESHOLDS
-from salient.validate.policy.verdict import Measurement
 from salient.validate.tasks.measure import TasksRequest, check_tasks, measure_tasks
 
 from .cache import ValidationCache
 from .model_pair import ModelPair
-from .stage import Stage
+from .stage import StageResult, UnmeasuredStage
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class _Row:
     against the others"""
 
     check: Callable[[ModelPair, Any], object]
-    measure: Callable[[ModelPair, Any, ValidationCache, Progress], Stage]
+    measure: Callable[[ModelPair, Any, ValidationCache, Progress], StageResult]
     weight: int
 
 
@@ -72,7 +70,7 @@ def run_stages(
     progress: Progress,
     *,
     go_on: bool,
-) -> Iterator[Stage]:
+) -> Iterator[tuple[str, StageResult]]:
     """Each stage as it ends.
 
     go_on: a stage that cannot be measured after all says so in place of its figures, and the next
@@ -84,24 +82,13 @@ def run_stages(
         row = _STAGES[name]
         step = progress.part(done, row.weight, total, name)
         try:
-            yield row.measure(pair, getattr(asked, name), store, step)
+            yield name, row.measure(pair, getattr(asked, name), store, step)
         except SalientError as error:
             if not go_on:
                 raise
-            yield unmeasured(name, str(error))
+            yield name, UnmeasuredStage(name, str(error))
         done += row.weight
         for skeleton in pair.skeletons:
             skeleton.forget_outer()
         give_back_memory()
     progress(total, total, "done", "")
-
-
-def unmeasured(name: str, why: str) -> Stage:
-    """A stage that could not be measured: nothing that is asked of it is decided."""
-    asked = dict.fromkeys(t.what for t in THRESHOLDS if t.stage == name)
-    return Stage(
-        name,
-        {"error": why},
-        [Measurement(name, what, None, why=why) for what in asked],
-        lines=[f"{name}: could not be measured. {why}"],
-    )

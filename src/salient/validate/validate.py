@@ -1,22 +1,25 @@
 """The verbs `validate` and `evaluate`: stages measured, held against a policy, told."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
+from salient import __version__
 from salient.core.progress import Progress
-from salient.core.report import Report, Table, duration
+from salient.core.report import Report
 from salient.validate.policy.policy import STAGES, Policy, read_policy
-from salient.validate.policy.verdict import judge, to_report
+from salient.validate.policy.verdict import Verdict, judge
 
 from .cache import ValidationCache
 from .model_card import update_card
 from .model_pair import ModelPair, open_pair
+from .render import to_report
 from .report import check_folder, write_report
-from .run_environment import facts, memory
-from .stage import Stage
+from .result import ValidationResult
+from .run_environment import memory_use, model_summary, run_environment
+from .stage import StageResult
 from .stages import StageSelection, check_stages, run_stages
 
 
@@ -49,49 +52,36 @@ def run(request: ValidateOptions, progress: Progress) -> Report:
     check_stages(pair, request.asked)
     store = ValidationCache(resume=request.resume)
     store.forget_old()
-    stages = list(run_stages(pair, request.asked, store, progress, go_on=policy is not None))
-    data = {
-        **facts(pair),
-        "date": date.today().isoformat(),
-        "seconds": round(time.monotonic() - started, 1),
-        "memory": memory(pair),
-        **{stage.name: stage.data for stage in stages},
-    }
-    report = _report(data, stages, store)
-    if policy is not None:
-        report = _judged(report, policy, stages)
+    stages = dict(run_stages(pair, request.asked, store, progress, go_on=policy is not None))
+    result = ValidationResult(
+        checkpoint=pair.checkpoint.name,
+        reference=pair.reference.name,
+        salient=__version__,
+        environment=run_environment(str(pair.checkpoint.skeleton.device)),
+        model=model_summary(pair),
+        date=date.today().isoformat(),
+        seconds=round(time.monotonic() - started, 1),
+        memory=memory_use(pair),
+        **stages,  # pyright: ignore[reportArgumentType]
+        verdict=judge_stages(policy, stages) if policy is not None else None,
+        cached_parts=store.taken,
+    )
+    report = to_report(result)
     if request.report is not None:
-        _write(report, pair, Path(request.report))
+        report.lines[-1:-1] = _write(result, pair, Path(request.report))
     return report
 
 
-def _report(data: dict[str, Any], stages: list[Stage], store: ValidationCache) -> Report:
-    tables: list[Table] = []
-    lines: list[str] = []
-    for stage in stages:
-        tables += stage.tables
-        lines += stage.lines
-    kept = f"; {store.taken} parts taken from earlier runs" if store.taken else ""
-    lines.append(f"Measured in {duration(data['seconds'])}{kept}.")
-    return Report(data, tables, lines)
+def judge_stages(policy: Policy, stages: Mapping[str, StageResult]) -> Verdict:
+    """The verdict of a policy on the stages that were run."""
+    measurements = [m for stage in stages.values() for m in stage.measurements()]
+    return judge(policy, measurements, [name for name in stages if name in STAGES])
 
 
-def _judged(report: Report, policy: Policy, stages: list[Stage]) -> Report:
-    measured = [m for stage in stages for m in stage.measurements]
-    judged = [stage.name for stage in stages if stage.name in STAGES]
-    told = to_report(judge(policy, measured, judged))
-    return Report(
-        {**report.data, "verdict": told.data},
-        [*report.tables, *told.tables],
-        [*report.lines, *told.lines],
-        passed=told.passed,
-    )
-
-
-def _write(report: Report, pair: ModelPair, folder: Path) -> None:
-    written = write_report(report.data, folder)
-    where = ", ".join(path.name for path in written.values())
-    report.lines.insert(-1, f"Written to {folder}: {where}.")
-    said = update_card(pair.checkpoint.source.folder, report.data)
-    if said:
-        report.lines.insert(-1, said)
+def _write(result: ValidationResult, pair: ModelPair, folder: Path) -> list[str]:
+    """Write the report's pages and the model card; a line on each."""
+    data = result.to_dict()
+    paths = write_report(data, folder)
+    names = ", ".join(path.name for path in paths.values())
+    card = update_card(pair.checkpoint.source.folder, data)
+    return [f"Written to {folder}: {names}.", *([card] if card else [])]

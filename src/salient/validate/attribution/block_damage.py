@@ -21,23 +21,18 @@ from salient.models.skeleton import Skeleton
 from salient.validate.model_pair import ModelPair
 
 from .mixing import Mixed, Mixer, Windows
+from .result import DamageResult
 
 ROWS = 32  # tokens compared at once: their logits stay in a processor's cache
 
 
-def measure_damage(pair: ModelPair, ids: Tensor, progress: Progress) -> dict[str, Any]:
-    """KL (nats a token) on the windows `ids` [windows, tokens], as plain data:
-
-    whole: of the checkpoint   outside: of its embedding, last norm and head alone
-    blocks, kinds: name -> KL   together: kinds that read one input, and share a matrix in engines
-    doubts: block -> why its linears cannot be told apart; the kinds leave it out
-    halved: what groups of half the size would leave of the KL (see `_halved`), None if unknown
-    """
-    found = _Pass(pair, ids)
+def measure_damage(pair: ModelPair, ids: Tensor, progress: Progress) -> DamageResult:
+    """KL of each part on the windows `ids` [windows, tokens]."""
+    variants = _Pass(pair, ids)
     for index, name in enumerate(pair.reference.skeleton.blocks):
         progress(index, len(pair.reference.skeleton.blocks), f"{name}: what its codes cost", "")
-        found.through(index, name)
-    return found.result()
+        variants.run_block(index, name)
+    return variants.result()
 
 
 class _Pass:
@@ -57,7 +52,7 @@ class _Pass:
         self.together: dict[tuple[str, ...], None] = {}
         self.halved: dict[tuple[str, str], float] = {}
 
-    def through(self, index: int, name: str) -> None:
+    def run_block(self, index: int, name: str) -> None:
         """Take all variants through block `index`, and start its own."""
         mixed = self.mixer.block(index, self.clean)
         with InputRecorder(mixed.reference, list(mixed.codes)) as seen:
@@ -87,7 +82,7 @@ class _Pass:
             with mixed.holding(known.get(kind, [])) as block:
                 self.kinds[kind] = self.mine.run(index, block, self.kinds.get(kind, self.clean))
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> DamageResult:
         """All KLs, after the last block."""
         judge, model = self.skeletons
         outside = self.clean if self.outside is None else self.outside
@@ -99,15 +94,15 @@ class _Pass:
             {name: value for (what, name), value in kl.items() if what == wanted}
             for wanted in ("blocks", "kinds")
         )
-        return {
-            "whole": kl["whole", ""],
-            "outside": kl["outside", ""],
-            "blocks": blocks,
-            "kinds": kinds,
-            "together": [list(names) for names in self.together],
-            "doubts": self.doubts,
-            "halved": _halved(self.halved, blocks, kinds),
-        }
+        return DamageResult(
+            whole=kl["whole", ""],
+            outside=kl["outside", ""],
+            blocks=blocks,
+            kinds=kinds,
+            together=[list(names) for names in self.together],
+            doubts=self.doubts,
+            halved=_halved(self.halved, blocks, kinds),
+        )
 
 
 def divergences(

@@ -29,10 +29,9 @@ from salient.models.tracing import numbers, shared_inputs
 from salient.validate.model_pair import ModelPair
 
 from .mixing import Windows
+from .result import DriftFigures
 
 SALIENT = 0.01  # of an input's channels
-NEAR, FAR = 1.5, 2.5  # times the yardstick's log_ratio
-FAR_WORDS = "far from the calibration text"
 FAINT = 1e-4  # of the mean over channels: a channel that is never woken counts as this
 MOST_LETTERS = 200  # of a name in salient.json that is shown
 BUILTIN = "builtin"
@@ -91,8 +90,8 @@ def halves(ids: Tensor, windows: int, length: int) -> tuple[Tensor, Tensor] | No
 
 def measure_drift(
     pair: ModelPair, two: tuple[Tensor, Tensor], texts: dict[str, Tensor], progress: Progress
-) -> dict[str, Any]:
-    """The figures of each of `texts` (name -> [windows, tokens]), and of the yardstick.
+) -> list[DriftFigures]:
+    """The figures of the yardstick, then of each of `texts` (name -> [windows, tokens]).
 
     two: the halves of the calibration text, [windows, tokens] each
     """
@@ -112,25 +111,16 @@ def measure_drift(
             seen.append({n: recorder.inputs[n].float().abs().mean(0) for n in inputs})
         for first in inputs:
             a, b, *others = (means[first] for means in seen)
-            found[0] += [figures(a, b), figures(b, a)]
+            found[0] += [drift_figures(a, b), drift_figures(b, a)]
             for into, text in zip(found[1:], others, strict=True):
-                into += [figures(a, text), figures(b, text)]
-    means = [
-        {"kept_salient": _mean(f.kept for f in each), "log_ratio": _mean(f.apart for f in each)}
+                into += [drift_figures(a, text), drift_figures(b, text)]
+    return [
+        DriftFigures(_mean(f.kept_salient for f in each), _mean(f.log_ratio for f in each))
         for each in found
     ]
-    return {"yardstick": means[0], "texts": dict(zip(texts, means[1:], strict=True))}
 
 
-@dataclass(frozen=True)
-class DriftFigures:
-    """kept_salient and log_ratio of one input."""
-
-    kept: float
-    apart: float
-
-
-def figures(calibration: Tensor, text: Tensor) -> DriftFigures:
+def drift_figures(calibration: Tensor, text: Tensor) -> DriftFigures:
     """How far `text` is from `calibration`: mean |x| of each channel, [in]."""
     count = max(1, round(SALIENT * len(text)))
     large = [set(each.topk(count).indices.tolist()) for each in (calibration, text)]
@@ -146,22 +136,3 @@ def _inputs(seen: dict[str, Tensor]) -> list[str]:
 def _mean(values: Iterable[float]) -> float:
     all_of_them = list(values)
     return sum(all_of_them) / max(len(all_of_them), 1)
-
-
-def words(found: dict[str, float], yardstick: dict[str, float]) -> str:
-    """How far a text is, for people."""
-    apart = found["log_ratio"] / max(yardstick["log_ratio"], 1e-9)
-    if apart <= NEAR:
-        return "as near as two halves of the calibration text"
-    return FAR_WORDS if apart > FAR else "somewhat unlike the calibration text"
-
-
-def drift_data(calibration: Calibration, found: dict[str, Any] | None) -> dict[str, Any]:
-    """The report's section `drift`; `found` is None where nothing could be measured."""
-    if found is None:
-        return {"texts": [], "calibration": calibration.name, "why": calibration.why}
-    texts = [
-        {"text": name, **each, "words": words(each, found["yardstick"])}
-        for name, each in found["texts"].items()
-    ]
-    return {"texts": texts, "calibration": calibration.name, "yardstick": found["yardstick"]}

@@ -8,29 +8,28 @@ checkpoint was calibrated on (drift.py).
 import hashlib
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from salient.core.errors import ResourceError
 from salient.core.progress import Progress
-from salient.core.report import Table, mebibytes
+from salient.core.report import mebibytes
 from salient.core.system import available_memory
 from salient.models.tracing import pattern
 from salient.validate.cache import ValidationCache
 from salient.validate.likelihood.streaming import BUILTIN, text_tokens
 from salient.validate.model_pair import ModelPair
-from salient.validate.stage import Stage
+from salient.validate.stage import UnmeasuredStage
 
 from .block_damage import measure_damage
-from .drift import FAR_WORDS, Calibration, drift_data, find_calibration, halves, measure_drift
+from .drift import find_calibration, halves, measure_drift
 from .mixing import coded
+from .result import AttributionResult, DamageResult, DriftFigures, DriftResult, PartDamage
 from .suggestions import measure_options, options, suggestions
 
 SHARE = 4  # a quarter of the free memory may hold hidden states
 HELD = 3  # copies of a block at once: the reference's, the checkpoint's, the latter unscaled
-SHOWN = 5  # blocks in the table
 PASSES = 3
 OPTIONS = ("--windows", "--window-length")
 
@@ -51,7 +50,7 @@ class AttributionRequest:
 
 def measure_attribution(
     pair: ModelPair, request: AttributionRequest, store: ValidationCache, progress: Progress
-) -> Stage:
+) -> AttributionResult | UnmeasuredStage:
     """Where the damage sits. Raises CalibrationError for texts too short.
 
     Its time grows with the square of the number of blocks; each is read twice from both sides.
@@ -64,7 +63,7 @@ def measure_attribution(
     try:
         return _measured(pair, request, texts, store, progress)
     except (ResourceError, torch.OutOfMemoryError) as error:
-        return Stage("attribution", {"error": str(error)}, lines=[f"Not attributed: {error}"])
+        return UnmeasuredStage("attribution", str(error))
 
 
 def _measured(
@@ -73,7 +72,7 @@ def _measured(
     texts: dict[str, Tensor],
     store: ValidationCache,
     progress: Progress,
-) -> Stage:
+) -> AttributionResult:
     wanted = max(1, request.windows // len(texts))
     count = windows_that_fit(pair, len(texts), wanted, *next(iter(texts.values())).shape[1:])
     ids = torch.cat([windows[:count] for windows in texts.values()])
@@ -87,28 +86,29 @@ def _measured(
         "attribution-damage",
         settings,
         lambda: measure_damage(pair, ids, part(0)),
+        DamageResult,
     )
-    asked = options(pair, damage)
+    wanted_options = options(pair, damage)
     kl = store.part(
         "attribution-options",
-        {**settings, "options": [asdict(option) for option in asked]},
-        lambda: measure_options(pair, ids, asked, set(damage["doubts"]), part(1)),
+        {**settings, "options": [asdict(option) for option in wanted_options]},
+        lambda: measure_options(pair, ids, wanted_options, set(damage.doubts), part(1)),
+        list[float],
     )
     drift = _drift(pair, request.windows, texts, store, part(2))
-    unlike = any(text["words"] == FAR_WORDS for text in drift["texts"])
-    data = {
-        "windows": len(ids),
-        "length": ids.shape[1],
-        "texts": list(texts),
-        "whole": damage["whole"],
-        "outside": damage["outside"],
-        "blocks": _named(damage["blocks"]),
-        "kinds": sorted(_named(damage["kinds"]), key=lambda row: -row["kl"]),
-        "suggestions": suggestions(pair, damage, asked, kl, unlike=unlike),
-        "drift": drift,
-        "notes": _notes(damage, count, wanted),
-    }
-    return Stage("attribution", data, tables=_tables(data), lines=_lines(data))
+    kinds = sorted(damage.kinds.items(), key=lambda item: -item[1])
+    return AttributionResult(
+        windows=len(ids),
+        length=ids.shape[1],
+        texts=tuple(texts),
+        whole=damage.whole,
+        outside=damage.outside,
+        blocks=tuple(PartDamage(*item) for item in damage.blocks.items()),
+        kinds=tuple(PartDamage(*item) for item in kinds),
+        suggestions=tuple(suggestions(pair, damage, wanted_options, kl, unlike=drift.far)),
+        drift=drift,
+        notes=tuple(_notes(damage, count, wanted)),
+    )
 
 
 def windows_that_fit(pair: ModelPair, texts: int, wanted: int, length: int) -> int:
@@ -138,101 +138,43 @@ def _drift(
     texts: dict[str, Tensor],
     store: ValidationCache,
     progress: Progress,
-) -> dict[str, Any]:
+) -> DriftResult:
     calibration = find_calibration(pair)
     if calibration.ids is None:
-        return drift_data(calibration, None)
+        return DriftResult(calibration.name, reason=calibration.why)
     two = halves(calibration.ids, windows, next(iter(texts.values())).shape[1])
     if two is None:
-        why = "its calibration has a single window"
-        return drift_data(Calibration(calibration.name, why=why), None)
+        return DriftResult(calibration.name, reason="its calibration has a single window")
     settings = {
         "reference": pair.reference.seal,
         "calibration": [_digest(half) for half in two],
         "texts": {name: _digest(ids) for name, ids in texts.items()},
     }
-    found = store.part(
+    yardstick, *figures = store.part(
         "attribution-drift",
         settings,
         lambda: measure_drift(pair, two, texts, progress),
+        list[DriftFigures],
         shared=True,
     )
-    return drift_data(calibration, found)
+    return DriftResult(calibration.name, yardstick, dict(zip(texts, figures, strict=True)))
 
 
 def _digest(ids: Tensor) -> str:
     return hashlib.sha256(f"{list(ids.shape)}".encode() + ids.numpy().tobytes()).hexdigest()
 
 
-def _named(kl: dict[str, float]) -> list[dict[str, Any]]:
-    return [{"name": name, "kl": value} for name, value in kl.items()]
-
-
-def _notes(damage: dict[str, Any], count: int, wanted: int) -> list[str]:
+def _notes(damage: DamageResult, count: int, wanted: int) -> list[str]:
     found = []
     if count < wanted:
         found.append(
             f"{count} of {wanted} windows a text were taken: the hidden states of all variants are "
             "to take no more than a quarter of the free memory."
         )
-    if damage["doubts"]:
-        named = "; ".join(f"{name}: {why}" for name, why in list(damage["doubts"].items())[:3])
+    if damage.doubts:
+        named = "; ".join(f"{name}: {why}" for name, why in list(damage.doubts.items())[:3])
         found.append(
-            f"Linears could not be told apart in {len(damage['doubts'])} blocks, which the kinds "
+            f"Linears could not be told apart in {len(damage.doubts)} blocks, which the kinds "
             f"leave out ({named})."
         )
     return found
-
-
-def _tables(data: dict[str, Any]) -> list[Table]:
-    worst = sorted(data["blocks"], key=lambda row: -row["kl"])[:SHOWN]
-    columns = ("KL alone", "of the sum")
-    found = [
-        Table("Where the damage sits: the worst blocks", ("block", *columns), _rows(worst, data)),
-        Table("The kinds of linears", ("kind", *columns), _rows(data["kinds"], data, "kinds")),
-        Table(
-            "What would mend it",
-            ("change", "KL", "how known", "larger by"),
-            [("none", f"{data['whole']:.4f}", "measured", ""), *map(_mends, data["suggestions"])],
-            words=("how known",),
-        ),
-    ]
-    drift = data["drift"]
-    if drift["texts"]:
-        halves_of_it = {"text": "two halves of the calibration", "words": "", **drift["yardstick"]}
-        rows = [
-            (row["text"], f"{row['kept_salient']:.0%}", f"{row['log_ratio']:.3f}", row["words"])
-            for row in (halves_of_it, *drift["texts"])
-        ]
-        columns = ("text", "salient channels kept", "log ratio", "it is")
-        title = f"How like the calibration ({drift['calibration']}) the texts are"
-        found.append(Table(title, columns, rows, words=("it is",)))
-    return [table for table in found if table.rows]
-
-
-def _rows(
-    parts: list[dict[str, Any]], data: dict[str, Any], of: str = "blocks"
-) -> list[tuple[str, ...]]:
-    total = max(sum(row["kl"] for row in data[of]), 1e-12)
-    return [(row["name"], f"{row['kl']:.5f}", f"{row['kl'] / total:.0%}") for row in parts]
-
-
-def _mends(row: dict[str, Any]) -> tuple[str, ...]:
-    if row["kl"] is None:
-        return row["what"], "?", "", ""
-    how = "measured" if row["measured"] else "estimated"
-    return row["what"], f"{row['kl']:.4f}", how, mebibytes(row["bytes"])
-
-
-def _lines(data: dict[str, Any]) -> list[str]:
-    of_blocks, of_kinds = (sum(row["kl"] for row in data[of]) for of in ("blocks", "kinds"))
-    lines = [
-        f"On {data['windows']} x {data['length']} tokens the checkpoint has a KL of "
-        f"{data['whole']:.4f} nats; its blocks, each alone in the reference, add up to "
-        f"{of_blocks:.4f}, its kinds to {of_kinds:.4f}.",
-        *data["notes"],
-    ]
-    drift = data["drift"]
-    if not drift["texts"]:
-        lines.append(f"Whether the texts are like the calibration is not known: {drift['why']}.")
-    return lines

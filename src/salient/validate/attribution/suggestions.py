@@ -10,7 +10,6 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from salient.validate.model_pair import ModelPair
 
 from .block_damage import divergences
 from .mixing import Mixed, Mixer, Windows, coded
+from .result import DamageResult, Suggestion
 
 MOST = 0.1  # of the blocks that may be kept at 16 bits
 COVERED = 0.5  # of the KL that they are to account for
@@ -56,9 +56,9 @@ class Option:
         return [linear for linear in mixed.codes if pattern(linear) not in self.kinds]
 
 
-def options(pair: ModelPair, damage: dict[str, Any]) -> list[Option]:
+def options(pair: ModelPair, damage: DamageResult) -> list[Option]:
     """What is worth measuring, by what `measure_damage` found."""
-    sizes, kl = _codes(pair), damage["blocks"]
+    sizes, kl = _codes(pair), damage.blocks
     order = sorted(kl, key=kl.__getitem__, reverse=True)
     counts = {1, min(math.ceil(MOST * len(order)), _covering([kl[name] for name in order]))}
     found = []
@@ -67,8 +67,8 @@ def options(pair: ModelPair, damage: dict[str, Any]) -> list[Option]:
         named = worst[0] if count == 1 else f"the {count} worst blocks"
         weights = sum(number for (block, _), number in sizes.items() if block in worst)
         found.append(Option(named, tuple(f"{name}.*" for name in worst), weights, blocks=worst))
-    if damage["kinds"]:
-        skip, kinds = worst_kinds(damage["kinds"], damage["together"])
+    if damage.kinds:
+        skip, kinds = worst_kinds(damage.kinds, damage.together)
         weights = sum(number for (_, kind), number in sizes.items() if kind in kinds)
         found.append(Option(", ".join(skip), skip, weights, kinds=kinds))
     return [option for option in found if option.weights]
@@ -148,41 +148,39 @@ def measure_options(
 
 
 def suggestions(
-    pair: ModelPair, damage: dict[str, Any], wanted: list[Option], kl: list[float], *, unlike: bool
-) -> list[dict[str, Any]]:
-    """All suggestions as plain data; a `kl` of None: what it would leave is not known.
+    pair: ModelPair, damage: DamageResult, wanted: list[Option], kl: list[float], *, unlike: bool
+) -> list[Suggestion]:
+    """All suggestions; a `kl` of None: what it would leave is not known.
 
     kl: of the options `wanted`, measured   unlike: whether a text is far from the calibration's
     """
     scheme = pair.checkpoint.source.scheme
     each = 0.0 if scheme is None else (16 - scheme.bits_per_weight) / 8
-    found = [_said(what) for what in _damaged(pair, damage)]
+    found = [Suggestion(what) for what in _damaged(pair, damage)]
     for option, value in zip(wanted, kl, strict=True):
-        if value < damage["whole"]:
-            found.append(_said(option.what, value, round(option.weights * each), measured=True))
-    if scheme is not None and damage["halved"] is not None:
+        if value < damage.whole:
+            found.append(
+                Suggestion(option.what, value, measured=True, bytes=round(option.weights * each))
+            )
+    if scheme is not None and damage.halved is not None:
         half = Scheme(scheme.group_size // 2, scheme.symmetric, scheme.bits)
         what = f"groups of {half.group_size} (--scheme {half}), by an estimate from plain rounding"
         more = sum(_codes(pair).values()) * (half.bits_per_weight - scheme.bits_per_weight) / 8
-        found.append(_said(what, damage["whole"] * damage["halved"], round(more)))
+        found.append(Suggestion(what, damage.whole * damage.halved, bytes=round(more)))
     if unlike:
         model = shlex.quote(pair.reference.name)
         found.append(
-            _said(f"calibrate with text like yours (salient quantize {model} --calibration FILE)")
+            Suggestion(
+                f"calibrate with text like yours (salient quantize {model} --calibration FILE)"
+            )
         )
     return found
 
 
-def _said(
-    what: str, kl: float | None = None, more: int = 0, *, measured: bool = False
-) -> dict[str, Any]:
-    return {"what": what, "kl": kl, "measured": measured, "bytes": more}
-
-
-def _damaged(pair: ModelPair, damage: dict[str, Any]) -> list[str]:
+def _damaged(pair: ModelPair, damage: DamageResult) -> list[str]:
     """What looks written wrongly, not rounded."""
     coded_blocks = {block for block, _ in _codes(pair)}
-    kl = {name: value for name, value in damage["blocks"].items() if name in coded_blocks}
+    kl = {name: value for name, value in damage.blocks.items() if name in coded_blocks}
     mend = (
         f"write the checkpoint again, or run `salient doctor {shlex.quote(pair.checkpoint.name)}`"
     )
@@ -194,9 +192,9 @@ def _damaged(pair: ModelPair, damage: dict[str, Any]) -> list[str]:
             f"{worst} looks damaged, not just rounded: alone it has a KL of {kl[worst]:.3g}, the "
             f"other blocks {others:.2g} (median); {mend}"
         )
-    if damage["outside"] > max(COVERED * damage["whole"], NOTICED):
+    if damage.outside > max(COVERED * damage.whole, NOTICED):
         found.append(
             "the embedding, last norm or head is not the reference's: alone it has a KL of "
-            f"{damage['outside']:.3g}; {mend}"
+            f"{damage.outside:.3g}; {mend}"
         )
     return found

@@ -105,11 +105,14 @@ class LongWindows:
             label = f"{len(starts)} windows of {length} tokens"
             part = progress.part(sum(sizes[:number]), sizes[number], sum(sizes), label)
             settings = {**self.settings, "length": length, "starts": starts}
-            columns = self.store.part(
-                f"context-{length}", settings, lambda n=length, s=starts, p=part: self._run(n, s, p)
+            windows = self.store.part(
+                f"context-{length}",
+                settings,
+                lambda n=length, s=starts, p=part: self._run(n, s, p),
+                list[list[list[float]]],
             )
-            for start, each in zip(starts, columns, strict=True):
-                self.found[start, length] = TokenFigures.read(each)
+            for start, window in zip(starts, windows, strict=True):
+                self.found[start, length] = TokenFigures.read(window)
 
     def _run(self, length: int, starts: list[int], progress: Progress) -> list[list[list[float]]]:
         """The columns of each window's figures."""

@@ -16,15 +16,14 @@ from salient.core.intervals import FEWEST
 from salient.core.progress import Progress
 from salient.core.report import mebibytes
 from salient.validate.cache import ValidationCache
+from salient.validate.likelihood.result import TextComparison
 from salient.validate.likelihood.streaming import BUILTIN, text_tokens
 from salient.validate.model_pair import ModelPair
-from salient.validate.policy.verdict import Measurement
-from salient.validate.stage import Stage
 
 from .long_windows import LongWindows, Starts, free_memory, needed_memory
 from .positions import by_position, growth
-from .render import ContextFigures, length_lines, length_table, retrieval_lines, retrieval_table
-from .retrieval import RetrievalResult, find_facts
+from .result import ContextResult, RetrievalResult
+from .retrieval import find_facts
 
 LENGTHS = (512, 2048, 4096, 8192)
 SHORTEST = 64  # tokens of a window
@@ -75,7 +74,7 @@ def check_context(pair: ModelPair, request: ContextRequest) -> None:
 
 def measure_context(
     pair: ModelPair, request: ContextRequest, store: ValidationCache, progress: Progress
-) -> Stage:
+) -> ContextResult:
     """Measure both models on long windows, then ask them for hidden facts.
 
     Raises SalientError for what cannot be asked. Facts that a model cannot be asked for, such as
@@ -91,20 +90,21 @@ def measure_context(
         ],
         [windows.at(start, windows.quarter) for start in windows.quarters()],
     )
-    figures = ContextFigures(
-        lengths={n: [windows.at(s, n).sums() for s in plan.starts[n]] for n in sorted(plan.starts)},
-        buckets=by_position(windows.apart(), BUCKETS),
+    lengths = {
+        n: TextComparison.of([windows.at(start, n).sums() for start in plan.starts[n]])
+        for n in sorted(plan.starts)
+    }
+    step = progress.part(WINDOWS_SHARE, RETRIEVAL_SHARE, whole)
+    facts = _facts(pair, request, tuple(lengths), store, step)
+    return ContextResult(
+        text=request.text,
+        lengths=lengths,
+        positions=by_position(windows.apart(), BUCKETS),
         growth=grown,
         notes=[*plan.notes, *windows.notes],
+        retrieval=None if isinstance(facts, str) else facts,
+        retrieval_error=facts if isinstance(facts, str) else "",
     )
-    facts = _facts(
-        pair,
-        request,
-        tuple(figures.lengths),
-        store,
-        progress.part(WINDOWS_SHARE, RETRIEVAL_SHARE, whole),
-    )
-    return _stage(pair, request, figures, facts)
 
 
 def _planned(pair: ModelPair, request: ContextRequest) -> _Plan:
@@ -203,50 +203,3 @@ def _facts(
     except SalientError as error:
         return str(error)
     return found if found.probes else f"no fact and question fit in {lengths[-1]} tokens"
-
-
-def _stage(
-    pair: ModelPair, request: ContextRequest, figures: ContextFigures, facts: RetrievalResult | str
-) -> Stage:
-    tables, lines = [length_table(figures)], length_lines(figures)
-    if isinstance(facts, str):
-        retrieval: dict[str, Any] = {"error": facts}
-        lines.append(f"Hidden facts could not be searched for: {facts}")
-    else:
-        tables.append(retrieval_table(facts))
-        lines += retrieval_lines(facts)
-        right = dict(zip(("reference", "quantized"), facts.totals, strict=True))
-        count = len(facts.probes)
-        retrieval = {"rows": facts.rows(), **right, "count": count, "notes": retrieval_lines(facts)}
-    data = {"text": request.text, **figures.data(), "retrieval": retrieval}
-    return Stage("context", data, [_growth(figures), _retention(facts)], tables, lines)
-
-
-def _growth(figures: ContextFigures) -> Measurement:
-    found, windows = figures.growth, len(figures.lengths[max(figures.lengths)])
-    what = ("context", "kl_growth")
-    if found is None:
-        return Measurement(
-            *what, None, why="both models give the same distributions: no KL to grow"
-        )
-    return Measurement(
-        *what, found.value, interval=found.interval, unit="last / first quarter", sample=windows
-    )
-
-
-def _retention(facts: RetrievalResult | str) -> Measurement:
-    what = ("context", "retrieval_retention")
-    if isinstance(facts, str):
-        return Measurement(*what, None, why=facts)
-    kept = facts.retention()
-    if kept is None:
-        why = f"the reference finds none of {len(facts.probes)} facts, so there is nothing to keep"
-        return Measurement(*what, None, why=why, sample=len(facts.probes))
-    return Measurement(
-        *what,
-        kept.middle,
-        interval=kept,
-        unit="of the reference's",
-        sample=len(facts.probes),
-        p_value=facts.p_value(),
-    )

@@ -18,6 +18,8 @@ from torch import Tensor
 from salient.core.intervals import FEWEST, Interval, studentized
 from salient.core.metrics import ROWS, LogitsComparison
 
+from .result import KlGrowth, PositionBucket
+
 STRETCH = 128  # neighbouring tokens that are drawn together where there are too few windows
 NOTHING = 1e-6  # nats a token: what float32 makes of two equal models
 
@@ -90,51 +92,21 @@ def _compared(reference: Tensor, quantized: Tensor, following: Tensor) -> TokenF
     return TokenFigures(*(each.double().cpu().numpy() for each in (kl, agreed, *nlls)))
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """Mean KL, nats, of positions `first` to `last`; no interval of fewer than FEWEST windows."""
-
-    first: int
-    last: int
-    kl: float
-    interval: Interval | None
-    windows: int
-
-
-def by_position(windows: Sequence[TokenFigures], buckets: int) -> list[Bucket]:
+def by_position(windows: Sequence[TokenFigures], buckets: int) -> list[PositionBucket]:
     """Mean KL over equal ranges of positions, each of all windows that reach it."""
     longest = max(map(len, windows))
     ends = np.linspace(0, longest, min(buckets, longest) + 1).round().astype(int)
     return [_bucket(windows, int(first), int(end)) for first, end in pairwise(ends)]
 
 
-def _bucket(windows: Sequence[TokenFigures], first: int, end: int) -> Bucket:
+def _bucket(windows: Sequence[TokenFigures], first: int, end: int) -> PositionBucket:
     parts = [window.kl[first:end] for window in windows if len(window) > first]
     sums, sizes = _sums(parts), np.array([len(part) for part in parts], dtype=np.float64)
     interval = _interval(sums, sizes) if len(parts) >= FEWEST else None
-    return Bucket(first, end - 1, float(sums.sum() / sizes.sum()), interval, len(parts))
+    return PositionBucket(first, end - 1, float(sums.sum() / sizes.sum()), interval, len(parts))
 
 
-@dataclass(frozen=True)
-class Growth:
-    """KL of tokens late in a window over the KL of the same tokens early in one.
-
-    drawn: what the interval drew anew, with how many there were
-    """
-
-    value: float
-    interval: Interval | None
-    drawn: str
-
-    @property
-    def grows(self) -> bool | None:
-        """Whether errors grow with position; None where that cannot be told."""
-        if self.interval is None or self.interval.low <= 1 <= self.interval.high:
-            return None
-        return self.interval.low > 1
-
-
-def growth(late: Sequence[TokenFigures], early: Sequence[TokenFigures]) -> Growth | None:
+def growth(late: Sequence[TokenFigures], early: Sequence[TokenFigures]) -> KlGrowth | None:
     """The ratio of the KL sums of the same tokens, measured `late` and `early`, window by window.
 
     Windows are drawn for the interval; of fewer than FEWEST, stretches of STRETCH tokens, which
@@ -148,7 +120,7 @@ def growth(late: Sequence[TokenFigures], early: Sequence[TokenFigures]) -> Growt
         tops, bottoms = (_sums(list(_stretches(side))) for side in (late, early))
         drawn = f"{len(tops)} stretches of {STRETCH} tokens"
     interval = _interval(tops, bottoms) if len(tops) >= FEWEST else None
-    return Growth(value, interval, drawn)
+    return KlGrowth(value, interval, drawn)
 
 
 def _stretches(windows: Sequence[TokenFigures]) -> Iterator[np.ndarray]:

@@ -13,7 +13,6 @@ from typing import Any
 from salient.awq.calibration import load_tokenizer
 from salient.awq.layer_selection import pick_device
 from salient.core.corpus import builtin
-from salient.core.intervals import Interval, mcnemar, ratio
 from salient.core.progress import Progress
 from salient.core.system import give_back_memory
 from salient.runtime.engine import Engine
@@ -23,6 +22,7 @@ from salient.validate.cache import ValidationCache
 from salient.validate.model_pair import ModelPair, PairMember
 
 from .haystack import ANSWER_TOKENS, RetrievalProbe, is_right, make_probes
+from .result import RetrievalResult
 
 MOST_TEXTS = 4
 SPARSE = 4
@@ -30,42 +30,14 @@ CPU_TOKENS, GPU_TOKENS = 4096, 32768  # of the texts of a length, but one at lea
 
 
 @dataclass(frozen=True)
-class RetrievalResult:
-    """Probes and which of them each model got right.
+class ProbeAnswers:
+    """Answers to the probes of a text, None where one was left out.
 
-    computed: role -> tokens of prompts that the model computed, and did not find in its slot
+    computed: tokens of prompts that the model computed instead of taking from its cache
     """
 
-    probes: list[RetrievalProbe]
-    reference: list[bool]
-    quantized: list[bool]
-    computed: dict[str, int]
-
-    @property
-    def totals(self) -> tuple[int, int]:
-        """Right answers of the reference and of the checkpoint."""
-        return sum(self.reference), sum(self.quantized)
-
-    def retention(self) -> Interval | None:
-        """Right answers of the checkpoint over the reference's; None where it has none."""
-        return ratio(self.quantized, self.reference) if any(self.reference) else None
-
-    def p_value(self) -> float:
-        """That the probes that one model alone got right fell so by luck."""
-        pairs = list(zip(self.reference, self.quantized, strict=True))
-        return mcnemar(sum(r and not q for r, q in pairs), sum(q and not r for r, q in pairs))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Counts by length and depth."""
-        rows: dict[tuple[int, float], dict[str, Any]] = {}
-        for probe, r, q in zip(self.probes, self.reference, self.quantized, strict=True):
-            key = {"length": probe.length, "depth": probe.depth}
-            empty = {**key, "count": 0, "reference": 0, "quantized": 0}
-            row = rows.setdefault((probe.length, probe.depth), empty)
-            row["count"] += 1
-            row["reference"] += r
-            row["quantized"] += q
-        return [rows[key] for key in sorted(rows)]
+    answers: list[str | None]
+    computed: int
 
 
 def texts_of(lengths: Sequence[int], device: str) -> list[list[int]]:
@@ -88,8 +60,8 @@ def find_facts(
     computed: dict[str, int] = {}
     for number, side in enumerate(pair.sides):
         parts = _ask_all(side, texts, pair.device, store, progress.part(number, 1, 2))
-        answers.append([answer for part in parts for answer in part["answers"]])
-        computed[side.role] = sum(part["computed"] for part in parts)
+        answers.append([answer for part in parts for answer in part.answers])
+        computed[side.role] = sum(part.computed for part in parts)
     every = zip((probe for probes in texts for probe in probes), *answers, strict=True)
     both = [(p, r, q) for p, r, q in every if r is not None and q is not None]
     return RetrievalResult(
@@ -100,7 +72,7 @@ def find_facts(
     )
 
 
-def ask(engine: Engine, probes: Sequence[RetrievalProbe]) -> dict[str, Any]:
+def ask(engine: Engine, probes: Sequence[RetrievalProbe]) -> ProbeAnswers:
     """The answers to the probes of one text, and how many tokens of prompts were computed.
 
     Where the engine cannot keep a text, each question costs all of it: one in SPARSE is asked, and
@@ -113,7 +85,7 @@ def ask(engine: Engine, probes: Sequence[RetrievalProbe]) -> dict[str, Any]:
         (answer,) = engine.generate([probes[number].prompt], sampling)
         answers[number] = answer.text
         computed += len(answer.prompt) - answer.reused
-    return {"answers": answers, "computed": computed}
+    return ProbeAnswers(answers, computed)
 
 
 def _texts(
@@ -138,12 +110,12 @@ def _ask_all(
     device: str,
     store: ValidationCache,
     progress: Progress,
-) -> list[dict[str, Any]]:
+) -> list[ProbeAnswers]:
     """What `ask` gives for each text; the model is opened when the first is not in the store."""
     opened: list[LoadedEngine] = []
     longest = max((probe.length for probes in texts for probe in probes), default=0)
 
-    def made(probes: list[RetrievalProbe]) -> dict[str, Any]:
+    def made(probes: list[RetrievalProbe]) -> ProbeAnswers:
         if not opened:
             opened.append(side.open_engine(EngineOptions(device=device, context=longest, slots=1)))
         return ask(opened[0].engine, probes)
@@ -154,7 +126,15 @@ def _ask_all(
         prompts = json.dumps([probe.prompt for probe in probes])
         settings = {side.role: side.seal, "prompts": hashlib.sha256(prompts.encode()).hexdigest()}
         shared = side.role == "reference"
-        parts.append(store.part("retrieval", settings, lambda p=probes: made(p), shared=shared))
+        parts.append(
+            store.part(
+                "retrieval",
+                settings,
+                lambda p=probes: made(p),
+                ProbeAnswers,
+                shared=shared,
+            )
+        )
     if opened:
         opened.clear()
         give_back_memory()

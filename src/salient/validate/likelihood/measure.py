@@ -7,29 +7,23 @@ kernel's.
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from salient.core.errors import CalibrationError
-from salient.core.intervals import FEWEST, Interval
-from salient.core.metrics import LogitsComparison, compare_logits, intervals
+from salient.core.metrics import LogitsComparison, compare_logits
 from salient.core.progress import Progress
-from salient.core.report import Table, duration
 from salient.validate.cache import ValidationCache
 from salient.validate.model_pair import ModelPair
-from salient.validate.policy.verdict import Measurement
-from salient.validate.stage import Stage
 
-from .published import published_for, told
+from .protocols import PROTOCOLS, EvaluationProtocol, published_for
+from .result import LikelihoodResult, TextComparison
 from .streaming import BUILTIN, logits_of_both, text_tokens
-from .windows import PROTOCOLS, Protocol
 
 KEPT_BYTES = 2**30  # of both models' hidden states: as many windows as fit go through at once
 OPTIONS = ("--windows", "--window-length")
 WINDOWS = 16  # of a text, unless a protocol takes all
-JUDGED = (("kl", "nats a token"), ("top1", "share of tokens"), ("perplexity_increase", "ratio - 1"))
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class LikelihoodRequest:
     windows: times `length` tokens of each text; None: WINDOWS, or with a named protocol all that
         the text holds
     stride: tokens from window to window; None: side by side
-    named: one of evals.windows.PROTOCOLS in place of length and stride
+    named: one of PROTOCOLS in place of length and stride
     """
 
     texts: tuple[str, ...] = ()
@@ -49,9 +43,10 @@ class LikelihoodRequest:
     named: str | None = None
 
     @property
-    def protocol(self) -> Protocol:
+    def protocol(self) -> EvaluationProtocol:
         if self.named is None:
-            return Protocol(self.length, self.length if self.stride is None else self.stride)
+            stride = self.length if self.stride is None else self.stride
+            return EvaluationProtocol(self.length, stride)
         if self.named not in PROTOCOLS:
             raise CalibrationError(
                 f"No protocol {self.named!r}. Known: {', '.join(PROTOCOLS)}; or give "
@@ -67,19 +62,29 @@ class LikelihoodRequest:
 
 def measure_likelihood(
     pair: ModelPair, request: LikelihoodRequest, store: ValidationCache, progress: Progress
-) -> Stage:
+) -> LikelihoodResult:
     """Measure both models on each text. Raises CalibrationError for texts that do not do."""
     started = time.monotonic()
     texts = windows_of(pair, request)
     every = torch.cat(list(texts.values()))
     protocol = request.protocol
-    firsts = [protocol.counted(number) for ids in texts.values() for number in range(len(ids))]
+    firsts = [
+        protocol.first_counted(number) for ids in texts.values() for number in range(len(ids))
+    ]
     compared = _compared(pair, every, firsts, store, progress)
-    found, row = {}, 0
+    windows, row = {}, 0
     for name, ids in texts.items():
-        found[name] = compared[row : row + len(ids)]
+        windows[name] = compared[row : row + len(ids)]
         row += len(ids)
-    return _stage(pair, protocol, found, time.monotonic() - started)
+    comparisons = {name: TextComparison.of(each) for name, each in windows.items()}
+    sums = {name: comparison.sums for name, comparison in comparisons.items()}
+    return LikelihoodResult(
+        protocol=protocol,
+        seconds=time.monotonic() - started,
+        texts=comparisons,
+        total=TextComparison.of(compared),
+        published=published_for(pair.reference.source.config, protocol, sums),
+    )
 
 
 def windows_of(pair: ModelPair, request: LikelihoodRequest) -> dict[str, Tensor]:
@@ -108,102 +113,24 @@ def _compared(
             "counted": begin,
         }
         step = progress.part(number, 1, len(portions))
-        rows = store.part(
-            "likelihood", settings, lambda i=ids, b=begin, s=step: _rows(pair, i, b, s)
+        found += store.part(
+            "likelihood",
+            settings,
+            lambda i=ids, b=begin, s=step: _rows(pair, i, b, s),
+            list[LogitsComparison],
         )
-        found += [LogitsComparison(**row) for row in rows]
     return found
 
 
 def _rows(
     pair: ModelPair, ids: Tensor, firsts: list[int], progress: Progress
-) -> list[dict[str, Any]]:
+) -> list[LogitsComparison]:
     logits = logits_of_both(pair, ids, progress)
     return [
-        vars(compare_logits(reference[first:], quantized[first:], window[first:]))
+        compare_logits(reference[first:], quantized[first:], window[first:])
         for (reference, quantized), window, first in zip(logits, ids, firsts, strict=True)
     ]
 
 
 def _split(values: list[int], size: int) -> list[list[int]]:
     return [values[start : start + size] for start in range(0, len(values), size)]
-
-
-def _stage(
-    pair: ModelPair, protocol: Protocol, found: dict[str, list[LogitsComparison]], seconds: float
-) -> Stage:
-    sums = {name: LogitsComparison.of(windows) for name, windows in found.items()}
-    sure = {name: intervals(windows) for name, windows in found.items()}
-    every = [window for windows in found.values() for window in windows]
-    data = {
-        "protocol": protocol.words,
-        "window_length": protocol.window,
-        "stride": protocol.stride,
-        "seconds": round(seconds, 1),
-        "texts": {name: _figures(found[name], sure[name]) for name in found},
-        "all": _figures(every, intervals(every)),
-        "published": published_for(pair.reference.source.config, protocol, sums),
-    }
-    lines = [
-        f"{protocol.words[0].upper()}{protocol.words[1:]}; both models in float32; "
-        f"{duration(seconds)}.",
-        "In brackets 95 % intervals, by the bootstrap over windows.",
-    ]
-    few = [name for name, windows in found.items() if len(windows) < FEWEST]
-    if few:
-        lines[1] = f"Too few windows for intervals: {', '.join(few)}. Give at least {FEWEST}."
-    lines += [told(row) for row in data["published"]]
-    columns = ("text", "tokens", "KL (nats)", "top-1", "perplexity", "of the reference")
-    rows = [_row(name, sums[name], sure[name]) for name in found]
-    table = Table(f"{pair.checkpoint.name} against {pair.reference.name}", columns, rows)
-    return Stage("likelihood", data, _measurements(sums, sure, found, lines), [table], lines)
-
-
-def _figures(windows: list[LogitsComparison], sure: dict[str, Interval]) -> dict[str, Any]:
-    return {
-        **LogitsComparison.of(windows).figures(),
-        "windows": len(windows),
-        "intervals": {what: [each.low, each.high] for what, each in sure.items()},
-    }
-
-
-def _measurements(
-    sums: dict[str, LogitsComparison],
-    sure: dict[str, dict[str, Interval]],
-    found: dict[str, list[LogitsComparison]],
-    lines: list[str],
-) -> list[Measurement]:
-    """What the policy judges: of each figure the text that fares worst. One that is served well
-    makes up for none that is not."""
-    made = []
-    for what, unit in JUDGED:
-        worst = max(sums, key=lambda n, w=what: (-1 if w == "top1" else 1) * getattr(sums[n], w))
-        made.append(
-            Measurement(
-                "likelihood",
-                what,
-                getattr(sums[worst], what),
-                interval=sure[worst].get(what),
-                unit=unit,
-                sample=len(found[worst]),
-            )
-        )
-    if len(sums) > 1:
-        worst = max(sums, key=lambda name: sums[name].kl)
-        lines.append(f"Of {len(sums)} texts the worst is judged; by KL it is {worst}.")
-    return made
-
-
-def _row(name: str, c: LogitsComparison, sure: dict[str, Interval]) -> tuple[str, ...]:
-    return (
-        name,
-        str(c.tokens),
-        f"{c.kl:.4f}{_ends(sure, 'kl', '.4f')}",
-        f"{c.top1:.1%}{_ends(sure, 'top1', '.1%')}",
-        f"{c.perplexity_quantized:.3f}{_ends(sure, 'perplexity_quantized', '.3f')}",
-        f"{c.perplexity_reference:.3f}",
-    )
-
-
-def _ends(sure: dict[str, Interval], what: str, form: str) -> str:
-    return f" [{sure[what].low:{form}}, {sure[what].high:{form}}]" if sure else ""

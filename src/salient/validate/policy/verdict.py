@@ -5,14 +5,12 @@ Measuring is elsewhere. Imports no torch.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from salient.core.errors import RequestError
 from salient.core.intervals import Interval
-from salient.core.report import Report, Table
 
 from .policy import STAGES, THRESHOLDS, Direction, Policy, Threshold, Use
 
@@ -20,8 +18,6 @@ ALL = "all"  # the kind of a measurement over everything
 
 Word = Literal["pass", "fail", "could not measure"]
 EXIT_CODES: dict[Word, int] = {"pass": 0, "fail": 1, "could not measure": 2}
-_HOLDS = {True: "yes", False: "NO", None: "?"}
-_LABELS = {False: "FAIL", None: "UNDECIDED"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class RuleResult:
-    """One threshold, decided: passed is None where it could not be. `words` say why."""
+    """One threshold, decided for a `reason`; passed is None where it could not be."""
 
     stage: str
     what: str
@@ -56,11 +52,16 @@ class RuleResult:
     direction: Direction
     unit: str
     passed: bool | None
-    words: str
+    reason: str
 
     @property
     def title(self) -> str:
         return f"{self.stage}: {self.what}" + f" ({self.kind})" * (self.kind != ALL)
+
+    def to_dict(self) -> dict[str, object]:
+        data = asdict(self)
+        data["words"] = data.pop("reason")
+        return data
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,16 @@ class Verdict:
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.word]
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "verdict": self.word,
+            "exit_code": self.exit_code,
+            "policy": self.policy,
+            "use": self.use,
+            "left_out": list(self.left_out),
+            "rules": [rule.to_dict() for rule in self.rules],
+        }
 
 
 def judge(
@@ -220,55 +231,3 @@ def _ends(threshold: Threshold, interval: Interval) -> tuple[float, float]:
     """The worse end of the interval and the better one."""
     low, high = interval.low, interval.high
     return (high, low) if threshold.direction == "at most" else (low, high)
-
-
-def to_report(verdict: Verdict) -> Report:
-    """The report: a table of the rules, what does not hold and why, the verdict. It passed only
-    where the verdict is "pass"."""
-    rows = [
-        (
-            rule.title,
-            "-" if rule.value is None else f"{rule.value:.4g}",
-            _shown(rule.interval),
-            f"{rule.direction} {rule.bound:g} {rule.unit}",
-            _HOLDS[rule.passed],
-        )
-        for rule in verdict.rules
-    ]
-    end = "the worse end of each interval" if verdict.use == "upper" else "what was measured"
-    table = Table(
-        f"Policy {verdict.policy}: {end} has to satisfy the bound",
-        ("what", "measured", "interval", "bound", "holds"),
-        rows,
-        words=("bound", "holds"),
-    )
-    lines = [
-        f"{_LABELS[rule.passed]}: {rule.title}: {rule.words.rstrip('.')}."
-        for passed in _LABELS
-        for rule in verdict.rules
-        if rule.passed is passed
-    ]
-    if verdict.left_out:
-        lines.append(f"Not asked for, so not judged: {', '.join(verdict.left_out)}.")
-    lines.append(_summary(verdict))
-    data = {
-        "verdict": verdict.word,
-        "exit_code": verdict.exit_code,
-        "policy": verdict.policy,
-        "use": verdict.use,
-        "left_out": list(verdict.left_out),
-        "rules": [asdict(rule) for rule in verdict.rules],
-    }
-    return Report(data, [table], lines, passed=verdict.word == "pass")
-
-
-def _shown(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{interval.low:.4g} to {interval.high:.4g}"
-
-
-def _summary(verdict: Verdict) -> str:
-    if not verdict.rules:
-        return "Verdict: could not measure. The policy asks nothing of the stages that were run."
-    counts = Counter(rule.passed for rule in verdict.rules)
-    found = f"of {len(verdict.rules)} rules {counts[True]} hold, {counts[False]} do not"
-    return f"Verdict: {verdict.word}. By {verdict.policy}, {found}, {counts[None]} are undecided."

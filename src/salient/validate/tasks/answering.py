@@ -46,7 +46,7 @@ class ModelAnswer:
     answers: what was written, the text of the choice, or what else was asked for; plain JSON
     """
 
-    answers: list[Any]
+    answers: list[object]
     prompt_tokens: int
     new_tokens: int
 

@@ -5,7 +5,9 @@ Leaves out how the answers were made, and whether the loss is acceptable. Import
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from salient.core.intervals import Interval, mcnemar, ratio
 
 from .task_sets import Example
 
@@ -68,8 +70,26 @@ class Tally:
         """Quantized accuracy over reference accuracy; None where the reference gets none right."""
         return self.right_quantized / self.right_reference if self.right_reference else None
 
-    def figures(self) -> dict[str, Any]:
+    @property
+    def p_value(self) -> float:
+        """Of a loss (McNemar's exact test); 1 where no more was lost than gained."""
+        return mcnemar(self.lost, self.gained) if self.lost > self.gained else 1.0
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the retention; None where the reference gets none right."""
+        if not self.right_reference:
+            return None
+        both = self.right_reference - self.lost
+        neither = self.count - both - self.lost - self.gained
+        counts = {(1, 1): both, (0, 1): self.lost, (1, 0): self.gained, (0, 0): neither}
+        pairs = [pair for pair, count in counts.items() for _ in range(count)]
+        quantized, reference = zip(*pairs, strict=True)
+        return ratio(quantized, reference)
+
+    def to_dict(self) -> dict[str, object]:
         """The counts and shares as plain numbers."""
+        interval = self.interval
         return {
             "count": self.count,
             "accuracy_reference": self.accuracy_reference,
@@ -79,6 +99,8 @@ class Tally:
             "lost": self.lost,
             "gained": self.gained,
             "changed": self.changed,
+            "p_value": self.p_value,
+            "interval": interval.ends if interval else None,
         }
 
 
@@ -90,24 +112,10 @@ class TaskComparison:
     kinds: tuple[Tally, ...]
     flips: tuple[AnswerFlip, ...]
 
-    def figures(self) -> dict[str, Any]:
-        """Everything as plain numbers, strings, lists and dicts."""
-        return {
-            **self.total.figures(),
-            "kinds": {tally.kind: tally.figures() for tally in self.kinds},
-            "flips": [
-                {
-                    "id": flip.example.id,
-                    "kind": flip.example.kind,
-                    "direction": flip.direction,
-                    "prompt": flip.example.prompt,
-                    "expected": list(flip.example.expected),
-                    "reference": flip.reference,
-                    "quantized": flip.quantized,
-                }
-                for flip in self.flips
-            ],
-        }
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        """Each kind's, then the one of all examples."""
+        return (*self.kinds, self.total)
 
 
 _Row = tuple[Example, TaskOutcome, TaskOutcome]

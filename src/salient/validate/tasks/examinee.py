@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,34 +16,18 @@ from salient.validate.cache import ValidationCache
 from salient.validate.model_pair import ROOM, PairMember
 
 from .answering import ModelAnswer
+from .result import Throughput
 
 SLOTS = 16  # sequences at once; twice as many were no faster on two cores
 SHARE = 0.5  # of the memory beside the weights, what keys and values may take
 
 
-@dataclass
-class Throughput:
-    """What answering cost.
+@dataclass(frozen=True)
+class TimedAnswers(ModelAnswer):
+    """A part of a model's answers as the cache holds it, with its time and how the model ran."""
 
-    kept: of the `parts`, those that an earlier run had answered; their seconds are that run's
-    runs_as: how the model ran, in words
-    """
-
-    seconds: float = 0.0
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    parts: int = 0
-    kept: int = 0
-    runs_as: str = ""
-
-    @property
-    def tokens_a_second(self) -> float | None:
-        """Prompt tokens and new ones."""
-        tokens = self.prompt_tokens + self.new_tokens
-        return tokens / self.seconds if self.seconds > 0 else None
-
-    def figures(self) -> dict[str, Any]:
-        return {**asdict(self), "tokens_a_second": self.tokens_a_second}
+    seconds: float
+    runs_as: str
 
 
 class Examinee:
@@ -77,32 +61,30 @@ class Examinee:
             name,
             {"seal": self.side.seal, **settings},
             lambda: self._timed(make),
+            TimedAnswers,
             shared=self.side.role == "reference",
         )
         spent = self.throughput
         spent.parts += 1
-        spent.kept += self.store.taken - before
-        spent.seconds += found["seconds"]
-        spent.prompt_tokens += found["prompt_tokens"]
-        spent.new_tokens += found["new_tokens"]
-        spent.runs_as = found["runs_as"]
-        return found["answers"]
+        spent.cached += self.store.taken - before
+        spent.seconds += found.seconds
+        spent.prompt_tokens += found.prompt_tokens
+        spent.new_tokens += found.new_tokens
+        spent.runs_as = found.runs_as
+        return found.answers
 
-    def _timed(self, make: Callable[[Engine], ModelAnswer]) -> dict[str, Any]:
+    def _timed(self, make: Callable[[Engine], ModelAnswer]) -> "TimedAnswers":
         engine = self.engine
         start = time.perf_counter()
         try:
-            answered = asdict(make(engine))
+            answered = make(engine)
         except torch.OutOfMemoryError:
             raise ResourceError(
                 f"{self.side.name} ran out of the device's memory while it answered. Measure it on "
                 "a larger device, or with --device cpu."
             ) from None
-        return {
-            **answered,
-            "seconds": time.perf_counter() - start,
-            "runs_as": engine.runner.how,
-        }
+        seconds = time.perf_counter() - start
+        return TimedAnswers(**vars(answered), seconds=seconds, runs_as=engine.runner.how)
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -155,8 +155,8 @@ class EngineModel:
 
 def _ask(engine: Engine, lot: Sequence[ChoiceRequest]) -> ModelAnswer:
     continuations = Continuations(engine)
-    found = [[asdict(each) for each in one] for one in continuations.ask(lot)]
-    return ModelAnswer(found, continuations.computed, 0)
+    answers: list[object] = [[asdict(each) for each in one] for one in continuations.ask(lot)]
+    return ModelAnswer(answers, continuations.computed, 0)
 
 
 def _write(engine: Engine, lot: Sequence[Writing]) -> ModelAnswer:

@@ -20,13 +20,13 @@ from salient.runtime.load_engine import LONGEST_DEFAULT
 from salient.validate.cache import ValidationCache
 from salient.validate.model_pair import ModelPair
 from salient.validate.policy.verdict import ALL as EVERYTHING
-from salient.validate.stage import Stage
+from salient.validate.stage import UnmeasuredStage
 
 from .answering import TaskQuestion, answer, outcome, question
 from .comparison import compare
 from .examinee import Examinee
 from .lm_eval_tasks import PREFIX, Sat, find_tasks, sit
-from .tallies import stage_of, unmeasured
+from .result import TaskResult
 from .task_sets import ALL, Example, read_tasks
 
 CHUNK = 32  # examples whose answers are kept together
@@ -97,7 +97,7 @@ def check_tasks(pair: ModelPair, request: TasksRequest) -> TaskPlan:
 
 def measure_tasks(
     pair: ModelPair, request: TasksRequest, store: ValidationCache, progress: Progress
-) -> Stage:
+) -> TaskResult | UnmeasuredStage:
     """Ask both models, compare their answers.
 
     Raises SalientError for what cannot be asked, CalibrationError for a pattern that takes too
@@ -118,7 +118,8 @@ def measure_tasks(
                 sats += more
                 notes = [*plan.notes, *words]
         except (ResourceError, ModelError) as error:
-            return unmeasured(str(error), [e.kind for e in plan.examples] + plan.harness)
+            kinds = (*(example.kind for example in plan.examples), *plan.harness)
+            return UnmeasuredStage("tasks", str(error), kinds)
         finally:
             examinee.close()
         answered.append(sats)
@@ -129,7 +130,7 @@ def measure_tasks(
             "lm-eval asked the two models other examples. Leave tasks out that draw at random."
         )
     comparison = compare(examples, *([said for _, said in sats] for sats in answered))
-    return stage_of(list(request.sets), comparison, throughput, notes)
+    return TaskResult.of(request.sets, comparison, throughput, notes)
 
 
 def _first_of_each_kind(names: Sequence[str], most: int | None) -> list[Example]:

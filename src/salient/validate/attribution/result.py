@@ -1,0 +1,136 @@
+"""Result of the attribution stage, and the parts of it that the cache holds."""
+
+from dataclasses import asdict, dataclass, field
+
+from salient.validate.policy.verdict import Measurement
+
+NEAR, FAR = 1.5, 2.5  # times the yardstick's log_ratio
+LABELS = {
+    "near": "as near as two halves of the calibration text",
+    "between": "somewhat unlike the calibration text",
+    "far": "far from the calibration text",
+}
+
+
+@dataclass(frozen=True)
+class PartDamage:
+    """KL (nats a token) of the reference with one part of the checkpoint: a block, or a kind."""
+
+    name: str
+    kl: float
+
+
+@dataclass(frozen=True)
+class DamageResult:
+    """KL (nats a token) by part of the checkpoint.
+
+    whole: of the checkpoint   outside: of its embedding, last norm and head alone
+    blocks, kinds: name -> KL   together: kinds that read one input, and share a matrix in engines
+    doubts: block -> why its linears cannot be told apart; the kinds leave it out
+    halved: share of the KL that groups of half the size would leave, None if unknown
+    """
+
+    whole: float
+    outside: float
+    blocks: dict[str, float]
+    kinds: dict[str, float]
+    together: list[list[str]]
+    doubts: dict[str, str]
+    halved: float | None
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A change to the checkpoint. kl: what it would leave, None if unknown; bytes: it adds"""
+
+    what: str
+    kl: float | None = None
+    measured: bool = False
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class DriftFigures:
+    """How like the calibration a text is, over the inputs of linears.
+
+    kept_salient: share of the calibration's largest 1 % of channels that are the text's, too
+    log_ratio: mean over channels of |ln (mean |x| on the text / mean |x| on the calibration)|
+    """
+
+    kept_salient: float
+    log_ratio: float
+
+
+@dataclass(frozen=True)
+class DriftResult:
+    """How like the calibration the texts are.
+
+    calibration: its name, None if unknown   yardstick: of two halves of it
+    reason: why nothing was measured
+    """
+
+    calibration: str | None
+    yardstick: DriftFigures | None = None
+    texts: dict[str, DriftFigures] = field(default_factory=dict)
+    reason: str = ""
+
+    def label(self, text: str) -> str:
+        """How far a text is."""
+        assert self.yardstick is not None
+        distance = self.texts[text].log_ratio / max(self.yardstick.log_ratio, 1e-9)
+        return LABELS["near" if distance <= NEAR else "far" if distance > FAR else "between"]
+
+    @property
+    def far(self) -> bool:
+        """Whether a text is far from the calibration."""
+        return any(self.label(text) == LABELS["far"] for text in self.texts)
+
+    def to_dict(self) -> dict[str, object]:
+        if self.yardstick is None:
+            return {"texts": [], "calibration": self.calibration, "why": self.reason}
+        return {
+            "texts": [
+                {"text": name, **asdict(figures), "words": self.label(name)}
+                for name, figures in self.texts.items()
+            ],
+            "calibration": self.calibration,
+            "yardstick": asdict(self.yardstick),
+        }
+
+
+@dataclass(frozen=True)
+class AttributionResult:
+    """Where the damage sits, on `windows` windows of `length` tokens.
+
+    whole, outside: KL of the checkpoint, and of its embedding, last norm and head alone
+    blocks: in the model's order   kinds: the worst first
+    """
+
+    windows: int
+    length: int
+    texts: tuple[str, ...]
+    whole: float
+    outside: float
+    blocks: tuple[PartDamage, ...]
+    kinds: tuple[PartDamage, ...]
+    suggestions: tuple[Suggestion, ...]
+    drift: DriftResult
+    notes: tuple[str, ...] = ()
+
+    def measurements(self) -> list[Measurement]:
+        """None: no policy judges it."""
+        return []
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "windows": self.windows,
+            "length": self.length,
+            "texts": list(self.texts),
+            "whole": self.whole,
+            "outside": self.outside,
+            "blocks": [asdict(block) for block in self.blocks],
+            "kinds": [asdict(kind) for kind in self.kinds],
+            "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
+            "drift": self.drift.to_dict(),
+            "notes": list(self.notes),
+        }

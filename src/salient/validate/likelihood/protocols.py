@@ -1,0 +1,165 @@
+"""Evaluation protocols, and the perplexities that others published with them.
+
+A text is cut into windows, and each token counts once: in the first window all of them, in each
+later one those that no earlier window had; the tokens before them in the window are context only.
+Windows next to each other (a stride of their own length) are the protocol of the published tables
+(GPTQ, AWQ: 2048 and 2048); a shorter stride gives every counted token at least `window - stride`
+tokens of context, and a lower figure. Tokens at the end that fill no whole stride are left out.
+
+A published model is recognized by its shape, which its fine-tuned children share: the reference's
+own perplexity shows whether it is the model of the table.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from salient.core.errors import CalibrationError
+
+TEXT = "wikitext2"
+SAME = 0.01  # relative: a reference nearer than this to the published one is the same model
+SCHEME = "AWQ, w4-g128"
+PAPER = "AWQ (arXiv 2306.00978), table 4"
+DEEPCOMPRESSOR = "README of github.com/mit-han-lab/deepcompressor"
+
+SHAPE = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """Windows of `window` tokens, each `stride` tokens after the previous one."""
+
+    window: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.window:
+            raise CalibrationError(
+                f"--stride {self.stride} does not fit windows of {self.window} tokens: give 1 to "
+                f"{self.window}; {self.window} puts them side by side."
+            )
+
+    @property
+    def summary(self) -> str:
+        """The protocol as text."""
+        if self.stride == self.window:
+            return f"windows of {self.window} tokens, side by side"
+        least = self.window - self.stride
+        return (
+            f"windows of {self.window} tokens, each {self.stride} after the one before: every "
+            f"token counts once, with at least {least} before it"
+        )
+
+    def windows(self, ids: Tensor) -> Tensor:
+        """The windows of a text: [tokens] -> [count, window]."""
+        return ids.unfold(0, self.window, self.stride)
+
+    def first_counted(self, number: int) -> int:
+        """The position in window `number` from which its tokens are predicted and counted."""
+        return 0 if number == 0 or self.stride == self.window else self.window - self.stride - 1
+
+
+# What published tables were measured with (GPTQ, arXiv 2210.17323, and AWQ, arXiv 2306.00978: all
+# of WikiText-2's test part in windows of 2048), and one with more context.
+PROTOCOLS = {"classic": EvaluationProtocol(2048, 2048), "sliding": EvaluationProtocol(2048, 512)}
+
+
+@dataclass(frozen=True)
+class PublishedPerplexity:
+    """Perplexities of WikiText-2 by the classic protocol, in 16-bit and at SCHEME.
+
+    shape: the values of SHAPE, and max_position_embeddings
+    """
+
+    model: str
+    shape: tuple[int, int, int, int, int]
+    reference: float
+    quantized: float
+    source: str
+
+
+ROWS = (
+    PublishedPerplexity("Llama-7B", (4096, 32, 11008, 32000, 2048), 5.68, 5.78, PAPER),
+    PublishedPerplexity("Llama-2-7B", (4096, 32, 11008, 32000, 4096), 5.47, 5.60, PAPER),
+    PublishedPerplexity("Llama-2-13B", (5120, 40, 13824, 32000, 4096), 4.88, 4.97, PAPER),
+    PublishedPerplexity("Llama-2-70B", (8192, 80, 28672, 32000, 4096), 3.32, 3.41, PAPER),
+    PublishedPerplexity("Llama-3-8B", (4096, 32, 14336, 128256, 8192), 6.14, 6.54, DEEPCOMPRESSOR),
+    PublishedPerplexity("Llama-3-70B", (8192, 80, 28672, 128256, 8192), 2.85, 3.20, DEEPCOMPRESSOR),
+    PublishedPerplexity(
+        "Llama-3.1-8B", (4096, 32, 14336, 128256, 131072), 6.24, 6.60, DEEPCOMPRESSOR
+    ),
+    PublishedPerplexity(
+        "Llama-3.1-70B", (8192, 80, 28672, 128256, 131072), 2.81, 3.22, DEEPCOMPRESSOR
+    ),
+    PublishedPerplexity("Mistral-7B", (4096, 32, 14336, 32000, 32768), 5.25, 5.37, DEEPCOMPRESSOR),
+    PublishedPerplexity("Yi-34B", (7168, 60, 20480, 64000, 4096), 4.60, 4.67, DEEPCOMPRESSOR),
+)
+
+
+@dataclass(frozen=True)
+class PublishedComparison:
+    """A published row and what was measured; the latter None by another text or protocol."""
+
+    model: str
+    reference: float
+    quantized: float
+    source: str
+    text: str = TEXT
+    protocol: str = "classic"
+    scheme: str = SCHEME
+    measured_reference: float | None = None
+    measured_quantized: float | None = None
+
+    @property
+    def summary(self) -> str:
+        """One line for the terminal."""
+        published = (
+            f"Published for {self.model} on {self.text}: {self.reference:.2f} in 16-bit, "
+            f"{self.quantized:.2f} with {self.scheme} ({self.source})"
+        )
+        own = self.measured_reference
+        if own is None:
+            return f"{published}. To compare: --text {TEXT} --protocol classic."
+        if abs(own / self.reference - 1) > SAME:
+            return (
+                f"{published}. This reference measures {own:.2f}: it has that shape and is another "
+                "model, or another text was read."
+            )
+        return (
+            f"{published}; this reference measures {own:.2f}, the checkpoint "
+            f"{self.measured_quantized:.2f}."
+        )
+
+
+class Perplexities(Protocol):
+    """Perplexities of both models, as core.metrics.LogitsComparison has them."""
+
+    @property
+    def perplexity_reference(self) -> float: ...
+    @property
+    def perplexity_quantized(self) -> float: ...
+
+
+def published_for(
+    config: Mapping[str, Any], protocol: EvaluationProtocol, measured: Mapping[str, Perplexities]
+) -> tuple[PublishedComparison, ...]:
+    """The published rows of a model with this config.json, each with what was measured.
+
+    measured: text -> perplexities; only those of WikiText-2 by the classic protocol are comparable
+    """
+    shape = tuple(config.get(key) for key in (*SHAPE, "max_position_embeddings"))
+    own = measured.get(TEXT) if protocol == PROTOCOLS["classic"] else None
+    return tuple(
+        PublishedComparison(
+            row.model,
+            row.reference,
+            row.quantized,
+            row.source,
+            measured_reference=own.perplexity_reference if own else None,
+            measured_quantized=own.perplexity_quantized if own else None,
+        )
+        for row in ROWS
+        if row.shape == shape
+    )
