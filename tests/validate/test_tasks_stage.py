@@ -143,7 +143,7 @@ def test_a_run_that_was_stopped_goes_on(pair, request_, tmp_path, monkeypatch):
 
     def stop(done: int, total: int, doing: str, note: str) -> None:
         examples = SEEN + COUNTED
-        if doing.startswith("checkpoint") and done * 2 * examples >= total * (examples + 10):
+        if doing.startswith("checkpoint") and done * 2 * examples >= total * (examples + 9):
             raise Stopped
 
     with pytest.raises(Stopped):

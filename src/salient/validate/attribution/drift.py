@@ -14,7 +14,6 @@ lies between them is the yardstick.
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
