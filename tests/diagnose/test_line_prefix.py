@@ -1,4 +1,4 @@
-"""What stands before a message is taken off, and the message is left whole."""
+"""Prefixes are stripped, and messages stay whole."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from salient.diagnose.log.line_prefix import read_line
 
-SAID = "Falling back to unoptimized AWQ kernels."
+MESSAGE = "Falling back to unoptimized AWQ kernels."
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ SAID = "Falling back to unoptimized AWQ kernels."
         ("ERROR:    ", ""),
     ],
 )
-def test_what_stands_before_a_message_is_taken_off(prefix, process):
-    line = read_line(f"{prefix}{SAID}\r".encode())
-    assert (line.text, line.message, line.process) == (SAID, SAID, process)
+def test_prefixes_are_stripped(prefix, process):
+    line = read_line(f"{prefix}{MESSAGE}\r".encode())
+    assert (line.text, line.message, line.process) == (MESSAGE, MESSAGE, process)
 
 
 @pytest.mark.parametrize(
@@ -64,23 +64,25 @@ def test_what_stands_before_a_message_is_taken_off(prefix, process):
         ),
     ],
 )
-def test_what_wraps_a_message_is_taken_off_and_kept_in_the_text(wrapped, text):
-    line = read_line(wrapped.format(SAID).encode())
-    assert (line.message, line.text) == (SAID, text.format(SAID))
+def test_wrappers_are_stripped_from_the_message_but_not_the_text(wrapped, text):
+    line = read_line(wrapped.format(MESSAGE).encode())
+    assert (line.message, line.text) == (MESSAGE, text.format(MESSAGE))
 
 
 @pytest.mark.parametrize("key", ["log", "message", "msg", "MESSAGE", "textPayload"])
-def test_a_json_object_is_opened(key):
-    line = read_line(json.dumps({key: f"INFO 11-21 01:25:22 [a.py:1] {SAID}\n", "x": 1}).encode())
-    assert line.message == SAID
+def test_the_message_of_a_json_object_is_read(key):
+    line = read_line(
+        json.dumps({key: f"INFO 11-21 01:25:22 [a.py:1] {MESSAGE}\n", "x": 1}).encode()
+    )
+    assert line.message == MESSAGE
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"log": 3}', "{not json}", '{"a":' * 5000])
-def test_what_only_looks_like_json_is_left_alone(text):
+def test_text_that_only_looks_like_json_is_unchanged(text):
     assert read_line(text.encode()).text == text
 
 
-def test_bytes_that_are_no_text_are_read_all_the_same():
-    assert read_line(b"INFO 11-21 01:25:22 [a.py:1] \xff\xfe\x80" + SAID.encode()).text.endswith(
-        SAID
+def test_invalid_utf8_is_read():
+    assert read_line(b"INFO 11-21 01:25:22 [a.py:1] \xff\xfe\x80" + MESSAGE.encode()).text.endswith(
+        MESSAGE
     )

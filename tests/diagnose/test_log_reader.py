@@ -1,4 +1,4 @@
-"""Real logs of vLLM 0.32, and what is no log at all."""
+"""Real logs of vLLM 0.32, and files that are not logs."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def ids(reading: LogReading) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["healthy_cpu.txt", "healthy_serve.txt", "missing_zeros.txt"])
-def test_a_log_without_a_fault_gives_notes_and_good_alone(name):
+def test_a_log_without_a_fault_gives_notes_and_good_only(name):
     assert set(ids(read_log(LOGS / name)).values()) == {"note", "good"}
 
 
@@ -78,17 +78,17 @@ INFO:     Application startup complete.
 """.replace("\\\n", "")
 
 
-def test_a_server_that_runs_well_on_a_gpu_is_not_blamed():
+def test_a_healthy_gpu_server_gives_good_only():
     reading = read(WELL)
     assert set(ids(reading).values()) == {"good"}
     assert reading.facts.kernels == ["MarlinLinearKernel"]
     assert reading.facts.device == "gpu"
 
 
-def test_a_missing_tensor_is_not_guessed_but_the_switch_that_finds_it_is_told():
-    found = {finding.id: finding for finding in read_log(LOGS / "missing_zeros.txt").findings}
-    assert "enable_weights_track" in found["tensors-untracked"].do[0]
-    assert not any("qzeros" in finding.title for finding in found.values())
+def test_a_missing_tensor_gives_the_option_that_finds_it():
+    findings = {finding.id: finding for finding in read_log(LOGS / "missing_zeros.txt").findings}
+    assert "enable_weights_track" in findings["tensors-untracked"].do[0]
+    assert not any("qzeros" in finding.title for finding in findings.values())
 
 
 def test_the_facts_of_a_served_model():
@@ -108,7 +108,7 @@ def test_the_facts_of_a_served_model():
     ]  # fmt: skip
 
 
-def test_evidence_names_the_line_that_holds_the_words():
+def test_evidence_names_the_line_that_contains_its_text():
     for name in NAMES:
         lines = (LOGS / name).read_bytes().decode().split("\n")
         for finding in read_log(LOGS / name).findings:
@@ -119,7 +119,7 @@ def test_evidence_names_the_line_that_holds_the_words():
                     assert evidence.text.removesuffix("...") in lines[int(number) - 1]
 
 
-def test_a_consequence_is_a_note_beside_its_cause_and_an_error_alone():
+def test_a_consequence_is_a_note_if_its_cause_is_known():
     line = "RuntimeError: Engine core initialization failed. See root cause above.\n"
     assert ids(read(line)) == {"engine-failed": "error"}
     assert ids(read("OSError: [Errno 28] No space left on device\n" + line)) == {
@@ -128,42 +128,42 @@ def test_a_consequence_is_a_note_beside_its_cause_and_an_error_alone():
     }
 
 
-def test_an_unknown_exception_is_told_unless_the_engine_came_up():
+def test_an_unknown_exception_is_reported_unless_the_engine_started():
     crash = "Traceback (most recent call last):\nZeroDivisionError: division by zero\n"
-    found = read(crash + "RuntimeError: Engine core initialization failed.\n").findings
-    assert [(f.id, f.level) for f in found] == [
+    findings = read(crash + "RuntimeError: Engine core initialization failed.\n").findings
+    assert [(f.id, f.level) for f in findings] == [
         ("unknown-error", "error"),
         ("engine-failed", "note"),
     ]
-    assert "division by zero" in found[0].title
-    asked = 'INFO:     127.0.0.1:5 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error\n'
+    assert "division by zero" in findings[0].title
+    request = 'INFO:     127.0.0.1:5 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error\n'
     assert ids(read("INFO:     Application startup complete.\n" + crash)) == {}
-    assert ids(read(asked + crash)) == {}
+    assert ids(read(request + crash)) == {}
 
 
-def test_an_error_that_eight_workers_tell_is_one_finding_that_counts_eight():
+def test_an_error_of_eight_workers_is_one_finding_with_count_eight():
     line = (
         "(Worker_TP{} pid=1) ERROR 11-21 01:29:24 [multiproc_executor.py:953] "
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 896.00 MiB. GPU {} has a "
         "total capacity of 23.64 GiB of which 583.31 MiB is free.\n"
     )
-    found = read("".join(line.format(i, i) for i in range(8))).findings
-    assert [(f.id, f.count, len(f.evidence)) for f in found] == [("out-of-memory", 8, 3)]
-    assert "896.00 MiB" in found[0].title
-    assert "583.31 MiB" in found[0].matters
+    findings = read("".join(line.format(i, i) for i in range(8))).findings
+    assert [(f.id, f.count, len(f.evidence)) for f in findings] == [("out-of-memory", 8, 3)]
+    assert "896.00 MiB" in findings[0].title
+    assert "583.31 MiB" in findings[0].matters
 
 
-def test_a_line_repeated_for_ever_is_counted_and_shown_three_times():
+def test_a_repeated_line_is_counted_and_shown_three_times():
     line = "WARNING 11-21 01:25:05 [model.py:2498] Casting torch.float16 to torch.bfloat16.\n"
     (finding,) = read(line * 100_000).findings
     assert (finding.count, len(finding.evidence)) == (100_000, 3)
 
 
-def test_progress_tells_bytes_done_and_bytes_in_all():
-    told = []
-    read_log(LOGS / "float32.txt", progress=Progress(lambda *step: told.append(step)))
+def test_progress_is_in_bytes():
+    reported = []
+    read_log(LOGS / "float32.txt", progress=Progress(lambda *step: reported.append(step)))
     size = (LOGS / "float32.txt").stat().st_size
-    assert told == [(size, size, "reading float32.txt", "")]
+    assert reported == [(size, size, "reading float32.txt", "")]
 
 
 def test_a_log_is_read_from_standard_input(monkeypatch):
@@ -173,7 +173,7 @@ def test_a_log_is_read_from_standard_input(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "text"),
     [
         (b"", "is empty"),
         (b"\x7fELF\x02\x01\x01" + bytes(5000), "is not text"),
@@ -182,20 +182,20 @@ def test_a_log_is_read_from_standard_input(monkeypatch):
         ("Cannot find".encode("utf-16"), "is UTF-16"),
     ],
 )
-def test_what_is_no_log_is_refused_with_words(tmp_path, data, words):
+def test_a_file_that_is_not_a_log_is_refused(tmp_path, data, text):
     path = tmp_path / "a.log"
     path.write_bytes(data)
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(RequestError, match=text):
         read_log(path)
 
 
 def test_holes_of_a_truncated_log_do_not_make_it_binary():
-    """A log that was cut by copytruncate begins with NUL bytes where it was before."""
+    """A log truncated by copytruncate begins with NUL bytes."""
     text = b"OSError: [Errno 28] No space left on device\n"
     assert ids(read(bytes(50_000) + b"\n" + text)) == {"disk-full": "error"}
 
 
-def test_a_missing_file_a_folder_and_a_locked_file_are_refused_with_words(tmp_path, monkeypatch):
+def test_a_missing_file_a_folder_and_a_locked_file_are_refused(tmp_path, monkeypatch):
     with pytest.raises(RequestError, match="There is no file"):
         read_log(tmp_path / "none.log")
     with pytest.raises(RequestError, match="is a folder"):
@@ -211,7 +211,7 @@ def test_a_missing_file_a_folder_and_a_locked_file_are_refused_with_words(tmp_pa
         read_log(LOGS / "float32.txt")
 
 
-def spoiled(data: bytes, numbers: random.Random) -> bytes:
+def damaged(data: bytes, numbers: random.Random) -> bytes:
     """A log cut anywhere, with flipped bytes, joined lines, lines without end, strange bytes."""
     data = data[numbers.randrange(len(data)) :] if numbers.random() < 0.5 else data
     data = data[: numbers.randrange(len(data) + 1)]
@@ -236,9 +236,9 @@ def spoiled(data: bytes, numbers: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_spoiled_log_is_read_or_refused_and_nothing_else(seed):
+def test_a_damaged_log_is_read_or_refused(seed):
     numbers = random.Random(seed)
-    data = spoiled((LOGS / numbers.choice(NAMES)).read_bytes(), numbers)
+    data = damaged((LOGS / numbers.choice(NAMES)).read_bytes(), numbers)
     try:
         reading = read(data)
     except RequestError:
@@ -251,13 +251,13 @@ def test_a_spoiled_log_is_read_or_refused_and_nothing_else(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_bytes_around_every_anchor_are_read_all_the_same(seed):
-    """Numbers where words stand, words where numbers stand: nothing but RequestError comes."""
+def test_random_bytes_around_anchors_raise_nothing(seed):
+    """Words in place of numbers and numbers in place of words."""
     numbers = random.Random(seed)
-    words = [*ANCHORS, *(row.anchor for row in SIGNATURES), *(row.example for row in SIGNATURES)]
+    parts = [*ANCHORS, *(row.anchor for row in SIGNATURES), *(row.example for row in SIGNATURES)]
     lines = []
     for _ in range(200):
-        word = bytearray(numbers.choice(words), "utf-8")
+        word = bytearray(numbers.choice(parts), "utf-8")
         for _ in range(numbers.randrange(4)):
             at = numbers.randrange(len(word))
             word[at : at + numbers.randrange(3)] = numbers.choice(
@@ -267,24 +267,24 @@ def test_random_bytes_around_every_anchor_are_read_all_the_same(seed):
     assert read(b"\n".join(lines)).facts.bytes
 
 
-def test_a_followed_log_tells_each_finding_once_when_it_comes(tmp_path):
+def test_following_yields_each_finding_once(tmp_path):
     path = tmp_path / "a.log"
     path.write_text("INFO 11-21 01:25:22 [a.py:1] Casting torch.float16 to torch.bfloat16.\n")
-    told = follow(path, poll_s=0.01, idle_s=20)
-    assert next(told).id == "dtype-cast"
+    reported = follow(path, poll_s=0.01, idle_s=20)
+    assert next(reported).id == "dtype-cast"
     with path.open("a") as log:
         log.write("OSError: [Errno 28] No space left")
         log.flush()
         threading.Timer(0.1, lambda: (log.write(" on device\n"), log.flush())).start()
-        assert next(told).id == "disk-full"
+        assert next(reported).id == "disk-full"
         log.write("OSError: [Errno 28] No space left on device\n")
         log.write("ImportError: libcuda.so.1: cannot open shared object file: No such file\n")
         log.flush()
-        assert next(told).id == "libcuda-missing"
-    told.close()
+        assert next(reported).id == "libcuda-missing"
+    reported.close()
 
 
-def test_following_ends_after_a_quiet_time_with_the_last_line(tmp_path):
+def test_following_ends_after_the_idle_time_with_the_last_line(tmp_path):
     path = tmp_path / "a.log"
     path.write_text("OSError: [Errno 28] No space left on device")
     started = time.monotonic()
@@ -296,16 +296,16 @@ def test_following_ends_after_a_quiet_time_with_the_last_line(tmp_path):
 def test_following_survives_a_rotation(tmp_path, how):
     path = tmp_path / "a.log"
     path.write_text("INFO 11-21 01:25:22 [a.py:1] Casting torch.float16 to torch.bfloat16.\n")
-    told = follow(path, poll_s=0.01, idle_s=20)
-    assert next(told).id == "dtype-cast"
+    reported = follow(path, poll_s=0.01, idle_s=20)
+    assert next(reported).id == "dtype-cast"
     if how == "replaced":
         os.rename(path, tmp_path / "a.log.1")
     path.write_text("OSError: [Errno 28] No space left on device\n")
-    found = next(told)
-    assert (found.id, found.evidence[0].where) == ("disk-full", "a.log:1")
-    told.close()
+    finding = next(reported)
+    assert (finding.id, finding.evidence[0].where) == ("disk-full", "a.log:1")
+    reported.close()
 
 
-def test_there_must_be_a_file_to_follow(tmp_path):
+def test_following_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(RequestError, match="There is no file"):
         next(follow(tmp_path / "none.log"))

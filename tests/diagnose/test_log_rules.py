@@ -1,4 +1,4 @@
-"""What follows from several lines together, and that nothing follows from a part of a log."""
+"""Rules over several lines of a log; a part of a log proves nothing."""
 
 import io
 
@@ -31,20 +31,20 @@ STATS_V0 = (
 )
 
 
-def engine(**words: str) -> str:
+def engine(**fields: str) -> str:
     usual = {
         "version": "0.32.0", "dtype": "float16", "quantization": "auto_awq", "eager": "False",
         "device": "cuda",
     }  # fmt: skip
-    return ENGINE.format(**(usual | words))
+    return ENGINE.format(**(usual | fields))
 
 
-def stats(times: int = 1, **words: object) -> list[str]:
+def stats(times: int = 1, **fields: object) -> list[str]:
     usual: dict[str, object] = {
         "prompt": "76.8", "out": "37.3", "running": 4, "waiting": 0, "more": "", "cache": "1.1",
         "hits": "30.0",
     }  # fmt: skip
-    return [STATS.format(**(usual | words))] * times
+    return [STATS.format(**(usual | fields))] * times
 
 
 def read(*lines: str) -> tuple[LogFacts, dict[str, Finding]]:
@@ -53,9 +53,9 @@ def read(*lines: str) -> tuple[LogFacts, dict[str, Finding]]:
     return reading.facts, {finding.id: finding for finding in reading.findings}
 
 
-def test_awq_on_a_gpu_without_a_kernel_line_is_slow_and_the_reasons_are_told():
-    _, found = read(engine(), LOADED)
-    slow = found["awq-slow-kernel"]
+def test_awq_on_a_gpu_without_a_kernel_line_is_slow_for_listed_reasons():
+    _, findings = read(engine(), LOADED)
+    slow = findings["awq-slow-kernel"]
     assert (slow.level, slow.certainty) == ("slow", "likely")
     for reason in ("VLLM_BATCH_INVARIANT", "zero_point", "group_size", "7.5"):
         assert reason in " ".join(slow.do)
@@ -78,26 +78,26 @@ def test_awq_on_a_gpu_without_a_kernel_line_is_slow_and_the_reasons_are_told():
          "The model is convertible to awq_marlin during runtime. Using awq_marlin kernel.", LOADED],
     ],
 )  # fmt: skip
-def test_awq_is_not_called_slow_where_the_log_does_not_prove_it(lines):
-    _, found = read(*lines)
-    assert not [finding for finding in found.values() if finding.level == "slow"]
+def test_awq_is_not_slow_unless_the_log_proves_it(lines):
+    _, findings = read(*lines)
+    assert not [finding for finding in findings.values() if finding.level == "slow"]
 
 
 @pytest.mark.parametrize("version", ["0.6.3.post1", "0.9.2", "0.20.1"])
 def test_quantization_awq_on_a_gpu_was_slow_before_auto_awq(version):
-    _, found = read(engine(version=version, quantization="awq"), LOADED)
-    assert found["awq-slow-kernel"].level == "slow"
-    assert "--quantization awq" in found["awq-slow-kernel"].do[0]
+    _, findings = read(engine(version=version, quantization="awq"), LOADED)
+    assert findings["awq-slow-kernel"].level == "slow"
+    assert "--quantization awq" in findings["awq-slow-kernel"].do[0]
 
 
-def test_a_line_that_says_it_leaves_nothing_to_conclude():
+def test_a_signature_of_the_slow_kernel_replaces_the_rule():
     line = (
         "INFO 06-17 13:04:11 [awq_marlin.py:120] Detected that the model can run with awq_marlin, "
         "however you specified quantization=awq explicitly, so forcing awq."
     )
-    _, found = read(line, engine(version="0.9.2", quantization="awq"), LOADED)
-    assert "awq-slow-kernel" not in found
-    assert found["awq-forced-slow"].level == "slow"
+    _, findings = read(line, engine(version="0.9.2", quantization="awq"), LOADED)
+    assert "awq-slow-kernel" not in findings
+    assert findings["awq-forced-slow"].level == "slow"
 
 
 @pytest.mark.parametrize(
@@ -107,24 +107,24 @@ def test_a_line_that_says_it_leaves_nothing_to_conclude():
         "INFO 11-21 01:25:01 [__init__.py:239] Automatically detected platform rocm.",
     ],
 )
-def test_awq_on_rocm_is_slow_and_compressed_tensors_is_the_way_out(line):
-    facts, found = read(line, engine(), line, LOADED)
+def test_awq_on_rocm_is_slow_and_compressed_tensors_the_remedy(line):
+    facts, findings = read(line, engine(), line, LOADED)
     assert facts.device == "rocm"
-    assert "compressed-tensors" in " ".join(found["awq-rocm"].do)
+    assert "compressed-tensors" in " ".join(findings["awq-rocm"].do)
 
 
-def test_bfloat16_through_the_slow_kernel_is_warned_of():
+def test_bfloat16_with_the_slow_kernel_gives_a_warning():
     assert "awq-slow-bfloat16" in read(engine(dtype="bfloat16"), LOADED)[1]
     assert "awq-slow-bfloat16" not in read(engine(), LOADED)[1]
     fast = read(engine(dtype="bfloat16"), KERNEL.format("MarlinLinearKernel"), LOADED)[1]
     assert "awq-slow-bfloat16" not in fast
 
 
-def test_a_new_start_makes_the_facts_of_the_old_one_void():
+def test_a_restart_resets_the_facts():
     marlin = KERNEL.format("MarlinLinearKernel")
-    facts, found = read(engine(), marlin, LOADED, engine(), LOADED)
+    facts, findings = read(engine(), marlin, LOADED, engine(), LOADED)
     assert facts.kernels == []
-    assert "awq-slow-kernel" in found
+    assert "awq-slow-kernel" in findings
 
 
 @pytest.mark.parametrize(
@@ -136,29 +136,29 @@ def test_a_new_start_makes_the_facts_of_the_old_one_void():
         ("CPUWNA16LinearKernel", "cpu", False),
     ],
 )
-def test_a_kernel_that_is_not_the_fastest_is_warned_of(kernel, device, warned):
-    _, found = read(engine(device=device), KERNEL.format(kernel), LOADED)
-    assert ("kernel-other" in found) is warned
+def test_a_slower_kernel_gives_a_warning(kernel, device, warned):
+    _, findings = read(engine(device=device), KERNEL.format(kernel), LOADED)
+    assert ("kernel-other" in findings) is warned
 
 
 @pytest.mark.parametrize(("device", "slow"), [("cuda", True), ("cpu", False)])
-def test_eager_mode_is_slow_on_a_gpu_alone(device, slow):
-    _, found = read(engine(eager="True", device=device))
-    assert ("eager" in found) is slow
+def test_eager_mode_is_slow_on_a_gpu_only(device, slow):
+    _, findings = read(engine(eager="True", device=device))
+    assert ("eager" in findings) is slow
     assert "eager" not in read(engine(device=device))[1]
 
 
 @pytest.mark.parametrize(
     ("times", "level"), [("1.52", "warning"), ("3.99", "warning"), ("4.00", None)]
 )
-def test_few_long_requests_at_once_are_warned_of(times, level):
-    facts, found = read(CACHE.format(49_000), FITS.format(times))
+def test_low_concurrency_gives_a_warning(times, level):
+    facts, findings = read(CACHE.format(49_000), FITS.format(times))
     assert (facts.kv_tokens, facts.concurrency_context) == (49_000, 32_768)
-    assert ("concurrency-low" in found) is (level is not None)
-    assert ("concurrency" in found) is (level is None)
+    assert ("concurrency-low" in findings) is (level is not None)
+    assert ("concurrency" in findings) is (level is None)
 
 
-def test_both_numbers_are_read_from_the_one_line_of_032():
+def test_cache_and_concurrency_are_read_from_one_line():
     line = CACHE.format(49_000) + ", Maximum concurrency for 32,768 tokens per request: 1.50x"
     assert read(line)[0].concurrency == 1.5
 
@@ -174,13 +174,13 @@ def test_waiting_with_a_full_cache_is_slow_and_with_room_a_limit():
 
 @pytest.mark.parametrize("lines", [stats(5, waiting=9, cache="99.3"),
                                    [*stats(6, waiting=9, cache="99.3"), *stats(60)]])  # fmt: skip
-def test_a_short_rush_is_no_finding(lines):
+def test_a_short_peak_gives_no_finding(lines):
     assert set(read(*lines)[1]) == {"throughput"}
 
 
 def test_preemptions_are_taken_from_the_statistics():
-    facts, found = read(*stats(3, more=" Preemptions: 12,"))
-    assert (facts.traffic.preemptions, found["preemptions"].count) == (12, 12)
+    facts, findings = read(*stats(3, more=" Preemptions: 12,"))
+    assert (facts.traffic.preemptions, findings["preemptions"].count) == (12, 12)
 
 
 def test_corrupted_requests_are_an_error():
@@ -189,14 +189,14 @@ def test_corrupted_requests_are_an_error():
     assert "not-a-number-requests" not in read(stats()[0] + ", Corrupted: 0 reqs")[1]
 
 
-def test_a_low_hit_rate_is_noted_after_many_requests_alone():
-    asked = ['INFO:     127.0.0.1:5 - "POST /v1/completions HTTP/1.1" 200 OK'] * 100
-    assert read(*stats(hits="1.5"), *asked)[1]["prefix-hits-low"].level == "note"
-    assert "prefix-hits-low" not in read(*stats(hits="1.5"), *asked[1:])[1]
-    assert "prefix-hits-low" not in read(*stats(hits="30.0"), *asked)[1]
+def test_a_low_hit_rate_is_noted_after_many_requests_only():
+    requests = ['INFO:     127.0.0.1:5 - "POST /v1/completions HTTP/1.1" 200 OK'] * 100
+    assert read(*stats(hits="1.5"), *requests)[1]["prefix-hits-low"].level == "note"
+    assert "prefix-hits-low" not in read(*stats(hits="1.5"), *requests[1:])[1]
+    assert "prefix-hits-low" not in read(*stats(hits="30.0"), *requests)[1]
 
 
-def test_drafts_that_are_refused_are_warned_of():
+def test_rejected_drafts_give_a_warning():
     line = (
         "INFO 09-04 11:01:16 [metrics.py:125] SpecDecoding metrics: Mean acceptance length: 1.30, "
         "Accepted: 30 tokens, Drafted: 300 tokens, Avg Draft acceptance rate: {}%"
@@ -212,7 +212,7 @@ def test_the_statistics_of_the_old_engine_are_read():
 
 
 def test_the_statistics_of_sglang_are_read():
-    facts, found = read(
+    facts, findings = read(
         "[2025-01-26 21:30:00] server_args=ServerArgs(model_path='org/m-AWQ', dtype='auto', "
         "tp_size=2, quantization=None, context_length=4096, mem_fraction_static=0.88)",
         "[2025-01-26 21:32:18 TP0] Decode batch. #running-req: 1, #token: 1351, token usage: 0.01, "
@@ -222,17 +222,17 @@ def test_the_statistics_of_sglang_are_read():
     assert (facts.engine, facts.model, facts.tensor_parallel) == ("sglang", "org/m-AWQ", 2)
     assert (facts.context, facts.utilization, facts.complete) == (4096, "0.88", True)
     assert facts.traffic.alone == 11.19
-    assert found["throughput"].level == "good"
+    assert findings["throughput"].level == "good"
 
 
-def test_the_last_and_the_best_throughput_are_kept_however_many_lines_come():
+def test_last_and_best_throughput_survive_sampling():
     lines = stats(5000, out="10.0", running=1) + stats(1, out="99.0") + stats(1, out="3.0")
     traffic = read(*lines)[0].traffic
     assert (traffic.last_generation, traffic.alone) == (3.0, 10.0)
 
 
 @pytest.mark.parametrize(
-    ("lines", "model", "asked", "tracked"),
+    ("lines", "model", "requested", "tracked"),
     [
         ("INFO 11-21 01:24:56 [a.py:1] non-default args: {'model_tag': 'org/m', "
          "'max_model_len': 512, 'quantization': 'awq', "
@@ -244,9 +244,9 @@ def test_the_last_and_the_best_throughput_are_kept_however_many_lines_come():
          "'served_model_name': ['x']}", "org/m", "", False),
     ],
 )  # fmt: skip
-def test_the_command_line_is_read(lines, model, asked, tracked):
+def test_the_command_line_is_read(lines, model, requested, tracked):
     facts, _ = read(lines)
-    assert (facts.model, facts.requested, facts.tracked) == (model, asked, tracked)
+    assert (facts.model, facts.requested, facts.tracked) == (model, requested, tracked)
     assert (facts.context, facts.dtype) == (512, "")
 
 
@@ -273,15 +273,15 @@ def test_a_release_is_major_and_minor(version, release):
     assert LogFacts(version=version).release == release
 
 
-def test_a_request_that_quotes_a_log_tells_nothing_of_the_engine():
+def test_a_request_that_quotes_a_log_states_no_fact():
     quoted = engine(version="0.1.0").replace("'", '"')
     line = f"INFO 11-21 01:25:22 [logger.py:43] Received request cmpl-1: prompt: '{quoted}'"
-    facts, found = read(line)
+    facts, findings = read(line)
     assert (facts.version, facts.began) == ("", False)
-    assert found == {}
+    assert findings == {}
 
 
-def test_on_a_cpu_the_types_are_noted():
+def test_dtypes_on_a_cpu_are_noted():
     cpu = {"device": "cpu", "quantization": "awq"}
     assert "cpu-w4a8" in read(engine(dtype="bfloat16", **cpu))[1]
     assert "cpu-w4a8" not in read(engine(dtype="bfloat16", version="0.12.0", **cpu))[1]
@@ -289,7 +289,7 @@ def test_on_a_cpu_the_types_are_noted():
     assert "cpu-float16" not in read(engine(dtype="bfloat16", **cpu), LOADED)[1]
 
 
-def test_missing_tensors_are_refused_once_the_switch_is_set():
+def test_the_weights_track_option_silences_the_note():
     args = (
         "INFO 11-21 01:24:56 [a.py:1] non-default args: {'model': 'm', "
         "'model_loader_extra_config': {'enable_weights_track': True}}"

@@ -1,4 +1,4 @@
-"""The scanner gives what looking at every line would give, however the bytes come."""
+"""The scanner finds the same lines as a search of every line, for any split of the bytes."""
 
 import random
 
@@ -17,12 +17,12 @@ ANCHORS = (
 
 
 def hits(scanner: Scanner, pieces) -> list[tuple[str, int, bytes]]:
-    found = [h for piece in pieces for h in scanner.feed(piece)] + list(scanner.close())
-    return [(hit.anchor, hit.line, hit.text) for hit in found]
+    matches = [h for piece in pieces for h in scanner.feed(piece)] + list(scanner.close())
+    return [(hit.anchor, hit.line, hit.text) for hit in matches]
 
 
-def by_hand(text: bytes, anchors=ANCHORS) -> list[tuple[str, int, bytes]]:
-    """The same by looking at every line, where no line has an anchor twice."""
+def by_line(text: bytes, anchors=ANCHORS) -> list[tuple[str, int, bytes]]:
+    """The same by a search of every line, if no line has an anchor twice."""
     lines = text.split(b"\n")
     return sorted(
         (anchor, number, line)
@@ -39,9 +39,9 @@ def cut(text: bytes, numbers: random.Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_any_cut_of_the_bytes_gives_the_lines_that_hold_an_anchor(seed):
+def test_any_split_of_the_bytes_gives_the_same_lines(seed):
     numbers = random.Random(seed)
-    words = [
+    parts = [
         *ANCHORS,
         "exit code 13",
         "CUDA out of",
@@ -51,30 +51,30 @@ def test_any_cut_of_the_bytes_gives_the_lines_that_hold_an_anchor(seed):
         "x" * 700,
         "\t1.5, 22",
     ]
-    text = "\n".join(numbers.choice(words) for _ in range(numbers.randrange(1, 90))).encode()
-    assert sorted(hits(Scanner(ANCHORS), cut(text, numbers))) == by_hand(text)
+    text = "\n".join(numbers.choice(parts) for _ in range(numbers.randrange(1, 90))).encode()
+    assert sorted(hits(Scanner(ANCHORS), cut(text, numbers))) == by_line(text)
 
 
-def test_lines_that_differ_in_numbers_alone_are_all_counted():
+def test_lines_that_differ_in_numbers_only_are_all_counted():
     text = b"".join(b"step %d: CUDA out of memory, %d MiB\n" % (i, i * i) for i in range(1000))
     scanner = Scanner(ANCHORS)
-    found = hits(scanner, [text])
+    matches = hits(scanner, [text])
     assert scanner.hits["CUDA out of memory"] == 1000
-    assert [line for _, line, _ in found] == [*range(1, FIRST + 1), 1000]
+    assert [line for _, line, _ in matches] == [*range(1, FIRST + 1), 1000]
 
 
-def test_a_frequent_line_costs_little_in_later_pieces():
+def test_a_frequent_line_is_sampled_in_later_blocks():
     piece = b"Falling back\n" * 5000
     scanner = Scanner(ANCHORS)
     assert len(hits(scanner, [piece] * 3)) == FIRST + 1 + 2 * (EACH + 1)
     assert scanner.hits["Falling back"] == 15000
 
 
-def test_a_rare_line_is_found_among_a_million_of_another_kind():
+def test_a_rare_line_is_matched_among_a_million_others():
     noise = b"INFO 200 OK\n" * (CHUNK // 12)
     scanner = Scanner(ANCHORS)
-    found = hits(scanner, [noise, noise, b"exit code 12\n", noise])
-    assert [line for _, line, _ in found] == [2 * (CHUNK // 12) + 1]
+    matches = hits(scanner, [noise, noise, b"exit code 12\n", noise])
+    assert [line for _, line, _ in matches] == [2 * (CHUNK // 12) + 1]
     assert scanner.lines == 3 * (CHUNK // 12) + 1
 
 
@@ -82,18 +82,18 @@ def test_a_line_that_never_ends_is_read_in_bounded_memory():
     scanner = Scanner(ANCHORS)
     pieces = [b"z" * CHUNK] * 20
     pieces[10] = b"z" * 1000 + b"CUDA out of memory" + b"z" * (CHUNK - 1018)
-    found = hits(scanner, pieces)
-    assert [anchor for anchor, _, _ in found] == ["CUDA out of memory"]
-    assert len(found[0][2]) < 2 * LONGEST
+    matches = hits(scanner, pieces)
+    assert [anchor for anchor, _, _ in matches] == ["CUDA out of memory"]
+    assert len(matches[0][2]) < 2 * LONGEST
     assert scanner.size == 20 * CHUNK
 
 
-def test_an_anchor_cut_in_two_by_an_endless_line_is_found():
+def test_an_anchor_split_by_an_endless_line_is_matched():
     for at in range(1, 18):
         text = b"CUDA out of memory"
         scanner = Scanner(ANCHORS)
-        found = hits(scanner, [b"z" * CHUNK + text[:at], text[at:] + b"z" * CHUNK])
-        assert len(found) == 1, at
+        matches = hits(scanner, [b"z" * CHUNK + text[:at], text[at:] + b"z" * CHUNK])
+        assert len(matches) == 1, at
 
 
 def test_progress_bars_and_windows_line_ends_end_a_line():
@@ -101,14 +101,14 @@ def test_progress_bars_and_windows_line_ends_end_a_line():
     assert hits(Scanner(ANCHORS), [text]) == [("Falling back", 1, b"Falling back")]
 
 
-def test_line_numbers_start_again_with_a_new_file():
+def test_line_numbers_restart_with_a_new_file():
     scanner = Scanner(ANCHORS)
     assert hits(scanner, [b"one\nexit code 12\n"])[0][1] == 2
     scanner.restart()
     assert hits(scanner, [b"exit code 12\n"])[0][1] == 1
 
 
-def test_many_kinds_of_line_do_not_pile_up():
+def test_memory_for_kinds_of_line_is_bounded():
     numbers = random.Random(0)
     letters = "ghijklmnopqrstuvwxyz"
     scanner = Scanner(ANCHORS)
@@ -118,7 +118,7 @@ def test_many_kinds_of_line_do_not_pile_up():
     assert len(scanner._known) <= 70_000
 
 
-def test_anchors_that_overlap_are_both_found():
+def test_overlapping_anchors_are_both_matched():
     anchors = ("Zoom to Mill", "Mill Quits now")
     assert hits(Scanner(anchors), [b"Zoom to Mill Quits now\n"]) == [
         ("Zoom to Mill", 1, b"Zoom to Mill Quits now"),

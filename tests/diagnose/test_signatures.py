@@ -1,4 +1,4 @@
-"""The table of signatures: each row finds its own line in any dress, and never plain English."""
+"""Signatures: each matches its own example with any prefix, and never plain English."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from salient.diagnose.log.log_reader import read_stream
 from salient.diagnose.log.scanner import DIGITS, LEAST
 from salient.diagnose.log.signature import FOLDER, SIGNATURES, SUBJECTS, read_signatures
 
-DRESSES = {
+PREFIXES = {
     "vLLM 0.32": "(Worker_TP1_EP1 pid=4711) WARNING 11-21 01:25:22 [auto_awq.py:325] {}\n",
     "vLLM 0.9": "ERROR 06-17 13:04:11 [core.py:396] {}\n",
     "vLLM 0.5": "WARNING 08-21 00:27:46 config.py:254] {}\n",
@@ -37,7 +37,7 @@ def findings(text: str) -> dict[str, Finding]:
     return {finding.id: finding for finding in reading.findings}
 
 
-def test_the_table_is_long_and_its_ids_are_unique():
+def test_ids_are_unique():
     assert len(SIGNATURES) >= 60
     assert len(set(IDS)) == len(IDS)
 
@@ -55,27 +55,27 @@ def test_a_row_is_complete(row):
 
 
 @pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
-def test_a_line_gives_its_own_finding_alone_in_any_dress(row):
-    for dress in DRESSES.values():
-        found = findings(dress.format(row.example))
-        assert set(found) - set(row.companions) == {row.id}, dress
-        finding = found[row.id]
+def test_an_example_gives_only_its_own_finding_with_any_prefix(row):
+    for prefix in PREFIXES.values():
+        matches = findings(prefix.format(row.example))
+        assert set(matches) - set(row.companions) == {row.id}, prefix
+        finding = matches[row.id]
         assert (finding.level, finding.certainty, finding.count) == (row.level, row.certainty, 1)
         assert finding.evidence[0].where == "a.log:1"
 
 
 @pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
-def test_a_line_gives_its_finding_in_a_log_of_json(row):
-    line = DRESSES["vLLM 0.9"].format(row.example)
+def test_an_example_gives_its_finding_in_a_json_log(row):
+    line = PREFIXES["vLLM 0.9"].format(row.example)
     assert row.id in findings(json.dumps({"log": line, "stream": "stderr", "time": "now"}) + "\n")
 
 
 @pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
-def test_a_finding_has_no_braces_left_and_no_empty_title(row):
+def test_a_finding_has_a_title_and_no_braces_left(row):
     finding = findings(row.example + "\n")[row.id]
-    words = " ".join((finding.title, finding.matters, *finding.do))
+    text = " ".join((finding.title, finding.matters, *finding.do))
     assert finding.title
-    assert not re.search(r"\{[a-z_]+\}", words)
+    assert not re.search(r"\{[a-z_]+\}", text)
 
 
 @pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
@@ -86,7 +86,7 @@ def test_the_braces_of_a_row_name_its_groups_or_facts(row):
 
 
 @pytest.mark.parametrize("anchor", sorted({row.anchor for row in SIGNATURES} | set(ANCHORS)))
-def test_an_anchor_has_enough_letters_to_search_for(anchor):
+def test_an_anchor_has_enough_letters(anchor):
     assert len(anchor.encode().translate(None, DIGITS)) >= LEAST
 
 
@@ -102,7 +102,7 @@ def test_plain_english_gives_no_finding():
     assert {id: f.level for id, f in findings(text).items() if f.level != "note"} == {}
 
 
-def test_what_a_user_asks_about_an_error_is_no_error():
+def test_a_prompt_about_an_error_is_not_an_error():
     line = (
         "INFO 11-21 01:25:22 [logger.py:43] Received request cmpl-1: prompt: 'Why does vLLM say "
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB? And of ValueError: "
@@ -112,9 +112,9 @@ def test_what_a_user_asks_about_an_error_is_no_error():
 
 
 @pytest.mark.parametrize("row", [r for r in SIGNATURES if r.level in BAD], ids=lambda r: r.id)
-def test_an_error_inside_of_a_sentence_is_no_error(row):
-    asked = f"Received request cmpl-1: prompt: 'What is {row.example}'"
-    assert row.id not in findings(DRESSES["vLLM 0.9"].format(asked))
+def test_an_error_quoted_in_a_sentence_is_not_an_error(row):
+    line = f"Received request cmpl-1: prompt: 'What is {row.example}'"
+    assert row.id not in findings(PREFIXES["vLLM 0.9"].format(line))
 
 
 def test_every_file_of_signatures_is_a_subject():

@@ -181,7 +181,7 @@ RULES: tuple[Rule[LogCase], ...] = (
         why="Choosing among the other kernels made a token 5.3 to 8.1 times faster on gfx1151 "
         "(vLLM pull request #55098).",
         do=(
-            "Write the checkpoint as compressed-tensors, whose kernels are chosen on ROCm too:",
+            "Write the checkpoint as compressed-tensors, which has faster kernels on ROCm:",
             "salient quantize SOURCE --format compressed-tensors",
         ),
         rank=6,
