@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from helpers.commands import Command
 from helpers.rtn_checkpoints import rounded_toy
+from helpers.tolerance import coded_rounding
 from helpers.toy_models import byte_tokenizer
 from salient import api
 from salient.cli import app
+from salient.runtime.bench.bench import LARGEST_KL
 
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
@@ -89,7 +92,7 @@ def test_inspect_runtime_names_kernel_and_fusion(checkpoint):
     report = json.loads(call("inspect", checkpoint, "--runtime", "--json").stdout)
     assert report["kernels"][0]["linears"] > 0
     assert report["fused"]
-    assert report["proof_error"] < 1e-2
+    assert report["proof_error"] < coded_rounding()
     told = call("inspect", checkpoint, "--runtime")
     assert (told.exit_code, told.stderr) == (0, "")
     for words in ("q, k, v", "rotary embedding", "run", report["kernels"][0]["kernel"]):
@@ -104,7 +107,7 @@ def test_bench_checks_kernels_times_them_and_names_the_winner(checkpoint, tmp_pa
     report = json.loads(result.stdout)
     assert [row["kernel"] for row in report["rows"]] == ["auto", "dense"]
     for row in report["rows"]:
-        assert row["kl"] < 1e-2
+        assert row["kl"] < LARGEST_KL[torch.float32]  # a dense product may be in bfloat16
         for batch in row["batches"]:
             times = batch["between_tokens_seconds"]
             assert 0 < times["p50"] <= times["p90"] <= times["p99"]
