@@ -31,10 +31,10 @@ from salient.runtime.load_engine import EngineOptions, load
 from salient.runtime.loglikelihood import Continuations, encode_choices
 from salient.validate.cache import ValidationCache
 from salient.validate.model_pair import open_pair
-from salient.validate.tasks.examinee import Examinee
-from salient.validate.tasks.lm_eval_tasks import find_tasks, read, sit
-from salient.validate.tasks.scoring import choose
-from salient.validate.tasks.task_sets import Example, read_tasks
+from salient.validate.tasks.answering import Examinee
+from salient.validate.tasks.lm_eval import answer_tasks, find_tasks, read_samples
+from salient.validate.tasks.scoring import Example, choose
+from salient.validate.tasks.task_sets import read_tasks
 
 SETS = ("knowledge", "language", "code", "reasoning")
 NEW_TOKENS = 8
@@ -111,11 +111,11 @@ def tasks(given: argparse.Namespace, theirs: HFLM) -> dict[str, Any]:
     manager = find_tasks(names)
     pair = open_pair(given.checkpoint, given.reference, "cpu")
     examinee = Examinee(pair.checkpoint, ValidationCache(given.work / "kept"), "cpu", CONTEXT)
-    ours, _ = sit(manager, names, examinee, None, lambda _: None)
+    ours, _ = answer_tasks(manager, names, examinee, None, lambda _: None)
     results = simple_evaluate(model=theirs, tasks=names, task_manager=manager, bootstrap_iters=0)[
         "samples"
     ]
-    other = [row for task, samples in results.items() for row in read(task, samples)[0]]
+    other = [row for task, samples in results.items() for row in read_samples(task, samples)[0]]
     return {
         "examples": len(ours),
         "same_examples": [e.id for e, _ in ours] == [e.id for e, _ in other],

@@ -18,17 +18,19 @@ from salient.runtime.sampling_params import SamplingParams
 from salient.validate.cache import ValidationCache
 from salient.validate.model_pair import open_pair
 from salient.validate.tasks.answering import (
+    SLOTS,
+    Examinee,
     TaskQuestion,
-    answer,
+    answer_questions,
+    encode_question,
     first_line,
     outcome,
-    question,
-    write,
+    slots_that_fit,
+    write_answers,
 )
-from salient.validate.tasks.examinee import SLOTS, Examinee, slots_that_fit
-from salient.validate.tasks.lm_eval_model import EngineModel
-from salient.validate.tasks.lm_eval_tasks import find_tasks, read
-from salient.validate.tasks.task_sets import Example, TaskSet, read_tasks
+from salient.validate.tasks.lm_eval import EngineModel, find_tasks, read_samples
+from salient.validate.tasks.scoring import Example
+from salient.validate.tasks.task_sets import TaskSet, read_tasks
 
 NEW = 12  # tokens of a written answer
 
@@ -63,16 +65,18 @@ def engine_of(folder: Path) -> Engine:
     return opened(folder, slots=4, context=128).engine
 
 
-def asked(*examples: Example) -> list[TaskQuestion]:
-    return [question(example, byte_tokenizer()) for example in examples]
+def questions_of(*examples: Example) -> list[TaskQuestion]:
+    return [encode_question(example, byte_tokenizer()) for example in examples]
 
 
 def test_together_each_example_is_answered_as_alone(toy):
     engine = engine_of(toy)
-    together = answer(engine, asked(*EXAMPLES), NEW)
-    alone = [answer(engine, asked(example), NEW).answers[0] for example in EXAMPLES]
+    together = answer_questions(engine, questions_of(*EXAMPLES), NEW)
+    alone = [
+        answer_questions(engine, questions_of(example), NEW).answers[0] for example in EXAMPLES
+    ]
     assert together.answers == alone
-    backwards = answer(engine, asked(*EXAMPLES[::-1]), NEW).answers
+    backwards = answer_questions(engine, questions_of(*EXAMPLES[::-1]), NEW).answers
     assert backwards == alone[::-1]
     assert together.new_tokens > 0
     assert together.prompt_tokens > max(len(e.prompt) for e in EXAMPLES)
@@ -83,7 +87,7 @@ def test_the_choice_with_the_largest_sum_is_taken_however_long_the_choices_are(t
     model, tokenizer = load_dequantized(str(toy))[0], byte_tokenizer()
     choices = ("a", "bird", "a dog and a cat", "xyz")
     examples = [choice(f"{start} sat on the", *choices) for start in ("Cat", "A dog", "It", "Z")]
-    found = answer(engine_of(toy), asked(*examples), NEW).answers
+    found = answer_questions(engine_of(toy), questions_of(*examples), NEW).answers
     rules = []
     for example, said in zip(examples, found, strict=True):
         sums = []
@@ -104,7 +108,7 @@ def test_a_written_answer_is_the_models_first_line_that_is_not_blank(toy):
         prompt = f"Line {number}:"
         ids = tokenizer(prompt).input_ids
         said = engine.generate([ids], SamplingParams(NEW))[0].text
-        (found,) = answer(engine, asked(written(prompt)), NEW).answers
+        (found,) = answer_questions(engine, questions_of(written(prompt)), NEW).answers
         assert found == first_line(said)
     assert first_line("\n \n 52 \nQuestion: 3") == first_line(" 52") == "52"
     assert first_line(" \n ") == ""
@@ -114,9 +118,12 @@ def test_writing_stops_where_it_is_done(toy):
     """What is read so far decides; the others go on."""
     engine, tokenizer = engine_of(toy), byte_tokenizer()
     prompts = [tokenizer(text).input_ids for text in ("One", "Two", "Three")]
-    whole = write(engine, prompts, SamplingParams(NEW, ignore_eos=True), lambda _: False)
+    sampling = SamplingParams(NEW, ignore_eos=True)
+    whole = write_answers(engine, prompts, sampling, lambda _: False)
     assert [len(each.tokens) for each in whole] == [NEW] * 3
-    cut = write(engine, prompts, SamplingParams(NEW, ignore_eos=True), lambda text: len(text) >= 3)
+    cut = write_answers(
+        engine, prompts, SamplingParams(NEW, ignore_eos=True), lambda text: len(text) >= 3
+    )
     assert not engine.busy
     for short, long in zip(cut, whole, strict=True):
         assert short.tokens == long.tokens[: len(short.tokens)]
@@ -134,18 +141,18 @@ def test_words_without_tokens_are_an_error_that_names_the_example(monkeypatch):
     tokenizer = byte_tokenizer()
     monkeypatch.setattr("salient.runtime.loglikelihood.encode", lambda *_: [])
     with pytest.raises(CalibrationError, match=r"toy:One: 'two' has no tokens|toy:One: ' two'"):
-        question(choice("One", "two", "three"), tokenizer)
+        encode_question(choice("One", "two", "three"), tokenizer)
     monkeypatch.setattr("salient.validate.tasks.answering.encode", lambda *_: [])
     with pytest.raises(CalibrationError, match=r"toy:One: the prompt has no tokens"):
-        question(written("One"), tokenizer)
+        encode_question(written("One"), tokenizer)
 
 
 @pytest.mark.parametrize("name", ["arithmetic", "code", "knowledge", "language"])
 def test_bundled_prompts_need_what_their_tokens_say(name):
     found = TaskSet(name, read_tasks(name).examples[:4])
-    for each in asked(*found.examples):
+    for each in questions_of(*found.examples):
         longest = max(map(len, each.example.continuations), default=NEW)
-        assert each.needs(NEW) == len(each.example.context) + longest
+        assert each.positions(NEW) == len(each.example.context) + longest
 
 
 # An examinee
@@ -159,8 +166,8 @@ def examinee(toy, tmp_path) -> Examinee:
 
 
 def test_a_model_whose_answers_are_kept_is_not_opened(examinee, tmp_path):
-    questions = asked(*EXAMPLES)
-    ask = lambda engine: answer(engine, questions, NEW)  # noqa: E731
+    questions = questions_of(*EXAMPLES)
+    ask = lambda engine: answer_questions(engine, questions, NEW)  # noqa: E731
     first = examinee.part("toy", {"n": 1}, ask)
     assert examinee.throughput.cached == 0
     assert examinee.throughput.tokens_a_second > 0
@@ -176,7 +183,7 @@ def test_fewer_sequences_run_at_once_where_memory_is_short(examinee, monkeypatch
     assert slots_that_fit(examinee.side, "cpu", 96) == SLOTS
     weights = examinee.side.source.bytes_on_disk * 1.1
     slot = 4 * 2 * 2 * 16 * 10_000  # two blocks, two heads of 16 channels
-    name = "salient.validate.tasks.examinee.available_memory"
+    name = "salient.validate.tasks.answering.available_memory"
     monkeypatch.setattr(name, lambda: int(weights + 2 * 3.5 * slot))
     assert slots_that_fit(examinee.side, "cpu", 10_000) == 3
     monkeypatch.setattr(name, lambda: 0)
@@ -240,7 +247,7 @@ def test_written_answers_end_before_the_first_text_that_ends_them(model):
     ("given", "words"),
     [
         ({"do_sample": True, "temperature": 0.7}, "drawn at random"),
-        ({}, r"asks for 256 new tokens; the model has 96 positions"),
+        ({}, r"requests 256 new tokens; the model has 96 positions"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(model, given, words):
@@ -267,7 +274,7 @@ def sample(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def test_samples_become_examples_and_outcomes_by_the_tasks_own_metric():
-    ((example, said), (_, other)), words = read("sky", [sample(3), sample(4, acc_norm=0.0)])
+    ((example, said), (_, other)), words = read_samples("sky", [sample(3), sample(4, acc_norm=0.0)])
     assert "right by lm-eval's acc_norm" in words
     assert (example.id, example.kind, example.prompt) == ("sky:3", "sky", "Sky is")
     assert (example.expected, example.chance) == (("green and blue",), 0.5)
@@ -280,10 +287,10 @@ def test_only_the_first_filter_counts_and_texts_are_answers_too():
     ]
     rows = [{k: v for k, v in row.items() if not k.startswith("acc")} for row in rows]
     both = [{**rows[0], "exact_match": 1.0}, {**rows[0], "exact_match": 0.0, "filter": "loose"}]
-    ((example, said),), _ = read("sums", both)
+    ((example, said),), _ = read_samples("sums", both)
     assert (said.answer, said.correct, example.expected, example.chance) == ("4", True, ("4",), 0)
     with pytest.raises(CalibrationError, match=r"sums does not say .* \(it has perplexity\)"):
-        read("sums", [{**rows[0], "perplexity": (-3.2, 5)}])
+        read_samples("sums", [{**rows[0], "perplexity": (-3.2, 5)}])
 
 
 @pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm-eval is installed here")

@@ -9,10 +9,8 @@ import pytest
 from salient.core.errors import CalibrationError
 from salient.validate.tasks import scoring
 from salient.validate.tasks.comparison import TaskOutcome, compare
-from salient.validate.tasks.numerals import last_number
 from salient.validate.tasks.result import TaskResult
-from salient.validate.tasks.scoring import choose, score
-from salient.validate.tasks.task_sets import Example, Match
+from salient.validate.tasks.scoring import Example, Match, choose, last_number, score
 
 
 def written(match: Match, *expected: str, kind: str = "sums") -> Example:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from salient.validate.tasks.scoring import score
-from salient.validate.tasks.task_sets import BUNDLED, Example, read_tasks
+from salient.validate.tasks.scoring import Example, score
+from salient.validate.tasks.task_sets import BUNDLED, read_tasks
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 CHOSEN = [name for name in BUNDLED if read_tasks(name).examples[0].choices]

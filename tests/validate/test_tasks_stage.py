@@ -23,10 +23,9 @@ from salient.validate.policy.policy import THRESHOLDS, read_policy
 from salient.validate.policy.verdict import judge
 from salient.validate.render import render_stage
 from salient.validate.stage import StageResult
-from salient.validate.tasks import examinee as examinees
+from salient.validate.tasks import answering, scoring
 from salient.validate.tasks import measure as stage
-from salient.validate.tasks import scoring
-from salient.validate.tasks.answering import answer, outcome, question
+from salient.validate.tasks.answering import answer_questions, encode_question, outcome
 from salient.validate.tasks.comparison import AnswerFlip, Tally, TaskComparison
 from salient.validate.tasks.measure import TasksRequest, check_tasks, measure_tasks
 from salient.validate.tasks.result import TaskResult, retention_of
@@ -49,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No dense products; and garbage waits, whose collection takes longer than the toys do."""
     never_dense(monkeypatch)
-    for module in ("salient.validate.tasks.examinee", "salient.runtime.load_engine"):
+    for module in ("salient.validate.tasks.answering", "salient.runtime.load_engine"):
         monkeypatch.setattr(f"{module}.give_back_memory", lambda: None)
 
 
@@ -95,7 +94,9 @@ def rights(model: Path, request: TasksRequest) -> list[bool]:
     """What `model` gets right of the examples, asked here and one by one."""
     engine, tokenizer = opened(model, context=128).engine, byte_tokenizer()
     return [
-        outcome(each, answer(engine, [question(each, tokenizer)], NEW).answers[0]).correct
+        outcome(
+            each, answer_questions(engine, [encode_question(each, tokenizer)], NEW).answers[0]
+        ).correct
         for each in read_tasks(request.sets[0]).examples
     ]
 
@@ -180,7 +181,7 @@ def test_the_references_answers_serve_another_checkpoint(
 
 def test_one_model_is_in_memory_at_a_time(pair, request_, tmp_path, monkeypatch):
     open_now = []
-    load, close = examinees.PairMember.open_engine, examinees.Examinee.close
+    load, close = answering.PairMember.open_engine, answering.Examinee.close
 
     def opening(side, options):
         assert not open_now
@@ -192,8 +193,8 @@ def test_one_model_is_in_memory_at_a_time(pair, request_, tmp_path, monkeypatch)
         assert examinee._opened is None
         open_now.clear()
 
-    monkeypatch.setattr(examinees.PairMember, "open_engine", opening)
-    monkeypatch.setattr(examinees.Examinee, "close", closing)
+    monkeypatch.setattr(answering.PairMember, "open_engine", opening)
+    monkeypatch.setattr(answering.Examinee, "close", closing)
     measure(pair, request_, tmp_path)
 
 
@@ -224,7 +225,7 @@ def test_a_checkpoint_that_gives_no_numbers_is_never_passed(folder, request_, tm
 
 
 def test_a_quick_look_takes_the_first_of_each_kind(pair, request_, tmp_path):
-    found = measure(pair, replace(request_, most=3), tmp_path)
+    found = measure(pair, replace(request_, limit=3), tmp_path)
     assert {kind: each["count"] for kind, each in found.to_dict()["kinds"].items()} == {
         "seeing": 3,
         "counting": 3,
@@ -248,7 +249,7 @@ def test_a_pattern_that_takes_too_long_is_an_error_that_names_its_example(
         ({"sets": ()}, {}, RequestError, "No tasks"),
         ({"sets": ("lm-eval:",)}, {}, RequestError, "No tasks"),
         ({"sets": ("lm-eval:arc_easy",)}, {}, MissingExtra, r"salient-awq\[eval\]"),
-        ({"most": 0}, {}, RequestError, "0 examples"),
+        ({"limit": 0}, {}, RequestError, "0 examples"),
         ({"max_new_tokens": 0}, {}, RequestError, "0 new tokens"),
         (
             {},
@@ -265,7 +266,7 @@ def test_what_cannot_be_asked_is_refused_before_a_model_is_opened(
 ):
     if error is MissingExtra:
         monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.setattr(examinees.PairMember, "open_engine", None)
+    monkeypatch.setattr(answering.PairMember, "open_engine", None)
     rows = [{"prompt": "One", "expected": "two", **row}]
     request = TasksRequest((task_file(tmp_path, rows),), max_new_tokens=NEW)
     with pytest.raises(error, match=words):
@@ -276,7 +277,7 @@ def test_what_cannot_be_asked_is_refused_before_a_model_is_opened(
 
 def test_a_set_alone_shares_its_answers_with_the_same_set_among_others(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "CHUNK", 2)
-    few = TasksRequest(("language", "knowledge"), most=3)
+    few = TasksRequest(("language", "knowledge"), limit=3)
     measure(pair, few, tmp_path)
     alone = measure(pair, replace(few, sets=("knowledge",)), tmp_path, resume=True)
     assert {each["kept"] for each in alone.to_dict()["throughput"].values()} == {2}

@@ -32,7 +32,7 @@ class PairMember:
     skeleton: Skeleton
 
     @cached_property
-    def seal(self) -> str:
+    def fingerprint(self) -> str:
         """What its results are kept under. A checkpoint's files are told apart by their times,
         too: a change of a few scales may escape the fingerprint."""
         found = fingerprint(self.source)

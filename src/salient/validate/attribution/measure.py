@@ -77,8 +77,8 @@ def _measured(
     count = windows_that_fit(pair, len(texts), wanted, *next(iter(texts.values())).shape[1:])
     ids = torch.cat([windows[:count] for windows in texts.values()])
     settings = {
-        "checkpoint": pair.checkpoint.seal,
-        "reference": pair.reference.seal,
+        "checkpoint": pair.checkpoint.fingerprint,
+        "reference": pair.reference.fingerprint,
         "windows": _digest(ids),
     }
     part = partial(progress.part, share=1, whole=PASSES)
@@ -146,7 +146,7 @@ def _drift(
     if two is None:
         return DriftResult(calibration.name, reason="its calibration has a single window")
     settings = {
-        "reference": pair.reference.seal,
+        "reference": pair.reference.fingerprint,
         "calibration": [_digest(half) for half in two],
         "texts": {name: _digest(ids) for name, ids in texts.items()},
     }

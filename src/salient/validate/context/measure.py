@@ -177,7 +177,7 @@ def _starts(pair: ModelPair, request: ContextRequest, lengths: list[int], availa
 def _measured(
     pair: ModelPair, plan: _Plan, store: ValidationCache, progress: Progress
 ) -> LongWindows:
-    settings: dict[str, Any] = {side.role: side.seal for side in pair.sides}
+    settings: dict[str, Any] = {side.role: side.fingerprint for side in pair.sides}
     settings["text"] = hashlib.sha256(plan.ids.numpy().tobytes()).hexdigest()
     windows = LongWindows(pair, plan.ids, plan.starts, store, settings)
     try:

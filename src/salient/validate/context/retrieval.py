@@ -124,7 +124,10 @@ def _ask_all(
     for number, probes in enumerate(texts):
         progress(number, len(texts), f"facts hidden in {probes[-1].length} tokens, {side.role}", "")
         prompts = json.dumps([probe.prompt for probe in probes])
-        settings = {side.role: side.seal, "prompts": hashlib.sha256(prompts.encode()).hexdigest()}
+        settings = {
+            side.role: side.fingerprint,
+            "prompts": hashlib.sha256(prompts.encode()).hexdigest(),
+        }
         shared = side.role == "reference"
         parts.append(
             store.part(

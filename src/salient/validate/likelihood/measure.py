@@ -106,8 +106,8 @@ def _compared(
     found: list[LogitsComparison] = []
     for number, (ids, begin) in enumerate(portions):
         settings = {
-            "checkpoint": pair.checkpoint.seal,
-            "reference": pair.reference.seal,
+            "checkpoint": pair.checkpoint.fingerprint,
+            "reference": pair.reference.fingerprint,
             "ids": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
             "shape": list(ids.shape),
             "counted": begin,

@@ -1,4 +1,4 @@
-"""An engine answers examples: choices by their likelihood, everything else in writing.
+"""A model answers examples: choices by their likelihood, everything else in writing.
 
 A choice is the one with the largest log-probability, summed over its tokens and not divided by its
 length: `acc` in EleutherAI's lm-evaluation-harness, not `acc_norm`. Choices of the bundled sets are
@@ -9,41 +9,51 @@ against 69 % of `knowledge`, 95 % against 89 % of `language`, as often in `code`
 A written answer is greedy. It is the first line that holds more than white space.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from salient.core.errors import CalibrationError, RequestError
+import torch
+
+from salient.awq.calibration import load_tokenizer
+from salient.core.errors import CalibrationError, RequestError, ResourceError
+from salient.core.system import available_memory, give_back_memory
 from salient.runtime.engine import Engine
+from salient.runtime.load_engine import EngineOptions, LoadedEngine, find_device
 from salient.runtime.loglikelihood import ChoiceRequest, Continuations, encode, encode_choices
 from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import TokenSequence, raise_failed
+from salient.validate.cache import ValidationCache
+from salient.validate.model_pair import ROOM, PairMember
 
 from .comparison import TaskOutcome
-from .scoring import choose, score
-from .task_sets import Example
+from .result import Throughput
+from .scoring import Example, choose, score
 
-LONGEST_ANSWER = 2000  # characters that are kept
+LONGEST_ANSWER = 2000  # characters of an answer in the results
+SLOTS = 16  # sequences at once; twice as many were no faster on two cores
+SHARE = 0.5  # of the memory next to the weights, what keys and values may take
 
 
 @dataclass(frozen=True)
 class TaskQuestion:
-    """An example as tokens: its prompt's, and those of each choice; no choices: it is written."""
+    """An example as tokens: its prompt's, and those of each choice, none for a written answer."""
 
     example: Example
-    asked: ChoiceRequest
+    tokens: ChoiceRequest
 
-    def needs(self, max_new_tokens: int) -> int:
+    def positions(self, max_new_tokens: int) -> int:
         """Positions that the prompt and its answer take."""
-        longest = max(map(len, self.asked.continuations), default=max_new_tokens)
-        return len(self.asked.context) + longest
+        longest = max(map(len, self.tokens.continuations), default=max_new_tokens)
+        return len(self.tokens.context) + longest
 
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """What a model said, and the tokens that went through it for that.
+    """A model's answers, and the tokens that were computed for them.
 
-    answers: what was written, the text of the choice, or what else was asked for; plain JSON
+    answers: the text that was written or chosen, or other plain JSON
     """
 
     answers: list[object]
@@ -51,15 +61,100 @@ class ModelAnswer:
     new_tokens: int
 
 
-def question(example: Example, tokenizer: Any) -> TaskQuestion:
-    """`example` as tokens. Raises CalibrationError where its words have none.
+@dataclass(frozen=True)
+class TimedAnswers(ModelAnswer):
+    """Answers as the cache holds them, with their time and how the model ran."""
+
+    seconds: float
+    runs_as: str
+
+
+class Examinee:
+    """A model that answers tasks; a prompt and its answer have `context` positions.
+
+    The engine is opened when the cache lacks an answer: a reference that has answered everything
+    needs no memory.
+    """
+
+    def __init__(self, side: PairMember, cache: ValidationCache, device: str, context: int):
+        self.side, self.cache, self.context, self.device = side, cache, context, device
+        self.tokenizer = load_tokenizer(side.source.folder)
+        self.throughput = Throughput()
+        self._opened: LoadedEngine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """Raises ResourceError where the model has no room."""
+        if self._opened is None:
+            slots = slots_that_fit(self.side, self.device, self.context)
+            options = EngineOptions(device=self.device, context=self.context, slots=slots)
+            self._opened = self.side.open_engine(options)
+        return self._opened.engine
+
+    def part(
+        self, name: str, settings: dict[str, Any], answer: Callable[[Engine], ModelAnswer]
+    ) -> list[Any]:
+        """The answers that `answer` returns, or returned when the cache stored them."""
+        before = self.cache.taken
+        part = self.cache.part(
+            name,
+            {"model": self.side.fingerprint, **settings},
+            lambda: self._timed(answer),
+            TimedAnswers,
+            shared=self.side.role == "reference",
+        )
+        total = self.throughput
+        total.parts += 1
+        total.cached += self.cache.taken - before
+        total.seconds += part.seconds
+        total.prompt_tokens += part.prompt_tokens
+        total.new_tokens += part.new_tokens
+        total.runs_as = part.runs_as
+        return part.answers
+
+    def _timed(self, answer: Callable[[Engine], ModelAnswer]) -> TimedAnswers:
+        engine = self.engine
+        start = time.perf_counter()
+        try:
+            answers = answer(engine)
+        except torch.OutOfMemoryError:
+            raise ResourceError(
+                f"{self.side.name} ran out of the device's memory while it answered. Measure it on "
+                "a larger device, or with --device cpu."
+            ) from None
+        seconds = time.perf_counter() - start
+        return TimedAnswers(**vars(answers), seconds=seconds, runs_as=engine.runner.how)
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        if self._opened is not None:
+            self._opened = None
+            give_back_memory()
+
+
+def slots_that_fit(side: PairMember, device: str, context: int) -> int:
+    """SLOTS, or as many as have room for their keys and values next to the weights; at least 1."""
+    config = side.skeleton.model.config.get_text_config()
+    where = find_device(device)
+    on_gpu = where.type == "cuda"
+    free = torch.cuda.mem_get_info(where)[0] if on_gpu else available_memory()
+    free -= int(side.source.bytes_on_disk * ROOM)
+    heads = getattr(config, "num_attention_heads", None) or 1
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    dim = getattr(config, "head_dim", None) or side.skeleton.width // heads
+    slot = 4 * len(side.skeleton.blocks) * kv_heads * dim * context  # keys and values, 16 bits
+    return max(1, min(SLOTS, int(free * SHARE / slot)))
+
+
+def encode_question(example: Example, tokenizer: Any) -> TaskQuestion:
+    """`example` as tokens. Raises CalibrationError for a prompt or choice without tokens.
 
     Spaces at a prompt's end belong to the next token.
     """
     try:
         if example.choices:
-            asked = encode_choices(tokenizer, example.context, example.continuations)
-            return TaskQuestion(example, asked)
+            tokens = encode_choices(tokenizer, example.context, example.continuations)
+            return TaskQuestion(example, tokens)
     except RequestError as error:
         raise CalibrationError(f"{example.id}: {error}") from None
     ids = encode(tokenizer, example.prompt.rstrip(" \t"))
@@ -68,17 +163,19 @@ def question(example: Example, tokenizer: Any) -> TaskQuestion:
     return TaskQuestion(example, ChoiceRequest(ids, []))
 
 
-def answer(engine: Engine, questions: Sequence[TaskQuestion], max_new_tokens: int) -> ModelAnswer:
+def answer_questions(
+    engine: Engine, questions: Sequence[TaskQuestion], max_new_tokens: int
+) -> ModelAnswer:
     """The answers to some questions, computed together.
 
     Raises ModelError where the model gives no numbers, RequestError where it has no room.
     """
-    choosing = [q for q in questions if q.example.choices]
+    choices = [q for q in questions if q.example.choices]
     continuations = Continuations(engine)
-    found = continuations.ask([q.asked for q in choosing])
-    chosen = iter([_chosen(q.example, each) for q, each in zip(choosing, found, strict=True)])
-    prompts = [q.asked.context for q in questions if not q.example.choices]
-    written = write(
+    likelihoods = continuations.ask([q.tokens for q in choices])
+    chosen = iter([_chosen(q.example, each) for q, each in zip(choices, likelihoods, strict=True)])
+    prompts = [q.tokens.context for q in questions if not q.example.choices]
+    written = write_answers(
         engine, prompts, SamplingParams(max_new_tokens), lambda text: "\n" in text.lstrip()
     )
     lines = iter([first_line(each.text) for each in written])
@@ -89,11 +186,11 @@ def answer(engine: Engine, questions: Sequence[TaskQuestion], max_new_tokens: in
     )
 
 
-def outcome(example: Example, said: str) -> TaskOutcome:
-    """What a model answered, scored. Raises CalibrationError for a pattern that takes too long."""
+def outcome(example: Example, answer: str) -> TaskOutcome:
+    """A model's answer, scored. Raises CalibrationError for a pattern that takes too long."""
     if example.answer is not None:
-        return TaskOutcome(said, said == example.choices[example.answer])
-    return TaskOutcome(said, score(example, said))
+        return TaskOutcome(answer, answer == example.choices[example.answer])
+    return TaskOutcome(answer, score(example, answer))
 
 
 def first_line(text: str) -> str:
@@ -101,7 +198,7 @@ def first_line(text: str) -> str:
     return text.lstrip().partition("\n")[0].rstrip()[:LONGEST_ANSWER]
 
 
-def write(
+def write_answers(
     engine: Engine,
     prompts: Sequence[list[int]],
     sampling: SamplingParams,
@@ -109,16 +206,16 @@ def write(
 ) -> list[TokenSequence]:
     """What the model writes after each prompt, computed together, until `done` of the text.
 
-    Prompts that begin alike follow each other, so that they share what they begin with.
+    Prompts that begin alike follow each other, so that they share their prefix.
     """
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
-    answers = {number: engine.submit(prompts[number], sampling) for number in order}
+    sequences = {number: engine.submit(prompts[number], sampling) for number in order}
     while engine.busy:
-        for piece in engine.step():
-            if not piece.finished and done(piece.sequence.text):
-                engine.cancel(piece.sequence)
-    raise_failed(answers.values())
-    return [answers[number] for number in range(len(prompts))]
+        for output in engine.step():
+            if not output.finished and done(output.sequence.text):
+                engine.cancel(output.sequence)
+    raise_failed(sequences.values())
+    return [sequences[number] for number in range(len(prompts))]
 
 
 def _chosen(example: Example, likelihoods: Sequence[Any]) -> str:

@@ -1,7 +1,4 @@
-"""Two models' answers to the same examples, side by side: accuracy, retention, flips.
-
-Leaves out how the answers were made, and whether the loss is acceptable. Imports no torch.
-"""
+"""Two models' answers to the same examples: accuracy, retention, flips. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +6,12 @@ from typing import Literal
 
 from salient.core.intervals import Interval, mcnemar, ratio
 
-from .task_sets import Example
+from .scoring import Example
 
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """What a model answered (for a choice, the text it chose), and whether that is right."""
+    """A model's answer (for a choice, its text), and whether it is right."""
 
     answer: str
     correct: bool
@@ -37,8 +34,8 @@ class AnswerFlip:
 class Tally:
     """Counts over examples of one kind, or over all.
 
-    guessed: how many a guess gets right, the sum of the examples' chances
-    changed: wrong by both, with other words
+    guessed: how many guessing gets right, the sum of the examples' chances
+    changed: wrong by both, with different answers
     """
 
     kind: str
@@ -62,7 +59,7 @@ class Tally:
 
     @property
     def chance(self) -> float:
-        """Share that a guess gets right, 0 to 1."""
+        """Share that guessing gets right, 0 to 1."""
         return self.guessed / max(self.count, 1)
 
     @property

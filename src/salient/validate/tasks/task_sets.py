@@ -1,28 +1,25 @@
-"""Task examples: a prompt, and what makes its answer right. Bundled sets, or a user's .jsonl file.
+"""Task sets: the bundled ones, or a user's .jsonl file.
 
 A line of a file has one of two shapes:
 
     {"prompt": ..., "expected": ..., "match": ..., "kind": ...}   the model writes the answer
     {"prompt": ..., "choices": [...], "answer": ..., "kind": ...} the likeliest choice is its answer
 
-`match` ("exact" if left out) and `kind` ("task") are optional. Leaves out how an answer is made
-and scored (scoring.py). Imports no torch.
+`match` ("exact" by default) and `kind` ("task") are optional. Imports no torch.
 """
 
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from salient.core.errors import CalibrationError
 
-from .numerals import last_number
+from .scoring import Example, Match, last_number
 
-Match = Literal["exact", "contains", "regex", "numeric", "choice"]
 WRITTEN: tuple[Match, ...] = tuple(m for m in get_args(Match) if m != "choice")
 
 BUNDLED = ("arithmetic", "code", "extraction", "knowledge", "language", "reasoning")
@@ -42,41 +39,6 @@ _KEYS = {
 
 
 @dataclass(frozen=True)
-class Example:
-    """One prompt and its right answer.
-
-    expected: the right answers, any of which does; for a choice, its text
-    choices, answer: what to choose from, and the index of the right one; () and None for an
-        answer that the model writes
-    id: the set's name and the line, such as "arithmetic:12"
-    """
-
-    prompt: str
-    kind: str
-    expected: tuple[str, ...]
-    match: Match
-    choices: tuple[str, ...]
-    answer: int | None
-    id: str
-
-    @property
-    def chance(self) -> float:
-        """The share that a guess gets right, 0 to 1; 0 for a written answer."""
-        return 1 / len(self.choices) if self.choices else 0.0
-
-    @property
-    def context(self) -> str:
-        """The prompt without the white space at its end, which belongs to the next token."""
-        return self.prompt.rstrip()
-
-    @property
-    def continuations(self) -> tuple[str, ...]:
-        """The choices as they follow `context`: after the prompt's white space, or one space."""
-        space = self.prompt[len(self.context) :] or " "
-        return tuple(space + choice for choice in self.choices)
-
-
-@dataclass(frozen=True)
 class TaskSet:
     """Examples under one name, in their file's order."""
 
@@ -87,7 +49,7 @@ class TaskSet:
 def read_tasks(name: str) -> TaskSet:
     """The examples called `name`: a bundled set, 'bundled' for all of those, or a .jsonl file.
 
-    Raises CalibrationError naming file and line when an example cannot be used.
+    Raises CalibrationError naming file and line of an invalid example.
     """
     if name == ALL:
         return TaskSet(name, tuple(e for each in BUNDLED for e in read_tasks(each).examples))
@@ -128,66 +90,121 @@ def _examples(data: bytes, where: str, name: str) -> tuple[Example, ...]:
             f"{where}, line {line}: not UTF-8 text (byte {error.start}). Convert the file, for "
             "example with iconv."
         ) from None
-    found = tuple(
-        _example(line, f"{where}, line {number}", f"{name}:{number}")
+    examples = tuple(
+        _TaskLine(line, f"{where}, line {number}").example(f"{name}:{number}")
         for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     )
-    if not found:
+    if not examples:
         raise CalibrationError(f"{where} holds no example. {_SHAPES}.")
-    return found
+    return examples
 
 
-def _example(line: str, where: str, name: str) -> Example:
-    row = _row(line, where)
-    prompt = _text(row, "prompt", where)
-    kind = _text(row, "kind", where) if "kind" in row else "task"
-    if "choices" in row:
-        choices = _choices(row["choices"], where)
-        answer = _answer(row.get("answer"), choices, where)
-        return Example(prompt, kind, (choices[answer],), "choice", choices, answer, name)
-    match = row.get("match", "exact")
-    if match not in WRITTEN:
-        raise CalibrationError(
-            f"{where}: 'match' is {_short(match)}. It is one of {', '.join(WRITTEN)}; a choice "
-            "has 'choices' and 'answer' instead."
+class _TaskLine:
+    """A line of a file, at `where`: an object whose keys are those of one shape."""
+
+    def __init__(self, line: str, where: str):
+        self.where = where
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise self.fault(f"not JSON ({error}). A .jsonl file has one object a line.") from None
+        if not isinstance(row, dict):
+            raise self.fault(f"found {_short(row)}, not an object. {_SHAPES}.")
+        shapes = [key for key in _KEYS if key in row]
+        if "prompt" not in row or len(shapes) != 1 or ("choices" in row and "answer" not in row):
+            keys = ", ".join(_short(key) for key in list(row)[:8]) or "no keys"
+            raise self.fault(f"found {keys}. {_SHAPES}.")
+        unknown = [key for key in row if key not in _KEYS[shapes[0]]]
+        if unknown:
+            raise self.fault(f"unknown key {_short(unknown[0])} next to '{shapes[0]}'. {_SHAPES}.")
+        self.row: dict[str, Any] = row
+
+    def fault(self, text: str) -> CalibrationError:
+        return CalibrationError(f"{self.where}: {text}")
+
+    def example(self, name: str) -> Example:
+        prompt, kind = self._text("prompt"), self._text("kind") if "kind" in self.row else "task"
+        if "choices" in self.row:
+            choices = self._choices()
+            answer = self._answer(choices)
+            return Example(prompt, kind, (choices[answer],), "choice", choices, answer, name)
+        match = self.row.get("match", "exact")
+        if match not in WRITTEN:
+            raise self.fault(
+                f"'match' is {_short(match)}. It is one of {', '.join(WRITTEN)}; a choice has "
+                "'choices' and 'answer' instead."
+            )
+        return Example(prompt, kind, self._expected(match), match, (), None, name)
+
+    def _text(self, key: str) -> str:
+        value = self.row[key]
+        if not _is_text(value):
+            raise self.fault(f"{key!r} is {_short(value)}. Give a string that is not empty.")
+        return value
+
+    def _choices(self) -> tuple[str, ...]:
+        value = self.row["choices"]
+        many = isinstance(value, list) and 2 <= len(value) <= MOST_CHOICES
+        if not many or not all(map(_is_text, value)):
+            raise self.fault(
+                f"'choices' is {_short(value)}. Give a list of 2 to {MOST_CHOICES} strings that "
+                "are not empty."
+            )
+        choices = tuple(choice.strip() for choice in value)
+        for choice in choices:
+            if choices.count(choice) > 1:
+                raise self.fault(f"the choice {_short(choice)} is there twice. Give each once.")
+        return choices
+
+    def _answer(self, choices: tuple[str, ...]) -> int:
+        value = self.row["answer"]
+        if isinstance(value, str) and value.strip() in choices:
+            return choices.index(value.strip())
+        if type(value) is int and 0 <= value < len(choices):
+            return value
+        raise self.fault(
+            f"'answer' is {_short(value)}. Give the index of the right choice, 0 to "
+            f"{len(choices) - 1}, or its text."
         )
-    return Example(prompt, kind, _expected(row, match, where), match, (), None, name)
 
+    def _expected(self, match: Match) -> tuple[str, ...]:
+        value = self.row["expected"]
+        texts = value if isinstance(value, list) else [value]
+        if match == "numeric":
+            texts = [str(v) if type(v) in (int, float) else v for v in texts]
+        if not texts or not all(map(_is_text, texts)):
+            raise self.fault(
+                f"'expected' is {_short(value)}. Give a string, or a list of strings of which any "
+                'is right; a number only with "match": "numeric".'
+            )
+        for text in texts:
+            if match == "numeric" and last_number(text) is None:
+                raise self.fault(
+                    f"'expected' is {_short(text)}, which has no number. Give one such as '12', "
+                    "'0.5' or '3/4', or another 'match'."
+                )
+            if match == "regex":
+                self._check_pattern(text)
+        return tuple(texts)
 
-def _row(line: str, where: str) -> Mapping[str, Any]:
-    """The line's object, its keys those of one shape."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CalibrationError(
-            f"{where}: not JSON ({error}). A .jsonl file has one object a line."
-        ) from None
-    if not isinstance(row, dict):
-        raise CalibrationError(f"{where}: found {_short(row)}, not an object. {_SHAPES}.")
-    asked = [key for key in _KEYS if key in row]
-    if "prompt" not in row or len(asked) != 1 or ("choices" in row and "answer" not in row):
-        keys = ", ".join(_short(key) for key in list(row)[:8]) or "no keys"
-        raise CalibrationError(f"{where}: found {keys}. {_SHAPES}.")
-    unknown = [key for key in row if key not in _KEYS[asked[0]]]
-    if unknown:
-        raise CalibrationError(
-            f"{where}: unknown key {_short(unknown[0])} beside '{asked[0]}'. {_SHAPES}."
-        )
-    return row
-
-
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row[key]
-    if not _is_text(value):
-        raise CalibrationError(
-            f"{where}: {key!r} is {_short(value)}. Give a string that is not empty."
-        )
-    return value
+    def _check_pattern(self, pattern: str) -> None:
+        if len(pattern) > LONGEST_PATTERN:
+            raise self.fault(
+                f"a regular expression of {len(pattern)} characters. Give at most "
+                f"{LONGEST_PATTERN}."
+            )
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise self.fault(
+                f"{_short(pattern)} is no regular expression ({error}). Fix it, or give the plain "
+                'text with "match": "contains".'
+            ) from None
 
 
 def _is_text(value: Any) -> bool:
-    """Words that a tokenizer takes: no half of a surrogate pair, which JSON can write."""
+    """Text that a tokenizer takes: no half of a surrogate pair, which JSON can write."""
     return (
         isinstance(value, str)
         and bool(value.strip())
@@ -195,71 +212,8 @@ def _is_text(value: Any) -> bool:
     )
 
 
-def _choices(value: Any, where: str) -> tuple[str, ...]:
-    many = isinstance(value, list) and 2 <= len(value) <= MOST_CHOICES
-    if not many or not all(map(_is_text, value)):
-        raise CalibrationError(
-            f"{where}: 'choices' is {_short(value)}. Give a list of 2 to {MOST_CHOICES} strings "
-            "that are not empty."
-        )
-    choices = tuple(choice.strip() for choice in value)
-    for choice in choices:
-        if choices.count(choice) > 1:
-            raise CalibrationError(
-                f"{where}: the choice {_short(choice)} is there twice. Give each once."
-            )
-    return choices
-
-
-def _answer(value: Any, choices: tuple[str, ...], where: str) -> int:
-    if isinstance(value, str) and value.strip() in choices:
-        return choices.index(value.strip())
-    if type(value) is int and 0 <= value < len(choices):
-        return value
-    raise CalibrationError(
-        f"{where}: 'answer' is {_short(value)}. Give the index of the right choice, 0 to "
-        f"{len(choices) - 1}, or its text."
-    )
-
-
-def _expected(row: Mapping[str, Any], match: Match, where: str) -> tuple[str, ...]:
-    value = row["expected"]
-    given = value if isinstance(value, list) else [value]
-    if match == "numeric":
-        given = [str(v) if type(v) in (int, float) else v for v in given]
-    if not given or not all(map(_is_text, given)):
-        raise CalibrationError(
-            f"{where}: 'expected' is {_short(value)}. Give a string, or a list of strings of which "
-            'any is right; a number only with "match": "numeric".'
-        )
-    for each in given:
-        if match == "numeric" and last_number(each) is None:
-            raise CalibrationError(
-                f"{where}: 'expected' is {_short(each)}, which has no number. Give one such as "
-                "'12', '0.5' or '3/4', or another 'match'."
-            )
-        if match == "regex":
-            _check_pattern(each, where)
-    return tuple(given)
-
-
-def _check_pattern(pattern: str, where: str) -> None:
-    if len(pattern) > LONGEST_PATTERN:
-        raise CalibrationError(
-            f"{where}: a regular expression of {len(pattern)} characters. Give at most "
-            f"{LONGEST_PATTERN}."
-        )
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise CalibrationError(
-            f"{where}: {_short(pattern)} is no regular expression ({error}). Mend it, or give "
-            'the plain words with "match": "contains".'
-        ) from None
-
-
 def _short(value: Any) -> str:
-    """What was found, short enough for one line."""
+    """A value, short enough for one line."""
     if isinstance(value, float) and not math.isfinite(value):
         return "not a finite number"
     text = repr(value)
