@@ -40,7 +40,7 @@ class Node:
         return "".join(c if isinstance(c, str) else c.text for c in self.children)
 
     @property
-    def words(self) -> str:
+    def line(self) -> str:
         """All text below on one line."""
         return " ".join(self.text.split())
 

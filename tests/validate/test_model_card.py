@@ -1,88 +1,85 @@
-"""The model card takes a validation's figures over, and nothing else in it changes."""
+"""The model card gets a validation's figures, and nothing else in it changes."""
+
+from dataclasses import replace
 
 import pytest
 
+from helpers.report_data import judged, toy_result
 from salient.validate.model_card import section, update_card, with_section
+from salient.validate.policy.policy import Policy
+from salient.validate.stage import UnmeasuredStage
 
-DATA = {
-    "date": "2026-11-21",
-    "verdict": {"policy": "lenient", "verdict": "pass"},
-    "likelihood": {
-        "all": {
-            "tokens": 8192,
-            "kl": 0.0931,
-            "top1": 0.84,
-            "perplexity_reference": 20.41,
-            "perplexity_quantized": 22.49,
-        }
-    },
-    "tasks": {
-        "kinds": {"code": {"count": 120, "accuracy_reference": 0.61, "accuracy_quantized": 0.6}}
-    },
-    "context": {"retrieval": {"count": 50, "reference": 40, "quantized": 38}},
-}
+CARD = "# mine\n\nMy own text.\n"
+
+
+@pytest.fixture(scope="module")
+def result():
+    return toy_result()
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    (tmp_path / "README.md").write_text("# mine\n\nWords of mine.\n")
+    (tmp_path / "README.md").write_text(CARD)
     (tmp_path / "salient.json").write_text("{}")
     return tmp_path
 
 
-def test_the_card_holds_the_verdict_and_the_figures(checkpoint):
-    assert "holds the figures" in update_card(checkpoint, DATA)
+def test_the_card_has_the_verdict_and_the_figures(checkpoint, result):
+    assert "holds the figures" in update_card(checkpoint, result)
     card = (checkpoint / "README.md").read_text()
-    assert card.startswith("# mine\n\nWords of mine.\n")
-    for words in (
-        "Policy `lenient`: **pass**, 2026-11-21.",
-        "| KL (nats a token, 8192 tokens) | 0 | 0.0931 |",
-        "| perplexity | 20.410 | 22.490 |",
-        "| code (120 examples) | 61.0% | 60.0% |",
-        "| facts found in long texts (of 50) | 40 | 38 |",
+    assert card.startswith(CARD)
+    reference, quantized = result.context.retrieval.totals
+    code = next(t for t in result.tasks.comparison.kinds if t.kind == "code")
+    for text in (
+        "Policy `balanced`: **pass**, 2026-11-21.",
+        "| KL (nats a token, 30720 tokens) | 0 | 0.1000 |",
+        "| perplexity | 15.100 | 16.036 |",
+        f"| code (100 examples) | {code.right_reference}.0% | {code.right_quantized}.0% |",
+        f"| facts found in long texts (of 160) | {reference} | {quantized} |",
     ):
-        assert words in card
+        assert text in card
 
 
-def test_a_second_validation_takes_the_place_of_the_first(checkpoint):
-    update_card(checkpoint, DATA)
+def test_a_second_validation_replaces_the_first(checkpoint, result):
+    update_card(checkpoint, result)
     (checkpoint / "README.md").write_text((checkpoint / "README.md").read_text() + "\nAfter.\n")
-    update_card(checkpoint, DATA | {"verdict": {"policy": "strict", "verdict": "fail"}})
+    strict = Policy("strict", bounds={("likelihood", "kl_max"): 0.01})
+    update_card(checkpoint, judged(result, strict))
     card = (checkpoint / "README.md").read_text()
     assert card.count("## Validation") == 1
-    assert "**fail**" in card
+    assert "Policy `strict`: **fail**" in card
     assert "**pass**" not in card
     assert card.startswith("# mine")
     assert card.rstrip().endswith("After.")
 
 
-def test_what_could_not_be_measured_is_not_on_the_card():
-    failed = {"error": "no memory"}
-    written = section({**DATA, "likelihood": failed, "tasks": failed, "context": failed})
-    assert "|" not in written
-    assert "**pass**" in written
+def test_unmeasured_stages_are_not_on_the_card(result):
+    missing = {name: UnmeasuredStage(name, "no memory") for name in ("likelihood", "tasks")}
+    text = section(replace(result, **missing, context=None))
+    assert "|" not in text
+    assert "**pass**" in text
 
 
-def test_the_card_of_another_tool_is_left_alone(checkpoint):
+def test_the_card_of_another_tool_is_not_changed(checkpoint, result):
     (checkpoint / "salient.json").unlink()
-    assert update_card(checkpoint, DATA) == ""
-    assert (checkpoint / "README.md").read_text() == "# mine\n\nWords of mine.\n"
+    assert update_card(checkpoint, result) == ""
+    assert (checkpoint / "README.md").read_text() == CARD
 
 
-def test_a_card_that_cannot_be_written_is_said_and_whole(checkpoint):
+def test_a_card_that_cannot_be_written_is_reported_and_whole(checkpoint, result):
     (checkpoint / "README.md.tmp").mkdir()
-    assert "was not changed" in update_card(checkpoint, DATA)
-    assert (checkpoint / "README.md").read_text() == "# mine\n\nWords of mine.\n"
+    assert "was not changed" in update_card(checkpoint, result)
+    assert (checkpoint / "README.md").read_text() == CARD
 
 
-def test_a_kind_cannot_break_the_table():
-    kinds = {"a|b\n<script>`": DATA["tasks"]["kinds"]["code"]}
-    line = next(
-        x for x in section({"date": "", "tasks": {"kinds": kinds}}).splitlines() if "120" in x
-    )
-    assert line == "| a&#124;b<br>&#60;script&#62;&#96; (120 examples) | 61.0% | 60.0% |"
+def test_the_name_of_a_kind_cannot_break_the_table(result):
+    first, *others = result.tasks.comparison.kinds
+    kinds = (replace(first, kind="a|b\n<script>`"), *others)
+    comparison = replace(result.tasks.comparison, kinds=kinds)
+    text = section(replace(result, tasks=replace(result.tasks, comparison=comparison)))
+    assert "\n| a&#124;b<br>&#60;script&#62;&#96; (100 examples) | " in text
 
 
-def test_marks_in_the_wrong_order_are_left_as_they_are():
+def test_marks_in_the_wrong_order_stay():
     card = "<!-- salient validate: end --> x <!-- salient validate: begin -->"
     assert with_section(card, "new\n").startswith(card)

@@ -1,20 +1,33 @@
-"""The Markdown of a validation, rendered as GitHub does: short, whole, and nobody else's markup."""
+"""The Markdown of a validation, rendered as GitHub does: short, complete, no foreign markup."""
 
-import random
+import math
 import re
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from markdown_it import MarkdownIt
-from test_report_page import EVIL, NOTHING, SECTIONS, WILD, walked
+from test_report_page import EVIL, STAGES, only, with_flips, with_rule
 
 from helpers.html_tree import Node, tree
-from helpers.report_data import toy_data
+from helpers.report_data import mapped, toy_result
+from salient.core.metrics import LogitsComparison
 from salient.validate.report import markdown
-from salient.validate.report.figures import MISSING
 from salient.validate.report.markdown_report import MOST_BYTES, escaped
+from salient.validate.report.text_format import MISSING
+from salient.validate.result import ValidationResult
+from salient.validate.stage import UnmeasuredStage
 
 SIGNS = "| a | `code` ``` <b> **bold** _it_ ~~no~~ [x](http://e.example) ![i](//e) # 1. - > $x$ \\"
+
+
+@pytest.fixture(scope="module")
+def passing() -> ValidationResult:
+    return toy_result()
+
+
+@pytest.fixture(scope="module")
+def failing() -> ValidationResult:
+    return toy_result(damaged=17)
 
 
 def rendered(text: str) -> Node:
@@ -22,82 +35,57 @@ def rendered(text: str) -> Node:
     return tree(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
 
 
-def poisoned(text: str) -> dict[str, Any]:
-    data = walked(toy_data(damaged=17), lambda v: f"{v} {text}" if isinstance(v, str) else v)
-    for where, names in (("likelihood", "texts"), ("tasks", "kinds")):
-        named = data[where][names]
-        data[where][names] = {f"{text} {name}": value for name, value in named.items()}
-    for rule in data["verdict"]["rules"]:
-        rule.update(direction="at most", kind=text)
-    return data
+def poisoned(result: ValidationResult, text: str) -> ValidationResult:
+    return mapped(result, lambda own: f"{text} {own}")
 
 
 @pytest.mark.parametrize(
-    ("change", "first"),
-    [
-        ({}, "## ✅ Pass: "),
-        ({"verdict": "fail", "exit_code": 1}, "## ❌ Fail: "),
-        ({"verdict": "could not measure", "exit_code": 2}, "## ❔ Could not measure: "),
-        ({"exit_code": 1}, "## ❔ Could not measure: "),
-    ],
+    ("passed", "first"),
+    [(True, "## ✅ Pass: "), (False, "## ❌ Fail: "), (None, "## ❔ Could not measure: ")],
 )
-def test_the_first_line_is_the_verdict_and_only_a_sound_pass_reads_as_one(change, first):
-    data = toy_data()
-    data["verdict"].update(change)
-    assert markdown(data).startswith(first)
-    assert ("Pass" in markdown(data).splitlines()[0]) is (first == "## ✅ Pass: ")
+def test_the_first_line_is_the_verdict(passing, passed, first):
+    assert markdown(with_rule(passing, 0, passed=passed)).startswith(first)
 
 
-def test_a_rule_that_does_not_hold_makes_it_a_fail_whatever_the_verdict_says():
-    data = toy_data()
-    data["verdict"]["rules"][0]["passed"] = False
-    assert markdown(data).startswith("## ❌ Fail: ")
+def test_without_a_policy_there_is_no_verdict(passing):
+    assert markdown(replace(passing, verdict=None)).startswith("## ❔ No verdict: ")
 
 
-def test_without_a_verdict_none_is_claimed():
-    data = toy_data()
-    del data["verdict"]
-    assert markdown(data).startswith("## ❔ No verdict: ")
+def test_every_rule_and_every_section_is_there(failing):
+    text = rendered(markdown(failing))
+    rules = list(text.one("table").one("tbody").all("tr"))
+    assert len(rules) == len(failing.verdict.rules)
+    holds = [list(row.all("td"))[-1].line[2:] for row in rules]
+    assert holds == ["does not hold"] * 4 + ["holds"] * 4
+    assert len(list(text.all("h3"))) == len(STAGES) + 1  # and memory
 
 
-def test_every_rule_and_every_section_is_there():
-    data = toy_data(damaged=17)
-    found = rendered(markdown(data))
-    rules = list(found.one("table").one("tbody").all("tr"))
-    assert len(rules) == len(data["verdict"]["rules"])
-    assert [list(row.all("td"))[-1].words[2:] for row in rules[:5]] == ["does not hold"] * 4 + [
-        "holds"
-    ]
-    assert len(list(found.all("h3"))) == len(SECTIONS)
-
-
-@pytest.mark.parametrize("text", [EVIL, SIGNS, "one\n\n# two\n---\n| three |", "a\n</details>"])
-def test_nothing_that_others_wrote_is_markup(text):
-    own = rendered(markdown(toy_data(damaged=17)))
-    found = rendered(markdown(poisoned(text)))
+@pytest.mark.parametrize("foreign", [EVIL, SIGNS, "one\n\n# two\n---\n| three |", "a\n</details>"])
+def test_foreign_text_never_becomes_markup(failing, foreign):
+    own, text = (rendered(markdown(each)) for each in (failing, poisoned(failing, foreign)))
     allowed = {node.tag for node in own.all()} | {"br"}
-    assert {node.tag for node in found.all()} <= allowed
-    assert not list(found.all("a"))
+    assert {node.tag for node in text.all()} <= allowed
+    assert not list(text.all("a"))
     for tag in ("h1", "h2", "h3", "table", "details", "li"):
-        assert len(list(found.all(tag))) == len(list(own.all(tag))), tag
+        assert len(list(text.all(tag))) == len(list(own.all(tag))), tag
 
 
-@pytest.mark.parametrize("text", [SIGNS, "a_b*c", "x|y", "&amp; &#65;", 'it\'s 100% "so"'])
-def test_what_others_wrote_is_read_as_they_wrote_it(text):
-    cells = rendered(f"| a |\n|---|\n| {escaped(text)} |\n").one("tbody")
-    assert cells.words.replace("\u2060", "") == " ".join(text.split())
+@pytest.mark.parametrize("foreign", [SIGNS, "a_b*c", "x|y", "&amp; &#65;", 'it\'s 100% "so"'])
+def test_foreign_text_reads_as_written(foreign):
+    cells = rendered(f"| a |\n|---|\n| {escaped(foreign)} |\n").one("tbody")
+    assert cells.line.replace("\u2060", "") == " ".join(foreign.split())
 
 
-@pytest.mark.parametrize("call", ["@someone", "#123", "https://e.example", "www.e.example"])
-def test_nobody_is_called_and_nothing_linked(call):
-    text = escaped(f"see {call} here")
-    assert call not in text
-    assert call not in rendered(text).words or call[0] not in "@#"
+@pytest.mark.parametrize("mention", ["@someone", "#123", "https://e.example", "www.e.example"])
+def test_nobody_is_mentioned_and_nothing_linked(mention):
+    text = escaped(f"see {mention} here")
+    assert mention not in text
+    assert mention not in rendered(text).line or mention[0] not in "@#"
 
 
-def test_every_row_of_a_table_has_its_columns():
+def test_every_row_of_a_table_has_its_columns(failing):
     width = None
-    for line in markdown(poisoned("a|b\nc\\")).splitlines():
+    for line in markdown(poisoned(failing, "a|b\nc\\")).splitlines():
         if not line.startswith("|"):
             width = None
             continue
@@ -106,51 +94,45 @@ def test_every_row_of_a_table_has_its_columns():
         width = count
 
 
-def test_at_most_ten_examples_are_shown_and_they_are_folded():
-    data = toy_data(damaged=17)
-    assert len(data["tasks"]["flips"]) > 10
-    folded = rendered(markdown(data)).one("details")
+def test_at_most_ten_examples_are_shown_folded(failing):
+    assert len(failing.tasks.comparison.flips) > 10
+    folded = rendered(markdown(failing)).one("details")
     assert len(list(folded.one("tbody").all("tr"))) == 10
 
 
 @pytest.mark.parametrize("sign", ["x", "|", "\x00", "\U0010ffff", "\U0001d518", "<"])
-def test_it_stays_under_its_limit_whatever_the_texts(sign):
-    data = poisoned(sign * 5000)
-    data["tasks"]["flips"] *= 3
-    rules = data["verdict"]["rules"]
-    data["verdict"]["rules"] = rules * 40
-    data["likelihood"]["texts"] |= {f"{sign * 300}{i}": {} for i in range(500)}
-    text = markdown(data)
+def test_the_size_is_limited(failing, sign):
+    result = poisoned(with_flips(failing, *failing.tasks.comparison.flips * 3), sign * 5000)
+    rules = result.verdict.rules * 40
+    text = next(iter(result.likelihood.texts.values()))
+    texts = {f"{sign * 300}{number}": text for number in range(500)}
+    result = replace(
+        result,
+        verdict=replace(result.verdict, rules=rules),
+        likelihood=replace(result.likelihood, texts=texts),
+    )
+    text = markdown(result)
     assert len(text.encode()) < MOST_BYTES
     assert text.startswith("## ❌ Fail: ")
     assert "more rows are in the page" in text or "left out here" in text
 
 
-def test_what_has_no_room_is_said_to_be_left_out():
-    data = poisoned("\U0010ffff" * 5000)
-    assert "The rest is left out here" in markdown(data)
-    assert "left out" not in markdown(toy_data())
+def test_a_cut_report_ends_with_a_note(failing, passing):
+    assert "The rest is left out here" in markdown(poisoned(failing, "\U0010ffff" * 5000))
+    assert "left out" not in markdown(passing)
 
 
-@pytest.mark.parametrize("nothing", NOTHING)
-def test_a_figure_that_is_missing_is_no_number(nothing):
-    data = toy_data()
-    for key in ("kl", "top1", "perplexity_increase", "tokens"):
-        data["likelihood"]["all"][key] = nothing
-    row = next(
-        row for row in rendered(markdown(data)).all("tr") if row.words.startswith("all texts")
-    )
-    assert [cell.words for cell in row.all("td")][1:] == [MISSING] * 4
+def test_a_missing_figure_is_never_a_number(passing):
+    sums = LogitsComparison(0, math.nan, 0, 0, math.nan, math.nan)
+    text = replace(passing.likelihood.total, sums=sums, intervals={})
+    result = only(passing, "likelihood")
+    result = replace(result, likelihood=replace(result.likelihood, total=text))
+    row = next(r for r in rendered(markdown(result)).all("tr") if r.line.startswith("all texts"))
+    cells = [cell.line for cell in row.all("td")]
+    assert (cells[2], cells[4]) == (MISSING, MISSING)
 
 
-@pytest.mark.parametrize("name", SECTIONS)
-def test_a_section_that_could_not_be_measured_says_why(name):
-    data = {**toy_data(), name: {"error": "no memory was left"}}
-    assert "Could not be measured: no memory was left" in markdown(data)
-
-
-def test_whatever_the_data_lack_there_is_a_text():
-    dice = random.Random(0)
-    for _ in range(20):
-        data = walked(toy_data(), lambda v: dice.choice(WILD) if dice.random() < 0.1 else v)
-        assert rendered(markdown(data)).one("h2")
+@pytest.mark.parametrize("name", STAGES)
+def test_an_unmeasured_section_shows_the_reason(passing, name):
+    result = replace(passing, **{name: UnmeasuredStage(name, "no memory was left")})
+    assert "Could not be measured: no memory was left" in markdown(result)

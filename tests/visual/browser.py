@@ -58,7 +58,7 @@ const behind = e => {
 const checked = new Set();
 for (const e of document.querySelectorAll('body *')) {
   const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-  if (!own || folded(e) || !shown(e) || e.closest('.unseen, .skip, title, desc')) continue;
+  if (!own || folded(e) || !shown(e) || e.closest('.hidden, .unseen, .skip, title, desc')) continue;
   const style = getComputedStyle(e);
   const drawn = e instanceof SVGElement;
   const [a, b] = [light(numbers(drawn ? style.fill : style.color)), light(behind(e))];

@@ -150,7 +150,7 @@ def _unpacked(
 ) -> float:
     if not pace.unpacks:
         return 0.0
-    active = sum(linear.active_weights for linear in shape.linears if not linear.unquantized)
+    active = sum(linear.active_weights for linear in shape.linears if not linear.kept)
     return active / (pace.unpacks * 1e9 * ease.shares) / load.tp
 
 

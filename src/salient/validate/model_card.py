@@ -1,16 +1,22 @@
 """The model card's validation section: the figures, between two marks."""
 
 from pathlib import Path
-from typing import Any
 
 from salient.core.errors import ResourceError
 from salient.core.markdown import escape_markdown, markdown_table
+from salient.core.metrics import LogitsComparison
 from salient.formats.writer import write_text
+
+from .context.result import ContextResult
+from .likelihood.result import LikelihoodResult
+from .result import ValidationResult
+from .tasks.comparison import Tally
+from .tasks.result import TaskResult
 
 BEGIN, END = "<!-- salient validate: begin -->", "<!-- salient validate: end -->"
 
 
-def update_card(checkpoint: Path, data: dict[str, Any]) -> str:
+def update_card(checkpoint: Path, result: ValidationResult) -> str:
     """Write the figures into the README.md of a checkpoint written by Salient.
 
     A second validation replaces the first; the rest of the card stays. Returns a message; '' for
@@ -21,7 +27,7 @@ def update_card(checkpoint: Path, data: dict[str, Any]) -> str:
         return ""
     try:
         before = card.read_text(encoding="utf-8")
-        write_text(card, with_section(before, section(data)))
+        write_text(card, with_section(before, section(result)))
     except (OSError, UnicodeDecodeError, ResourceError) as error:
         return f"The model card {card} was not changed ({error})."
     return f"The model card {card} holds the figures."
@@ -36,48 +42,34 @@ def with_section(card: str, text: str) -> str:
     return f"{card.rstrip()}\n\n{marked}\n"
 
 
-def section(data: dict[str, Any]) -> str:
+def section(result: ValidationResult) -> str:
     """The figures as Markdown, without what was not measured."""
     lines = ["## Validation", ""]
-    verdict = data.get("verdict")
-    if verdict:
-        lines += [f"Policy `{verdict['policy']}`: **{verdict['verdict']}**, {data['date']}.", ""]
-    rows = [*_likelihood(data), *_tasks(data), *_retrieval(data)]
+    if verdict := result.verdict:
+        lines += [f"Policy `{verdict.policy}`: **{verdict.word}**, {result.date}.", ""]
+    rows = []
+    if isinstance(result.likelihood, LikelihoodResult):
+        rows += _likelihood(result.likelihood.total.sums)
+    if isinstance(result.tasks, TaskResult):
+        rows += map(_kind, result.tasks.comparison.kinds)
+    if isinstance(result.context, ContextResult) and result.context.retrieval:
+        reference, quantized = map(str, result.context.retrieval.totals)
+        count = len(result.context.retrieval.probes)
+        rows.append((f"facts found in long texts (of {count})", reference, quantized))
     if rows:
         lines += [markdown_table(("", "16-bit model", "this checkpoint"), rows), ""]
     return "\n".join(lines)
 
 
-def _likelihood(data: dict[str, Any]) -> list[tuple[str, ...]]:
-    total = data.get("likelihood", {}).get("all")
-    if not total:
-        return []
+def _likelihood(sums: LogitsComparison) -> list[tuple[str, ...]]:
+    perplexities = f"{sums.perplexity_reference:.3f}", f"{sums.perplexity_quantized:.3f}"
     return [
-        (f"KL (nats a token, {total['tokens']} tokens)", "0", f"{total['kl']:.4f}"),
-        ("same most likely next token", "100%", f"{total['top1']:.1%}"),
-        (
-            "perplexity",
-            f"{total['perplexity_reference']:.3f}",
-            f"{total['perplexity_quantized']:.3f}",
-        ),
+        (f"KL (nats a token, {sums.tokens} tokens)", "0", f"{sums.kl:.4f}"),
+        ("same most likely next token", "100%", f"{sums.top1:.1%}"),
+        ("perplexity", *perplexities),
     ]
 
 
-def _tasks(data: dict[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (
-            f"{escape_markdown(kind[:60])} ({row['count']} examples)",
-            f"{row['accuracy_reference']:.1%}",
-            f"{row['accuracy_quantized']:.1%}",
-        )
-        for kind, row in data.get("tasks", {}).get("kinds", {}).items()
-    ]
-
-
-def _retrieval(data: dict[str, Any]) -> list[tuple[str, ...]]:
-    retrieval = data.get("context", {}).get("retrieval", {})
-    count = retrieval.get("count")
-    if not count:
-        return []
-    label = f"facts found in long texts (of {count})"
-    return [(label, str(retrieval["reference"]), str(retrieval["quantized"]))]
+def _kind(tally: Tally) -> tuple[str, ...]:
+    name = f"{escape_markdown(tally.kind[:60])} ({tally.count} examples)"
+    return name, f"{tally.accuracy_reference:.1%}", f"{tally.accuracy_quantized:.1%}"

@@ -80,8 +80,7 @@ def judge_stages(policy: Policy, stages: Mapping[str, StageResult]) -> Verdict:
 
 def _write(result: ValidationResult, pair: ModelPair, folder: Path) -> list[str]:
     """Write the report's pages and the model card; a line on each."""
-    data = result.to_dict()
-    paths = write_report(data, folder)
+    paths = write_report(result, folder)
     names = ", ".join(path.name for path in paths.values())
-    card = update_card(pair.checkpoint.source.folder, data)
+    card = update_card(pair.checkpoint.source.folder, result)
     return [f"Written to {folder}: {names}.", *([card] if card else [])]

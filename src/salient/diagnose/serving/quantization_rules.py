@@ -6,7 +6,7 @@ Facts are vLLM 0.32's, by file name. Left out: the checkpoint's own tensors.
 import difflib
 import re
 
-from salient.plan.vllm.versions import AUTO_AWQ, AWQ_TRIES_ALL, TURING_MARLIN
+from salient.plan.vllm.versions import AUTO_AWQ, AWQ_ASKS, TURING_MARLIN
 
 from .argument_table import CHOICES
 from .rule_context import AWQ_METHODS, RuleContext, ServingRule
@@ -64,7 +64,7 @@ def _mismatch(case: RuleContext) -> str:
 
 
 def _slow_on_rocm(case: RuleContext) -> bool:
-    asks = case.version is not None and AWQ_TRIES_ALL <= case.version < AUTO_AWQ
+    asks = case.version is not None and AWQ_ASKS <= case.version < AUTO_AWQ
     return case.vendor == "amd" and case.awq and not asks
 
 

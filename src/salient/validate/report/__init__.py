@@ -1,4 +1,4 @@
-"""The report of a validation: a page for people, Markdown for a pull request, JSON for programs."""
+"""The report of a validation: a page, Markdown for a pull request, JSON for programs."""
 
 from .markdown_report import markdown
 from .page import html

@@ -1,66 +1,67 @@
-"""The report as one self-contained page: no script, and nothing that a browser would ask for.
+"""The report as one self-contained page: no script, and no request for anything else.
 
-Its policy forbids every load, and any style but the page's own, so that even a text that slipped
-through as markup could do nothing. All text passes `_seen` and is then escaped by the templates.
+Its policy forbids every load, and any style but the page's own, so that even text that slipped
+through as markup could do nothing. All text passes `_printable` and is then escaped by the
+templates.
 """
 
 import base64
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from salient.validate.report.sections.method import method, scheme
-from salient.validate.report.sections.verdict import BOUNDS, verdict
+from salient.validate.result import ValidationResult
 
-from .reading import Data, part
+from .policy_view import SIGN_LABELS, verdict_view
 from .sections import sections
+from .sections.method import method_facts, scheme_summary
 from .text_format import line, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def html(data: Data) -> str:
-    """The page for `data` (api.validate's): any section may be missing, or {"error": words}."""
-    made = sections(data)
+def html(result: ValidationResult) -> str:
+    """The page of a validation."""
+    rendered = sections(result)
     return (
         _templates()
         .get_template("page.html")
         .render(
-            verdict=verdict(data),
-            sections=made,
-            method=method(data),
-            tiles=[(section.name, tile) for section in made for tile in section.tiles],
-            bounds=BOUNDS,
-            checkpoint=line(data.get("checkpoint"), 120) or "an unnamed checkpoint",
-            reference=line(data.get("reference"), 120) or "an unnamed reference",
-            date=line(data.get("date"), 20),
-            scheme=scheme(part(data, "model")),
+            verdict=verdict_view(result.verdict),
+            sections=rendered,
+            facts=method_facts(result),
+            stages=result.stages,
+            tiles=[(section.name, tile) for section in rendered for tile in section.tiles],
+            sign_labels=SIGN_LABELS,
+            checkpoint=line(result.checkpoint, 120),
+            reference=line(result.reference, 120),
+            date=line(result.date, 20),
+            scheme=scheme_summary(result.model),
             style=Markup(_style()),
-            policy=_policy(),
+            policy=_content_policy(),
         )
     )
 
 
 @cache
 def _templates() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_seen,
+        finalize=_printable,
     )
-    made.filters["sentence"] = _sentence
-    return made
+    environment.filters["sentence"] = _sentence
+    return environment
 
 
-def _seen(value: Any) -> Any:
-    """What a template prints: text with its unseen characters made visible."""
+def _printable(value: object) -> object:
+    """What a template prints: text with invisible characters made visible."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -75,7 +76,7 @@ def _style() -> str:
     return (TEMPLATES / "page.css").read_text(encoding="utf-8")
 
 
-def _policy() -> str:
-    """The content security policy: nothing but the style whose digest this is."""
+def _content_policy() -> str:
+    """The content security policy: nothing but the style with this digest."""
     digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"

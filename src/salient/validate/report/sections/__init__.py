@@ -1,37 +1,50 @@
-"""The sections of a report, each made from its part of the data.
+"""The sections of a report, each rendered from the result of its stage."""
 
-`sections(data)` gives those that were measured or could not be, in the order of the page.
-"""
-
-from collections.abc import Callable
-
+from salient.validate.attribution.result import AttributionResult
+from salient.validate.context.result import ContextResult
+from salient.validate.likelihood.result import LikelihoodResult
+from salient.validate.load.result import LoadTestStageResult
+from salient.validate.policy.verdict import Verdict
 from salient.validate.report.parts import Section
-from salient.validate.report.reading import Data, error
 from salient.validate.report.text_format import line
+from salient.validate.result import ValidationResult
+from salient.validate.stage import StageResult, UnmeasuredStage
+from salient.validate.tasks.result import TaskResult
 
-from .attribution import attribution
-from .context import context
-from .likelihood import likelihood
-from .load import load
-from .memory import memory
-from .tasks import tasks
+from .attribution import attribution_section
+from .context import context_section
+from .likelihood import likelihood_section
+from .load import load_section
+from .memory import memory_section
+from .tasks import tasks_section
 
-MAKERS: dict[str, tuple[str, Callable[[Data, Data], Section]]] = {
-    "likelihood": ("Likelihood", likelihood),
-    "tasks": ("Tasks", tasks),
-    "context": ("Long context", context),
-    "load": ("Load", load),
-    "attribution": ("Where the loss comes from", attribution),
-    "memory": ("Memory", memory),
+TITLES = {
+    "likelihood": "Likelihood",
+    "tasks": "Tasks",
+    "context": "Long context",
+    "load": "Load",
+    "attribution": "Where the loss comes from",
 }
 
 
-def sections(data: Data) -> list[Section]:
-    """Every section that `data` has; one that could not be measured says why."""
-    made = []
-    for name, (title, make) in MAKERS.items():
-        if data.get(name) is None:
-            continue
-        why = error(data, name)
-        made.append(Section(name, title, error=line(why, 600)) if why else make(data[name], data))
-    return made
+def sections(result: ValidationResult) -> list[Section]:
+    """The selected stages in order, then memory."""
+    stages = [_section(stage, result.verdict) for stage in result.stages.values()]
+    return [*stages, memory_section(result.memory, result.model)]
+
+
+def _section(stage: StageResult, verdict: Verdict | None) -> Section:
+    match stage:
+        case UnmeasuredStage(name, reason):
+            return Section(name, TITLES[name], error=line(reason, 600))
+        case LikelihoodResult():
+            return likelihood_section(stage, verdict)
+        case TaskResult():
+            return tasks_section(stage, verdict)
+        case ContextResult():
+            return context_section(stage, verdict)
+        case LoadTestStageResult():
+            return load_section(stage, verdict)
+        case AttributionResult():
+            return attribution_section(stage)
+    raise TypeError(f"no stage result: {stage!r}")

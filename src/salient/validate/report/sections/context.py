@@ -1,177 +1,122 @@
-"""Long context: what is lost as the window grows, and whether a fact is still found in it."""
+"""Long context: what is lost as the window grows, and whether a fact is still retrieved from it."""
 
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 
-from salient.validate.report.charts.axis import tight
-from salient.validate.report.charts.grid import grid
-from salient.validate.report.charts.lines import Curve, LineChart, lines
-from salient.validate.report.charts.rows import DotWhisker, RowChart, dots
-from salient.validate.report.figures import (
-    UNMEASURED,
-    between,
-    nats,
-    number,
-    perplexity,
-    ratio,
-    share,
-    show,
-    tick,
-    whole,
-)
-from salient.validate.report.parts import HtmlTable, Section, Tile, cell, table, tile
-from salient.validate.report.reading import Data, error, part, rows, sign, texts, words
-from salient.validate.report.text_format import line
+from salient.validate.context.result import ContextResult, RetrievalCount
+from salient.validate.policy.verdict import Verdict
+from salient.validate.report import text_format as fmt
+from salient.validate.report.axis import linear
+from salient.validate.report.charts import dot_row, row_chart
+from salient.validate.report.parts import HtmlCell, HtmlTable, Section, Tile, table
+from salient.validate.report.plots import Curve, Plot, line_plot
+from salient.validate.report.policy_view import SIGNS, rule_on, tile
 
-MOST_POINTS = 400
+from .likelihood import figure_cell
 
 
-def context(found: Data, data: Data) -> Section:
-    """The section `context`."""
-    growth, retrieval = part(found, "growth"), part(found, "retrieval")
-    section = Section("context", "Long context", _lead(found, growth))
-    if rows(found, "positions"):
-        section.charts.append(_positions(found))
-    if rows(found, "lengths"):
-        section.charts.append(_lengths(found))
-        section.tables.append(_table(found))
-        section.brief.append(_brief(found))
-    if rows(retrieval, "rows"):
-        section.charts.append(
-            grid(
-                "Retrieval",
-                "facts found again, by depth in the text and length in tokens",
-                "depth",
-                rows(retrieval, "rows"),
-                "length",
-                "depth",
-            )
+def context_section(result: ContextResult, verdict: Verdict | None) -> Section:
+    """KL by position and by length, and retrieval of facts."""
+    by_length = [(f"{fmt.integer(n)} tokens", text) for n, text in result.lengths.items()]
+    section = Section("context", "Long context", _lead(result), tiles=_tiles(result, verdict))
+    section.charts = [
+        _position_plot(result),
+        row_chart(
+            "KL by length",
+            "nats a token, with 95% intervals, the same text in windows of each length",
+            [dot_row(n, t.sums.kl, t.intervals.get("kl"), fmt.nats) for n, t in by_length],
+            fmt.tick,
+            wide=True,
+        ),
+    ]
+    section.tables = [
+        table(
+            "Each length",
+            "length",
+            by_length,
+            {
+                "windows": lambda text: fmt.integer(text.windows),
+                "tokens": lambda text: fmt.integer(text.sums.tokens),
+                "KL (nats)": figure_cell("kl", fmt.nats),
+                "same first token": figure_cell("top1", fmt.share),
+                "perplexity, reference": figure_cell("perplexity_reference", fmt.perplexity),
+                "checkpoint": figure_cell("perplexity_quantized", fmt.perplexity),
+            },
+            brief=("KL (nats)", "same first token"),
         )
-    section.notes = [line(note, 400) for note in texts(retrieval, "notes")]
-    if error(found, "retrieval"):
-        section.notes.append(
-            f"Retrieval could not be measured: {line(error(found, 'retrieval'), 400)}"
-        )
-    section.tiles = _tiles(growth, retrieval, data)
+    ]
+    notes = list(result.notes)
+    if result.retrieval:
+        section.tables.append(_retrieval_table(result.retrieval.rows))
+        notes += result.retrieval.notes
+    else:
+        notes.append(f"Retrieval could not be measured: {result.retrieval_error}")
+    section.notes = [fmt.line(note, 400) for note in notes]
     return section
 
 
-def _lead(found: Data, growth: Data) -> str:
-    value = show(growth.get("value"), ratio, "")
-    said = line(words(growth, "words"), 200) or "the last quarter's KL over the first quarter's"
-    sure = between(growth.get("interval"), ratio)
-    sure = f" ({sure})" if sure else ""
-    of = line(words(found, "text"), 80)
-    on = f", measured on {of}" if of else ""
-    if not value:
-        return f"How the KL grows along the window was not measured{on}."
-    return f"Along the window the KL changes by {value}{sure}: {said}{on}."
+def _lead(result: ContextResult) -> str:
+    growth, text = result.growth, f", measured on {fmt.line(result.text, 80)}"
+    if growth is None or fmt.finite(growth.value) is None:
+        return f"How the KL grows along the window was not measured{text}."
+    interval = fmt.between(growth.interval, fmt.ratio)
+    return (
+        f"Along the window the KL changes by {fmt.ratio(growth.value)}"
+        f"{f' ({interval})' if interval else ''}: {result.growth_summary}{text}."
+    )
 
 
-def _tiles(growth: Data, retrieval: Data, data: Data) -> list[Tile]:
-    tiles = [
-        tile(
-            data,
-            ("context", "kl_growth"),
-            "KL growth",
-            (growth.get("value"), ratio),
-            "along the window",
+def _tiles(result: ContextResult, verdict: Verdict | None) -> list[Tile]:
+    growth = result.growth.value if result.growth else None
+    measure = ("context", "kl_growth")
+    tiles = [tile(verdict, measure, "KL growth", (growth, fmt.ratio), "along the window")]
+    if result.retrieval:
+        reference, quantized = result.retrieval.totals
+        count, rule = (
+            len(result.retrieval.probes),
+            rule_on(verdict, "context", "retrieval_retention"),
         )
-    ]
-    count, after, before = (number(retrieval.get(k)) for k in ("count", "quantized", "reference"))
-    if count:
+        sign = SIGNS[rule.passed] if rule else ""
         tiles.append(
-            Tile(
-                "Retrieval",
-                f"{show(after, whole, '?')}/{whole(count)}",
-                f"reference {show(before, whole, UNMEASURED)}/{whole(count)}",
-                sign(data, "context", "retrieval_retention"),
-            )
+            Tile("Retrieval", f"{quantized}/{count}", f"reference {reference}/{count}", sign)
         )
     return tiles
 
 
-def _positions(found: Data) -> LineChart:
-    each = rows(found, "positions")[:MOST_POINTS]
-    starts, ends = ([number(row.get(k)) for row in each] for k in ("first", "last"))
-    xs = [
-        ((a or 0.0) + (b if b is not None else a or 0.0)) / 2
-        for a, b in zip(starts, ends, strict=True)
-    ]
-    if any(b <= a for a, b in pairwise(xs)):
-        xs = [float(i) for i in range(len(each))]
+def _position_plot(result: ContextResult) -> Plot:
+    buckets = result.positions
     curve = Curve(
-        "",
-        [number(row.get("kl")) for row in each],
-        "checkpoint",
-        [row.get("interval") for row in each],
+        "", [bucket.kl for bucket in buckets], "checkpoint", [bucket.interval for bucket in buckets]
     )
-    return lines(
+    return line_plot(
         "KL by position",
         "nats a token, with 95% intervals",
         "position in the window, tokens",
-        xs,
+        [(bucket.first + bucket.last) / 2 for bucket in buckets],
         [curve],
-        (nats, tick),
-        x_axis=tight([*starts, *ends]),
+        (fmt.nats, fmt.tick),
+        x_axis=linear([result.longest], most=result.longest),
         wide=True,
     )
 
 
-def _sure(row: Data, key: str) -> object:
-    return part(row, "intervals").get(key)
+def _retrieval_table(counts: Sequence[RetrievalCount]) -> HtmlTable:
+    """The checkpoint's right answers at each depth and length, the reference's below them."""
+    places = {(each.depth, each.length): each for each in counts}
 
+    def column(length: int) -> Callable[[float], HtmlCell]:
+        def render(depth: float) -> HtmlCell:
+            each = places.get((depth, length))
+            if each is None:
+                return HtmlCell(fmt.MISSING)
+            sign = "bad" if each.quantized < each.reference else ""
+            reference = f"reference {each.reference}/{each.count}"
+            return HtmlCell(f"{each.quantized}/{each.count}", reference, sign)
 
-def _lengths(found: Data) -> RowChart:
-    return dots(
-        "KL by length",
-        "nats a token, with 95% intervals, the same text in windows of each length",
-        [
-            DotWhisker(
-                f"{show(row.get('length'), whole)} tokens", number(row.get("kl")), _sure(row, "kl")
-            )
-            for row in rows(found, "lengths")
-        ],
-        (nats, tick),
-    )
+        return render
 
-
-def _table(found: Data) -> HtmlTable:
     return table(
-        "Each length",
-        (
-            "length",
-            "windows",
-            "tokens",
-            "KL (nats)",
-            "same first token",
-            "perplexity, reference",
-            "checkpoint",
-        ),
-        [
-            (
-                show(row.get("length"), whole),
-                show(row.get("windows"), whole),
-                show(row.get("tokens"), whole),
-                cell(row.get("kl"), nats, _sure(row, "kl")),
-                cell(row.get("top1"), share, _sure(row, "top1")),
-                show(row.get("perplexity_reference"), perplexity),
-                show(row.get("perplexity_quantized"), perplexity),
-            )
-            for row in rows(found, "lengths")
-        ],
-    )
-
-
-def _brief(found: Data) -> HtmlTable:
-    return table(
-        "Long context",
-        ("length", "KL (nats)", "same first token"),
-        [
-            (
-                show(row.get("length"), whole),
-                cell(row.get("kl"), nats, _sure(row, "kl")),
-                show(row.get("top1"), share),
-            )
-            for row in rows(found, "lengths")
-        ],
+        "Facts retrieved, by depth in the text and length in tokens",
+        "depth",
+        [(f"{depth:.0%}", depth) for depth in sorted({each.depth for each in counts})],
+        {fmt.integer(n): column(n) for n in sorted({each.length for each in counts})},
     )

@@ -1,192 +1,154 @@
 """How far the checkpoint's predictions of texts are from the reference's."""
 
-from salient.validate.report.charts.rows import DotWhisker, dots
-from salient.validate.report.figures import (
-    Form,
-    change,
-    nats,
-    number,
-    perplexity,
-    share,
-    share_tick,
-    show,
-    tick,
-    whole,
+from collections.abc import Callable, Mapping
+
+from salient.core.intervals import Interval
+from salient.validate.likelihood.protocols import PublishedComparison
+from salient.validate.likelihood.result import LikelihoodResult, TextComparison
+from salient.validate.policy.verdict import Verdict
+from salient.validate.report import text_format as fmt
+from salient.validate.report.charts import RowChart, dot_row, row_chart
+from salient.validate.report.parts import HtmlCell, HtmlTable, Section, Tile, cell, table
+from salient.validate.report.policy_view import levels, rule_on, tile
+
+ALL_TEXTS = "all texts"
+TILES = (
+    ("kl", "KL", fmt.nats, "nats a token"),
+    ("top1", "Same first token", fmt.share, "as the reference"),
+    ("perplexity_increase", "Perplexity", fmt.change, "over the reference"),
 )
-from salient.validate.report.levels import asked
-from salient.validate.report.parts import HtmlCell, HtmlTable, Section, Tile, cell, table, tile
-from salient.validate.report.reading import Data, named, part, rows, ruled, words
-from salient.validate.report.text_format import line
-
-ALL = "all texts"
-_PUBLISHED = ("model", "text", "protocol", "scheme")
-_SIDES = ("reference", "quantized")
 
 
-def likelihood(found: Data, data: Data) -> Section:
-    """The section `likelihood`."""
-    texts = [(line(name, 60), figures) for name, figures in named(found, "texts")]
-    total = part(found, "all") or (texts[0][1] if len(texts) == 1 else {})
-    everything = [*texts, (ALL, total)] if len(texts) != 1 and total else texts
-    section = Section("likelihood", "Likelihood", _lead(total, len(texts)))
-    section.charts = [_kl(everything, data), _increase(everything, found, data)]
-    section.tables = [_table(everything)]
-    section.brief = [_brief(everything)]
-    if rows(found, "published"):
-        section.tables.append(_published(found))
-    if words(found, "protocol"):
-        section.notes.append(f"Protocol: {line(words(found, 'protocol'), 200)}.")
-    section.tiles = _tiles(total, len(texts), data)
-    return section
-
-
-def _tiles(total: Data, texts: int, data: Data) -> list[Tile]:
-    each = (
-        ("kl", "KL", nats, "nats a token"),
-        ("top1", "Same first token", share, "as the reference"),
-        ("perplexity_increase", "Perplexity", change, "over the reference"),
+def likelihood_section(result: LikelihoodResult, verdict: Verdict | None) -> Section:
+    """KL, top-1 agreement and perplexity of each text."""
+    texts = {fmt.line(name, 60): text for name, text in result.texts.items()}
+    if len(texts) > 1:
+        texts[ALL_TEXTS] = result.total
+    published = [(fmt.line(row.model, 40), row) for row in result.published]
+    return Section(
+        "likelihood",
+        "Likelihood",
+        _lead(result),
+        charts=[_kl_chart(texts, verdict), _increase_chart(texts, published, verdict)],
+        tables=[_text_table(texts), _published_table(published)],
+        tiles=_tiles(result, verdict),
+        notes=[f"Protocol: {result.protocol.summary}."],
     )
-    return [
-        tile(
-            data,
-            ("likelihood", key),
-            label,
-            (total.get(key), form),
-            f"{remark}, worst text" if texts > 1 and ruled(data, "likelihood", key) else remark,
-        )
-        for key, label, form, remark in each
-    ]
 
 
-def _lead(total: Data, texts: int) -> str:
-    tokens = show(total.get("tokens"), whole, "An unknown number of")
-    said = [f"{tokens} tokens of {f'{texts} texts' if texts != 1 else 'one text'}."]
-    kl, top1 = (show(total.get(key), form, "") for key, form in (("kl", nats), ("top1", share)))
-    if kl:
-        said.append(f"The checkpoint's predictions are {kl} nats a token from the reference's.")
-    else:
-        said.append("How far the checkpoint's predictions are from the reference's: not measured.")
-    if top1:
-        said.append(f"Both put the same token first {top1} of the time.")
-    return " ".join(said)
+def _tiles(result: LikelihoodResult, verdict: Verdict | None) -> list[Tile]:
+    tiles = []
+    for measure, label, form, remark in TILES:
+        if len(result.texts) > 1 and rule_on(verdict, "likelihood", measure):
+            remark += ", worst text"
+        figure = getattr(result.total.sums, measure), form
+        tiles.append(tile(verdict, ("likelihood", measure), label, figure, remark))
+    return tiles
 
 
-def _sure(figures: Data, key: str) -> object:
-    return part(figures, "intervals").get(key)
+def _lead(result: LikelihoodResult) -> str:
+    sums, texts = result.total.sums, len(result.texts)
+    lead = f"{fmt.integer(sums.tokens)} tokens of {f'{texts} texts' if texts != 1 else 'one text'}."
+    if fmt.finite(sums.kl) is None:
+        return f"{lead} The KL of the checkpoint's predictions is not a number."
+    return (
+        f"{lead} The checkpoint's predictions are {fmt.nats(sums.kl)} nats a token from the "
+        f"reference's. Both put the same token first {fmt.share(sums.top1)} of the time."
+    )
 
 
-def _kl(texts: list[tuple[str, Data]], data: Data):
-    measured = [
-        DotWhisker(name, number(f.get("kl")), _sure(f, "kl"), strong=name == ALL)
-        for name, f in texts
-    ]
-    return dots(
+def _figure(text: TextComparison, measure: str) -> tuple[float, Interval | None]:
+    return getattr(text.sums, measure), text.intervals.get(measure)
+
+
+def figure_cell(measure: str, form: fmt.Form) -> Callable[[TextComparison], HtmlCell]:
+    """The cell of a measure in the row of a text, with its interval."""
+
+    def render(text: TextComparison) -> HtmlCell:
+        value, interval = _figure(text, measure)
+        return cell(value, form, interval)
+
+    return render
+
+
+def _kl_chart(texts: Mapping[str, TextComparison], verdict: Verdict | None) -> RowChart:
+    return row_chart(
         "KL by text",
         "nats a token, with 95% intervals; 0 is identical",
-        measured,
-        (nats, tick),
-        asked(data, "likelihood", "kl", tick),
+        [
+            dot_row(name, *_figure(text, "kl"), fmt.nats, strong=name == ALL_TEXTS)
+            for name, text in texts.items()
+        ],
+        fmt.tick,
+        levels=levels(verdict, "likelihood", "kl", fmt.tick),
     )
 
 
-def _increase(texts: list[tuple[str, Data]], found: Data, data: Data):
-    measured = [
-        DotWhisker(
-            name,
-            number(f.get("perplexity_increase")),
-            _sure(f, "perplexity_increase"),
-            strong=name == ALL,
-        )
-        for name, f in texts
+def _increase_chart(
+    texts: Mapping[str, TextComparison],
+    published: list[tuple[str, PublishedComparison]],
+    verdict: Verdict | None,
+) -> RowChart:
+    measure, form = "perplexity_increase", fmt.change
+    rows = [
+        dot_row(name, *_figure(text, measure), form, strong=name == ALL_TEXTS)
+        for name, text in texts.items()
     ]
-    others = [_published_increase(row) for row in rows(found, "published")]
-    legend = [("checkpoint", "this checkpoint"), ("published", "published by others")]
-    return dots(
+    rows += [
+        dot_row(name, _increase(row), None, form, kind="ring", colour="published")
+        for name, row in published
+    ]
+    return row_chart(
         "Perplexity increase",
         "against the reference, with 95% intervals",
-        [*measured, *others],
-        (change, share_tick),
-        asked(data, "likelihood", "perplexity_increase", share_tick),
-        legend=legend if others else [],
+        rows,
+        fmt.share_tick,
+        levels=levels(verdict, "likelihood", measure, fmt.share_tick),
+        legend=[("checkpoint", "this checkpoint"), ("published", "published by others")]
+        * bool(published),
     )
 
 
-def _published_increase(row: Data) -> DotWhisker:
-    before, after = number(row.get("reference")), number(row.get("quantized"))
-    increase = after / before - 1 if before and after is not None else None
-    return DotWhisker(line(row.get("model"), 40), increase, None, "published")
-
-
-def _cell(figures: Data, key: str, form: Form) -> HtmlCell:
-    return cell(figures.get(key), form, _sure(figures, key))
-
-
-def _table(texts: list[tuple[str, Data]]) -> HtmlTable:
+def _text_table(texts: Mapping[str, TextComparison]) -> HtmlTable:
     return table(
         "Each text",
-        (
-            "text",
-            "tokens",
-            "windows",
-            "KL (nats)",
-            "same first token",
-            "perplexity, reference",
-            "checkpoint",
-            "increase",
-        ),
-        [
-            (
-                name,
-                show(f.get("tokens"), whole),
-                show(f.get("windows"), whole),
-                _cell(f, "kl", nats),
-                _cell(f, "top1", share),
-                _cell(f, "perplexity_reference", perplexity),
-                _cell(f, "perplexity_quantized", perplexity),
-                _cell(f, "perplexity_increase", change),
-            )
-            for name, f in texts
-        ],
+        "text",
+        texts.items(),
+        {
+            "tokens": lambda text: fmt.integer(text.sums.tokens),
+            "windows": lambda text: fmt.integer(text.windows),
+            "KL (nats)": figure_cell("kl", fmt.nats),
+            "same first token": figure_cell("top1", fmt.share),
+            "perplexity, reference": figure_cell("perplexity_reference", fmt.perplexity),
+            "checkpoint": figure_cell("perplexity_quantized", fmt.perplexity),
+            "increase": figure_cell("perplexity_increase", fmt.change),
+        },
         note="Below a figure its 95% interval, by the bootstrap over windows, where there are "
         "enough of them.",
+        brief=("tokens", "KL (nats)", "same first token", "increase"),
     )
 
 
-def _brief(texts: list[tuple[str, Data]]) -> HtmlTable:
-    return table(
-        "Likelihood",
-        ("text", "tokens", "KL (nats)", "same first token", "perplexity"),
-        [
-            (
-                name,
-                show(f.get("tokens"), whole),
-                _cell(f, "kl", nats),
-                _cell(f, "top1", share),
-                _cell(f, "perplexity_increase", change),
-            )
-            for name, f in texts
-        ],
-    )
+def _increase(row: PublishedComparison) -> float:
+    return row.quantized / row.reference - 1
 
 
-def _published(found: Data) -> HtmlTable:
-    published = rows(found, "published")
-    here = any(number(row.get("measured_reference")) is not None for row in published)
-    own = ("reference, here", "checkpoint, here") if here else ()
+def _published_table(published: list[tuple[str, PublishedComparison]]) -> HtmlTable:
     return table(
-        "Published perplexities to hold these against",
-        (*_PUBLISHED, "reference", "quantized", "increase", *own, "source"),
-        [
-            (
-                *(line(row.get(key), 60) for key in _PUBLISHED),
-                cell(row.get("reference"), perplexity),
-                cell(row.get("quantized"), perplexity),
-                cell(_published_increase(row).value, change),
-                *(cell(row.get(f"measured_{side}"), perplexity) for side in _SIDES if here),
-                line(row.get("source"), 120),
-            )
-            for row in published
-        ],
-        words=(*_PUBLISHED, "source"),
-        note="Perplexities can be held against each other only of one text by one protocol.",
+        "Published perplexities for comparison",
+        "model",
+        published,
+        {
+            "text": lambda row: row.text,
+            "protocol": lambda row: row.protocol,
+            "scheme": lambda row: row.scheme,
+            "reference": lambda row: fmt.perplexity(row.reference),
+            "quantized": lambda row: fmt.perplexity(row.quantized),
+            "increase": lambda row: fmt.change(_increase(row)),
+            "reference, here": lambda row: fmt.show(row.measured_reference, fmt.perplexity),
+            "checkpoint, here": lambda row: fmt.show(row.measured_quantized, fmt.perplexity),
+            "source": lambda row: row.source,
+        },
+        text_columns=("text", "protocol", "scheme", "source"),
+        note="Perplexities are comparable only on one text by one protocol.",
     )

@@ -1,20 +1,14 @@
-"""The server under load: times and throughput over the number of requests under way."""
+"""The server under load: times and throughput over the number of requests in flight."""
 
-from salient.validate.report.charts.lines import Curve, LineChart, lines
-from salient.validate.report.figures import (
-    milliseconds,
-    number,
-    seconds,
-    share,
-    short,
-    show,
-    tick,
-    whole,
-)
-from salient.validate.report.levels import asked
-from salient.validate.report.parts import HtmlCell, HtmlTable, Section, Tile, table, tile
-from salient.validate.report.reading import Data, part, rows, ruled, words
-from salient.validate.report.text_format import line
+from collections.abc import Callable, Sequence
+
+from salient.loadtest.result import LatencySummary, LoadResult
+from salient.validate.load.result import LoadTestStageResult
+from salient.validate.policy.verdict import Verdict
+from salient.validate.report import text_format as fmt
+from salient.validate.report.parts import HtmlCell, HtmlTable, Section, Tile, table
+from salient.validate.report.plots import Curve, Plot, line_plot
+from salient.validate.report.policy_view import levels, rule_on, tile
 
 TIMES = (
     ("ttft", "Time to the first token", "ttft_p90"),
@@ -22,190 +16,138 @@ TIMES = (
     ("e2e", "Time of a whole answer", ""),
 )
 PERCENTILES = ("p50", "p90", "p99")
+Step = tuple[float, LoadResult]  # and what it varies: concurrency, rate, or its number
 
 
-def load(found: Data, data: Data) -> Section:
-    """The section `load`."""
-    steps = rows(found, "steps")
-    section = Section("load", "Load", _lead(found, steps))
-    if not steps:
-        section.notes = ["No step was run."]
-        return section
-    below, xs = _across(steps)
-    section.charts = [_times(*time, below, xs, steps, data) for time in TIMES]
-    section.charts.append(_throughput(below, xs, steps, data))
-    section.tables = [_table(below, xs, steps)]
-    section.brief = [_brief(below, xs, steps)]
-    if any(rows(step, "failures") for step in steps):
-        section.tables.append(_failures(below, xs, steps))
-    notes = dict.fromkeys(line(words(step, "note"), 400) for step in steps)
-    section.notes = [note for note in notes if note]
-    if any(step.get("counted") == "chunks" for step in steps):
-        section.notes.append("The server does not count tokens: a chunk is taken for one.")
-    section.tiles = _tiles(steps, data)
-    return section
+def load_section(result: LoadTestStageResult, verdict: Verdict | None) -> Section:
+    """Latencies and throughput of each step."""
+    below, steps = _across(result.steps)
+    notes = [fmt.line(note, 400) for note in dict.fromkeys(s.note for _, s in steps) if note]
+    if any(step.counted == "chunks" for _, step in steps):
+        notes.append("The server does not count tokens: each chunk counts as one.")
+    return Section(
+        "load",
+        "Load",
+        _lead(result),
+        charts=[
+            *(_time_plot(*time, below, steps, verdict) for time in TIMES),
+            line_plot(
+                "Throughput",
+                "output tokens a second, all requests together",
+                below,
+                [x for x, _ in steps],
+                [Curve("", [step.output_rate for _, step in steps], "checkpoint")],
+                (fmt.short, fmt.tick),
+                levels=levels(verdict, "load", "throughput", fmt.tick),
+            ),
+        ],
+        tables=[_step_table(below, steps), _failure_table(below, steps)],
+        tiles=_tiles(result.steps, verdict),
+        notes=notes,
+    )
 
 
-def _lead(found: Data, steps: list[Data]) -> str:
-    sent = sum(number(step.get("requests")) or 0 for step in steps)
-    failed = sum(number(step.get("failed")) or 0 for step in steps)
-    target = line(words(found, "target"), 120) or "an unnamed server"
-    at = "Salient's own server" if target == "embedded" else target
-    tool = line(words(found, "tool"), 40)
-    by = f", timed by {tool}" if tool else ""
-    if not sent:
-        return f"{at[0].upper()}{at[1:]}{by}: how many requests were sent is not known."
-    return f"{whole(sent)} requests to {at}{by}: {whole(failed)} failed."
+def _lead(result: LoadTestStageResult) -> str:
+    sent, failed = (sum(getattr(s, key) for s in result.steps) for key in ("requests", "failed"))
+    target = "Salient's own server" if result.target == "embedded" else fmt.line(result.target, 120)
+    tool = fmt.line(result.tool, 40)
+    return (
+        f"{fmt.integer(sent)} requests to {target}, timed by {tool}: {fmt.integer(failed)} failed."
+    )
 
 
-def _across(steps: list[Data]) -> tuple[str, list[float]]:
-    """What the steps differ in, and its values."""
-    for key, said in (("concurrency", "requests at once"), ("rate", "requests a second, asked")):
-        found = [number(step.get(key)) for step in steps]
-        xs = [value for value in found if value is not None]
-        if len(xs) == len(steps):
-            return said, xs
-    return "step", [float(i + 1) for i in range(len(steps))]
+def _across(steps: Sequence[LoadResult]) -> tuple[str, list[Step]]:
+    """What the steps vary, and the steps sorted by it."""
+    for key, label in (("concurrency", "requests at once"), ("rate", "requested rate, 1/s")):
+        if all(getattr(step, key) is not None for step in steps):
+            return label, sorted(
+                ((float(getattr(step, key)), step) for step in steps), key=lambda pair: pair[0]
+            )
+    return "step", [(float(number), step) for number, step in enumerate(steps, 1)]
 
 
-def _times(
-    key: str, title: str, what: str, below: str, xs: list[float], steps: list[Data], data: Data
-) -> LineChart:
+def _percentiles(step: LoadResult, key: str) -> list[float | None]:
+    latency: LatencySummary | None = getattr(step, key)
+    return [getattr(latency, name) if latency else None for name in PERCENTILES]
+
+
+def _time_plot(
+    key: str, title: str, measure: str, below: str, steps: list[Step], verdict: Verdict | None
+) -> Plot:
+    each = [_percentiles(step, key) for _, step in steps]
     curves = [
-        Curve(p.upper(), [number(part(step, key).get(p)) for step in steps], p) for p in PERCENTILES
+        Curve(name.upper(), [values[index] for values in each], name)
+        for index, name in enumerate(PERCENTILES)
     ]
-    order = sorted(range(len(xs)), key=xs.__getitem__)
-    return lines(
+    return line_plot(
         title,
         "of half, 90% and 99% of the requests",
         below,
-        [xs[i] for i in order],
-        [Curve(c.name, [c.values[i] for i in order], c.colour) for c in curves],
-        (milliseconds, _axis_time),
-        levels=asked(data, "load", what, lambda v: f"{v:g} s, P90", 1000.0),
+        [x for x, _ in steps],
+        curves,
+        (fmt.milliseconds, fmt.milliseconds_tick),
+        levels=levels(verdict, "load", measure, lambda value: f"{value:g} s, P90", 1000.0),
     )
 
 
-def _axis_time(value: float) -> str:
-    if not value:
-        return "0"
-    return f"{value / 1000:,.4g} s" if abs(value) >= 1000 else f"{value:,.4g} ms"
-
-
-def _throughput(below: str, xs: list[float], steps: list[Data], data: Data) -> LineChart:
-    order = sorted(range(len(xs)), key=xs.__getitem__)
-    return lines(
-        "Throughput",
-        "output tokens a second, all requests together",
-        below,
-        [xs[i] for i in order],
-        [
-            Curve(
-                "", [number(steps[i].get("output_tokens_per_second")) for i in order], "checkpoint"
-            )
-        ],
-        (short, tick),
-        levels=asked(data, "load", "throughput", tick),
+def _tiles(steps: Sequence[LoadResult], verdict: Verdict | None) -> list[Tile]:
+    rates = [step.output_rate for step in steps]
+    times = [p90 / 1000 for step in steps if (p90 := _percentiles(step, "ttft")[1]) is not None]
+    figures = (
+        ("throughput", "Tokens a second", (max(rates, default=None), fmt.short)),
+        ("ttft_p90", "First token, P90", (min(times, default=None), fmt.seconds)),
     )
+    best = {
+        measure: "" if rule_on(verdict, "load", measure) else "the best step"
+        for measure, *_ in figures
+    }
+    return [tile(verdict, ("load", m), label, figure, best[m]) for m, label, figure in figures]
 
 
-def _tiles(steps: list[Data], data: Data) -> list[Tile]:
-    rates = [number(step.get("output_tokens_per_second")) for step in steps]
-    best = max((r for r in rates if r is not None), default=None)
-    first = min((number(part(step, "ttft").get("p90")) for step in steps), key=_none_last)
-    remarks = [
-        "" if ruled(data, "load", what) else "the best step" for what in ("throughput", "ttft_p90")
-    ]
-    return [
-        tile(data, ("load", "throughput"), "Tokens a second", (best, short), remarks[0]),
-        tile(
-            data,
-            ("load", "ttft_p90"),
-            "First token, P90",
-            (None if first is None else first / 1000, seconds),
-            remarks[1],
-        ),
-    ]
+def _times_cell(key: str) -> Callable[[LoadResult], str]:
+    def render(step: LoadResult) -> str:
+        values = _percentiles(step, key)
+        if all(value is None for value in values):
+            return fmt.MISSING
+        return " / ".join(fmt.show(value, fmt.milliseconds) for value in values)
+
+    return render
 
 
-def _none_last(value: float | None) -> float:
-    return float("inf") if value is None else value
+def _failed_cell(step: LoadResult) -> HtmlCell:
+    if not step.failed:
+        return HtmlCell("0")
+    return HtmlCell(fmt.integer(step.failed), fmt.share(step.failed / step.requests), "bad")
 
 
-def _spread(step: Data, key: str) -> HtmlCell:
-    found = [number(part(step, key).get(p)) for p in PERCENTILES]
-    if all(value is None for value in found):
-        return HtmlCell(show(None, milliseconds))
-    return HtmlCell(" / ".join(show(value, milliseconds) for value in found))
-
-
-def _table(below: str, xs: list[float], steps: list[Data]) -> HtmlTable:
+def _step_table(below: str, steps: list[Step]) -> HtmlTable:
     return table(
         "Each step",
-        (
-            below,
-            "requests",
-            "failed",
-            "first token",
-            "between tokens",
-            "whole answer",
-            "tokens/s",
-            "requests/s",
-        ),
-        [
-            (
-                tick(x),
-                show(step.get("requests"), whole),
-                _failed(step),
-                _spread(step, "ttft"),
-                _spread(step, "itl"),
-                _spread(step, "e2e"),
-                show(step.get("output_tokens_per_second"), short),
-                show(step.get("requests_per_second"), short),
-            )
-            for x, step in zip(xs, steps, strict=True)
-        ],
+        below,
+        [(fmt.tick(x), step) for x, step in steps],
+        {
+            "requests": lambda step: fmt.integer(step.requests),
+            "failed": _failed_cell,
+            "first token": _times_cell("ttft"),
+            "between tokens": _times_cell("itl"),
+            "whole answer": _times_cell("e2e"),
+            "tokens/s": lambda step: fmt.short(step.output_rate),
+            "requests/s": lambda step: fmt.short(step.request_rate),
+        },
         note="Times are P50 / P90 / P99 of the requests that completed.",
+        brief=("first token", "between tokens", "tokens/s", "failed"),
     )
 
 
-def _failed(step: Data) -> HtmlCell:
-    failed, sent = number(step.get("failed")), number(step.get("requests"))
-    if failed and sent:
-        return HtmlCell(whole(failed), share(failed / sent), "bad")
-    return HtmlCell(show(failed, whole))
-
-
-def _brief(below: str, xs: list[float], steps: list[Data]) -> HtmlTable:
+def _failure_table(below: str, steps: list[Step]) -> HtmlTable:
     return table(
-        "Load (P50 / P90 / P99)",
-        (below, "first token", "between tokens", "tokens/s", "failed"),
-        [
-            (
-                tick(x),
-                _spread(step, "ttft"),
-                _spread(step, "itl"),
-                show(step.get("output_tokens_per_second"), short),
-                _failed(step),
-            )
-            for x, step in zip(xs, steps, strict=True)
-        ],
-    )
-
-
-def _failures(below: str, xs: list[float], steps: list[Data]) -> HtmlTable:
-    return table(
-        "Requests that failed",
-        (below, "how", "requests", "what the first of them saw"),
-        [
-            (
-                tick(x),
-                line(failure.get("kind"), 40),
-                show(failure.get("count"), whole),
-                line(failure.get("words"), 300),
-            )
-            for x, step in zip(xs, steps, strict=True)
-            for failure in rows(step, "failures")
-        ],
-        words=("how", "what the first of them saw"),
+        "Failed requests",
+        below,
+        [(fmt.tick(x), failure) for x, step in steps for failure in step.failures],
+        {
+            "failure": lambda failure: fmt.line(failure.kind, 40),
+            "requests": lambda failure: fmt.integer(failure.count),
+            "first message": lambda failure: fmt.line(failure.message, 300),
+        },
+        text_columns=("failure", "first message"),
     )

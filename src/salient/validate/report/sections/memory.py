@@ -1,103 +1,85 @@
-"""Bytes of both models, what the checkpoint's are made of, and the most that the run took."""
+"""Bytes of both models, the parts of the checkpoint, and the peak of the run."""
 
-from salient.validate.report.charts.axis import Axis, linear
-from salient.validate.report.charts.rows import ChartRow, Mark, RowChart, bar
-from salient.validate.report.figures import MISSING, UNMEASURED, number, share, show, size, tick
+from salient.validate.report import text_format as fmt
+from salient.validate.report.axis import linear
+from salient.validate.report.charts import ChartRow, Mark, RowChart, bar_row, row_chart
 from salient.validate.report.parts import HtmlTable, Section, Tile, table
-from salient.validate.report.reading import Data, part, rows
-from salient.validate.report.text_format import line
+from salient.validate.result import MemoryUse, ModelSummary
 
 SHADES = 6  # of parts, in the style sheet
-UNIT = 2**20
+PEAK = "peak of the run"
 
 
-def memory(found: Data, data: Data) -> Section:
-    """The section `memory`."""
-    before, after = (number(found.get(f"{side}_bytes")) for side in ("reference", "checkpoint"))
-    section = Section("memory", "Memory", _lead(before, after, data))
-    section.charts = [_chart(found)]
-    section.tables = [_table(found, after)]
-    section.brief = [_brief(found)]
-    saved = f"{share(after / before)} of the reference" if before and after is not None else ""
-    section.tiles = [Tile("Size", show(after, size, UNMEASURED), saved)]
-    return section
-
-
-def _lead(before: float | None, after: float | None, data: Data) -> str:
-    bits = number(part(data, "model").get("bits_per_weight"))
-    sizes = [
-        f"the {name}'s weights take {show(count, size)}"
-        for name, count in (("reference", before), ("checkpoint", after))
-        if count is not None
-    ]
-    lead = ", ".join(sizes) or "the size of neither model is known"
-    said = f" A quantized weight takes {bits:.6g} bits." if bits else ""
-    return f"{lead[0].upper()}{lead[1:]}.{said}"
-
-
-def _chart(found: Data) -> RowChart:
-    sides = [(k, number(found.get(f"{k}_bytes"))) for k in ("reference", "checkpoint", "peak")]
-    top = max((v for _, v in sides if v is not None), default=0.0)
-    unit = 2**30 if top >= 4 * 2**30 else UNIT
-    axis = linear([v / unit for _, v in sides if v is not None])
-    parts, legend = _parts(found, axis, unit)
-    labels = {"reference": "reference", "checkpoint": "checkpoint", "peak": "most of this run"}
-    drawn = []
-    for side, value in sides:
-        words = f"{labels[side]}: {show(value, size, UNMEASURED)}"
-        marks = [] if value is None else [bar(axis, 0.0, value / unit, side, words)]
-        if side == "checkpoint" and marks and parts:
-            marks = parts
-        drawn.append(ChartRow(labels[side], show(value, size, UNMEASURED), marks, words))
-    words = f"{'GiB' if unit == 2**30 else 'MiB'}; weights, and the most that the run took"
-    return RowChart("Both models, and this run", words, drawn, axis.ticks(tick), legend)
-
-
-def _parts(found: Data, axis: Axis, unit: float) -> tuple[list[Mark], list[tuple[str, str]]]:
-    """The checkpoint's bar in its parts, the largest first, and what each shade is."""
-    known = [(line(row.get("name"), 40), number(row.get("bytes"))) for row in rows(found, "parts")]
-    sized = sorted(((b, name) for name, b in known if b is not None and b > 0), reverse=True)
-    if len(sized) > SHADES:
-        rest = sum(b for b, _ in sized[SHADES - 1 :])
-        sized = [*sized[: SHADES - 1], (rest, "the rest")]
-    marks, legend, start = [], [], 0.0
-    for index, (count, name) in enumerate(sized):
-        words = f"{name}: {size(count)}"
-        marks.append(bar(axis, start / unit, (start + count) / unit, f"part{index}", words))
-        legend.append((f"part{index}", f"{name} {size(count)}"))
-        start += count
-    return marks, legend
-
-
-def _table(found: Data, after: float | None) -> HtmlTable:
-    return table(
-        "Parts of the checkpoint",
-        ("part", "size", "of the checkpoint"),
-        [
-            (
-                line(row.get("name"), 60),
-                show(row.get("bytes"), size),
-                _of(number(row.get("bytes")), after),
-            )
-            for row in rows(found, "parts")
+def memory_section(memory: MemoryUse, model: ModelSummary) -> Section:
+    """A bar for each model and for the run, and the table of their sizes."""
+    reference, checkpoint = memory.reference_bytes, memory.checkpoint_bytes
+    bits = model.bits_per_weight
+    return Section(
+        "memory",
+        "Memory",
+        f"The reference's weights take {fmt.size(reference)}, the checkpoint's weights take "
+        f"{fmt.size(checkpoint)}."
+        + (f" A quantized weight takes {bits:.6g} bits." if bits else ""),
+        charts=[_chart(memory)],
+        tables=[_table(memory)],
+        tiles=[
+            Tile("Size", fmt.size(checkpoint), f"{_of(checkpoint, reference)} of the reference")
         ],
     )
 
 
-def _of(count: float | None, total: float | None) -> str:
-    return share(count / total) if count is not None and total else MISSING
+def _of(part: int, total: int) -> str:
+    return fmt.share(part / max(total, 1))
 
 
-def _brief(found: Data) -> HtmlTable:
+def _chart(memory: MemoryUse) -> RowChart:
+    """Three bars; the checkpoint's in its parts, the largest first."""
+    sizes = (memory.reference_bytes, memory.checkpoint_bytes, memory.peak_bytes or 0)
+    unit, name = (2**30, "GiB") if max(sizes) >= 4 * 2**30 else (2**20, "MiB")
+    parts = sorted(memory.parts.items(), key=lambda part: -part[1])
+    if len(parts) > SHADES:
+        rest = sum(count for _, count in parts[SHADES - 1 :])
+        parts = [*parts[: SHADES - 1], ("the rest", rest)]
+    marks, legend, start = [], [], 0.0
+    for index, (part, count) in enumerate(parts):
+        end, label = start + count / unit, f"{fmt.line(part, 40)} {fmt.size(count)}"
+        marks.append(Mark("bar", start, end, f"part{index}", label))
+        legend.append((f"part{index}", label))
+        start = end
+
+    def bar(label: str, count: int | None, colour: str) -> ChartRow:
+        value = None if count is None else count / unit
+        return bar_row(label, value, lambda value: fmt.size(value * unit), colour)
+
+    rows = [
+        bar("reference", memory.reference_bytes, "reference"),
+        ChartRow("checkpoint", fmt.size(memory.checkpoint_bytes), marks),
+        bar(PEAK, memory.peak_bytes, "peak"),
+    ]
+    unit_label = f"{name}; weights, and the peak of the run"
+    return row_chart(
+        "Both models, and this run", unit_label, rows, fmt.tick, scale=linear, legend=legend
+    )
+
+
+def _table(memory: MemoryUse) -> HtmlTable:
+    checkpoint = memory.checkpoint_bytes
+    parts = [
+        (fmt.line(name, 60), (count, _of(count, checkpoint)))
+        for name, count in memory.parts.items()
+    ]
     return table(
-        "Memory",
-        ("", "size"),
+        "Both models, and the parts of the checkpoint",
+        "",
         [
-            (said, show(found.get(key), size))
-            for key, said in (
-                ("reference_bytes", "reference"),
-                ("checkpoint_bytes", "checkpoint"),
-                ("peak_bytes", "most of this run"),
-            )
+            ("reference", (memory.reference_bytes, "")),
+            ("checkpoint", (checkpoint, "")),
+            *parts,
+            (PEAK, (memory.peak_bytes, "")),
         ],
+        {
+            "size": lambda row: fmt.show(row[0], fmt.size),
+            "of the checkpoint": lambda row: row[1],
+        },
+        brief=("size", "of the checkpoint"),
     )

@@ -1,246 +1,163 @@
-"""What both models answer to the same examples, and where they part."""
+"""What both models answer to the same examples, and where they differ."""
 
+from collections.abc import Mapping
 from itertools import takewhile
 
-from salient.validate.report.charts.axis import Level
-from salient.validate.report.charts.rows import (
-    DotWhisker,
-    PairedFigure,
-    RowChart,
-    bars,
-    dots,
-    pairs,
-)
-from salient.validate.report.figures import (
-    number,
-    rate,
-    seconds,
-    share,
-    share_tick,
-    short,
-    show,
-    tick,
-)
-from salient.validate.report.figures import whole as count_of
-from salient.validate.report.levels import asked
+from salient.validate.policy.verdict import Verdict
+from salient.validate.report import text_format as fmt
+from salient.validate.report.axis import linear
+from salient.validate.report.charts import EQUAL, RowChart, bar_row, dot_row, pair_row, row_chart
 from salient.validate.report.parts import (
     AnswerText,
-    FlipList,
     FlipRow,
     HtmlTable,
     Section,
     cell,
     table,
-    tile,
 )
-from salient.validate.report.reading import Data, named, part, rows, texts
-from salient.validate.report.text_format import cut, line
+from salient.validate.report.policy_view import levels, tile
+from salient.validate.tasks.comparison import AnswerFlip, Tally
+from salient.validate.tasks.result import TaskResult, Throughput
 
-ALL = "all examples"
-EQUAL = Level(1.0, "as the reference", asked=False)
-AT_ONCE = 12  # flips that are not folded
+ALL_EXAMPLES = "all examples"
 MOST_FLIPS = 200
-SHOWN = 420  # characters of a text beside another
+SHOWN = 420  # characters of a text next to another
 LONGEST = 3000  # characters of a text that is unfolded
 MODELS = {"reference": "reference", "quantized": "checkpoint"}
 
 
-def tasks(found: Data, data: Data) -> Section:
-    """The section `tasks`."""
-    kinds = [(line(name, 40), tally) for name, tally in named(found, "kinds")]
-    everything = [*kinds, (ALL, found)] if len(kinds) != 1 else kinds
-    section = Section("tasks", "Tasks", _lead(found))
-    section.charts = [_accuracy(everything), _retention(everything, data)]
-    section.tables, section.brief = [_table(everything)], [_brief(everything)]
-    if part(found, "throughput"):
-        section.charts.append(_throughput(part(found, "throughput")))
-        section.tables.append(_speeds(part(found, "throughput")))
-    section.flips = _flips(rows(found, "flips"))
-    section.notes = [line(note, 400) for note in texts(found, "notes")]
-    section.tiles = [
-        tile(
-            data,
-            ("tasks", "retention"),
-            "Retention",
-            (found.get("retention"), share),
-            f"of {show(found.get('count'), count_of, 'unknown')} examples",
-        )
-    ]
-    return section
-
-
-def _lead(found: Data) -> str:
-    before, after = (
-        show(found.get(f"accuracy_{side}"), share, "") for side in ("reference", "quantized")
+def tasks_section(result: TaskResult, verdict: Verdict | None) -> Section:
+    """Accuracy and retention of each kind, throughput, flips."""
+    total = result.comparison.total
+    tallies = {fmt.line(tally.kind, 40): tally for tally in result.comparison.kinds}
+    if len(tallies) != 1:
+        tallies[ALL_EXAMPLES] = total
+    flips = sorted(result.comparison.flips, key=lambda flip: flip.direction == "gained")
+    throughput = {MODELS[side]: each for side, each in result.throughput.items()}
+    retention, examples = (total.retention, fmt.share), f"of {fmt.integer(total.count)} examples"
+    return Section(
+        "tasks",
+        "Tasks",
+        f"The reference gets {fmt.share(total.accuracy_reference)} right, the checkpoint "
+        f"{fmt.share(total.accuracy_quantized)}. {fmt.integer(total.lost)} examples are lost, "
+        f"{fmt.integer(total.gained)} gained.",
+        charts=[
+            _accuracy_chart(tallies),
+            _retention_chart(tallies, verdict),
+            _throughput_chart(throughput),
+        ],
+        tables=[_kind_table(tallies), _throughput_table(throughput)],
+        flips=[_flip(flip) for flip in flips[:MOST_FLIPS]],
+        flips_left=max(0, len(flips) - MOST_FLIPS),
+        notes=[fmt.line(note, 400) for note in result.notes],
+        tiles=[tile(verdict, ("tasks", "retention"), "Retention", retention, examples)],
     )
-    lost, gained = (show(found.get(key), count_of, "") for key in ("lost", "gained"))
-    said = "How many answers are right was not measured."
-    if before and after:
-        said = f"The reference gets {before} right, the checkpoint {after}."
-    return said + (f" {lost} examples are lost, {gained} gained." if lost and gained else "")
 
 
-def _accuracy(kinds: list[tuple[str, Data]]) -> RowChart:
-    return pairs(
+def _accuracy_chart(tallies: Mapping[str, Tally]) -> RowChart:
+    rows = [
+        pair_row(
+            name,
+            (tally.accuracy_reference, tally.accuracy_quantized, tally.chance),
+            fmt.share,
+            strong=name == ALL_EXAMPLES,
+        )
+        for name, tally in tallies.items()
+    ]
+    chance = [("guess", "a guess")] * any(tally.chance for tally in tallies.values())
+    return row_chart(
         "Right answers by kind",
         "share of examples, both models",
-        [
-            PairedFigure(
-                name,
-                number(tally.get("accuracy_reference")),
-                number(tally.get("accuracy_quantized")),
-                number(tally.get("chance")),
-                strong=name == ALL,
-            )
-            for name, tally in kinds
-        ],
-        (share, share_tick),
+        rows,
+        fmt.share_tick,
+        scale=lambda values: linear([1.0, *values], most=1.0),
+        legend=[("reference", "reference"), ("checkpoint", "checkpoint"), *chance],
     )
 
 
-def _retention(kinds: list[tuple[str, Data]], data: Data) -> RowChart:
-    return dots(
+def _retention_chart(tallies: Mapping[str, Tally], verdict: Verdict | None) -> RowChart:
+    rows = [
+        dot_row(name, tally.retention, tally.interval, fmt.share, strong=name == ALL_EXAMPLES)
+        for name, tally in tallies.items()
+    ]
+    return row_chart(
         "Retention by kind",
         "of what the reference gets right, with 95% intervals",
-        [
-            DotWhisker(
-                name,
-                number(tally.get("retention")),
-                tally.get("interval"),
-                strong=name == ALL,
-            )
-            for name, tally in kinds
-        ],
-        (share, share_tick),
-        [
-            *asked(data, "tasks", "retention", share_tick),
-            Level(1.0, "as the reference", asked=False),
-        ],
-        zero=False,
+        rows,
+        fmt.share_tick,
+        scale=lambda values: linear(values, zero=False),
+        levels=[*levels(verdict, "tasks", "retention", fmt.share_tick), EQUAL],
     )
 
 
-def _throughput(found: Data) -> RowChart:
-    return bars(
-        "Speed of the answers",
-        "prompt and new tokens a second, in this run",
-        [
-            DotWhisker(words, number(part(found, side).get("tokens_a_second")), colour=words)
-            for side, words in MODELS.items()
-            if side in found
-        ],
-        (rate, tick),
-        wide=True,
-    )
+def _throughput_chart(throughput: Mapping[str, Throughput]) -> RowChart:
+    rows = [bar_row(name, t.tokens_a_second, fmt.rate, name) for name, t in throughput.items()]
+    unit = "prompt and new tokens a second, in this run"
+    return row_chart("Answer throughput", unit, rows, fmt.tick, scale=linear, wide=True)
 
 
-def _speeds(found: Data) -> HtmlTable:
+def _throughput_table(throughput: Mapping[str, Throughput]) -> HtmlTable:
     return table(
-        "Speed of the answers",
-        ("model", "prompt tokens", "new tokens", "seconds", "tokens/s", "runs as"),
-        [
-            (
-                words,
-                show(part(found, side).get("prompt_tokens"), count_of),
-                show(part(found, side).get("new_tokens"), count_of),
-                show(part(found, side).get("seconds"), seconds),
-                show(part(found, side).get("tokens_a_second"), short),
-                line(part(found, side).get("runs_as"), 120),
-            )
-            for side, words in MODELS.items()
-            if side in found
-        ],
-        words=("runs as",),
+        "Answer throughput",
+        "model",
+        throughput.items(),
+        {
+            "prompt tokens": lambda each: fmt.integer(each.prompt_tokens),
+            "new tokens": lambda each: fmt.integer(each.new_tokens),
+            "seconds": lambda each: fmt.seconds(each.seconds),
+            "tokens/s": lambda each: fmt.show(each.tokens_a_second, fmt.short),
+            "runs as": lambda each: fmt.line(each.runs_as, 120),
+        },
+        text_columns=("runs as",),
     )
 
 
-def _table(kinds: list[tuple[str, Data]]) -> HtmlTable:
+def _kind_table(tallies: Mapping[str, Tally]) -> HtmlTable:
     return table(
         "Each kind",
-        (
-            "kind",
-            "examples",
-            "reference",
-            "checkpoint",
-            "retention",
-            "lost",
-            "gained",
-            "both wrong, otherwise",
-            "p",
-        ),
-        [
-            (
-                name,
-                show(t.get("count"), count_of),
-                show(t.get("accuracy_reference"), share),
-                show(t.get("accuracy_quantized"), share),
-                cell(t.get("retention"), share, t.get("interval")),
-                show(t.get("lost"), count_of),
-                show(t.get("gained"), count_of),
-                show(t.get("changed"), count_of),
-                show(t.get("p_value"), lambda p: f"{p:.2g}"),
-            )
-            for name, t in kinds
-        ],
+        "kind",
+        tallies.items(),
+        {
+            "examples": lambda tally: fmt.integer(tally.count),
+            "reference": lambda tally: fmt.share(tally.accuracy_reference),
+            "checkpoint": lambda tally: fmt.share(tally.accuracy_quantized),
+            "retention": lambda tally: cell(tally.retention, fmt.share, tally.interval),
+            "lost": lambda tally: fmt.integer(tally.lost),
+            "gained": lambda tally: fmt.integer(tally.gained),
+            "both wrong, otherwise": lambda tally: fmt.integer(tally.changed),
+            "p": lambda tally: f"{tally.p_value:.2g}",
+        },
         note="p: how likely a difference this large is by luck alone (McNemar's exact test, "
         "two-sided). “Both wrong, otherwise” counts wrong answers that changed.",
+        brief=("examples", "reference", "checkpoint", "retention", "lost", "gained"),
     )
 
 
-def _brief(kinds: list[tuple[str, Data]]) -> HtmlTable:
-    return table(
-        "Tasks",
-        ("kind", "examples", "reference", "checkpoint", "retention", "lost", "gained"),
-        [
-            (
-                name,
-                show(t.get("count"), count_of),
-                show(t.get("accuracy_reference"), share),
-                show(t.get("accuracy_quantized"), share),
-                cell(t.get("retention"), share, t.get("interval")),
-                show(t.get("lost"), count_of),
-                show(t.get("gained"), count_of),
-            )
-            for name, t in kinds
-        ],
-    )
-
-
-def _flips(found: list[Data]) -> FlipList:
-    """Lost ones first, in the order of the examples."""
-    ordered = sorted(found, key=lambda flip: flip.get("direction") == "gained")
-    shown = [_flip(flip) for flip in ordered[:MOST_FLIPS]]
-    left = len(ordered) - len(shown)
-    note = f"{left} more are in report.json." * (left > 0)
-    return FlipList(shown[:AT_ONCE], shown[AT_ONCE:], note)
-
-
-def _flip(found: Data) -> FlipRow:
-    expected = " or ".join(line(one, 120) for one in texts(found, "expected")[:5])
-    before, after = (str(found.get(side) or "") for side in ("reference", "quantized"))
-    same = _alike(before, after)
+def _flip(flip: AnswerFlip) -> FlipRow:
+    example, same = flip.example, _common_start(flip.reference, flip.quantized)
     return FlipRow(
-        line(found.get("id"), 60),
-        line(found.get("kind"), 40),
-        found.get("direction") != "gained",
-        _answer(str(found.get("prompt") or ""), len(str(found.get("prompt") or ""))),
-        expected,
-        _answer(before, same),
-        _answer(after, same),
+        fmt.line(example.id, 60),
+        fmt.line(example.kind, 40),
+        flip.direction == "lost",
+        _answer(example.prompt, len(example.prompt)),
+        " or ".join(fmt.line(text, 120) for text in example.expected[:5]),
+        _answer(flip.reference, same),
+        _answer(flip.quantized, same),
     )
 
 
-def _alike(before: str, after: str) -> int:
+def _common_start(before: str, after: str) -> int:
     """How many characters both begin with, in whole words."""
     pairs = zip(before, after, strict=False)
-    same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], pairs))
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     while 0 < same < max(len(before), len(after)) and before[same - 1].isalnum():
         same -= 1
     return same
 
 
 def _answer(text: str, same: int) -> AnswerText:
-    """A text in its two pieces; cut in the middle where it is long, and then whole besides."""
+    """A text in its two pieces; a long one is cut in the middle, with all of it to unfold."""
     if len(text) <= SHOWN:
         return AnswerText(text[:same], text[same:])
-    return AnswerText("", cut(text, SHOWN), cut(text, LONGEST), max(0, len(text) - LONGEST))
+    left = max(0, len(text) - LONGEST)
+    return AnswerText("", fmt.cut(text, SHOWN), fmt.cut(text, LONGEST), left)
