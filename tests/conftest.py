@@ -1,10 +1,12 @@
 """One thread a test process (tiny tensors only lose by more), the Hub switched off, and nothing
 kept of a validation in the user's cache."""
 
+import contextlib
 import gc
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,23 @@ import pytest
 import torch
 
 from helpers.toy_models import toy_folder, toy_text
+from salient.kernels.cpu_build import NotBuilt, built_library
 
 torch.set_num_threads(1)
 # A shell that runs us in the background ignores SIGINT, and what we start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Build both kinds of the C++ kernels once for all workers."""
+    if not hasattr(config, "workerinput"):
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(build, ((), ("-DSALIENT_PLAIN",))))
+
+
+def build(flags: tuple[str, ...]) -> None:
+    with contextlib.suppress(NotBuilt):
+        built_library(flags)
 
 
 @pytest.hookimpl(optionalhook=True)
