@@ -98,7 +98,7 @@ def serving(app: FastAPI) -> Iterator[int]:
     assert not thread.is_alive()
 
 
-def until(holds: Any, seconds: float = 10.0) -> None:
+def until(holds: Any, seconds: float = 60.0) -> None:
     """Wait until `holds()` is true."""
     last = time.monotonic() + seconds
     while not holds():
