@@ -6,9 +6,10 @@ import pytest
 
 from salient.diagnose.finding import BAD, LEVELS, Finding
 from salient.diagnose.serving.memory_rules import cache_bytes
-from salient.diagnose.serving.read_settings import ServingSettings, read_settings
+from salient.diagnose.serving.read_settings import read_settings
 from salient.diagnose.serving.rule_context import RuleContext
 from salient.diagnose.serving.serving_rules import RULES, judge_settings
+from salient.diagnose.serving.settings import ServingSettings
 from salient.plan.gpus import Gpu
 
 RTX4090 = Gpu("RTX 4090", "nvidia", "Ada", 24.0, 1008, 165, capability=89)
@@ -214,7 +215,7 @@ def mended(text: str, finding: Finding) -> str:
 
 
 # findings with a diff of the file; the two of contexts leave a length that may still be long
-WITH_DIFF = {rule.id for rule in RULES if any(key.islower() for key, _ in rule.change)} | {
+WITH_DIFF = {rule.id for rule in RULES if any(key.islower() for key in rule.change)} | {
     "unknown-argument", "argument-gone", "not-a-choice",
 }  # fmt: skip
 WITH_DIFF -= {"context-no-room", "context-long"}

@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 
 from salient.core.errors import RequestError
-from salient.diagnose.serving.argument_table import CHOICES, GONE, KINDS, SHORT
-from salient.diagnose.serving.argument_values import fits, full_name, nearest, value_of
-from salient.diagnose.serving.read_settings import (
-    FILE_LIMIT,
-    UNKNOWN,
-    ServingSettings,
-    read_settings,
+from salient.diagnose.serving.arguments import (
+    CHOICES,
+    KINDS,
+    REMOVED,
+    SHORT,
+    fits,
+    full_name,
+    nearest,
+    value_of,
 )
+from salient.diagnose.serving.read_settings import FILE_LIMIT, read_settings
 from salient.diagnose.serving.serving_rules import RULES, judge_settings
+from salient.diagnose.serving.settings import UNKNOWN, ServingSettings
 from salient.diagnose.serving.yaml_reader import YAML_LIMIT
 from salient.plan.gpus import Gpu
 
@@ -158,14 +162,14 @@ def test_a_setting_stands_on_the_line_that_is_told(name, tmp_path):
     for key in ("tensor_parallel_size", "max_model_len"):
         line = lines[settings.lines[key] - 1]
         assert str(settings.values[key])[:2] in line, (key, line)
-        assert settings.evidence(key).where == f"{name}:{settings.lines[key]}"
+        assert settings.place(key)[0] == f"{name}:{settings.lines[key]}"
 
 
 def test_every_argument_has_one_kind_and_every_short_form_a_known_argument():
     assert len(KINDS) == 318  # 316 of the server's parser, 2 of EngineArgs alone
     assert set(SHORT.values()) <= set(KINDS)
     assert set(CHOICES) <= set(KINDS)
-    assert not {one.name for one in GONE} & set(KINDS)
+    assert not REMOVED.keys() & set(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +333,7 @@ def test_sglangs_words_become_vllms(tmp_path):
     assert settings.values == {
         "model": "m", "tensor_parallel_size": 2, "enforce_eager": True, "tool": "x",
     }  # fmt: skip
-    assert settings.evidence("tensor_parallel_size").text == "--tp 2"
+    assert settings.current("tensor_parallel_size") == "--tp 2"
 
 
 @pytest.mark.parametrize(
@@ -542,7 +546,7 @@ def test_a_damaged_file_ends_in_settings_or_a_refusal(name, tmp_path):
 
 ODD = [None, True, -1, 0, 2**70, 1.5, float("nan"), float("inf"), "", "x", UNKNOWN, [], [1], {},
        {"a": 1}, {1: {2: 3}}, [[["x"]]], b"x", 1j]  # fmt: skip
-JUDGED = {key for rule in RULES for key in rule.keys if key.islower()} | set(CHOICES)
+JUDGED = {key for rule in RULES for key in rule.subjects if key.islower()} | set(CHOICES)
 CONFIGURED = ("quantization_config", "num_attention_heads", "num_hidden_layers", "text_config")
 
 

@@ -6,7 +6,8 @@ Left out: what only a log can tell.
 from pathlib import Path
 
 from salient.diagnose.finding import Evidence, Finding, ranked
-from salient.diagnose.serving.rule_context import RuleContext, apply
+from salient.diagnose.rule import apply_rules
+from salient.diagnose.serving.rule_context import RuleContext
 from salient.diagnose.serving.serving_rules import RULES as SETTINGS_RULES
 from salient.diagnose.serving.settings import ServingSettings
 from salient.plan.gpus import Gpu
@@ -87,8 +88,8 @@ def _variables(environment: Environment) -> list[Finding]:
     """The rules of serving settings that are about variables alone."""
     settings = ServingSettings(Path("environment"), "command", environment=environment.variables)
     case = RuleContext(settings, _gpu(environment), vllm_release(environment))
-    rules = [rule for rule in SETTINGS_RULES if all(key.isupper() for key in rule.keys)]
-    return [finding for rule in rules if (finding := apply(rule, case))]
+    rules = [rule for rule in SETTINGS_RULES if all(key.isupper() for key in rule.subjects)]
+    return apply_rules(rules, case, case.version)
 
 
 def _gpu(environment: Environment) -> Gpu | None:

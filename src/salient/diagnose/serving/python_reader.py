@@ -1,18 +1,18 @@
 """Serving settings from Python source: calls such as LLM(...), or a dict of engine arguments.
 
-The source is parsed, never run. Left out: values that are computed; they are kept as unknown.
+The source is parsed, never run. Computed values are UNKNOWN.
 """
 
 import ast
 import shlex
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from salient.core.errors import RequestError
 
-from .argument_table import KINDS
-from .settings import UNKNOWN, Engine, SettingsBuilder
+from .arguments import KINDS
+from .settings import UNKNOWN, Engine, ServingSettings
 from .shell_reader import put_words, read_command
 from .shell_words import ShellWord
 
@@ -23,64 +23,69 @@ _CALLS: dict[str, Engine] = {
     "Engine": "sglang",
     "ServerArgs": "sglang",
 }
-# arguments of LLM's that no server has
+# arguments of LLM that no server has
 _OF_LLM = ("self", "chat_template")
 _MOST_ITEMS = 1000
 _LEAST_KNOWN = 2  # known names that make a dict one of engine arguments
+Names = dict[str, ast.expr]
+Node = TypeVar("Node", bound=ast.AST)
 
 
-def read_python(draft: SettingsBuilder, text: str) -> bool:
-    """Put the first engine's arguments of the source into `draft`; False if there are none.
+def read_python(settings: ServingSettings, text: str) -> bool:
+    """Add the first engine's arguments of the source; False if there are none.
 
     Raises RequestError for a text that is no Python.
     """
-    tree = _parsed(draft, text)
-    named = _named_values(tree)
-    _put_variables(draft, tree, named)
+    tree = _parsed(settings, text)
+    names = _assigned_names(tree)
+    _put_variables(settings, tree, names)
     calls = list(_engine_calls(tree))
-    if calls:
-        draft.engine = _CALLS[_called(calls[0])]
-        _put_call(draft, calls[0], named)
-        if len(calls) > 1:
-            title = f"{len(calls)} calls make an engine; the first was read"
-            draft.note("several-commands", "note", title, calls[1].lineno)
-        return True
-    return _read_dict(draft, tree, named) or _read_words(draft, tree, named)
+    if not calls:
+        return _read_dict(settings, tree, names) or _read_words(settings, tree, names)
+    settings.engine = _CALLS[_function(calls[0])]
+    _put_call(settings, calls[0], names)
+    if len(calls) > 1:
+        title = f"{len(calls)} calls make an engine; the first was read"
+        settings.note("several-commands", "note", title, calls[1].lineno)
+    return True
 
 
-def _parsed(draft: SettingsBuilder, text: str) -> ast.Module:
+def _parsed(settings: ServingSettings, text: str) -> ast.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "\d" in a string of theirs
+            warnings.simplefilter("ignore")  # "\d" in a user's string
             return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         where = f" (line {line})" if line else ""
         raise RequestError(
-            f"{draft.path} is no Python that can be read{where}. Correct it, or give the command "
-            "line or YAML file that starts the server."
+            f"{settings.path} is no Python that can be read{where}. Correct it, or give the command"
+            " line or YAML file that starts the server."
         ) from error
 
 
-def _named_values(tree: ast.Module) -> dict[str, ast.expr]:
-    """What plain assignments anywhere in the file give to names; the last one counts."""
-    named: dict[str, ast.expr] = {}
+def _nodes(tree: ast.AST, kind: type[Node]) -> list[Node]:
+    """The expressions of one kind, in the order of their lines."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, kind)]
+    return sorted(nodes, key=lambda node: (node.lineno, node.col_offset))  # type: ignore[attr-defined]
+
+
+def _assigned_names(tree: ast.Module) -> Names:
+    """The values of plain assignments anywhere in the file; the last one counts."""
+    names: Names = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target, value = node.targets[0], node.value
-        elif isinstance(node, ast.AnnAssign) and node.value is not None:
-            target, value = node.target, node.value
-        else:
-            continue
-        if isinstance(target, ast.Name):
-            named[target.id] = value
-    return named
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                names[name] = value
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                names[name] = value
+    return names
 
 
-def _value(node: ast.expr, named: dict[str, ast.expr]) -> Any:
-    """The literal that `node` is, or that the name it is was given; else UNKNOWN."""
-    if isinstance(node, ast.Name) and node.id in named:
-        node = named[node.id]
+def _value(node: ast.expr, names: Names) -> Any:
+    """The literal `node`, or the literal of its name; else UNKNOWN."""
+    if isinstance(node, ast.Name):
+        node = names.get(node.id, node)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         return node.attr if node.value.id == "torch" else UNKNOWN  # torch.float16
     try:
@@ -89,11 +94,11 @@ def _value(node: ast.expr, named: dict[str, ast.expr]) -> Any:
         return UNKNOWN
 
 
-def _called(call: ast.Call) -> str:
-    function = call.func
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else ""
+def _function(call: ast.Call) -> str:
+    match call.func:
+        case ast.Attribute(attr=name) | ast.Name(id=name):
+            return name
+    return ""
 
 
 def _engine_calls(tree: ast.Module) -> Iterator[ast.Call]:
@@ -105,97 +110,92 @@ def _engine_calls(tree: ast.Module) -> Iterator[ast.Call]:
         and not (node.module or "").startswith(("vllm", "sglang"))
         for alias in node.names
     }
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    for call in sorted(calls, key=lambda one: (one.lineno, one.col_offset)):
-        name = _called(call)
+    for call in _nodes(tree, ast.Call):
+        name = _function(call)
         if name in _CALLS and name not in foreign and (call.keywords or call.args):
             yield call
 
 
-def _put_call(draft: SettingsBuilder, call: ast.Call, named: dict[str, ast.expr]) -> None:
+def _put_call(settings: ServingSettings, call: ast.Call, names: Names) -> None:
     if call.args and not isinstance(call.args[0], ast.Starred):
-        draft.put("model", _value(call.args[0], named), call.args[0].lineno, "model")
+        settings.put("model", _value(call.args[0], names), call.args[0].lineno, "model")
     for keyword in call.keywords:
-        if keyword.arg is None:  # **name
-            _put_expanded(draft, keyword.value, named)
+        if keyword.arg is None:  # **name, or **{...}
+            _put_dict(settings, keyword.value, names)
         elif keyword.arg not in _OF_LLM:
-            value = _value(keyword.value, named)
-            draft.put(draft.name_of(keyword.arg), value, keyword.value.lineno, keyword.arg)
+            _put_pair(settings, keyword.arg, keyword.value, names)
 
 
-def _put_expanded(draft: SettingsBuilder, node: ast.expr, named: dict[str, ast.expr]) -> None:
-    """Arguments that come as **name, or as **{...}."""
+def _put_pair(settings: ServingSettings, key: str, node: ast.expr, names: Names) -> None:
+    settings.put(settings.name_of(key), _value(node, names), node.lineno, key)
+
+
+def _put_dict(settings: ServingSettings, node: ast.expr, names: Names) -> None:
     if isinstance(node, ast.Name):
-        node = named.get(node.id, node)
+        node = names.get(node.id, node)
     for key, value in _pairs(node):
-        draft.put(draft.name_of(key), _value(value, named), value.lineno, key)
+        _put_pair(settings, key, value, names)
 
 
 def _pairs(node: ast.expr) -> list[tuple[str, ast.expr]]:
-    """The items of a dict display or of a `dict(a=1)`; keys that are text alone."""
+    """The items with text keys of a dict display or of a `dict(a=1)`."""
     if isinstance(node, ast.Dict):
         return [
             (key.value, value)
             for key, value in zip(node.keys, node.values, strict=True)
             if isinstance(key, ast.Constant) and isinstance(key.value, str)
         ]
-    if isinstance(node, ast.Call) and _called(node) == "dict":
+    if isinstance(node, ast.Call) and _function(node) == "dict":
         return [(keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg]
     return []
 
 
-def _read_dict(draft: SettingsBuilder, tree: ast.Module, named: dict[str, ast.expr]) -> bool:
-    """The first dict that holds engine arguments."""
-    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Dict | ast.Call)]
-    for node in sorted(nodes, key=lambda one: (one.lineno, one.col_offset)):
-        pairs = _pairs(node)
-        if sum(draft.name_of(key) in KINDS for key, _ in pairs) >= _LEAST_KNOWN:
-            _put_expanded(draft, node, named)
+def _read_dict(settings: ServingSettings, tree: ast.Module, names: Names) -> bool:
+    """The first dict of engine arguments."""
+    for node in _nodes(tree, ast.expr):
+        keys = [key for key, _ in _pairs(node)]
+        if sum(settings.name_of(key) in KINDS for key in keys) >= _LEAST_KNOWN:
+            _put_dict(settings, node, names)
             return True
     return False
 
 
-def _read_words(draft: SettingsBuilder, tree: ast.Module, named: dict[str, ast.expr]) -> bool:
+def _read_words(settings: ServingSettings, tree: ast.Module, names: Names) -> bool:
     """The first list of words, or text, that is a command: subprocess.run(["vllm", "serve"])."""
-    draft.kind = "command"
+    settings.kind = "command"
     for node in ast.walk(tree):
         if isinstance(node, ast.List):
-            texts = [str(_value(item, named)) for item in node.elts[:_MOST_ITEMS]]
+            texts = [str(_value(item, names)) for item in node.elts[:_MOST_ITEMS]]
             if texts[:2] == ["vllm", "serve"]:
                 items = zip(texts, node.elts, strict=False)
                 words = [ShellWord(shlex.quote(text), item.lineno) for text, item in items]
-                put_words(draft, words[2:], {})
+                put_words(settings, words[2:], {})
                 return True
-        elif isinstance(node, ast.Constant) and read_command(draft, _command_in(node)):
-            draft.lines = {key: line + node.lineno - 1 for key, line in draft.lines.items()}
+        elif isinstance(node, ast.Constant) and read_command(settings, _command(node)):
+            lines = settings.lines.items()
+            settings.lines = {key: line + node.lineno - 1 for key, line in lines}
             return True
-    draft.kind = "python"
+    settings.kind = "python"
     return False
 
 
-def _command_in(node: ast.Constant) -> str:
-    """The text of a string that may hold a command."""
-    return node.value if isinstance(node.value, str) and "vllm serve " in node.value else ""
+def _command(node: ast.Constant) -> str:
+    """The text of a string that may hold a command, else ""."""
+    text = node.value
+    return text if isinstance(text, str) and "vllm serve " in text else ""
 
 
-def _put_variables(draft: SettingsBuilder, tree: ast.Module, named: dict[str, ast.expr]) -> None:
+def _put_variables(settings: ServingSettings, tree: ast.Module, names: Names) -> None:
     """os.environ["NAME"] = value, and os.environ.setdefault("NAME", value)."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
-            target = node.targets[0]
-            if ast.unparse(target.value).endswith("environ"):
-                _put_variable(draft, target.slice, node.value, named)
-        elif (
-            isinstance(node, ast.Call)
-            and _called(node) in ("setdefault", "putenv")
-            and len(node.args) == 2
-        ):
-            _put_variable(draft, node.args[0], node.args[1], named)
-
-
-def _put_variable(
-    draft: SettingsBuilder, name: ast.expr, value: ast.expr, named: dict[str, ast.expr]
-) -> None:
-    key, held = _value(name, named), _value(value, named)
-    if isinstance(key, str):
-        draft.put_variable(key, str(held), value.lineno)
+        match node:
+            case ast.Assign(targets=[ast.Subscript(value=owner, slice=key), *_], value=value):
+                if not ast.unparse(owner).endswith("environ"):
+                    continue
+            case ast.Call(args=[key, value]) if _function(node) in ("setdefault", "putenv"):
+                pass
+            case _:
+                continue
+        name = _value(key, names)
+        if isinstance(name, str):
+            settings.put_variable(name, str(_value(value, names)), value.lineno)

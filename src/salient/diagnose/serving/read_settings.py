@@ -1,7 +1,7 @@
 """Serving settings read from a file: vLLM's YAML, a command line, Python source, or JSON.
 
-Nothing is run and nothing fetched; a file is read once and within bounds. Left out: what the
-settings mean, which is for `settings_rules`.
+Nothing is run and nothing fetched; a file is read once and within bounds. The meaning of the
+settings is left to the rules.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,12 @@ from pathlib import Path
 from salient.core.errors import RequestError
 
 from .python_reader import read_python
-from .settings import UNKNOWN, Form, ServingSettings, SettingsBuilder
+from .settings import Form, ServingSettings
 from .shell_reader import read_command
 from .yaml_reader import read_json, read_yaml
 
-__all__ = ["FILE_LIMIT", "UNKNOWN", "ServingSettings", "read_settings"]
-
 FILE_LIMIT = 2**22  # bytes
-_READERS: dict[Form, Callable[[SettingsBuilder, str], bool]] = {
+_READERS: dict[Form, Callable[[ServingSettings, str], bool]] = {
     "yaml": read_yaml,
     "command": read_command,
     "python": read_python,
@@ -31,19 +29,20 @@ _FITS = (
 
 
 def read_settings(path: Path) -> ServingSettings:
-    """The engine's arguments and variables that the file `path` holds.
+    """The engine's arguments and variables in the file `path`.
 
-    The suffix tells the form; other files are tried as a command line, then as JSON or YAML.
+    The suffix determines the form; other files are tried as a command line, then as JSON or YAML.
     Raises RequestError for a file that cannot be read, is too large, or holds no settings.
     """
     path = Path(path)
     text = _text(path)
     by_suffix = _BY_SUFFIX.get(path.suffix.lower())
     for form in (by_suffix,) if by_suffix else _forms(text):
-        draft = SettingsBuilder(path, form)
+        settings = ServingSettings(path, form)
         try:
-            if _READERS[form](draft, text):
-                return draft.finished(text)
+            if _READERS[form](settings, text):
+                settings.read_version(text)
+                return settings
         except RequestError:
             if form != "yaml" or by_suffix:
                 raise
@@ -51,32 +50,29 @@ def read_settings(path: Path) -> ServingSettings:
 
 
 def _forms(text: str) -> tuple[Form, ...]:
-    """The forms to try for a text whose name does not tell."""
+    """The forms to try for a text with another suffix."""
     if text.lstrip().startswith("{"):
         return ("json",)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    plain = ":" in first and not first.startswith("#!")
-    return ("command", "yaml") if plain else ("command",)
+    return ("command", "yaml") if ":" in first and not first.startswith("#!") else ("command",)
 
 
 def _text(path: Path) -> str:
-    """The file's text. Raises RequestError where it is none."""
+    """The file's text. Raises RequestError where it is no text."""
     try:
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "is not there"
-            raise RequestError(f"{path} {what}. {_FITS}")
+            fault = "is a folder" if path.is_dir() else "is not there"
+            raise RequestError(f"{path} {fault}. {_FITS}")
         size = path.stat().st_size
         if size > FILE_LIMIT:
             raise RequestError(
                 f"{path} has {size:,} bytes; settings have at most {FILE_LIMIT:,}. {_FITS}"
             )
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise RequestError(f"{path} cannot be read: {error}. {_FITS}") from error
-    try:
-        text = data.decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is no UTF-8 text (byte {error.start}). {_FITS}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise RequestError(f"{path} cannot be read: {error}. {_FITS}") from error
     if "\0" in text:
         raise RequestError(f"{path} is no text: it holds null bytes. {_FITS}")
     return text

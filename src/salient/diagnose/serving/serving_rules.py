@@ -1,43 +1,35 @@
-"""What serving settings mean: every rule's finding, and arguments that are unknown or misshapen.
+"""Findings about serving settings: the rules of all subjects, and the names and types of arguments.
 
-Rules are rows of the tables of the modules below. Left out: what only a log or the checkpoint's
-tensors can tell.
+What only a log or the checkpoint's tensors show is left out.
 """
 
 import difflib
 from typing import Any
 
 from salient.diagnose.finding import Finding, ranked
+from salient.diagnose.rule import Match, Rule, apply_rules
 from salient.plan.gpus import Gpu
 from salient.plan.vllm.versions import NEWEST, Version
 
-from . import kernel_rules as settings_kernel
-from . import memory_rules as settings_memory
-from . import parallel_rules as settings_parallel
-from . import quantization_rules as settings_method
-from . import server_rules as settings_server
-from . import speed_rules as settings_speed
-from .argument_table import CHOICES, GONE, KINDS, WORDS
-from .argument_values import fits, nearest
-from .rule_context import RuleContext, ServingRule, apply
+from . import kernel_rules, memory_rules, parallel_rules, quantization_rules, server_rules
+from .arguments import CHOICES, KINDS, REMOVED, REMOVED_IN, VALUES, fits, nearest
+from .rule_context import RuleContext, ServingRule
 from .settings import UNKNOWN, ServingSettings
 
 RULES: tuple[ServingRule, ...] = (
-    *settings_method.RULES,
-    *settings_kernel.RULES,
-    *settings_memory.RULES,
-    *settings_speed.RULES,
-    *settings_parallel.RULES,
-    *settings_server.RULES,
+    *quantization_rules.RULES,
+    *kernel_rules.RULES,
+    *memory_rules.RULES,
+    *server_rules.SPEED_RULES,
+    *parallel_rules.RULES,
+    *server_rules.ACCESS_RULES,
 )
-_MOST_UNKNOWN = 20  # names that are looked up and told
-# variables that 0.32 does not read any more, and what took their place
-GONE_VARIABLES = (
-    ("VLLM_ATTENTION_BACKEND", "--attention-backend NAME"),
-    ("VLLM_USE_V1", "leave it out: there is no other engine"),
-)
-# other checks name these values better
-_JUDGED_ELSEWHERE = ("quantization",)
+_MOST_UNKNOWN = 20  # names that are looked up
+# variables that 0.32 no longer reads, and their replacements
+REMOVED_VARIABLES = {
+    "VLLM_ATTENTION_BACKEND": "--attention-backend NAME",
+    "VLLM_USE_V1": "leave it out: there is no other engine",
+}
 
 
 def judge_settings(
@@ -47,124 +39,141 @@ def judge_settings(
     version: Version | None = None,
     config: dict[str, Any] | None = None,
 ) -> list[Finding]:
-    """What the settings do to speed, memory and safety, worst first.
+    """The effects of the settings on speed, memory and safety, worst first.
 
-    gpu: the device that they are for; version: the engine's release (else the file's own word);
+    gpu: the device that they are for; version: the engine's release (else the one in the file);
     config: the model's config.json. What is not known makes findings less certain, or absent.
     """
-    case = RuleContext(settings, gpu, version or settings.version, config)
-    found = list(settings.notes)
-    if settings.engine == "vllm":
-        found += _misshapen(case) + _unknown(case) + _gone(case) + _not_a_choice(case)
-    found += [finding for rule in RULES if (finding := apply(rule, case))]
-    return ranked(found)
+    context = RuleContext(settings, gpu, version or settings.version, config)
+    rules = (*(ARGUMENT_RULES if settings.engine == "vllm" else ()), *RULES)
+    return ranked([*settings.notes, *apply_rules(rules, context, context.version)])
 
 
-def _misshapen(case: RuleContext) -> list[Finding]:
-    """Values that have not the type of their argument."""
-    found = []
-    for key, value in case.settings.values.items():
-        unknown = isinstance(value, str) and value == UNKNOWN
-        if unknown or fits(key, value):
-            continue
-        found.append(
-            Finding(
-                "wrong-type",
-                "error",
-                f"{key} takes {WORDS[KINDS[key]]}",
-                matters="vLLM refuses the value and does not start.",
-                do=(f"write {key} as {WORDS[KINDS[key]]}",),
-                evidence=(case.settings.evidence(key),),
-                rank=2,
-            )
-        )
-    return found
+def _wrong_types(context: RuleContext) -> list[Match]:
+    """Values of another type than their argument's."""
+    settings = context.settings
+    return [
+        Match([settings.place(key)], {"key": key, "values": VALUES[KINDS[key]]})
+        for key, value in settings.values.items()
+        if not (isinstance(value, str) and value == UNKNOWN) and not fits(key, value)
+    ]
 
 
-def _unknown(case: RuleContext) -> list[Finding]:
-    """Arguments that 0.32 does not have, with the one that is spelled most like each."""
-    gone = {one.name for one in GONE}
-    names = [key for key in case.settings.values if key not in KINDS and key not in gone]
-    found = []
-    for key in names[:_MOST_UNKNOWN]:
+def _unknown_arguments(context: RuleContext) -> list[Match]:
+    """Arguments that 0.32 does not have, with the most similar name."""
+    settings, newest = context.settings, context.version == NEWEST
+    unknown = [key for key in settings.values if key not in KINDS and key not in REMOVED]
+    matches = []
+    for key in unknown[:_MOST_UNKNOWN]:
         near = nearest(key)
+        steps = ["leave it out, or correct its name"]
         if near:
-            spelled = case.settings.spelled(near, case.settings.values[key])
-            steps = ("- " + case.settings.evidence(key).text, "+ " + spelled)
-        else:
-            steps = ("leave it out, or correct its name",)
-        found.append(
-            Finding(
-                "unknown-argument",
-                "error" if near or case.version == NEWEST else "warning",
-                f"vLLM 0.32 has no argument {key}" + (f"; it has {near}" if near else ""),
-                "certain" if case.version == NEWEST else "likely",
-                "vLLM refuses unknown arguments and does not start.",
+            corrected = settings.spelled(near, settings.values[key])
+            steps = [f"- {settings.current(key)}", f"+ {corrected}"]
+        matches.append(
+            Match(
+                [settings.place(key)],
+                {"key": key, "hint": f"; it has {near}" if near else ""},
                 steps,
-                (case.settings.evidence(key),),
-                rank=3,
+                level="error" if near or newest else "warning",
+                certainty="certain" if newest else "likely",
             )
         )
-    return found
+    return matches
 
 
-def _gone(case: RuleContext) -> list[Finding]:
-    """Arguments and variables of older releases."""
-    found = []
-    for one in GONE:
-        if not case.given(one.name):
-            continue
-        if case.version and case.version < (one.since or NEWEST):
-            continue
-        since = "{}.{}".format(*one.since) if one.since else "0.32 or before"
-        found.append(
-            Finding(
-                "argument-gone",
-                "error" if case.version else "warning",
-                f"vLLM has no argument {one.name} any more (gone since {since})",
-                "certain" if case.version else "likely",
-                "A release without it refuses to start.",
-                ("- " + case.settings.evidence(one.name).text, f"+ ({one.instead})"),
-                (case.settings.evidence(one.name),),
-                rank=3,
-            )
-        )
-    for name, instead in GONE_VARIABLES:
-        if case.variable(name) and (case.version is None or case.version >= NEWEST):
-            found.append(
-                Finding(
-                    "variable-gone",
-                    "note",
-                    f"vLLM 0.32 does not read {name}",
-                    do=("- " + case.settings.evidence(name).text, f"+ ({instead})"),
-                    evidence=(case.settings.evidence(name),),
+def _removed_arguments(context: RuleContext) -> list[Match]:
+    """Arguments of older releases."""
+    settings, version = context.settings, context.version
+    matches = []
+    for key, instead in REMOVED.items():
+        release = REMOVED_IN.get(key)
+        if context.is_set(key) and not (version and version < (release or NEWEST)):
+            since = "{}.{}".format(*release) if release else "0.32 or before"
+            matches.append(
+                Match(
+                    [settings.place(key)],
+                    {"key": key, "since": since},
+                    [f"- {settings.current(key)}", f"+ ({instead})"],
+                    level="error" if version else "warning",
+                    certainty="certain" if version else "likely",
                 )
             )
-    return found
+    return matches
 
 
-def _not_a_choice(case: RuleContext) -> list[Finding]:
-    """Values that are none of an argument's choices."""
-    found = []
+def _removed_variables(context: RuleContext) -> list[Match]:
+    settings, known = context.settings, context.version or NEWEST
+    return [
+        Match(
+            [settings.place(name)],
+            {"name": name},
+            [f"- {settings.current(name)}", f"+ ({instead})"],
+        )
+        for name, instead in REMOVED_VARIABLES.items()
+        if context.variable(name) and known >= NEWEST
+    ]
+
+
+def _invalid_choices(context: RuleContext) -> list[Match]:
+    """Values that are not among an argument's choices."""
+    settings, newest = context.settings, context.version == NEWEST
+    matches = []
     for key, choices in CHOICES.items():
-        value = case.value(key)
-        if key in _JUDGED_ELSEWHERE or not isinstance(value, str) or value in choices:
-            continue
-        near = difflib.get_close_matches(value, choices, 1) or [choices[0]]
-        known = case.version == NEWEST
-        found.append(
-            Finding(
-                "not-a-choice",
-                "error" if known else "warning",
-                f"{key} has no choice of this name; the nearest is {near[0]!r}",
-                "certain" if known else "likely",
-                "vLLM 0.32 takes: " + ", ".join(choices) + ".",
-                (
-                    "- " + case.settings.evidence(key).text,
-                    "+ " + case.settings.spelled(key, near[0]),
-                ),
-                (case.settings.evidence(key),),
-                rank=4,
+        value = context.value(key)
+        if key == "quantization" or not isinstance(value, str) or value in choices:
+            continue  # the rules of quantization find the nearest method
+        near = (difflib.get_close_matches(value, choices, 1) or choices)[0]
+        matches.append(
+            Match(
+                [settings.place(key)],
+                {"key": key, "near": near, "choices": ", ".join(choices)},
+                [f"- {settings.current(key)}", f"+ {settings.spelled(key, near)}"],
+                level="error" if newest else "warning",
+                certainty="certain" if newest else "likely",
             )
         )
-    return found
+    return matches
+
+
+ARGUMENT_RULES: tuple[Rule[RuleContext], ...] = (
+    Rule(
+        "wrong-type",
+        "error",
+        "{key} takes {values}",
+        _wrong_types,
+        why="vLLM refuses the value and does not start.",
+        do=("write {key} as {values}",),
+        rank=2,
+    ),
+    Rule(
+        "unknown-argument",
+        "error",
+        "vLLM 0.32 has no argument {key}{hint}",
+        _unknown_arguments,
+        why="vLLM refuses unknown arguments and does not start.",
+        rank=3,
+    ),
+    Rule(
+        "argument-gone",
+        "error",
+        "vLLM no longer has the argument {key} (gone since {since})",
+        _removed_arguments,
+        why="A release without it refuses to start.",
+        rank=3,
+    ),
+    Rule(
+        "variable-gone",
+        "note",
+        "vLLM 0.32 does not read {name}",
+        _removed_variables,
+    ),
+    Rule(
+        "not-a-choice",
+        "error",
+        "{key} has no choice of this name; the nearest is {near!r}",
+        _invalid_choices,
+        why="vLLM 0.32 takes: {choices}.",
+        rank=4,
+    ),
+)

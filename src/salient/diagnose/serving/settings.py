@@ -1,4 +1,4 @@
-"""Serving settings as they were read: values by name, where each stands, how it is spelled."""
+"""Serving settings as written: values by name, the line of each, and its spelling."""
 
 import json
 import re
@@ -10,109 +10,48 @@ from salient.core.errors import RequestError
 from salient.diagnose.env_vars import LONGEST, masked, matters, plain, shown
 from salient.diagnose.finding import Evidence, Finding, Level
 
-from .argument_table import SGLANG
-from .argument_values import full_name
+from .arguments import SGLANG, full_name
 
 Form = Literal["yaml", "command", "python", "json"]
 Engine = Literal["vllm", "sglang"]
-UNKNOWN = "unknown"  # a value that only running the file could tell
+UNKNOWN = "unknown"  # a value that is known only when the file runs
 _MOST_ARGUMENTS = 1000
 _MOST_NOTES = 50
 _RELEASE = re.compile(r"vllm(?:-openai|-cpu)?(?::v?|==)(\d+)\.(\d+)")
 
 
-@dataclass(frozen=True)
+@dataclass
 class ServingSettings:
-    """What a file tells an engine.
+    """The settings of an engine in a file; readers fill it, one call an argument.
 
-    kind: how the file is written
+    kind: the file's form
     values: arguments by vLLM's names, with underscores; UNKNOWN where they are no literals
     environment: variables that it sets for the engine
-    lines: where each argument and variable stands, from 1
-    names: how each argument is spelled there
-    engine, version: for which engine, and which release if an image or a pin in the file says so
-    notes: what the reader itself found
+    lines: the line of each argument and variable, from 1
+    names: the spelling of each argument
+    engine, version: the engine, and its release if an image or a pin in the file names one
+    notes: findings of the reader
     """
 
     path: Path
     kind: Form
-    values: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict[str, Any])
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+    lines: dict[str, int] = field(default_factory=dict[str, int])
+    names: dict[str, str] = field(default_factory=dict[str, str])
     engine: Engine = "vllm"
     version: tuple[int, int] | None = None
-    notes: tuple[Finding, ...] = ()
-
-    def spelled(self, key: str, value: Any) -> str:
-        """`key` with `value` as this file would write it: "--dtype half", 'dtype="half"'."""
-        if key.isupper():
-            return f"{key}={value}"
-        name = self.names.get(key) or (
-            key if self.kind in ("python", "json") else key.replace("_", "-")
-        )
-        return _spell(self.kind, name, value)
-
-    def evidence(self, key: str) -> Evidence:
-        """Where `key` stands, and the words there."""
-        line = self.lines.get(key)
-        where = plain(self.path.name) + (f":{line}" if line else "")
-        if key not in self.values and key not in self.environment:
-            return Evidence(where, f"{key} is not set")
-        held = self.environment if key in self.environment else self.values
-        return Evidence(where, self.spelled(key, held[key]))
-
-
-def _spell(kind: Form, name: str, value: Any) -> str:
-    if name.lstrip("-").startswith(("no-", "no_")) and isinstance(value, bool):
-        value = not value
-    if kind == "command":
-        dashed = name if name.startswith("-") else f"--{name}"
-        if name == "model" or value is True:
-            return _short(value) if name == "model" else dashed
-        if value is False:
-            return f"--no-{dashed.lstrip('-')}"
-        return f"{dashed} {_short(value)}"
-    if kind == "python":
-        return f"{name}={_short(value) if value == UNKNOWN else _short(value, quoted=True)}"
-    if kind == "json":
-        return f'"{name}": {_short(value, quoted=True, worded=True)}'
-    return f"{name}: {_short(value, worded=True)}"
-
-
-def _short(value: Any, *, quoted: bool = False, worded: bool = False) -> str:
-    """`value` in a few letters; text in quotes if `quoted`, true and null as words if `worded`."""
-    if isinstance(value, str) and not quoted:
-        text = value
-    elif isinstance(value, dict | list) or (worded and isinstance(value, bool | None)):
-        text = json.dumps(value, default=str)
-    else:
-        text = f'"{value}"' if isinstance(value, str) else str(value)
-    return plain(text[: 2 * LONGEST])
-
-
-@dataclass
-class SettingsBuilder:
-    """Settings while a file is read: the readers put what they find, one call an argument."""
-
-    path: Path
-    kind: Form
-    engine: Engine = "vllm"
-    values: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
-    notes: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list[Finding])
 
     def name_of(self, written: str) -> str:
-        """The argument that `written` names, in vLLM's words."""
-        bare = written.lstrip("-").replace("-", "_")
+        """The argument `written`, by vLLM's name."""
         if self.engine == "sglang":
+            bare = written.lstrip("-").replace("-", "_")
             return SGLANG.get(bare, bare)
-        return full_name(written, whole=self.kind in ("python", "json"))
+        return full_name(written, exact=self.kind in ("python", "json"))
 
     def put(self, key: str, value: Any, line: int, written: str = "") -> None:
-        """Keep `value` under `key`; a second one wins, as it does in vLLM, and is told.
+        """Set `key`. The last of several values wins, as in vLLM, with a note.
 
         Raises RequestError for more arguments than any engine has.
         """
@@ -121,42 +60,76 @@ class SettingsBuilder:
                 f"{self.path} has more than {_MOST_ARGUMENTS:,} arguments; no engine takes so many."
                 " Give the file that starts the server."
             )
-        key, written = plain(key), plain(written)
-        if key in self.values and self.values[key] != masked(key, value):
-            self.note(
-                "given-twice",
-                "warning",
-                f"{written or key} is given twice; the last one counts",
-                line,
-                f"first on line {self.lines.get(key)}",
-            )
-        self.values[key] = masked(key, value)
+        key, written, value = plain(key), plain(written), masked(key, value)
+        if key in self.values and self.values[key] != value:
+            title = f"{written or key} is set twice; the last one counts"
+            self.note("given-twice", "warning", title, line, f"first on line {self.lines.get(key)}")
+        self.values[key] = value
         self.lines[key] = line
         self.names[key] = written or key
 
     def put_variable(self, name: str, value: str, line: int) -> None:
-        """Keep an environment variable, if it matters to an engine."""
+        """Set an environment variable, if it matters to an engine."""
         if matters(name):
             self.environment[name] = shown(name, value)
             self.lines[name] = line
 
     def note(self, name: str, level: Level, title: str, line: int, text: str = "") -> None:
-        """Keep a finding of the reader's own."""
+        """Add a finding of the reader."""
         evidence = (Evidence(f"{plain(self.path.name)}:{line}", plain(text or title)),)
         if len(self.notes) < _MOST_NOTES:
             self.notes.append(Finding(name, level, plain(title), evidence=evidence, rank=5))
 
-    def finished(self, text: str) -> ServingSettings:
-        """The settings; `text` is the whole file, which may name a release."""
-        found = _RELEASE.search(text) if self.engine == "vllm" else None
-        return ServingSettings(
-            self.path,
-            self.kind,
-            self.values,
-            self.environment,
-            self.lines,
-            self.names,
-            self.engine,
-            (int(found[1]), int(found[2])) if found else None,
-            tuple(self.notes),
+    def read_version(self, text: str) -> None:
+        """Set the release that the whole file, `text`, names."""
+        match = _RELEASE.search(text) if self.engine == "vllm" else None
+        self.version = (int(match[1]), int(match[2])) if match else None
+
+    def has(self, key: str) -> bool:
+        """Whether `key` is an argument or variable of the file."""
+        return key in self.values or key in self.environment
+
+    def spelled(self, key: str, value: Any) -> str:
+        """`key` with `value` as this file would write it: "--dtype half", 'dtype="half"'."""
+        if key.isupper():
+            return f"{key}={value}"
+        name = self.names.get(key) or (
+            key if self.kind in ("python", "json") else key.replace("_", "-")
         )
+        if name.lstrip("-").startswith(("no-", "no_")) and isinstance(value, bool):
+            value = not value
+        if self.kind == "command":
+            return _spelled_in_command(name, value)
+        if self.kind == "python":
+            return f"{name}={_short(value, quoted=value != UNKNOWN)}"
+        if self.kind == "json":
+            return f'"{name}": {_short(value, quoted=True, literals=True)}'
+        return f"{name}: {_short(value, literals=True)}"
+
+    def current(self, key: str) -> str:
+        """`key` with its value, as the file writes it."""
+        values = self.environment if key in self.environment else self.values
+        return self.spelled(key, values[key]) if self.has(key) else f"{key} is not set"
+
+    def place(self, key: str) -> tuple[str, str]:
+        """The line of `key`, and its text."""
+        line = self.lines.get(key)
+        return plain(self.path.name) + (f":{line}" if line else ""), self.current(key)
+
+
+def _spelled_in_command(name: str, value: Any) -> str:
+    if name == "model":
+        return _short(value)
+    dashed = name if name.startswith("-") else f"--{name}"
+    if value is False:
+        return f"--no-{dashed.lstrip('-')}"
+    return dashed if value is True else f"{dashed} {_short(value)}"
+
+
+def _short(value: Any, *, quoted: bool = False, literals: bool = False) -> str:
+    """`value` shortened; text in quotes if `quoted`, true and null as in JSON if `literals`."""
+    if isinstance(value, dict | list) or (literals and isinstance(value, bool | None)):
+        text = json.dumps(value, default=str)
+    else:
+        text = f'"{value}"' if quoted and isinstance(value, str) else str(value)
+    return plain(text[: 2 * LONGEST])

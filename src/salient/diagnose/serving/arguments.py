@@ -1,0 +1,143 @@
+"""Arguments of vLLM's server: names, kinds of values, short forms, and how their texts are read.
+
+The table is that of 0.32's own parser, written by tools/vllm_arguments.py. What each argument does
+is left to the rules.
+"""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, cast
+
+Kind = Literal["flag", "integer", "size", "number", "list", "json", "text"]
+
+_TABLE = json.loads(Path(__file__).with_name("vllm-0.32.json").read_text(encoding="utf-8"))
+KINDS = cast(
+    "dict[str, Kind]", {name: kind for kind, names in _TABLE["kinds"].items() for name in names}
+)
+# flags whose default is not false, so that false changes something
+ON_BY_DEFAULT: list[str] = _TABLE["on_by_default"]
+SHORT: dict[str, str] = _TABLE["short"]
+CHOICES: dict[str, list[str]] = _TABLE["choices"]
+ALIASES = {"device_memory_utilization": "gpu_memory_utilization", "model_tag": "model"}
+# the values of each kind, for messages
+VALUES: dict[Kind, str] = {
+    "flag": "true or false",
+    "integer": "a whole number",
+    "size": "a whole number, or one such as 32k",
+    "number": "a number",
+    "list": "one or several words",
+    "json": "a JSON object",
+    "text": "a word",
+}
+# SGLang's names of vLLM's arguments
+SGLANG = {
+    "model_path": "model",
+    "tp": "tensor_parallel_size",
+    "tp_size": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "pp_size": "pipeline_parallel_size",
+    "dp": "data_parallel_size",
+    "dp_size": "data_parallel_size",
+    "context_length": "max_model_len",
+    "max_running_requests": "max_num_seqs",
+    "disable_cuda_graph": "enforce_eager",
+}
+SGLANG_FLAGS = ("enforce_eager", "trust_remote_code", "disable_radix_cache")
+# Arguments of older releases that 0.32's parser lacks, and their replacements.
+REMOVED = {
+    "swap_space": "leave it out (kv_offloading_size keeps cache in main memory)",
+    "disable_log_requests": "leave it out: requests are not logged by default",
+    "task": "runner: pooling, or convert, for models that do not generate",
+    "device": "leave it out: the installed build decides",
+    "num_scheduler_steps": "leave it out",
+    "multi_step_stream_outputs": "leave it out",
+    "use_v2_block_manager": "leave it out",
+    "preemption_mode": "leave it out",
+    "num_lookahead_slots": "leave it out",
+    "scheduler_delay_factor": "leave it out",
+    "tokenizer_pool_size": "leave it out (api_server_count starts more front ends)",
+    "disable_frontend_multiprocessing": "leave it out",
+    "enable_reasoning": "leave it out: reasoning_parser alone suffices",
+    "guided_decoding_backend": "structured_outputs_config, key backend",
+    "rope_scaling": "hf_overrides, key rope_parameters",
+    "rope_theta": "hf_overrides, key rope_parameters",
+    "max_seq_len_to_capture": "max_cudagraph_capture_size",
+    "max_context_len_to_capture": "max_cudagraph_capture_size",
+    "cuda_graph_sizes": "cudagraph_capture_sizes",
+    "worker_use_ray": "distributed_executor_backend: ray",
+    "engine_use_ray": "leave it out",
+    "speculative_model": "speculative_config, key model",
+    "num_speculative_tokens": "speculative_config, key num_speculative_tokens",
+    "calculate_kv_scales": "leave it out",
+    "enable_prompt_adapter": "leave it out",
+    "override_neuron_config": "leave it out",
+}
+# The first release without it, where known: unsloth-zoo issue 1210; vLLM pull request 29402 and
+# llm-d-benchmark pull request 781.
+REMOVED_IN = {"swap_space": (0, 18), "disable_log_requests": (0, 17)}
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
+_POWERS = "kmgt"
+
+
+def full_name(written: str, *, exact: bool = False) -> str:
+    """The name of the argument `written`: dashes, short forms and prefixes resolved.
+
+    As in argparse, a prefix of one argument only stands for it, unless `exact`. An unknown name
+    comes back with underscores.
+    """
+    bare = written.lstrip("-").replace("-", "_")
+    if written.startswith("-") and not written.startswith("--") and bare in SHORT:
+        return SHORT[bare]
+    name = ALIASES.get(bare, bare)
+    if exact or name in KINDS or name in REMOVED:
+        return name
+    matches = [known for known in KINDS if len(name) > 3 and known.startswith(name)]
+    return matches[0] if len(matches) == 1 else name
+
+
+def nearest(name: str) -> str | None:
+    """The known argument with the most similar name, None if none is similar."""
+    return next(iter(difflib.get_close_matches(name, KINDS, n=1, cutoff=0.8)), None)
+
+
+def value_of(name: str, text: str) -> Any:
+    """`text` as a value of the argument `name`; the text itself where it is invalid."""
+    kind = KINDS.get(name, "text")
+    try:
+        if kind in ("integer", "size"):
+            return _size(text) if kind == "size" else int(text)
+        if kind == "number":
+            return float(text)
+        if kind == "json":
+            return json.loads(text)
+    except (ValueError, OverflowError, RecursionError):
+        return text
+    return text
+
+
+def _size(text: str) -> int:
+    """32k is 32000, 32K is 32768, "auto" is -1 (vllm/utils/argparse_utils.py)."""
+    if text == "auto":
+        return -1
+    match = _SIZE.fullmatch(text)
+    if not match:
+        return int(text)
+    power = _POWERS.index(match[2].lower()) + 1
+    return int(float(match[1]) * (1000 if match[2].islower() else 1024) ** power)
+
+
+def fits(name: str, value: Any) -> bool:
+    """Whether `value` has the type of the argument `name`; unknown arguments take all."""
+    kind = KINDS.get(name)
+    if kind is None or kind == "json" or value is None:
+        return True
+    if kind == "flag" or isinstance(value, bool):
+        return kind == "flag" and isinstance(value, bool)
+    if kind in ("integer", "size"):
+        return isinstance(value, int)
+    if kind == "number":
+        return isinstance(value, int | float)
+    return kind == "list" or not isinstance(value, dict | list)
