@@ -13,8 +13,8 @@ from salient.core.errors import RequestError
 
 from .arguments import KINDS
 from .settings import UNKNOWN, Engine, ServingSettings
-from .shell_reader import put_words, read_command
-from .shell_words import ShellWord
+from .shell_reader import put_arguments, read_command
+from .shell_tokens import ShellToken
 
 _CALLS: dict[str, Engine] = {
     "LLM": "vllm",
@@ -41,7 +41,7 @@ def read_python(settings: ServingSettings, text: str) -> bool:
     _put_variables(settings, tree, names)
     calls = list(_engine_calls(tree))
     if not calls:
-        return _read_dict(settings, tree, names) or _read_words(settings, tree, names)
+        return _read_dict(settings, tree, names) or _read_list(settings, tree, names)
     settings.engine = _CALLS[_function(calls[0])]
     _put_call(settings, calls[0], names)
     if len(calls) > 1:
@@ -160,7 +160,7 @@ def _read_dict(settings: ServingSettings, tree: ast.Module, names: Names) -> boo
     return False
 
 
-def _read_words(settings: ServingSettings, tree: ast.Module, names: Names) -> bool:
+def _read_list(settings: ServingSettings, tree: ast.Module, names: Names) -> bool:
     """The first list of words, or text, that is a command: subprocess.run(["vllm", "serve"])."""
     settings.kind = "command"
     for node in ast.walk(tree):
@@ -168,8 +168,8 @@ def _read_words(settings: ServingSettings, tree: ast.Module, names: Names) -> bo
             texts = [str(_value(item, names)) for item in node.elts[:_MOST_ITEMS]]
             if texts[:2] == ["vllm", "serve"]:
                 items = zip(texts, node.elts, strict=False)
-                words = [ShellWord(shlex.quote(text), item.lineno) for text, item in items]
-                put_words(settings, words[2:], {})
+                tokens = [ShellToken(shlex.quote(text), item.lineno) for text, item in items]
+                put_arguments(settings, tokens[2:], {})
                 return True
         elif isinstance(node, ast.Constant) and read_command(settings, _command(node)):
             lines = settings.lines.items()

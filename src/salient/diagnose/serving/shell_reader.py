@@ -11,7 +11,7 @@ from typing import Any
 
 from .arguments import KINDS, SGLANG_FLAGS, value_of
 from .settings import UNKNOWN, Engine, ServingSettings
-from .shell_words import BROKEN, ShellWord, commands_of
+from .shell_tokens import BROKEN, ShellToken, commands_of
 
 Assignment = tuple[str, str, int]  # name, value, line
 _MODULES: dict[str, Engine] = {
@@ -35,7 +35,7 @@ _NOT_A_COMMAND = ("pip", "pip3", "uv", "FROM", "image:", "git", "echo", "cd")
 class EngineCommand:
     """A command that starts an engine: its words, and the index of its first argument."""
 
-    words: list[ShellWord]
+    tokens: list[ShellToken]
     engine: Engine
     start: int
 
@@ -47,36 +47,38 @@ def read_command(settings: ServingSettings, text: str) -> bool:
     """
     variables: dict[str, str] = {}
     commands: list[EngineCommand] = []
-    for words in map(_unit_words, commands_of(text)):
-        command = _engine_command(words)
+    for tokens in map(_unit_tokens, commands_of(text)):
+        command = _engine_command(tokens)
         if command is None:
-            _set_variables(settings, words, variables)
+            _set_variables(settings, tokens, variables)
             continue
         if not commands:
-            assigned = _assignments(words, variables)
-            container = _container_variables(words[: command.start], variables)
+            assigned = _assignments(tokens, variables)
+            container = _container_variables(tokens[: command.start], variables)
             for name, value, line in (*assigned, *container):
                 settings.put_variable(name, value, line)
         commands.append(command)
     if not commands:
         return False
     settings.engine = commands[0].engine
-    put_words(settings, commands[0].words[commands[0].start :], variables)
-    _add_notes(settings, text, [command.words[0].line for command in commands])
+    put_arguments(settings, commands[0].tokens[commands[0].start :], variables)
+    _add_notes(settings, text, [command.tokens[0].line for command in commands])
     return True
 
 
-def put_words(settings: ServingSettings, words: list[ShellWord], variables: dict[str, str]) -> None:
+def put_arguments(
+    settings: ServingSettings, tokens: list[ShellToken], variables: dict[str, str]
+) -> None:
     """Add arguments, as argparse would read them."""
-    texts = [word.expanded(variables) for word in words]
+    texts = [token.expanded(variables) for token in tokens]
     place = 0
-    while place < len(words):
-        word, text = words[place], texts[place]
+    while place < len(tokens):
+        token, text = tokens[place], texts[place]
         if text.startswith("-") and len(text) > 1 and not _NEGATIVE.fullmatch(text):
-            place += 1 + _put_argument(settings, text, texts[place + 1 :], word.line)
+            place += 1 + _put_argument(settings, text, texts[place + 1 :], token.line)
             continue
         if "model" not in settings.values and text.strip() not in ("", "serve", "--"):
-            settings.put("model", text, word.line, "model")
+            settings.put("model", text, token.line, "model")
         place += 1
 
 
@@ -134,8 +136,8 @@ def _put_nested(
 
 def _values(rest: list[str], *, several: bool) -> list[str]:
     """The words up to the next option, or the first of them."""
-    words = itertools.takewhile(lambda t: not t.startswith("-") or _NEGATIVE.fullmatch(t), rest)
-    return list(words if several else itertools.islice(words, 1))
+    tokens = itertools.takewhile(lambda t: not t.startswith("-") or _NEGATIVE.fullmatch(t), rest)
+    return list(tokens if several else itertools.islice(tokens, 1))
 
 
 def _parsed(name: str, text: str) -> Any:
@@ -148,62 +150,64 @@ def _is_flag(settings: ServingSettings, name: str) -> bool:
     return KINDS.get(name) == "flag"
 
 
-def _engine_command(words: list[ShellWord]) -> EngineCommand | None:
+def _engine_command(tokens: list[ShellToken]) -> EngineCommand | None:
     """The engine that a command starts, None for other commands."""
-    if not any("vllm" in word.raw or "sglang" in word.raw for word in words):
+    if not any("vllm" in token.raw or "sglang" in token.raw for token in tokens):
         return None
-    texts = [word.text for word in words]
+    texts = [token.text for token in tokens]
     if texts[0] in _NOT_A_COMMAND:
         return None
     for place, text in enumerate(texts):
         program = text.rsplit("/", 1)[-1]
         if program in ("vllm", "sglang") and texts[place + 1 : place + 2] == ["serve"]:
-            return EngineCommand(words, "vllm" if program == "vllm" else "sglang", place + 2)
+            return EngineCommand(tokens, "vllm" if program == "vllm" else "sglang", place + 2)
         for module, engine in _MODULES.items():
             if text == module or text.endswith("/" + module):
-                return EngineCommand(words, engine, place + 1)
+                return EngineCommand(tokens, engine, place + 1)
     image = next((i for i, text in enumerate(texts) if i and _IMAGE.search(text)), 0)
-    return EngineCommand(words, "vllm", image + 1) if "run" in texts[:image] else None
+    return EngineCommand(tokens, "vllm", image + 1) if "run" in texts[:image] else None
 
 
-def _unit_words(words: list[ShellWord]) -> list[ShellWord]:
+def _unit_tokens(tokens: list[ShellToken]) -> list[ShellToken]:
     """A systemd line's words: `ExecStart=vllm` is the program, `Environment=A=b` sets A."""
-    match = _UNIT.match(words[0].raw)
+    match = _UNIT.match(tokens[0].raw)
     if not match:
-        return words
-    rest = ShellWord(words[0].raw[match.end() :], words[0].line)
-    setter = [ShellWord("ENV", rest.line)] if match[1] == "Environment" else []
-    return [*setter, rest, *words[1:]]
+        return tokens
+    rest = ShellToken(tokens[0].raw[match.end() :], tokens[0].line)
+    setter = [ShellToken("ENV", rest.line)] if match[1] == "Environment" else []
+    return [*setter, rest, *tokens[1:]]
 
 
-def _assignments(words: list[ShellWord], variables: dict[str, str]) -> Iterator[Assignment]:
+def _assignments(tokens: list[ShellToken], variables: dict[str, str]) -> Iterator[Assignment]:
     """The `NAME=value` words at the beginning."""
-    for word in words:
-        name, _, value = word.raw.partition("=")
-        if _ASSIGNMENT.match(word.raw):
-            yield name, ShellWord(value, word.line).expanded(variables), word.line
-        elif word.raw not in _PREFIXES:
+    for token in tokens:
+        name, _, value = token.raw.partition("=")
+        if _ASSIGNMENT.match(token.raw):
+            yield name, ShellToken(value, token.line).expanded(variables), token.line
+        elif token.raw not in _PREFIXES:
             return
 
 
-def _container_variables(words: list[ShellWord], variables: dict[str, str]) -> Iterator[Assignment]:
+def _container_variables(
+    tokens: list[ShellToken], variables: dict[str, str]
+) -> Iterator[Assignment]:
     """The container's variables of `docker run -e NAME=value`."""
-    for option, word in itertools.pairwise(words):
-        name, equals, value = word.expanded(variables).partition("=")
+    for option, token in itertools.pairwise(tokens):
+        name, equals, value = token.expanded(variables).partition("=")
         if option.raw in ("-e", "--env") and equals:
-            yield name, value, word.line
+            yield name, value, token.line
 
 
 def _set_variables(
-    settings: ServingSettings, words: list[ShellWord], variables: dict[str, str]
+    settings: ServingSettings, tokens: list[ShellToken], variables: dict[str, str]
 ) -> None:
     """Collect the assignments of a line, and add exported ones to the settings."""
-    exported = words[0].raw in _SETTERS
-    assigned = words[1:] if exported else words
+    exported = tokens[0].raw in _SETTERS
+    assigned = tokens[1:] if exported else tokens
     if exported and len(assigned) == 2 and "=" not in assigned[0].raw:  # ENV NAME value
-        assigned = [ShellWord(f"{assigned[0].raw}={assigned[1].raw}", assigned[0].line)]
+        assigned = [ShellToken(f"{assigned[0].raw}={assigned[1].raw}", assigned[0].line)]
     # a unit file quotes the whole: "A=b"
-    bare = [w if w.raw[:1] not in ("'", '"') else ShellWord(w.text, w.line) for w in assigned]
+    bare = [w if w.raw[:1] not in ("'", '"') else ShellToken(w.text, w.line) for w in assigned]
     for name, value, line in _assignments(bare, variables):
         variables[name] = value
         if exported:

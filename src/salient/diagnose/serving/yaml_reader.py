@@ -14,8 +14,8 @@ from salient.core.errors import RequestError
 
 from .arguments import KINDS, ON_BY_DEFAULT, REMOVED, nearest, value_of
 from .settings import UNKNOWN, ServingSettings
-from .shell_reader import put_words, read_command
-from .shell_words import commands_of
+from .shell_reader import put_arguments, read_command
+from .shell_tokens import commands_of
 
 YAML_LIMIT = 2**18  # bytes; PyYAML reads some 50 kB a second
 ITEMS_LIMIT = 100_000  # values of a file once its aliases are expanded
@@ -151,15 +151,15 @@ def _script(container: dict[Any, Any]) -> str:
 
     An item of a list that is a script of its own, after `sh -c`, gets its own lines.
     """
-    words: list[str] = []
+    parts: list[str] = []
     for key in ("entrypoint", "command", "args"):
         value = container.get(key)
         if isinstance(value, str):
-            words.append(value.replace("\\\n", " ").replace("\n", " "))
+            parts.append(value.replace("\\\n", " ").replace("\n", " "))
         elif isinstance(value, list):
             texts = [str(item) for item in value]
-            words += [f"\n{text}\n" if _is_script(text) else _quoted(text) for text in texts]
-    return " ".join(words)
+            parts += [f"\n{text}\n" if _is_script(text) else _quoted(text) for text in texts]
+    return " ".join(parts)
 
 
 def _is_script(text: str) -> bool:
@@ -178,7 +178,7 @@ def _put_container(settings: ServingSettings, container: dict[Any, Any], text: s
     script = _script(container)
     if not read_command(settings, script):
         settings.engine = "sglang" if "sglang" in str(container.get("image")) else "vllm"
-        put_words(settings, next(iter(commands_of(script)), []), {})
+        put_arguments(settings, next(iter(commands_of(script)), []), {})
     for key, value in settings.values.items():
         written = str(value) if settings.names[key] == "model" else settings.names[key]
         settings.lines[key] = _line(text, {}, written)

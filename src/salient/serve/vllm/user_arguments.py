@@ -12,8 +12,8 @@ from typing import Any
 from salient.core.errors import RequestError
 from salient.diagnose.serving.read_settings import read_settings
 from salient.diagnose.serving.settings import ServingSettings
-from salient.diagnose.serving.shell_reader import put_words
-from salient.diagnose.serving.shell_words import ShellWord
+from salient.diagnose.serving.shell_reader import put_arguments
+from salient.diagnose.serving.shell_tokens import ShellToken
 from salient.serve.options import ServeOptions
 
 
@@ -62,7 +62,7 @@ def read_given(request: ServeOptions) -> UserArguments:
 def settings_of(words: Sequence[str], environment: dict[str, str]) -> ServingSettings:
     """vLLM's arguments, word by word as a program gets them, as the doctor judges them."""
     settings = ServingSettings(Path("command line"), "command")
-    put_words(settings, [ShellWord(shlex.quote(word), 1) for word in words], {})
+    put_arguments(settings, [ShellToken(shlex.quote(word), 1) for word in words], {})
     for name, value in environment.items():
         settings.put_variable(name, value, 1)
     return settings

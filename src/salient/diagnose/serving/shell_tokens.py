@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .settings import UNKNOWN
 
-_MOST_WORDS = 10_000  # of one command; the rest is no command line
+_MOST_TOKENS = 10_000  # of one command; the rest is no command line
 
 # a continued line's break: white space to the expressions below, and still a line to count
 _CONTINUED = "\x1f"
@@ -37,7 +37,7 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?[-=]([^}]*)|[^}]*)\}|(\w+))")
 
 
 @dataclass(frozen=True)
-class ShellWord:
+class ShellToken:
     """A word as written, and its line, from 1."""
 
     raw: str
@@ -66,33 +66,33 @@ class ShellWord:
         return _VARIABLE.sub(lambda match: variables.get(match[1] or match[3], match[2]), text)
 
 
-def commands_of(text: str) -> list[list[ShellWord]]:
+def commands_of(text: str) -> list[list[ShellToken]]:
     """The commands of `text`, each a list of its words, without comments and redirections."""
     text = _JOINED.sub(_CONTINUED, text)
-    text = _EXEC_LIST.sub(_exec_words, text)
+    text = _EXEC_LIST.sub(_exec_tokens, text)
     breaks = [place for place, letter in enumerate(text) if letter in ("\n", _CONTINUED)]
-    commands: list[list[ShellWord]] = [[]]
+    commands: list[list[ShellToken]] = [[]]
     for token in _TOKEN.finditer(text):
         if token.lastgroup == "end":
             commands.append([])
-        elif token.lastgroup == "word" and len(commands[-1]) < _MOST_WORDS:
+        elif token.lastgroup == "word" and len(commands[-1]) < _MOST_TOKENS:
             line = bisect.bisect_left(breaks, token.start()) + 1
-            commands[-1].append(ShellWord(token[0].strip("`"), line))
+            commands[-1].append(ShellToken(token[0].strip("`"), line))
     return [one for command in commands if command for one in (_nested(command) or [command])]
 
 
-def _exec_words(match: re.Match[str]) -> str:
+def _exec_tokens(match: re.Match[str]) -> str:
     """An exec list, `CMD ["a", "b"]`, as words of a shell, of the same length."""
     start = match.start(1) - match.start()
     items = _EXEC_ITEM.sub(lambda item: item[0] if len(item[0]) > 1 else " ", match[1])
     return match[0][:start] + items
 
 
-def _nested(command: list[ShellWord]) -> list[list[ShellWord]]:
+def _nested(command: list[ShellToken]) -> list[list[ShellToken]]:
     """The commands in the text of another shell: `sh -c "vllm serve MODEL"`."""
     return [
-        [ShellWord(inner.raw, word.line + inner.line - 1) for inner in words]
+        [ShellToken(inner.raw, word.line + inner.line - 1) for inner in tokens]
         for option, word in itertools.pairwise(command)
         if option.raw == "-c" and word.raw[:1] in "'\"" and "serve" in word.raw
-        for words in commands_of(word.text)
+        for tokens in commands_of(word.text)
     ]
