@@ -1,7 +1,7 @@
 """Write the table of vLLM's server arguments that `salient doctor --config` reads.
 
 Run in an environment with the new vLLM release, then point TABLE of
-src/salient/diagnose/serving/arguments.py to the new file:
+src/salient/diagnose/serving/server_arguments.py to the new file:
 
     python tools/vllm_arguments.py src/salient/diagnose/serving/
 

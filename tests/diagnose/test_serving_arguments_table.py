@@ -5,7 +5,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from salient.diagnose.serving.arguments import KINDS
+from salient.diagnose.serving.server_arguments import KINDS
 
 PATH = Path(__file__).parents[2] / "tools" / "vllm_arguments.py"
 

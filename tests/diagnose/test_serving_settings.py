@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from salient.core.errors import RequestError
-from salient.diagnose.serving.arguments import (
+from salient.diagnose.serving.read_settings import FILE_LIMIT, read_settings
+from salient.diagnose.serving.server_arguments import (
     CHOICES,
     KINDS,
     REMOVED,
@@ -17,7 +18,6 @@ from salient.diagnose.serving.arguments import (
     nearest,
     value_of,
 )
-from salient.diagnose.serving.read_settings import FILE_LIMIT, read_settings
 from salient.diagnose.serving.serving_rules import RULES, judge_settings
 from salient.diagnose.serving.settings import UNKNOWN, ServingSettings
 from salient.diagnose.serving.yaml_reader import YAML_LIMIT

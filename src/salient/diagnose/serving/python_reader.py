@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from salient.core.errors import RequestError
 
-from .arguments import KINDS
+from .server_arguments import KINDS
 from .settings import UNKNOWN, Engine, ServingSettings
 from .shell_reader import put_arguments, read_command
 from .shell_tokens import ShellToken

@@ -8,8 +8,8 @@ import re
 
 from salient.plan.vllm.versions import AUTO_AWQ, AWQ_ASKS, TURING_MARLIN
 
-from .arguments import CHOICES
 from .rule_context import AWQ_METHODS, BOTH, RuleContext, ServingRule
+from .server_arguments import CHOICES
 
 _QUANTIZED_NAME = re.compile(
     r"awq|gptq|int[48]|[48][-_]?bit|w[48]a|fp[48]|quant|gguf|bnb|autoround|compressed|nf4"

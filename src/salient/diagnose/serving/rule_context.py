@@ -9,7 +9,7 @@ from salient.diagnose.rule import Match, Rule
 from salient.plan.gpus import Gpu
 from salient.plan.vllm.versions import Version
 
-from .arguments import value_of
+from .server_arguments import value_of
 from .settings import UNKNOWN, Engine, ServingSettings
 
 AWQ_METHODS = ("awq", "awq_marlin", "auto_awq", "marlin")

@@ -12,8 +12,8 @@ from salient.plan.gpus import Gpu
 from salient.plan.vllm.versions import NEWEST, Version
 
 from . import kernel_rules, memory_rules, parallel_rules, quantization_rules, server_rules
-from .arguments import CHOICES, KINDS, REMOVED, REMOVED_IN, VALUES, fits, nearest
 from .rule_context import RuleContext, ServingRule
+from .server_arguments import CHOICES, KINDS, REMOVED, REMOVED_IN, VALUES, fits, nearest
 from .settings import UNKNOWN, ServingSettings
 
 RULES: tuple[ServingRule, ...] = (

@@ -10,7 +10,7 @@ from salient.core.errors import RequestError
 from salient.diagnose.env_vars import LONGEST, masked, matters, plain, shown
 from salient.diagnose.finding import Evidence, Finding, Level
 
-from .arguments import SGLANG, full_name
+from .server_arguments import SGLANG, full_name
 
 Form = Literal["yaml", "command", "python", "json"]
 Engine = Literal["vllm", "sglang"]

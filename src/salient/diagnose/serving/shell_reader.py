@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .arguments import KINDS, SGLANG_FLAGS, value_of
+from .server_arguments import KINDS, SGLANG_FLAGS, value_of
 from .settings import UNKNOWN, Engine, ServingSettings
 from .shell_tokens import BROKEN, ShellToken, commands_of
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from salient.core.errors import RequestError
 
-from .arguments import KINDS, ON_BY_DEFAULT, REMOVED, nearest, value_of
+from .server_arguments import KINDS, ON_BY_DEFAULT, REMOVED, nearest, value_of
 from .settings import UNKNOWN, ServingSettings
 from .shell_reader import put_arguments, read_command
 from .shell_tokens import commands_of
