@@ -18,9 +18,9 @@ from salient.core.model_files import INDEX
 from salient.core.quant import quantize
 from salient.core.scheme import parse_scheme
 from salient.formats import load_format
-from salient.formats.folder import carry_over, quantized_config
+from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import write_json, write_tensors
-from salient.models.model_folder import model_folder
+from salient.models.load import model_folder
 
 SCHEME = parse_scheme("w4-g128")
 DTYPE = torch.bfloat16
@@ -56,7 +56,7 @@ def _write(full: Path, codes: Path, blocks: int) -> None:
     for folder in (full, codes):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        carry_over(model_folder("smollm2-135m"), folder)  # any tokenizer: prompts come as ids
+        copy_metadata(model_folder("smollm2-135m"), folder)  # any tokenizer: prompts come as ids
     generator, indexes = torch.Generator().manual_seed(0), ({}, {})
     for number, shapes in enumerate(_shards(blocks)):
         say(f"writing shard {number} of {blocks} of {full} and {codes}")

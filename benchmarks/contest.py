@@ -28,10 +28,10 @@ from transformers import AutoTokenizer
 import child
 import salient
 from child import Finished, say
-from salient.awq.calibration import TokenBatch, tokenize
 from salient.core.corpus import read_texts
 from salient.core.scheme import parse_scheme
-from salient.models.model_folder import model_folder
+from salient.models.load import model_folder
+from salient.models.tokens import TokenBatch, pack_tokens
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "benchmarks" / "peers" / "llmcompressor_awq.py"
@@ -95,7 +95,7 @@ def calibration(setting: Setting) -> TokenBatch:
     """The calibration tokens, also written to the file that the peer reads."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder(setting.model))
     documents = read_texts("builtin")
-    batch = tokenize(documents, tokenizer, setting.samples, setting.length, "builtin")
+    batch = pack_tokens(documents, tokenizer, setting.samples, setting.length, "builtin")
     save_file({"tokens": batch.ids}, setting.tokens_file)
     return batch
 

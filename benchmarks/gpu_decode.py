@@ -19,9 +19,9 @@ from gpu_timing import decode_tokens_per_second
 from salient.core.model_files import INDEX
 from salient.core.scheme import Scheme
 from salient.formats import load_format
-from salient.formats.folder import carry_over, quantized_config
+from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import write_json, write_tensors
-from salient.models.model_folder import model_folder
+from salient.models.load import model_folder
 from salient.runtime.load_engine import EngineOptions, load
 from salient.runtime.sampling_params import SamplingParams
 
@@ -127,7 +127,7 @@ def written(shape: Shape, scheme: Scheme, work: Path) -> Path:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    carry_over(model_folder("smollm2-135m"), folder)  # any tokenizer: prompts come as ids
+    copy_metadata(model_folder("smollm2-135m"), folder)  # any tokenizer: prompts come as ids
     index: dict[str, str] = {}
     seeded = torch.Generator().manual_seed(0)
     for number in range(-1, shape.blocks):

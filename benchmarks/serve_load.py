@@ -34,13 +34,13 @@ from rich.console import Console
 
 from child import say
 from machine import conditions, in_words
-from salient.awq.calibration import load_tokenizer
 from salient.core.report import Report, Table
 from salient.loadtest.client import LoadClient
 from salient.loadtest.load_runner import run_load
 from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget
 from salient.loadtest.prompts import cut_excerpts, numbered
 from salient.loadtest.result import LoadResult
+from salient.models.tokens import load_tokenizer
 from servers import NAME, Setting, Started, started
 
 MANY = 32

@@ -20,8 +20,8 @@ from typing import Any
 from torch import Tensor
 
 from child import say
-from salient.awq.calibration import tokenize
 from salient.core.corpus import Document, builtin, read_texts
+from salient.models.tokens import pack_tokens
 
 JARGON = Path("/usr/share/dictd/jargon.dict.dz")
 SHARED = 12  # words in a row that two texts do not have in common by chance
@@ -71,6 +71,6 @@ def windows(
     """`count` windows of `length` tokens of each text: int64 [windows, tokens]."""
     options = ("--windows", "--window-length")
     return {
-        name: tokenize(documents, tokenizer, count, length, name, options).ids
+        name: pack_tokens(documents, tokenizer, count, length, name, options).ids
         for name, documents in texts.items()
     }

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from helpers.tolerance import assert_product, assert_within, likely, worst
-from salient.awq.activation_stats import PANELS, ActStats, InputRecorder
 from salient.awq.search import output_error
+from salient.awq.statistics import PANELS, ActStats
+from salient.models.block_call import InputRecorder
 
 WIDTHS = [1, PANELS - 1, PANELS, PANELS + 1, 32, 61, 16 * PANELS]  # few divide by the panels
 

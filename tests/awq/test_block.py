@@ -5,9 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.tolerance import assert_product, assert_within, likely, unit_roundoff, worst
-from salient.awq.activation_stats import ActStats
-from salient.awq.block import quantize_block
-from salient.awq.folding import absorbed
+from salient.awq.block import absorb, quantize_block
 from salient.awq.results import (
     JUDGE_TOKENS,
     HeldoutInput,
@@ -16,6 +14,7 @@ from salient.awq.results import (
     plain_result,
 )
 from salient.awq.search import IDENTITY, Scale
+from salient.awq.statistics import ActStats
 from salient.core.errors import ModelError
 from salient.core.quant import Grid, minmax_grid, quantize
 from salient.core.scheme import Scheme
@@ -93,7 +92,7 @@ def in_need_of_powers(monkeypatch) -> dict[str, Tensor]:
 def test_a_linear_takes_up_a_scale_by_its_rows_and_becomes_nothing_else():
     group = ScaleGroup((("reader",),), "linear", torch.tensor([7, 3, 4]))
     scale = torch.tensor([2.0, 4.0, 0.5])
-    rows, parts = absorbed(normal(9, 5), normal(9), group, scale, HALF)
+    rows, parts = absorb(normal(9, 5), normal(9), group, scale, HALF)
     assert rows.tolist() == [1, 1, 1, 4, 0.5, 1, 1, 2, 1]
     assert parts == {}
 
@@ -102,7 +101,7 @@ def test_a_linear_takes_up_a_scale_by_its_rows_and_becomes_nothing_else():
 def test_a_norms_bias_is_divided_by_the_scale_that_its_weight_took_up(dtype):
     weight, bias, scale = normal(64).to(dtype), normal(64, seed=1).to(dtype), normal(64).exp()
     group = ScaleGroup((("reader",),), "norm", EVERY)
-    rows, parts = absorbed(weight, bias, group, scale, dtype)
+    rows, parts = absorb(weight, bias, group, scale, dtype)
     assert parts["bias"].dtype == dtype
     divided = (unit_roundoff(dtype) + worst(2)) * bias.abs().float()
     assert_within(parts["bias"].float() * rows, bias, divided)

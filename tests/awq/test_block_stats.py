@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from helpers.tolerance import assert_product, assert_within, worst
-from salient.awq import block_stats
-from salient.awq.block_stats import FEWEST_TOKENS, BlockStatistics, portions
+from salient.awq import statistics
+from salient.awq.statistics import FEWEST_TOKENS, BlockStatistics, portions
 from salient.core.errors import ModelError
 from salient.models.block_call import BlockCall
 from salient.models.proof import ScaleGroup
@@ -50,7 +50,7 @@ def inputs(counts: tuple[int, ...]) -> Tensor:
     return x.unsqueeze(0)
 
 
-def statistics(x: Tensor, passes: list[bool]) -> BlockStatistics:
+def gather(x: Tensor, passes: list[bool]) -> BlockStatistics:
     block = Experts()
 
     def pass_(through, again):
@@ -68,7 +68,7 @@ def grams(stats: BlockStatistics) -> dict[str, Tensor]:
 def test_each_expert_is_seen_with_its_own_tokens_in_one_pass():
     counts = (100, 200, 80, 70)
     x, passes = inputs(counts), []
-    stats = statistics(x, passes)
+    stats = gather(x, passes)
     found = grams(stats)
     assert passes == [False]
     rows = x[0].split(counts)
@@ -81,9 +81,9 @@ def test_each_expert_is_seen_with_its_own_tokens_in_one_pass():
 
 def test_experts_that_do_not_fit_in_memory_are_gathered_in_more_passes(monkeypatch):
     x, once, often = inputs((100, 100, 100, 100)), [], []
-    expected = grams(statistics(x, once))
-    monkeypatch.setattr(block_stats, "GRAM_BYTES", 4 * (3 * WIDTH**2 + 10))
-    found = grams(statistics(x, often))
+    expected = grams(gather(x, once))
+    monkeypatch.setattr(statistics, "GRAM_BYTES", 4 * (3 * WIDTH**2 + 10))
+    found = grams(gather(x, often))
     assert len(often) > len(once) == 1
     assert often[0]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -98,7 +98,7 @@ def test_a_portion_holds_at_least_one_expert_however_large():
 def test_an_expert_that_saw_too_few_tokens_borrows_all_of_them_and_is_named():
     few = FEWEST_TOKENS - 1
     x, passes = inputs((100, few, 0, FEWEST_TOKENS)), []
-    stats = statistics(x, passes)
+    stats = gather(x, passes)
     found = grams(stats)
     assert stats.borrowed == {"experts.1": few, "experts.2": 0}
     first = x[0, :100]  # the first batch is what is borrowed
@@ -118,4 +118,4 @@ def test_an_input_that_overflows_is_an_error_that_names_the_linear(value):
     x = inputs((100, 100, 100, 100))
     x[0, 0, 7] = value
     with pytest.raises(ModelError, match=r"The input of 'blocks\.0\.gate' overflows or is NaN"):
-        statistics(x, []).of("gate")
+        gather(x, []).of("gate")

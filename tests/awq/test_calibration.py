@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from helpers.toy_models import byte_tokenizer
-from salient.awq.calibration import (
+from salient.awq.heldout import split_heldout
+from salient.core.corpus import Document
+from salient.core.errors import CalibrationError
+from salient.models.tokens import (
     FEWEST_TOKENS,
     TokenBatch,
     check_vocabulary,
-    split_heldout,
+    pack_tokens,
     token_ids,
-    tokenize,
 )
-from salient.core.corpus import Document
-from salient.core.errors import CalibrationError
 
 CHAT = Document(
     messages=({"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}),
@@ -36,7 +36,7 @@ def letters(count: int, kind: str = "text") -> Document:
 
 
 def test_documents_are_joined_with_the_end_of_text_between_them(tokenizer):
-    batch = tokenize([Document("a" * 40), Document("b" * 40)], tokenizer, 1, 64, "texts")
+    batch = pack_tokens([Document("a" * 40), Document("b" * 40)], tokenizer, 1, 64, "texts")
     text = tokenizer.decode(batch.ids[0])
     assert text == "a" * 40 + "</s>" + "b" * 23
 
@@ -44,13 +44,13 @@ def test_documents_are_joined_with_the_end_of_text_between_them(tokenizer):
 def test_a_tokenizer_without_an_end_of_text_joins_them_bare():
     bare = byte_tokenizer()
     bare.eos_token = None
-    batch = tokenize([Document("a" * 40), Document("b" * 40)], bare, 1, 64, "texts")
+    batch = pack_tokens([Document("a" * 40), Document("b" * 40)], bare, 1, 64, "texts")
     assert bare.decode(batch.ids[0]) == "a" * 40 + "b" * 24
 
 
 def test_short_documents_are_packed_and_long_ones_cut(tokenizer):
     documents = [letters(10) for _ in range(20)] + [letters(200)]
-    batch = tokenize(documents, tokenizer, 3, 100, "texts")
+    batch = pack_tokens(documents, tokenizer, 3, 100, "texts")
     assert batch.ids.shape == (3, 100)
     assert batch.ids.dtype == torch.int64
     assert batch.documents == 21
@@ -61,26 +61,26 @@ def test_short_documents_are_packed_and_long_ones_cut(tokenizer):
 def test_every_token_is_used_or_counted_as_dropped(samples, tokenizer):
     documents = [letters(n, kind) for n in (33, 70, 128, 251) for kind in ("prose", "code")]
     total = sum(len(tokenizer(d.text).input_ids) + 1 for d in documents)
-    batch = tokenize(documents, tokenizer, samples, 128, "texts")
+    batch = pack_tokens(documents, tokenizer, samples, 128, "texts")
     assert sum(batch.kinds.values()) == samples * 128
     assert batch.dropped_tokens == total - samples * 128
 
 
 def test_tokens_are_counted_by_the_kind_of_their_text(tokenizer):
     documents = [letters(50, "prose"), letters(30, "code"), letters(40, "prose")]
-    batch = tokenize(documents, tokenizer, 1, 100, "texts")
+    batch = pack_tokens(documents, tokenizer, 1, 100, "texts")
     assert batch.kinds == {"prose": 70, "code": 30}
 
 
 def test_text_that_just_suffices_drops_nothing(tokenizer):
-    batch = tokenize([letters(128)], tokenizer, 2, 64, "texts")
+    batch = pack_tokens([letters(128)], tokenizer, 2, 64, "texts")
     assert batch.dropped_tokens == 0
 
 
 def test_more_text_after_enough_changes_no_token(tokenizer):
     documents = [letters(100), letters(200)]
-    one = tokenize(documents, tokenizer, 2, 64, "texts")
-    other = tokenize([*documents, letters(500)], tokenizer, 2, 64, "texts")
+    one = pack_tokens(documents, tokenizer, 2, 64, "texts")
+    other = pack_tokens([*documents, letters(500)], tokenizer, 2, 64, "texts")
     assert torch.equal(one.ids, other.ids)
     assert one.digest == other.digest
 
@@ -91,7 +91,7 @@ def test_more_text_after_enough_changes_no_token(tokenizer):
 def test_too_few_samples_or_tokens_say_the_fewest(samples, length, tokenizer):
     words = rf"--samples {samples} of --sequence-length {length}: give at least 1 of 64 tokens"
     with pytest.raises(CalibrationError, match=words):
-        tokenize([letters(1000)], tokenizer, samples, length, "texts")
+        pack_tokens([letters(1000)], tokenizer, samples, length, "texts")
 
 
 def test_too_little_text_says_how_many_samples_it_makes(tokenizer):
@@ -100,15 +100,15 @@ def test_too_little_text_says_how_many_samples_it_makes(tokenizer):
         r"Ask for --samples 2, or give more text"
     )
     with pytest.raises(CalibrationError, match=words):
-        tokenize([letters(300)], tokenizer, 3, 128, "my.txt")
+        pack_tokens([letters(300)], tokenizer, 3, 128, "my.txt")
 
 
 def test_too_little_text_speaks_in_the_options_of_its_command(tokenizer):
     options = ("--windows", "--window-length")
     with pytest.raises(CalibrationError, match=r"Ask for --windows 2, or give more text"):
-        tokenize([letters(300)], tokenizer, 3, 128, "my.txt", options)
+        pack_tokens([letters(300)], tokenizer, 3, 128, "my.txt", options)
     with pytest.raises(CalibrationError, match=r"shorter --window-length .*, or give more text"):
-        tokenize([letters(300)], tokenizer, 1, 512, "my.txt", options)
+        pack_tokens([letters(300)], tokenizer, 1, 512, "my.txt", options)
 
 
 @pytest.mark.parametrize(
@@ -119,24 +119,24 @@ def test_the_advice_on_too_little_text_works_when_it_is_followed(
     tokens, samples, length, tokenizer
 ):
     with pytest.raises(CalibrationError, match="or give more text") as raised:
-        tokenize([letters(tokens)], tokenizer, samples, length, "my.txt")
+        pack_tokens([letters(tokens)], tokenizer, samples, length, "my.txt")
     words = str(raised.value)
     if fewer := re.search(r"--samples (\d+)", words):
         samples = int(fewer[1])
     if shorter := re.search(r"--sequence-length \D*(\d+)", words):
         length = int(shorter[1])
-    tokenize([letters(tokens)], tokenizer, samples, length, "my.txt")
+    pack_tokens([letters(tokens)], tokenizer, samples, length, "my.txt")
 
 
 def test_text_shorter_than_the_shortest_sample_is_not_told_to_shorten_it(tokenizer):
     with pytest.raises(CalibrationError, match="more text") as raised:
-        tokenize([letters(40)], tokenizer, 1, 512, "my.txt")
+        pack_tokens([letters(40)], tokenizer, 1, 512, "my.txt")
     assert "--sequence-length" not in str(raised.value)
 
 
 def test_no_documents_are_too_little_text(tokenizer):
     with pytest.raises(CalibrationError, match=r"my\.txt holds 0 tokens, .* more text"):
-        tokenize([], tokenizer, 1, 64, "my.txt")
+        pack_tokens([], tokenizer, 1, 64, "my.txt")
 
 
 # Conversations

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from helpers.tolerance import assert_product, assert_within, likely, worst
-from salient.awq.activation_stats import ActStats
 from salient.awq.search import (
     IDENTITY,
     best_grid,
@@ -18,6 +17,7 @@ from salient.awq.search import (
     gram_blocks,
     sample_weights,
 )
+from salient.awq.statistics import ActStats
 from salient.core.quant import Grid, minmax_grid, quantize, round_trip
 from salient.core.scheme import Scheme
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from helpers.toy_models import byte_tokenizer
-from salient.formats.folder import CARRIED, carry_over, quantized_config
+from salient.formats.folder import CARRIED, copy_metadata, quantized_config
 
 QUANTIZATION = {"quant_method": "awq"}
 
@@ -34,7 +34,7 @@ def test_tokenizer_template_and_licence_are_carried_as_they_are(folders):
             (source / name / "tools.jinja").write_text("{{ tools }}")
         else:
             (source / name).write_bytes(name.encode() + b"\r\n\xff")
-    carry_over(source, target)
+    copy_metadata(source, target)
     files = [p.relative_to(source) for p in source.rglob("*") if p.is_file()]
     assert len(files) == len(CARRIED)
     for file in files:
@@ -45,7 +45,7 @@ def test_weights_config_and_strangers_are_not_carried(folders):
     source, target = folders
     for name in ("config.json", "model.safetensors", "model.safetensors.index.json", "evil.py"):
         (source / name).write_text("{}")
-    carry_over(source, target)
+    copy_metadata(source, target)
     assert list(target.iterdir()) == []
 
 
@@ -54,9 +54,9 @@ def test_carrying_twice_changes_nothing(folders):
     (source / "additional_chat_templates").mkdir()
     (source / "additional_chat_templates" / "a.jinja").write_text("a")
     byte_tokenizer().save_pretrained(source)
-    carry_over(source, target)
+    copy_metadata(source, target)
     once = {p: p.read_bytes() for p in target.rglob("*") if p.is_file()}
-    carry_over(source, target)
+    copy_metadata(source, target)
     assert {p: p.read_bytes() for p in target.rglob("*") if p.is_file()} == once
 
 
@@ -71,7 +71,7 @@ def test_a_tokenizer_class_of_transformers_5_is_called_as_transformers_4_knows_i
         "model_max_length": 512,
     }
     (source / "tokenizer_config.json").write_text(json.dumps(settings))
-    carry_over(source, target)
+    copy_metadata(source, target)
     assert json.loads((target / "tokenizer_config.json").read_text()) == {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "</s>",
@@ -83,7 +83,7 @@ def test_any_other_tokenizer_class_is_left_to_the_byte(folders):
     source, target = folders
     text = '{"tokenizer_class":"LlamaTokenizerFast",   "backend": "kept"}'
     (source / "tokenizer_config.json").write_text(text)
-    carry_over(source, target)
+    copy_metadata(source, target)
     assert (target / "tokenizer_config.json").read_text() == text
 
 
@@ -92,7 +92,7 @@ def test_a_tokenizer_that_was_carried_gives_the_same_tokens(folders):
 
     source, target = folders
     byte_tokenizer().save_pretrained(source)
-    carry_over(source, target)
+    copy_metadata(source, target)
     carried = AutoTokenizer.from_pretrained(target)
     text = "Zoë said: 16 bits </s>"
     assert carried(text).input_ids == byte_tokenizer()(text).input_ids

@@ -13,7 +13,7 @@ from salient.awq.results import BlockResult
 from salient.core.quant import quantize
 from salient.formats import load_format
 from salient.formats.checkpoint import open_checkpoint
-from salient.formats.folder import carry_over, quantized_config
+from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import merge, write_json
 from salient.models.skeleton import Skeleton
 
@@ -48,7 +48,7 @@ def rounded(
     settings = load_format(format).config(layers.scheme, names)
     words = str(dtype).removeprefix("torch.")
     write_json(out / "config.json", quantized_config(source.config, settings, words))
-    carry_over(model, out)
+    copy_metadata(model, out)
     return out
 
 

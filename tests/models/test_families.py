@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from helpers.families import FAMILIES, markdown, scaled_and_refused
 from helpers.tolerance import model_rounding
 from helpers.toy_models import save, tiny_model
-from salient.awq.activation_stats import InputRecorder
 from salient.awq.block import quantize_block
-from salient.awq.block_stats import BlockStatistics
-from salient.awq.heldout import give_weights
+from salient.awq.heldout import load_weights
 from salient.awq.results import HeldoutInput, OutputTarget, plain_result
+from salient.awq.statistics import BlockStatistics
 from salient.core.scheme import Scheme
 from salient.formats.checkpoint import open_checkpoint
-from salient.models.block_call import run_block
+from salient.models.block_call import InputRecorder, run_block
 from salient.models.proof import TOLERANCE, ScaleGroup, fold
 from salient.models.row_matching import BlockProbe
 from salient.models.scale_groups import find_groups
@@ -176,7 +175,7 @@ def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, watched):
         result = quantize_block(block, parameter, called, stats.of, heldout, target)
         for version, of in (("plain", plain_result(result)), ("awq", result)):
             versions[version].append(skeleton.block(index))
-            give_weights(versions[version][-1], of)
+            load_weights(versions[version][-1], of)
         hidden, unseen = made[0], after
     expected = streamed(skeleton, originals, MANY)
     plain, awq = (streamed(skeleton, versions[version], MANY) for version in ("plain", "awq"))

@@ -6,7 +6,7 @@ import pytest
 
 from salient.core.errors import ModelError
 from salient.models.demo import DEMO_NAME
-from salient.models.model_folder import WANTED, model_folder
+from salient.models.load import PATTERNS, model_folder
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path, monkeypatch):
@@ -34,7 +34,7 @@ def test_a_path_that_is_not_there_is_never_asked_of_the_hub(name, tmp_path, monk
     monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir(tmp_path / "inner")
-    words = r"^No model folder '.*'\. Give a folder with config\.json and safetensors, a Hub id"
+    words = r"^No model folder '.*'\. Use a folder with config\.json and safetensors, a Hub id"
     with pytest.raises(ModelError, match=words):
         model_folder(name)
 
@@ -48,7 +48,7 @@ def test_a_file_is_no_model_folder(tmp_path):
 def test_a_hub_id_that_cannot_be_fetched_says_what_to_check():
     """The Hub is switched off in these tests (conftest.py)."""
     words = (
-        r"^'no-such-org/no-such-model' is neither a folder here nor a model that the Hub gives "
+        r"^'no-such-org/no-such-model' is neither a local folder nor a model of the Hub "
         r"\(.+\)\. Check the name, the network and, for gated models, `hf auth login`\.$"
     )
     with pytest.raises(ModelError, match=words):
@@ -57,9 +57,7 @@ def test_a_hub_id_that_cannot_be_fetched_says_what_to_check():
 
 @pytest.mark.parametrize("name", ["org/na me", "-org/--name", "org/name.git"])
 def test_a_name_that_no_hub_model_can_have_is_refused_likewise(name):
-    with pytest.raises(
-        ModelError, match=r"is neither a folder here nor a model that the Hub gives"
-    ):
+    with pytest.raises(ModelError, match=r"is neither a local folder nor a model of the Hub"):
         model_folder(name)
 
 
@@ -72,11 +70,11 @@ def test_only_safetensors_configs_and_tokenizers_are_fetched(tmp_path, monkeypat
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert model_folder("org/name") == tmp_path
-    assert asked == {"name": "org/name", "allow_patterns": WANTED}
+    assert asked == {"name": "org/name", "allow_patterns": PATTERNS}
     unsafe = ("model.bin", "model.pt", "model.pth", "weights.pkl", "modeling_x.py", "x.ckpt")
-    assert not any(Path(name).match(pattern) for name in unsafe for pattern in WANTED)
+    assert not any(Path(name).match(pattern) for name in unsafe for pattern in PATTERNS)
     needed = ("model-00001-of-00002.safetensors", "tokenizer.json", "chat_template.jinja")
-    assert all(any(Path(name).match(pattern) for pattern in WANTED) for name in needed)
+    assert all(any(Path(name).match(pattern) for pattern in PATTERNS) for name in needed)
 
 
 def test_the_demo_without_its_extra_says_what_to_install(tmp_path, monkeypatch):

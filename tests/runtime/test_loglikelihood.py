@@ -14,7 +14,7 @@ from helpers.tokenizers import TOKENIZERS
 from helpers.tolerance import logits_rounding
 from helpers.toy_models import byte_tokenizer
 from salient.core.errors import ModelError, RequestError
-from salient.models.dequantized import load_dequantized
+from salient.models.load import load_dequantized
 from salient.runtime import loglikelihood as asking
 from salient.runtime.engine import Engine
 from salient.runtime.loglikelihood import ChoiceRequest, Continuations, encode, encode_choices

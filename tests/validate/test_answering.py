@@ -12,7 +12,7 @@ from helpers.engines import never_dense, opened
 from helpers.tolerance import TOY_LOGIT, logits_rounding, unit_roundoff
 from helpers.toy_models import byte_tokenizer
 from salient.core.errors import CalibrationError, MissingExtra
-from salient.models.dequantized import load_dequantized
+from salient.models.load import load_dequantized
 from salient.runtime.engine import Engine
 from salient.runtime.sampling_params import SamplingParams
 from salient.validate.cache import ValidationCache

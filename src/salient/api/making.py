@@ -72,6 +72,6 @@ def load(checkpoint: str, *, dtype: str = "auto", device: str = "cpu") -> tuple[
 
     Exact in float32, which is `dtype` 'auto'.
     """
-    from salient.models.dequantized import load_dequantized
+    from salient.models.load import load_dequantized
 
     return load_dequantized(checkpoint, dtype, device)

@@ -1,11 +1,11 @@
-"""One block, from statistics to codes: scales, grids, the held-out tokens' verdict, what is folded.
+"""Quantize one block: search scales and grids, keep what wins on held-out tokens, fold the scales.
 
-Each scale group is settled on its own: folding another group's scale into a weight only scales its
-rows, which changes neither its codes nor the comparison. What was found must beat plain rounding on
-tokens that the search has not seen, or the group falls back to plain rounding.
+Scale groups are independent: folding another group's scale into a weight only scales its rows,
+which changes neither its codes nor the comparison. A group keeps AWQ only if it beats plain
+rounding on tokens that the search has not used; otherwise it falls back to plain rounding.
 
-The readers of one input are worked on as one weight, rows on rows. A group may have many inputs
-(experts, each with its own tokens): they share the scale, and nothing else.
+The readers of one input are handled as one weight, stacked by rows. A group may have many inputs
+(experts, each with its own tokens); they share only the scale.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,16 +17,15 @@ from torch import Tensor, nn
 from salient.core.quant import Grid, QuantizedWeight, quantize
 from salient.models.proof import ScaleGroup
 
-from .activation_stats import ActStats
 from .error_feedback import with_feedback
-from .folding import Fold, absorbed
 from .results import BlockResult, GroupResult, HeldoutInput, LayerResult, OutputTarget, plain_group
 from .search import IDENTITY, best_grid, best_scale, gram_blocks, sample_weights
+from .statistics import ActStats
 
-Parameters = Callable[[str], Tensor]  # a parameter's name within the block -> as the source has it
+Parameters = Callable[[str], Tensor]  # a parameter's name within the block -> the source's values
 Codes = dict[str, QuantizedWeight]
 Errors = dict[str, float]  # linear -> its output error on the held-out tokens
-ROUNDINGS = ("feedback", "nearest")  # the better one first
+ROUNDINGS = ("feedback", "nearest")  # in order of preference
 
 
 def quantize_block(
@@ -39,23 +38,64 @@ def quantize_block(
 ) -> BlockResult:
     """Quantize the linears of `block` that `target` names.
 
-    `stats_of` and `heldout` go by the first reader of each input. `block` tells the modules;
-    `parameter` gives their values in float32. Linears that are not called on text stay at 16 bits.
+    The keys of `stats_of` and `heldout` are the first reader of each input. `block` gives the
+    modules, `parameter` their values in float32. Linears that are not called on text stay
+    unquantized.
     """
-    draft = _Draft(block, parameter, target, stats_of, heldout)
+    quantizer = _BlockQuantizer(block, parameter, target, stats_of, heldout)
     results, left = [], {}
     for group in groups:
-        wanted = target.quantized.intersection(group.readers)
-        if wanted and group.called:
-            results.append(draft.settle(group))
+        selected = target.quantized.intersection(group.readers)
+        if selected and group.called:
+            results.append(quantizer.quantize_group(group))
         else:
-            left |= dict.fromkeys(wanted, group.refusal)
-    return draft.finish(results, left)
+            left |= dict.fromkeys(selected, group.refusal)
+    return quantizer.result(results, left)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A scale as it is written: the fold into a norm is exact (see `absorb`).
+
+    columns: float32 [in], multiplied into the readers
+    rows: float32 [rows of the absorber], divided out of it; None if nothing is scaled
+    norm: parameter's name -> the norm's divided parameter
+    """
+
+    exponents: tuple[float, float]
+    columns: Tensor
+    rows: Tensor | None = None
+    norm: dict[str, Tensor] = field(default_factory=dict)
+
+
+def absorb(
+    weight: Tensor, bias: Tensor | None, group: ScaleGroup, scale: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The scale by the absorber's rows, and the parameters of a norm divided by it.
+
+    `weight` and `bias` are the absorber's, `scale` float32 [in] is the readers'. Returns float32
+    [rows] and the norm's parameters (none for a linear). A norm's new weight is rounded to 16 bits
+    first, and the scale becomes the ratio that this rounding gives: the fold is exact.
+    """
+    assert group.rows is not None
+    rows = torch.ones(weight.shape[0], device=weight.device)
+    rows[group.rows] = scale
+    if weight.ndim > 1:
+        return rows, {}
+    old = weight.float() + group.offset
+    stored = (old / rows - group.offset).to(dtype)
+    new = stored.float() + group.offset
+    exact = (new != 0) & (old / new > 0) & torch.isfinite(old / new)
+    rows = torch.where(exact, old / new, 1.0)
+    parts = {"weight": torch.where(exact, stored, weight.to(dtype))}
+    if bias is not None:
+        parts["bias"] = (bias.float() / rows).to(dtype)
+    return rows, parts
 
 
 @dataclass
-class _Draft:
-    """What is settled so far.
+class _BlockQuantizer:
+    """The state between the groups of a block.
 
     codes: linear -> its codes, before its own rows are divided by what it absorbs
     rows, columns: absorber -> its Fold's rows, reader -> its Fold's columns
@@ -72,9 +112,9 @@ class _Draft:
     columns: dict[str, Tensor] = field(default_factory=dict)
     folded: dict[str, Tensor] = field(default_factory=dict)
 
-    def settle(self, group: ScaleGroup) -> GroupResult:
-        """Search one group; keep what was found if it wins on the held-out tokens."""
-        fold = self._fold(group)
+    def quantize_group(self, group: ScaleGroup) -> GroupResult:
+        """Search one group; accept the result if it wins on the held-out tokens."""
+        fold = self._best_fold(group)
         before: Errors = {}
         power: Errors = {}  # of each linear's output
         for rounding in ROUNDINGS:
@@ -84,29 +124,27 @@ class _Draft:
                 heldout = self.heldout[first]
                 if rounding == ROUNDINGS[0]:
                     power |= {n: max(heldout.error(w), 1e-30) for n, w in originals.items()}
-                    plain = {n: self._rounded(n, weight) for n, weight in originals.items()}
+                    plain = {n: self._round(n, weight) for n, weight in originals.items()}
                     self.plain |= plain
                     before |= _errors(heldout, originals, plain, 1.0)
-                found = self._searched(rounding, first, originals, fold)
-                after |= _errors(heldout, originals, found, fold.columns)
-                codes |= found
+                rounded = self._search(rounding, first, originals, fold)
+                after |= _errors(heldout, originals, rounded, fold.columns)
+                codes |= rounded
             layers = [LayerResult(n, before[n] / power[n], after[n] / power[n]) for n in before]
             if sum(layer.awq for layer in layers) < sum(layer.plain for layer in layers):
-                self._keep(group, codes, fold)
+                self._accept(group, codes, fold)
                 return GroupResult(group, layers, fold.exponents, rounding)
         self.codes |= {n: self.plain[n] for n in before}
         return plain_group(GroupResult(group, layers))
 
     def _inputs(self, group: ScaleGroup) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """The first reader of each input, and the weights of those to quantize."""
+        """The first reader of each input, and the weights to quantize."""
         for names in group.inputs:
-            wanted = [n for n in names if n in self.target.quantized]
-            if wanted:
-                yield names[0], {n: self.parameter(f"{n}.weight") for n in wanted}
+            selected = [n for n in names if n in self.target.quantized]
+            if selected:
+                yield names[0], {n: self.parameter(f"{n}.weight") for n in selected}
 
-    def _searched(
-        self, rounding: str, first: str, originals: dict[str, Tensor], fold: Fold
-    ) -> Codes:
+    def _search(self, rounding: str, first: str, originals: dict[str, Tensor], fold: Fold) -> Codes:
         """The codes of the readers of one input, scaled, on the best grids."""
         scheme, gram = self.target.scheme, self.stats_of(first).gram
         scaled = torch.cat([weight * fold.columns for weight in originals.values()])
@@ -117,16 +155,16 @@ class _Draft:
         sizes = [len(weight) for weight in originals.values()]
         parts = zip(*(t.split(sizes) for t in (scaled, grid.scale, grid.zero)), strict=True)
         each = zip(originals, parts, strict=True)
-        return {n: self._rounded(n, part, Grid(*on)) for n, (part, *on) in each}
+        return {n: self._round(n, part, Grid(*on)) for n, (part, *on) in each}
 
-    def _rounded(self, name: str, weight: Tensor, grid: Grid | None = None) -> QuantizedWeight:
+    def _round(self, name: str, weight: Tensor, grid: Grid | None = None) -> QuantizedWeight:
         scheme, dtype = self.target.scheme, self.target.dtype
         return quantize(weight, scheme, name=name, dtype=dtype, grid=grid)
 
-    def _fold(self, group: ScaleGroup) -> Fold:
-        """The best scale of a group, as its absorber can take it up.
+    def _best_fold(self, group: ScaleGroup) -> Fold:
+        """The best scale of a group, as its absorber can store it.
 
-        It is searched on the input that most tokens reach; each weight counts by the share of them
+        The search uses the input that most tokens reach; each weight counts by the share of them
         that reaches it.
         """
         tokens = {names[0]: self.heldout[names[0]].tokens for names in group.inputs}
@@ -151,23 +189,23 @@ class _Draft:
         )
         channels = torch.arange(len(group.rows), device=group.rows.device)
         tied = None if torch.equal(group.rows, channels) else group.rows
-        found = best_scale(sample, stats, scheme, dtype, tied)
-        if found.exponents == IDENTITY:
+        scale = best_scale(sample, stats, scheme, dtype, tied)
+        if scale.exponents == IDENTITY:
             return nothing
         absorber = self.parameter(f"{group.absorber}.weight")
         bias = self._bias(group.absorber)
-        rows, norm = absorbed(absorber, bias, group, found.values, dtype)
-        codes = self.codes.get(group.absorber)  # settled already: absorbers run before readers
+        rows, norm = absorb(absorber, bias, group, scale.values, dtype)
+        codes = self.codes.get(group.absorber)  # present already: absorbers run before readers
         if codes is not None and not codes.can_be_divided(rows * self.rows.get(group.absorber, 1)):
             return nothing
         named = {f"{group.absorber}.{kind}": value for kind, value in norm.items()}
-        return Fold(found.exponents, rows[group.rows], rows, named)
+        return Fold(scale.exponents, rows[group.rows], rows, named)
 
     def _bias(self, name: str) -> Tensor | None:
         bias = getattr(self.block.get_submodule(name), "bias", None)
         return self.parameter(f"{name}.bias") if isinstance(bias, Tensor) else None
 
-    def _keep(self, group: ScaleGroup, codes: Codes, fold: Fold) -> None:
+    def _accept(self, group: ScaleGroup, codes: Codes, fold: Fold) -> None:
         self.codes |= codes
         if group.absorber is not None and fold.rows is not None:
             # Two groups may share an absorber by different rows (values and gate in one linear).
@@ -175,8 +213,8 @@ class _Draft:
             self.columns |= dict.fromkeys(group.readers, fold.columns)
             self.folded |= fold.norm
 
-    def finish(self, results: list[GroupResult], left: dict[str, str]) -> BlockResult:
-        """Fold what was kept into the rows of absorbing linears and into 16-bit readers."""
+    def result(self, results: list[GroupResult], left: dict[str, str]) -> BlockResult:
+        """Fold the accepted scales into absorbing linears and unquantized readers."""
         weights = {}
         for name in dict.fromkeys([*self.codes, *self.rows, *self.columns]):
             rows, dtype = self.rows.get(name), self.target.dtype

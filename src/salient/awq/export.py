@@ -19,7 +19,7 @@ from salient.core.evidence import (
 from salient.core.metrics import LogitsComparison
 from salient.core.records import to_json
 from salient.formats import load_format
-from salient.formats.folder import carry_over, quantized_config
+from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import disk_full_errors, merge, sync, write_json, write_text
 
 from .job import QuantizeJob
@@ -41,7 +41,7 @@ def export_checkpoint(
     quantization = load_format(job.format).config(job.target.scheme, names)
     config = quantized_config(job.source.config, quantization, job.header.dtype)
     write_json(folder / "config.json", config)
-    carry_over(job.source.folder, folder)
+    copy_metadata(job.source.folder, folder)
     evidence = collect_evidence(job, run, measured, folder)
     write_text(folder / "README.md", model_card(job, evidence))
     write_json(folder / EVIDENCE_FILE, to_json(evidence))  # last: it marks the folder as complete

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from salient.core.metrics import LogitsComparison, compare_logits
+from salient.core.metrics import LogitsComparison, compare_logits, relative_error
 from salient.models.block_call import BlockCall, run_block
 from salient.models.skeleton import Skeleton
 
 from .results import BlockResult, effective_state, plain_result
 
 JUDGED = 256  # tokens of the first sample that judge a block
+
+HELDOUT_SHARE = 16  # one sample in sixteen, at least one, is held out to judge with
+MOST_HELDOUT = 4  # samples: more would cost time and change no verdict
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class HeldoutStreams:
         """
         errors = {}
         for kind, version in (("plain", plain_result(result)), ("awq", result)):
-            give_weights(block, version)
+            load_weights(block, version)
             hidden = self.reference[:1, :JUDGED]
             out = run_block(block, hidden, self.calls[index].first).float().cpu()
             errors[kind] = relative_error(out, expected[:1, :JUDGED])
@@ -75,17 +78,19 @@ class HeldoutStreams:
         return found
 
 
-def give_weights(block: nn.Module, result: BlockResult) -> None:
+def load_weights(block: nn.Module, result: BlockResult) -> None:
     """Give `block` the weights that `result` stands for."""
     for name, value in effective_state(result).items():
         block.get_parameter(name).data.copy_(value)
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Mean over tokens of |found - expected|^2 / |expected|^2; both [samples, tokens, width].
+def split_heldout(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(calibration, held-out) of `ids` int64 [samples, tokens].
 
-    Token by token, because the next norm divides by each token's own size: a few tokens with
-    massive activations would drown all others (Sun et al. 2024, "Massive Activations").
+    A single sample serves as both: there is nothing else to judge by.
     """
-    size = expected.square().sum(-1).clamp(min=1e-30)
-    return float(((found - expected).square().sum(-1) / size).mean())
+    samples = len(ids)
+    if samples == 1:
+        return ids, ids
+    held = min(max(1, samples // HELDOUT_SHARE), MOST_HELDOUT)
+    return ids[:-held], ids[-held:]

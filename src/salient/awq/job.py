@@ -3,33 +3,27 @@
 An unfinished run lives in `OUT.partial`; a rename makes it `OUT` when it is complete.
 """
 
-import hashlib
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from salient import __version__
 from salient.core.corpus import read_texts
+from salient.core.devices import compute_dtype, find_device
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
 from salient.core.evidence import EVIDENCE_FILE, RunEvidence, RunHeader, read_evidence
 from salient.core.progress import Progress
 from salient.core.records import to_json
 from salient.formats import find_format
-from salient.formats.checkpoint import Checkpoint, open_checkpoint
+from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from salient.models.load import model_folder
 from salient.models.lora import AdaptedCheckpoint, open_adapter
-from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
+from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, pack_tokens
 
-from .calibration import TokenBatch, check_vocabulary, load_tokenizer, split_heldout, tokenize
+from .heldout import split_heldout
 from .journal import Journal
-from .layer_selection import (
-    LayerSelection,
-    choose_layers,
-    compute_dtype,
-    pick_device,
-    written_dtype,
-)
+from .layer_selection import LayerSelection, choose_layers, written_dtype
 from .memory_estimate import MemoryEstimate, estimate_memory
 from .partial_shards import PartialCheckpoint
 from .pipeline import QuantizeRun
@@ -87,7 +81,7 @@ def prepare(request: QuantizeOptions) -> QuantizeJob:
     """Check `request`, reading nothing large. Raises SalientError."""
     find_format(request.format)
     source, digest = _open_source(request)
-    device = pick_device(request.device)
+    device = find_device(request.device)
     skeleton = Skeleton(source, compute_dtype(device), device)
     layers = choose_layers(skeleton, request.scheme, request.format, request.skip)
     dtype = written_dtype(source, request.dtype)
@@ -141,7 +135,7 @@ def _tokens(request: QuantizeOptions, folder: Path, skeleton: Skeleton) -> Token
             f"--sequence-length {request.sequence_length} is longer than the model's {longest} "
             f"positions. Give at most {longest}."
         )
-    batch = tokenize(
+    batch = pack_tokens(
         read_texts(request.calibration),
         load_tokenizer(folder),
         request.samples,
@@ -150,25 +144,6 @@ def _tokens(request: QuantizeOptions, folder: Path, skeleton: Skeleton) -> Token
     )
     check_vocabulary(batch, skeleton.vocabulary, request.calibration)
     return batch
-
-
-def fingerprint(source: Checkpoint) -> str:
-    """SHA-256 over config.json, and each weight file's name, size, header and 64 stretches of it.
-
-    A stretch is 64 KiB. A full hash would read a large model once more; this tells any other model
-    or training step apart.
-    """
-    digest = hashlib.sha256(json.dumps(source.config, sort_keys=True).encode())
-    for path in sorted(set(source.files.values())):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            head = file.read(8)
-            digest.update(head + file.read(int.from_bytes(head, "little")))
-            for part in range(64):
-                file.seek(size * part // 64)
-                digest.update(file.read(2**16))
-    return digest.hexdigest()
 
 
 def finished_evidence(job: QuantizeJob, *, fresh: bool) -> RunEvidence | None:

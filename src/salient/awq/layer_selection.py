@@ -7,40 +7,12 @@ from typing import Any
 import torch
 
 from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
-from salient.core.errors import ModelError, ShapeError
+from salient.core.errors import ShapeError
 from salient.core.scheme import Scheme, check_width, largest_scheme, parse_scheme
 from salient.formats.checkpoint import Checkpoint
 from salient.models.skeleton import Skeleton
 
 ACROSS = 8  # AutoAWQ packs eight outputs a word
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; 'auto' is the first GPU, else the CPU.
-
-    Raises ModelError if it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"Device {name!r} cannot be used ({str(error).splitlines()[0]}). "
-            "Use --device auto or cpu."
-        ) from error
-    return device
-
-
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """The type to run blocks in: bfloat16 where the hardware multiplies it, else float32."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float32
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    tests = [getattr(torch.cpu, name, None) for name in names]
-    return torch.bfloat16 if any(test() for test in tests if test) else torch.float32
 
 
 def written_dtype(source: Checkpoint, name: str) -> torch.dtype:

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from salient.core.devices import free_memory
 from salient.core.errors import ResourceError
 from salient.core.system import available_memory, resident_memory
 from salient.models.skeleton import Skeleton
 from salient.models.tracing import numbers
 
-from .block_stats import GRAM_BYTES
 from .error_feedback import BAND, ROWS
 from .pipeline import BATCH_TOKENS
+from .statistics import GRAM_BYTES
 
 FLOAT = 4  # bytes
 CODES = 2  # bytes a weight: its code as written and by plain rounding
@@ -124,20 +125,15 @@ def _widths(skeleton: Skeleton, index: int) -> tuple[list[int], list[int]]:
 
 
 def check_memory(estimate: MemoryEstimate, device: torch.device) -> None:
-    """Raise ResourceError if `estimate` exceeds what is there, saying what to lower."""
-    free = available_memory() + estimate.resident
+    """Raise ResourceError if `estimate` exceeds the free memory, naming what to lower."""
+    needs = {"main memory": (estimate.total, available_memory() + estimate.resident)}
     if device.type == "cuda":
-        there = torch.cuda.mem_get_info(device)[0]
-        needs = [
-            ("main memory", sum(estimate.main.values()), free),
-            (f"memory of {device}", sum(estimate.device.values()), there),
-        ]
-    else:
-        needs = [("main memory", estimate.total, free)]
-    for what, need, there in needs:
-        if need > there:
+        needs["main memory"] = (sum(estimate.main.values()), needs["main memory"][1])
+        needs[f"memory of {device}"] = (sum(estimate.device.values()), free_memory(device))
+    for memory, (needed, free) in needs.items():
+        if needed > free:
             raise ResourceError(
-                f"The run needs about {need / 2**30:.1f} GiB of {what}, and {there / 2**30:.1f} "
-                "GiB are free. Lower --samples or --sequence-length (hidden states), free memory, "
-                "or use a machine with more."
+                f"The run needs about {needed / 2**30:.1f} GiB of {memory}, and "
+                f"{free / 2**30:.1f} GiB are free. Lower --samples or --sequence-length (hidden "
+                "states), free memory, or use a machine with more."
             )

@@ -19,14 +19,12 @@ from salient.core.evidence import BlockEvidence
 from salient.core.metrics import LogitsComparison
 from salient.core.progress import Progress
 from salient.core.quant import quantize
-from salient.models.block_call import BlockCall, run_block
-from salient.models.prober import GroupProver
+from salient.models.block_call import BlockCall, InputRecorder, run_block
+from salient.models.scale_groups import GroupProver
 from salient.models.skeleton import Skeleton
 
-from .activation_stats import InputRecorder
 from .block import Parameters, quantize_block
-from .block_stats import BlockStatistics
-from .heldout import HeldoutStreams, give_weights
+from .heldout import HeldoutStreams, load_weights
 from .journal import Journal
 from .partial_shards import PartialCheckpoint
 from .results import (
@@ -36,6 +34,7 @@ from .results import (
     block_evidence,
     plain_result,
 )
+from .statistics import BlockStatistics
 
 BATCH_TOKENS = 2048  # tokens that go through a block at once
 HIDDEN_DTYPE = torch.bfloat16  # hidden states between blocks: half of float32, with its range
@@ -156,7 +155,7 @@ def _quantize_one(
     fell_back = errors["awq"] >= errors["plain"]
     if fell_back:
         result, block = plain_result(result), run.skeleton.block(index)
-        give_weights(block, result)
+        load_weights(block, result)
         errors["awq"] = errors["plain"]
     streams.written = streams.run(index, block, streams.written)
     streams.reference = expected
@@ -210,7 +209,7 @@ def _pass_through(
         for name in run.skeleton.linears(index)
         if name in target.quantized and name not in run.journal.blocks[index].left_at_16_bits
     }
-    give_weights(block, BlockResult(plain, plain, {}))
+    load_weights(block, BlockResult(plain, plain, {}))
     streams.plain = streams.run(index, block, streams.plain)
     run.pieces.read_block(index, block)
     streams.written = streams.run(index, block, streams.written)

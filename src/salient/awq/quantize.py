@@ -16,7 +16,7 @@ from salient.core.progress import Progress
 from salient.core.records import to_json
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.core.system import peak_memory
-from salient.models.block_map import left_out_lines, sixteen_bit_lines
+from salient.models.inspect import left_out_lines, sixteen_bit_lines
 from salient.plan.serving_warnings import forewarnings
 
 from .export import export_checkpoint

@@ -21,7 +21,7 @@ from torch import Tensor
 from salient.core.quant import Grid, codes_of, grid_of, in_16_bits, minmax_grid, round_trip
 from salient.core.scheme import Scheme
 
-from .activation_stats import ActStats
+from .statistics import ActStats
 
 IDENTITY = (0.0, 0.0)  # the exponents that scale nothing
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -101,6 +101,16 @@ def compare_logits(reference: Tensor, quantized: Tensor, ids: Tensor) -> LogitsC
     return found
 
 
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Mean over tokens of |found - expected|^2 / |expected|^2; both [samples, tokens, width].
+
+    Token by token, because the next norm divides by each token's own size: a few tokens with
+    massive activations would drown all others (Sun et al. 2024, "Massive Activations").
+    """
+    size = expected.square().sum(-1).clamp(min=1e-30)
+    return float(((found - expected).square().sum(-1) / size).mean())
+
+
 def intervals(windows: Sequence[LogitsComparison], level: float = 0.95) -> dict[str, Interval]:
     """How sure the figures of a text are, its windows drawn anew; {} of fewer than FEWEST windows.
 

@@ -50,7 +50,7 @@ def resident_memory() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def give_back_memory() -> None:
+def release_memory() -> None:
     """Hand freed memory back to the system, which glibc would keep for later (Linux alone)."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):

@@ -17,14 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salient.awq.activation_stats import InputRecorder
 from salient.core.errors import ResourceError, SalientError
 from salient.core.evidence import RunEvidence
-from salient.core.system import available_memory, give_back_memory
+from salient.core.system import available_memory, release_memory
 from salient.formats.checkpoint import open_checkpoint
-from salient.models.block_call import BlockCall, run_block
-from salient.models.prober import GroupProver
+from salient.models.block_call import BlockCall, InputRecorder, run_block
 from salient.models.proof import ScaleGroup
+from salient.models.scale_groups import GroupProver
 from salient.models.skeleton import Skeleton
 
 from .background import BackgroundWorker, RecentResults
@@ -143,7 +142,7 @@ class CalibrationPass:
             self._later(lambda: self._step(way))
         else:
             self.state = "ready"
-            give_back_memory()
+            release_memory()
 
     def _later(self, work: Callable[[], None]) -> None:
         """Do `work` when its turn comes; what goes wrong is said in words, ours if it is ours."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from salient.awq.calibration import TokenBatch, check_vocabulary, load_tokenizer, tokenize
 from salient.core.corpus import read_texts
 from salient.core.errors import SalientError
 from salient.core.evidence import RunEvidence
+from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, pack_tokens
 
 BUILTIN = "builtin"
 WINDOWS, WINDOW = 8, 128  # 1024 tokens: mean |x| is settled within a few per cent
@@ -32,7 +32,7 @@ def find_tokens(source: Path, vocabulary: int, evidence: RunEvidence | str) -> C
     batch = None if isinstance(evidence, str) else _calibration(tokenizer, evidence)
     words = "of the checkpoint's own calibration texts"
     if batch is None:
-        batch = tokenize(read_texts(BUILTIN), tokenizer, WINDOWS, 4 * WINDOW, BUILTIN)
+        batch = pack_tokens(read_texts(BUILTIN), tokenizer, WINDOWS, 4 * WINDOW, BUILTIN)
         words = "of the built-in corpus (the checkpoint's own calibration cannot be had again)"
     check_vocabulary(batch, vocabulary, "the calibration texts")
     length = min(WINDOW, batch.ids.shape[1])
@@ -49,7 +49,7 @@ def _calibration(tokenizer: object, evidence: RunEvidence) -> TokenBatch | None:
     if name != BUILTIN and not os.path.isfile(name):  # no error for names that no file can have
         return None
     try:
-        batch = tokenize(read_texts(name), tokenizer, run.samples, run.sequence_length, name)
+        batch = pack_tokens(read_texts(name), tokenizer, run.samples, run.sequence_length, name)
     except SalientError:
         return None
     return batch if batch.digest == run.calibration else None

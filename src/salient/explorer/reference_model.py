@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from salient.awq.job import fingerprint
 from salient.core.errors import SalientError
 from salient.core.evidence import RunEvidence
 from salient.core.system import cache_folder
-from salient.formats.checkpoint import Checkpoint, open_checkpoint
+from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from salient.models.demo import DEMO_NAME
 
 HOW = "Start the server with `--reference MODEL`, the 16-bit model's folder or name."

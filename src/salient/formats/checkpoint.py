@@ -4,6 +4,8 @@ Only safetensors are read, never pickles. Files are opened for as long as `readi
 closed after it, so that the pages of a model larger than memory do not pile up.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -177,3 +179,22 @@ def _checkpoint(folder: Path, config: dict[str, Any], files: dict[str, Path]) ->
             f"{folder} is quantized with {method!r}. Salient reads 16-bit models and: {known}."
         )
     return Checkpoint(folder, config, files, row, load_format(row.name).read_config(settings))
+
+
+def fingerprint(source: Checkpoint) -> str:
+    """SHA-256 over config.json, and each weight file's name, size, header and 64 stretches of it.
+
+    A stretch is 64 KiB. A full hash would read a large model once more; this tells any other model
+    or training step apart.
+    """
+    digest = hashlib.sha256(json.dumps(source.config, sort_keys=True).encode())
+    for path in sorted(set(source.files.values())):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            head = file.read(8)
+            digest.update(head + file.read(int.from_bytes(head, "little")))
+            for part in range(64):
+                file.seek(size * part // 64)
+                digest.update(file.read(2**16))
+    return digest.hexdigest()

@@ -40,7 +40,7 @@ TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 TOKENIZER_LEFTOVERS = ("backend", "is_local", "local_files_only")
 
 
-def carry_over(source: Path, target: Path) -> None:
+def copy_metadata(source: Path, target: Path) -> None:
     """Copy tokenizer, generation config, chat template and licence from `source` to `target`."""
     with disk_full_errors(target):
         for name in CARRIED:

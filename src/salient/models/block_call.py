@@ -1,5 +1,6 @@
 """What a block is called with beside the hidden states, and a block run with it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,3 +29,52 @@ def run_block(block: nn.Module, hidden: Tensor, call: BlockCall) -> Tensor:
     with torch.no_grad():
         out = block(moved(hidden), *tree_map(moved, call.args), **tree_map(moved, call.kwargs))
     return out[0] if isinstance(out, tuple) else out
+
+
+class StopForward(Exception):
+    """Raised by a stub to stop the forward pass at the first block."""
+
+
+class ExtraOutput:
+    """Stands for what a block returns beside the hidden states."""
+
+
+class BlockPlaceholder(nn.Module):
+    """Stands where a block stood: notes its call and hands the hidden states on."""
+
+    def __init__(
+        self, block: nn.Module, reached: Callable[[int, Tensor, BlockCall], Any], index: int
+    ):
+        super().__init__()
+        self.__dict__.update(stood_for=block, reached=reached, index=index)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["stood_for"], name)  # models read e.g. `layer.attention_type`
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+        return self.reached(self.index, hidden, BlockCall(args, kwargs))
+
+
+class InputRecorder:
+    """Catches the inputs of some modules of a block while it runs: [tokens, in], by name."""
+
+    def __init__(self, block: nn.Module, names: list[str]):
+        self.inputs: dict[str, Tensor] = {}
+        self._block, self._names = block, names
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            x, before = args[0].detach().flatten(0, -2), self.inputs.get(name)
+            self.inputs[name] = x if before is None else torch.cat([before, x])
+
+        return hook
+
+    def __enter__(self) -> "InputRecorder":
+        modules = [(n, self._block.get_submodule(n)) for n in self._names]
+        self._handles = [m.register_forward_pre_hook(self._hook(n)) for n, m in modules]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()

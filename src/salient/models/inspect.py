@@ -1,18 +1,28 @@
 """The verb `inspect`: what is in a checkpoint folder, from its files alone."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
-from salient.core.errors import CheckpointError
+import torch
+
+from salient.core.errors import CheckpointError, ShapeError
 from salient.core.evidence import RunEvidence, group_totals, read_evidence
 from salient.core.model_files import missing_tensors, stored_tensors
+from salient.core.progress import Progress
 from salient.core.records import to_json
 from salient.core.report import Report, Table, mebibytes
+from salient.core.scheme import largest_scheme
 from salient.formats import load_format
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 
-from .block_map import Progress, map_blocks
-from .model_folder import model_folder
+from .load import model_folder
+from .proof import ScaleGroup, kind_of
+from .scale_groups import PROBE, GroupProver, shape_of
+from .skeleton import Skeleton
+from .tracing import pattern
+
+pass
 
 
 def inspect_checkpoint(name: str, progress: Progress) -> Report:
@@ -99,3 +109,132 @@ def _evidence_lines(evidence: RunEvidence) -> tuple[Table, list[str]]:
     ]
     columns = ("block", "error, plain rounding", "error, AWQ", "groups kept")
     return Table("The five blocks with the largest error", columns, rows), lines
+
+
+@dataclass(frozen=True)
+class BlockKind:
+    """Blocks of one shape, the groups of the first, and what stays at 16 bits in it, and why."""
+
+    blocks: list[str]
+    groups: list[ScaleGroup]
+    unfit: dict[str, str]
+
+
+def map_blocks(
+    source: Checkpoint, progress: Progress
+) -> tuple[dict[str, Any], list[Table], list[str]]:
+    """The kinds of blocks of the 16-bit model `source`, as data, tables and lines."""
+    skeleton = Skeleton(source, torch.float32, torch.device("cpu"))
+    kinds = _kinds(skeleton, progress)
+    widths = {
+        f"{kind.blocks[0]}.{name}": linear.in_features
+        for kind in kinds
+        for name, linear in skeleton.linears(skeleton.blocks.index(kind.blocks[0])).items()
+        if name not in kind.unfit
+    }
+    data = {
+        "kinds_of_blocks": [_data(kind) for kind in kinds],
+        "outside_blocks_at_16_bits": skeleton.outer_modules(),
+        "left_out": skeleton.unknown_names(),
+    }
+    unfit = {
+        f"{b}.{n}": why for kind in kinds for b in kind.blocks for n, why in kind.unfit.items()
+    }
+    lines = [*sixteen_bit_lines(unfit), *_outer_lines(skeleton), _scheme_line(widths)]
+    return data, [_table(kind) for kind in kinds], lines
+
+
+def _kinds(skeleton: Skeleton, progress: Progress) -> list[BlockKind]:
+    homes: dict[str, list[int]] = {}
+    for index in range(len(skeleton.blocks)):
+        homes.setdefault(shape_of(skeleton.bare(index)), []).append(index)
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(skeleton.vocabulary, PROBE, generator=random)
+    hidden, _ = skeleton.calls(ids)
+    prober = GroupProver(skeleton, ids)
+    skeleton.forget_outer()
+    kinds = []
+    for number, indices in enumerate(homes.values()):
+        first = indices[0]
+        progress(number, len(homes), f"{skeleton.blocks[first]}: watching, proving", "")
+        groups = prober.groups(first, skeleton.block(first), hidden)
+        unfit = skeleton.unfit(first)
+        unfit |= {n: g.refusal for g in groups if not g.called for n in g.readers}
+        kinds.append(BlockKind([skeleton.blocks[i] for i in indices], groups, unfit))
+    progress(len(homes), len(homes), "", "")
+    return kinds
+
+
+def _alike(kind: BlockKind) -> list[list[ScaleGroup]]:
+    """The groups of a kind, those of like experts together."""
+    alike: dict[Any, list[ScaleGroup]] = {}
+    for group in kind.groups:
+        alike.setdefault(kind_of(group), []).append(group)
+    return list(alike.values())
+
+
+def _data(kind: BlockKind) -> dict[str, Any]:
+    groups = []
+    for first, *others in _alike(kind):
+        readers, absorber, refusal = kind_of(first)
+        groups.append(
+            {
+                "absorber": absorber or None,
+                "readers": list(readers),
+                "count": 1 + len(others),
+                "proven": first.proven,
+                "proof_error": first.proof_error,
+                "refusal": refusal,
+            }
+        )
+    return {"blocks": kind.blocks, "groups": groups, "at_16_bits": kind.unfit}
+
+
+def _table(kind: BlockKind) -> Table:
+    rows = []
+    for first, *others in _alike(kind):
+        readers, absorber, refusal = kind_of(first)
+        times = f"{1 + len(others)} x " if others else ""
+        error = (
+            "" if first.proof_error is None else f"{first.proof_error:.0e}".replace("0e+00", "0")
+        )
+        rows.append((", ".join(readers), times + (absorber or "none"), error, refusal or "scaled"))
+    many = f" and {len(kind.blocks) - 1} like it" if len(kind.blocks) > 1 else ""
+    columns = ("readers", "absorber", "proof error", "verdict")
+    return Table(f"{kind.blocks[0]}{many}", columns, rows)
+
+
+def sixteen_bit_lines(left: dict[str, str]) -> list[str]:
+    """What stays at 16 bits, by kind of module: a line, or none. `left`: name -> why."""
+    kinds: dict[tuple[str, str], int] = {}
+    for name, reason in left.items():
+        key = pattern(name), reason
+        kinds[key] = kinds.get(key, 0) + 1
+    words = [f"{count} x {name} ({reason})" for (name, reason), count in kinds.items()]
+    return [f"At 16 bits: {', '.join(words)}."] if words else []
+
+
+def left_out_lines(names: list[str]) -> list[str]:
+    """The tensors of the source that the checkpoint will not have: a line, or none."""
+    if not names:
+        return []
+    named = ", ".join(names[:3]) + (" ..." if names[3:] else "")
+    return [
+        "Left out, because the model that Transformers builds has no place for them: "
+        f"{len(names)} tensors ({named})."
+    ]
+
+
+def _outer_lines(skeleton: Skeleton) -> list[str]:
+    towers = dict.fromkeys(".".join(n.split(".")[:2]) for n in skeleton.tower_modules())
+    outside = ", ".join(["embedding", "norms", "head", *towers])
+    line = f"At 16 bits outside the blocks: {outside}."
+    return [line, *left_out_lines(skeleton.unknown_names())]
+
+
+def _scheme_line(widths: dict[str, int]) -> str:
+    try:
+        scheme, reason = largest_scheme(widths)
+    except ShapeError as error:
+        return str(error)
+    return f"The largest group size that fits: --scheme {scheme} ({reason})."

@@ -20,10 +20,9 @@ from salient.core.errors import ModelError
 from salient.core.quant import check_finite
 from salient.formats.checkpoint import Checkpoint
 
-from .block_call import BlockCall
+from .block_call import BlockCall, BlockPlaceholder, ExtraOutput, StopForward
 from .build import block_list, build_model, name_of, restore_buffers, text_parts
 from .linearize import make_plain, unfit_linears
-from .stub import BlockPlaceholder, ExtraOutput, StopForward
 from .weight_map import LoadingRules, ParameterFiles
 
 Swap = Callable[[str, nn.Module], None]  # a block's name, and the block without weights

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
+from salient.core.devices import find_device
 from salient.core.dtypes import dtype_of
 from salient.core.errors import RequestError
-from salient.core.system import give_back_memory
+from salient.core.system import release_memory
 from salient.kernels.cpu_library import Library, load_library
 from salient.runtime.fusion.verify import FusionAudit, fuse
 
@@ -76,21 +77,8 @@ def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
         runner = FusedRunner(model, fused, options.slots, context, kept, compiled=compiled)
     generation = getattr(model.module, "generation_config", None) or model.config
     ends = eos_ids(generation, model.tokenizer)
-    give_back_memory()
+    release_memory()
     return LoadedEngine(model, Engine(runner, model.tokenizer, ends), audit, options)
-
-
-def find_device(name: str) -> torch.device:
-    """The device called `name`; 'auto' is the GPU if there is one. Raises RequestError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise RequestError(f"Unknown device {name!r}. Give auto, cpu, cuda, cuda:1, ...") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError(f"No GPU is there for {name!r}. Give cpu, or auto.")
-    return device
 
 
 def _dtype(options: EngineOptions, device: torch.device) -> torch.dtype:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from salient.core.devices import find_device, free_memory
 from salient.core.errors import ModelError, ResourceError
-from salient.core.system import available_memory
-from salient.runtime.load_engine import LONGEST_DEFAULT, find_device
+from salient.runtime.load_engine import LONGEST_DEFAULT
 from salient.shapes.resolve import shape_of_folder
 
 MOST = 32  # a step of more takes longer than it gains on the machines that this engine is for
@@ -43,4 +41,4 @@ def sequences(folders: Sequence[Path], context: int | None, device: str) -> int:
 def _free(device: str) -> int:
     """Bytes of free memory of the device."""
     found = find_device(device)
-    return torch.cuda.mem_get_info(found)[0] if found.type == "cuda" else available_memory()
+    return free_memory(found)

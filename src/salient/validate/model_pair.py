@@ -6,12 +6,10 @@ from functools import cached_property
 
 import torch
 
-from salient.awq.job import fingerprint
-from salient.awq.layer_selection import pick_device
+from salient.core.devices import find_device, free_memory
 from salient.core.errors import CheckpointError, ResourceError
-from salient.core.system import available_memory
-from salient.formats.checkpoint import Checkpoint, open_checkpoint
-from salient.models.model_folder import model_folder
+from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from salient.models.load import model_folder
 from salient.models.skeleton import Skeleton
 from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
 
@@ -53,8 +51,8 @@ class PairMember:
         return load(self.name, options)
 
     def _free(self, options: EngineOptions) -> int:
-        device = pick_device(options.device)
-        return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        device = find_device(options.device)
+        return free_memory(device)
 
 
 @dataclass
@@ -83,7 +81,7 @@ class ModelPair:
 
 def open_pair(checkpoint: str, reference: str, device: str) -> ModelPair:
     """Open both. Raises SalientError where they are not the same model, or one cannot be read."""
-    where = pick_device(device)
+    where = find_device(device)
     sources = [open_checkpoint(model_folder(name)) for name in (reference, checkpoint)]
     if sources[0].format is not None:
         raise CheckpointError(

@@ -6,7 +6,7 @@ from typing import Any
 
 from salient.core.errors import SalientError
 from salient.core.progress import Progress
-from salient.core.system import give_back_memory
+from salient.core.system import release_memory
 from salient.validate.attribution.measure import AttributionRequest, measure_attribution
 from salient.validate.context.measure import ContextRequest, check_context, measure_context
 from salient.validate.likelihood.measure import LikelihoodRequest, measure_likelihood, windows_of
@@ -90,5 +90,5 @@ def run_stages(
         done += row.weight
         for skeleton in pair.skeletons:
             skeleton.forget_outer()
-        give_back_memory()
+        release_memory()
     progress(total, total, "done", "")

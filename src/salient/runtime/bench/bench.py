@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from salient.core.corpus import builtin
+from salient.core.devices import find_device
 from salient.core.errors import ModelError, RequestError
 from salient.core.metrics import compare_logits
 from salient.core.progress import Progress
 from salient.core.report import Report
 from salient.core.system import resident_memory
 from salient.kernels.registry import FOREIGN, KERNELS, belongs
-from salient.runtime.load_engine import EngineOptions, LoadedEngine, find_device, load
+from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
 from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import TokenSequence
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salient.awq.activation_stats import InputRecorder
 from salient.core.metrics import compare_logits
 from salient.core.progress import Progress
 from salient.core.quant import quantize
 from salient.core.scheme import GROUP_SIZES, Scheme
+from salient.models.block_call import InputRecorder
 from salient.models.skeleton import Skeleton
 from salient.validate.model_pair import ModelPair
 

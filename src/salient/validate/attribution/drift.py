@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from salient.awq.activation_stats import InputRecorder
-from salient.awq.calibration import check_vocabulary, load_tokenizer, tokenize
 from salient.core.corpus import read_texts
 from salient.core.errors import SalientError
 from salient.core.evidence import read_evidence
 from salient.core.progress import Progress
+from salient.models.block_call import InputRecorder
+from salient.models.tokens import check_vocabulary, load_tokenizer, pack_tokens
 from salient.models.tracing import numbers, shared_inputs
 from salient.validate.model_pair import ModelPair
 
@@ -64,7 +64,7 @@ def find_calibration(pair: ModelPair) -> Calibration:
         return Calibration(told, why=f"its calibration, {told!r}, is no file here")
     try:
         tokenizer = load_tokenizer(pair.reference.source.folder)
-        batch = tokenize(read_texts(name), tokenizer, samples, length, told)
+        batch = pack_tokens(read_texts(name), tokenizer, samples, length, told)
         check_vocabulary(batch, pair.reference.skeleton.vocabulary, told)
     except SalientError as error:
         return Calibration(told, why=f"its calibration cannot be read again: {error}")

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from salient.awq.heldout import relative_error
+from salient.core.metrics import relative_error
 from salient.models.block_call import run_block
-from salient.models.prober import GroupProver
+from salient.models.scale_groups import GroupProver
 from salient.models.skeleton import Skeleton
 from salient.models.tracing import pattern
 from salient.validate.likelihood.streaming import BATCH_TOKENS

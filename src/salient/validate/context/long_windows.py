@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salient.awq.layer_selection import pick_device
+from salient.core.devices import find_device, free_memory
 from salient.core.progress import Progress
-from salient.core.system import available_memory
 from salient.models.skeleton import Skeleton
 from salient.validate.cache import ValidationCache
 from salient.validate.likelihood.streaming import logits_in_slices, through_both
@@ -153,12 +152,6 @@ def attention_memory(skeleton: Skeleton, length: int) -> tuple[int, int]:
     return int(per_cell * length**2), scores * length**2
 
 
-def free_memory(device: str) -> int:
-    """Bytes that are free where the models run."""
-    where = pick_device(device)
-    return torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else available_memory()
-
-
 def needed_memory(pair: ModelPair, length: int) -> int:
     """Bytes that one window's attention takes, both models' masks and a block's scores."""
     kept, at_once = zip(*(attention_memory(s, length) for s in pair.skeletons), strict=True)
@@ -168,7 +161,7 @@ def needed_memory(pair: ModelPair, length: int) -> int:
 def group_size(pair: ModelPair, length: int) -> int:
     """Windows that go through the blocks together."""
     kept = sum(attention_memory(skeleton, length)[0] for skeleton in pair.skeletons)
-    masks = free_memory(pair.device) // 4 // kept if kept else GROUP_TOKENS
+    masks = free_memory(find_device(pair.device)) // 4 // kept if kept else GROUP_TOKENS
     return max(1, min(GROUP_TOKENS // length, masks))
 
 

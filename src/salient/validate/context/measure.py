@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salient.awq.layer_selection import pick_device
+from salient.core.devices import find_device, free_memory
 from salient.core.errors import CalibrationError, ResourceError, SalientError
 from salient.core.intervals import FEWEST
 from salient.core.progress import Progress
@@ -20,7 +20,7 @@ from salient.validate.likelihood.result import TextComparison
 from salient.validate.likelihood.streaming import BUILTIN, text_tokens
 from salient.validate.model_pair import ModelPair
 
-from .long_windows import LongWindows, Starts, free_memory, needed_memory
+from .long_windows import LongWindows, Starts, needed_memory
 from .positions import by_position, growth
 from .result import ContextResult, RetrievalResult
 from .retrieval import find_facts
@@ -146,7 +146,7 @@ def _lengths(pair: ModelPair, request: ContextRequest) -> tuple[tuple[int, ...],
 
 def _with_room(pair: ModelPair, lengths: list[int]) -> tuple[list[int], list[str]]:
     """The lengths whose attention fits in half of the free memory, and words on the others."""
-    free, fits, notes = free_memory(pair.device), [], []
+    free, fits, notes = free_memory(find_device(pair.device)), [], []
     for length in lengths:
         needed = needed_memory(pair, length)
         if 2 * needed <= free:
@@ -163,7 +163,7 @@ def _with_room(pair: ModelPair, lengths: list[int]) -> tuple[list[int], list[str
 
 def _starts(pair: ModelPair, request: ContextRequest, lengths: list[int], available: int) -> Starts:
     """Windows side by side; one alone where what is affordable gives no interval."""
-    on_cpu = pick_device(pair.device).type == "cpu"
+    on_cpu = find_device(pair.device).type == "cpu"
     tokens, most = (CPU_TOKENS, CPU_WINDOWS) if on_cpu else (GPU_TOKENS, GPU_WINDOWS)
     if request.windows is None:
         counts = {n: min(tokens // n, most) for n in lengths}

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from salient.awq.calibration import load_tokenizer
-from salient.awq.layer_selection import pick_device
 from salient.core.corpus import builtin
+from salient.core.devices import find_device
 from salient.core.progress import Progress
-from salient.core.system import give_back_memory
+from salient.core.system import release_memory
+from salient.models.tokens import load_tokenizer
 from salient.runtime.engine import Engine
 from salient.runtime.load_engine import EngineOptions, LoadedEngine
 from salient.runtime.sampling_params import SamplingParams
@@ -42,7 +42,7 @@ class ProbeAnswers:
 
 def texts_of(lengths: Sequence[int], device: str) -> list[list[int]]:
     """The lengths that each text serves: short ones are in several texts, long ones in one."""
-    tokens = CPU_TOKENS if pick_device(device).type == "cpu" else GPU_TOKENS
+    tokens = CPU_TOKENS if find_device(device).type == "cpu" else GPU_TOKENS
     times = {length: max(1, min(tokens // length, MOST_TEXTS)) for length in lengths}
     texts = [[n for n in lengths if times[n] > number] for number in range(MOST_TEXTS)]
     return [text for text in texts if text]
@@ -140,5 +140,5 @@ def _ask_all(
         )
     if opened:
         opened.clear()
-        give_back_memory()
+        release_memory()
     return parts

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from salient.awq.calibration import check_vocabulary, load_tokenizer, tokenize
 from salient.core.corpus import builtin, read_texts
 from salient.core.errors import CalibrationError
 from salient.core.progress import Progress
 from salient.models.block_call import BlockCall, run_block
 from salient.models.skeleton import Skeleton
+from salient.models.tokens import check_vocabulary, load_tokenizer, pack_tokens
 from salient.validate.model_pair import ModelPair
 
 BATCH_TOKENS = 2048
@@ -37,7 +37,7 @@ def text_tokens(
         )
     documents = builtin("heldout") if text == BUILTIN else read_texts(text)
     tokenizer = load_tokenizer(pair.reference.source.folder)
-    batch = tokenize(documents, tokenizer, windows, length, text, options=options)
+    batch = pack_tokens(documents, tokenizer, windows, length, text, options=options)
     check_vocabulary(batch, skeleton.vocabulary, text)
     return batch.ids.flatten()
 

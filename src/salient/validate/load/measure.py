@@ -3,13 +3,13 @@
 import os
 from dataclasses import dataclass, replace
 
-from salient.awq.calibration import load_tokenizer
 from salient.core.errors import RequestError
 from salient.core.progress import Progress
 from salient.loadtest.client import resolve_model
 from salient.loadtest.load_runner import run_load
 from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget, base_url, check_plan
 from salient.loadtest.result import LoadResult
+from salient.models.tokens import load_tokenizer
 from salient.runtime.load_engine import EngineOptions
 from salient.validate.cache import ValidationCache
 from salient.validate.model_pair import ModelPair

@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
-from salient.awq.calibration import load_tokenizer
+from salient.core.devices import find_device
 from salient.core.errors import CalibrationError, RequestError, ResourceError
-from salient.core.system import available_memory, give_back_memory
+from salient.core.system import available_memory, release_memory
+from salient.models.tokens import load_tokenizer
 from salient.runtime.engine import Engine
-from salient.runtime.load_engine import EngineOptions, LoadedEngine, find_device
+from salient.runtime.load_engine import EngineOptions, LoadedEngine
 from salient.runtime.loglikelihood import ChoiceRequest, Continuations, encode, encode_choices
 from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import TokenSequence, raise_failed
@@ -129,7 +130,7 @@ class Examinee:
         """Release the model's memory."""
         if self._opened is not None:
             self._opened = None
-            give_back_memory()
+            release_memory()
 
 
 def slots_that_fit(side: PairMember, device: str, context: int) -> int:

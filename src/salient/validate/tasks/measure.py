@@ -14,9 +14,9 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from salient.awq.calibration import load_tokenizer
 from salient.core.errors import CalibrationError, ModelError, RequestError, ResourceError
 from salient.core.progress import Progress
+from salient.models.tokens import load_tokenizer
 from salient.runtime.load_engine import LONGEST_DEFAULT
 from salient.validate.cache import ValidationCache
 from salient.validate.model_pair import ModelPair

@@ -17,8 +17,6 @@ from transformers import AutoTokenizer
 from salient.core.corpus import Document
 from salient.core.errors import CalibrationError, ModelError
 
-HELDOUT_SHARE = 16  # one sample in sixteen, at least one, is held out to judge with
-MOST_HELDOUT = 4  # samples: more would cost time and change no verdict
 MOST_TOKENS = 2**24  # where all of a text is asked for
 FEWEST_TOKENS = 64  # a sample shorter than this says nothing about attention
 
@@ -42,7 +40,7 @@ class TokenBatch:
         return hashlib.sha256(shape + self.ids.numpy().tobytes()).hexdigest()
 
 
-def tokenize(
+def pack_tokens(
     documents: list[Document],
     tokenizer: Any,
     samples: int | None,
@@ -119,18 +117,6 @@ def check_vocabulary(batch: TokenBatch, vocabulary: int, where: str) -> None:
             f"vocabulary has {vocabulary}. The tokenizer files in the model folder belong to "
             "another model: fetch the folder again."
         )
-
-
-def split_heldout(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """(calibration, held-out) of `ids` int64 [samples, tokens].
-
-    A single sample serves as both: there is nothing else to judge by.
-    """
-    samples = len(ids)
-    if samples == 1:
-        return ids, ids
-    held = min(max(1, samples // HELDOUT_SHARE), MOST_HELDOUT)
-    return ids[:-held], ids[-held:]
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -1,0 +1,73 @@
+"""Find a model's folder from its name; load a whole model, its codes dequantized."""
+
+from pathlib import Path
+from typing import Any
+
+from salient.core.errors import ModelError
+
+from .demo import DEMO_NAME, demo_folder
+
+PATTERNS = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.txt",
+    "*.tiktoken",
+]
+
+
+def model_folder(name: str | Path) -> Path:
+    """The folder of a model: a path, the demo model's name, or a Hub id.
+
+    A Hub model is downloaded into the Hub's cache: safetensors, configs and tokenizer files only,
+    never pickles or code.
+    """
+    path = Path(name).expanduser()
+    if str(name) and path.is_dir():
+        return path
+    if str(name) == DEMO_NAME:
+        return demo_folder()
+    if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        raise ModelError(
+            f"No model folder {str(name)!r}. Use a folder with config.json and safetensors, a "
+            f"Hub id such as 'org/name', or {DEMO_NAME!r}."
+        )
+    return _download(str(name))
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=PATTERNS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"{name!r} is neither a local folder nor a model of the Hub ({reason}). "
+            "Check the name, the network and, for gated models, `hf auth login`."
+        ) from error
+
+
+def load_dequantized(checkpoint: str, dtype: str = "auto", device: str = "cpu") -> tuple[Any, Any]:
+    """(model, tokenizer) with every weight of `checkpoint`, 16-bit or 4-bit, in `dtype`.
+
+    'auto' is float32, in which the codes are exact. Raises RequestError for an unknown `dtype`.
+    """
+    import torch
+    from transformers import AutoTokenizer, GenerationConfig
+
+    from salient.core.dtypes import dtype_of
+    from salient.formats.checkpoint import open_checkpoint
+
+    from .skeleton import Skeleton
+
+    folder = model_folder(checkpoint)
+    float_type = dtype_of(dtype, torch.float32)
+    skeleton = Skeleton(open_checkpoint(folder), float_type, torch.device(device))
+    model = skeleton.assemble()
+    if (folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model, AutoTokenizer.from_pretrained(folder)
