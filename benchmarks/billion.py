@@ -20,7 +20,7 @@ from salient.core.scheme import parse_scheme
 from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import write_json, write_tensors
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 
 SCHEME = parse_scheme("w4-g128")
 DTYPE = torch.bfloat16

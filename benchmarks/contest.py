@@ -30,7 +30,7 @@ import salient
 from child import Finished, say
 from salient.core.corpus import read_texts
 from salient.core.scheme import parse_scheme
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 from salient.models.tokens import TokenBatch, pack_tokens
 
 ROOT = Path(__file__).resolve().parent.parent

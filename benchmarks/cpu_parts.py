@@ -14,7 +14,7 @@ import billion
 import contest
 from rounds import Contest, Figures, Side, times_faster
 from salient.core.corpus import builtin
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 from texts import unseen, windows
 
 DEMO = "smollm2-135m"

@@ -21,7 +21,7 @@ from salient.core.scheme import Scheme
 from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import write_json, write_tensors
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 from salient.runtime.load_engine import EngineOptions, load
 from salient.runtime.sampling_params import SamplingParams
 

@@ -29,7 +29,7 @@ from torch import Tensor
 import child
 from machine import conditions, in_words
 from salient.core.report import Report, Table, duration
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 
 SPREAD = 0.02  # standard deviation of the weights
 BLOCKS_A_SHARD = 4

@@ -26,7 +26,7 @@ import contest
 from judge import PLAIN, Verdict, judge
 from machine import conditions, in_words
 from salient.core.report import Report, Table
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 from texts import unrelated, windows
 
 OURS = "salient-awq"

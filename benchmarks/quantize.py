@@ -32,7 +32,7 @@ from judge import PLAIN, judge
 from machine import conditions, in_words
 from salient.core.corpus import builtin
 from salient.core.report import Report, Table, duration, mebibytes
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 from texts import unseen, windows
 
 CONTESTANTS = (OURS, PEER) = ("salient-awq", "llmcompressor-awq")

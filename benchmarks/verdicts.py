@@ -34,7 +34,7 @@ from machine import conditions, in_words
 from salient import api
 from salient.core.report import Report, Table
 from salient.core.system import cache_folder
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests"))

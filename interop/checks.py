@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from salient import api
 from salient.formats.checkpoint import open_checkpoint
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m"

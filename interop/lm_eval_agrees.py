@@ -26,7 +26,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 
-from salient.models.load import load_dequantized
+from salient.models.model_folder import load_dequantized
 from salient.runtime.load_engine import EngineOptions, load
 from salient.runtime.loglikelihood import Continuations, encode_choices
 from salient.validate.cache import ValidationCache

@@ -6,7 +6,7 @@ import pytest
 
 from salient.core.errors import ModelError
 from salient.models.demo import DEMO_NAME
-from salient.models.load import PATTERNS, model_folder
+from salient.models.model_folder import PATTERNS, model_folder
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path, monkeypatch):

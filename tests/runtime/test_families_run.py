@@ -12,7 +12,7 @@ from helpers.families import FAMILIES
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.tolerance import coded_rounding
 from salient.diagnose.checkpoint.check import read_checkpoint
-from salient.models.load import load_dequantized
+from salient.models.model_folder import load_dequantized
 from salient.runtime import engine as engines
 from salient.runtime.sampling_params import SamplingParams
 

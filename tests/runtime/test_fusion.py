@@ -13,7 +13,7 @@ from helpers.engines import GREEDY, agree, never_dense, opened, prompt
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.tolerance import coded_rounding, model_rounding, unit_roundoff
 from salient.kernels.cpu_library import Library, load_library
-from salient.models.load import load_dequantized
+from salient.models.model_folder import load_dequantized
 from salient.runtime.fusion import native_blocks
 from salient.runtime.fusion import verify as fusing
 from salient.runtime.fusion.difference import differs

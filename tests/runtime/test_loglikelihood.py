@@ -14,7 +14,7 @@ from helpers.tokenizers import TOKENIZERS
 from helpers.tolerance import logits_rounding
 from helpers.toy_models import byte_tokenizer
 from salient.core.errors import ModelError, RequestError
-from salient.models.load import load_dequantized
+from salient.models.model_folder import load_dequantized
 from salient.runtime import loglikelihood as asking
 from salient.runtime.engine import Engine
 from salient.runtime.loglikelihood import ChoiceRequest, Continuations, encode, encode_choices
@@ -34,7 +34,7 @@ def coded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No dense products; and garbage waits, whose collection takes longer than the toys do."""
     never_dense(monkeypatch)
-    monkeypatch.setattr("salient.runtime.load_engine.give_back_memory", lambda: None)
+    monkeypatch.setattr("salient.runtime.load_engine.release_memory", lambda: None)
 
 
 def examples() -> list[ChoiceRequest]:

@@ -13,7 +13,7 @@ from salient.core.errors import CheckpointError, ModelError, RequestError, Shape
 from salient.core.model_files import SINGLE, read_json
 from salient.formats.checkpoint import open_checkpoint
 from salient.kernels.cpu_library import Library, load_library
-from salient.models.load import load_dequantized
+from salient.models.model_folder import load_dequantized
 from salient.runtime.linear import HalfEmbedding, HalfLinear, QuantLinear
 from salient.runtime.load_engine import EngineOptions, load
 from salient.runtime.model_loader import load_model

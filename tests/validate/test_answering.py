@@ -12,7 +12,7 @@ from helpers.engines import never_dense, opened
 from helpers.tolerance import TOY_LOGIT, logits_rounding, unit_roundoff
 from helpers.toy_models import byte_tokenizer
 from salient.core.errors import CalibrationError, MissingExtra
-from salient.models.load import load_dequantized
+from salient.models.model_folder import load_dequantized
 from salient.runtime.engine import Engine
 from salient.runtime.sampling_params import SamplingParams
 from salient.validate.cache import ValidationCache
@@ -57,7 +57,7 @@ EXAMPLES = [
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No dense products; and garbage waits, whose collection takes longer than the toys do."""
     never_dense(monkeypatch)
-    monkeypatch.setattr("salient.runtime.load_engine.give_back_memory", lambda: None)
+    monkeypatch.setattr("salient.runtime.load_engine.release_memory", lambda: None)
 
 
 @cache

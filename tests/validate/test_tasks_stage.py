@@ -49,7 +49,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No dense products; and garbage waits, whose collection takes longer than the toys do."""
     never_dense(monkeypatch)
     for module in ("salient.validate.tasks.answering", "salient.runtime.load_engine"):
-        monkeypatch.setattr(f"{module}.give_back_memory", lambda: None)
+        monkeypatch.setattr(f"{module}.release_memory", lambda: None)
 
 
 @pytest.fixture

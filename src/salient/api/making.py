@@ -72,6 +72,6 @@ def load(checkpoint: str, *, dtype: str = "auto", device: str = "cpu") -> tuple[
 
     Exact in float32, which is `dtype` 'auto'.
     """
-    from salient.models.load import load_dequantized
+    from salient.models.model_folder import load_dequantized
 
     return load_dequantized(checkpoint, dtype, device)

@@ -16,8 +16,8 @@ from salient.core.progress import Progress
 from salient.core.records import to_json
 from salient.formats import find_format
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
-from salient.models.load import model_folder
 from salient.models.lora import AdaptedCheckpoint, open_adapter
+from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
 from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, pack_tokens
 

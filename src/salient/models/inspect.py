@@ -16,7 +16,7 @@ from salient.core.scheme import largest_scheme
 from salient.formats import load_format
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 
-from .load import model_folder
+from .model_folder import model_folder
 from .proof import ScaleGroup, kind_of
 from .scale_groups import PROBE, GroupProver, shape_of
 from .skeleton import Skeleton

@@ -15,7 +15,7 @@ from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.kernels.base import Layer, PackedWeight
 from salient.kernels.cpu_library import Library, load_library
 from salient.kernels.registry import NEVER, KernelChoice, choose, measured_crossover
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
 
 from .linear import HalfEmbedding, HalfLinear, QuantLinear

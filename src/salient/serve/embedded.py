@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from salient.explorer.routes import add_explorer
 from salient.explorer.state import ExplorerState, ReferenceModel
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
 
 from .address import address

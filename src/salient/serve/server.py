@@ -44,7 +44,7 @@ def _embedded(request: ServeOptions, listening: socket, heard: Heard) -> int:
 
 
 def _vllm(request: ServeOptions, heard: Heard) -> int:
-    from salient.models.load import model_folder
+    from salient.models.model_folder import model_folder
     from salient.serve.vllm.launch import command_of, run_vllm
 
     wanted = replace(request, checkpoint=str(model_folder(request.checkpoint)))

@@ -9,7 +9,7 @@ import torch
 from salient.core.devices import find_device, free_memory
 from salient.core.errors import CheckpointError, ResourceError
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
-from salient.models.load import model_folder
+from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
 from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
 

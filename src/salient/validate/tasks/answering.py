@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from salient.core.devices import find_device
+from salient.core.devices import find_device, free_memory
 from salient.core.errors import CalibrationError, RequestError, ResourceError
-from salient.core.system import available_memory, release_memory
+from salient.core.system import release_memory
 from salient.models.tokens import load_tokenizer
 from salient.runtime.engine import Engine
 from salient.runtime.load_engine import EngineOptions, LoadedEngine
@@ -136,10 +136,7 @@ class Examinee:
 def slots_that_fit(side: PairMember, device: str, context: int) -> int:
     """SLOTS, or as many as have room for their keys and values next to the weights; at least 1."""
     config = side.skeleton.model.config.get_text_config()
-    where = find_device(device)
-    on_gpu = where.type == "cuda"
-    free = torch.cuda.mem_get_info(where)[0] if on_gpu else available_memory()
-    free -= int(side.source.bytes_on_disk * ROOM)
+    free = free_memory(find_device(device)) - int(side.source.bytes_on_disk * ROOM)
     heads = getattr(config, "num_attention_heads", None) or 1
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     dim = getattr(config, "head_dim", None) or side.skeleton.width // heads
