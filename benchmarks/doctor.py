@@ -1,11 +1,11 @@
-"""How fast the log doctor reads: a log of a gigabyte, with one cause hidden in its middle.
+"""Throughput of the log doctor on a log of a gigabyte with one cause in its middle.
 
     python benchmarks/doctor.py [--megabytes 1000] [--json FILE]
 
-Writes logs to a temporary folder and reads each in a child process, as a user would. Two kinds:
-`served`, a server's lines (statistics, requests, starts) with changing numbers, and `prompts`, the
-hard one: every line a request with another text, as --enable-log-requests writes them. Exits with
-1 if a cause is missed or the bars are not met: 30 s a gigabyte, 200 MB resident.
+Writes logs to a temporary folder and reads each in a child process. Two kinds: `served`, a server's
+lines (statistics, requests, starts) with changing numbers, and `prompts`, the hard one: every line
+a request with a new text, as --enable-log-requests writes them. Exits with 1 if a cause is missed
+or a limit is exceeded: 30 s a gigabyte, 200 MB resident.
 """
 
 import argparse
@@ -55,7 +55,7 @@ REQUEST = (
 
 
 def served(numbers: random.Random) -> Iterator[bytes]:
-    """A server that runs for ever, and starts anew now and then: pieces of its log."""
+    """The log of a server that runs for ever and restarts now and then, in pieces."""
     start = (LOGS / "healthy_serve.txt").read_bytes()
     start = start[: start.index(b"INFO:     127.0.0.1")]
     while True:
@@ -86,11 +86,11 @@ def _minute(numbers: random.Random) -> str:
 
 
 def prompts(numbers: random.Random) -> Iterator[bytes]:
-    """Requests with their prompts: no line like another."""
-    words = " ".join(document.text for document in builtin("calibration")).split()
+    """Requests with their prompts: no two lines are alike."""
+    vocabulary = " ".join(document.text for document in builtin("calibration")).split()
     while True:
-        at = numbers.randrange(len(words) - 400)
-        text = " ".join(words[at : at + numbers.randrange(20, 400)])
+        at = numbers.randrange(len(vocabulary) - 400)
+        text = " ".join(vocabulary[at : at + numbers.randrange(20, 400)])
         yield REQUEST.format(
             hour=numbers.randrange(24),
             minute=numbers.randrange(60),
@@ -106,7 +106,7 @@ KINDS = {"served": served, "prompts": prompts}
 
 
 def write(path: Path, kind: str, size: int) -> None:
-    """Write a log of about `size` bytes, the cause in its middle."""
+    """Write a log of about `size` bytes with the cause in its middle."""
     pieces, written, hidden = KINDS[kind](random.Random(0)), 0, False
     with path.open("wb") as out:
         while written < size:
@@ -117,22 +117,22 @@ def write(path: Path, kind: str, size: int) -> None:
 
 
 def measure(kind: str, megabytes: int, folder: Path) -> dict[str, Any]:
-    """Write a log, read it in a child, and tell what that took."""
+    """Write a log, read it in a child process, and measure that."""
     path = folder / f"{kind}.log"
     say(f"writing {path.name}, {megabytes} MB")
     write(path, kind, megabytes * MB)
     size = path.stat().st_size
     done = run([sys.executable, "-c", READ, str(path)], folder / f"{kind}.err")
     path.unlink()
-    told = json.loads(done.out)
+    outcome = json.loads(done.out)
     return {
         "kind": kind,
         "megabytes": round(size / MB, 1),
-        "lines": told["lines"],
-        "seconds": round(told["seconds"], 2),
-        "megabytes_a_second": round(size / MB / told["seconds"], 1),
-        "found": CAUSE_ID in told["ids"],
-        "fast_enough": told["seconds"] <= SECONDS_PER_GB * size / 10**9,
+        "lines": outcome["lines"],
+        "seconds": round(outcome["seconds"], 2),
+        "megabytes_a_second": round(size / MB / outcome["seconds"], 1),
+        "found": CAUSE_ID in outcome["ids"],
+        "fast_enough": outcome["seconds"] <= SECONDS_PER_GB * size / 10**9,
         "small_enough": done.peak_bytes <= RESIDENT,
     } | done.cost()
 
@@ -156,14 +156,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(kind, asked.megabytes, Path(folder)) for kind in KINDS]
-    told = conditions()
+        rows = [measure(kind, args.megabytes, Path(folder)) for kind in KINDS]
+    environment = conditions()
     show(rows)
-    print(in_words(told))
-    if asked.json:
-        asked.json.write_text(json.dumps(told | {"logs": rows}, indent=2) + "\n")
+    print(in_words(environment))
+    if args.json:
+        args.json.write_text(json.dumps(environment | {"logs": rows}, indent=2) + "\n")
     if not all(row["found"] and row["fast_enough"] and row["small_enough"] for row in rows):
         raise SystemExit(1)
 
