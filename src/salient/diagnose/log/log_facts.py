@@ -7,7 +7,7 @@ MiB and its last.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -118,14 +118,17 @@ class LogFacts:
 
 
 class FactPattern(NamedTuple):
-    """A line that states a fact.
+    """A line that states facts.
 
-    pattern: matched from the message's start, so that quoted requests state nothing
+    pattern: matched from the message's start, so that quoted requests state nothing; without
+        `take`, its named groups are facts
+    facts: what the line states in addition
     """
 
     anchor: str
     pattern: str
-    take: Callable[[LogFacts, re.Match[str]], None]
+    take: Callable[[LogFacts, re.Match[str]], None] | None = None
+    facts: Mapping[str, object] = {}
 
 
 # Fields of `name=value` and of `'name': value`: fact, spellings, value, conversion
@@ -181,34 +184,9 @@ def _sglang(facts: LogFacts, match: re.Match[str]) -> None:
     _take_settings(facts, match["settings"])
 
 
-def _version(facts: LogFacts, match: re.Match[str]) -> None:
-    facts.engine, facts.version = "vllm", match["version"]
-
-
-def _platform(facts: LogFacts, match: re.Match[str]) -> None:
-    _take_device(facts, match["device"])
-
-
-def _cache(facts: LogFacts, match: re.Match[str]) -> None:
-    facts.kv_tokens, facts.loaded = _int(match["tokens"]), True
-    _take_device(facts, match["device"])
-
-
-def _concurrency(facts: LogFacts, match: re.Match[str]) -> None:
-    facts.concurrency_context, facts.concurrency = _int(match["context"]), float(match["times"])
-
-
 def _kernel(facts: LogFacts, match: re.Match[str]) -> None:
     if match["kernel"] not in facts.kernels:
         facts.kernels.append(match["kernel"])
-
-
-def _weights(facts: LogFacts, match: re.Match[str]) -> None:
-    facts.model_gib, facts.loaded = float(match["gib"]), True
-
-
-def _acceptance(facts: LogFacts, match: re.Match[str]) -> None:
-    facts.traffic.acceptance = float(match["percent"])
 
 
 def _statistics(facts: LogFacts, match: re.Match[str]) -> None:
@@ -240,35 +218,25 @@ def _vllm_statistics(traffic: TrafficStats, match: re.Match[str], waiting: int) 
         traffic.corrupted = max(traffic.corrupted, int(number[1]))
 
 
-def _int(text: str) -> int:
-    return int(text.replace(",", ""))
+def _acceptance(facts: LogFacts, match: re.Match[str]) -> None:
+    facts.traffic.acceptance = float(match["percent"])
 
 
-def _set(**values: object) -> Callable[[LogFacts, re.Match[str]], None]:
-    def take(facts: LogFacts, _: re.Match[str]) -> None:
-        for name, value in values.items():
-            setattr(facts, name, value)
-
-    return take
-
-
+_VERSION = r"(?P<version>\d[\w.+]*)\s*$"
+_VLLM, _LOADED, _COMPLETE = {"engine": "vllm"}, {"loaded": True}, {"complete": True}
 FACT_PATTERNS = (
     FactPattern(
         "LLM engine (v",
         r"Initializing an? [\w ]*LLM engine \(v(?P<version>[^)]+)\) with config: (?P<config>.*)",
         _engine,
     ),
-    FactPattern("█  version ", r"[^'\"]*█ +version (?P<version>\d[\w.+]*)\s*$", _version),
-    FactPattern(
-        "LLM API server version ", r"vLLM API server version (?P<version>\d[\w.+]*)\s*$", _version
-    ),
+    FactPattern("█  version ", rf"[^'\"]*█ +version {_VERSION}", facts=_VLLM),
+    FactPattern("LLM API server version ", rf"vLLM API server version {_VERSION}", facts=_VLLM),
     FactPattern("non-default args: {'", r"non-default args: (?P<settings>\{.*)", _arguments),
     FactPattern("args: Namespace(", r"args: (?P<settings>Namespace\(.*)", _arguments),
     FactPattern("server_args=ServerArgs(", r"server_args=(?P<settings>ServerArgs\(.*)", _sglang),
     FactPattern(
-        "Automatically detected platform",
-        r"Automatically detected platform (?P<device>\w+)",
-        _platform,
+        "Automatically detected platform", r"Automatically detected platform (?P<device>\w+)"
     ),
     FactPattern(
         "LinearKernel for ",
@@ -278,32 +246,33 @@ FACT_PATTERNS = (
     FactPattern(" WNA16 MoE backend.", r"Using '(?P<kernel>[\w ]+)' WNA16 MoE backend", _kernel),
     FactPattern(
         "KV cache size: ",
-        rf"(?P<device>[A-Z]+) KV cache size: (?P<tokens>{_INT}) tokens",
-        _cache,
+        rf"(?P<device>[A-Z]+) KV cache size: (?P<kv_tokens>{_INT}) tokens",
+        facts=_LOADED,
     ),
     FactPattern(
         "Maximum concurrency for ",
-        rf"(?:.{{0,40}} tokens, )?Maximum concurrency for (?P<context>{_INT}) tokens per request: "
-        rf"(?P<times>{_NUMBER})x",
-        _concurrency,
+        r"(?:.{0,40} tokens, )?Maximum concurrency for "
+        rf"(?P<concurrency_context>{_INT}) tokens per request: (?P<concurrency>{_NUMBER})x",
     ),
-    FactPattern("Model loading took ", rf"Model loading took (?P<gib>{_NUMBER}) Gi?B", _weights),
+    FactPattern(
+        "Model loading took ",
+        rf"Model loading took (?P<model_gib>{_NUMBER}) Gi?B",
+        facts=_LOADED,
+    ),
     FactPattern(
         "Loading model weights took ",
-        rf"Loading model weights took (?P<gib>{_NUMBER}) GB",
-        _weights,
+        rf"Loading model weights took (?P<model_gib>{_NUMBER}) GB",
+        facts=_LOADED,
     ),
-    FactPattern("Loading weights took ", r"Loading weights took \d", _set(loaded=True)),
+    FactPattern("Loading weights took ", r"Loading weights took \d", facts=_LOADED),
     FactPattern(
         "init engine (profile, create kv cache, warmup model) took ",
         r"init engine \(profile, .*took",
-        _set(complete=True),
+        facts=_COMPLETE,
     ),
-    FactPattern(
-        "Application startup complete", r"Application startup complete", _set(complete=True)
-    ),
-    FactPattern("The server is fired up", r"The server is fired up", _set(complete=True)),
-    FactPattern("Enforce eager set", r"Enforce eager set", _set(eager=True)),
+    FactPattern("Application startup complete", "Application startup complete", facts=_COMPLETE),
+    FactPattern("The server is fired up", "The server is fired up", facts=_COMPLETE),
+    FactPattern("Enforce eager set", "Enforce eager set", facts={"eager": True}),
     FactPattern(
         "Avg prompt throughput: ",
         r"(?:Engine \d+: |\d+ Engines Aggregated: )?"
@@ -324,7 +293,9 @@ FACT_PATTERNS = (
         rf"SpecDecoding metrics: .*Avg Draft acceptance rate: (?P<percent>{_NUMBER})%",
         _acceptance,
     ),
-    FactPattern("Traceback (most", r"Traceback \(most recent call last\):", _set(traceback=True)),
+    FactPattern(
+        "Traceback (most", r"Traceback \(most recent call last\):", facts={"traceback": True}
+    ),
 )
 # Counted only.
 REQUESTS = "POST /v1/"
@@ -338,6 +309,27 @@ ANCHORS = (*(row.anchor for row in FACT_PATTERNS), REQUESTS, _EXCEPTION, _ROCM)
 _BY_ANCHOR = {row.anchor: row for row in FACT_PATTERNS}
 
 
+_CONVERSIONS: dict[str, Callable[[str], object]] = {
+    "kv_tokens": int,
+    "concurrency_context": int,
+    "concurrency": float,
+    "model_gib": float,
+}
+
+
+def _take_match(facts: LogFacts, row: FactPattern, match: re.Match[str]) -> None:
+    for name, value in row.facts.items():
+        setattr(facts, name, value)
+    if row.take:
+        row.take(facts, match)
+        return
+    for name, text in match.groupdict().items():
+        if name == "device":
+            _take_device(facts, text)
+        else:
+            setattr(facts, name, _CONVERSIONS.get(name, str)(text.replace(",", "")))
+
+
 def take_facts(facts: LogFacts, anchor: str, line: LogLine) -> None:
     """Add the facts of a line that contains the anchor."""
     room = len(facts.processes) < MAX_PROCESSES
@@ -345,7 +337,7 @@ def take_facts(facts: LogFacts, anchor: str, line: LogLine) -> None:
         facts.processes.append(line.process)
     if row := _BY_ANCHOR.get(anchor):
         if match := re.match(row.pattern, line.text):
-            row.take(facts, match)
+            _take_match(facts, row, match)
     elif anchor == _ROCM and _ROCM_LINE.search(line.whole):
         facts.device = "rocm"
     elif anchor == _EXCEPTION and facts.traceback and not facts.exception:
