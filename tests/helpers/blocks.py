@@ -46,7 +46,7 @@ def model(*blocks: BlockShape) -> ModelShape:
 def expert_block(inner: int, hidden: int = 2048, experts: int = 128) -> BlockShape:
     """A block of the Qwen3-MoE kind: 32 heads, 4 key-value heads, no dense part."""
     dense = [n for n in block(32, 4, 128, hidden).linears if n.part == "attention"]
-    router = LinearShape("mlp.gate", experts, hidden, "router", "none", kept=True)
+    router = LinearShape("mlp.gate", experts, hidden, "router", "none", unquantized=True)
 
     def expert(name: str, out: int, width: int, split: Literal["out", "in"]) -> LinearShape:
         return LinearShape(

@@ -1,4 +1,4 @@
-"""The kernel of a mixture's experts, beside that of its dense matrices."""
+"""The kernel of a mixture's experts, next to that of its dense matrices."""
 
 from dataclasses import replace
 
@@ -23,15 +23,15 @@ GPTQ = WeightPacking("gptq", zeros=False)
 
 
 def test_experts_run_by_marlin_where_their_part_holds_whole_groups():
-    made = route(QWEN3_30B_A3B, AWQ, ServingTarget(HOPPER))
-    assert (made.kernel, made.pace, made.experts) == ("Machete", "fast", "Marlin")
+    result = route(QWEN3_30B_A3B, AWQ, ServingTarget(HOPPER))
+    assert (result.kernel, result.pace, result.experts) == ("Machete", "fast", "Marlin")
 
 
 def test_experts_cut_amid_a_group_are_slow_and_named():
-    made = route(QWEN3_30B_A3B, AWQ, ServingTarget(ADA, tp=4))
-    assert (made.pace, made.experts) == ("slow", "Triton (moe_wna16)")
-    assert made.fallen == ("experts: 768 inner features / 4 GPUs = 192, not a multiple of 128",)
-    assert "--enable-expert-parallel" in " ".join(made.do)
+    result = route(QWEN3_30B_A3B, AWQ, ServingTarget(ADA, tp=4))
+    assert (result.pace, result.experts) == ("slow", "Triton (moe_wna16)")
+    assert result.fallen == ("experts: 768 inner features / 4 GPUs = 192, not a multiple of 128",)
+    assert "--enable-expert-parallel" in " ".join(result.do)
     assert 4 not in fitting_tp(QWEN3_30B_A3B, 128)
 
 
@@ -52,12 +52,12 @@ def test_experts_of_compressed_tensors_cut_amid_a_group_stop():
         (INSTINCT, AWQ, "slow", "Triton (moe_wna16)"),
     ],
 )
-def test_experts_have_a_kernel_of_their_own(gpu, packing, pace, experts):
-    made = route(QWEN3_30B_A3B, packing, ServingTarget(gpu))
-    assert (made.pace, made.experts) == (pace, experts)
+def test_experts_have_their_own_kernel(gpu, packing, pace, experts):
+    result = route(QWEN3_30B_A3B, packing, ServingTarget(gpu))
+    assert (result.pace, result.experts) == (pace, experts)
 
 
-def test_experts_on_a_cpu_without_amx_are_refused_in_vllms_words():
+def test_experts_on_a_cpu_without_amx_are_refused_with_vllms_message():
     why = route(QWEN3_30B_A3B, AWQ, ServingTarget(EPYC)).why
     assert "No WNA16 MoE backend supports the deployment configuration" in why
     assert "AMX" in why
@@ -85,11 +85,11 @@ def test_odd_experts_were_slow_before_marlin_padded_them():
     ],
 )
 def test_experts_of_odd_widths_say_which(shape, group, pace, why):
-    made = route(shape, WeightPacking("awq", group), ServingTarget(ADA))
-    assert made.pace == pace
-    assert why in made.why
+    result = route(shape, WeightPacking("awq", group), ServingTarget(ADA))
+    assert result.pace == pace
+    assert why in result.why
 
 
-def test_the_flag_for_mixtures_makes_experts_slow_alone():
-    made = route(QWEN3_30B_A3B, AWQ, ServingTarget(ADA, forced="moe_wna16"))
-    assert (made.pace, made.experts) == ("slow", "Triton (moe_wna16)")
+def test_the_flag_for_mixtures_makes_only_experts_slow():
+    result = route(QWEN3_30B_A3B, AWQ, ServingTarget(ADA, forced="moe_wna16"))
+    assert (result.pace, result.experts) == ("slow", "Triton (moe_wna16)")

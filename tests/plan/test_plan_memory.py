@@ -107,7 +107,7 @@ def test_every_line_says_how_it_follows_and_from_where():
 def test_gpus_share_the_matrices_and_each_holds_the_norms():
     shape = made()
     stored = weights(shape, AWQ)
-    whole = stored.kept + stored.other
+    whole = stored.unquantized + stored.other
     assert weights_share(shape, stored, 1) == stored.total
     assert weights_share(shape, stored, 2) == whole + (stored.total - whole) / 2
 

@@ -46,7 +46,7 @@ def test_a_planned_size_is_that_of_the_published_files(model, form, gigabytes):
 def test_a_stored_size_is_the_sum_of_its_parts_and_what_is_read_is_no_more(form):
     shape = made()
     stored = weights(shape, form)
-    parts = (stored.linears, stored.kept, stored.embedding, stored.head, stored.other)
+    parts = (stored.linears, stored.unquantized, stored.embedding, stored.head, stored.other)
     assert stored.total == sum(parts) + stored.towers
     assert bytes_read(shape, form) <= stored.total - stored.embedding + 1
 
@@ -68,7 +68,7 @@ def test_a_matrix_whose_inputs_the_group_does_not_divide_stays_at_16_bits_and_is
     blocks = tuple(replace(b, linears=(*b.linears[:-1], odd)) for b in shape.blocks)
     stored = weights(replace(shape, blocks=blocks), FORMATS["awq-g128"])
     assert stored.unfit == ("mlp.down_proj: 480 inputs",)
-    assert stored.kept == 2 * odd.weights * 2
+    assert stored.unquantized == 2 * odd.weights * 2
     assert not weights(replace(shape, blocks=blocks), FORMATS["awq-g32"]).unfit
 
 

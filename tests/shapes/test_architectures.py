@@ -227,14 +227,14 @@ def linear_of(shape: ModelShape, name: str) -> LinearShape:
 def test_a_linear_is_cut_and_joined_as_engines_do(kind, name, split, joined, part):
     found = linear_of(shape_of(kind), name)
     assert (found.split, found.joined, found.part) == (split, joined, part)
-    assert found.kept == (part == "router")
+    assert found.unquantized == (part == "router")
 
 
 def test_routers_stay_at_sixteen_bits_and_experts_are_counted_by_those_chosen():
     shape = shape_of("qwen3_moe")
     router, expert = (linear_of(shape, n) for n in ("mlp.gate", "mlp.experts.*.gate_proj"))
-    assert router.kept
-    assert not expert.kept
+    assert router.unquantized
+    assert not expert.unquantized
     assert (expert.copies, expert.active) == (8, 2)
 
 

@@ -23,7 +23,7 @@ DENSE = BlockShape(
 EXPERTS = BlockShape(
     "experts",
     (
-        LinearShape("gate", 4, 8, "router", "none", kept=True),
+        LinearShape("gate", 4, 8, "router", "none", unquantized=True),
         LinearShape("experts.*.up_proj", 16, 8, "experts", bias=True, copies=4, active=2),
     ),
     CacheShape(values=8, heads=2, window=10),

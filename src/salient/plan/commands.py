@@ -1,74 +1,116 @@
-"""From a decision to the lines to type: make the checkpoint, serve it."""
+"""The commands that quantize a model and serve it, and vLLM's arguments."""
 
+import json
 import shlex
 
-from salient.plan.vllm.arguments import OURS, served_dtype, vllm_arguments
+from salient.plan.vllm.types import Route
+from salient.plan.vllm.versions import TRACKS_WEIGHTS, Version
 from salient.shapes.model_shape import ModelShape
 
-from .engine_profiles import find_engine
+from .engine_kernels import activations
 from .memory import Workload, utilization
 from .ranking import Candidate
 
-# --quantization for what vLLM rounds while loading. "fp8" for 16-bit weights is deprecated in 0.32.
+OUR_METHODS = ("awq", "compressed-tensors")  # what `salient quantize` writes
+# vLLM loads a checkpoint that lacks a tensor silently unless it tracks them.
+TRACK_WEIGHTS = {"enable_weights_track": True}
+# --quantization for what vLLM quantizes while loading. "fp8" for 16-bit weights is deprecated in
+# 0.32.
 _ONLINE = {"fp8": "fp8", "bitsandbytes": "bitsandbytes"}
-_RENAMED = ((0, 32), {"fp8": "fp8_per_tensor"})
+_ONLINE_0_32 = {**_ONLINE, "fp8": "fp8_per_tensor"}
 
 
-def commands(model: str, shape: ModelShape, chosen: Candidate, load: Workload) -> tuple[str, ...]:
-    """The lines to type for `chosen`: what makes its weights, then what serves them."""
-    method = chosen.form.method
+def commands(model: str, shape: ModelShape, best: Candidate, load: Workload) -> tuple[str, ...]:
+    """The lines to type for `best`: what makes its weights, then what serves them."""
+    method = best.form.method
+    if method not in OUR_METHODS:
+        return _serve(model, shape, best, load)
+    scheme = best.form.title.rpartition(" ")[2]
     name = model.rstrip("/").rpartition("/")[2].removesuffix(".json") or "model"
-    if method in OURS:
-        scheme = chosen.form.title.rpartition(" ")[2]
-        out = f"{name}-{scheme}"
-        words = ["salient", "quantize", model, "--scheme", scheme, "-o", out]
-        words += [] if method == "awq" else ["--format", method]
-        return (_line(*words), *_served(out, shape, chosen, load))
-    return _served(model, shape, chosen, load)
+    output = f"{name}-{scheme}"
+    argv = ["salient", "quantize", model, "--scheme", scheme, "-o", output]
+    if method != "awq":
+        argv += ["--format", method]
+    return (shlex.join(argv), *_serve(output, shape, best, load))
 
 
-def _served(model: str, shape: ModelShape, chosen: Candidate, load: Workload) -> tuple[str, ...]:
-    makers = {"vllm": _vllm, "llama.cpp": _llama_cpp}
-    maker = makers.get(load.engine.name)
-    if maker:
-        return maker(model, shape, chosen, load)
-    return (_line("salient", "generate", model, "-p", "Once upon a time"),)
+def _serve(model: str, shape: ModelShape, best: Candidate, load: Workload) -> tuple[str, ...]:
+    if load.engine.name == "vllm":
+        return (_vllm(model, shape, best, load),)
+    if load.engine.name == "llama.cpp":
+        return _llama_cpp(model, best, load)
+    return (shlex.join(["salient", "generate", model, "-p", "Once upon a time"]),)
 
 
-def _vllm(model: str, shape: ModelShape, chosen: Candidate, load: Workload) -> tuple[str, ...]:
-    """No --quantization for AWQ: named explicitly it forced the slow kernel for years."""
-    share = utilization(find_engine("vllm"), load.gpu)
+def _vllm(model: str, shape: ModelShape, best: Candidate, load: Workload) -> str:
+    method = best.form.method
     arguments = vllm_arguments(
         shape,
-        chosen.form.method,
+        method,
         load.version,
-        dtype=served_dtype(shape, chosen.route, load),
+        dtype=served_dtype(shape, best.route, load),
         context=load.context,
-        utilization=share if load.gpu.vendor != "cpu" else None,
+        utilization=utilization(load.engine, load.gpu) if load.gpu.vendor != "cpu" else None,
         tp=load.tp,
         kv_dtype=load.kv_dtype,
     )
-    words = ["vllm", "serve", model, *(word for words in arguments.values() for word in words)]
-    if chosen.form.method in _ONLINE:
-        since, names = _RENAMED
-        online = _ONLINE | (names if load.version >= since else {})
-        words += ["--quantization", online[chosen.form.method]]
-    return (_line(*words),)
+    argv = ["vllm", "serve", model, *(word for argument in arguments.values() for word in argument)]
+    if method in _ONLINE:
+        online = _ONLINE_0_32 if load.version >= (0, 32) else _ONLINE
+        argv += ["--quantization", online[method]]
+    return shlex.join(argv)
 
 
-def _llama_cpp(model: str, shape: ModelShape, chosen: Candidate, load: Workload) -> tuple[str, ...]:
-    kind = chosen.form.name.upper() if chosen.form.gguf else "F16"
-    plain, packed = "model-f16.gguf", f"model-{kind}.gguf"
-    lines = [_line("python", "convert_hf_to_gguf.py", model, "--outfile", plain)]
-    if chosen.form.gguf:
-        lines.append(_line("llama-quantize", plain, packed, kind))
-    tokens = load.context * max(1, load.sequences)  # llama.cpp shares -c among its slots
-    serve = ["llama-server", "-m", packed if chosen.form.gguf else plain, "-c", str(tokens)]
-    serve += ["-np", str(max(1, load.sequences)), "-ngl", "0" if load.gpu.vendor == "cpu" else "99"]
+def vllm_arguments(
+    shape: ModelShape | None,
+    method: str,
+    version: Version,
+    *,
+    dtype: str | None = None,
+    context: int | None = None,
+    utilization: float | None = None,
+    tp: int = 1,
+    kv_dtype: str = "auto",
+) -> dict[str, list[str]]:
+    """The words of each argument by vLLM's name of it; None and defaults are left to vLLM.
+
+    There is no --quantization for `method`: named explicitly, AWQ took the slow kernel for years.
+    `shape` is None where the model could not be counted.
+    """
+    arguments: dict[str, list[str]] = {}
+    if dtype is not None:
+        arguments["dtype"] = ["--dtype", dtype]
+    if context is not None:
+        arguments["max_model_len"] = ["--max-model-len", str(context)]
+    if utilization is not None:
+        arguments["gpu_memory_utilization"] = ["--gpu-memory-utilization", f"{utilization:g}"]
+    if tp > 1:
+        arguments["tensor_parallel_size"] = ["--tensor-parallel-size", str(tp)]
+    if kv_dtype != "auto":
+        arguments["kv_cache_dtype"] = ["--kv-cache-dtype", kv_dtype]
+    if shape is not None and not any(block.cache.state for block in shape.blocks):
+        arguments["enable_prefix_caching"] = ["--enable-prefix-caching"]  # of states: experimental
+    if method in OUR_METHODS and version >= TRACKS_WEIGHTS:
+        config = json.dumps(TRACK_WEIGHTS)
+        arguments["model_loader_extra_config"] = ["--model-loader-extra-config", config]
+    return arguments
+
+
+def served_dtype(shape: ModelShape, route: Route, load: Workload) -> str:
+    """Activations: the model's own type, but float16 for the kernel that takes nothing else."""
+    return "float16" if route.kernel == "awq_gemm" else activations(shape, load)
+
+
+def _llama_cpp(model: str, best: Candidate, load: Workload) -> tuple[str, ...]:
+    kind = best.form.name.upper() if best.form.gguf else "F16"
+    converted, packed = "model-f16.gguf", f"model-{kind}.gguf"
+    lines = [shlex.join(["python", "convert_hf_to_gguf.py", model, "--outfile", converted])]
+    if best.form.gguf:
+        lines.append(shlex.join(["llama-quantize", converted, packed, kind]))
+    slots = max(1, load.sequences)
+    context = load.context * slots  # llama.cpp shares -c among its slots
+    argv = ["llama-server", "-m", packed if best.form.gguf else converted, "-c", str(context)]
+    argv += ["-np", str(slots), "-ngl", "0" if load.gpu.vendor == "cpu" else "99"]
     if load.kv_dtype not in ("auto", "f16"):
-        serve += ["-ctk", load.kv_dtype, "-ctv", load.kv_dtype]
-    return (*lines, _line(*serve))
-
-
-def _line(*words: str) -> str:
-    return " ".join(map(shlex.quote, words))
+        argv += ["-ctk", load.kv_dtype, "-ctv", load.kv_dtype]
+    return (*lines, shlex.join(argv))

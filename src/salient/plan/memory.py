@@ -136,8 +136,8 @@ def weights_share(shape: ModelShape, stored: StoredWeights, tp: int) -> int:
     """Bytes of one of `tp` GPUs: matrices are cut, norms and what has no split are on each."""
     if tp == 1:
         return stored.total
-    whole = shape.count(lambda linear: linear.split == "none" and not linear.kept)
-    every = shape.count(lambda linear: not linear.kept) or 1
+    whole = shape.count(lambda linear: linear.split == "none" and not linear.unquantized)
+    every = shape.count(lambda linear: not linear.unquantized) or 1
     cut = round(stored.linears * (1 - whole / every)) + stored.embedding + stored.head
     return (stored.total - cut) + ceil(cut / tp)
 

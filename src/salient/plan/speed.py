@@ -150,7 +150,7 @@ def _unpacked(
 ) -> float:
     if not pace.unpacks:
         return 0.0
-    active = sum(linear.active_weights for linear in shape.linears if not linear.kept)
+    active = sum(linear.active_weights for linear in shape.linears if not linear.unquantized)
     return active / (pace.unpacks * 1e9 * ease.shares) / load.tp
 
 

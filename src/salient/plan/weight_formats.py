@@ -48,7 +48,7 @@ class StoredWeights:
     divide their inputs."""
 
     linears: int
-    kept: int
+    unquantized: int
     embedding: int
     head: int
     other: int
@@ -57,7 +57,9 @@ class StoredWeights:
 
     @property
     def total(self) -> int:
-        return self.linears + self.kept + self.embedding + self.head + self.other + self.towers
+        return (
+            self.linears + self.unquantized + self.embedding + self.head + self.other + self.towers
+        )
 
 
 def _grouped(group: int) -> Callable[[LinearShape], float | None]:
@@ -166,7 +168,7 @@ def weights(shape: ModelShape, form: WeightFormat) -> StoredWeights:
     unfit: dict[str, None] = {}
     for linear, bits, times in matrices(shape, form):
         biases += linear.biases * times
-        if linear.kept or bits is None:
+        if linear.unquantized or bits is None:
             kept += linear.weights * times * SIXTEEN
         else:
             linears += linear.weights * times * bits
@@ -201,7 +203,7 @@ def matrices(shape: ModelShape, form: WeightFormat) -> list[tuple[LinearShape, f
 
 
 def _bits(linear: LinearShape, form: WeightFormat, experts: int, *, more: bool) -> float | None:
-    if linear.kept:
+    if linear.unquantized:
         return SIXTEEN
     if form.gguf:
         return gguf_bits(form.gguf, linear, experts, more=more)

@@ -110,5 +110,5 @@ def _indexer(module: str, says: ConfigReader, rank: int) -> list[LinearShape]:
     return [
         LinearShape(f"{module}.wq_b", heads * wide, rank, split="none"),
         LinearShape(f"{module}.wk", wide, hidden, split="none"),
-        LinearShape(f"{module}.weights_proj", heads, hidden, split="none", kept=True),
+        LinearShape(f"{module}.weights_proj", heads, hidden, split="none", unquantized=True),
     ]

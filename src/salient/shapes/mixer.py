@@ -30,7 +30,7 @@ def _mamba(module: str, says: ConfigReader) -> BlockShape:
     linears = (
         LinearShape(f"{module}.in_proj", 2 * inner, hidden, "mixer", bias=bias),
         LinearShape(f"{module}.x_proj", rank + 2 * state, inner, "mixer", "in"),
-        LinearShape(f"{module}.dt_proj", inner, rank, "mixer", bias=True, kept=True),
+        LinearShape(f"{module}.dt_proj", inner, rank, "mixer", bias=True, unquantized=True),
         LinearShape(f"{module}.out_proj", hidden, inner, "mixer", "in", bias=bias),
     )
     weights, kept = _conv(says, inner)
@@ -74,7 +74,9 @@ def _delta(module: str, says: ConfigReader, *, four: bool = False) -> BlockShape
             ("b", heads, "in_proj_ba"), ("a", heads, "in_proj_ba"),
         ]  # fmt: skip
     linears = [
-        LinearShape(f"{module}.in_proj_{name}", out, hidden, "mixer", joined=join, kept=out < 8)
+        LinearShape(
+            f"{module}.in_proj_{name}", out, hidden, "mixer", joined=join, unquantized=out < 8
+        )
         for name, out, join in entries
     ]
     linears.append(LinearShape(f"{module}.out_proj", hidden, values, "mixer", "in"))

@@ -48,7 +48,7 @@ def experts_block(how: ExpertNames, says: ConfigReader) -> BlockShape:
     if many:
         bias = holds(how.router_bias, says)
         linears = [
-            LinearShape(how.router, many, hidden, "router", "none", bias=bias, kept=True),
+            LinearShape(how.router, many, hidden, "router", "none", bias=bias, unquantized=True),
             *mlp_linears(how.mlp, says, inner, "experts", many, chosen),
         ]
     if how.shared:
@@ -56,6 +56,6 @@ def experts_block(how: ExpertNames, says: ConfigReader) -> BlockShape:
         wide = says.count(how.shared_inner, least=0) if how.shared_inner else inner * shared
         linears += mlp_linears(how.shared, says, wide, "shared experts") if wide else ()
     if how.shared_gate:
-        linears.append(LinearShape(how.shared_gate, 1, hidden, "router", "none", kept=True))
+        linears.append(LinearShape(how.shared_gate, 1, hidden, "router", "none", unquantized=True))
     kind = "experts" if many else ""
     return BlockShape(kind, tuple(linears), CacheShape(), many if how.correction else 0)

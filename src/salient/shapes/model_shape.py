@@ -25,7 +25,7 @@ class LinearShape:
     joined: the module that engines join it into ("qkv_proj", "gate_up_proj"), "" if none
     bias: whether it has one, of `out` values
     copies, active: experts, and how many of them a token passes through
-    kept: whether it stays at 16 bits in every 4-bit format (routers, gates of a few outputs)
+    unquantized: whether it stays so in every 4-bit format (routers, gates of a few outputs)
     """
 
     name: str
@@ -37,7 +37,7 @@ class LinearShape:
     bias: bool = False
     copies: int = 1
     active: int = 1
-    kept: bool = False
+    unquantized: bool = False
 
     @property
     def weights(self) -> int:

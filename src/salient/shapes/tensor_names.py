@@ -135,7 +135,7 @@ def guessed(name: str, out: int, width: int, *, copies: int, active: int) -> Lin
         "" if router else _JOINS.get(last, ""),
         copies=copies,
         active=active,
-        kept=router or out < FEWEST_OUTPUTS,
+        unquantized=router or out < FEWEST_OUTPUTS,
     )
 
 

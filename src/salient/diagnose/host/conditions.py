@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from salient.diagnose.finding import Certainty, Level
-from salient.plan.vllm.versions import AUTO_AWQ, AWQ_ASKS, Version
+from salient.plan.vllm.versions import AUTO_AWQ, AWQ_TRIES_ALL, Version
 
 from .environment import Environment
 
@@ -142,7 +142,7 @@ def wrong_torch(env: Environment) -> list[str]:
 
 def slow_on_amd(env: Environment) -> list[str]:
     release, cards = vllm_release(env), [c for c in env.cards if c.vendor == "amd"]
-    slow = release is not None and not AWQ_ASKS <= release < AUTO_AWQ
+    slow = release is not None and not AWQ_TRIES_ALL <= release < AUTO_AWQ
     return [f"{card.name} {card.gfx}".strip() for card in cards] if slow else []
 
 

@@ -6,7 +6,7 @@ Facts are vLLM 0.32's, by file name. The checkpoint's tensors are not read.
 import difflib
 import re
 
-from salient.plan.vllm.versions import AUTO_AWQ, AWQ_ASKS, TURING_MARLIN
+from salient.plan.vllm.versions import AUTO_AWQ, AWQ_TRIES_ALL, TURING_MARLIN
 
 from .rule_context import AWQ_METHODS, BOTH, RuleContext, ServingRule
 from .server_arguments import CHOICES
@@ -58,7 +58,7 @@ def _mismatch(context: RuleContext) -> str:
 
 
 def _slow_on_rocm(context: RuleContext) -> bool:
-    fast = context.version is not None and AWQ_ASKS <= context.version < AUTO_AWQ
+    fast = context.version is not None and AWQ_TRIES_ALL <= context.version < AUTO_AWQ
     return context.vendor == "amd" and context.awq and not fast
 
 

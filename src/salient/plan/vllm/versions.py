@@ -1,8 +1,8 @@
-"""What changed in vLLM's choice of kernels, by release, and how to read a version's name.
+"""What changed in vLLM's choice of kernels, by release, and how to read a release's name.
 
-Release numbers were read off vLLM's Python files of both sides of a change, between 0.9.2 and
-0.32.0; where the release before was not at hand, the comment says since when it may be. What is
-older than 0.9 is known from issues and logs. A release is (major, minor).
+Releases were read off vLLM's Python files on both sides of a change, from 0.9.2 to 0.32.0; where
+the release before was not at hand, the comment names the earliest possible one. 0.8 is known from
+issues and logs, 0.33 is taken to choose as 0.32 does. A release is (major, minor).
 """
 
 import re
@@ -11,15 +11,12 @@ from salient.core.errors import RequestError
 
 Version = tuple[int, int]
 
-OLDEST: Version = (0, 6)
-READ_FROM: Version = (0, 9)
-NEWEST: Version = (0, 32)
+OLDEST: Version = (0, 8)
+NEWEST: Version = (0, 32)  # the newest release whose files were read
+SUPPORTED: Version = (0, 33)  # the newest release that is taken to follow the same rules
 EVER: Version = (1 << 30, 0)
 NEVER: Version = (0, 0)
 
-# A layer that AWQ-Marlin cannot take falls back alone; before, the engine stopped (#13119, merged
-# in February 2025, so 0.7.3 may have it).
-LAYER_FALLBACK: Version = (0, 8)
 # AWQ on a CPU by vLLM's own loader (cpu_wna16.py), by Intel's extension before (maybe since 0.10)
 CPU_AWQ: Version = (0, 12)
 # experts on ROCm fall to moe_wna16; before, they went to Marlin, which ROCm lacks
@@ -28,8 +25,8 @@ ROCM_EXPERTS: Version = (0, 13)
 TURING_MARLIN: Version = (0, 14)
 # Intel's extension (ipex_quant.py) is gone for Intel's GPUs too (0.17 may still have it)
 NO_XPU_EXTENSION: Version = (0, 16)
-# AWQ's fast layers ask the list of kernels (so Machete, and ROCm's) instead of Marlin alone
-AWQ_ASKS: Version = (0, 19)
+# AWQ's fast layers try the list of kernels (so Machete, and ROCm's) instead of Marlin only
+AWQ_TRIES_ALL: Version = (0, 19)
 # int4 on a CPU with AMX: 8-bit activations where they are bfloat16 (VLLM_CPU_INT4_W4A8)
 CPU_W4A8: Version = (0, 20)
 # VLLM_BATCH_INVARIANT keeps AWQ from Marlin
@@ -41,7 +38,7 @@ TURING_ONLY: Version = (0, 21)
 # one class for gptq and gptq_marlin, auto_gptq.py (maybe since 0.21)
 AUTO_GPTQ: Version = (0, 22)
 # one class for awq and awq_marlin, auto_awq.py: --quantization awq forces nothing any more, odd
-# widths are padded for Marlin, and on ROCm AWQ no longer asks the list; GGUF moves to a plugin
+# widths are padded for Marlin, and on ROCm AWQ no longer tries the list; GGUF moves to a plugin
 # (#39612)
 AUTO_AWQ: Version = (0, 24)
 # model_loader_extra_config knows enable_weights_track (#41086, merged in April 2026, so 0.20 may
@@ -62,38 +59,32 @@ _NAME = re.compile(r"v?(\d+)\.(\d+)(?:\.\d+)*(?:\.?(?:a|b|rc|post|dev)\d+)*(?:\+
 def parse_version(text: str) -> Version:
     """(0, 9) of "0.9.2", "v0.9.2", "0.11.2.post2" or "0.32.0+cu130".
 
-    Raises RequestError for other words and for releases before 0.6.
+    Raises RequestError for anything else.
     """
-    found = _NAME.fullmatch(text.strip().lower())
-    if not found:
+    match = _NAME.fullmatch(text.strip().lower())
+    if not match:
         raise RequestError(
-            f"{text!r} is no version of vLLM. Give one such as {named(NEWEST)}.0; "
+            f"{text!r} is not a vLLM version. Give one such as {release_name(NEWEST)}.0; "
             "`python -c 'import vllm; print(vllm.__version__)'` prints the installed one."
         )
-    version = int(found[1]), int(found[2])
-    if version < OLDEST:
-        raise RequestError(
-            f"vLLM {text.strip()} is older than {named(OLDEST)}, the oldest that Salient knows: "
-            "before it AWQ had the slow kernel only. Use a newer vLLM."
-        )
-    return version
+    return int(match[1]), int(match[2])
 
 
-def named(version: Version) -> str:
+def release_name(version: Version) -> str:
     """ "0.9" of (0, 9)."""
     return f"{version[0]}.{version[1]}"
 
 
-def doubt(version: Version) -> str:
-    """What to check where the rules of `version` were not read, "" where they were."""
-    if version > NEWEST:
+def version_caveat(version: Version) -> str:
+    """What to do where the rules of `version` are not known, "" where they are."""
+    if version > SUPPORTED:
         return (
-            f"vLLM {named(version)} is newer than {named(NEWEST)}, whose rules are used here: "
-            "compare with the log's line 'Using ... for ...LinearMethod'"
+            f"vLLM {release_name(version)} is newer than {release_name(SUPPORTED)}, whose rules "
+            "are used here: compare with the log's line 'Using ... for ...LinearMethod'"
         )
-    if version < READ_FROM:
+    if version < OLDEST:
         return (
-            f"the rules of vLLM {named(version)} are known from reports alone: compare with the "
-            "log's line 'Using awq_marlin kernel'"
+            f"upgrade vLLM: {release_name(version)} is older than {release_name(OLDEST)}, whose "
+            "rules are used here"
         )
     return ""

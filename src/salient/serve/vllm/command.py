@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+from salient.plan.commands import OUR_METHODS, TRACK_WEIGHTS, vllm_arguments
 from salient.plan.engine_profiles import find_engine
 from salient.plan.memory import utilization
-from salient.plan.vllm.arguments import OURS, TRACKED, vllm_arguments
 
 from .locate import VllmInstall
 from .memory_fit import CACHE_VARIABLE, MemoryFit
@@ -61,9 +61,13 @@ def untracked(found: LaunchContext) -> str:
     """What to know where the user's own words keep vLLM from tracking tensors, "" else."""
     method = found.packing.method if found.packing else ""
     held = found.given.values.get("model_loader_extra_config")
-    if method not in OURS or held is None or (isinstance(held, dict) and held.keys() & TRACKED):
+    if (
+        method not in OUR_METHODS
+        or held is None
+        or (isinstance(held, dict) and held.keys() & TRACK_WEIGHTS)
+    ):
         return ""
-    (key,) = TRACKED
+    (key,) = TRACK_WEIGHTS
     return (
         "Your --model-loader-extra-config replaces ours, so vLLM will not say when a tensor is "
         f'missing. Add "{key}": true to it.'

@@ -11,10 +11,10 @@ from typing import Any
 from salient.core.errors import ModelError, RequestError
 from salient.core.model_files import read_json, stored_tensors
 from salient.diagnose.engine_support import packing_of
+from salient.plan.commands import served_dtype
 from salient.plan.engine_kernels import activations
 from salient.plan.engine_profiles import find_engine
 from salient.plan.memory import Workload, utilization
-from salient.plan.vllm.arguments import served_dtype
 from salient.plan.vllm.route import ServingTarget, WeightPacking, route
 from salient.plan.vllm.versions import NEWEST, Version
 from salient.serve.options import ServeOptions
