@@ -3,6 +3,7 @@
 import pytest
 
 from salient.diagnose.rule import Count, FindingTemplate, Match, Rule, apply_rules
+from salient.diagnose.tables import read_rows, read_rules
 
 PLACES = [("a.json: x", "1"), ("b.json: x", "2")]
 
@@ -43,8 +44,8 @@ def test_each_match_gives_a_finding_and_overrides_the_template():
 )
 def test_a_rule_holds_for_its_releases_and_is_unsure_without_one(version, certainty):
     row = rule(lambda facts: "x", since=(0, 18), until=(0, 20))
-    found = apply_rules([row], 0, version)
-    assert [finding.certainty for finding in found] == ([certainty] if certainty else [])
+    findings = apply_rules([row], 0, version)
+    assert [finding.certainty for finding in findings] == ([certainty] if certainty else [])
 
 
 def test_a_template_without_places_gives_nothing():
@@ -57,3 +58,43 @@ def test_a_count_formats_itself_with_its_noun():
     assert f"{Count(1):weight file}, {Count(2000):linear}, {Count(2000):,}, {Count(3)}" == (
         "1 weight file, 2000 linears, 2,000, 3"
     )
+
+
+TABLE = """
+[slow]
+level = "slow"
+title = "{value} is slow"
+until = "0.18"
+
+[slow-again]
+id = "slow"
+level = "note"
+title = "{count:file}"
+"""
+
+
+def test_a_table_gives_its_rules_in_order_with_their_conditions(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(TABLE)
+    rules = read_rules(path, {"slow": str, "slow-again": lambda facts: PLACES})
+    assert (rules[0].id, rules[0].level, rules[0].until) == ("slow", "slow", (0, 18))
+    findings = apply_rules(rules, 7, (0, 17))
+    assert [(one.id, one.title) for one in findings] == [("slow", "7 is slow"), ("slow", "2 files")]
+
+
+def test_a_row_without_a_condition_and_a_condition_without_a_row_are_errors(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(TABLE)
+    with pytest.raises(KeyError, match="slow-again"):
+        read_rules(path, {"slow": str})
+    with pytest.raises(ValueError, match=r"rules.toml has no row for fast\."):
+        read_rules(path, {"slow": str, "slow-again": str, "fast": str})
+
+
+def test_steps_are_expanded_and_unknown_ones_are_errors(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text('[a]\ndo = ["one", "$more"]\n')
+    steps = {"more": ["$two", "three"], "two": "two"}
+    assert read_rows(path, steps)["a"]["do"] == ("one", "two", "three")
+    with pytest.raises(KeyError, match="more"):
+        read_rows(path)

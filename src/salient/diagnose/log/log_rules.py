@@ -4,11 +4,13 @@ Rules that conclude from a line's absence require a log with the engine's first 
 loading. Throughput is reported, not judged: a log does not name the GPU.
 """
 
-from collections.abc import Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
+from pathlib import Path
 
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Match, Outcome, Place, Rule, apply_rules
+from salient.diagnose.tables import read_rules
 from salient.plan.vllm.versions import AUTO_AWQ, CPU_W4A8
 
 from .log_facts import LogFacts
@@ -18,7 +20,6 @@ LOW_PREFIX_HITS = 5.0  # percent
 MANY_REQUESTS = 100
 MANY_SAMPLES = 6  # statistics lines, ten seconds apart: a minute
 LOW_ACCEPTANCE = 40.0  # percent of drafted tokens
-FASTER = "Marlin was measured up to 2.59 times faster (vLLM pull request #6654)."
 # Signatures of the slow kernel, each with its reason.
 SLOW_SIGNATURES = {
     "awq-forced-slow",
@@ -171,227 +172,33 @@ def _unknown_error(case: LogCase) -> Outcome:
     return Match([("traceback", facts.exception[:300])], {"value": facts.exception[:200]})
 
 
-RULES: tuple[Rule[LogCase], ...] = (
-    Rule(
-        "awq-rocm",
-        "slow",
-        "AWQ on ROCm runs through a plain Triton kernel; the log does not say so",
-        _awq_on_rocm,
-        certainty="likely",
-        why="Choosing among the other kernels made a token 5.3 to 8.1 times faster on gfx1151 "
-        "(vLLM pull request #55098).",
-        do=(
-            "Write the checkpoint as compressed-tensors, which has faster kernels on ROCm:",
-            "salient quantize SOURCE --format compressed-tensors",
-        ),
-        rank=6,
-    ),
-    Rule(
-        "awq-slow-kernel",
-        "slow",
-        "quantization=awq: the weights run through the old AWQ kernel, not through Marlin",
-        _forced_awq,
-        certainty="likely",
-        why=FASTER,
-        do=(
-            "Drop `--quantization awq` from the command, or upgrade vLLM.",
-            "Then look for `awq_marlin` in the engine's first line.",
-        ),
-        rank=6,
-    ),
-    Rule(
-        "awq-slow-kernel",
-        "slow",
-        "No line says `Using ... for AutoAWQMarlinLinearMethod`: the slow AWQ kernel runs",
-        _refused_by_marlin,
-        certainty="likely",
-        why=f"{FASTER} The log gives no reason; these are the possible ones.",
-        do=(
-            "VLLM_BATCH_INVARIANT=1 is set: unset it.",
-            "zero_point is false in config.json: quantize with zeros, or write compressed-tensors.",
-            "group_size is not 32, 64 or 128: quantize again, salient quantize SOURCE",
-            "The GPU's compute capability is below 7.5: serve a GGUF with llama.cpp.",
-            "Check the checkpoint's files: salient doctor {model}",
-        ),
-        rank=6,
-    ),
-    Rule(
-        "awq-slow-bfloat16",
-        "warning",
-        "The slow AWQ kernel takes float16 only, and the model runs in bfloat16",
-        _slow_bfloat16,
-        certainty="possible",
-        why="Expect `expected scalar type Half but found BFloat16` at the first request.",
-        do=("Serve with --dtype float16, or get Marlin to run.",),
-    ),
-    Rule(
-        "kernel-other",
-        "warning",
-        "Marlin does not take the 4-bit weights: {kernel} does",
-        _other_kernel,
-        why="vLLM tries Machete, Marlin and Humming first.",
-        do=(
-            "Check whether VLLM_DISABLED_KERNELS or --linear-backend excludes Marlin.",
-            "Marlin requires groups of 32, 64 or 128 that divide each layer's inputs per GPU.",
-        ),
-        rank=30,
-    ),
-    Rule(
-        "eager",
-        "slow",
-        "--enforce-eager: CUDA graphs and torch.compile are off",
-        _eager,
-        why="Small batches wait for the CPU to launch each kernel; 4-bit decoding most of all.",
-        do=("Drop --enforce-eager; graphs take some memory and a longer start.",),
-        rank=20,
-    ),
-    Rule(
-        "tensors-untracked",
-        "note",
-        "vLLM does not report tensors missing from a quantized checkpoint: answers are then wrong",
-        _untracked,
-        do=(
-            "Serve with --model-loader-extra-config '{{\"enable_weights_track\": true}}'",
-            "Check the files: salient doctor {model}",
-        ),
-        rank=80,
-    ),
-    Rule(
-        "cpu-w4a8",
-        "note",
-        "On a CPU with AMX, bfloat16 means 8-bit activations, and no line says so",
-        _cpu_w4a8,
-        certainty="possible",
-        do=(
-            "grep -o amx_int8 /proc/cpuinfo | head -1 shows whether the CPU has AMX.",
-            "For 16-bit activations: VLLM_CPU_INT4_W4A8=0, or --dtype float16",
-        ),
-        rank=75,
-    ),
-    Rule(
-        "cpu-float16",
-        "note",
-        "float16 on a CPU: products of many tokens are faster in bfloat16 if the CPU supports it",
-        _cpu_float16,
-        certainty="possible",
-        do=("grep -o avx512_bf16 /proc/cpuinfo | head -1; if it is there: --dtype bfloat16",),
-        rank=75,
-    ),
-    Rule(
-        "concurrency-low",
-        "warning",
-        "The key-value cache holds {facts.concurrency:.2f} requests of "
-        "{facts.concurrency_context:,} tokens at once",
-        _low_concurrency,
-        why="More requests of shorter length fit; long ones wait for each other.",
-        do=(
-            "Lower --max-model-len to what your requests need.",
-            "Halve the cache: --kv-cache-dtype fp8 (compute capability 8.9 or newer).",
-            "Raise --gpu-memory-utilization (now {utilization}), or add GPUs.",
-        ),
-        rank=30,
-    ),
-    Rule(
-        "waiting-cache-full",
-        "slow",
-        "Requests wait (up to {traffic.waiting_most}) because the key-value cache is full",
-        lambda case: _often(case, case.facts.traffic.full),
-        why="The GPU has no memory for more concurrent requests; their first token comes late.",
-        do=(
-            "Lower --max-model-len, or halve the cache: --kv-cache-dtype fp8",
-            "Free memory for the cache: a 4-bit checkpoint, a higher --gpu-memory-utilization.",
-            "Or serve from more GPUs.",
-        ),
-        rank=30,
-    ),
-    Rule(
-        "waiting-slots",
-        "warning",
-        "Requests wait (up to {traffic.waiting_most}) though the key-value cache has room",
-        lambda case: _often(case, case.facts.traffic.free),
-        certainty="likely",
-        why="At most {traffic.running_most} ran at once: --max-num-seqs or the tokens of a step "
-        "are the limit, or requests come faster than they are served.",
-        do=(
-            "Raise --max-num-seqs above {traffic.running_most} and --max-num-batched-tokens.",
-            "If the throughput then stays the same, serve from more GPUs.",
-        ),
-        rank=40,
-    ),
-    Rule(
-        "preemptions",
-        "slow",
-        "Requests are stopped and computed again: the key-value cache is too small",
-        _preemptions,
-        why="A preempted request's tokens are computed twice.",
-        do=(
-            "Lower --max-num-seqs, so that fewer share the cache.",
-            "Enlarge it: --gpu-memory-utilization, --kv-cache-dtype fp8, a 4-bit checkpoint.",
-        ),
-        rank=30,
-    ),
-    Rule(
-        "prefix-hits-low",
-        "note",
-        "Only {traffic.prefix_hits:.1f}% of prompt tokens hit the prefix cache",
-        _low_prefix_hits,
-        certainty="possible",
-        why="Expected where prompts do not share a beginning.",
-        do=(
-            "Put what all prompts share first: system prompt and examples before dates and names.",
-        ),
-        rank=60,
-    ),
-    Rule(
-        "drafts-refused",
-        "warning",
-        "The model accepts only {traffic.acceptance:.1f}% of the drafted tokens",
-        _low_acceptance,
-        certainty="likely",
-        why="Rejected tokens are wasted work; with many requests they cost throughput.",
-        do=("Lower num_speculative_tokens of --speculative-config, or drop it and compare.",),
-        rank=40,
-    ),
-    Rule(
-        "not-a-number-requests",
-        "error",
-        "{traffic.corrupted} requests had NaN in their logits: their answers are garbage",
-        _corrupted,
-        do=(
-            "Serve with --dtype bfloat16: float16 may overflow.",
-            "Check the checkpoint: salient evaluate {model}",
-        ),
-        rank=10,
-    ),
-    Rule(
-        "concurrency",
-        "good",
-        "{facts.concurrency:.1f} requests of {facts.concurrency_context:,} tokens fit at once",
-        lambda case: (case.facts.concurrency or 0.0) >= LOW_CONCURRENCY,
-        rank=41,
-    ),
-    Rule(
-        "throughput",
-        "good",
-        "Up to {traffic.best_generation:.1f} tokens/s were generated, by up to "
-        "{traffic.running_most} requests at once{alone}",
-        _throughput,
-    ),
-)
-# Applies only if no other error was found.
-UNKNOWN_ERROR: Rule[LogCase] = Rule(
-    "unknown-error",
-    "error",
-    "It stopped with an unrecognized error: {value}",
-    _unknown_error,
-    certainty="likely",
-    do=("Search for its text at https://github.com/vllm-project/vllm/issues",),
-    rank=70,
-)
+# Conditions by the headers of rules.toml.
+_CONDITIONS: dict[str, Callable[[LogCase], Outcome]] = {
+    "awq-rocm": _awq_on_rocm,
+    "awq-slow-kernel": _forced_awq,
+    "awq-refused-by-marlin": _refused_by_marlin,
+    "awq-slow-bfloat16": _slow_bfloat16,
+    "kernel-other": _other_kernel,
+    "eager": _eager,
+    "tensors-untracked": _untracked,
+    "cpu-w4a8": _cpu_w4a8,
+    "cpu-float16": _cpu_float16,
+    "concurrency-low": _low_concurrency,
+    "waiting-cache-full": lambda case: _often(case, case.facts.traffic.full),
+    "waiting-slots": lambda case: _often(case, case.facts.traffic.free),
+    "preemptions": _preemptions,
+    "prefix-hits-low": _low_prefix_hits,
+    "drafts-refused": _low_acceptance,
+    "not-a-number-requests": _corrupted,
+    "concurrency": lambda case: (case.facts.concurrency or 0.0) >= LOW_CONCURRENCY,
+    "throughput": _throughput,
+    "unknown-error": _unknown_error,
+}
+*RULES, UNKNOWN_ERROR = read_rules(Path(__file__).with_name("rules.toml"), _CONDITIONS)
 
 
 def judge_facts(
-    facts: LogFacts, signatures: Set[str], rules: tuple[Rule[LogCase], ...] = RULES
+    facts: LogFacts, signatures: Set[str], rules: Iterable[Rule[LogCase]] = RULES
 ) -> list[Finding]:
     """The findings of all rules. signatures: ids of those in the log."""
     return apply_rules(rules, LogCase(facts, signatures), values=facts.values())

@@ -1,6 +1,6 @@
 """Signatures: lines that engines print, and what they mean.
 
-The rows are in signatures/*.toml, one file a subject; a row's header is the id of its finding:
+The rows are in signatures/*.toml, one file a subject:
 
     [memory-taken]
     level = "error"
@@ -19,9 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import tomli  # compiled: tomllib takes three times as long
-
 from salient.diagnose.rule import FindingTemplate
+from salient.diagnose.tables import read_rows, read_toml
 
 from .line_prefix import LogLine
 
@@ -72,36 +71,18 @@ class Signature(FindingTemplate):
 
 def read_signatures(folder: Path = FOLDER) -> tuple[Signature, ...]:
     """All rows. Raises TypeError for a key that `Signature` does not have."""
-    steps = _read_toml(folder / "steps.toml")
-    return tuple(
-        _signature(id, row, steps)
-        for subject in SUBJECTS
-        for id, row in _read_toml(folder / f"{subject}.toml").items()
-    )
+    steps = read_toml(folder / "steps.toml")
+    tables = (read_rows(folder / f"{subject}.toml", steps) for subject in SUBJECTS)
+    return tuple(_signature(**row) for rows in tables for row in rows.values())
 
 
-def _signature(id: str, row: dict[str, Any], steps: dict[str, str | list[str]]) -> Signature:
-    row["do"] = _expand(row.get("do", []), steps)
-    row["companions"] = tuple(row.get("companions", []))
-    if versions := row.pop("versions", ""):
-        row["why"] = f"{row.get('why', '')} Printed by vLLM {versions}.".strip()
-    return Signature(id, **row)
-
-
-def _expand(items: list[str], steps: dict[str, str | list[str]]) -> tuple[str, ...]:
-    """The steps with each "$name" replaced."""
-    expanded: list[str] = []
-    for item in items:
-        if item.startswith("$"):
-            step = steps[item[1:]]
-            expanded += _expand([step] if isinstance(step, str) else step, steps)
-        else:
-            expanded.append(item)
-    return tuple(expanded)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    return tomli.loads(path.read_text(encoding="utf-8"))
+def _signature(
+    *, why: str = "", versions: str = "", companions: list[str] | None = None, **row: Any
+) -> Signature:
+    """versions: the releases that print the line, where not all do"""
+    if versions:
+        why = f"{why} Printed by vLLM {versions}.".strip()
+    return Signature(why=why, companions=tuple(companions or ()), **row)
 
 
 SIGNATURES = read_signatures()
