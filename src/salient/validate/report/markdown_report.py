@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from salient.core.markdown import escape_markdown, markdown_table
 from salient.validate.result import ValidationResult
+from salient.validate.tasks.comparison import AnswerFlip
 
-from .parts import AnswerText, FlipRow, HtmlCell, HtmlTable, Section
+from .parts import HtmlCell, HtmlTable, Section
 from .policy_view import RuleView, VerdictView, verdict_view
 from .sections import sections
 from .sections.method import method_facts
@@ -119,7 +120,7 @@ def _cell(cell: HtmlCell) -> str:
     return escaped(cut(cell.text, CELL) + (f" ({cell.small})" if cell.small else ""))
 
 
-def _flips(flips: list[FlipRow]) -> str:
+def _flips(flips: list[AnswerFlip]) -> str:
     shown = flips[:MOST_FLIPS]
     columns = ("example", "", "expected", "reference", "checkpoint")
     table = markdown_table(columns, map(_flip, shown), columns)
@@ -127,13 +128,10 @@ def _flips(flips: list[FlipRow]) -> str:
     return f"<details><summary>{summary}</summary>\n\n{table}\n\n</details>\n"
 
 
-def _flip(flip: FlipRow) -> tuple[str, ...]:
-    answers = (_answer(flip.reference), _answer(flip.quantized))
-    return (_code(flip.name), "lost" if flip.lost else "gained", _code(flip.expected), *answers)
-
-
-def _answer(answer: AnswerText) -> str:
-    return _code(cut(answer.same + answer.other, LONGEST))
+def _flip(flip: AnswerFlip) -> tuple[str, ...]:
+    expected = " or ".join(line(text, 120) for text in flip.example.expected[:5])
+    answers = (_code(cut(text, LONGEST)) for text in (flip.reference, flip.quantized))
+    return (_code(line(flip.example.id, 60)), flip.direction, _code(expected), *answers)
 
 
 def _method(result: ValidationResult) -> str:

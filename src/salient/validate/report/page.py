@@ -18,7 +18,7 @@ from salient.validate.result import ValidationResult
 from .policy_view import SIGN_LABELS, verdict_view
 from .sections import sections
 from .sections.method import method_facts, scheme_summary
-from .text_format import line, visible
+from .text_format import common_start, cut, line, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -56,7 +56,8 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         finalize=_printable,
     )
-    environment.filters["sentence"] = _sentence
+    environment.filters |= {"sentence": _sentence, "line": line, "cut": cut}
+    environment.globals["common_start"] = common_start
     return environment
 
 

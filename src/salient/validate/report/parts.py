@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from salient.core.intervals import Interval
+from salient.validate.tasks.comparison import AnswerFlip
 
 from .charts import RowChart
 from .plots import Plot
@@ -86,40 +87,13 @@ class Tile:
     sign: str = ""
 
 
-@dataclass(frozen=True)
-class AnswerText:
-    """A text that a model wrote, in two pieces: what both models wrote, and the rest.
-
-    whole: all of it, or as much as a page holds, where `same` and `other` are cut; else ''
-    left: characters that even `whole` leaves out
-    """
-
-    same: str
-    other: str
-    whole: str = ""
-    left: int = 0
-
-
-@dataclass(frozen=True)
-class FlipRow:
-    """An example that only one model gets right. lost: the reference does"""
-
-    name: str
-    kind: str
-    lost: bool
-    prompt: AnswerText
-    expected: str
-    reference: AnswerText
-    quantized: AnswerText
-
-
 @dataclass
 class Section:
     """One stage's part of the report.
 
     name: of the stage, and the place on the page   lead: the result in a sentence
     error: why it could not be measured; then the section has nothing else
-    flips_left: how many more flips are only in report.json
+    flips: lost ones first
     """
 
     name: str
@@ -130,5 +104,4 @@ class Section:
     tables: list[HtmlTable] = field(default_factory=list)
     tiles: list[Tile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    flips: list[FlipRow] | None = None
-    flips_left: int = 0
+    flips: list[AnswerFlip] | None = None

@@ -8,6 +8,7 @@ nothing are made visible; escaping is the templates' and Markdown's.
 import math
 import re
 from collections.abc import Callable
+from itertools import takewhile
 
 from salient.core.intervals import Interval
 
@@ -154,3 +155,12 @@ def cut(text: str, most: int) -> str:
 def line(text: str | None, most: int = 80) -> str:
     """A name or a short remark on one line."""
     return visible(cut(text or "", most).replace("\n", " ↵ ").replace("\t", " "))
+
+
+def common_start(first: str, second: str) -> int:
+    """How many characters both begin with, in whole words."""
+    pairs = zip(first, second, strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    while 0 < same < max(len(first), len(second)) and first[same - 1].isalnum():
+        same -= 1
+    return same

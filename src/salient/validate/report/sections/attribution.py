@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from salient.validate.attribution.result import AttributionResult, Suggestion
+from salient.validate.policy.verdict import Verdict
 from salient.validate.report import text_format as fmt
 from salient.validate.report.axis import linear
 from salient.validate.report.charts import bar_row, row_chart
@@ -17,7 +18,7 @@ MOST_BLOCKS = 300
 LISTED = 6
 
 
-def attribution_section(result: AttributionResult) -> Section:
+def attribution_section(result: AttributionResult, _: Verdict | None) -> Section:
     """KL by block and by kind of layer, suggested fixes, drift. No policy judges it."""
     blocks = [(_block_name(block.name), block.kl) for block in result.blocks[:MOST_BLOCKS]]
     ranked = sorted((b for b in blocks if fmt.finite(b[1]) is not None), key=lambda b: -b[1])

@@ -1,28 +1,17 @@
 """What both models answer to the same examples, and where they differ."""
 
 from collections.abc import Mapping
-from itertools import takewhile
 
 from salient.validate.policy.verdict import Verdict
 from salient.validate.report import text_format as fmt
 from salient.validate.report.axis import linear
 from salient.validate.report.charts import EQUAL, RowChart, bar_row, dot_row, pair_row, row_chart
-from salient.validate.report.parts import (
-    AnswerText,
-    FlipRow,
-    HtmlTable,
-    Section,
-    cell,
-    table,
-)
+from salient.validate.report.parts import HtmlTable, Section, cell, table
 from salient.validate.report.policy_view import levels, tile
-from salient.validate.tasks.comparison import AnswerFlip, Tally
+from salient.validate.tasks.comparison import Tally
 from salient.validate.tasks.result import TaskResult, Throughput
 
 ALL_EXAMPLES = "all examples"
-MOST_FLIPS = 200
-SHOWN = 420  # characters of a text next to another
-LONGEST = 3000  # characters of a text that is unfolded
 MODELS = {"reference": "reference", "quantized": "checkpoint"}
 
 
@@ -32,7 +21,6 @@ def tasks_section(result: TaskResult, verdict: Verdict | None) -> Section:
     tallies = {fmt.line(tally.kind, 40): tally for tally in result.comparison.kinds}
     if len(tallies) != 1:
         tallies[ALL_EXAMPLES] = total
-    flips = sorted(result.comparison.flips, key=lambda flip: flip.direction == "gained")
     throughput = {MODELS[side]: each for side, each in result.throughput.items()}
     retention, examples = (total.retention, fmt.share), f"of {fmt.integer(total.count)} examples"
     return Section(
@@ -47,8 +35,7 @@ def tasks_section(result: TaskResult, verdict: Verdict | None) -> Section:
             _throughput_chart(throughput),
         ],
         tables=[_kind_table(tallies), _throughput_table(throughput)],
-        flips=[_flip(flip) for flip in flips[:MOST_FLIPS]],
-        flips_left=max(0, len(flips) - MOST_FLIPS),
+        flips=sorted(result.comparison.flips, key=lambda flip: flip.direction == "gained"),
         notes=[fmt.line(note, 400) for note in result.notes],
         tiles=[tile(verdict, ("tasks", "retention"), "Retention", retention, examples)],
     )
@@ -131,33 +118,3 @@ def _kind_table(tallies: Mapping[str, Tally]) -> HtmlTable:
         "two-sided). “Both wrong, otherwise” counts wrong answers that changed.",
         brief=("examples", "reference", "checkpoint", "retention", "lost", "gained"),
     )
-
-
-def _flip(flip: AnswerFlip) -> FlipRow:
-    example, same = flip.example, _common_start(flip.reference, flip.quantized)
-    return FlipRow(
-        fmt.line(example.id, 60),
-        fmt.line(example.kind, 40),
-        flip.direction == "lost",
-        _answer(example.prompt, len(example.prompt)),
-        " or ".join(fmt.line(text, 120) for text in example.expected[:5]),
-        _answer(flip.reference, same),
-        _answer(flip.quantized, same),
-    )
-
-
-def _common_start(before: str, after: str) -> int:
-    """How many characters both begin with, in whole words."""
-    pairs = zip(before, after, strict=False)
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    while 0 < same < max(len(before), len(after)) and before[same - 1].isalnum():
-        same -= 1
-    return same
-
-
-def _answer(text: str, same: int) -> AnswerText:
-    """A text in its two pieces; a long one is cut in the middle, with all of it to unfold."""
-    if len(text) <= SHOWN:
-        return AnswerText(text[:same], text[same:])
-    left = max(0, len(text) - LONGEST)
-    return AnswerText("", fmt.cut(text, SHOWN), fmt.cut(text, LONGEST), left)
