@@ -241,7 +241,7 @@ def test_a_fault_is_told_first_with_its_file_and_tensor(toy, name):
     assert text in words(told)
     assert told.level in ("error", "warning")
     assert told.title
-    assert told.matters
+    assert told.why
     assert told.do
 
 

@@ -131,14 +131,14 @@ def test_a_stray_beside_an_index_is_told(shards, name, text):
     told = first(shards)
     assert told.id == "file-stray"
     assert name in words(told)
-    assert text in told.matters
+    assert text in told.why
 
 
 def test_a_stray_without_an_index_is_read_by_vllm(toy):
     save_file(load_file(toy / SINGLE), toy / "old.safetensors")
     told = first(toy)
     assert told.id == "file-stray"
-    assert "vLLM reads every *.safetensors" in told.matters
+    assert "vLLM reads every *.safetensors" in told.why
 
 
 def test_bytes_after_the_last_tensor_are_refused_by_safetensors_and_told(toy):

@@ -90,7 +90,7 @@ def test_an_entry_within_experts_names_misleads_older_readers_only(mixture):
     settings(mixture, modules_to_not_convert=["gate"])
     told = first(mixture)
     assert (told.id, told.level) == ("skip-entry-hits-experts", "warning")
-    assert "vLLM looks all experts up by one name" in told.matters
+    assert "vLLM looks all experts up by one name" in told.why
 
 
 def test_routers_without_an_entry_get_one_that_fits(mixture):

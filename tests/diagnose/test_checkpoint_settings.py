@@ -41,7 +41,7 @@ def test_compression_config_is_read_by_vllm_alone(toy):
     write_config(toy, found)
     told = first(toy)
     assert told.id == "config-beside"
-    assert "vLLM does." in told.matters
+    assert "vLLM does." in told.why
     assert "--quantization" not in words(told)
 
 

@@ -150,7 +150,7 @@ def test_an_error_of_eight_workers_is_one_finding_with_count_eight():
     findings = read("".join(line.format(i, i) for i in range(8))).findings
     assert [(f.id, f.count, len(f.evidence)) for f in findings] == [("out-of-memory", 8, 3)]
     assert "896.00 MiB" in findings[0].title
-    assert "583.31 MiB" in findings[0].matters
+    assert "583.31 MiB" in findings[0].why
 
 
 def test_a_repeated_line_is_counted_and_shown_three_times():

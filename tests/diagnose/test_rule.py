@@ -19,7 +19,7 @@ def test_an_empty_outcome_gives_no_finding(outcome):
 
 def test_a_text_fills_the_braces():
     (finding,) = apply_rules([rule(str, why="{value}.", do=("use {value}",))], facts=7)
-    assert (finding.title, finding.matters, finding.do) == ("7 of 1 file", "7.", ("use 7",))
+    assert (finding.title, finding.why, finding.do) == ("7 of 1 file", "7.", ("use 7",))
 
 
 def test_places_become_evidence_and_their_number_the_count():

@@ -248,7 +248,7 @@ def test_a_diff_is_spelled_as_the_file_is(name, text, steps, tmp_path):
     assert finding.id == "awq-forced-slow"
     assert finding.do == steps
     assert finding.evidence[0].where == f"{name}:{2 if name == 'a.yaml' else 1}"
-    assert "5x" in finding.matters
+    assert "5x" in finding.why
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_groups_are_read_off_compressed_tensors_too(tmp_path):
 @pytest.mark.parametrize(("gib", "factor"), [(RTX4090, "32x"), (A100, "64x"), (None, "10 to")])
 def test_offloaded_weights_are_slower_by_the_ratio_of_the_buses(gib, factor, tmp_path):
     found = judge_settings(read(tmp_path, M + "cpu-offload-gb: 4\n"), gpu=gib)
-    assert factor in found[0].matters
+    assert factor in found[0].why
 
 
 def test_an_unknown_argument_says_the_nearest_and_keeps_the_value(tmp_path):

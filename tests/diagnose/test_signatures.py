@@ -73,7 +73,7 @@ def test_an_example_gives_its_finding_in_a_json_log(row):
 @pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
 def test_a_finding_has_a_title_and_no_braces_left(row):
     finding = findings(row.example + "\n")[row.id]
-    text = " ".join((finding.title, finding.matters, *finding.do))
+    text = " ".join((finding.title, finding.why, *finding.do))
     assert finding.title
     assert not re.search(r"\{[a-z_]+\}", text)
 

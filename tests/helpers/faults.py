@@ -109,5 +109,5 @@ def first(folder: Path) -> Finding:
 
 def words(finding: Finding) -> str:
     """All that a person reads of a finding."""
-    lines = (finding.title, finding.matters, *finding.do)
+    lines = (finding.title, finding.why, *finding.do)
     return "\n".join((*lines, *(f"{e.where} {e.text}" for e in finding.evidence)))

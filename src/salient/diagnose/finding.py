@@ -31,7 +31,7 @@ class Finding:
 
     id: a stable name for programs, such as "awq-forced-slow"
     title: what it means, one line
-    matters: why it matters, with the expected factor where one is known
+    why: why it matters, with the expected factor where one is known; "matters" in JSON
     do: steps: exact commands, settings or diffs
     evidence: its first places   count: how often it occurs, at least len(evidence)
     rank: among findings of one level, smaller ones come first: causes before their consequences
@@ -41,14 +41,14 @@ class Finding:
     level: Level
     title: str
     certainty: Certainty = "certain"
-    matters: str = ""
+    why: str = ""
     do: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     count: int = 1
     rank: int = 50
 
     def to_dict(self) -> dict[str, object]:
-        return asdict(self)
+        return {"matters" if key == "why" else key: value for key, value in asdict(self).items()}
 
 
 def ranked(findings: list[Finding]) -> list[Finding]:

@@ -53,8 +53,8 @@ def finding_lines(finding: Finding) -> list[str]:
     more = finding.count - min(MAX_PLACES, len(finding.evidence))
     if finding.evidence and more > 0:
         lines.append(f"    and {more:,} more")
-    if finding.matters:
-        lines.append(f"    why: {finding.matters}")
+    if finding.why:
+        lines.append(f"    why: {finding.why}")
     return lines + [f"    do: {step}" for step in finding.do]
 
 

@@ -56,7 +56,7 @@ class FindingTemplate:
 
     {count:linear} is "1 linear" or "3 linears". Literal braces are doubled.
 
-    id, level, title, certainty, do, rank: as in `Finding`   why: the finding's `matters`
+    The fields are those of `Finding`.
     """
 
     id: str
@@ -77,7 +77,7 @@ class FindingTemplate:
             level=match.level or self.level,
             title=self.title.format_map(values),
             certainty=match.certainty or self.certainty,
-            matters=self.why.format_map(values),
+            why=self.why.format_map(values),
             do=(*match.steps, *(step.format_map(values) for step in self.do)),
             evidence=tuple(Evidence(*place) for place in match.places[:SHOWN]),
             count=count,

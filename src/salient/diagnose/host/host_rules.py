@@ -67,7 +67,7 @@ def _broken_requirements(environment: Environment) -> list[Finding]:
                 "requirement-broken",
                 "error",
                 f"{owner} {has} needs {pin}; {need.name} {version} is installed",
-                matters="The last installation changed it. Engines fail at import, or later and "
+                why="The last installation changed it. Engines fail at import, or later and "
                 "in stranger ways.",
                 do=(
                     f'pip install "{pin}"',

@@ -159,18 +159,18 @@ def _from_rarest(word: bytes) -> bytes:
     return word[next((at for at in map(before.find, RARE) if at >= 0), 0) :]
 
 
-def _tree(words: list[bytes]) -> bytes:
-    """A pattern of all words that looks at each letter once: (?:ab(?:c|d)|x)."""
+def _tree(literals: list[bytes]) -> bytes:
+    """A pattern of all literals that looks at each letter once: (?:ab(?:c|d)|x)."""
     heads: dict[bytes, list[bytes]] = {}
-    for word in words:
-        if word:
-            heads.setdefault(word[:1], []).append(word[1:])
+    for literal in literals:
+        if literal:
+            heads.setdefault(literal[:1], []).append(literal[1:])
     branches = [
         re.escape(head) + (re.escape(rests[0]) if len(rests) == 1 else _tree(rests))
         for head, rests in heads.items()
     ]
-    # A word that ends here is taken where no longer one fits.
-    branches += [b""] if b"" in words else []
+    # A literal that ends here is taken where no longer one fits.
+    branches += [b""] if b"" in literals else []
     return branches[0] if len(branches) == 1 else b"(?:" + b"|".join(branches) + b")"
 
 
