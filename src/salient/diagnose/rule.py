@@ -14,7 +14,7 @@ from salient.plan.vllm.versions import EVER, OLDEST, Version
 from .finding import Certainty, Evidence, Finding, Level
 
 SHOWN = 5  # places of a finding that become evidence
-Place = tuple[str, str]  # where, and the text that stands there
+Place = tuple[str, str]  # where, and its text
 Facts = TypeVar("Facts")
 
 
@@ -46,7 +46,7 @@ class Match:
 
 
 # What a condition returns. False, "", an empty sequence or None: the rule does not apply.
-# A text fills the braces of {value}; each match of a sequence becomes a finding of its own.
+# A text fills the braces of {value}; each match of a sequence becomes one finding.
 Outcome = Match | Sequence[Match] | Sequence[Place] | str | bool | None
 
 

@@ -26,7 +26,7 @@ FIRST = 200  # lines of an anchor that are all returned
 EACH = 8  # lines of an anchor returned from each later block, in addition to its last
 KINDS = 50_000  # kinds of line remembered, none longer than LONG_KIND
 LONG_KIND = 512
-# Digits and the letters of hexadecimal names (request ids) do not tell kinds apart.
+# Digits and the letters of hexadecimal names (request ids) do not distinguish kinds.
 DIGITS = b"0123456789abcdef"
 # The regular expression stops at each of its first letters, so each anchor is searched from its
 # rarest letter on. Rarest first, as counted in logs and English text.
