@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from helpers.explorer_state import measured, scene_of
+from helpers.explorer_state import explorer_state, measured
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.runs import run
 from helpers.toy_models import rewrite_json, toy_folder
@@ -28,20 +28,20 @@ def checkpoint(toy, text, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scene(checkpoint):
-    return measured(scene_of(checkpoint))
+def state(checkpoint):
+    return measured(explorer_state(checkpoint))
 
 
-def wanted(row=0, group=0, scheme=None, clip=1.0, a=0.0, b=0.0):
+def query(row=0, group=0, scheme=None, clip=1.0, a=0.0, b=0.0):
     return GroupQuery(row, group, scheme or Scheme(32), clip, a, b, torch.float16)
 
 
-def names(scene, block=0):
-    return [r["name"] for i in inputs_data(scene.viewer, block)["inputs"] for r in i["readers"]]
+def names(state, block=0):
+    return [r["name"] for i in inputs_data(state.viewer, block)["inputs"] for r in i["readers"]]
 
 
-def test_the_overview_tells_what_the_run_noted(scene, checkpoint):
-    data = scene.overview()
+def test_the_overview_tells_what_the_run_noted(state, checkpoint):
+    data = state.overview()
     assert data["made_from"] == "model"
     assert data["source"].startswith("model, the model this checkpoint was made from")
     assert [b["name"] for b in data["evidence"]["blocks"]] == data["blocks"]
@@ -51,19 +51,19 @@ def test_the_overview_tells_what_the_run_noted(scene, checkpoint):
     assert data["progress"]["words"] == "384 tokens of the checkpoint's own calibration texts"
 
 
-def test_the_inputs_of_a_block_hold_each_linear_once_with_the_exponents_noted(scene):
-    entries = scene.evidence.blocks
+def test_the_inputs_of_a_block_hold_each_linear_once_with_the_exponents_noted(state):
+    entries = state.evidence.blocks
     for block, entry in enumerate(entries):
-        found = inputs_data(scene.viewer, block)
+        found = inputs_data(state.viewer, block)
         assert found["why"] == ""
-        assert sorted(names(scene, block)) == sorted(scene.viewer.layers.shapes(block))
+        assert sorted(names(state, block)) == sorted(state.viewer.layers.shapes(block))
         noted = {g.readers[0]: g.exponents[0] for g in entry.groups}
         for each in found["inputs"]:
             assert each["exponents"] == noted[each["readers"][0]["name"]]
 
 
-def test_salience_is_sorted_and_is_the_inputs_mean_size(scene):
-    view = scene.viewer.view(1, "mlp.up_proj")
+def test_salience_is_sorted_and_is_the_inputs_mean_size(state):
+    view = state.viewer.view(1, "mlp.up_proj")
     data = salience_data(view)
     assert data["values"] == sorted(data["values"], reverse=True)
     mean = view.tokens.abs().mean(0)
@@ -73,54 +73,54 @@ def test_salience_is_sorted_and_is_the_inputs_mean_size(scene):
     assert data["channels"] == len(data["values"]) == 64
 
 
-def test_the_curve_holds_the_chosen_point_and_plain_rounding(scene):
-    for name in names(scene):
-        view = scene.viewer.view(0, name)
-        data = curve_data(scene.viewer, view, scene.scheme, scene.dtype)
-        assert data["chosen"]["b"] == data["b"] == view.settled.exponents[1]
-        if view.settled.scaled:
+def test_the_curve_holds_the_chosen_point_and_plain_rounding(state):
+    for name in names(state):
+        view = state.viewer.view(0, name)
+        data = curve_data(state.viewer, view, state.scheme, state.dtype)
+        assert data["chosen"]["b"] == data["b"] == view.chosen.exponents[1]
+        if view.chosen.scaled:
             assert data["chosen"]["error"] < 1.1 * data["plain"]
         on_line = {p["a"]: p["error"] for p in data["activations"]}
         assert on_line[data["chosen"]["a"]] == data["chosen"]["error"]
 
 
-def test_a_layers_error_as_written_is_near_the_one_that_was_noted(scene):
+def test_a_layers_error_as_written_is_near_the_one_that_was_noted(state):
     """Both on other tokens, and here by scales that were found anew from the codes."""
-    for block, entry in enumerate(scene.evidence.blocks):
+    for block, entry in enumerate(state.evidence.blocks):
         for group in entry.groups:
             for name, noted in group.layers.items():
-                data = group_data(scene.viewer, scene.viewer.view(block, name), wanted())
+                data = group_data(state.viewer, state.viewer.view(block, name), query())
                 errors = data["errors"]
                 assert errors["written"]["layer"] == pytest.approx(noted.awq, rel=0.5)
                 assert errors["plain"]["layer"] == pytest.approx(noted.plain, rel=0.5)
 
 
-def test_the_fitted_scale_is_what_the_norm_gave_up(scene, checkpoint):
-    view = scene.viewer.view(0, "mlp.gate_proj")
-    assert view.settled.scaled
-    skeletons = (scene.viewer.layers.source, scene.viewer.layers.checkpoint)
+def test_the_fitted_scale_is_what_the_norm_gave_up(state, checkpoint):
+    view = state.viewer.view(0, "mlp.gate_proj")
+    assert view.chosen.scaled
+    skeletons = (state.viewer.layers.source, state.viewer.layers.checkpoint)
     name = f"{skeletons[0].blocks[0]}.post_attention_layernorm.weight"
     old, new = (skeleton.files.read(name).float() for skeleton in skeletons)
     torch.testing.assert_close(view.folded.columns, old / new, rtol=0.05, atol=0)
 
 
-def test_sliders_at_rest_are_plain_rounding_and_more_bits_lose_less(scene):
-    view = scene.viewer.view(0, "self_attn.q_proj")
-    data = group_data(scene.viewer, view, wanted(row=3, group=1))
+def test_sliders_at_rest_are_plain_rounding_and_more_bits_lose_less(state):
+    view = state.viewer.view(0, "self_attn.q_proj")
+    data = group_data(state.viewer, view, query(row=3, group=1))
     assert data["values"]["now"] == data["values"]["plain"]
     assert data["errors"]["now"] == data["errors"]["plain"]
     lost = [
-        group_data(scene.viewer, view, wanted(3, 1, Scheme(32, bits=bits)))["errors"]["now"]
+        group_data(state.viewer, view, query(3, 1, Scheme(32, bits=bits)))["errors"]["now"]
         for bits in range(2, 9)
     ]
     for kind in ("output", "layer"):
         assert lost[-1][kind] < lost[2][kind] < lost[0][kind]
 
 
-def test_a_group_shows_the_models_own_weights_and_the_checkpoints_own_codes(scene):
-    view = scene.viewer.view(1, "mlp.down_proj")
-    data = group_data(scene.viewer, view, wanted(row=5, group=2))
-    source, layers = scene.viewer.layers.source, scene.viewer.layers
+def test_a_group_shows_the_models_own_weights_and_the_checkpoints_own_codes(state):
+    view = state.viewer.view(1, "mlp.down_proj")
+    data = group_data(state.viewer, view, query(row=5, group=2))
+    source, layers = state.viewer.layers.source, state.viewer.layers
     weight = source.files.read(f"{source.blocks[1]}.mlp.down_proj.weight")
     assert data["weights"] == weight[5, 64:96].float().tolist()
     codes = layers.linear(1, "mlp.down_proj").written.codes
@@ -129,14 +129,14 @@ def test_a_group_shows_the_models_own_weights_and_the_checkpoints_own_codes(scen
 
 
 def test_what_was_looked_at_before_the_pass_came_there_has_its_errors_afterwards(checkpoint):
-    scene = measured(scene_of(checkpoint))
-    passed, scene.atlas.seen = scene.atlas.seen, []
-    view = scene.viewer.view(1, "mlp.up_proj")
+    state = measured(explorer_state(checkpoint))
+    passed, state.calibration.blocks = state.calibration.blocks, []
+    view = state.viewer.view(1, "mlp.up_proj")
     assert view.why == "The pass of calibration tokens has reached block 0 of 2."
-    early = group_data(scene.viewer, view, wanted())["errors"]
+    early = group_data(state.viewer, view, query())["errors"]
     assert [errors["layer"] for errors in early.values()] == [None, None]
-    scene.atlas.seen = passed
-    late = group_data(scene.viewer, scene.viewer.view(1, "mlp.up_proj"), wanted())["errors"]
+    state.calibration.blocks = passed
+    late = group_data(state.viewer, state.viewer.view(1, "mlp.up_proj"), query())["errors"]
     assert len(late) == 3
     assert all(errors["layer"] > 0 for errors in late.values())
 
@@ -151,9 +151,9 @@ def test_what_was_looked_at_before_the_pass_came_there_has_its_errors_afterwards
         (0, "mlp.up_proj", {"scheme": Scheme(48)}, "A group size of 48 does not divide the 64"),
     ],
 )
-def test_what_is_not_there_is_refused_in_words(scene, block, name, asked, words):
+def test_what_is_not_there_is_refused_in_words(state, block, name, asked, words):
     with pytest.raises(RequestError, match=words.replace(".", r"\.")):
-        group_data(scene.viewer, scene.viewer.view(block, name), wanted(**asked))
+        group_data(state.viewer, state.viewer.view(block, name), query(**asked))
 
 
 # What is missing
@@ -161,35 +161,35 @@ def test_what_is_not_there_is_refused_in_words(scene, block, name, asked, words)
 
 def test_without_a_source_the_weights_are_the_codes_own_and_that_is_said(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "alone")
-    scene = measured(scene_of(tmp_path / "alone"))
-    data = scene.overview()
+    state = measured(explorer_state(tmp_path / "alone"))
+    data = state.overview()
     assert (
-        "The 16-bit model 'model' that this checkpoint was made from is not beside it"
+        "The 16-bit model 'model' that this checkpoint was made from is not next to it"
         in (data["no_source"])
     )
     assert "`--reference MODEL`" in data["no_source"]
-    view = scene.viewer.view(0, "mlp.up_proj")
-    found = group_data(scene.viewer, view, wanted(row=1))
-    written = scene.viewer.layers.linear(0, "mlp.up_proj").written
+    view = state.viewer.view(0, "mlp.up_proj")
+    found = group_data(state.viewer, view, query(row=1))
+    written = state.viewer.layers.linear(0, "mlp.up_proj").written
     assert found["weights"] == written.dequantize()[1, :32].tolist()
     assert found["why"] == data["no_source"]
     assert found["errors"]["now"]["layer"] is None
     assert salience_data(view) == {"why": data["no_source"]}
-    assert curve_data(scene.viewer, view, scene.scheme, scene.dtype) == {"why": data["no_source"]}
-    assert len(names(scene)) == 7
+    assert curve_data(state.viewer, view, state.scheme, state.dtype) == {"why": data["no_source"]}
+    assert len(names(state)) == 7
 
 
 def test_a_checkpoint_of_another_tool_says_so_and_its_reference_still_serves(tmp_path):
     folder = rounded_toy(tmp_path)
-    scene = measured(scene_of(folder, tmp_path / "model"))
-    data = scene.overview()
+    state = measured(explorer_state(folder, tmp_path / "model"))
+    data = state.overview()
     assert data["evidence"] is None
     assert "This checkpoint has no salient.json: another tool wrote it" in data["no_evidence"]
     assert data["source"] == "full, the reference"
-    view = scene.viewer.view(0, "mlp.up_proj")
-    errors = group_data(scene.viewer, view, wanted())["errors"]
+    view = state.viewer.view(0, "mlp.up_proj")
+    errors = group_data(state.viewer, view, query())["errors"]
     assert errors["written"]["layer"] == pytest.approx(errors["plain"]["layer"], rel=0.05)
-    assert curve_data(scene.viewer, view, scene.scheme, scene.dtype)["chosen"] is None
+    assert curve_data(state.viewer, view, state.scheme, state.dtype)["chosen"] is None
 
 
 @pytest.mark.parametrize(
@@ -202,30 +202,30 @@ def test_a_checkpoint_of_another_tool_says_so_and_its_reference_still_serves(tmp
 def test_a_broken_salient_json_is_said_and_the_rest_works(change, words, checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "out")
     rewrite_json(tmp_path / "out" / "salient.json", **change)
-    scene = measured(scene_of(tmp_path / "out"))
-    assert words in scene.overview()["no_evidence"]
-    assert group_data(scene.viewer, scene.viewer.view(0, "mlp.up_proj"), wanted())["weights"]
+    state = measured(explorer_state(tmp_path / "out"))
+    assert words in state.overview()["no_evidence"]
+    assert group_data(state.viewer, state.viewer.view(0, "mlp.up_proj"), query())["weights"]
 
 
 def test_a_name_in_salient_json_reaches_no_folder_elsewhere(checkpoint, tmp_path, toy):
     shutil.copytree(checkpoint, tmp_path / "a" / "b" / "out")
     shutil.copytree(toy, tmp_path / "model")
     rewrite_json(tmp_path / "a" / "b" / "out" / "salient.json", model="../../model")
-    assert isinstance(scene_of(tmp_path / "a" / "b" / "out").source, str)
+    assert isinstance(explorer_state(tmp_path / "a" / "b" / "out").source, str)
 
 
 def test_another_model_of_the_same_name_is_not_taken_for_the_source(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "out")
     toy_folder(tmp_path / "model", seed=5)
-    assert isinstance(scene_of(tmp_path / "out").source, str)
-    named = scene_of(tmp_path / "out", tmp_path / "model").source
+    assert isinstance(explorer_state(tmp_path / "out").source, str)
+    named = explorer_state(tmp_path / "out", tmp_path / "model").source
     assert "is not byte for byte the model" in named.remark
 
 
 def test_a_16_bit_model_is_its_own_source(toy):
-    scene = measured(scene_of(toy))
-    assert scene.overview()["source"] == "toy, which is a 16-bit model itself"
-    data = group_data(scene.viewer, scene.viewer.view(0, "mlp.up_proj"), wanted())
+    state = measured(explorer_state(toy))
+    assert state.overview()["source"] == "toy, which is a 16-bit model itself"
+    data = group_data(state.viewer, state.viewer.view(0, "mlp.up_proj"), query())
     assert "written" not in data["errors"]
     assert data["errors"]["now"]["layer"] > 0
 
@@ -242,20 +242,20 @@ def test_a_pass_that_cannot_be_made_is_said_and_no_path_is(error, words, checkpo
         raise type(error)(str(error).format(checkpoint.parent / "model"))
 
     monkeypatch.setattr(Skeleton, "calls", broken)
-    scene = measured(scene_of(checkpoint))
-    assert scene.progress["state"] == "failed"
-    assert scene.viewer.view(0, "mlp.up_proj").why == words
+    state = measured(explorer_state(checkpoint))
+    assert state.progress["state"] == "failed"
+    assert state.viewer.view(0, "mlp.up_proj").why == words
 
 
 def test_experts_are_looked_at_one_by_one(tmp_path):
     folder = rounded_toy(tmp_path, "mixtral")
-    scene = measured(scene_of(folder, tmp_path / "model"))
-    inputs = inputs_data(scene.viewer, 0)["inputs"]
+    state = measured(explorer_state(folder, tmp_path / "model"))
+    inputs = inputs_data(state.viewer, 0)["inputs"]
     experts = [i for i in inputs if "experts" in i["readers"][0]["name"]]
-    assert len(experts) == 2 * scene.opened.model.config.num_local_experts
+    assert len(experts) == 2 * state.served.loaded.model.config.num_local_experts
     assert {i["tokens"] for i in experts} != {1024}
     for each in experts:
-        data = group_data(scene.viewer, scene.viewer.view(0, each["readers"][0]["name"]), wanted())
+        data = group_data(state.viewer, state.viewer.view(0, each["readers"][0]["name"]), query())
         if each["tokens"]:
             errors = data["errors"]
             assert errors["written"]["layer"] == pytest.approx(errors["plain"]["layer"], rel=0.1)
@@ -263,13 +263,13 @@ def test_experts_are_looked_at_one_by_one(tmp_path):
 
 def test_no_pass_is_begun_that_the_memory_has_no_room_for(checkpoint, monkeypatch):
     monkeypatch.setattr("salient.explorer.calibration_pass.available_memory", lambda: 1000)
-    scene = measured(scene_of(checkpoint))
-    assert scene.progress["state"] == "failed"
-    assert "GiB are free. Look at it on a larger machine." in scene.progress["words"]
+    state = measured(explorer_state(checkpoint))
+    assert state.progress["state"] == "failed"
+    assert "GiB are free. Use a larger machine." in state.progress["words"]
 
 
-def test_memory_is_told_by_part_and_no_path_is(scene, checkpoint):
-    data = scene.running()
+def test_memory_is_told_by_part_and_no_path_is(state, checkpoint):
+    data = state.running()
     assert {part["name"] for part in data["parts"]} >= {"weights", "keys and values"}
     assert all(part["bytes"] >= 0 for part in data["parts"])
     assert str(checkpoint.parent) not in str(data)

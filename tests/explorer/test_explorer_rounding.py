@@ -71,7 +71,7 @@ def test_scales_that_were_folded_are_found_and_undone(by_columns, by_rows):
     apart = found.columns / columns  # but for one factor of all, which rows have the other half of
     torch.testing.assert_close(apart, apart.mean().expand(256), rtol=0.06, atol=0)
     wanted = quantize(weight * columns, Scheme(32), name="w").dequantize() / columns
-    undone = found.undone(weight, written)
+    undone = found.unfold(weight, written)
     errors = [float((made - weight).norm()) for made in (undone, wanted)]
     assert errors[0] == pytest.approx(errors[1], rel=0.02)
 
@@ -81,7 +81,7 @@ def test_dead_channels_and_rows_have_no_scale():
     weight[:, 3], weight[5] = 0, 0
     found = fit_folded(weight, weight * 2, columns=True, rows=True)
     assert float(found.columns[3]) == 1.0
-    assert torch.isfinite(found.undone(weight, weight * 2)).all()
+    assert torch.isfinite(found.unfold(weight, weight * 2)).all()
 
 
 def test_rows_are_spread_from_the_first_to_the_last():

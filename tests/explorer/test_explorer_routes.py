@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 
 from helpers.engines import never_dense
-from helpers.explorer_state import explored, scene_of
+from helpers.explorer_state import explorer_app, explorer_state
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.served_app import until
 from helpers.tolerance import kl_rounding
@@ -29,17 +29,17 @@ def home(tmp_path_factory):
 def server(home):
     with pytest.MonkeyPatch.context() as patch:
         never_dense(patch)
-        scene = scene_of(home / "rounded", home / "model", context=128)
-        with explored(scene) as running:
-            running.ask(f"{API}/scene")
-            until(lambda: running.ask(f"{API}/progress").data["state"] == "ready")
+        state = explorer_state(home / "rounded", home / "model", context=128)
+        with explorer_app(state) as running:
+            running.request(f"{API}/scene")
+            until(lambda: running.request(f"{API}/progress").data["state"] == "ready")
             yield running
 
 
 @pytest.fixture(scope="module")
 def alone(home):
     """Without a reference, and behind a key."""
-    with explored(scene_of(home / "rounded"), api_key="sesame") as running:
+    with explorer_app(explorer_state(home / "rounded"), api_key="sesame") as running:
         yield running
 
 
@@ -47,7 +47,7 @@ def alone(home):
 
 
 def test_the_page_allows_nothing_but_this_server(server):
-    reply = server.ask("/")
+    reply = server.request("/")
     assert reply.status == 200
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
     policy = reply.headers["content-security-policy"]
@@ -58,16 +58,16 @@ def test_the_page_allows_nothing_but_this_server(server):
 
 
 def test_every_file_that_the_page_names_is_there_and_named_by_it(server):
-    named = set(re.findall(r'"/explorer/([\w.]+)"', server.ask("/").body.decode()))
+    named = set(re.findall(r'"/explorer/([\w.]+)"', server.request("/").body.decode()))
     left = list(named)
     while left:
-        script = server.ask(f"/explorer/{left.pop()}").body.decode()
+        script = server.request(f"/explorer/{left.pop()}").body.decode()
         found = set(re.findall(r'from "\./([\w.]+)"', script)) - named
         named |= found
         left += found
     there = {entry.name for entry in PAGE.iterdir()} - {"index.html"}
     assert named == there
-    assert all(server.ask(f"/explorer/{name}").status == 200 for name in there)
+    assert all(server.request(f"/explorer/{name}").status == 200 for name in there)
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in PAGE.iterdir()])
@@ -82,30 +82,30 @@ def test_no_file_of_the_page_asks_elsewhere_or_writes_markup(name):
     "path", ["/explorer/nothing.js", "/explorer/..%2Froutes.py", "/explorer/%2Fetc%2Fpasswd"]
 )
 def test_no_other_file_is_given(server, path):
-    assert server.ask(path).status == 404
+    assert server.request(path).status == 404
 
 
 def test_with_a_key_the_page_is_open_and_its_data_are_not(alone):
     for path in ("/", "/explorer/main.js", "/explorer/style.css"):
-        assert alone.ask(path).status == 200
+        assert alone.request(path).status == 200
     for path in ("scene", "progress", "running", "block?block=0", "group?block=0&layer=x"):
-        assert alone.ask(f"{API}/{path}").status == 401
-        assert alone.ask(f"{API}/{path}", Authorization="Bearer sesame").status in (200, 400)
-    assert alone.ask(f"{API}/divergence", {**TALK, "answer": "x"}).status == 401
+        assert alone.request(f"{API}/{path}").status == 401
+        assert alone.request(f"{API}/{path}", Authorization="Bearer sesame").status in (200, 400)
+    assert alone.request(f"{API}/divergence", {**TALK, "answer": "x"}).status == 401
 
 
 # Its data
 
 
 def test_every_panel_answers(server):
-    scene = server.ask(f"{API}/scene").data
+    scene = server.request(f"{API}/scene").data
     assert (scene["model"], scene["reference"], scene["chat"]) == ("toy", "full", True)
-    block = server.ask(f"{API}/block?block=1").data
+    block = server.request(f"{API}/block?block=1").data
     layer = block["inputs"][0]["readers"][0]["name"]
     for panel in ("salience", "curve"):
-        assert server.ask(f"{API}/{panel}?block=1&layer={layer}").data["why"] == ""
-    assert server.ask(GROUP).data["errors"]["now"]["layer"] > 0
-    assert server.ask(f"{API}/running").data["total"] > 0
+        assert server.request(f"{API}/{panel}?block=1&layer={layer}").data["why"] == ""
+    assert server.request(GROUP).data["errors"]["now"]["layer"] > 0
+    assert server.request(f"{API}/running").data["total"] > 0
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_every_panel_answers(server):
     ],
 )
 def test_wrong_questions_are_refused_in_the_apis_shape(server, path, words):
-    reply = server.ask(f"{API}/{path}")
+    reply = server.request(f"{API}/{path}")
     assert reply.status == 400
     assert reply.error["type"] == "invalid_request_error"
     assert words in reply.error["message"]
@@ -139,16 +139,16 @@ def test_wrong_questions_are_refused_in_the_apis_shape(server, path, words):
 
 def test_without_a_source_panels_say_what_is_missing(alone):
     alone.headers["Authorization"] = "Bearer sesame"
-    scene = alone.ask(f"{API}/scene").data
+    scene = alone.request(f"{API}/scene").data
     assert "`--reference MODEL`" in scene["no_source"]
-    found = alone.ask(GROUP)
+    found = alone.request(GROUP)
     assert found.status == 200
     assert "`--reference MODEL`" in found.data["why"]
     for path in ("reference/chat", "reference/completions", "divergence"):
         body = {**TALK, "answer": "x", "prompt": "x"} if path != "divergence" else None
-        reply = alone.ask(f"{API}/{path}", body or {"prompt": "x", "answer": "x"})
+        reply = alone.request(f"{API}/{path}", body or {"prompt": "x", "answer": "x"})
         assert reply.status == 400
-        assert "No 16-bit reference runs beside this checkpoint" in reply.error["message"]
+        assert "No 16-bit reference runs next to this checkpoint" in reply.error["message"]
     del alone.headers["Authorization"]
 
 
@@ -157,17 +157,17 @@ def test_without_a_source_panels_say_what_is_missing(alone):
 
 def test_the_reference_streams_beside_the_checkpoint(server):
     asked = {**TALK, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
-    whole = server.ask(f"{API}/reference/chat", asked).data
+    whole = server.request(f"{API}/reference/chat", asked).data
     assert whole["model"] == "full"
-    events = server.ask(f"{API}/reference/chat", {**asked, "stream": True}).events
+    events = server.request(f"{API}/reference/chat", {**asked, "stream": True}).events
     said = "".join(e["choices"][0]["delta"].get("content", "") for e in events)
     assert said == whole["choices"][0]["message"]["content"]
     plain = {"prompt": "one two", "max_tokens": 4, "temperature": 0}
-    assert server.ask(f"{API}/reference/completions", plain).data["model"] == "full"
+    assert server.request(f"{API}/reference/completions", plain).data["model"] == "full"
 
 
 def test_each_token_of_an_answer_tells_how_far_the_two_are_apart(server):
-    found = server.ask(f"{API}/divergence", {**TALK, "answer": "some words"}).data
+    found = server.request(f"{API}/divergence", {**TALK, "answer": "some words"}).data
     tokens = found["tokens"]
     assert "".join(t["text"] for t in tokens) == "some words"
     assert found["mean_kl"] == pytest.approx(sum(t["kl"] for t in tokens) / len(tokens))
@@ -183,28 +183,28 @@ def test_each_token_of_an_answer_tells_how_far_the_two_are_apart(server):
 
 
 def test_a_model_beside_itself_does_not_part(home):
-    with explored(scene_of(home / "rounded", home / "rounded")) as running:
-        found = running.ask(f"{API}/divergence", {"prompt": "one two", "answer": " three"}).data
+    with explorer_app(explorer_state(home / "rounded", home / "rounded")) as running:
+        found = running.request(f"{API}/divergence", {"prompt": "one two", "answer": " three"}).data
     assert found["mean_kl"] < kl_rounding(0)
     assert found["agreed"] == 1.0
 
 
 def test_a_long_answer_is_cut_to_the_context_and_that_is_said(server):
-    found = server.ask(f"{API}/divergence", {"prompt": "p" * 100, "answer": "a" * 60}).data
+    found = server.request(f"{API}/divergence", {"prompt": "p" * 100, "answer": "a" * 60}).data
     assert len(found["tokens"]) + found["cut"] == 60
     assert found["cut"] > 20
 
 
 def test_a_long_prompt_goes_in_piece_by_piece_and_gives_the_same(server):
     asked, lengths = {"prompt": "p" * 70, "answer": "aaa"}, []
-    whole = server.ask(f"{API}/divergence", asked).data
+    whole = server.request(f"{API}/divergence", asked).data
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("salient.explorer.divergence.PIECE", 32)
         logits = Engine.logits
         patch.setattr(
             Engine, "logits", lambda *given: lengths.append(len(given[1])) or logits(*given)
         )
-        pieces = server.ask(f"{API}/divergence", asked).data
+        pieces = server.request(f"{API}/divergence", asked).data
     assert sorted(lengths) == sorted(2 * [32, 64, 72])
     kls = [[token["kl"] for token in found["tokens"]] for found in (whole, pieces)]
     for whole_kl, pieces_kl in zip(*kls, strict=True):
@@ -224,14 +224,14 @@ def test_a_long_prompt_goes_in_piece_by_piece_and_gives_the_same(server):
     ],
 )
 def test_what_cannot_be_compared_is_refused(server, body, words):
-    reply = server.ask(f"{API}/divergence", body)
+    reply = server.request(f"{API}/divergence", body)
     assert reply.status == 400
     assert words in reply.error["message"]
 
 
 def test_where_too_much_waits_the_explorer_says_try_again(server):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("salient.explorer.background.MOST_WAITING", 0)
-        reply = server.ask(GROUP)
+        patch.setattr("salient.explorer.background.MAX_WAITING", 0)
+        reply = server.request(GROUP)
     assert reply.status == 429
     assert "The explorer has too much to compute" in reply.error["message"]

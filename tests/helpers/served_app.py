@@ -1,11 +1,11 @@
-"""A toy checkpoint served on a free port of this machine, and plain requests to it."""
+"""A toy checkpoint served on a free port, and plain requests to it."""
 
 import contextlib
 import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from helpers.engines import opened
-from salient.serve.address import bind
 from salient.serve.app import AppSettings, create_app
+from salient.serve.http_server import bind
 from salient.serve.worker import Worker
 
 CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
@@ -23,7 +23,7 @@ CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assist
 
 @dataclass
 class Reply:
-    """What came back; events: of a stream, their data in order."""
+    """A response. events: the data of a stream's events"""
 
     status: int
     headers: dict[str, str]
@@ -40,44 +40,45 @@ class Reply:
     @property
     def events(self) -> list[Any]:
         lines = self.body.decode().split("\n\n")
-        said = [line.removeprefix("data: ") for line in lines if line]
-        assert said[-1] == "[DONE]"
-        return [json.loads(each) for each in said[:-1]]
+        *events, last = [line.removeprefix("data: ") for line in lines if line]
+        assert last == "[DONE]"
+        return [json.loads(event) for event in events]
 
 
 @dataclass
-class Served:
+class ServedApp:
     """A running server."""
 
     port: int
     engine: Any
     headers: dict[str, str] = field(default_factory=dict)
 
-    def ask(self, path: str, body: Any = None, method: str = "", **headers: str) -> Reply:
+    def request(self, path: str, body: Any = None, method: str = "", **headers: str) -> Reply:
         """One request on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        given = {"Content-Type": "application/json", **self.headers, **headers}
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **self.headers, **headers}
         with contextlib.closing(connection):
-            connection.request(method or ("GET" if body is None else "POST"), path, sent, given)
-            got = connection.getresponse()
-            return Reply(got.status, {k.lower(): v for k, v in got.getheaders()}, got.read())
+            connection.request(method or ("GET" if body is None else "POST"), path, data, headers)
+            reply = connection.getresponse()
+            names = {name.lower(): value for name, value in reply.getheaders()}
+            return Reply(reply.status, names, reply.read())
 
     def metric(self, name: str) -> float:
-        lines = self.ask("/metrics").body.decode().splitlines()
+        lines = self.request("/metrics").body.decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(f"vllm:{name}{{"))
 
 
 @contextlib.contextmanager
 def served(
-    folder: Path, settings: AppSettings, most_waiting: int = 256, **options: Any
-) -> Iterator[Served]:
+    folder: Path, settings: AppSettings, max_waiting: int = 256, **options: Any
+) -> Iterator[ServedApp]:
     """`folder` served until the block is left."""
     engine = opened(folder, **options).engine
     engine.tokenizer.chat_template = CHAT
-    app = create_app(Worker(engine, most_waiting), settings)
+    app = create_app(Worker(engine, max_waiting), settings)
     with serving(app) as port:
-        yield Served(port, engine)
+        yield ServedApp(port, engine)
 
 
 @contextlib.contextmanager
@@ -98,9 +99,9 @@ def serving(app: FastAPI) -> Iterator[int]:
     assert not thread.is_alive()
 
 
-def until(holds: Any, seconds: float = 60.0) -> None:
-    """Wait until `holds()` is true."""
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait until `condition()` is true."""
     last = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < last, "it did not happen"
+    while not condition():
+        assert time.monotonic() < last, "timed out"
         time.sleep(0.01)

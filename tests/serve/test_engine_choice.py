@@ -7,10 +7,11 @@ import pytest
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import MissingExtra, RequestError, ResourceError
 from salient.serve import capacity, engine_choice
-from salient.serve.capacity import MOST, sequences
+from salient.serve.capacity import MAX_SEQUENCES, sequences
 from salient.serve.embedded import ServerInfo
 from salient.serve.engine_choice import chosen_engine
-from salient.serve.messages import command_told, embedded_told, is_loopback
+from salient.serve.http_server import is_loopback
+from salient.serve.messages import command_told, embedded_told
 from salient.serve.options import ServeOptions
 from salient.serve.vllm import launch as vllm
 
@@ -62,18 +63,18 @@ def test_the_extra_that_is_not_there_is_named(monkeypatch):
 
 def test_sequences_are_as_many_as_memory_holds(tmp_path, monkeypatch):
     folder = rounded_toy(tmp_path)
-    assert sequences([folder], 64, "cpu") == MOST
+    assert sequences([folder], 64, "cpu") == MAX_SEQUENCES
     weights = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     each = 2 * 2 * 2 * 16 * 64 * 2  # keys and values, blocks, heads, numbers, tokens, bytes
     few = (weights + 3.5 * each) / capacity.SHARE
-    monkeypatch.setattr(capacity, "available_memory", lambda: int(few))
+    monkeypatch.setattr(capacity, "free_memory", lambda _: int(few))
     found = sequences([folder], 64, "cpu")
-    assert 1 <= found < MOST
+    assert 1 <= found < MAX_SEQUENCES
     assert sequences([folder], 32, "cpu") in (2 * found, 2 * found + 1)
 
 
 def test_where_not_one_sequence_fits_the_memory_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(capacity, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(capacity, "free_memory", lambda _: 10_000)
     with pytest.raises(ResourceError, match=r"one sequence of 64 tokens .* smaller --max-context"):
         sequences([rounded_toy(tmp_path)], 64, "cpu")
 

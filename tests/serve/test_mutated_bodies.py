@@ -15,7 +15,7 @@ def test_a_body_gone_wrong_is_answered_and_never_with_a_500(tmp_path):
         with served(rounded_toy(tmp_path), AppSettings("toy"), context=64) as server:
             counts: dict[int, int] = {}
             for path, body in mutated(400, seed=0):
-                reply = server.ask(path, body)
+                reply = server.request(path, body)
                 assert reply.status < 500, (path, body, reply.body)
                 assert reply.status == 200 or reply.error["message"], (path, body)
                 counts[reply.status] = counts.get(reply.status, 0) + 1

@@ -24,7 +24,7 @@ def with_worker(folder, ask: Callable[[Worker], Awaitable[Any]]) -> Any:
     """What `ask` gives of a worker that runs as long as it takes."""
 
     async def run() -> Any:
-        worker = Worker(opened(folder).engine, most_waiting=4)
+        worker = Worker(opened(folder).engine, max_waiting=4)
         worker.start()
         try:
             return await ask(worker)
@@ -39,11 +39,11 @@ def with_worker(folder, ask: Callable[[Worker], Awaitable[Any]]) -> Any:
 async def text_of(ticket) -> str:
     text = ""
     while True:
-        piece = await ticket.pieces.get()
-        if isinstance(piece, Exception):
-            raise piece
-        text += piece.text
-        if piece.finished:
+        _, output = await ticket.outputs.get()
+        if isinstance(output, Exception):
+            raise output
+        text += output.text
+        if output.finished:
             return text
 
 
@@ -75,7 +75,7 @@ def test_when_the_engine_breaks_everything_asked_since_is_answered(folder):
             raise RuntimeError("broken")
 
         running = worker.submit([5, 6, 7], LONG)
-        await running.pieces.get()
+        await running.outputs.get()
         worker.engine.step = breaks  # type: ignore[method-assign]
         with pytest.raises(ResourceError, match="stopped after an internal error; restart"):
             await text_of(running)
@@ -92,7 +92,7 @@ def test_when_the_engine_breaks_everything_asked_since_is_answered(folder):
 def test_a_ticket_that_is_cancelled_ends_and_others_go_on(folder):
     async def ask(worker: Worker) -> tuple[str, str, int]:
         first, second = (worker.submit([5, 6, n], LONG) for n in (7, 8))
-        await first.pieces.get()
+        await first.outputs.get()
         worker.cancel(first)
         cut, whole = await asyncio.gather(text_of(first), text_of(second))
         return cut, whole, worker.load.running

@@ -1,9 +1,14 @@
 """The verb that serves."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from salient.core.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from salient.serve.embedded import ServedModel
 
 
 def unheard_event(lines: list[str], data: dict[str, Any]) -> None:
@@ -66,4 +71,10 @@ def serve(
         deadline,
         tuple(vllm_args),
     )
-    return run_server(request, progress, heard)
+    return run_server(request, progress, heard, _add_explorer)
+
+
+def _add_explorer(app: "FastAPI", served: "ServedModel", reference: "ServedModel | None") -> None:
+    from salient.explorer.routes import mount_explorer
+
+    mount_explorer(app, served, reference)

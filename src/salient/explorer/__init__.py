@@ -1,1 +1,1 @@
-"""A page that shows quantization at work on the checkpoint that is served."""
+"""The explorer: a web page that shows the quantization of the served checkpoint."""

@@ -1,4 +1,4 @@
-"""Where the page's arithmetic is done: one thread that gives way to the engine."""
+"""The explorer's computation: one low-priority thread next to the engine's."""
 
 import asyncio
 import contextlib
@@ -13,50 +13,50 @@ from salient.core.errors import ResourceError
 
 T = TypeVar("T")
 NICENESS = 10
-MOST_WAITING = 16  # requests of all who look, before more are refused
+MAX_WAITING = 16  # requests of all clients before more are refused
 
 
 class BackgroundWorker:
-    """Does one thing after another, off the event loop."""
+    """Runs one task after another, off the event loop."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "salient-explorer", initializer=_give_way)
+        self._thread = ThreadPoolExecutor(1, "salient-explorer", initializer=_lower_priority)
         self._waiting = 0
 
-    async def do(self, work: Callable[[], T]) -> T:
-        """What `work` gives. Raises what it raises, and ResourceError where too much waits."""
-        if self._waiting >= MOST_WAITING:
+    async def run(self, task: Callable[[], T]) -> T:
+        """The result of `task`. Raises its errors, and ResourceError if too many tasks wait."""
+        if self._waiting >= MAX_WAITING:
             raise ResourceError("The explorer has too much to compute. Try again shortly.")
         self._waiting += 1
         try:
-            return await asyncio.wrap_future(self._thread.submit(work))
+            return await asyncio.wrap_future(self._thread.submit(task))
         finally:
             self._waiting -= 1
 
-    def later(self, work: Callable[[], None]) -> None:
-        """Do `work` after what waits now."""
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run `task` after the tasks that wait now."""
         with contextlib.suppress(RuntimeError):  # the process is ending
-            self._thread.submit(work)
+            self._thread.submit(task)
 
 
-def _give_way() -> None:
-    """Let every other thread of this process go first (Linux; elsewhere nothing is to be done)."""
+def _lower_priority() -> None:
+    """Let the other threads of this process run first (Linux only)."""
     with contextlib.suppress(AttributeError, OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 class RecentResults:
-    """Keeps the last few results of each kind of work."""
+    """A cache of the `size` most recently used results."""
 
-    def __init__(self, most: int):
-        self._most = most
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+    def __init__(self, size: int):
+        self._size = size
+        self._results: OrderedDict[Hashable, Any] = OrderedDict()
 
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gave for `key`; made if it is not kept."""
-        if key not in self._kept:
-            self._kept[key] = make()
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+    def get(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """The result of `key`; computed if it is not cached."""
+        if key not in self._results:
+            self._results[key] = compute()
+            while len(self._results) > self._size:
+                self._results.popitem(last=False)
+        self._results.move_to_end(key)
+        return self._results[key]

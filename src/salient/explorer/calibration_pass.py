@@ -1,14 +1,15 @@
-"""One pass of a few calibration tokens through the 16-bit model, block by block.
+"""A pass of a few calibration tokens through the 16-bit model, block by block.
 
-Kept of each block are its scale groups, the mean |x| of every input, and the hidden states that go
-into it (bfloat16), from which its inputs are made again when somebody looks at them. Blocks are
-read one at a time, and looking at finished ones goes on meanwhile.
+Stored for each block: its scale groups, the mean |x| of every input, and the hidden states that
+enter it (bfloat16), from which a panel recomputes the inputs. One block is in memory at a time;
+panels of finished blocks work while the pass runs.
 
 With fewer tokens than channels the tokens X are smaller than their Gram matrix G, and give the same
 error: tr(E G E^T) = |X E^T|^2.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from salient.core.corpus import read_texts
 from salient.core.errors import ResourceError, SalientError
 from salient.core.evidence import RunEvidence
 from salient.core.system import available_memory, release_memory
@@ -25,20 +27,30 @@ from salient.models.block_call import BlockCall, InputRecorder, run_block
 from salient.models.proof import ScaleGroup
 from salient.models.scale_groups import GroupProver
 from salient.models.skeleton import Skeleton
+from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, pack_tokens
 
 from .background import BackgroundWorker, RecentResults
-from .calibration_tokens import find_tokens
 from .reference_model import ReferenceSource
 
 log = logging.getLogger("salient.serve")
+BUILTIN = "builtin"
+WINDOWS, WINDOW = 8, 128  # 1024 tokens: mean |x| is exact within a few per cent
 HIDDEN = torch.bfloat16  # as in a run: half of float32, with its range
-BLOCKS_KEPT = 2  # whose inputs stay in memory
+CACHED_BLOCKS = 2  # whose inputs stay in memory
 ROOM = 2  # of a block's bytes: the block, and what it computes
 
 
 @dataclass(frozen=True)
+class CalibrationWindows:
+    """ids: int64 [windows, tokens]   label: which texts they are"""
+
+    ids: Tensor
+    label: str
+
+
+@dataclass(frozen=True)
 class InputStatistics:
-    """What some linears read. mean_abs: float32 [in], None if no token came   tokens: how many"""
+    """An input that some linears share. mean_abs: float32 [in], None without tokens"""
 
     readers: tuple[str, ...]
     group: ScaleGroup
@@ -48,7 +60,7 @@ class InputStatistics:
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """A block. hidden: bfloat16 [windows, tokens, width], what goes into it"""
+    """A block. hidden: bfloat16 [windows, tokens, width], the hidden states that enter it"""
 
     hidden: Tensor
     groups: list[ScaleGroup]
@@ -57,7 +69,7 @@ class BlockInputs:
 
 @dataclass
 class _PassState:
-    """What is under way: the hidden states at the next block, and how to go on."""
+    """A running pass, with the hidden states that enter the next block."""
 
     skeleton: Skeleton
     calls: list[BlockCall]
@@ -67,42 +79,37 @@ class _PassState:
 
 @dataclass
 class CalibrationPass:
-    """The statistics of `source`. Everything but `begin` and `state` happens at the desk.
+    """The statistics of `source`. Methods except `start` run in the background thread.
 
-    seen: the blocks passed so far   words: on what tokens, or what went wrong
+    blocks: the finished blocks   label: the tokens, or the error
     """
 
     source: ReferenceSource
     evidence: RunEvidence | str
-    desk: BackgroundWorker
+    background: BackgroundWorker
     state: str = "waiting"  # then "measuring", and "ready" or "failed"
-    words: str = ""
+    label: str = ""
     total: int = 0
-    seen: list[BlockInputs] = field(default_factory=list)
+    blocks: list[BlockInputs] = field(default_factory=list)
     calls: list[BlockCall] = field(default_factory=list)
-    _recent: RecentResults = field(default_factory=lambda: RecentResults(BLOCKS_KEPT))
+    _recent: RecentResults = field(default_factory=lambda: RecentResults(CACHED_BLOCKS))
     _reader: Skeleton | None = None
 
-    def begin(self) -> None:
-        """Start the pass, if nobody has."""
+    def start(self) -> None:
+        """Start the pass unless it was started."""
         if self.state == "waiting":
             self.state = "measuring"
-            self._later(self._start)
+            self._submit(self._first_step)
 
     @property
     def progress(self) -> dict[str, Any]:
-        """How far the pass is, as plain data."""
-        return {
-            "state": self.state,
-            "done": len(self.seen),
-            "total": self.total,
-            "words": self.words,
-        }
+        done = len(self.blocks)
+        return {"state": self.state, "done": done, "total": self.total, "words": self.label}
 
     @property
     def bytes(self) -> int:
-        """Bytes of the hidden states that are kept."""
-        return sum(s.hidden.numel() * s.hidden.element_size() for s in self.seen)
+        """Bytes of the stored hidden states."""
+        return sum(block.hidden.numel() * block.hidden.element_size() for block in self.blocks)
 
     @property
     def reader(self) -> Skeleton:
@@ -117,56 +124,56 @@ class CalibrationPass:
         return self._recent.get(index, lambda: self._inputs(index))[first]
 
     def _inputs(self, index: int) -> dict[str, Tensor]:
-        seen = self.seen[index]
-        firsts = [each.readers[0] for each in seen.inputs if each.tokens]
+        inputs = self.blocks[index]
+        firsts = [each.readers[0] for each in inputs.inputs if each.tokens]
         block = self.reader.block(index)
         with InputRecorder(block, firsts) as recorder:
-            run_block(block, seen.hidden, self.calls[index])
+            run_block(block, inputs.hidden, self.calls[index])
         return {name: x.float() for name, x in recorder.inputs.items()}
 
-    def _start(self) -> None:
+    def _first_step(self) -> None:
         skeleton = self.reader
         self.total = len(skeleton.blocks)
         _check_memory(skeleton)
-        measured = find_tokens(self.source.folder, skeleton.vocabulary, self.evidence)
-        hidden, self.calls = skeleton.calls(measured.ids)
-        prober = GroupProver(skeleton, measured.ids)
+        windows = calibration_windows(self.source.folder, skeleton.vocabulary, self.evidence)
+        hidden, self.calls = skeleton.calls(windows.ids)
+        prober = GroupProver(skeleton, windows.ids)
         skeleton.forget_outer()
-        self.words = measured.words
-        way = _PassState(skeleton, self.calls, prober, hidden)
-        self._later(lambda: self._step(way))
+        self.label = windows.label
+        state = _PassState(skeleton, self.calls, prober, hidden)
+        self._submit(lambda: self._step(state))
 
-    def _step(self, way: _PassState) -> None:
-        self.seen.append(_see(way, len(self.seen)))
-        if len(self.seen) < self.total:
-            self._later(lambda: self._step(way))
+    def _step(self, state: _PassState) -> None:
+        self.blocks.append(_measure(state, len(self.blocks)))
+        if len(self.blocks) < self.total:
+            self._submit(lambda: self._step(state))
         else:
             self.state = "ready"
             release_memory()
 
-    def _later(self, work: Callable[[], None]) -> None:
-        """Do `work` when its turn comes; what goes wrong is said in words, ours if it is ours."""
+    def _submit(self, task: Callable[[], None]) -> None:
+        """Queue `task`; its error ends the pass."""
 
         def safely() -> None:
             try:
-                work()
+                task()
             except Exception as error:
                 log.exception("the explorer's pass stopped")
-                self.words = _words_of(error, self.source.folder)
+                self.label = _error_message(error, self.source.folder)
                 self.state = "failed"
 
-        self.desk.later(safely)
+        self.background.submit(safely)
 
 
-def _words_of(error: Exception, folder: Path) -> str:
-    """What to show of an error: words of ours, without where the model lies on this machine."""
+def _error_message(error: Exception, folder: Path) -> str:
+    """The message to show: only Salient's own errors, without the path of the model."""
     if not isinstance(error, SalientError):
         return "The pass failed; the server's log says why."
     return str(error).replace(str(folder), folder.name)
 
 
 def _check_memory(skeleton: Skeleton) -> None:
-    """Raise ResourceError where the largest block in float32 would leave the server too little."""
+    """Raise ResourceError if the largest block in float32 leaves the server too little memory."""
     sizes = [
         sum(p.numel() for p in skeleton.bare(n).parameters()) for n in range(len(skeleton.blocks))
     ]
@@ -174,21 +181,55 @@ def _check_memory(skeleton: Skeleton) -> None:
     if needed > free:
         raise ResourceError(
             f"Measuring takes about {needed / 2**30:.1f} GiB of memory for a block of the 16-bit "
-            f"model, and {free / 2**30:.1f} GiB are free. Look at it on a larger machine."
+            f"model, and {free / 2**30:.1f} GiB are free. Use a larger machine."
         )
 
 
-def _see(way: _PassState, index: int) -> BlockInputs:
-    """Look at block `index`, and move on behind it."""
-    block = way.skeleton.block(index)
-    groups = way.prober.groups(index, block, way.hidden)
-    firsts = [(names, group) for group in groups for names in group.inputs]
-    with InputRecorder(block, [names[0] for names, _ in firsts]) as recorder:
-        out = run_block(block, way.hidden, way.calls[index])
+def _measure(state: _PassState, index: int) -> BlockInputs:
+    """The statistics of block `index`; moves `state` to the next block."""
+    block = state.skeleton.block(index)
+    groups = state.prober.groups(index, block, state.hidden)
+    readers = [(names, group) for group in groups for names in group.inputs]
+    with InputRecorder(block, [names[0] for names, _ in readers]) as recorder:
+        out = run_block(block, state.hidden, state.calls[index])
     inputs = []
-    for names, group in firsts:
+    for names, group in readers:
         x = recorder.inputs.get(names[0])
         mean = None if x is None or not len(x) else x.float().abs().mean(0)
         inputs.append(InputStatistics(names, group, mean, 0 if x is None else len(x)))
-    hidden, way.hidden = way.hidden.to(HIDDEN), out
+    hidden, state.hidden = state.hidden.to(HIDDEN), out
     return BlockInputs(hidden, groups, inputs)
+
+
+def calibration_windows(
+    source: Path, vocabulary: int, evidence: RunEvidence | str
+) -> CalibrationWindows:
+    """A few evenly spread windows of the checkpoint's calibration, or of the built-in corpus.
+
+    Raises SalientError if neither can be tokenized.
+    """
+    tokenizer = load_tokenizer(source)
+    batch = None if isinstance(evidence, str) else _run_calibration(tokenizer, evidence)
+    label = "of the checkpoint's own calibration texts"
+    if batch is None:
+        batch = pack_tokens(read_texts(BUILTIN), tokenizer, WINDOWS, 4 * WINDOW, BUILTIN)
+        label = "of the built-in corpus (the checkpoint's own calibration is not available)"
+    check_vocabulary(batch, vocabulary, "the calibration texts")
+    length = min(WINDOW, batch.ids.shape[1])
+    pool = batch.ids[:, : batch.ids.shape[1] // length * length].reshape(-1, length)
+    count = min(WINDOWS, len(pool))
+    ids = pool[[number * len(pool) // count for number in range(count)]]
+    return CalibrationWindows(ids, f"{ids.numel()} tokens {label}")
+
+
+def _run_calibration(tokenizer: object, evidence: RunEvidence) -> TokenBatch | None:
+    """The calibration tokens of the run, None if they are not available."""
+    run = evidence.run
+    name = run.calibration_texts
+    if name != BUILTIN and not os.path.isfile(name):  # no error for names that no file can have
+        return None
+    try:
+        batch = pack_tokens(read_texts(name), tokenizer, run.samples, run.sequence_length, name)
+    except SalientError:
+        return None
+    return batch if batch.digest == run.calibration else None

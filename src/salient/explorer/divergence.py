@@ -1,15 +1,16 @@
-"""Where two models part: KL(reference || quantized) of the next token, place by place.
+"""KL(reference || quantized) of the next token at each position of an answer.
 
-The tokens of an answer, the reference's, are forced through both models, so that both speak of the
-same places.
+The tokens of an answer, the reference's, are forced through both models, so that both predict the
+same positions.
 """
 
 import asyncio
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from salient.core.errors import ModelError, RequestError
@@ -17,66 +18,81 @@ from salient.runtime.engine import PIECE, Engine
 from salient.runtime.sampler import NO_NUMBERS
 from salient.runtime.tokenization import chat_ids, prompt_ids
 from salient.serve.openai_format import token_text
+from salient.serve.protocol import MAX_MESSAGES, ChatMessage, Text
 from salient.serve.worker import Worker
 
-from .query_params import ForcedAnswer
-
 TOP = 5
-MOST_TOKENS = 512  # of an answer
-MOST_LOGITS = 2**25  # of each model, in memory at once
+MAX_CHARACTERS = 2**16  # of an answer
+MAX_TOKENS = 512  # of an answer
+MAX_LOGITS = 2**25  # of each model, in memory at once
 ROWS = 64  # compared at once
+
+
+class ForcedAnswer(BaseModel):
+    """A conversation, or a plain prompt, and the answer whose tokens are forced."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = (
+        None
+    )
+    prompt: Text | None = None
+    answer: Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "ForcedAnswer":
+        if (self.messages is None) == (self.prompt is None):
+            raise ValueError("give either messages or a prompt")
+        return self
 
 
 @dataclass(frozen=True)
 class ForcedText:
-    """Token ids of a prompt and of an answer to it; `cut` of the answer's were left out."""
+    """Token ids of a prompt and its answer; `cut` tokens of the answer were left out."""
 
     prompt: list[int]
     answer: list[int]
     cut: int
 
 
-def text_of(asked: ForcedAnswer, engine: Engine, other: Engine) -> ForcedText:
-    """The tokens of what is asked. Raises RequestError for what both models cannot be given."""
+def forced_text(body: ForcedAnswer, engine: Engine, other: Engine) -> ForcedText:
+    """The token ids of `body`. Raises RequestError if the models cannot both run them."""
     tokenizer = engine.tokenizer
     if engine.runner.vocabulary != other.runner.vocabulary:
         raise RequestError(
-            f"The checkpoint knows {engine.runner.vocabulary} tokens and the reference "
-            f"{other.runner.vocabulary}: they cannot be compared token by token."
+            f"The checkpoint has a vocabulary of {engine.runner.vocabulary} tokens and the "
+            f"reference one of {other.runner.vocabulary}: they cannot be compared token by token."
         )
-    if asked.messages is not None:
-        prompt = chat_ids(tokenizer, [message.plain for message in asked.messages])
+    if body.messages is not None:
+        prompt = chat_ids(tokenizer, [message.plain for message in body.messages])
     else:
-        prompt = prompt_ids(tokenizer, asked.prompt or "")
-    answer = tokenizer(asked.answer, add_special_tokens=False, verbose=False).input_ids
+        prompt = prompt_ids(tokenizer, body.prompt or "")
+    answer = tokenizer(body.answer, add_special_tokens=False, verbose=False).input_ids
     room = min(engine.context, other.context) - len(prompt) + 1
-    most = min(MOST_TOKENS, MOST_LOGITS // engine.runner.vocabulary, room)
-    if not answer or most < 1:
+    most = min(MAX_TOKENS, MAX_LOGITS // engine.runner.vocabulary, room)
+    if not answer:
+        raise RequestError("There is no answer to compare.")
+    if most < 1:
         raise RequestError(
-            "There is no answer to compare."
-            if not answer
-            else f"The prompt's {len(prompt)} tokens leave no room for an answer. Shorten it."
+            f"The prompt's {len(prompt)} tokens leave no room for an answer. Shorten it."
         )
     return ForcedText(prompt, answer[:most], max(0, len(answer) - most))
 
 
-async def divergence(asked: ForcedAnswer, worker: Worker, reference: Worker) -> dict[str, Any]:
-    """KL and both models' likeliest tokens at each place of the answer, as plain data.
+async def divergence(body: ForcedAnswer, worker: Worker, reference: Worker) -> dict[str, Any]:
+    """KL and both models' most likely tokens at each position of the answer.
 
-    Raises RequestError, ResourceError where a model has no free slot, ModelError where one gives no
-    numbers.
+    Raises RequestError, ResourceError if a model has no free slot, ModelError for NaN logits.
     """
-    text = await asyncio.to_thread(text_of, asked, worker.engine, reference.engine)
-    quantized, wanted = await asyncio.gather(_logits(worker, text), _logits(reference, text))
+    text = await asyncio.to_thread(forced_text, body, worker.engine, reference.engine)
+    quantized, full = await asyncio.gather(_logits(worker, text), _logits(reference, text))
     tokenizer = worker.engine.tokenizer
-    return await asyncio.to_thread(_told, tokenizer, text, wanted.cpu(), quantized.cpu())
+    return await asyncio.to_thread(_compare, tokenizer, text, full.cpu(), quantized.cpu())
 
 
 async def _logits(worker: Worker, text: ForcedText) -> Tensor:
     """Logits float32 [tokens, vocab] before each token of the answer.
 
-    A long prompt goes in piece by piece, each going on from what a slot then holds, so that answers
-    under way wait no longer than for one of them.
+    A long prompt is prefilled in chunks, each a prefix of the next, so that running requests wait
+    for one chunk at most.
     """
     ids = [*text.prompt, *text.answer[:-1]]
     if worker.engine.runner.keeps_prefixes:
@@ -85,12 +101,13 @@ async def _logits(worker: Worker, text: ForcedText) -> Tensor:
     return await worker.between_steps(lambda engine: engine.logits(ids, len(text.answer)))
 
 
-def _told(tokenizer: Any, text: ForcedText, reference: Tensor, quantized: Tensor) -> dict[str, Any]:
+def _compare(
+    tokenizer: Any, text: ForcedText, reference: Tensor, quantized: Tensor
+) -> dict[str, Any]:
     tokens = list(_tokens(tokenizer, text.answer, reference, quantized))
-    mean = sum(token["kl"] for token in tokens) / len(tokens)
     return {
         "tokens": tokens,
-        "mean_kl": mean,
+        "mean_kl": sum(token["kl"] for token in tokens) / len(tokens),
         "agreed": sum(token["same"] for token in tokens) / len(tokens),
         "cut": text.cut,
     }
@@ -122,7 +139,7 @@ def _tokens(
 
 
 def _text(tokenizer: Any, token: int) -> str:
-    """A token's text; of a part of a character, which has none, its name in the vocabulary."""
+    """A token's text; for a part of a character, its name in the vocabulary."""
     text = token_text(tokenizer, token)
     return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text
 
@@ -130,11 +147,10 @@ def _text(tokenizer: Any, token: int) -> str:
 def kl_rows(reference: Tensor, quantized: Tensor) -> Tensor:
     """KL(reference || quantized) of log-probabilities [rows, vocab]: float32 [rows], nats.
 
-    Raises ModelError where they are no numbers.
+    Raises ModelError for NaN and infinity.
     """
-    lost = reference.exp() * (reference - quantized)
-    lost = lost.where(reference > -math.inf, 0.0)  # a masked token: 0 log 0 = 0
-    found = lost.sum(-1)
-    if not bool(found.isfinite().all()):
+    terms = reference.exp() * (reference - quantized)
+    kl = terms.where(reference > -math.inf, 0.0).sum(-1)  # a masked token: 0 log 0 = 0
+    if not bool(kl.isfinite().all()):
         raise ModelError(NO_NUMBERS)
-    return found.clamp(min=0)
+    return kl.clamp(min=0)

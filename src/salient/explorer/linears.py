@@ -1,4 +1,4 @@
-"""The linears of the checkpoint: their 16-bit weights, and the codes that were written for them."""
+"""The linears of the checkpoint: 16-bit weights and stored codes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,12 @@ from salient.models.skeleton import Skeleton
 
 from .background import RecentResults
 
-WEIGHTS_KEPT = 3
+CACHED_WEIGHTS = 3
 
 
 @dataclass(frozen=True)
 class BlockLinear:
-    """A linear of a block. weight: [out, in] as stored   written: its codes, None at 16 bits"""
+    """A linear of a block. weight: [out, in] as stored   written: its codes, None if unquantized"""
 
     block: int
     name: str
@@ -35,18 +35,18 @@ class BlockLinear:
 
 
 class LinearReader:
-    """Reads linears one by one, of `source` (16-bit) or, without one, dequantized."""
+    """Reads single linears from `source` (16-bit) or, without it, dequantized."""
 
     def __init__(self, checkpoint: Skeleton, source: Skeleton | None):
         self.checkpoint, self.source = checkpoint, source
-        self._recent = RecentResults(WEIGHTS_KEPT)
+        self._recent = RecentResults(CACHED_WEIGHTS)
 
     @property
     def blocks(self) -> list[str]:
         return self.checkpoint.blocks
 
     def shapes(self, block: int) -> dict[str, tuple[int, int]]:
-        """Each linear of a block: (out, in). Raises RequestError for a block that is not there."""
+        """Each linear of a block: (out, in). Raises RequestError for an unknown block."""
         if not 0 <= block < len(self.blocks):
             raise RequestError(
                 f"There is no block {block}: the model has {len(self.blocks)}, from 0."
@@ -55,11 +55,11 @@ class LinearReader:
         return {n: (m.out_features, m.in_features) for n, m in linears.items()}
 
     def linear(self, block: int, name: str) -> BlockLinear:
-        """The linear `name` of a block. Raises RequestError where there is none."""
+        """The linear `name` of a block. Raises RequestError for an unknown linear."""
         shapes = self.shapes(block)
         if name not in shapes:
-            there = ", ".join(list(shapes)[:8])
-            raise RequestError(f"Block {block} has no linear {name[:100]!r}. It has {there}.")
+            known = ", ".join(list(shapes)[:8])
+            raise RequestError(f"Block {block} has no linear {name[:100]!r}. It has {known}.")
         return self._recent.get((block, name), lambda: self._read(block, name))
 
     def is_coded(self, block: int, name: str) -> bool:
@@ -80,7 +80,7 @@ class LinearReader:
 
 
 def open_layers(folder: Path, source: Skeleton | None) -> LinearReader:
-    """The linears of the checkpoint in `folder`; its files are opened anew, for this thread."""
+    """The linears of the checkpoint in `folder`; its files are opened again, for this thread."""
     return LinearReader(
         Skeleton(open_checkpoint(folder), torch.float32, torch.device("cpu")), source
     )

@@ -1,4 +1,4 @@
-"""The 16-bit model that a checkpoint was made from, where it is on this machine; never fetched."""
+"""The 16-bit model that a checkpoint was made from, if it is on this machine; never downloaded."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,56 +15,56 @@ HOW = "Start the server with `--reference MODEL`, the 16-bit model's folder or n
 
 @dataclass(frozen=True)
 class ReferenceSource:
-    """A 16-bit model. words: what it is and how it was found   remark: what is odd about it"""
+    """A 16-bit model. label: what it is   remark: a warning about it, or ''"""
 
     folder: Path
-    words: str
+    label: str
     remark: str = ""
 
 
 def find_source(
-    folder: Path, evidence: RunEvidence | str, given: tuple[str, Path] | None
+    folder: Path, evidence: RunEvidence | str, reference: tuple[str, Path] | None
 ) -> ReferenceSource | str:
-    """The source of the checkpoint in `folder`; in words why it cannot be had.
+    """The source of the checkpoint in `folder`, or the reason why it is not available.
 
-    given: name and folder of the reference that the user named, taken before any other
+    reference: name and folder of the user's reference, which comes first
     """
-    if given is not None:
-        return _given(*given, evidence)
+    if reference is not None:
+        return _from_reference(*reference, evidence)
     if isinstance(evidence, str):
         return f"The 16-bit model that this checkpoint was made from is not known. {HOW}"
     if evidence.run.adapter is not None:
         return f"A LoRA adapter was merged into the model before it was quantized. {HOW}"
-    for place in _places(folder, evidence):
-        checkpoint = _opened(place)
+    for candidate in _candidates(folder, evidence):
+        checkpoint = _open(candidate)
         if checkpoint is not None and fingerprint(checkpoint) == evidence.run.model:
             return ReferenceSource(
-                place, f"{evidence.model}, the model this checkpoint was made from"
+                candidate, f"{evidence.model}, the model this checkpoint was made from"
             )
     return (
-        f"The 16-bit model {evidence.model!r} that this checkpoint was made from is not beside it, "
-        f"and nothing is fetched for this page. {HOW}"
+        f"The 16-bit model {evidence.model!r} that this checkpoint was made from is not next to "
+        f"it, and this page downloads nothing. {HOW}"
     )
 
 
-def _given(name: str, folder: Path, evidence: RunEvidence | str) -> ReferenceSource | str:
-    checkpoint = _opened(folder)
+def _from_reference(name: str, folder: Path, evidence: RunEvidence | str) -> ReferenceSource | str:
+    checkpoint = _open(folder)
     if checkpoint is None:
-        return f"The reference {name!r} is no 16-bit model whose files can be read. {HOW}"
+        return f"The reference {name!r} is not a readable 16-bit model. {HOW}"
     if isinstance(evidence, str):
         return ReferenceSource(folder, f"{name}, the reference")
     same = fingerprint(checkpoint) == evidence.run.model
     remark = (
         ""
         if same
-        else f"{name} is not byte for byte the model that this checkpoint was made from, so what "
-        "is compared with the checkpoint's own codes may mislead."
+        else f"{name} is not byte for byte the model that this checkpoint was made from, so "
+        "comparisons with the checkpoint's own codes may mislead."
     )
     return ReferenceSource(folder, f"{name}, the reference", remark)
 
 
-def _places(folder: Path, evidence: RunEvidence) -> Iterator[Path]:
-    """Where the model may lie. The name comes from a file that may be anybody's: its last part."""
+def _candidates(folder: Path, evidence: RunEvidence) -> Iterator[Path]:
+    """Where the model may be. The name is untrusted, so only its last part is used."""
     name = Path(evidence.model).name
     if name:
         yield folder.parent / name
@@ -72,11 +72,11 @@ def _places(folder: Path, evidence: RunEvidence) -> Iterator[Path]:
     yield cache_folder() / DEMO_NAME
 
 
-def _opened(folder: Path) -> Checkpoint | None:
+def _open(folder: Path) -> Checkpoint | None:
     if not (folder / "config.json").is_file():
         return None
     try:
-        found = open_checkpoint(folder)
+        checkpoint = open_checkpoint(folder)
     except SalientError:
         return None
-    return found if found.format is None else None
+    return checkpoint if checkpoint.format is None else None

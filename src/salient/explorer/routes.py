@@ -1,9 +1,13 @@
-"""The explorer's routes: the page, its files, and the JSON that it shows."""
+"""The explorer's routes: the page, its files, and the JSON that it shows.
 
+Parameters are bounded, and no request names a file of this machine.
+"""
+
+from collections.abc import Callable
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from salient.core.errors import RequestError
@@ -12,14 +16,13 @@ from salient.explorer.panels.curve import curve_data
 from salient.explorer.panels.group import GroupQuery, group_data
 from salient.explorer.panels.linear_view import inputs_data
 from salient.explorer.panels.salience import salience_data
-from salient.serve.completions import Service, chat_job, completion_job
-from salient.serve.error_responses import refused
+from salient.serve.completions import Service, chat_job, completion_job, respond
+from salient.serve.embedded import ServedModel
+from salient.serve.openai_format import error_response
 from salient.serve.prometheus import Metrics
 from salient.serve.protocol import ChatCompletionRequest, CompletionRequest
-from salient.serve.responses import respond
 
-from .divergence import divergence
-from .query_params import Bits, Block, Clip, Exponent, ForcedAnswer, GroupSize, Layer, Row
+from .divergence import ForcedAnswer, divergence
 from .state import ExplorerState
 
 API = "/explorer/api"
@@ -39,72 +42,85 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 NO_REFERENCE = (
-    "No 16-bit reference runs beside this checkpoint. Start the server with `--reference MODEL`."
+    "No 16-bit reference runs next to this checkpoint. Start the server with `--reference MODEL`."
 )
 
+Block = Annotated[int, Query(ge=0, lt=10_000)]
+Layer = Annotated[str, Query(min_length=1, max_length=300)]
+Row = Annotated[int, Query(ge=0, lt=2**31)]
+Bits = Annotated[int, Query(ge=2, le=8)]
+GroupSize = Annotated[int, Query(ge=1, le=4096)]
+Clip = Annotated[float, Query(ge=0.1, le=1.0, allow_inf_nan=False)]
+Exponent = Annotated[float, Query(ge=-2.0, le=2.0, allow_inf_nan=False)]
 
-def add_explorer(app: FastAPI, scene: ExplorerState) -> None:
-    """Give `app` the page at / and everything that it asks for."""
-    _page(app)
-    _overview(app, scene)
-    _panels(app, scene)
-    _chat(app, scene)
+
+def mount_explorer(app: FastAPI, served: ServedModel, reference: ServedModel | None) -> None:
+    """Add the page at / and its data to the server of `served`."""
+    add_explorer(app, ExplorerState(served, reference))
 
 
-def _page(app: FastAPI) -> None:
+def add_explorer(app: FastAPI, state: ExplorerState) -> None:
+    """Add the page at / and its data to `app`."""
+    _add_page(app)
+    _add_overview(app, state)
+    _add_panels(app, state)
+    _add_chat(app, state)
+
+
+def _add_page(app: FastAPI) -> None:
     folder = files("salient.explorer") / "static"
-    known = {
+    contents = {
         entry.name: entry.read_bytes()
         for entry in folder.iterdir()
         if entry.name.rpartition(".")[2] in TYPES
     }
 
-    def given(name: str) -> Response:
+    def response(name: str) -> Response:
         kind = TYPES[name.rpartition(".")[2]]
-        return Response(known[name], headers={**HEADERS, "Content-Type": kind})
+        return Response(contents[name], headers={**HEADERS, "Content-Type": kind})
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return given("index.html")
+        return response("index.html")
 
     @app.get("/explorer/{name}", include_in_schema=False)
     async def file(name: str) -> Response:
-        if name in known and name != "index.html":
-            return given(name)
-        return refused("The page has no such file.", 404, "NotFoundError")
+        if name in contents and name != "index.html":
+            return response(name)
+        return error_response("The page has no such file.", 404, "NotFoundError")
 
 
-def _overview(app: FastAPI, scene: ExplorerState) -> None:
+def _add_overview(app: FastAPI, state: ExplorerState) -> None:
     @app.get(f"{API}/scene")
     async def overview() -> Response:
-        return _data(await scene.desk.do(scene.overview))
+        return await _computed(state, state.overview)
 
     @app.get(f"{API}/progress")
     async def progress() -> Response:
-        return _data(scene.progress)
+        return _json(state.progress)
 
     @app.get(f"{API}/running")
     async def running() -> Response:
-        return _data(await scene.desk.do(scene.running))
+        return await _computed(state, state.running)
 
 
-def _panels(app: FastAPI, scene: ExplorerState) -> None:
+def _add_panels(app: FastAPI, state: ExplorerState) -> None:
     @app.get(f"{API}/block")
     async def inputs(block: Block) -> Response:
-        return _data(await scene.desk.do(lambda: inputs_data(scene.viewer, block)))
+        return await _computed(state, lambda: inputs_data(state.viewer, block))
 
     @app.get(f"{API}/salience")
     async def salience(block: Block, layer: Layer) -> Response:
-        return _data(await scene.desk.do(lambda: salience_data(scene.viewer.view(block, layer))))
+        return await _computed(state, lambda: salience_data(state.viewer.view(block, layer)))
 
     @app.get(f"{API}/curve")
     async def curve(block: Block, layer: Layer) -> Response:
-        def made() -> dict[str, Any]:
-            view = scene.viewer.view(block, layer)
-            scheme = scene.scheme_for(view.linear.shape[1])
-            return curve_data(scene.viewer, view, scheme, scene.dtype)
+        def compute() -> dict[str, Any]:
+            view = state.viewer.view(block, layer)
+            scheme = state.scheme_for(view.linear.shape[1])
+            return curve_data(state.viewer, view, scheme, state.dtype)
 
-        return _data(await scene.desk.do(made))
+        return await _computed(state, compute)
 
     @app.get(f"{API}/group")
     async def group(
@@ -118,39 +134,43 @@ def _panels(app: FastAPI, scene: ExplorerState) -> None:
         a: Exponent = 0.0,
         b: Exponent = 0.0,
     ) -> Response:
-        def made() -> dict[str, Any]:
-            scheme = Scheme(group_size, scene.scheme.symmetric, bits)
-            wanted = GroupQuery(row, group, scheme, clip, a, b, scene.dtype)
-            return group_data(scene.viewer, scene.viewer.view(block, layer), wanted)
+        def compute() -> dict[str, Any]:
+            scheme = Scheme(group_size, state.scheme.symmetric, bits)
+            query = GroupQuery(row, group, scheme, clip, a, b, state.dtype)
+            return group_data(state.viewer, state.viewer.view(block, layer), query)
 
-        return _data(await scene.desk.do(made))
+        return await _computed(state, compute)
 
 
-def _chat(app: FastAPI, scene: ExplorerState) -> None:
-    reference = scene.reference
+def _add_chat(app: FastAPI, state: ExplorerState) -> None:
+    reference = state.reference
     service = None
     if reference is not None:
         metrics = Metrics(reference.name, reference.worker)
         service = Service(reference.worker, reference.name, metrics)
 
     @app.post(f"{API}/reference/chat")
-    async def chat(asked: ChatCompletionRequest, request: Request) -> Response:
+    async def chat(body: ChatCompletionRequest, request: Request) -> Response:
         if service is None:
             raise RequestError(NO_REFERENCE)
-        return await respond(service, chat_job, asked, request)
+        return await respond(service, chat_job, body, request)
 
     @app.post(f"{API}/reference/completions")
-    async def completions(asked: CompletionRequest, request: Request) -> Response:
+    async def completions(body: CompletionRequest, request: Request) -> Response:
         if service is None:
             raise RequestError(NO_REFERENCE)
-        return await respond(service, completion_job, asked, request)
+        return await respond(service, completion_job, body, request)
 
     @app.post(f"{API}/divergence")
-    async def parting(asked: ForcedAnswer) -> Response:
+    async def compare(body: ForcedAnswer) -> Response:
         if reference is None:
             raise RequestError(NO_REFERENCE)
-        return _data(await divergence(asked, scene.worker, reference.worker))
+        return _json(await divergence(body, state.served.worker, reference.worker))
 
 
-def _data(made: dict[str, Any]) -> JSONResponse:
-    return JSONResponse(made, headers={"Cache-Control": "no-store"})
+async def _computed(state: ExplorerState, compute: Callable[[], dict[str, Any]]) -> Response:
+    return _json(await state.background.run(compute))
+
+
+def _json(data: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(data, headers={"Cache-Control": "no-store"})

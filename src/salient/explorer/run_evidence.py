@@ -1,6 +1,5 @@
-"""The evidence of the served checkpoint, as the page shows it."""
+"""The salient.json of the served checkpoint as data of the page."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ NO_FILE = (
 
 
 def evidence_or_reason(folder: Path) -> RunEvidence | str:
-    """The evidence in `folder`, or the reason why there is none to show."""
+    """The evidence in `folder`, or the reason why there is none."""
     try:
         return read_evidence(folder) or NO_FILE
     except CheckpointError as error:
@@ -34,7 +33,7 @@ def evidence_or_reason(folder: Path) -> RunEvidence | str:
 
 @dataclass(frozen=True)
 class GroupExponents:
-    """The entry of a scale group, and its own exponents."""
+    """The entry of a kind of scale groups, and the exponents of one of them."""
 
     entry: GroupEvidence
     exponents: tuple[float, float]
@@ -56,11 +55,6 @@ def group_exponents(
     alike = [group for group in groups if _kinds(group.readers) == readers]
     number = min(alike.index(target), len(group.exponents) - 1)
     return GroupExponents(group, group.exponents[number])
-
-
-def finite(values: Iterable[float]) -> list[float | None]:
-    """Numbers for JSON: None for NaN and infinities."""
-    return [value if math.isfinite(value) else None for value in values]
 
 
 def blocks_data(evidence: RunEvidence) -> dict[str, Any]:

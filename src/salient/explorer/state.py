@@ -1,8 +1,6 @@
-"""What there is to look at: the checkpoint that is served, its evidence, and its 16-bit source."""
+"""The explorer's state: the served checkpoint, its evidence, and its 16-bit source."""
 
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +9,10 @@ from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
 from salient.core.evidence import RunEvidence
 from salient.core.records import to_json
 from salient.core.scheme import Scheme
-from salient.explorer.panels.group import sizes_of
+from salient.explorer.panels.group import group_sizes
 from salient.explorer.panels.kernels import running_data
 from salient.explorer.panels.linear_view import LinearViewer
-from salient.runtime.load_engine import LoadedEngine
-from salient.serve.worker import Worker
+from salient.serve.embedded import ServedModel
 
 from .background import BackgroundWorker
 from .calibration_pass import CalibrationPass
@@ -26,115 +23,101 @@ from .run_evidence import blocks_data, evidence_or_reason
 DEFAULT = Scheme()  # of a 16-bit model, which has none
 
 
-@dataclass(frozen=True)
-class ReferenceModel:
-    """The 16-bit model that runs beside the checkpoint."""
-
-    name: str
-    folder: Path
-    opened: LoadedEngine
-    worker: Worker
-
-
 class ExplorerState:
-    """The checkpoint in `folder`, `opened` and served as `model` by `worker`.
+    """What the page shows of `served`, and of the 16-bit `reference` next to it.
 
-    Making one costs nothing; what is found out later is found out at the desk.
+    Everything is computed on first use, in the background thread.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        opened: LoadedEngine,
-        model: str,
-        worker: Worker,
-        reference: ReferenceModel | None = None,
-    ):
-        self.folder, self.opened, self.model, self.worker = folder, opened, model, worker
-        self.reference = reference
-        self.desk = BackgroundWorker()
+    def __init__(self, served: ServedModel, reference: ServedModel | None = None):
+        self.served, self.reference = served, reference
+        self.background = BackgroundWorker()
 
     @cached_property
     def evidence(self) -> RunEvidence | str:
-        """The checkpoint's salient.json; in words why there is none."""
-        return evidence_or_reason(self.folder)
+        """The checkpoint's salient.json, or the reason why there is none."""
+        return evidence_or_reason(self.served.folder)
 
     @cached_property
     def source(self) -> ReferenceSource | str:
-        """The 16-bit model; in words why it cannot be had."""
-        if self.opened.model.checkpoint.format is None:
-            return ReferenceSource(self.folder, f"{self.model}, which is a 16-bit model itself")
-        given = (self.reference.name, self.reference.folder) if self.reference else None
-        return find_source(self.folder, self.evidence, given)
+        """The 16-bit model, or the reason why it is not available."""
+        served = self.served
+        if served.loaded.model.checkpoint.format is None:
+            return ReferenceSource(served.folder, f"{served.name}, which is a 16-bit model itself")
+        reference = (self.reference.name, self.reference.folder) if self.reference else None
+        return find_source(served.folder, self.evidence, reference)
 
     @cached_property
-    def atlas(self) -> CalibrationPass | None:
-        """The statistics of the source, begun to be measured when this is first asked for."""
+    def calibration(self) -> CalibrationPass | None:
+        """The statistics of the source; the first use starts to measure them."""
         if isinstance(self.source, str):
             return None
-        made = CalibrationPass(self.source, self.evidence, self.desk)
-        made.begin()
-        return made
+        calibration = CalibrationPass(self.source, self.evidence, self.background)
+        calibration.start()
+        return calibration
 
     @cached_property
     def viewer(self) -> LinearViewer:
-        """Looks at single linears."""
         missing = self.source if isinstance(self.source, str) else ""
-        reader = self.atlas.reader if self.atlas else None
-        return LinearViewer(open_layers(self.folder, reader), self.atlas, self.evidence, missing)
+        reader = self.calibration.reader if self.calibration else None
+        layers = open_layers(self.served.folder, reader)
+        return LinearViewer(layers, self.calibration, self.evidence, missing)
 
     @property
     def scheme(self) -> Scheme:
-        return self.opened.model.checkpoint.scheme or DEFAULT
+        return self.served.loaded.model.checkpoint.scheme or DEFAULT
 
     @property
     def dtype(self) -> torch.dtype:
-        """The 16-bit type that scales are rounded to."""
-        named = None if isinstance(self.evidence, str) else self.evidence.run.dtype
-        config = self.opened.model.checkpoint.config
-        return SIXTEEN_BITS.get(named or "") or stored_sixteen_bits(config) or torch.float16
+        """The 16-bit dtype that scales are rounded to."""
+        name = None if isinstance(self.evidence, str) else self.evidence.run.dtype
+        config = self.served.loaded.model.checkpoint.config
+        return SIXTEEN_BITS.get(name or "") or stored_sixteen_bits(config) or torch.float16
 
     def scheme_for(self, width: int) -> Scheme:
-        """The checkpoint's scheme, in a group size that divides `width`."""
-        scheme, sizes = self.scheme, sizes_of(width)
+        """The checkpoint's scheme, with a group size that divides `width`."""
+        scheme, sizes = self.scheme, group_sizes(width)
         if width % scheme.group_size == 0 or not sizes:
             return scheme
         return Scheme(sizes[-1], scheme.symmetric, scheme.bits)
 
     def overview(self) -> dict[str, Any]:
-        """All that does not depend on what is chosen, as plain data. At the desk."""
-        evidence, source = self.evidence, self.source
-        written = not isinstance(evidence, str)
-        scheme = self.opened.model.checkpoint.scheme
+        """Everything that does not depend on the chosen layer."""
+        loaded, evidence, source = self.served.loaded, self.evidence, self.source
+        measured = not isinstance(evidence, str)
+        scheme = loaded.model.checkpoint.scheme
         return {
-            "model": self.model,
+            "model": self.served.name,
             "scheme": str(scheme) if scheme else None,
             "bits": self.scheme.bits,
             "group_size": self.scheme.group_size,
             "bits_per_weight": scheme.bits_per_weight if scheme else 16,
-            "made_from": evidence.model if written else None,
-            "made_by": f"Salient {evidence.run.salient}" if written else None,
-            "heldout": to_json(evidence.heldout) if written else {},
-            "bytes": to_json(evidence.bytes) if written else {},
-            "evidence": blocks_data(evidence) if written else None,
-            "no_evidence": "" if written else evidence,
-            "source": None if isinstance(source, str) else source.words,
+            "made_from": evidence.model if measured else None,
+            "made_by": f"Salient {evidence.run.salient}" if measured else None,
+            "heldout": to_json(evidence.heldout) if measured else {},
+            "bytes": to_json(evidence.bytes) if measured else {},
+            "evidence": blocks_data(evidence) if measured else None,
+            "no_evidence": "" if measured else evidence,
+            "source": None if isinstance(source, str) else source.label,
             "source_remark": "" if isinstance(source, str) else source.remark,
             "no_source": source if isinstance(source, str) else "",
             "blocks": self.viewer.layers.blocks,
             "reference": self.reference.name if self.reference else None,
-            "chat": bool(self.opened.engine.tokenizer.chat_template),
-            "context": self.opened.engine.context,
+            "chat": bool(loaded.engine.tokenizer.chat_template),
+            "context": loaded.engine.context,
             "progress": self.progress,
         }
 
     @property
     def progress(self) -> dict[str, Any]:
-        """How far the pass is; begins none."""
-        atlas = self.__dict__.get("atlas")
-        return atlas.progress if atlas else {"state": "none", "done": 0, "total": 0, "words": ""}
+        """The progress of the pass; does not start it."""
+        calibration = self.__dict__.get("calibration")
+        if calibration is None:
+            return {"state": "none", "done": 0, "total": 0, "words": ""}
+        return calibration.progress
 
     def running(self) -> dict[str, Any]:
-        """Kernels, fusion, memory, as plain data."""
-        reference = self.reference.opened if self.reference else None
-        return running_data(self.opened, reference, self.atlas.bytes if self.atlas else 0)
+        """Kernels, fusion, memory."""
+        reference = self.reference.loaded if self.reference else None
+        measured = self.calibration.bytes if self.calibration else 0
+        return running_data(self.served.loaded, reference, measured)

@@ -1,1 +1,1 @@
-"""An OpenAI-compatible server over the embedded engine."""
+"""The server: OpenAI's API on the embedded engine, or vLLM as a child process."""

@@ -1,12 +1,16 @@
-"""A request of the API from its body to its response: prompts in, choices out, streamed or not."""
+"""Completions and chats: from the body of a request to its response, streamed or not."""
 
 import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
+
+from fastapi import Request
+from starlette.background import BackgroundTask
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from salient.core.errors import ResourceError, SalientError
 from salient.runtime.engine import Engine
@@ -15,220 +19,193 @@ from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import StepOutput
 from salient.runtime.tokenization import chat_ids, check_length, prompt_ids
 
-from .error_responses import INTERNAL, body_of
-from .openai_format import ChoiceState, chat_logprobs, completion_logprobs, usage
+from .openai_format import INTERNAL, ChoiceState, error_body, error_response, usage
 from .prometheus import Clock, Metrics
 from .protocol import DEFAULT_TOKENS, BaseRequest, ChatCompletionRequest, CompletionRequest
-from .worker import Ticket, Worker
+from .worker import OutputQueue, Worker
 
 
 @dataclass(frozen=True)
 class CompletionJob:
-    """What a request asks of the engine: prompts, and the sampling of each choice of each.
+    """Prompts, and the sampling of each choice of each prompt.
 
-    constraint: what every answer must be, for each of them to take afresh
+    constraint: a grammar of the text; each choice takes a copy
+    logprobs, token_ids: whether the response has them
     """
 
     prompts: list[list[int]]
     samplings: list[SamplingParams]
-    kind: str  # "text_completion" or "chat.completion"
+    constraint: Constraint | None
+    chat: bool
     logprobs: bool
-    prefix: str
-    constraint: Constraint | None = None
-    token_ids: bool = False
+    token_ids: bool
 
     @property
     def prompt_tokens(self) -> int:
         return sum(map(len, self.prompts))
 
 
-def completion_job(asked: CompletionRequest, engine: Engine) -> CompletionJob:
-    """Raises RequestError for what cannot be run."""
-    prompts = [prompt_ids(engine.tokenizer, p) if isinstance(p, str) else p for p in asked.prompts]
-    limit = asked.max_tokens or DEFAULT_TOKENS
-    samplings = [asked.sampling(limit, asked.logprobs, n) for n in range(asked.choices)]
-    _check(prompts, limit, engine)
-    wanted, held = asked.logprobs is not None, _constraint(asked, engine)
-    ids = bool(asked.return_token_ids)
-    return CompletionJob(prompts, samplings, "text_completion", wanted, "cmpl", held, ids)
+def completion_job(body: CompletionRequest, engine: Engine) -> CompletionJob:
+    """Raises RequestError for prompts and settings that cannot be run."""
+    prompts = [prompt_ids(engine.tokenizer, p) if isinstance(p, str) else p for p in body.prompts]
+    limit = body.max_tokens or DEFAULT_TOKENS
+    return _job(body, engine, prompts, limit, body.logprobs, chat=False)
 
 
-def chat_job(asked: ChatCompletionRequest, engine: Engine) -> CompletionJob:
-    """Raises RequestError for what cannot be run."""
-    ids = chat_ids(engine.tokenizer, [message.plain for message in asked.messages])
-    limit = asked.limit or max(1, engine.context - len(ids))
-    wanted = asked.wanted_logprobs
-    samplings = [asked.sampling(limit, wanted, n) for n in range(asked.choices)]
-    _check([ids], limit, engine)
-    held, told = _constraint(asked, engine), bool(asked.return_token_ids)
-    return CompletionJob(
-        [ids], samplings, "chat.completion", wanted is not None, "chatcmpl", held, told
-    )
+def chat_job(body: ChatCompletionRequest, engine: Engine) -> CompletionJob:
+    """Raises RequestError for messages and settings that cannot be run."""
+    ids = chat_ids(engine.tokenizer, [message.plain for message in body.messages])
+    limit = body.limit or max(1, engine.context - len(ids))
+    return _job(body, engine, [ids], limit, body.logprob_count, chat=True)
 
 
-def _constraint(asked: BaseRequest, engine: Engine) -> Constraint | None:
-    form = asked.response_format
-    if form is None or form.type == "text":
-        return None
-    return engine.grammars.json(form.json_schema.schema_ if form.json_schema else None)
-
-
-def _check(prompts: Sequence[Sequence[int]], limit: int, engine: Engine) -> None:
+def _job(
+    body: BaseRequest,
+    engine: Engine,
+    prompts: list[list[int]],
+    limit: int,
+    logprobs: int | None,
+    *,
+    chat: bool,
+) -> CompletionJob:
+    samplings = [body.sampling(limit, logprobs, n) for n in range(body.choices)]
     for ids in prompts:
         check_length(ids, limit, engine.context)
+    form, constraint = body.response_format, None
+    if form is not None and form.type != "text":
+        constraint = engine.grammars.json(form.json_schema.schema_ if form.json_schema else None)
+    token_ids = bool(body.return_token_ids)
+    return CompletionJob(prompts, samplings, constraint, chat, logprobs is not None, token_ids)
 
 
 class Service:
-    """Answers requests with a worker's engine under the name `model`."""
+    """Serves a worker's engine under the name `model`."""
 
     def __init__(self, worker: Worker, model: str, metrics: Metrics):
         self.worker, self.model, self.metrics = worker, model, metrics
         self.created = int(time.time())
 
-    def enter(self, job: CompletionJob) -> "RunningJob":
-        """Let a job in. Raises ResourceError where too many wait."""
-        self.worker.admit(len(job.prompts) * len(job.samplings))
-        held = job.constraint
-        tickets = [
-            self.worker.submit(prompt, sampling, held and held.fresh())
-            for prompt in job.prompts
-            for sampling in job.samplings
-        ]
-        return RunningJob(self, job, tickets)
-
 
 class RunningJob:
-    """A job under way. Leave it with `close`: what has not ended is cancelled."""
+    """A submitted job. Raises ResourceError if too many requests wait; end it with `close`."""
 
-    def __init__(self, service: Service, job: CompletionJob, tickets: list[Ticket]):
-        self.service, self.job, self.tickets = service, job, tickets
-        tokenizer = service.worker.engine.tokenizer
-        self.choices = [ChoiceState(n, tokenizer) for n in range(len(tickets))]
-        each = len(job.samplings)
-        self._clocks = [
-            Clock(service.metrics, len(job.prompts[n // each]) if n % each == 0 else 0)
-            for n in range(len(tickets))
-        ]
+    def __init__(self, service: Service, job: CompletionJob):
+        self.job, self.worker, self.outputs = job, service.worker, OutputQueue()
+        self.worker.admit(len(job.prompts) * len(job.samplings))
+        tokenizer = self.worker.engine.tokenizer
+        self._choices: list[ChoiceState] = []
+        self._clocks: dict[Any, tuple[ChoiceState, Clock]] = {}
+        for prompt in job.prompts:
+            for n, sampling in enumerate(job.samplings):
+                constraint = job.constraint and job.constraint.fresh()
+                ticket = self.worker.submit(prompt, sampling, constraint, self.outputs)
+                index = len(self._choices)
+                choice = ChoiceState(index, tokenizer, job.chat, job.logprobs, job.token_ids)
+                clock = Clock(service.metrics, 0 if n else len(prompt))
+                self._choices.append(choice)
+                self._clocks[ticket] = choice, clock
         self._head = {
-            "id": f"{job.prefix}-{uuid.uuid4().hex}",
-            "object": job.kind,
+            "id": f"{'chatcmpl' if job.chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "object": "chat.completion" if job.chat else "text_completion",
             "created": int(time.time()),
             "model": service.model,
         }
 
     def close(self) -> None:
-        """Cancel what has not ended."""
-        for ticket in self.tickets:
-            self.service.worker.cancel(ticket)
+        """Cancel what has not finished."""
+        for ticket in self._clocks:
+            self.worker.cancel(ticket)
 
-    async def whole(self) -> dict[str, Any]:
-        """The response of a request that does not stream. Raises SalientError."""
-        async for _ in self._pieces():
+    async def response(self) -> dict[str, Any]:
+        """The response that is not streamed. Raises SalientError."""
+        async for _ in self._outputs():
             pass
         return {
             **self._head,
-            "choices": [self._whole_choice(choice) for choice in self.choices],
-            "usage": usage(self.job.prompt_tokens, self.choices),
+            "choices": [choice.complete() for choice in self._choices],
+            "usage": usage(self.job.prompt_tokens, self._choices),
         }
 
-    async def events(self, asked: BaseRequest) -> AsyncIterator[bytes]:
-        """The server-sent events of a request that streams; an error on the way is the last."""
-        chat = self.job.kind == "chat.completion"
-        head = {**self._head, "object": "chat.completion.chunk" if chat else self.job.kind}
-        last = {"usage": None} if asked.with_usage else {}
+    async def events(self, body: BaseRequest) -> AsyncIterator[bytes]:
+        """The server-sent events of a streamed response; an error is the last of them."""
+        head = {**self._head, "object": "chat.completion.chunk"} if self.job.chat else self._head
+        last = {"usage": None} if body.with_usage else {}
         try:
-            if chat:
-                for choice in self.choices:
-                    first = {"role": "assistant", "content": ""}
-                    yield _event({**head, "choices": [_delta(choice, first)], **last})
-            async for choice, piece in self._pieces():
-                yield _event({**head, "choices": [self._chunk(choice, piece)], **last})
-            if asked.with_usage:
-                counts = usage(self.job.prompt_tokens, self.choices)
+            for choice in self._choices if self.job.chat else ():
+                yield _event({**head, "choices": [choice.opening()], **last})
+            async for choice, output in self._outputs():
+                yield _event({**head, "choices": [choice.chunk(output)], **last})
+            if body.with_usage:
+                counts = usage(self.job.prompt_tokens, self._choices)
                 yield _event({**head, "choices": [], "usage": counts})
         except SalientError as error:
-            words = str(error) if isinstance(error, ResourceError) else "The model cannot go on."
-            yield _event(body_of(words, INTERNAL, None, 500))
+            overloaded = isinstance(error, ResourceError)
+            message = str(error) if overloaded else "The model cannot continue."
+            yield _event(error_body(message, INTERNAL, None, 500))
         finally:
             self.close()
         yield b"data: [DONE]\n\n"
 
-    async def _pieces(self) -> AsyncIterator[tuple[ChoiceState, StepOutput]]:
-        """The pieces of all tickets as they come; choices and clocks take them in."""
-        waiting = {
-            asyncio.ensure_future(ticket.pieces.get()): number
-            for number, ticket in enumerate(self.tickets)
-        }
-        try:
-            while waiting:
-                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for future in done:
-                    number, piece = waiting.pop(future), future.result()
-                    yield self._take(number, piece)
-                    while not self.choices[number].finished:
-                        try:
-                            more = self.tickets[number].pieces.get_nowait()
-                        except asyncio.QueueEmpty:
-                            again = asyncio.ensure_future(self.tickets[number].pieces.get())
-                            waiting[again] = number
-                            break
-                        yield self._take(number, more)
-        finally:
-            for future in waiting:
-                future.cancel()
-
-    def _take(
-        self, number: int, piece: StepOutput | SalientError
-    ) -> tuple[ChoiceState, StepOutput]:
-        if isinstance(piece, SalientError):
-            raise piece
-        choice, clock = self.choices[number], self._clocks[number]
-        choice.take(piece)
-        if piece.picked is not None:
-            clock.token()
-        if piece.finished:
-            clock.end(piece.finished)
-        return choice, piece
-
-    def _whole_choice(self, choice: ChoiceState) -> dict[str, Any]:
-        told: dict[str, Any] = {"index": choice.index}
-        if self.job.kind == "text_completion":
-            told["text"] = choice.text
-        else:
-            told["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
-        told["logprobs"] = self._logprobs(choice, 0)
-        return {**told, "finish_reason": choice.finish_reason, **self._token_ids(choice, 0)}
-
-    def _chunk(self, choice: ChoiceState, piece: StepOutput) -> dict[str, Any]:
-        start = choice.tokens - (piece.picked is not None)
-        logprobs, ids = self._logprobs(choice, start), self._token_ids(choice, start)
-        if self.job.kind == "text_completion":
-            told = {"index": choice.index, "text": piece.text}
-            return {**told, "logprobs": logprobs, "finish_reason": choice.finish_reason, **ids}
-        return _delta(choice, {"content": piece.text} if piece.text else {}, logprobs) | ids
-
-    def _token_ids(self, choice: ChoiceState, start: int) -> dict[str, list[int]]:
-        """Of the choice's tokens from `start` on, where they were asked for."""
-        return {"token_ids": [p.token for p in choice.picked[start:]]} if self.job.token_ids else {}
-
-    def _logprobs(self, choice: ChoiceState, start: int) -> dict[str, Any] | None:
-        """Of the choice's tokens from `start` on."""
-        if not self.job.logprobs:
-            return None
-        picked = choice.picked[start:]
-        if self.job.kind == "text_completion":
-            return completion_logprobs(choice.tokenizer, picked, choice.offsets[start:])
-        return chat_logprobs(choice.tokenizer, picked)
+    async def _outputs(self) -> AsyncIterator[tuple[ChoiceState, StepOutput]]:
+        """The outputs of all choices as they come, added to their choices and clocks."""
+        running = len(self._choices)
+        while running:
+            ticket, output = await self.outputs.get()
+            if isinstance(output, SalientError):
+                raise output
+            choice, clock = self._clocks[ticket]
+            choice.add(output)
+            if output.picked is not None:
+                clock.token()
+            if output.finished:
+                clock.end(output.finished)
+                running -= 1
+            yield choice, output
 
 
-Make = Callable[[Any, Engine], CompletionJob]
+async def respond(
+    service: Service,
+    make_job: Callable[[Any, Engine], CompletionJob],
+    body: BaseRequest,
+    request: Request,
+) -> Response:
+    """The response to `body`. Raises RequestError, and ResourceError if too many wait."""
+    if body.model is not None and body.model != service.model:
+        return unknown_model(body.model, service)
+    # Tokenizing a long prompt takes a while; other requests run meanwhile.
+    job = await asyncio.to_thread(make_job, body, service.worker.engine)
+    running = RunningJob(service, job)
+    if body.stream:
+        # If the client leaves before the first event, the generator never starts nor closes.
+        close = BackgroundTask(running.close)
+        events = running.events(body)
+        return StreamingResponse(events, media_type="text/event-stream", background=close)
+    try:
+        return JSONResponse(await _until_disconnect(request, running))
+    finally:
+        running.close()
 
 
-def _delta(
-    choice: ChoiceState, delta: dict[str, Any], logprobs: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    finish = choice.finish_reason
-    return {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+async def _until_disconnect(request: Request, running: RunningJob) -> dict[str, Any]:
+    """The response; cancelled when the client disconnects."""
+    work = asyncio.ensure_future(running.response())
+    disconnect = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else {}
+    finally:
+        work.cancel()
+        disconnect.cancel()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def unknown_model(name: str, service: Service) -> JSONResponse:
+    message = f"There is no model {name[:200]!r} here; this server has {service.model!r}."
+    return error_response(message, 404, "NotFoundError", "model")
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""The embedded engine as a server: checkpoint, reference and explorer opened, bound, run."""
+"""The server of the embedded engine: loads the models, builds the app, runs it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,25 +7,34 @@ from socket import socket
 
 from fastapi import FastAPI
 
-from salient.explorer.routes import add_explorer
-from salient.explorer.state import ExplorerState, ReferenceModel
 from salient.models.model_folder import model_folder
 from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
 
-from .address import address
 from .app import AppSettings, create_app
 from .capacity import sequences
-from .http_server import run_app
-from .messages import is_loopback
+from .http_server import is_loopback, run_app, url_of
 from .options import ServeOptions
 from .worker import Worker
 
-REFERENCE_SLOTS = 2  # only the explorer asks it
+REFERENCE_SLOTS = 2  # only the explorer uses it
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that runs on an engine of its own. name: in requests"""
+
+    name: str
+    folder: Path
+    loaded: LoadedEngine
+    worker: Worker
+
+
+ExtendApp = Callable[[FastAPI, ServedModel, ServedModel | None], None]
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What a started server is, for whoever started it."""
+    """A started server."""
 
     url: str
     model: str
@@ -36,60 +45,55 @@ class ServerInfo:
 
 
 def serve_embedded(
-    request: ServeOptions, listening: socket, started: Callable[[ServerInfo], None]
+    request: ServeOptions,
+    listening: socket,
+    started: Callable[[ServerInfo], None],
+    extend: ExtendApp | None = None,
 ) -> None:
-    """Serve on `listening` until a signal; `started` is told as soon as requests are taken.
+    """Serve on `listening` until a signal.
 
-    Raises SalientError for whatever keeps the server from starting.
+    started: called as soon as the server accepts requests   extend: adds routes to the app
+
+    Raises SalientError if the server cannot start.
     """
     folder = model_folder(request.checkpoint)
-    beside = model_folder(request.reference) if request.reference else None
-    opened = _opened(request, folder, beside)
-    reference = _reference(request, beside) if beside else None
-    app = _app(request, folder, opened, reference)
-    facts = ServerInfo(
-        address(listening),
-        _name(request, folder),
-        opened.engine.context,
-        opened.engine.runner.slots,
-        [name for name, _ in opened.model.kernels],
-        opened.engine.runner.how,
-    )
-    run_app(app, listening, request.deadline, lambda: started(facts))
-
-
-def _app(
-    request: ServeOptions, folder: Path, opened: LoadedEngine, reference: ReferenceModel | None
-) -> FastAPI:
-    name = _name(request, folder)
-    worker = Worker(opened.engine, request.max_waiting)
+    reference_folder = model_folder(request.reference) if request.reference else None
+    served = _load_served(request, folder, reference_folder)
+    reference = _load_reference(request, reference_folder) if reference_folder else None
     settings = AppSettings(
-        name,
+        served.name,
         request.api_key,
         origins=request.origins,
         only_local=is_loopback(request.host) and request.api_key is None,
     )
-    app = create_app(worker, settings, [reference.worker] if reference else [])
-    add_explorer(app, ExplorerState(folder, opened, name, worker, reference))
-    return app
+    app = create_app(served.worker, settings, [reference.worker] if reference else [])
+    if extend:
+        extend(app, served, reference)
+    engine = served.loaded.engine
+    info = ServerInfo(
+        url_of(listening),
+        served.name,
+        engine.context,
+        engine.runner.slots,
+        [name for name, _ in served.loaded.model.kernels],
+        engine.runner.how,
+    )
+    run_app(app, listening, request.deadline, lambda: started(info))
 
 
-def _opened(request: ServeOptions, folder: Path, beside: Path | None) -> LoadedEngine:
+def _load_served(request: ServeOptions, folder: Path, reference: Path | None) -> ServedModel:
     slots = request.max_concurrency
     if slots is None:
-        folders = [folder, beside] if beside else [folder]
+        folders = [folder, reference] if reference else [folder]
         slots = sequences(folders, request.max_context, request.device)
     options = EngineOptions(request.device, request.dtype, context=request.max_context, slots=slots)
-    return load(str(folder), options)
+    loaded = load(str(folder), options)
+    name = request.served_name or folder.resolve().name
+    return ServedModel(name, folder, loaded, Worker(loaded.engine, request.max_waiting))
 
 
-def _reference(request: ServeOptions, folder: Path) -> ReferenceModel:
-    """The 16-bit model on an engine of its own."""
+def _load_reference(request: ServeOptions, folder: Path) -> ServedModel:
     options = EngineOptions(request.device, context=request.max_context, slots=REFERENCE_SLOTS)
-    opened = load(str(folder), options)
-    worker = Worker(opened.engine, request.max_waiting)
-    return ReferenceModel(request.reference or folder.name, folder, opened, worker)
-
-
-def _name(request: ServeOptions, folder: Path) -> str:
-    return request.served_name or folder.resolve().name
+    loaded = load(str(folder), options)
+    name = request.reference or folder.name
+    return ServedModel(name, folder, loaded, Worker(loaded.engine, request.max_waiting))

@@ -1,24 +1,67 @@
-"""The server as a process: started on a socket, ended by a signal when what runs has ended."""
+"""The HTTP server's socket and process. Imports neither torch nor uvicorn before it runs."""
 
 import contextlib
+import ipaddress
 import logging
 import socket
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import uvicorn
-from fastapi import FastAPI
+from salient.core.errors import RequestError
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 of the usual proxies, so that they close first
 
 
-def run_app(
-    app: FastAPI, listening: socket.socket, deadline: int, started: Callable[[], None]
-) -> None:
-    """Serve until SIGINT or SIGTERM; then running requests have `deadline` seconds to end.
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises RequestError for an address in use."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise RequestError(
+            f"Cannot listen on {host}:{port} ({getattr(error, 'strerror', None) or error}). Use "
+            "another --port or --host, or stop the program that listens there."
+        ) from None
+    return listening
 
-    started: called once requests are taken
+
+def url_of(listening: socket.socket) -> str:
+    """The server's URL: 'http://127.0.0.1:8000'."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def run_app(
+    app: "FastAPI", listening: socket.socket, deadline: int, on_start: Callable[[], None]
+) -> None:
+    """Serve until SIGINT or SIGTERM; running requests then have `deadline` seconds to finish.
+
+    on_start: called as soon as the server accepts requests
     """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                on_start()
+
     _log_access()
     config = uvicorn.Config(
         app,
@@ -29,26 +72,13 @@ def run_app(
         server_header=False,
         lifespan="on",
     )
-    # Once all have ended, the server raises the signal again, for whoever caught it before.
+    # After shutdown uvicorn raises the signal again, for handlers that were installed before.
     with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, started).run(sockets=[listening])
-
-
-class _Server(uvicorn.Server):
-    """Tells when it is there."""
-
-    def __init__(self, config: uvicorn.Config, told: Callable[[], None]):
-        super().__init__(config)
-        self._told = told
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._told()
+        Server(config).run(sockets=[listening])
 
 
 def _log_access() -> None:
-    """A line of JSON for each request, on standard error."""
+    """Log each request to standard error, as a line of JSON."""
     log = logging.getLogger("salient.access")
     log.setLevel(logging.INFO)
     if not log.handlers:

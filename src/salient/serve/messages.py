@@ -1,10 +1,10 @@
 """What a server tells whoever started it: lines for people, data for programs. Imports no torch."""
 
-import ipaddress
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .http_server import is_loopback
 from .options import ServeOptions
 
 if TYPE_CHECKING:
@@ -42,11 +42,3 @@ def embedded_told(facts: "ServerInfo", request: ServeOptions) -> Told:
     data = {"engine": "embedded", "url": facts.url, "model": facts.model, "slots": facts.slots}
     more = {"context": facts.context, "kernels": facts.kernels, "runs_as": facts.how}
     return lines, {**data, **more, "api_key": request.api_key is not None}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,4 +1,4 @@
-"""Figures for Prometheus, under vLLM's names where they mean the same (vLLM 0.32, /metrics)."""
+"""Prometheus metrics, under vLLM's names if they have the same meaning (vLLM 0.32, /metrics)."""
 
 import time
 
@@ -11,64 +11,61 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The counters of one server."""
+    """The metrics of one server."""
 
     def __init__(self, model: str, worker: Worker):
         self._registry = CollectorRegistry()
         self._model = model
 
-        def make(kind: type, name: str, words: str, *labels: str, **more: object):
-            made = kind(
-                f"vllm:{name}", words, ("model_name", *labels), registry=self._registry, **more
-            )
-            return made if labels else made.labels(model)
+        def add(kind: type, name: str, text: str, *labels: str, **options: object):
+            names = ("model_name", *labels)
+            metric = kind(f"vllm:{name}", text, names, registry=self._registry, **options)
+            return metric if labels else metric.labels(model)
 
-        running = make(Gauge, "num_requests_running", "Answers that are being computed.")
+        def add_times(name: str, text: str):
+            return add(Histogram, f"{name}_seconds", text, buckets=SECONDS)
+
+        running = add(Gauge, "num_requests_running", "Sequences that are generated.")
         running.set_function(lambda: worker.load.running)
-        waiting = make(Gauge, "num_requests_waiting", "Requests that wait for a slot.")
+        waiting = add(Gauge, "num_requests_waiting", "Requests that wait for a slot.")
         waiting.set_function(lambda: worker.load.waiting)
-        self.prompt_tokens = make(Counter, "prompt_tokens", "Tokens of prompts.")
-        self.new_tokens = make(Counter, "generation_tokens", "Tokens that were generated.")
-        self._ended = make(
-            Counter, "request_success", "Answers that ended, by why.", "finished_reason"
+        self.prompt_tokens = add(Counter, "prompt_tokens", "Prompt tokens.")
+        self.new_tokens = add(Counter, "generation_tokens", "Generated tokens.")
+        self._success = add(
+            Counter, "request_success", "Finished sequences by reason.", "finished_reason"
         )
-        seconds = {"buckets": SECONDS}
-        self.first = make(
-            Histogram, "time_to_first_token_seconds", "To the first token.", **seconds
-        )
-        self.between = make(
-            Histogram, "inter_token_latency_seconds", "Between two tokens.", **seconds
-        )
-        self.whole = make(Histogram, "e2e_request_latency_seconds", "Of whole answers.", **seconds)
+        self.first = add_times("time_to_first_token", "Time to the first token.")
+        self.between = add_times("inter_token_latency", "Time between two tokens.")
+        self.whole = add_times("e2e_request_latency", "Time of whole sequences.")
 
-    def ended(self, why: str) -> None:
-        """An answer has ended: 'stop', 'length' or 'cancelled'."""
-        self._ended.labels(self._model, why).inc()
+    def finished(self, reason: str) -> None:
+        """Count a finished sequence. reason: 'stop', 'length' or 'cancelled'"""
+        self._success.labels(self._model, reason).inc()
 
     def text(self) -> bytes:
-        """Everything in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class Clock:
-    """Times one answer into the histograms."""
+    """Measures one sequence."""
 
     def __init__(self, metrics: Metrics, prompt_tokens: int):
-        self._metrics, self._started = metrics, time.perf_counter()
+        self._metrics, self._start = metrics, time.perf_counter()
         self._last: float | None = None
         metrics.prompt_tokens.inc(prompt_tokens)
 
     def token(self) -> None:
-        """One more token has come."""
+        """A token was generated."""
         now = time.perf_counter()
         if self._last is None:
-            self._metrics.first.observe(now - self._started)
+            self._metrics.first.observe(now - self._start)
         else:
             self._metrics.between.observe(now - self._last)
         self._last = now
         self._metrics.new_tokens.inc()
 
-    def end(self, why: str) -> None:
-        """The answer has ended."""
-        self._metrics.whole.observe(time.perf_counter() - self._started)
-        self._metrics.ended(why)
+    def end(self, reason: str) -> None:
+        """The sequence has finished."""
+        self._metrics.whole.observe(time.perf_counter() - self._start)
+        self._metrics.finished(reason)

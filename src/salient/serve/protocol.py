@@ -1,7 +1,7 @@
-"""Requests of OpenAI's completions and chat API, with the fields that vLLM adds; all bounded.
+"""Request bodies of OpenAI's API, with the fields that vLLM adds; all bounded.
 
-A field that would change the answer and that we cannot do is refused by name, never ignored. Other
-fields are read over, as vLLM does.
+Unsupported fields that would change the response are refused by name. Other unknown fields are
+ignored, as in vLLM.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,17 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from salient.runtime.sampling_params import MOST_STOPS, SamplingParams
 
-MOST_PROMPTS, MOST_CHOICES, MOST_MESSAGES = 64, 16, 1024
-LONGEST_TEXT = 2**21  # characters of one text; the body has its own bound
+MAX_PROMPTS, MAX_CHOICES, MAX_MESSAGES = 64, 16, 1024
+MAX_TEXT = 2**21  # characters of one text; the body has its own limit
 DEFAULT_TOKENS = 16  # of a completion, as in OpenAI's API
 
-Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Token = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Tokens = Annotated[list[Token], Field(min_length=1, max_length=2**20)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
-# field -> the values that ask for nothing
+# field -> the values that change nothing
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "suffix": (None, ""),
     "logit_bias": (None, {}),
@@ -40,27 +40,27 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 
-class _Ask(BaseModel):
+class _Body(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class StreamOptions(_Ask):
+class StreamOptions(_Body):
     include_usage: StrictBool | None = None
 
 
-class JsonSchema(_Ask):
+class JsonSchema(_Body):
     name: Annotated[str, Field(max_length=200)] | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
 
-class ResponseFormat(_Ask):
-    """json_object is any JSON object; json_schema one that its schema allows."""
+class ResponseFormat(_Body):
+    """json_object: any JSON object; json_schema: one that matches the schema"""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchema | None = None
 
     @model_validator(mode="after")
-    def _schema_where_named(self) -> "ResponseFormat":
+    def _require_schema(self) -> "ResponseFormat":
         if self.type == "json_schema" and (
             self.json_schema is None or not self.json_schema.schema_
         ):
@@ -68,11 +68,11 @@ class ResponseFormat(_Ask):
         return self
 
 
-class BaseRequest(_Ask):
-    """What both kinds of request have."""
+class BaseRequest(_Body):
+    """Fields of both kinds of request."""
 
     model: Annotated[str, Field(max_length=1000)] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES, strict=True)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES, strict=True)] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
@@ -103,14 +103,14 @@ class BaseRequest(_Ask):
 
     @property
     def with_usage(self) -> bool:
-        """Whether a stream ends with the counts of tokens."""
+        """Whether a stream ends with the token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def sampling(self, limit: int, logprobs: int | None, choice: int = 0) -> SamplingParams:
-        """How to choose the tokens of one choice. Raises RequestError for what does not fit."""
+        """The sampling parameters of one choice. Raises RequestError for invalid values."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or ()
         top_k = 0 if self.top_k in (None, -1) else self.top_k
-        made = SamplingParams(
+        params = SamplingParams(
             max_new_tokens=limit,
             temperature=_or(self.temperature, 1.0),
             top_p=_or(self.top_p, 1.0),
@@ -125,8 +125,8 @@ class BaseRequest(_Ask):
             ignore_eos=bool(self.ignore_eos),
             logprobs=logprobs,
         )
-        made.check()
-        return made
+        params.check()
+        return params
 
 
 def _or(value: float | None, default: float) -> float:
@@ -139,13 +139,13 @@ class CompletionRequest(BaseRequest):
     prompt: (
         Text
         | Tokens
-        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
     echo: Literal[False] | None = None
-    best_of: Annotated[int, Field(ge=1, le=MOST_CHOICES, strict=True)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES, strict=True)] | None = None
 
     @model_validator(mode="after")
     def _one_ranking(self) -> "CompletionRequest":
@@ -156,35 +156,36 @@ class CompletionRequest(BaseRequest):
     @property
     def prompts(self) -> list[str | list[int]]:
         """Each prompt, as text or as tokens."""
-        given = self.prompt
-        if isinstance(given, str) or isinstance(given[0], int):
-            return [given]  # type: ignore[list-item]
-        return list(given)  # type: ignore[arg-type]
+        prompt = self.prompt
+        if isinstance(prompt, str) or isinstance(prompt[0], int):
+            return [prompt]  # type: ignore[list-item]
+        return list(prompt)  # type: ignore[arg-type]
 
 
-class TextPart(_Ask):
+class TextPart(_Body):
     type: Literal["text"]
     text: Text
 
 
-class ChatMessage(_Ask):
-    """A turn; what it says is text, or text in parts."""
+class ChatMessage(_Body):
+    """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | Annotated[list[TextPart], Field(max_length=64)] | None = None
 
     @property
     def plain(self) -> dict[str, str]:
-        said = self.content
-        if isinstance(said, list):
-            said = "".join(part.text for part in said)
-        return {"role": "system" if self.role == "developer" else self.role, "content": said or ""}
+        content = self.content
+        if isinstance(content, list):
+            content = "".join(part.text for part in content)
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": content or ""}
 
 
 class ChatCompletionRequest(BaseRequest):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
     logprobs: StrictBool | None = None
@@ -201,11 +202,11 @@ class ChatCompletionRequest(BaseRequest):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
-    def wanted_logprobs(self) -> int | None:
+    def logprob_count(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-class TokenizeRequest(_Ask):
+class TokenizeRequest(_Body):
     """POST /tokenize."""
 
     prompt: Text

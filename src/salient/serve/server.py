@@ -5,19 +5,27 @@ handed on. Imports torch only where it is needed.
 from collections.abc import Callable
 from dataclasses import replace
 from socket import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from salient.core.progress import Progress
 
-from .address import bind
 from .engine_choice import check_extra, chosen_engine
+from .http_server import bind
 from .messages import command_told, embedded_told, said
 from .options import ServeOptions
+
+if TYPE_CHECKING:
+    from .embedded import ExtendApp
 
 Heard = Callable[[list[str], dict[str, Any]], None]
 
 
-def run_server(request: ServeOptions, progress: Progress, heard: Heard) -> int:
+def run_server(
+    request: ServeOptions,
+    progress: Progress,
+    heard: Heard,
+    extend: "ExtendApp | None" = None,
+) -> int:
     """Serve until a signal; the exit code: 0, or that of a vLLM that ended by itself.
 
     Raises SalientError for whatever keeps the server from starting.
@@ -26,7 +34,7 @@ def run_server(request: ServeOptions, progress: Progress, heard: Heard) -> int:
         return _vllm(_prepared(request, progress, heard), heard)
     check_extra()
     with bind(request.host, request.port) as listening:
-        return _embedded(_prepared(request, progress, heard), listening, heard)
+        return _embedded(_prepared(request, progress, heard), listening, heard, extend)
 
 
 def _prepared(request: ServeOptions, progress: Progress, heard: Heard) -> ServeOptions:
@@ -36,10 +44,15 @@ def _prepared(request: ServeOptions, progress: Progress, heard: Heard) -> ServeO
     return made
 
 
-def _embedded(request: ServeOptions, listening: socket, heard: Heard) -> int:
-    from .embedded import serve_embedded
+def _embedded(
+    request: ServeOptions, listening: socket, heard: Heard, extend: "ExtendApp | None"
+) -> int:
+    from .embedded import ServerInfo, serve_embedded
 
-    serve_embedded(request, listening, lambda facts: heard(*embedded_told(facts, request)))
+    def started(info: ServerInfo) -> None:
+        heard(*embedded_told(info, request))
+
+    serve_embedded(request, listening, started, extend)
     return 0
 
 

@@ -1,7 +1,7 @@
-"""The engine in a thread of its own: requests come in from the server, pieces go out to it.
+"""The engine's thread: takes requests from the server's event loop and sends outputs back.
 
-The engine is no thread's but this one's. Commands go in through a queue, a step at a time runs,
-and what it gave is handed to the server's event loop in one call.
+Only this thread touches the engine. Commands enter through a queue and run between steps; the
+outputs of a step go to the event loop in one call.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from salient.core.errors import ResourceError, SalientError
@@ -25,23 +25,27 @@ BROKEN = "The engine has stopped after an internal error; restart the server."
 
 @dataclass(eq=False)
 class Ticket:
-    """A request that was let in.
+    """A submitted prompt.
 
-    pieces: what the engine gave it, or the error that ended it; read in the event loop
-    answer: None while it waits for the engine to take it
+    outputs: gets the ticket with each output, or with the error that ended it; for the event loop
+    sequence: None until the engine takes the prompt
     """
 
     ids: Sequence[int]
     sampling: SamplingParams
-    constraint: Constraint | None = None
-    pieces: "asyncio.Queue[StepOutput | SalientError]" = field(default_factory=asyncio.Queue)
-    answer: TokenSequence | None = None
+    constraint: Constraint | None
+    outputs: "OutputQueue"
+    sequence: TokenSequence | None = None
     ended: bool = False
+
+
+Output = tuple[Ticket, StepOutput | SalientError]
+OutputQueue = asyncio.Queue[Output]
 
 
 @dataclass(frozen=True)
 class WorkerLoad:
-    """How much is under way: answers that run, and tickets that wait for a slot."""
+    """Numbers of sequences that run, and of tickets that wait for a slot."""
 
     running: int
     waiting: int
@@ -50,68 +54,72 @@ class WorkerLoad:
 class Worker:
     """Runs `engine` for the tickets of one event loop.
 
-    most_waiting: tickets beyond the engine's slots that are let in; more are refused
+    max_waiting: admitted tickets beyond the engine's slots; more are refused
     """
 
-    def __init__(self, engine: Engine, most_waiting: int):
-        self.engine, self.most_waiting = engine, most_waiting
-        self.failure = ""  # why no more steps run; '' while they do
+    def __init__(self, engine: Engine, max_waiting: int):
+        self.engine, self.max_waiting = engine, max_waiting
+        self.failure = ""  # why steps have stopped; '' while they run
         # None ends the thread
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._tickets: dict[TokenSequence, Ticket] = {}
-        self._inside = 0  # tickets let in and not ended; the event loop's own count
+        self._open = 0  # admitted tickets that have not ended; counted in the event loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="salient-engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to run steps. Call it in the event loop."""
+        """Start the thread. Called in the event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its step; what is under way is cancelled."""
+        """End the thread after its step; running sequences are cancelled."""
         self._commands.put(None)
         self._thread.join(timeout=30)
 
     @property
     def load(self) -> WorkerLoad:
         slots = self.engine.runner.slots
-        return WorkerLoad(min(self._inside, slots), max(0, self._inside - slots))
+        return WorkerLoad(min(self._open, slots), max(0, self._open - slots))
 
     def admit(self, count: int) -> None:
-        """Raise ResourceError where `count` more would wait behind too many."""
+        """Raise ResourceError if `count` more tickets are too many."""
         if self.failure:
             raise ResourceError(self.failure)
-        if self._inside and self._inside + count > self.engine.runner.slots + self.most_waiting:
+        if self._open and self._open + count > self.engine.runner.slots + self.max_waiting:
             raise ResourceError(
-                f"{self._inside} requests are under way, which is all that this server takes. Try "
+                f"{self._open} requests are running or waiting, the maximum of this server. Try "
                 "again shortly."
             )
 
     def submit(
-        self, ids: Sequence[int], sampling: SamplingParams, constraint: Constraint | None = None
+        self,
+        ids: Sequence[int],
+        sampling: SamplingParams,
+        constraint: Constraint | None = None,
+        outputs: OutputQueue | None = None,
     ) -> Ticket:
-        """Let a prompt in; its pieces come through the ticket. `admit` first."""
-        ticket = Ticket(ids, sampling, constraint)
-        self._inside += 1
+        """Queue a prompt after `admit`. outputs: a queue that several tickets share"""
+        ticket = Ticket(ids, sampling, constraint, outputs or OutputQueue())
+        self._open += 1
         self._commands.put(lambda: self._take(ticket))
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """Stop a ticket's answer, if it has not ended."""
+        """Stop a ticket that has not ended."""
         if not ticket.ended:
             self._commands.put(lambda: self._drop(ticket))
 
     async def between_steps(self, work: Callable[[Engine], T]) -> T:
-        """What `work` gives, run in the engine's thread between two steps. Raises what it raises,
-        and ResourceError where the engine has stopped."""
+        """The result of `work`, run in the engine's thread between two steps. Raises its errors,
+        and ResourceError if the engine has stopped."""
         assert self._loop is not None
-        made = self._loop.create_future()
-        self._commands.put(lambda: self._visited(work, made))
-        return await made
+        future = self._loop.create_future()
+        self._commands.put(lambda: self._work(work, future))
+        return await future
 
     def _run(self) -> None:
-        while self._obey():
+        while self._run_commands():
             if self.failure:
                 continue
             try:
@@ -119,11 +127,11 @@ class Worker:
             except Exception:
                 log.exception("the engine stopped")
                 self.failure = BROKEN
-                self._tell([(ticket, ResourceError(BROKEN)) for ticket in self._tickets.values()])
+                self._send([(ticket, ResourceError(BROKEN)) for ticket in self._tickets.values()])
                 self._tickets.clear()
 
-    def _obey(self) -> bool:
-        """Do what was commanded; wait for a command where there is nothing else to do."""
+    def _run_commands(self) -> bool:
+        """Run the queued commands, waiting for one if the engine is idle; False ends the thread."""
         while True:
             try:
                 command = self._commands.get(block=bool(self.failure) or not self.engine.busy)
@@ -137,63 +145,62 @@ class Worker:
         try:
             if self.failure:
                 raise ResourceError(self.failure)
-            ticket.answer = self.engine.submit(ticket.ids, ticket.sampling, ticket.constraint)
+            ticket.sequence = self.engine.submit(ticket.ids, ticket.sampling, ticket.constraint)
         except SalientError as error:
-            self._tell([(ticket, error)])
+            self._send([(ticket, error)])
             return
-        self._tickets[ticket.answer] = ticket
+        self._tickets[ticket.sequence] = ticket
 
     def _drop(self, ticket: Ticket) -> None:
-        if ticket.answer in self._tickets:
-            self.engine.cancel(ticket.answer)
-            del self._tickets[ticket.answer]
-            self._tell([(ticket, StepOutput(ticket.answer, "", None, "cancelled"))])
+        if ticket.sequence in self._tickets:
+            self.engine.cancel(ticket.sequence)
+            del self._tickets[ticket.sequence]
+            self._send([(ticket, StepOutput(ticket.sequence, "", None, "cancelled"))])
 
-    def _visited(self, work: Callable[[Engine], Any], made: "asyncio.Future[Any]") -> None:
+    def _work(self, work: Callable[[Engine], Any], future: "asyncio.Future[Any]") -> None:
         result, error = None, None
         try:
             if self.failure:
                 raise ResourceError(self.failure)
             result = work(self.engine)
-        except Exception as raised:  # noqa: BLE001  whoever waits for it is told
+        except Exception as raised:  # noqa: BLE001  passed to the caller
             error = raised
-        self._in_loop(_settle, made, result, error)
+        self._in_loop(_settle, future, result, error)
 
-    def _deliver(self, pieces: list[StepOutput]) -> None:
-        found: list[tuple[Ticket, StepOutput | SalientError]] = []
-        for piece in pieces:
-            ticket = self._tickets[piece.sequence]
-            error = piece.sequence.error
-            found.append((ticket, error if error is not None else piece))
-            if piece.finished:
-                del self._tickets[piece.sequence]
-        if found:
-            self._tell(found)
+    def _deliver(self, step: list[StepOutput]) -> None:
+        outputs: list[Output] = []
+        for output in step:
+            error = output.sequence.error
+            outputs.append((self._tickets[output.sequence], output if error is None else error))
+            if output.finished:
+                del self._tickets[output.sequence]
+        if outputs:
+            self._send(outputs)
 
-    def _tell(self, found: list[tuple[Ticket, StepOutput | SalientError]]) -> None:
-        self._in_loop(self._hand_over, found)
+    def _send(self, outputs: list[Output]) -> None:
+        self._in_loop(self._receive, outputs)
 
-    def _in_loop(self, what: Callable[..., None], *given: Any) -> None:
+    def _in_loop(self, function: Callable[..., None], *args: Any) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(what, *given)
+            self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:  # the loop is closed: nobody waits any more
             log.debug("the event loop is closed")
 
-    def _hand_over(self, found: list[tuple[Ticket, StepOutput | SalientError]]) -> None:
+    def _receive(self, outputs: list[Output]) -> None:
         """In the event loop."""
-        for ticket, piece in found:
-            if not ticket.ended and (isinstance(piece, SalientError) or piece.finished):
+        for ticket, output in outputs:
+            if not ticket.ended and (isinstance(output, SalientError) or output.finished):
                 ticket.ended = True
-                self._inside -= 1
-            ticket.pieces.put_nowait(piece)
+                self._open -= 1
+            ticket.outputs.put_nowait((ticket, output))
 
 
-def _settle(future: "asyncio.Future[Any]", made: Any, error: Exception | None) -> None:
-    """In the event loop; whoever waited may have gone."""
+def _settle(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
+    """In the event loop; the caller may have been cancelled."""
     if future.done():
         return
     if error is not None:
         future.set_exception(error)
     else:
-        future.set_result(made)
+        future.set_result(result)

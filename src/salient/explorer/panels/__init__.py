@@ -1,1 +1,1 @@
-"""What each panel of the page shows, as plain data."""
+"""The data of each panel of the page."""

@@ -11,22 +11,22 @@ from salient.explorer.rounding import Rounding, output_power
 
 from .linear_view import LinearView, LinearViewer
 
-STEPS = tuple(step / 8 for step in range(-1, 10))  # the exponents that a search can end at
+STEPS = tuple(step / 8 for step in range(-1, 10))  # the possible results of the search
 LINE = tuple(step / 8 for step in range(9))  # of the line b = 1 - a
 
 
 def curve_data(
     viewer: LinearViewer, view: LinearView, scheme: Scheme, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Relative output error over `a`, for the `b` that was chosen and for b = 1 - a.
+    """Relative output error over `a`, for the chosen `b` and for b = 1 - a.
 
-    Judged as the search does, with plain grids on evenly spread rows of all readers.
+    Measured as in the search, with min-max grids on evenly spread rows of all readers.
     """
     if view.tokens is None:
         return {"why": view.why}
-    exponents = view.settled.exponents if view.settled else None
+    exponents = view.chosen.exponents if view.chosen else None
     key = ("curve", view.linear.block, view.readers, scheme)
-    found = viewer.errors.get(key, lambda: _errors(viewer, view, scheme, dtype, exponents))
+    errors = viewer.errors.get(key, lambda: _errors(viewer, view, scheme, dtype, exponents))
     b = exponents[1] if exponents else None
     return {
         "why": "",
@@ -34,10 +34,10 @@ def curve_data(
         "scheme": str(scheme),
         "tokens": len(view.tokens),
         "b": b,
-        "chosen": exponents and {"a": exponents[0], "b": b, "error": found[exponents]},
-        "plain": found[IDENTITY],
-        "activations": [{"a": a, "error": found[a, b or 0.0]} for a in STEPS],
-        "line": [{"a": a, "error": found[a, 1 - a]} for a in LINE],
+        "chosen": exponents and {"a": exponents[0], "b": b, "error": errors[exponents]},
+        "plain": errors[IDENTITY],
+        "activations": [{"a": a, "error": errors[a, b or 0.0]} for a in STEPS],
+        "line": [{"a": a, "error": errors[a, 1 - a]} for a in LINE],
         "tied": view.tied is not None,
         "absorber": view.input.group.absorber if view.input and view.input.group.proven else None,
         "refusal": view.input.group.refusal if view.input else "",
@@ -54,13 +54,13 @@ def _errors(
     assert view.tokens is not None
     weight, tokens = viewer.sample(view, scheme.group_size).more, view.tokens
     b = exponents[1] if exponents else 0.0
-    wanted = [IDENTITY, *((a, b) for a in STEPS), *((a, 1 - a) for a in LINE)]
-    wanted += [exponents] if exponents else []
+    points = [IDENTITY, *((a, b) for a in STEPS), *((a, 1 - a) for a in LINE)]
+    points += [exponents] if exponents else []
     rounding, power = Rounding(scheme, 1.0, dtype), max(output_power(weight, tokens), 1e-30)
 
     def error(scale: Tensor) -> float:
         return output_power(rounding.of(weight, scale) - weight, tokens) / power
 
     return {
-        (a, b): error(viewer.scale(view, scheme.group_size, a, b)) for a, b in dict.fromkeys(wanted)
+        (a, b): error(viewer.scale(view, scheme.group_size, a, b)) for a, b in dict.fromkeys(points)
     }

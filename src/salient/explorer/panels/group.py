@@ -1,4 +1,4 @@
-"""Panel 4: a group of weights beside their codes, rounded anew in any way that is asked for."""
+"""Panel 4: a group of weights next to its codes, rounded with any settings."""
 
 import time
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from salient.core.errors import RequestError
 from salient.core.scheme import Scheme
 from salient.explorer.rounding import Rounding, output_power, spread_rows
 
-from .linear_view import LinearView, LinearViewer, check_below, some_rows
+from .linear_view import LinearView, LinearViewer, some_rows
 
 SIZES = (16, 32, 64, 128, 256)
 
@@ -29,118 +29,115 @@ class GroupQuery:
     dtype: torch.dtype
 
 
-def sizes_of(width: int) -> list[int]:
+def group_sizes(width: int) -> list[int]:
     """The group sizes that divide `width`."""
     return [size for size in SIZES if width % size == 0]
 
 
-def group_data(viewer: LinearViewer, view: LinearView, wanted: GroupQuery) -> dict[str, Any]:
-    """The group's weights, codes and errors. Raises RequestError for a group that is not there."""
-    begun = time.perf_counter()
-    _check(view, wanted)
-    (out, width), size = view.linear.shape, wanted.scheme.group_size
-    scale = viewer.scale(view, size, wanted.a, wanted.b)
-    rounding = Rounding(wanted.scheme, wanted.clip, wanted.dtype)
-    here = slice(wanted.group * size, (wanted.group + 1) * size)
-    row = view.linear.rows(torch.tensor([wanted.row]))
+def group_data(viewer: LinearViewer, view: LinearView, query: GroupQuery) -> dict[str, Any]:
+    """The group's weights, codes and errors. Raises RequestError for an unknown group."""
+    start = time.perf_counter()
+    _check(view, query)
+    (out, width), size = view.linear.shape, query.scheme.group_size
+    scale = viewer.scale(view, size, query.a, query.b)
+    rounding = Rounding(query.scheme, query.clip, query.dtype)
+    here = slice(query.group * size, (query.group + 1) * size)
+    row = view.linear.rows(torch.tensor([query.row]))
     codes, grid = rounding.codes(row, scale)
-    ways = _ways(viewer, view, wanted, rounding, scale, row)
-    errors = {
-        kind: {**_group_error(made - row, row, view.tokens, here), "layer": layer}
-        for kind, (made, layer) in ways.items()
-    }
+    variants = _variants(viewer, view, query, rounding, scale, row)
     mean = view.input.mean_abs if view.input else None
+    written = view.linear.written
     return {
         "layer": view.linear.name,
         "out": out,
         "in": width,
-        "row": wanted.row,
-        "group": wanted.group,
+        "row": query.row,
+        "group": query.group,
         "groups": width // size,
-        "sizes": sizes_of(width),
-        "scheme": str(wanted.scheme),
-        "bits_per_weight": wanted.scheme.bits_per_weight,
+        "sizes": group_sizes(width),
+        "scheme": str(query.scheme),
+        "bits_per_weight": query.scheme.bits_per_weight,
         "weights": row[0, here].tolist(),
         "codes": codes[0, here].tolist(),
         "scale": scale[here].tolist(),
         "mean_abs": None if mean is None else mean[here].tolist(),
-        "values": {kind: made[0, here].tolist() for kind, (made, _) in ways.items()},
-        "written_codes": _written_codes(view, wanted.row, here),
-        "zero": int(grid.zero[0, wanted.group]),
-        "step": float(grid.scale[0, wanted.group]),
-        "errors": errors,
+        "values": {kind: rounded[0, here].tolist() for kind, (rounded, _) in variants.items()},
+        "written_codes": None if written is None else written.codes[query.row, here].tolist(),
+        "zero": int(grid.zero[0, query.group]),
+        "step": float(grid.scale[0, query.group]),
+        "errors": {
+            kind: {**_group_error(rounded - row, row, view.tokens, here), "layer": layer}
+            for kind, (rounded, layer) in variants.items()
+        },
         "why": view.why,
-        "ms": round(1e3 * (time.perf_counter() - begun), 1),
+        "ms": round(1e3 * (time.perf_counter() - start), 1),
     }
 
 
-def _check(view: LinearView, wanted: GroupQuery) -> None:
-    (out, width), size = view.linear.shape, wanted.scheme.group_size
-    sizes = sizes_of(width)
+def _check(view: LinearView, query: GroupQuery) -> None:
+    (out, width), size = view.linear.shape, query.scheme.group_size
+    sizes = group_sizes(width)
     if size not in sizes:
-        fits = f"Give one of {', '.join(map(str, sizes))}." if sizes else "No size here does."
+        advice = f"Use one of {', '.join(map(str, sizes))}." if sizes else "No size here does."
         raise RequestError(
             f"A group size of {size} does not divide the {width} inputs of {view.linear.name!r}. "
-            + fits
+            + advice
         )
-    check_below(wanted.row, out, "row")
-    check_below(wanted.group, width // size, "group")
+    for what, index, count in (("row", query.row, out), ("group", query.group, width // size)):
+        if not 0 <= index < count:
+            raise RequestError(f"There is no {what} {index}: there are {count}, from 0.")
 
 
-def _ways(
+def _variants(
     viewer: LinearViewer,
     view: LinearView,
-    wanted: GroupQuery,
+    query: GroupQuery,
     rounding: Rounding,
     scale: Tensor,
     row: Tensor,
 ) -> dict[str, tuple[Tensor, float | None]]:
-    """The row rounded as asked, plainly, and as written; with the error of the whole layer."""
-    picked = spread_rows(*view.linear.shape)
-    weight = view.linear.rows(picked)
-    ones, plain = torch.ones_like(scale), Rounding(wanted.scheme, 1.0, wanted.dtype)
-    # Before the pass has come so far there are no errors, and none are kept.
+    """The row rounded as queried, plainly, and as written; with the error of the whole layer."""
+    rows = spread_rows(*view.linear.shape)
+    weight = view.linear.rows(rows)
+    ones, plain = torch.ones_like(scale), Rounding(query.scheme, 1.0, query.dtype)
+    # Errors are None, and not cached as such, until the pass reaches the block.
     key = (view.linear.block, view.linear.name, view.tokens is None)
 
-    def layer(made: Tensor) -> float | None:
+    def layer_error(rounded: Tensor) -> float | None:
         if view.tokens is None:
             return None
         tokens = view.tokens
         power = viewer.errors.get(("power", *key), lambda: output_power(weight, tokens))
-        return output_power(made - weight, tokens) / max(power, 1e-30)
+        return output_power(rounded - weight, tokens) / max(power, 1e-30)
 
-    ways = {
-        "now": (rounding.of(row, scale), layer(rounding.of(weight, scale))),
+    variants = {
+        "now": (rounding.of(row, scale), layer_error(rounding.of(weight, scale))),
         "plain": (
             plain.of(row, ones),
             viewer.errors.get(
-                ("plain", *key, wanted.scheme), lambda: layer(plain.of(weight, ones))
+                ("plain", *key, query.scheme), lambda: layer_error(plain.of(weight, ones))
             ),
         ),
     }
     if view.folded is not None and view.linear.written is not None:
         written, folded = view.linear.written, view.folded
-        own = some_rows(written, torch.tensor([wanted.row]))
-        whole = viewer.errors.get(
-            ("written", *key),
-            lambda: layer(folded.undone(weight, some_rows(written, picked))),
+        variants["written"] = (
+            folded.unfold(row, some_rows(written, torch.tensor([query.row]))),
+            viewer.errors.get(
+                ("written", *key),
+                lambda: layer_error(folded.unfold(weight, some_rows(written, rows))),
+            ),
         )
-        ways["written"] = (folded.undone(row, own), whole)
-    return ways
+    return variants
 
 
 def _group_error(
     error: Tensor, row: Tensor, tokens: Tensor | None, here: slice
 ) -> dict[str, float | None]:
-    """Of the group alone: of its weights, and of what they add to the output; relative."""
+    """Relative error of the group's weights, and of their part of the output."""
     error, row = error[:, here], row[:, here]
     weight = float(error.norm() / row.norm().clamp(min=1e-30))
     if tokens is None:
         return {"weight": weight, "output": None}
     power = max(output_power(row, tokens[:, here]), 1e-30)
     return {"weight": weight, "output": output_power(error, tokens[:, here]) / power}
-
-
-def _written_codes(view: LinearView, row: int, here: slice) -> list[int] | None:
-    written = view.linear.written
-    return None if written is None else written.codes[row, here].tolist()

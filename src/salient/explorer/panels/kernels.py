@@ -1,4 +1,4 @@
-"""Panel 5: how the checkpoint runs here, and what takes the memory."""
+"""Panel 5: kernels, fusion and memory of the running checkpoint."""
 
 from typing import Any
 
@@ -11,31 +11,31 @@ from salient.runtime.load_engine import LoadedEngine
 
 
 def running_data(
-    opened: LoadedEngine, reference: LoadedEngine | None, kept_bytes: int
+    loaded: LoadedEngine, reference: LoadedEngine | None, measured_bytes: int
 ) -> dict[str, Any]:
-    """Kernels, fusion, memory by part. kept_bytes: what the explorer keeps itself"""
-    data = described(opened)
+    """Kernels, fusion, memory by part. measured_bytes: of the calibration pass"""
+    data = described(loaded)
     del data["checkpoint"]  # a path of this machine
-    device = opened.model.device
-    parts = [("weights", weight_bytes(opened.model)), ("keys and values", _kept(opened))]
+    parts = [("weights", weight_bytes(loaded.model)), ("keys and values", _kv_bytes(loaded))]
     if reference is not None:
         parts.append(("the reference's weights", weight_bytes(reference.model)))
-        parts.append(("the reference's keys and values", _kept(reference)))
-    parts.append(("what this page measured", kept_bytes))
+        parts.append(("the reference's keys and values", _kv_bytes(reference)))
+    parts.append(("this page's measurements", measured_bytes))
+    device = loaded.model.device
     cuda = device.type == "cuda"
     total = torch.cuda.memory_allocated(device) if cuda else resident_memory()
     rest = max(total - sum(size for _, size in parts), 0)
+    parts.append(("the rest: activations, Python, libraries", rest))
     full = data["kv_bytes_a_token"]
     return {
         **data,
-        "parts": [{"name": name, "bytes": size} for name, size in parts]
-        + [{"name": "the rest: activations, Python, libraries", "bytes": rest}],
+        "parts": [{"name": name, "bytes": size} for name, size in parts],
         "total": total,
         "kv_bytes_full": full and full * data["context"] * data["slots"],
     }
 
 
-def _kept(opened: LoadedEngine) -> int:
-    """Bytes of the keys and values that the slots hold; 0 where that is not known."""
-    each = described(opened)["kv_bytes_a_token"] or 0
-    return each * opened.engine.held_tokens
+def _kv_bytes(loaded: LoadedEngine) -> int:
+    """Bytes of the keys and values in the slots; 0 if unknown."""
+    each = described(loaded)["kv_bytes_a_token"] or 0
+    return each * loaded.engine.held_tokens

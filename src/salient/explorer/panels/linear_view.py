@@ -1,183 +1,173 @@
-"""A linear of the checkpoint with all that is known of it: input, tokens, scale, codes."""
+"""A linear of the checkpoint with its input, tokens, scale and codes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from salient.awq.search import Sample, candidate, sample_weights
-from salient.core.errors import RequestError
 from salient.core.evidence import RunEvidence
 from salient.core.quant import QuantizedWeight
 from salient.explorer.background import RecentResults
 from salient.explorer.calibration_pass import BlockInputs, CalibrationPass, InputStatistics
 from salient.explorer.linears import BlockLinear, LinearReader
-from salient.explorer.rounding import SOME_VALUES, Folded, fit_folded, spread_rows
+from salient.explorer.rounding import SAMPLE_VALUES, FoldedScales, fit_folded, spread_rows
 from salient.explorer.run_evidence import GroupExponents, group_exponents
 
-KEPT = 8  # results of each kind: what a person goes back and forth between
+CACHED = 8  # results of each kind: what a person goes back and forth between
 
 
 @dataclass(frozen=True)
 class LinearView:
-    """What is known of a linear, and through whom; None where it is not known.
+    """A linear and its statistics; None where unknown.
 
     tokens: float32 [tokens, in], its input   tied: int64 [in], channels that must share a scale
-    folded: what was folded into its weight before it was written
     readers: the linears of the same input that are stored as codes, itself among them
-    why: what is missing, in words; '' if nothing is
+    chosen: the exponents of the run   folded: the scales in its written weight
+    why: the reason for what is missing, '' if nothing is
     """
 
     linear: BlockLinear
     readers: tuple[str, ...]
     input: InputStatistics | None = None
     tokens: Tensor | None = None
-    settled: GroupExponents | None = None
+    chosen: GroupExponents | None = None
     tied: Tensor | None = None
-    folded: Folded | None = None
+    folded: FoldedScales | None = None
     why: str = ""
 
 
-def some_rows(weight: QuantizedWeight, picked: Tensor) -> Tensor:
-    """Some rows of what codes stand for: float32 [rows, in]."""
-    parts = (weight.codes[picked], weight.scale[picked], weight.zero[picked])
+def some_rows(weight: QuantizedWeight, rows: Tensor) -> Tensor:
+    """Some rows of the dequantized weight: float32 [rows, in]."""
+    parts = (weight.codes[rows], weight.scale[rows], weight.zero[rows])
     return QuantizedWeight(*parts, weight.scheme).dequantize()
 
 
 class LinearViewer:
-    """Looks at linears one at a time.
-
-    missing: why there is no atlas, in words
-    """
+    """Collects the views of single linears. missing: the reason if there is no calibration"""
 
     def __init__(
         self,
         layers: LinearReader,
-        atlas: CalibrationPass | None,
+        calibration: CalibrationPass | None,
         evidence: RunEvidence | str,
         missing: str,
     ):
-        self.layers, self.atlas, self.evidence, self.missing = layers, atlas, evidence, missing
-        self._views, self._samples, self.errors = (
-            RecentResults(KEPT),
-            RecentResults(KEPT),
-            RecentResults(4 * KEPT),
-        )
+        self.layers, self.calibration = layers, calibration
+        self.evidence, self.missing = evidence, missing
+        self._views, self._samples = RecentResults(CACHED), RecentResults(CACHED)
+        self.errors = RecentResults(4 * CACHED)
 
-    def seen(self, block: int) -> BlockInputs | str:
-        """What the pass saw of a block; in words why nothing yet."""
+    def block_inputs(self, block: int) -> BlockInputs | str:
+        """The statistics of a block, or the reason why there are none yet."""
         self.layers.shapes(block)
-        if self.atlas is None:
+        if self.calibration is None:
             return self.missing
-        if block < len(self.atlas.seen):
-            return self.atlas.seen[block]
-        if self.atlas.state == "failed":
-            return self.atlas.words
-        done, total = len(self.atlas.seen), self.atlas.total or len(self.layers.blocks)
+        if block < len(self.calibration.blocks):
+            return self.calibration.blocks[block]
+        if self.calibration.state == "failed":
+            return self.calibration.label
+        done, total = len(self.calibration.blocks), self.calibration.total
+        total = total or len(self.layers.blocks)
         return f"The pass of calibration tokens has reached block {done} of {total}."
 
     def view(self, block: int, name: str) -> LinearView:
-        """The linear `name` of a block. Raises RequestError where there is none."""
+        """The linear `name` of a block. Raises RequestError for an unknown one."""
         linear = self.layers.linear(block, name)
-        seen = self.seen(block)
-        if isinstance(seen, str):
-            return LinearView(linear, (name,), why=seen)
-        found = self._views.get((block, name), lambda: self._view(linear, seen))
-        if found.input is None or not found.input.tokens:
-            return found
-        assert self.atlas is not None
-        tokens = self.atlas.tokens(block, found.input.readers[0])
-        return LinearView(**{**vars(found), "tokens": tokens})
+        inputs = self.block_inputs(block)
+        if isinstance(inputs, str):
+            return LinearView(linear, (name,), why=inputs)
+        view = self._views.get((block, name), lambda: self._view(linear, inputs))
+        if view.input is None or not view.input.tokens:
+            return view
+        assert self.calibration is not None
+        return replace(view, tokens=self.calibration.tokens(block, view.input.readers[0]))
 
     def sample(self, view: LinearView, group_size: int) -> Sample:
-        """The weights of all readers of the view's input, as the search for a scale sees them."""
+        """The weights of all readers of the view's input, as in the search for a scale."""
         key = (view.linear.block, view.readers, group_size)
         return self._samples.get(key, lambda: self._sample(view, group_size))
 
     def scale(self, view: LinearView, group_size: int, a: float, b: float) -> Tensor:
-        """The scale with these exponents: float32 [in]; ones where no token came."""
+        """The scale with these exponents: float32 [in]; ones if no token reached the linear."""
         if view.input is None or view.input.mean_abs is None or (a, b) == (0.0, 0.0):
             return torch.ones(view.linear.shape[1])
         salience = self.sample(view, group_size).salience
         return candidate(view.input.mean_abs, salience, a, b, view.tied)
 
     def _sample(self, view: LinearView, group_size: int) -> Sample:
-        read = [self.layers.linear(view.linear.block, name) for name in view.readers]
-        # Of large weights some rows: their mean is settled, and reading on would be waited for.
-        picked = [spread_rows(*linear.shape, SOME_VALUES) for linear in read]
-        rows, width = sum(map(len, picked)), view.linear.shape[1]
-        weights = ((each.rows(own), 1.0) for each, own in zip(read, picked, strict=True))
-        return sample_weights(weights, rows, width, group_size)
+        linears = [self.layers.linear(view.linear.block, name) for name in view.readers]
+        # Of large weights some rows: enough for the mean, and quick.
+        rows = [spread_rows(*linear.shape, SAMPLE_VALUES) for linear in linears]
+        weights = ((each.rows(own), 1.0) for each, own in zip(linears, rows, strict=True))
+        return sample_weights(weights, sum(map(len, rows)), view.linear.shape[1], group_size)
 
-    def _view(self, linear: BlockLinear, seen: BlockInputs) -> LinearView:
-        own = next((each for each in seen.inputs if linear.name in each.readers), None)
+    def _view(self, linear: BlockLinear, inputs: BlockInputs) -> LinearView:
+        own = next((each for each in inputs.inputs if linear.name in each.readers), None)
         if own is None:
             return LinearView(linear, (linear.name,), why="No text token reaches this linear.")
         shapes = self.layers.shapes(linear.block)
         coded = [n for n in own.readers if n in shapes and self.layers.is_coded(linear.block, n)]
-        why = "" if own.tokens else "None of the calibration tokens was routed here."
-        rows, tied = own.group.rows, None
-        if rows is not None and not torch.equal(rows, torch.arange(len(rows))):
-            tied = rows
-        settled = self.settled_of(linear.block, seen, own)
-        folded = self._folded(linear, seen, settled) if linear.written is not None else None
-        readers = tuple(coded) or (linear.name,)
-        return LinearView(linear, readers, own, None, settled, tied, folded, why)
+        rows = own.group.rows
+        shared = rows is not None and not torch.equal(rows, torch.arange(len(rows)))
+        chosen = self.chosen_exponents(linear.block, inputs, own)
+        return LinearView(
+            linear,
+            tuple(coded) or (linear.name,),
+            own,
+            chosen=chosen,
+            tied=rows if shared else None,
+            folded=self._folded(linear, inputs, chosen) if linear.written is not None else None,
+            why="" if own.tokens else "None of the calibration tokens was routed here.",
+        )
 
-    def settled_of(
-        self, block: int, seen: BlockInputs, own: InputStatistics
+    def chosen_exponents(
+        self, block: int, inputs: BlockInputs, own: InputStatistics
     ) -> GroupExponents | None:
+        """The exponents that the run chose for the input `own`; None if unknown."""
         if isinstance(self.evidence, str):
             return None
-        return group_exponents(self.evidence, self.layers.blocks[block], seen.groups, own.group)
+        return group_exponents(self.evidence, self.layers.blocks[block], inputs.groups, own.group)
 
     def _folded(
-        self, linear: BlockLinear, seen: BlockInputs, settled: GroupExponents | None
-    ) -> Folded:
-        """By what the run noted; where it noted nothing, whatever fits."""
+        self, linear: BlockLinear, inputs: BlockInputs, chosen: GroupExponents | None
+    ) -> FoldedScales:
+        """The scales that the run recorded; without a record, whatever fits."""
         assert linear.written is not None
-        noted = not isinstance(self.evidence, str)
-        by_rows = False
-        for each in seen.inputs:
-            if each.group.absorber == linear.name:
-                other = self.settled_of(linear.block, seen, each)
-                by_rows |= other.scaled if other else not noted
-        by_columns = settled.scaled if settled else not noted
-        picked = spread_rows(*linear.shape, SOME_VALUES)
-        original, written = linear.rows(picked), some_rows(linear.written, picked)
-        return fit_folded(original, written, columns=by_columns, rows=by_rows)
+        unknown = isinstance(self.evidence, str)
+        absorbed = [each for each in inputs.inputs if each.group.absorber == linear.name]
+        others = [self.chosen_exponents(linear.block, inputs, each) for each in absorbed]
+        rows = spread_rows(*linear.shape, SAMPLE_VALUES)
+        return fit_folded(
+            linear.rows(rows),
+            some_rows(linear.written, rows),
+            columns=chosen.scaled if chosen else unknown,
+            rows=any(other.scaled if other else unknown for other in others),
+        )
 
 
 def inputs_data(viewer: LinearViewer, block: int) -> dict[str, object]:
-    """The linears of a block by the input they share, as plain data."""
-    shapes, seen = viewer.layers.shapes(block), viewer.seen(block)
-    if isinstance(seen, str):
-        grouped = [(name,) for name in shapes]
-        return {"block": block, "inputs": [_plain(g, shapes) for g in grouped], "why": seen}
-    inputs = []
-    for each in seen.inputs:
-        settled = viewer.settled_of(block, seen, each)
+    """The linears of a block, grouped by the input they share."""
+    shapes, inputs = viewer.layers.shapes(block), viewer.block_inputs(block)
+    if isinstance(inputs, str):
+        return {"block": block, "inputs": [_readers((n,), shapes) for n in shapes], "why": inputs}
+    entries = []
+    for each in inputs.inputs:
+        chosen = viewer.chosen_exponents(block, inputs, each)
         group = each.group
-        names = tuple(n for n in each.readers if n in shapes)
-        inputs.append(
+        entries.append(
             {
-                **_plain(names, shapes),
+                **_readers(tuple(n for n in each.readers if n in shapes), shapes),
                 "tokens": each.tokens,
                 "absorber": group.absorber if group.proven else None,
                 "refusal": group.refusal,
                 "proof_error": group.proof_error,
-                "exponents": settled.exponents if settled else None,
-                "rounding": settled.entry.rounding if settled else {},
+                "exponents": chosen.exponents if chosen else None,
+                "rounding": chosen.entry.rounding if chosen else {},
             }
         )
-    return {"block": block, "inputs": [i for i in inputs if i["readers"]], "why": ""}
+    return {"block": block, "inputs": [e for e in entries if e["readers"]], "why": ""}
 
 
-def _plain(names: tuple[str, ...], shapes: dict[str, tuple[int, int]]) -> dict[str, object]:
+def _readers(names: tuple[str, ...], shapes: dict[str, tuple[int, int]]) -> dict[str, object]:
     return {"readers": [{"name": n, "out": shapes[n][0], "in": shapes[n][1]} for n in names]}
-
-
-def check_below(value: int, most: int, what: str) -> None:
-    """Raise RequestError unless 0 <= value < most."""
-    if not 0 <= value < most:
-        raise RequestError(f"There is no {what} {value}: there are {most}, from 0.")

@@ -1,12 +1,12 @@
-"""Panel 2: how large the channels of an input are."""
+"""Panel 2: the size of the channels of an input."""
 
 from typing import Any
 
 from .linear_view import LinearView
 
 SALIENT = 0.01  # of an input's channels
-MOST_POINTS = 1024  # of the curve
-TOP = 10  # channels told one by one
+MAX_POINTS = 1024  # of the curve
+TOP = 10  # channels that are listed
 
 
 def salience_data(view: LinearView) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def salience_data(view: LinearView) -> dict[str, Any]:
     mean = view.input.mean_abs
     values, order = mean.sort(descending=True)
     width, count = len(values), max(1, round(SALIENT * len(values)))
-    ranks = sorted({i * (width - 1) // (MOST_POINTS - 1) for i in range(MOST_POINTS)})
+    ranks = sorted({i * (width - 1) // (MAX_POINTS - 1) for i in range(MAX_POINTS)})
     total = max(float(values.sum()), 1e-30)
     columns = view.folded.columns if view.folded is not None else None
     middle = float(columns.median()) if columns is not None else 1.0

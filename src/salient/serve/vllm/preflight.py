@@ -15,7 +15,7 @@ from salient.diagnose.env_vars import relevant
 from salient.diagnose.finding import Finding
 from salient.diagnose.report import finding_lines
 from salient.diagnose.serving.serving_rules import judge_settings
-from salient.serve.address import bind
+from salient.serve.http_server import bind
 
 from .command import untracked
 from .memory_fit import MemoryFit
