@@ -14,13 +14,12 @@ from salient.validate.report.plots import column_plot
 
 OUTLIER = 8.0  # times the median block's KL
 MANY_BLOCKS = 40  # from here on they take the width of the page
-MOST_BLOCKS = 300
 LISTED = 6
 
 
 def attribution_section(result: AttributionResult, _: Verdict | None) -> Section:
     """KL by block and by kind of layer, suggested fixes, drift. No policy judges it."""
-    blocks = [(_block_name(block.name), block.kl) for block in result.blocks[:MOST_BLOCKS]]
+    blocks = [(_block_name(block.name), block.kl) for block in result.blocks]
     ranked = sorted((b for b in blocks if fmt.finite(b[1]) is not None), key=lambda b: -b[1])
     outlier = (OUTLIER * median(kl for _, kl in ranked) if ranked else 0.0) or float("inf")
     total = sum(kl for _, kl in ranked)

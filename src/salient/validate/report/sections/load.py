@@ -97,19 +97,21 @@ def _tiles(steps: Sequence[LoadResult], verdict: Verdict | None) -> list[Tile]:
         ("throughput", "Tokens a second", (max(rates, default=None), fmt.short)),
         ("ttft_p90", "First token, P90", (min(times, default=None), fmt.seconds)),
     )
-    best = {
-        measure: "" if rule_on(verdict, "load", measure) else "the best step"
-        for measure, *_ in figures
-    }
-    return [tile(verdict, ("load", m), label, figure, best[m]) for m, label, figure in figures]
+    return [
+        tile(
+            verdict,
+            ("load", measure),
+            label,
+            figure,
+            "" if rule_on(verdict, "load", measure) else "the best step",
+        )
+        for measure, label, figure in figures
+    ]
 
 
 def _times_cell(key: str) -> Callable[[LoadResult], str]:
     def render(step: LoadResult) -> str:
-        values = _percentiles(step, key)
-        if all(value is None for value in values):
-            return fmt.MISSING
-        return " / ".join(fmt.show(value, fmt.milliseconds) for value in values)
+        return " / ".join(fmt.show(value, fmt.milliseconds) for value in _percentiles(step, key))
 
     return render
 

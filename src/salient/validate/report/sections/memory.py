@@ -6,7 +6,6 @@ from salient.validate.report.charts import ChartRow, Mark, RowChart, bar_row, ro
 from salient.validate.report.parts import HtmlTable, Section, Tile, table
 from salient.validate.result import MemoryUse, ModelSummary
 
-SHADES = 6  # of parts, in the style sheet
 PEAK = "peak of the run"
 
 
@@ -37,9 +36,6 @@ def _chart(memory: MemoryUse) -> RowChart:
     sizes = (memory.reference_bytes, memory.checkpoint_bytes, memory.peak_bytes or 0)
     unit, name = (2**30, "GiB") if max(sizes) >= 4 * 2**30 else (2**20, "MiB")
     parts = sorted(memory.parts.items(), key=lambda part: -part[1])
-    if len(parts) > SHADES:
-        rest = sum(count for _, count in parts[SHADES - 1 :])
-        parts = [*parts[: SHADES - 1], ("the rest", rest)]
     marks, legend, start = [], [], 0.0
     for index, (part, count) in enumerate(parts):
         end, label = start + count / unit, f"{fmt.line(part, 40)} {fmt.size(count)}"
