@@ -42,8 +42,8 @@ class Command:
         self.stdin: IO[str] = os.fdopen(self_in, "w", encoding="utf-8", buffering=1)
         self.stdout: IO[str] = os.fdopen(self_out, encoding="utf-8")
         self.stderr: IO[str] = os.fdopen(self_err, encoding="utf-8")
-        given = ([str(a) for a in argv], {**os.environ, **environment}, _Pipes(theirs))
-        self._process = CONTEXT.Process(target=_main, args=given, daemon=True)
+        arguments = ([str(a) for a in argv], {**os.environ, **environment}, _Pipes(theirs))
+        self._process = CONTEXT.Process(target=_main, args=arguments, daemon=True)
         self._process.start()
         for end in theirs:
             os.close(end)

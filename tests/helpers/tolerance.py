@@ -95,7 +95,7 @@ def kl_rounding(kl: float, blocks: int = 2, *, coded: bool = False) -> float:
     return 2 * sqrt(max(kl, 0.0)) * e + e**2 + likely(TOY_VOCABULARY) + worst(8) * TOY_LOGIT
 
 
-def assert_figures(found: dict[str, Any], expected: dict[str, Any], blocks: int = 2) -> None:
+def assert_figures(actual: dict[str, Any], expected: dict[str, Any], blocks: int = 2) -> None:
     """Every figure of `expected`, of toy models that were computed in another way."""
     e = logits_rounding(blocks)
     bounds = {
@@ -106,24 +106,24 @@ def assert_figures(found: dict[str, Any], expected: dict[str, Any], blocks: int 
     }
     for name, value in expected.items():
         if isinstance(value, int | float):
-            assert abs(found[name] - value) <= bounds.get(name, 0), (name, found[name], value)
+            assert abs(actual[name] - value) <= bounds.get(name, 0), (name, actual[name], value)
 
 
-def assert_within(found: Tensor, expected: Tensor, bound: Tensor | float) -> None:
-    """|found - expected| <= bound, element by element."""
-    assert found.shape == expected.shape
-    difference = (found.double() - expected.double()).abs()
+def assert_within(actual: Tensor, expected: Tensor, bound: Tensor | float) -> None:
+    """|actual - expected| <= bound, element by element."""
+    assert actual.shape == expected.shape
+    difference = (actual.double() - expected.double()).abs()
     excess = difference - torch.as_tensor(bound, dtype=F64)
     assert bool((excess <= 0).all()), (
         f"differs by {float(difference.max()):.3g}; beyond the bound by {float(excess.max()):.3g}"
     )
 
 
-def assert_product(found: Tensor, left: Tensor, right: Tensor, roundings: int = 0) -> None:
-    """`found` is left @ right as summed in its own type, however ordered.
+def assert_product(actual: Tensor, left: Tensor, right: Tensor, roundings: int = 0) -> None:
+    """`actual` is left @ right as summed in its own type, however ordered.
 
     `roundings`: how often, in addition, each term was rounded before or its sum after.
     """
     left, right = left.double(), right.double()
-    bound = worst(left.shape[-1] + roundings, found.dtype) * (left.abs() @ right.abs())
-    assert_within(found, left @ right, bound)
+    bound = worst(left.shape[-1] + roundings, actual.dtype) * (left.abs() @ right.abs())
+    assert_within(actual, left @ right, bound)
