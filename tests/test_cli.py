@@ -173,7 +173,7 @@ ERRORS = {
         not_a_number,
         (),
         "ModelError",
-        r"'model\.layers\.1\.mlp\.up_proj\.weight' holds 1 of 6144 values that are NaN",
+        r"'model\.layers\.1\.mlp\.up_proj\.weight' has 1 NaN or infinite values of 6144",
     ),
     "a truncated file": (
         truncated,

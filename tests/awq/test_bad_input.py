@@ -11,6 +11,7 @@ from salient.core.errors import (
     CalibrationError,
     CheckpointError,
     ModelError,
+    RequestError,
     ResourceError,
     ShapeError,
 )
@@ -48,7 +49,7 @@ def test_too_little_memory_is_said_before_starting(toy, text, tmp_path, monkeypa
         ({"scheme": "w3-g128"}, ShapeError, r"Unknown scheme 'w3-g128'.*w4-g128"),
         ({"format": "gguf"}, CheckpointError, r"Unknown format 'gguf'.*awq, compressed-tensors"),
         ({"dtype": "float8"}, ShapeError, r"Unknown dtype 'float8'.*bfloat16, float16"),
-        ({"device": "cuda:99"}, ModelError, r"Device 'cuda:99' cannot be used.*--device auto"),
+        ({"device": "cuda:99"}, RequestError, r"Device 'cuda:99' cannot be used.*--device auto"),
         ({"skip": ["nothing"]}, ShapeError, r"--skip 'nothing' names no linear.*model.layers.0"),
         ({"skip": ["*"]}, ShapeError, r"nothing is left to quantize"),
         (
@@ -106,7 +107,7 @@ DAMAGES = [
     (
         damage_nan,
         ModelError,
-        r"'model.layers.1.mlp.up_proj.weight' holds 1 of 6144 values that are NaN",
+        r"'model.layers.1.mlp.up_proj.weight' has 1 NaN or infinite values of 6144",
     ),
     (
         damage_truncated,

@@ -271,7 +271,7 @@ def test_a_divided_scale_that_leaves_float16_names_the_layer(dtype):
     q = quantize(normal(8, 64) * 1000, SCHEME, name="w", dtype=dtype)
     rows = torch.ones(8)
     rows[5] = 1e-4
-    words = r"^'mlp\.up' holds values .* do not fit float16 \(65504\)\. .* --skip 'mlp\.up'\.$"
+    words = r"^'mlp\.up' has values .* exceed float16 \(65504\)\. .* --skip 'mlp\.up'\.$"
     with pytest.raises(ModelError, match=words):
         q.divided(rows, name="mlp.up", dtype=dtype)
 

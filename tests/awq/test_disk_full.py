@@ -15,8 +15,8 @@ from salient import api
 from salient.core.errors import ResourceError
 
 WORDS = (
-    r"^The disk of .*out\.partial.* is full \(\d+ MiB free\)\. Free some space and give the same "
-    r"command again: it goes on where it stopped\.$"
+    r"^The disk of .*out\.partial.* is full \(\d+ MiB free\)\. Free some space and run the same "
+    r"command again: it resumes\.$"
 )
 
 

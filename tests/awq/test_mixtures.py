@@ -70,7 +70,7 @@ def test_experts_left_at_sixteen_bits_are_stored_as_the_source_stored_them(kind,
 
 def test_leaving_some_experts_of_a_block_is_refused(text, tmp_path):
     folder = model_folder("mixtral", tmp_path / "model")
-    words = r"hold the experts of a block as one stack: leave all .* with --skip '\*\.experts\.\*'"
+    words = r"store the experts of a block as one stack: leave all .* with --skip '\*\.experts\.\*'"
     with pytest.raises(ShapeError, match=words):
         run(folder, tmp_path / "out", text, skip=["*.experts.3.*"])
 

@@ -148,7 +148,7 @@ def test_an_empty_conversation_does_not_hide_the_text_beside_it(tmp_path):
 @pytest.mark.parametrize("content", ["", " \n\n \n"])
 def test_a_file_without_text_asks_for_a_few_pages(name, content, tmp_path):
     (tmp_path / name).write_text(content)
-    with pytest.raises(CalibrationError, match=rf"{name} holds no text\. Give a file .* pages"):
+    with pytest.raises(CalibrationError, match=rf"{name} has no text\. Use a file .* pages"):
         read_texts(str(tmp_path / name))
 
 
@@ -242,7 +242,7 @@ def test_a_data_set_that_the_hub_does_not_give_asks_for_name_and_network(error, 
         raise error
 
     data_sets(monkeypatch, load)
-    words = r"'some/set' is neither a file here nor a data set .* Check the name and the network"
+    words = r"'some/set' is neither a local file nor a data set .* Check the name and the network"
     with pytest.raises(CalibrationError, match=words) as raised:
         read_texts("some/set")
     assert "\n" not in str(raised.value)

@@ -62,7 +62,7 @@ def test_the_group_sizes_advised_divide_the_width_and_no_other_does(width, group
         check_width(name, width, Scheme(group_size))
     words = str(raised.value)
     assert f"not a multiple of the group size {group_size}." in words
-    assert f"at 16 bits with --skip '{name}'" in words
+    assert f"unquantized with --skip '{name}'" in words
     advised = re.search(r"Use group size ([\d or]+), or leave", words)
     sizes = [int(s) for s in advised[1].split(" or ")] if advised else []
     assert sizes == [g for g in GROUP_SIZES if width % g == 0]

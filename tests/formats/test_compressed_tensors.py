@@ -183,12 +183,12 @@ def test_another_storage_is_refused():
 def test_two_groups_are_refused():
     settings = foreign()
     settings["config_groups"]["group_1"] = copy.deepcopy(settings["config_groups"]["group_0"])
-    with pytest.raises(CheckpointError, match="holds 2 groups" + REFUSED):
+    with pytest.raises(CheckpointError, match="has 2 groups" + REFUSED):
         read_config(settings)
 
 
 def test_no_group_is_refused():
-    with pytest.raises(CheckpointError, match="holds 0 groups" + REFUSED):
+    with pytest.raises(CheckpointError, match="has 0 groups" + REFUSED):
         read_config(foreign() | {"config_groups": {}})
 
 

@@ -35,7 +35,9 @@ def test_a_config_that_is_not_json_is_to_be_fetched_again(content, tmp_path):
 @pytest.mark.parametrize(("content", "kind"), [("[]", "list"), ("5", "int"), ("null", "NoneType")])
 def test_a_config_that_is_no_object_is_to_be_fetched_again(content, kind, tmp_path):
     (folder_of(tmp_path) / "config.json").write_text(content)
-    with pytest.raises(ModelError, match=rf"config\.json holds a {kind}, not a JSON .* Fetch"):
+    with pytest.raises(
+        ModelError, match=rf"config\.json contains a {kind}, not a JSON .* Download"
+    ):
         open_checkpoint(tmp_path)
 
 
@@ -99,7 +101,7 @@ def test_an_index_that_names_a_path_is_not_trusted(how, tmp_path):
 
 def test_an_index_that_lies_about_a_tensor_is_found_out(tmp_path):
     remap(sharded_of(tmp_path), a="2.safetensors")
-    words = r"says that 2\.safetensors holds 'a', but it does not\. Fetch that shard again"
+    words = r"lists 'a' in 2\.safetensors, which lacks it\. Download that shard again"
     with pytest.raises(ModelError, match=words):
         open_checkpoint(tmp_path)
 

@@ -1,10 +1,10 @@
 """Error feedback: let later columns of a weight make up for the rounding errors of earlier ones.
 
-Columns are rounded in turn, the strongest inputs first; each column's error is spread over the
+Columns are rounded in order of input strength; the error of each column is distributed over the
 columns not yet rounded, along the rows of the Cholesky factor of the inverse Gram matrix (Frantar
-et al. 2023, "GPTQ", section 3.3 and algorithm 1; the grids are fixed beforehand). What comes back
-is the weight as each column stood when its turn came: rounding it to the nearest code gives the
-codes of the walk, so that core.quant stays the only place that rounds for good.
+et al. 2023, "GPTQ", section 3.3 and algorithm 1; the grids are fixed beforehand). The result
+is the weight with each column as it was when it was rounded: rounding the result to the nearest
+code gives the same codes, so that core.quant remains the only place that rounds.
 
 The Gram matrix of a few thousand tokens is trusted only in part: DAMPING adds a multiple of its
 mean diagonal. GPTQ's usual 0.01 fits the calibration tokens too closely (benchmarks/RESULTS.md).
@@ -25,12 +25,12 @@ STEP = 64  # columns whose feedback on the rest of the band is one matrix produc
 def with_feedback(
     weight: Tensor, grid: Grid, gram: Tensor, scale: Tensor, scheme: Scheme
 ) -> Tensor:
-    """`weight` [out, in] as its columns stand when they are rounded to `grid` in turn.
+    """`weight` [out, in] with each column as it is when it is rounded to `grid`.
 
-    `gram` [in, in] is that of the input x, `scale` [in] what the weight's columns were multiplied
-    by. Returns float32 [out, in]. Does not modify the input.
+    `gram` [in, in] is that of the input x, `scale` [in] the factor of the weight's columns. Returns
+    float32 [out, in]. Does not modify the input.
     """
-    made = torch.empty_like(weight)
+    adjusted = torch.empty_like(weight)
     for start in range(0, weight.shape[1], BAND):
         band = slice(start, start + BAND)
         order = (gram.diagonal()[band] / scale[band] ** 2).argsort(descending=True, stable=True)
@@ -40,8 +40,8 @@ def with_feedback(
         for rows in range(0, len(weight), ROWS):
             some = slice(rows, rows + ROWS)
             on = Grid(grid.scale[some], grid.zero[some])
-            made[some, order] = _walk(weight[some], on, order, factor, scheme).t()
-    return made
+            adjusted[some, order] = _walk(weight[some], on, order, factor, scheme).t()
+    return adjusted
 
 
 def feedback_factor(gram: Tensor, damping: float = DAMPING) -> Tensor:
@@ -58,7 +58,7 @@ def feedback_factor(gram: Tensor, damping: float = DAMPING) -> Tensor:
 
 
 def _walk(weight: Tensor, grid: Grid, order: Tensor, factor: Tensor, scheme: Scheme) -> Tensor:
-    """The columns `order` of `weight` [out, in] as they are rounded in turn: [len(order), out]."""
+    """The columns `order` of `weight` [out, in] when each is rounded: [len(order), out]."""
     columns = weight.t()[order]
     pairs = zip(grid.scale.t().contiguous(), grid.zero.t().contiguous(), strict=True)
     grids = [Grid(scale, zero) for scale, zero in pairs]

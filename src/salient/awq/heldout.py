@@ -1,4 +1,4 @@
-"""The held-out tokens' way through the blocks, three times over: what the checkpoint will cost.
+"""Run the held-out tokens through the blocks, three times: the loss of the checkpoint.
 
 Reference, plain rounding and written checkpoint each have their own hidden states. Every block is
 judged on the reference's states; after the last block the logits of all three give KL, top-1
@@ -23,7 +23,7 @@ MOST_HELDOUT = 4  # samples: more would cost time and change no verdict
 
 @dataclass(frozen=True)
 class HeldoutCalls:
-    """How one block is called for all held-out samples, and for the first one's first tokens."""
+    """Arguments of one block: for all held-out samples, and for the first tokens of the first."""
 
     every: BlockCall
     first: BlockCall
@@ -66,20 +66,20 @@ class HeldoutStreams:
 
     def measure(self) -> dict[str, LogitsComparison]:
         """KL, top-1 and perplexity of 'plain' rounding and of 'awq', after the last block."""
-        found = {"plain": LogitsComparison(), "awq": LogitsComparison()}
+        totals = {"plain": LogitsComparison(), "awq": LogitsComparison()}
         for row, ids in enumerate(self._ids.split(1)):
             logits = {
                 kind: self._skeleton.logits(ids, hidden[row : row + 1])[0]
                 for kind, hidden in (("reference", self.reference), ("plain", self.plain))
             }
-            found["plain"].add(compare_logits(logits["reference"], logits["plain"], ids[0]))
+            totals["plain"].add(compare_logits(logits["reference"], logits["plain"], ids[0]))
             written = self._skeleton.logits(ids, self.written[row : row + 1])[0]
-            found["awq"].add(compare_logits(logits["reference"], written, ids[0]))
-        return found
+            totals["awq"].add(compare_logits(logits["reference"], written, ids[0]))
+        return totals
 
 
 def load_weights(block: nn.Module, result: BlockResult) -> None:
-    """Give `block` the weights that `result` stands for."""
+    """Load the weights of `result` into `block`."""
     for name, value in effective_state(result).items():
         block.get_parameter(name).data.copy_(value)
 
@@ -87,10 +87,10 @@ def load_weights(block: nn.Module, result: BlockResult) -> None:
 def split_heldout(ids: Tensor) -> tuple[Tensor, Tensor]:
     """(calibration, held-out) of `ids` int64 [samples, tokens].
 
-    A single sample serves as both: there is nothing else to judge by.
+    A single sample serves as both.
     """
     samples = len(ids)
     if samples == 1:
         return ids, ids
-    held = min(max(1, samples // HELDOUT_SHARE), MOST_HELDOUT)
-    return ids[:-held], ids[-held:]
+    count = min(max(1, samples // HELDOUT_SHARE), MOST_HELDOUT)
+    return ids[:-count], ids[-count:]

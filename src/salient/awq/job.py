@@ -32,7 +32,7 @@ from .results import OutputTarget
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """What the user asks for; the words of the command line."""
+    """Options of the verb `quantize`."""
 
     model: str
     output: str | None = None

@@ -1,4 +1,4 @@
-"""What a request leaves open, decided and checked: device, types, scheme, layers."""
+"""Select and check what the options leave open: dtype, scheme, linears to quantize."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -29,7 +29,7 @@ def written_dtype(source: Checkpoint, name: str) -> torch.dtype:
 
 @dataclass(frozen=True)
 class LayerSelection:
-    """The scheme and why it was taken; linears to quantize, and those left at 16 bits with why."""
+    """The scheme with its reason, the linears to quantize, and unquantized ones with reasons."""
 
     scheme: Scheme
     reason: str
@@ -40,7 +40,10 @@ class LayerSelection:
 def choose_layers(
     skeleton: Skeleton, scheme: str, format: str, skip: tuple[str, ...]
 ) -> LayerSelection:
-    """Decide what is quantized. Raises ShapeError naming the layer or pattern that does not fit."""
+    """Select the scheme and the linears to quantize.
+
+    Raises ShapeError naming the layer or pattern that does not fit.
+    """
     linears, left = {}, {}
     for index, block in enumerate(skeleton.blocks):
         linears |= {f"{block}.{name}": linear for name, linear in skeleton.linears(index).items()}
@@ -52,27 +55,27 @@ def choose_layers(
     if not wanted:
         raise ShapeError("--skip names every linear of the model: nothing is left to quantize.")
     if scheme == "auto":
-        found, reason = largest_scheme({n: m.in_features for n, m in wanted.items()})
+        selected, reason = largest_scheme({n: m.in_features for n, m in wanted.items()})
     else:
-        found, reason = parse_scheme(scheme), "as asked"
+        selected, reason = parse_scheme(scheme), "as asked"
     for name, linear in wanted.items():
-        check_width(name, linear.in_features, found, _skip_pattern(name))
+        check_width(name, linear.in_features, selected, _skip_pattern(name))
         if linear.out_features % ACROSS and format == "awq":
             raise ShapeError(
                 f"{name!r} has {linear.out_features} outputs; the awq format packs {ACROSS} a "
-                "word. Use --format compressed-tensors, or leave it at 16 bits with --skip "
+                "word. Use --format compressed-tensors, or leave it unquantized with --skip "
                 f"{_skip_pattern(name)!r}."
             )
-    return LayerSelection(found, reason, frozenset(wanted), left)
+    return LayerSelection(selected, reason, frozenset(wanted), left)
 
 
 def _skip_pattern(name: str) -> str:
-    """What to give --skip so that the linear `name` stays at 16 bits."""
+    """The --skip pattern that leaves the linear `name` unquantized."""
     return "*.experts.*" if ".experts." in name else name
 
 
 def _check_experts(linears: dict[str, Any], left: dict[str, str]) -> None:
-    """Refuse to leave some experts of a block at 16 bits: engines hold them as one stack."""
+    """Refuse to skip only some experts of a block: engines store them as one stack."""
     stacks: dict[str, list[str]] = {}
     for name in linears:
         home, expert, _ = name.rpartition(".experts.")
@@ -82,8 +85,8 @@ def _check_experts(linears: dict[str, Any], left: dict[str, str]) -> None:
         some = [name for name in names if name in left]
         if some and len(some) < len(names):
             raise ShapeError(
-                f"{left[some[0]]} leaves {some[0]!r} at 16 bits, but not all of {home}.experts. "
-                "Engines hold the experts of a block as one stack: leave all at 16 bits with "
+                f"{left[some[0]]} leaves {some[0]!r} unquantized, but not all of {home}.experts. "
+                "Engines store the experts of a block as one stack: leave all unquantized with "
                 "--skip '*.experts.*', or none."
             )
 

@@ -1,4 +1,4 @@
-"""How much memory a run needs at its peak, told before it starts: a sum of parts.
+"""Peak memory of a run, estimated before it starts as a sum of parts.
 
 Two moments compete: searching the largest block, and turning the held-out tokens' last hidden
 states into logits. Blocks and outer weights are never in memory together.
@@ -22,14 +22,14 @@ from .statistics import GRAM_BYTES
 
 FLOAT = 4  # bytes
 CODES = 2  # bytes a weight: its code as written and by plain rounding
-SLACK = 2**27  # bytes: chunks of the search, file pages, what the allocator keeps
+SLACK = 2**27  # bytes: chunks of the search, file pages, memory that the allocator retains
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes by part, on the computing device and in main memory (the same on a CPU).
 
-    resident: of main memory's, what the process held when the estimate was made
+    resident: part of main memory that the process used at the time of the estimate
     """
 
     device: dict[str, int]

@@ -1,4 +1,4 @@
-"""The files of an unfinished run: one a block, and one for everything that is no block."""
+"""The files of an unfinished run: one for each block, and one for all other tensors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from .results import BlockResult
 
 @dataclass(frozen=True)
 class PartialCheckpoint:
-    """Writes the pieces of a checkpoint in `format` into `folder` and reads them back.
+    """Writes the parts of a checkpoint in `format` into `folder` and reads them back.
 
     dtype: the 16-bit type of everything that is not codes
     """
@@ -32,15 +32,15 @@ class PartialCheckpoint:
     dtype: torch.dtype
 
     def path(self, index: int) -> Path:
-        """The file of block `index`; -1 is everything that is no block."""
+        """The file of block `index`; -1: the tensors outside the blocks."""
         name = "outer" if index < 0 else f"block-{index:05d}"
         return self.folder / f"{name}.safetensors"
 
     def write_block(self, index: int, result: BlockResult) -> None:
         """Write all tensors of a block by the names that the source's files have.
 
-        Linears of codes are tensors of their own, whatever the source stacked them into; what stays
-        at 16 bits is stored as it was.
+        Quantized linears become separate tensors, even if the source stacks them; unquantized ones
+        are stored as in the source.
         """
         prefix, code = self.skeleton.blocks[index], load_format(self.format)
         names = {n: n.removeprefix(f"{prefix}.") for n in self.skeleton.parameter_names(index)}
@@ -70,7 +70,7 @@ class PartialCheckpoint:
         write_tensors(self.path(index), tensors)
 
     def write_outer(self) -> None:
-        """Write everything that is no block (embedding, final norm, head), at 16 bits."""
+        """Write the tensors outside the blocks (embedding, final norm, head) in 16-bit."""
         if not self.path(-1).exists():
             names = self.skeleton.outer_names()
             with self.source.reading():
@@ -78,7 +78,7 @@ class PartialCheckpoint:
             write_tensors(self.path(-1), tensors)
 
     def read_block(self, index: int, block: nn.Module) -> None:
-        """Give `block` the weights of its piece on disk."""
+        """Load the weights of the block's file into `block`."""
         config = {"quantization_config": load_format(self.format).config(self.scheme, [])}
         piece = open_piece(self.path(index), config)
         prefix = self.skeleton.blocks[index]
@@ -98,10 +98,10 @@ def in_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """`tensor` in `dtype`, integers as they are. Raises ModelError where float16 overflows."""
     if not tensor.is_floating_point():
         return tensor
-    made = tensor.to(dtype)
-    if not bool(torch.isfinite(made).all()) and bool(torch.isfinite(tensor).all()):
+    converted = tensor.to(dtype)
+    if not bool(torch.isfinite(converted).all()) and bool(torch.isfinite(tensor).all()):
         raise ModelError(
-            f"{name!r} reaches {float(tensor.abs().max()):.3g}, more than {dtype} holds. Write the "
-            "checkpoint with --dtype bfloat16."
+            f"{name!r} reaches {float(tensor.abs().max()):.3g}, more than the largest {dtype}. "
+            "Write the checkpoint with --dtype bfloat16."
         )
-    return made
+    return converted

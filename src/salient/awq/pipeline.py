@@ -1,4 +1,4 @@
-"""The run: block by block from a 16-bit model to codes on disk. Reads top to bottom.
+"""The run: block by block from a 16-bit model to codes on disk.
 
 For each block: read it, prove its scale groups, run the calibration tokens through it (statistics),
 search, round, judge on held-out tokens, write the piece and then its journal line. The reference's
@@ -42,7 +42,7 @@ HIDDEN_DTYPE = torch.bfloat16  # hidden states between blocks: half of float32, 
 
 @dataclass(frozen=True)
 class QuantizeRun:
-    """Everything a run is made of.
+    """The state of a run.
 
     samples, heldout: int64 [samples, tokens]
     target: its `quantized` are full names of linears
@@ -73,7 +73,7 @@ class CalibrationStream:
     def __init__(self, skeleton: Skeleton, ids: Tensor):
         self._hidden: list[Tensor] = []
         self._calls: list[list[BlockCall]] = []
-        self._made: dict[int, Tensor] = {}
+        self._outputs: dict[int, Tensor] = {}
         for batch in ids.split(max(1, BATCH_TOKENS // ids.shape[1])):
             hidden, calls = skeleton.calls(batch)
             self._hidden.append(hidden.to("cpu", HIDDEN_DTYPE))
@@ -84,18 +84,18 @@ class CalibrationStream:
     ) -> None:
         """Move every batch over block `index` by `through`(hidden, call).
 
-        If the block is to be passed `again`, what comes out waits until `leave`.
+        If the block runs `again`, its outputs take effect at `leave`.
         """
-        made = self._made if again else self._hidden
+        outputs = self._outputs if again else self._hidden
         for number, hidden in enumerate(self._hidden):
             out = through(hidden, self._calls[number][index])
-            made[number] = out.to("cpu", HIDDEN_DTYPE)
+            outputs[number] = out.to("cpu", HIDDEN_DTYPE)
 
     def leave(self) -> None:
-        """The block at hand is done with."""
-        if self._made:
-            self._hidden = [self._made[number] for number in range(len(self._hidden))]
-            self._made = {}
+        """Move on from the current block."""
+        if self._outputs:
+            self._hidden = [self._outputs[number] for number in range(len(self._hidden))]
+            self._outputs = {}
 
 
 def quantize_blocks(run: QuantizeRun) -> dict[str, LogitsComparison]:
@@ -115,9 +115,9 @@ def quantize_blocks(run: QuantizeRun) -> dict[str, LogitsComparison]:
             entry = _quantize_one(run, index, calibration, streams, prober)
             run.journal.finish_block(entry)
     run.show(len(run.skeleton.blocks), "measuring on held-out tokens")
-    found = streams.measure()
+    figures = streams.measure()
     run.skeleton.forget_outer()
-    return found
+    return figures
 
 
 def _quantize_one(
@@ -133,7 +133,7 @@ def _quantize_one(
     block = run.skeleton.block(index, torch.float32)
     groups = prober.groups(index, block, streams.reference)
     if run.skeleton.dtype != torch.float32:
-        del block  # rather read twice than hold both
+        del block  # read twice rather than store both dtypes
         block = run.skeleton.block(index)
     wanted = [g for g in groups if g.called and target.quantized.intersection(g.readers)]
     stats = BlockStatistics(
@@ -183,9 +183,9 @@ def _parameters(run: QuantizeRun, index: int, block: nn.Module) -> Parameters:
     prefix, skeleton = run.skeleton.blocks[index], run.skeleton
 
     def parameter(name: str) -> Tensor:
-        found = block.get_parameter(name)
-        if found.dtype == torch.float32:
-            return found.detach()
+        value = block.get_parameter(name)
+        if value.dtype == torch.float32:
+            return value.detach()
         return skeleton.files.read(f"{prefix}.{name}").to(skeleton.device, torch.float32)
 
     return parameter
@@ -199,7 +199,7 @@ def _pass_through(
     prober: GroupProver,
 ) -> None:
     """Move all streams over a finished block."""
-    prober.meet(index, streams.reference)
+    prober.ensure_proposals(index, streams.reference)
     block, target = run.skeleton.block(index), run.local_target(index)
     calibration.advance(index, lambda hidden, call: run_block(block, hidden, call))
     streams.reference = streams.run(index, block, streams.reference)

@@ -27,10 +27,8 @@ IDENTITY = (0.0, 0.0)  # the exponents that scale nothing
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 COARSE = [(a, b) for a in EXPONENTS for b in EXPONENTS]
 FINE = (-0.125, 0.0, 0.125)
-FEW, MORE = (
-    3 * 2**13,
-    3 * 2**14,
-)  # values of a weight (evenly spread rows) that judge COARSE and FINE
+# Values of a weight (evenly spread rows) that judge COARSE and FINE.
+FEW, MORE = 3 * 2**13, 3 * 2**14
 FEWEST_ROWS = 32
 CLIP_RATIOS = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6)  # the refits find what lies between
 REFITS = 2
@@ -52,11 +50,11 @@ def output_error(error: Tensor, gram: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the scale search sees of the weights of a group.
+    """The part of a group's weights that the scale search uses.
 
     salience: float32 [in], mean over all rows of |w| relative to its group's largest value
     few, more: float32 [rows, in], evenly spread rows, each times the square root of the share of
-        the tokens that it sees
+        the tokens that reach it
     """
 
     salience: Tensor
@@ -67,20 +65,20 @@ class Sample:
 def sample_weights(
     weights: Iterable[tuple[Tensor, float]], rows: int, width: int, group_size: int
 ) -> Sample:
-    """Look once at `weights`, one at a time: float32 [out, in], and the share of tokens it sees.
+    """Read `weights` once, one at a time: float32 [out, in], and the share of tokens it gets.
 
-    `rows` and `width` are what they make together.
+    `rows` and `width` are those of all weights stacked.
     """
     picks = [_spread(max(FEWEST_ROWS, values // width), rows) for values in (FEW, MORE)]
-    found: list[list[Tensor]] = [[], []]
+    picked: list[list[Tensor]] = [[], []]
     salience, start = torch.zeros(width), 0
     for weight, share in weights:
         salience = salience.to(weight.device) + _salience(weight, group_size)
-        for picked, into in zip(picks, found, strict=True):
-            own = picked[(picked >= start) & (picked < start + len(weight))] - start
+        for rows_, into in zip(picks, picked, strict=True):
+            own = rows_[(rows_ >= start) & (rows_ < start + len(weight))] - start
             into.append(weight[own.to(weight.device)] * share**0.5)
         start += len(weight)
-    return Sample(salience / start, *(torch.cat(parts) for parts in found))
+    return Sample(salience / start, *(torch.cat(parts) for parts in picked))
 
 
 def _salience(weight: Tensor, group_size: int) -> Tensor:
@@ -138,10 +136,10 @@ def best_scale(
 
     a, b = best(COARSE, sample.few)
     near = [IDENTITY, *((a + da, b + db) for da in FINE for db in FINE)]
-    found = best(near, sample.more)
-    if found == IDENTITY:
+    exponents = best(near, sample.more)
+    if exponents == IDENTITY:
         return Scale(torch.ones_like(mean_abs), IDENTITY)
-    return Scale(candidate(mean_abs, sample.salience, *found, rows), found)
+    return Scale(candidate(mean_abs, sample.salience, *exponents, rows), exponents)
 
 
 def _chunks(weight: Tensor) -> tuple[Tensor, ...]:
@@ -185,16 +183,16 @@ def _best_grid(weight: Tensor, blocks: Tensor, scheme: Scheme, dtype: torch.dtyp
     best = grid_of(low, high, scheme, dtype)
     least = _group_errors(grouped, best, blocks, scheme)
     for ratio in CLIP_RATIOS[1:]:
-        best, least = _keep_better(
+        best, least = _better_of(
             grouped, best, least, grid_of(low * ratio, high * ratio, scheme, dtype), blocks, scheme
         )
     for _ in range(REFITS):
         refitted = Grid(in_16_bits(_least_squares(grouped, best, blocks, scheme), dtype), best.zero)
-        best, least = _keep_better(grouped, best, least, refitted, blocks, scheme)
+        best, least = _better_of(grouped, best, least, refitted, blocks, scheme)
     return best
 
 
-def _keep_better(
+def _better_of(
     grouped: Tensor, best: Grid, least: Tensor, other: Grid, blocks: Tensor, scheme: Scheme
 ) -> tuple[Grid, Tensor]:
     errors = _group_errors(grouped, other, blocks, scheme)

@@ -1,4 +1,4 @@
-"""Sufficient statistics of a block's inputs: what the search needs to know of the tokens.
+"""Sufficient statistics of a block's inputs, all that the search needs of the tokens.
 
 For an input x [in] shared by some linears, the output error of a rounding error E [out, in] is
 
@@ -35,7 +35,7 @@ class ActStats:
         self._upper = torch.zeros(width, width, device=device)
 
     def add(self, x: Tensor) -> None:
-        """Take in the tokens `x` [tokens, in]."""
+        """Add the tokens `x` [tokens, in]."""
         x = x.float()
         self.abs_sum += x.abs().sum(0)
         for start, stop in self._panels():
@@ -43,7 +43,7 @@ class ActStats:
         self.tokens += len(x)
 
     def merge(self, other: "ActStats") -> None:
-        """Take in the statistics of other tokens."""
+        """Add the statistics of other tokens."""
         self.abs_sum += other.abs_sum
         self._upper += other._upper
         self.tokens += other.tokens
@@ -81,11 +81,11 @@ Passes = Callable[[Callable[[Tensor, BlockCall], Tensor], bool], None]
 
 @dataclass
 class BlockStatistics:
-    """Statistics by the first reader of each input of `groups`, gathered when they are asked for.
+    """Statistics by the first reader of each input of `groups`, computed on demand.
 
     name: the block's, for messages
     passes: runs the calibration tokens through the block
-    borrowed: expert that borrowed the block's tokens -> how many it had seen itself
+    borrowed: expert that borrowed the block's tokens -> the number of its own
     """
 
     name: str
@@ -93,7 +93,7 @@ class BlockStatistics:
     groups: list[ScaleGroup]
     passes: Passes
     borrowed: dict[str, int] = field(default_factory=dict)
-    _held: dict[str, ActStats] = field(default_factory=dict)
+    _stats: dict[str, ActStats] = field(default_factory=dict)
     _samples: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -103,38 +103,38 @@ class BlockStatistics:
 
     @property
     def bases(self) -> dict[str, str]:
-        """Expert -> the first reader of the input of which it is given some tokens."""
-        found = {}
+        """Expert -> the first reader of the input from which it borrows tokens."""
+        bases = {}
         for group in self.groups:
             whole = [names[0] for names in group.inputs if not numbers(names[0])]
             some = [names[0] for names in group.inputs if numbers(names[0])]
             if whole:
-                found |= dict.fromkeys(map(expert_of, some), whole[0])
-        return found
+                bases |= dict.fromkeys(map(expert_of, some), whole[0])
+        return bases
 
     def of(self, first: str) -> ActStats:
         """The statistics of the input whose first reader is `first`.
 
         Raises ModelError if it overflows.
         """
-        if first not in self._held:
+        if first not in self._stats:
             self._gather(first)
-        return self._held[first]
+        return self._stats[first]
 
     def _gather(self, first: str) -> None:
         """One pass for all inputs that every token reaches, and for those of some experts."""
         experts = [name for name in self.firsts if numbers(name)]
         every = sum(map(self._bytes, self.firsts))
         portion, others = portions(experts, first, every, self._bytes)
-        whole = [n for n in self.firsts if n not in experts and n not in self._held]
+        whole = [n for n in self.firsts if n not in experts and n not in self._stats]
         for name in experts:
-            self._held.pop(name, None)
+            self._stats.pop(name, None)
         device = next(self.block.parameters()).device
         fresh = {name: ActStats(self._width(name), device) for name in [*whole, *portion]}
         self.passes(lambda hidden, call: self._observe(hidden, call, fresh), others)
         for name, stats in fresh.items():
             self._check(name, stats)
-        self._held |= fresh
+        self._stats |= fresh
         for expert in dict.fromkeys(map(expert_of, portion)):
             self._borrow(expert, [name for name in portion if expert_of(name) == expert])
 
@@ -150,12 +150,12 @@ class BlockStatistics:
         return out
 
     def _borrow(self, expert: str, firsts: list[str]) -> None:
-        """Let `expert` take the block's tokens if it saw too few of its own.
+        """Let `expert` use the block's tokens if too few reach it.
 
         `firsts` are the first readers of its inputs.
         """
-        seen, base = min(self._held[name].tokens for name in firsts), self.bases.get(expert)
-        if seen >= FEWEST_TOKENS or base is None:
+        tokens, base = min(self._stats[name].tokens for name in firsts), self.bases.get(expert)
+        if tokens >= FEWEST_TOKENS or base is None:
             return
         with InputRecorder(self.block, firsts) as recorder, torch.no_grad():
             self.block.get_submodule(expert)(self._samples[base])
@@ -163,8 +163,8 @@ class BlockStatistics:
             stats = ActStats(self._width(name), x.device)
             stats.add(x)
             self._check(name, stats)
-            self._held[name] = stats
-        self.borrowed[expert] = seen
+            self._stats[name] = stats
+        self.borrowed[expert] = tokens
 
     def _width(self, name: str) -> int:
         return self.block.get_parameter(f"{name}.weight").shape[1]
@@ -187,7 +187,7 @@ def portions(
 ) -> tuple[list[str], bool]:
     """The experts' inputs to gather with `first`, and whether that leaves others out.
 
-    `every` is what all inputs of the block would take, in bytes; `size` tells it of one.
+    `every` is the size of all inputs of the block in bytes; `size` gives that of one.
     """
     if every <= GRAM_BYTES:
         return experts, False

@@ -1,6 +1,6 @@
 """Texts to calibrate and evaluate with: the built-in corpus, files, data sets of the Hub.
 
-The built-in corpus (corpus/README.md tells where each text comes from) has two parts that share no
+The built-in corpus (corpus/README.md lists the sources) has two parts that share no
 document: `calibration` for the statistics, `heldout` for measuring.
 """
 
@@ -40,7 +40,7 @@ def read_texts(name: str) -> list[Document]:
 
     A .txt file has one document a paragraph, a .jsonl file one a line.
 
-    Raises CalibrationError naming the file and line when there is nothing to use.
+    Raises CalibrationError naming the file and line of invalid input.
     """
     if name == "builtin":
         return builtin("calibration")
@@ -74,14 +74,14 @@ def _read_file(path: Path) -> list[Document]:
         ]
     if not documents:
         raise CalibrationError(
-            f"{path} holds no text. Give a file with at least a few pages of text like your "
+            f"{path} has no text. Use a file with at least a few pages of text like your "
             "model's use."
         )
     return documents
 
 
 def _documents(lines: Iterable[str], where: str) -> list[Document]:
-    found = []
+    documents = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -91,8 +91,8 @@ def _documents(lines: Iterable[str], where: str) -> list[Document]:
             raise CalibrationError(
                 f"{where}, line {number}: not JSON ({error}). A .jsonl file has one object a line."
             ) from None
-        found.append(_document(row, f"{where}, line {number}"))
-    return found
+        documents.append(_document(row, f"{where}, line {number}"))
+    return documents
 
 
 def _document(row: Any, where: str) -> Document:
@@ -115,7 +115,7 @@ def _is_message(message: Any) -> bool:
 
 
 def _content(message: dict[str, Any]) -> str:
-    """What a message says: its text, its text parts joined, '' where it only calls a tool."""
+    """The content of a message: its text, its text parts joined, '' where it only calls a tool."""
     content = message["content"]
     if isinstance(content, list):
         parts = (p.get("text", "") if isinstance(p, dict) else str(p) for p in content)
@@ -144,7 +144,7 @@ def _read_data_set(name: str) -> list[Document]:
         ]
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CalibrationError(
-            f"{path!r} is neither a file here nor a data set that the Hub gives "
+            f"{path!r} is neither a local file nor a data set of the Hub "
             f"({(str(error) or type(error).__name__).splitlines()[0]}). "
-            "Check the name and the network, or give a .txt or .jsonl file."
+            "Check the name and the network, or use a .txt or .jsonl file."
         ) from error

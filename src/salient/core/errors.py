@@ -8,9 +8,9 @@ SalientError
         ResumeMismatch    an unfinished run was started with other arguments
     ResourceError         memory or disk does not suffice
     MissingExtra          an optional dependency is not installed
-    RequestError          what was asked of a running model cannot be done
+    RequestError          a request or an option that cannot be fulfilled
 
-Each message says what was found, what fits, and what to do next. The command line prints the
+Each message states the fault, what is valid, and the next step. The command line prints the
 message alone and exits with 2.
 """
 
@@ -48,4 +48,4 @@ class MissingExtra(SalientError):
 
 
 class RequestError(SalientError):
-    """What was asked of a running model cannot be done."""
+    """A request or an option that cannot be fulfilled."""

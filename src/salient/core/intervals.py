@@ -1,9 +1,9 @@
-"""Intervals that say how sure a figure is: accuracies, means, differences, ratios, perplexities.
+"""Confidence intervals of measured figures: accuracies, means, differences, ratios, perplexities.
 
-An interval of level 0.95 holds the truth in 95 of 100 repetitions. For skewed values and 30 of them
-the plain bootstrap and the normal formula hold it in about 91; the ones here were chosen by
+An interval of level 0.95 contains the true value in 95 of 100 repetitions. For 30 skewed values the
+plain bootstrap and the normal formula contain it in about 91; the methods here were chosen by
 simulation, which the tests repeat. A heavier tail than an exponential's (a lognormal of sigma 1)
-is held in 93 of 100 at 30 values and 94 at 500.
+is contained in 93 of 100 at 30 values and 94 at 500.
 
 Imports no torch. All random draws are seeded: the same values give the same interval.
 """
@@ -17,9 +17,9 @@ import numpy as np
 
 from .errors import RequestError
 
-FEWEST = 5  # values; fewer tell too little of their spread, and the interval has no bounds
+FEWEST = 5  # values; fewer say too little about their spread: the interval is unbounded
 MANY = 20_000  # values; from here on the normal quantiles do, whatever the skew
-CELLS = 2**22  # numbers of a table of resamples that is held at once
+CELLS = 2**22  # numbers in one table of resamples
 
 Values = Sequence[float] | np.ndarray
 Labels = Sequence[Hashable] | np.ndarray
@@ -44,7 +44,7 @@ class Interval:
         return [self.low, self.high]
 
     def through(self, function: Callable[[float], float]) -> "Interval":
-        """The interval of a rising `function` of what was measured."""
+        """The interval of an increasing `function` of the measured value."""
         low, high = function(self.low), function(self.high)
         return Interval(low, function(self.middle), high, self.level)
 
@@ -122,8 +122,8 @@ def ratio(
     x, y = _pair(a, b)
     if y.sum() <= 0:
         raise RequestError(
-            f"The reference scores {y.sum():g} on all {len(y)} examples: there is nothing to keep. "
-            "Take examples that it can solve."
+            f"The reference scores {y.sum():g} on all {len(y)} examples: retention is "
+            "undefined. Take examples that it can solve."
         )
     if clusters is None and _binary(x, y):
         return _ratio_of_shares(x, y, level)
@@ -203,7 +203,7 @@ def _t_values(errors: np.ndarray, resamples: int, rng: np.random.Generator) -> n
     size = np.sqrt((flat**2).mean(0))
     flat = flat / np.where(size > 0, size, 1.0)
     rows = max(1, CELLS // n)
-    found = []
+    scaled = []
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
         places = rng.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
@@ -211,8 +211,8 @@ def _t_values(errors: np.ndarray, resamples: int, rng: np.random.Generator) -> n
         mean = times @ flat
         variance = times @ flat**2 - mean**2
         # A resample that lacks the one far value would seem certain: no smaller than 1/n of all.
-        found.append(mean * np.sqrt((n - 1) / np.maximum(variance, 1 / n)))
-    return np.concatenate(found).reshape(-1, *errors.shape[1:])
+        scaled.append(mean * np.sqrt((n - 1) / np.maximum(variance, 1 / n)))
+    return np.concatenate(scaled).reshape(-1, *errors.shape[1:])
 
 
 def _difference_of_shares(x: np.ndarray, y: np.ndarray, level: float) -> Interval:
@@ -225,7 +225,7 @@ def _difference_of_shares(x: np.ndarray, y: np.ndarray, level: float) -> Interva
 
 
 def _ratio_of_shares(x: np.ndarray, y: np.ndarray, level: float) -> Interval:
-    """Two score intervals whose level is lowered so that their quotient has the asked one."""
+    """Two score intervals whose level is lowered so that their quotient has the requested one."""
     top, bottom, differ = int(x.sum()), int(y.sum()), int((x != y).sum())
     n = (top + bottom + differ) // 2  # examples that at least one of them solved
     joint = math.sqrt((differ + 2) / ((top + 1) * (bottom + 1)))
@@ -258,20 +258,20 @@ def _clustered(columns: list[np.ndarray], clusters: Labels | None) -> tuple[np.n
 
 def _numbers(values: Values, what: str) -> np.ndarray:
     try:
-        found = np.asarray(values, dtype=np.float64)
+        array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise RequestError(f"The {what} are not all numbers ({error}). Give numbers.") from None
-    if found.ndim != 1 or not found.size:
+    if array.ndim != 1 or not array.size:
         raise RequestError(
-            f"The {what} have the shape {list(found.shape)}. Give a list of at least one number."
+            f"The {what} have the shape {list(array.shape)}. Pass at least one number."
         )
-    if not np.isfinite(found).all():
-        place = int(np.flatnonzero(~np.isfinite(found))[0])
+    if not np.isfinite(array).all():
+        place = int(np.flatnonzero(~np.isfinite(array))[0])
         raise RequestError(
-            f"Number {place} of the {what} is {found[place]}. Leave out what could not be "
-            "measured, and say so, or find out why the model gives it."
+            f"Number {place} of the {what} is {array[place]}. Leave out values that "
+            "could not be measured and report them, or find the cause in the model."
         )
-    return found
+    return array
 
 
 def _pair(a: Values, b: Values) -> tuple[np.ndarray, np.ndarray]:

@@ -39,7 +39,7 @@ class LogitsComparison:
         return whole
 
     def add(self, other: "LogitsComparison") -> None:
-        """Take in the sums of other tokens."""
+        """Add the sums of other tokens."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
@@ -82,40 +82,40 @@ class LogitsComparison:
 
 def compare_logits(reference: Tensor, quantized: Tensor, ids: Tensor) -> LogitsComparison:
     """Compare two models' logits [tokens, vocab] over the text `ids` [tokens] that gave them."""
-    found = LogitsComparison()
+    sums = LogitsComparison()
     following = torch.cat([ids[1:], ids.new_full((1,), -1)]).to(reference.device)
     for r, q, n in zip(
         reference.split(ROWS), quantized.split(ROWS), following.split(ROWS), strict=True
     ):
         log_r, log_q = r.float().log_softmax(-1), q.float().log_softmax(-1)
-        found.tokens += len(r)
+        sums.tokens += len(r)
         lost = log_r.exp() * (log_r - log_q)
         lost = lost.where(log_r > -math.inf, 0.0)  # a masked token: 0 log 0 = 0
-        found.kl_sum += float(lost.sum(-1).double().sum())
-        found.agreed += int((log_r.argmax(-1) == log_q.argmax(-1)).sum())
+        sums.kl_sum += float(lost.sum(-1).double().sum())
+        sums.agreed += int((log_r.argmax(-1) == log_q.argmax(-1)).sum())
         known = n >= 0
-        found.predicted += int(known.sum())
+        sums.predicted += int(known.sum())
         index = n.clamp(min=0)[:, None]
-        found.nll_reference -= float(log_r.gather(1, index)[known].double().sum())
-        found.nll_quantized -= float(log_q.gather(1, index)[known].double().sum())
-    return found
+        sums.nll_reference -= float(log_r.gather(1, index)[known].double().sum())
+        sums.nll_quantized -= float(log_q.gather(1, index)[known].double().sum())
+    return sums
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Mean over tokens of |found - expected|^2 / |expected|^2; both [samples, tokens, width].
+def relative_error(output: Tensor, expected: Tensor) -> float:
+    """Mean over tokens of |output - expected|^2 / |expected|^2; both [samples, tokens, width].
 
     Token by token, because the next norm divides by each token's own size: a few tokens with
     massive activations would drown all others (Sun et al. 2024, "Massive Activations").
     """
     size = expected.square().sum(-1).clamp(min=1e-30)
-    return float(((found - expected).square().sum(-1) / size).mean())
+    return float(((output - expected).square().sum(-1) / size).mean())
 
 
 def intervals(windows: Sequence[LogitsComparison], level: float = 0.95) -> dict[str, Interval]:
-    """How sure the figures of a text are, its windows drawn anew; {} of fewer than FEWEST windows.
+    """Bootstrap intervals of a text's figures over its windows; {} for fewer than FEWEST windows.
 
-    The tokens of a window depend on each other, so windows are drawn and not tokens. Keys are those
-    of `Comparison.figures`; perplexity_increase is measured pair by pair.
+    The tokens of a window depend on each other, so windows are resampled, not tokens. The keys
+    are those of `LogitsComparison.figures`; perplexity_increase is measured pair by pair.
     """
     if len(windows) < FEWEST:
         return {}
@@ -137,9 +137,9 @@ def _column(windows: Sequence[LogitsComparison], name: str) -> np.ndarray:
 
 def _interval(name: str, tops: np.ndarray, bottoms: np.ndarray, level: float) -> Interval:
     low, high = studentized(tops, bottoms, level=level, resamples=2000, seed=0)
-    made = Interval(float(low), float(tops.sum() / bottoms.sum()), float(high), level)
+    interval = Interval(float(low), float(tops.sum() / bottoms.sum()), float(high), level)
     if name == "perplexity_increase":
-        return made.through(lambda nats: exp(nats) - 1)
+        return interval.through(lambda nats: exp(nats) - 1)
     if name.startswith("perplexity"):
-        return made.through(exp)
-    return replace(made, high=min(made.high, 1.0)) if name == "top1" else made
+        return interval.through(exp)
+    return replace(interval, high=min(interval.high, 1.0)) if name == "top1" else interval

@@ -1,4 +1,4 @@
-"""What a model folder holds, from its JSON files and the headers of its safetensors.
+"""The contents of a model folder, from its JSON files and the headers of its safetensors.
 
 No tensor is read and torch is not imported, so that a plan answers at once.
 """
@@ -46,20 +46,20 @@ class StoredTensor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises ModelError if it is missing or is none."""
+    """The JSON object in `path`. Raises ModelError if it is missing or invalid."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"{path.parent} has no {path.name}: it is not a Hugging Face model folder."
         ) from None
     except (ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{path} is not readable JSON ({error}). Fetch the file again.") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ModelError(
-            f"{path} holds a {type(found).__name__}, not a JSON object. Fetch the file again."
+            f"{path} contains a {type(value).__name__}, not a JSON object. Download it again."
         )
-    return found
+    return value
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -97,11 +97,11 @@ def _indexed(folder: Path) -> dict[str, Path]:
             "Fetch the missing shards."
         )
     files = {name: folder / shard for name, shard in index.items()}
-    held = {path: read_header(path) for path in set(files.values())}
-    lost = next((name for name, path in files.items() if name not in held[path]), None)
+    headers = {path: read_header(path) for path in set(files.values())}
+    lost = next((name for name, path in files.items() if name not in headers[path]), None)
     if lost:
         raise ModelError(
-            f"{INDEX} says that {files[lost].name} holds {lost!r}, but it does not. Fetch that "
+            f"{INDEX} lists {lost!r} in {files[lost].name}, which lacks it. Download that "
             "shard again."
         )
     return files
@@ -110,8 +110,8 @@ def _indexed(folder: Path) -> dict[str, Path]:
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of a model folder, from headers alone. Raises ModelError as `weight_files`."""
     files = weight_files(folder)
-    held = {path: read_header(path) for path in set(files.values())}
-    return {name: held[path][name] for name, path in files.items()}
+    headers = {path: read_header(path) for path in set(files.values())}
+    return {name: headers[path][name] for name, path in files.items()}
 
 
 def missing_tensors(

@@ -5,14 +5,14 @@ from torch import Tensor
 
 
 def pack_nibbles(codes: Tensor) -> Tensor:
-    """uint8 [rows, 8 words] -> int32 [rows, words]; the first code takes the lowest four bits."""
+    """uint8 [rows, 8 packed] -> int32 [rows, packed]; the first code is in the lowest four bits."""
     pairs = codes[:, 0::2] | (codes[:, 1::2] << 4)
     return _plain(pairs).view(torch.int32)
 
 
-def unpack_nibbles(words: Tensor) -> Tensor:
+def unpack_nibbles(packed: Tensor) -> Tensor:
     """Exact inverse of `pack_nibbles`."""
-    pairs = _plain(words).view(torch.uint8)
+    pairs = _plain(packed).view(torch.uint8)
     return torch.stack((pairs & 15, pairs >> 4), -1).flatten(1)
 
 

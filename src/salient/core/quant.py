@@ -23,10 +23,10 @@ SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
 
 @dataclass(frozen=True)
 class Grid:
-    """The values that a group's codes stand for.
+    """The values that a group's codes represent.
 
     scale: float32 [out, groups], weight units per code step, exact in 16 bits
-    zero:  float32 [out, groups], the code that stands for 0.0 (an integer)
+    zero:  float32 [out, groups], the code of 0.0 (an integer)
     """
 
     scale: Tensor
@@ -39,7 +39,7 @@ class QuantizedWeight:
 
     codes: uint8 [out, in], 0 to scheme.max_code
     scale: float32 [out, groups], weight units per code step, exact in 16 bits
-    zero:  uint8 [out, groups], the code that stands for 0.0
+    zero:  uint8 [out, groups], the code of 0.0
     """
 
     codes: Tensor
@@ -48,16 +48,16 @@ class QuantizedWeight:
     scheme: Scheme
 
     def dequantize(self) -> Tensor:
-        """The weight these codes stand for: float32 [out, in]."""
+        """The weight that these codes represent: float32 [out, in]."""
         grouped = self.codes.unflatten(1, (-1, self.scheme.group_size)).float()
         return grouped.sub_(self.zero[..., None]).mul_(self.scale[..., None]).flatten(1)
 
     def can_be_divided(self, rows: Tensor) -> bool:
-        """Whether dividing by `rows` [out] leaves the scales where float16 keeps all its bits."""
+        """Whether dividing by `rows` [out] leaves the scales within the normal range of float16."""
         limits = torch.finfo(torch.float16)
-        made = self.scale / rows[:, None]
-        fits = (made >= limits.tiny) | (made >= self.scale)
-        return bool((fits & (made <= limits.max)).all())
+        scale = self.scale / rows[:, None]
+        fits = (scale >= limits.tiny) | (scale >= self.scale)
+        return bool((fits & (scale <= limits.max)).all())
 
     def divided(self, rows: Tensor, *, name: str, dtype: torch.dtype) -> "QuantizedWeight":
         """The same codes for the weight divided by `rows` float32 [out]; its scales in 16 bits.
@@ -75,9 +75,9 @@ def in_16_bits(scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def grid_of(low: Tensor, high: Tensor, scheme: Scheme, dtype: torch.dtype) -> Grid:
-    """The grid that spans [low, high] of each group; both any shape, alike.
+    """The grid that spans [low, high] of each group; both of the same shape.
 
-    The range always spans 0.0, so that a group whose values share one sign keeps its zero inside
+    The range always spans 0.0, so that a group whose values share one sign has its zero inside
     the codes. A symmetric grid covers [-8, 7] steps with the larger side at 7.5, as
     compressed-tensors has it.
     """
@@ -102,7 +102,7 @@ def codes_of(grouped: Tensor, grid: Grid, scheme: Scheme) -> Tensor:
 
 
 def round_trip(grouped: Tensor, grid: Grid, scheme: Scheme) -> Tensor:
-    """What the codes of `grouped` [..., groups, group_size] stand for: float32, same shape."""
+    """The values of the codes of `grouped` [..., groups, group_size]: float32, same shape."""
     codes = codes_of(grouped, grid, scheme)
     return codes.sub_(grid.zero.unsqueeze(-1)).mul_(grid.scale.unsqueeze(-1))
 
@@ -115,7 +115,7 @@ def quantize(
     dtype: torch.dtype = torch.float16,
     grid: Grid | None = None,
 ) -> QuantizedWeight:
-    """Round `weight` [out, in] to codes on `grid` (plain rounding's when none is given).
+    """Round `weight` [out, in] to codes on `grid` (plain rounding's by default).
 
     `name` is the layer's, for messages; `dtype` the 16-bit type that scales are exact in. Raises
     ShapeError when the group size does not divide `in`, ModelError when the weight is not finite.
@@ -133,19 +133,19 @@ def check_scales(name: str, scale: Tensor) -> None:
     """Raise ModelError naming the layer if its scales do not fit 16 bits."""
     if not bool(torch.isfinite(scale).all()):
         raise ModelError(
-            f"{name!r} holds values so large that its scales do not fit float16 (65504). "
-            f"Leave it at 16 bits with --skip {name!r}."
+            f"{name!r} has values so large that its scales exceed float16 (65504). "
+            f"Leave it unquantized with --skip {name!r}."
         )
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise ModelError naming the tensor if it holds NaN or infinity."""
+    """Raise ModelError naming the tensor if it has NaN or infinity."""
     if tensor.is_floating_point() and bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
-        return  # any NaN or infinity would have made the sum one, too
+        return  # any NaN or infinity makes the sum one, too
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())
     if bad:
         raise ModelError(
-            f"{name!r} holds {bad} of {tensor.numel()} values that are NaN or infinite. "
+            f"{name!r} has {bad} NaN or infinite values of {tensor.numel()}. "
             "The model's files are damaged or were saved after a diverged training step: fetch "
             "them again, or take another checkpoint."
         )

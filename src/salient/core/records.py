@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON and back. What is read may be anybody's file: nothing is trusted.
+"""Frozen dataclasses to JSON and back. Input may be anybody's file: nothing is trusted.
 
 `to_json` gives dicts, lists and scalars with the fields' names as keys, in their order. `from_json`
 takes a dataclass from them by its annotations, which may be int, float, str, bool, None, unions,
@@ -33,7 +33,7 @@ Name = Annotated[str, Bounds(0, 4096)]
 
 
 class FormatFault(CheckpointError):
-    """JSON that is not a record: `where` is the path of the field, `why` what is wrong with it."""
+    """JSON that is not a record: `where` is the path of the field, `why` the fault."""
 
     def __init__(self, where: str, why: str):
         super().__init__(f"{where or 'the document'} {why}.")

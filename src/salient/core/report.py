@@ -1,4 +1,4 @@
-"""What a command says at its end: tables for people, one JSON document for programs.
+"""The result of a command: tables for people, one JSON document for programs.
 
 Imports no torch.
 """
@@ -15,12 +15,12 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; the first column and those named in `words` are text, the others numbers."""
+    """A titled table; the first column and `text_columns` are text, the others numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    words: tuple[str, ...] = ()
+    text_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Report:
 
 
 def _rich(table: Table) -> RichTable:
-    made = RichTable()
+    grid = RichTable()
     for number, column in enumerate(table.columns):
-        text = number == 0 or column in table.words
-        made.add_column(column, justify="left" if text else "right", overflow="fold")
+        text = number == 0 or column in table.text_columns
+        grid.add_column(column, justify="left" if text else "right", overflow="fold")
     for row in table.rows:
-        made.add_row(*map(Text, row))
-    return made
+        grid.add_row(*map(Text, row))
+    return grid
 
 
 def _finite(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Schemes: how a weight is cut into groups and how many codes each group has. Imports no torch.
 
-A scheme's name says all: `w4-g128` is 4 bits, groups of 128 inputs, one zero a group (asymmetric);
-`w4-g128-sym` fixes the zero at the middle code.
+A scheme's name is complete: `w4-g128` is 4 bits, groups of 128 inputs, one zero a group
+(asymmetric); `w4-g128-sym` fixes the zero at the middle code.
 """
 
 import re
@@ -31,7 +31,7 @@ class Scheme:
 
     @property
     def middle(self) -> int:
-        """The code that stands for 0.0 in a symmetric scheme."""
+        """The code of 0.0 in a symmetric scheme."""
         return 2 ** (self.bits - 1)
 
     @property
@@ -46,8 +46,8 @@ KNOWN = tuple(Scheme(g, s) for g in GROUP_SIZES for s in (False, True))
 
 def parse_scheme(name: str) -> Scheme:
     """The scheme called `name`. Raises ShapeError listing the known ones."""
-    found = re.fullmatch(r"w4-g(\d+)(-sym)?", name)
-    scheme = Scheme(int(found[1]), found[2] is not None) if found else None
+    match = re.fullmatch(r"w4-g(\d+)(-sym)?", name)
+    scheme = Scheme(int(match[1]), match[2] is not None) if match else None
     if scheme not in KNOWN:
         known = ", ".join(str(s) for s in KNOWN)
         raise ShapeError(f"Unknown scheme {name!r}. Known schemes: {known}, or 'auto'.")
@@ -57,7 +57,7 @@ def parse_scheme(name: str) -> Scheme:
 def check_width(name: str, width: int, scheme: Scheme, skip: str | None = None) -> None:
     """Raise ShapeError unless the group size divides the input width of the layer `name`.
 
-    `skip` is the --skip pattern that leaves it out, its name unless given.
+    `skip` is the --skip pattern that excludes the layer, by default its name.
     """
     if width % scheme.group_size == 0:
         return
@@ -65,7 +65,7 @@ def check_width(name: str, width: int, scheme: Scheme, skip: str | None = None) 
     other = f"Use group size {' or '.join(map(str, fits))}, or leave" if fits else "Leave"
     raise ShapeError(
         f"{name!r} has {width} input features, not a multiple of the group size "
-        f"{scheme.group_size}. {other} it at 16 bits with --skip {(skip or name)!r}."
+        f"{scheme.group_size}. {other} it unquantized with --skip {(skip or name)!r}."
     )
 
 

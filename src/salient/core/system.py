@@ -1,7 +1,4 @@
-"""What this machine has: memory, and a folder to keep things in.
-
-Reads the system, changes nothing.
-"""
+"""This machine's memory and Salient's cache folder."""
 
 import contextlib
 import ctypes
@@ -16,7 +13,7 @@ CGROUP_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.us
 
 
 def cache_folder() -> Path:
-    """Where Salient keeps what it can make again: SALIENT_CACHE, or ~/.cache/salient."""
+    """The folder for files that can be made again: SALIENT_CACHE, or ~/.cache/salient."""
     return Path(os.environ.get("SALIENT_CACHE", Path.home() / ".cache" / "salient"))
 
 
@@ -42,7 +39,7 @@ def peak_memory() -> int:
 
 
 def resident_memory() -> int:
-    """Bytes of resident memory now (its peak where the system does not tell)."""
+    """Bytes of resident memory now (its peak where the system does not report it)."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -51,14 +48,14 @@ def resident_memory() -> int:
 
 
 def release_memory() -> None:
-    """Hand freed memory back to the system, which glibc would keep for later (Linux alone)."""
+    """Return freed memory to the system; glibc would retain it (Linux only)."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _proc(path: str, key: str) -> int | None:
-    """The bytes that the line `key` of a /proc file tells in kB, None if it is not there."""
+    """The bytes that the line `key` of a /proc file gives in kB, None if it is absent."""
     try:
         lines = dict(line.split(":", 1) for line in Path(path).read_text().splitlines())
         return int(lines[key].split()[0]) * 1024

@@ -25,7 +25,7 @@ def to_report(diagnosis: Diagnosis) -> Report:
     if diagnosis.engines:
         rows = [(f"{r.engine}, {r.device}", r.kernel, r.pace, r.why) for r in diagnosis.engines]
         columns = ("engine, device", "kernel", "pace", "why")
-        tables.append(Table("Engines that load it", columns, rows, words=columns[1:]))
+        tables.append(Table("Engines that load it", columns, rows, text_columns=columns[1:]))
     bad = any(finding.level in BAD for finding in diagnosis.findings)
     return Report(_data(diagnosis), tables, lines, passed=not bad)
 

@@ -18,7 +18,7 @@ class Format:
     name: str
     module: str
     quant_method: str
-    suffix: str  # the tensor whose presence says that a module is quantized
+    suffix: str  # the tensor whose presence marks a quantized module
 
 
 FORMATS = {

@@ -4,7 +4,7 @@
     qzeros   int32   [in/g, out/8]     the same packing; a zero is stored as it is
     scales   float16 [in/g, out]
 
-A symmetric weight is held exactly too, with its zero of 8 written out: readers need `qzeros`, and
+A symmetric weight is stored exactly too, with its zero of 8 written out: readers need `qzeros`, and
 vLLM's fast kernels take AWQ with zero points only.
 """
 
@@ -18,7 +18,7 @@ from salient.core.packing import pack_nibbles, unpack_nibbles
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme, parse_scheme
 
-# Nibble i (bits 4i) of a word holds column NIBBLES[i] of its eight.
+# Nibble i (bits 4i) of an int32 is column NIBBLES[i] of its eight.
 NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
 SUFFIXES = ("qweight", "qzeros", "scales")
 
@@ -30,8 +30,8 @@ def pack(weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
     """
     del dtype
     return {
-        "qweight": _pack_words(weight.codes.t()),
-        "qzeros": _pack_words(weight.zero.t()),
+        "qweight": _pack_columns(weight.codes.t()),
+        "qzeros": _pack_columns(weight.zero.t()),
         "scales": weight.scale.t().to(torch.float16).contiguous(),
     }
 
@@ -39,26 +39,26 @@ def pack(weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
 def unpack(tensors: dict[str, Tensor], scheme: Scheme) -> QuantizedWeight:
     """Exact inverse of `pack`. Does not modify the input."""
     return QuantizedWeight(
-        codes=_unpack_words(tensors["qweight"]).t().contiguous(),
+        codes=_unpack_columns(tensors["qweight"]).t().contiguous(),
         scale=tensors["scales"].float().t().contiguous(),
-        zero=_unpack_words(tensors["qzeros"]).t().contiguous(),
+        zero=_unpack_columns(tensors["qzeros"]).t().contiguous(),
         scheme=scheme,
     )
 
 
-def _pack_words(codes: Tensor) -> Tensor:
+def _pack_columns(codes: Tensor) -> Tensor:
     """uint8 [rows, columns] -> int32 [rows, columns/8]."""
     return pack_nibbles(codes.unflatten(1, (-1, 8))[..., list(NIBBLES)].flatten(1))
 
 
-def _unpack_words(words: Tensor) -> Tensor:
+def _unpack_columns(packed: Tensor) -> Tensor:
     """int32 [rows, columns/8] -> uint8 [rows, columns]."""
     order = sorted(range(8), key=lambda nibble: NIBBLES[nibble])
-    return unpack_nibbles(words).unflatten(1, (-1, 8))[..., order].flatten(1)
+    return unpack_nibbles(packed).unflatten(1, (-1, 8))[..., order].flatten(1)
 
 
 def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
-    """`quantization_config` of config.json. `skipped` are the names of linears left at 16 bits.
+    """`quantization_config` of config.json. `skipped` are the names of unquantized linears.
 
     The list is never empty: vLLM would make its own from the types of tensors (0.32, auto_awq.py,
     maybe_update_config), and skip a whole mixer for one bare parameter in it.

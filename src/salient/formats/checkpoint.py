@@ -28,7 +28,7 @@ from . import FORMATS, Format, load_format
 class Checkpoint:
     """A model folder opened for reading.
 
-    files: tensor name -> file that holds it
+    files: tensor name -> file with it
     format, scheme: how linears are packed, both None for a 16-bit model
     """
 
@@ -53,7 +53,7 @@ class Checkpoint:
                 self._open.clear()
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor called `name`, as it is stored. Raises ModelError if there is none."""
+        """The tensor called `name`, as it is stored. Raises ModelError if it is missing."""
         if name not in self.files:
             near = [n for n in self.files if n.rsplit(".", 2)[-2:] == name.rsplit(".", 2)[-2:]][:3]
             raise ModelError(
@@ -184,8 +184,8 @@ def _checkpoint(folder: Path, config: dict[str, Any], files: dict[str, Path]) ->
 def fingerprint(source: Checkpoint) -> str:
     """SHA-256 over config.json, and each weight file's name, size, header and 64 stretches of it.
 
-    A stretch is 64 KiB. A full hash would read a large model once more; this tells any other model
-    or training step apart.
+    A stretch is 64 KiB. A full hash would read a large model once more; this detects any other
+    model or training step.
     """
     digest = hashlib.sha256(json.dumps(source.config, sort_keys=True).encode())
     for path in sorted(set(source.files.values())):

@@ -25,12 +25,12 @@ SUFFIXES = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape"
 def pack(weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of one module, by local name. Does not modify the input."""
     tensors = {
-        "weight_packed": _pack_words(weight.codes),
+        "weight_packed": _pack_rows(weight.codes),
         "weight_scale": weight.scale.to(dtype),
         "weight_shape": torch.tensor(weight.codes.shape, dtype=torch.int64),
     }
     if not weight.scheme.symmetric:
-        tensors["weight_zero_point"] = _pack_words(weight.zero.t()).t().contiguous()
+        tensors["weight_zero_point"] = _pack_rows(weight.zero.t()).t().contiguous()
     return tensors
 
 
@@ -40,22 +40,22 @@ def unpack(tensors: dict[str, Tensor], scheme: Scheme) -> QuantizedWeight:
     scale = tensors["weight_scale"].float()
     zero = torch.full(scale.shape, scheme.middle, dtype=torch.uint8)
     if not scheme.symmetric:
-        zero = _unpack_words(tensors["weight_zero_point"].t(), out).t().contiguous()
-    return QuantizedWeight(_unpack_words(tensors["weight_packed"], width), scale, zero, scheme)
+        zero = _unpack_rows(tensors["weight_zero_point"].t(), out).t().contiguous()
+    return QuantizedWeight(_unpack_rows(tensors["weight_packed"], width), scale, zero, scheme)
 
 
-def _pack_words(codes: Tensor) -> Tensor:
+def _pack_rows(codes: Tensor) -> Tensor:
     """uint8 [rows, columns] -> int32 [rows, ceil(columns/8)], padded with code 0."""
     return pack_nibbles(pad(codes, (0, -codes.shape[1] % 8)))
 
 
-def _unpack_words(words: Tensor, columns: int) -> Tensor:
-    """int32 [rows, words] -> uint8 [rows, columns]."""
-    return unpack_nibbles(words)[:, :columns].contiguous()
+def _unpack_rows(packed: Tensor, columns: int) -> Tensor:
+    """int32 [rows, packed] -> uint8 [rows, columns]."""
+    return unpack_nibbles(packed)[:, :columns].contiguous()
 
 
 def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
-    """`quantization_config` of config.json. `skipped` are the names of linears left at 16 bits."""
+    """`quantization_config` of config.json. `skipped` are the names of unquantized linears."""
     weights = {
         "num_bits": scheme.bits,
         "type": "int",
@@ -76,7 +76,7 @@ def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
 def read_config(settings: dict[str, Any]) -> Scheme:
     """The scheme of a `quantization_config`, ours or others'.
 
-    Raises CheckpointError for what is not W4A16.
+    Raises CheckpointError for other schemes than W4A16.
     """
     groups = list(settings.get("config_groups", {}).values())
     weights = (groups[0].get("weights") or {}) if len(groups) == 1 else {}
@@ -95,7 +95,7 @@ def read_config(settings: dict[str, Any]) -> Scheme:
         or groups[0].get("input_activations")
     ):
         raise CheckpointError(
-            f"quantization_config holds {len(groups)} groups with (format, bits, type, strategy) "
+            f"quantization_config has {len(groups)} groups with (format, bits, type, strategy) "
             f"= {kind}. Salient reads compressed-tensors checkpoints with one pack-quantized "
             "group of 4-bit weights in groups and 16-bit activations (W4A16, W4A16_ASYM)."
         )

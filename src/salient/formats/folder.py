@@ -1,7 +1,7 @@
 """A checkpoint folder without its weights: config, tokenizer, chat template and the like.
 
 Files are carried over as the source folder had them, because newer Transformers write configs that
-older readers misread. Where a source has only the new words, the old ones are added beside them.
+older readers misread. Where a source has only the new keys, the old ones are added.
 """
 
 import json
@@ -34,8 +34,8 @@ CARRIED = (
     "LICENSE.txt",
     "NOTICE",
 )
-# Transformers 5 gives a tokenizer that is only a tokenizer.json this class; Transformers 4 knows it
-# by the other name.
+# Transformers 5 assigns this class to a tokenizer that is only a tokenizer.json; Transformers 4 has
+# it by the other name.
 TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 TOKENIZER_LEFTOVERS = ("backend", "is_local", "local_files_only")
 
@@ -50,29 +50,29 @@ def copy_metadata(source: Path, target: Path) -> None:
                 shutil.copyfile(source / name, target / name)
     settings = target / "tokenizer_config.json"
     if settings.exists():
-        found = read_json(settings)
-        if found.get("tokenizer_class") in TOKENIZER_CLASSES:
-            found["tokenizer_class"] = TOKENIZER_CLASSES[found["tokenizer_class"]]
-            kept = {key: value for key, value in found.items() if key not in TOKENIZER_LEFTOVERS}
-            write_json(settings, kept)
+        config = read_json(settings)
+        if config.get("tokenizer_class") in TOKENIZER_CLASSES:
+            config["tokenizer_class"] = TOKENIZER_CLASSES[config["tokenizer_class"]]
+            items = config.items()
+            write_json(settings, {k: v for k, v in items if k not in TOKENIZER_LEFTOVERS})
 
 
 def quantized_config(
     config: dict[str, Any], quantization: dict[str, Any], dtype: str
 ) -> dict[str, Any]:
-    """The source's `config` with `quantization_config`, in words old and new readers know.
+    """The source's `config` with `quantization_config`, in keys that old and new readers know.
 
-    The older words are left out where the installed Transformers would misread them.
+    The older keys are omitted where the installed Transformers misreads them.
     """
-    made = {
+    new = {
         key: value
         for key, value in config.items()
         if key not in ("dtype", "torch_dtype", "quantization_config")
     }
-    older = _older_rope(made)
-    if older and _means_the_same(made, made | older):
-        made |= older
-    return made | {"torch_dtype": dtype, "dtype": dtype, "quantization_config": quantization}
+    older = _older_rope(new)
+    if older and _means_the_same(new, new | older):
+        new |= older
+    return new | {"torch_dtype": dtype, "dtype": dtype, "quantization_config": quantization}
 
 
 def _older_rope(config: dict[str, Any]) -> dict[str, Any]:
@@ -100,9 +100,9 @@ def _means_the_same(config: dict[str, Any], other: dict[str, Any]) -> bool:
     if "model_type" not in config:
         return True
 
-    def understood(words: dict[str, Any]) -> Any:
+    def understood(config: dict[str, Any]) -> Any:
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(json.dumps(words), encoding="utf-8")
+            (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
             return AutoConfig.from_pretrained(folder).rope_parameters
 
     try:

@@ -1,4 +1,4 @@
-"""Writing a checkpoint so that it is never seen half done: temporary names, renamed when complete.
+"""Write files under temporary names and rename them when complete.
 
 Pieces (one file a block) are written as the run goes; at the end `merge` strings them together into
 shards by copying bytes, so that no shard is ever in memory.
@@ -39,8 +39,8 @@ def disk_full_errors(folder: Path) -> Iterator[None]:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(there).free / 2**20
         raise ResourceError(
-            f"The disk of {folder} is full ({free:.0f} MiB free). Free some space and give the "
-            "same command again: it goes on where it stopped."
+            f"The disk of {folder} is full ({free:.0f} MiB free). Free some space and run the "
+            "same command again: it resumes."
         ) from error
 
 

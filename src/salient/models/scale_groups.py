@@ -249,7 +249,7 @@ class GroupProver:
         self._seen.setdefault(shape_of(block), found)
         return found
 
-    def meet(self, index: int, hidden: Tensor) -> None:
+    def ensure_proposals(self, index: int, hidden: Tensor) -> None:
         """Have the proposals that block `index`, a finished one, made for others of its shape."""
         if shape_of(self._skeleton.bare(index)) not in self._seen:
             self.groups(index, self._skeleton.block(index, torch.float32), hidden)

@@ -75,7 +75,7 @@ def _stored_table(plan: Plan) -> Table:
         read = bytes_read(plan.shape, form) / GIB
         rows.append((form.title, mebibytes(stored.total), f"{read:.2f} GiB", form.loss))
     columns = ("format", "weights", "read a token", "loss")
-    return Table("Formats", columns, rows, words=("loss",))
+    return Table("Formats", columns, rows, text_columns=("loss",))
 
 
 def formats_table(device: DevicePlan) -> Table:
@@ -85,7 +85,7 @@ def formats_table(device: DevicePlan) -> Table:
     title = f"{device.gpu.name}{over}, {load.engine.name}: {load.words}"
     columns = ("format", "weights", "takes", "longest", "most", "kernel", "tok/s", "first token")
     rows = [_row(one) for one in device.candidates if one.route.pace != "refused"]
-    return Table(title, columns, rows, words=("kernel",))
+    return Table(title, columns, rows, text_columns=("kernel",))
 
 
 def _row(one: Candidate) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def memory_table(device: DevicePlan) -> Table:
     rows = [(line.what, mebibytes(line.bytes), line.formula) for line in best.budget.lines]
     rows.append(("all", mebibytes(best.budget.taken), f"of {mebibytes(best.budget.available)}"))
     title = f"Memory of {best.form.title} on {device.gpu.name}"
-    return Table(title, ("", "bytes", "how"), rows, words=("how",))
+    return Table(title, ("", "bytes", "how"), rows, text_columns=("how",))
 
 
 def device_lines(device: DevicePlan) -> list[str]:

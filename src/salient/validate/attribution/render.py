@@ -28,7 +28,7 @@ def render_attribution(result: AttributionResult) -> tuple[list[Table], list[str
                 ("none", f"{result.whole:.4f}", "measured", ""),
                 *map(_suggestion_row, result.suggestions),
             ],
-            words=("how known",),
+            text_columns=("how known",),
         ),
         *_drift_tables(result),
     ]
@@ -68,4 +68,4 @@ def _drift_tables(result: AttributionResult) -> list[Table]:
     ]
     title = f"How like the calibration ({drift.calibration}) the texts are"
     columns = ("text", "salient channels kept", "log ratio", "it is")
-    return [Table(title, columns, rows, words=("it is",))]
+    return [Table(title, columns, rows, text_columns=("it is",))]

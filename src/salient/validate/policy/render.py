@@ -27,7 +27,7 @@ def render_verdict(verdict: Verdict) -> tuple[Table, list[str]]:
             )
             for rule in verdict.rules
         ],
-        words=("bound", "holds"),
+        text_columns=("bound", "holds"),
     )
     lines = [
         f"{label}: {rule.title}: {rule.reason.rstrip('.')}."
