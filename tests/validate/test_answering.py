@@ -183,10 +183,10 @@ def test_fewer_sequences_run_at_once_where_memory_is_short(examinee, monkeypatch
     assert slots_that_fit(examinee.side, "cpu", 96) == SLOTS
     weights = examinee.side.source.bytes_on_disk * 1.1
     slot = 4 * 2 * 2 * 16 * 10_000  # two blocks, two heads of 16 channels
-    name = "salient.validate.tasks.answering.available_memory"
-    monkeypatch.setattr(name, lambda: int(weights + 2 * 3.5 * slot))
+    name = "salient.validate.tasks.answering.free_memory"
+    monkeypatch.setattr(name, lambda _: int(weights + 2 * 3.5 * slot))
     assert slots_that_fit(examinee.side, "cpu", 10_000) == 3
-    monkeypatch.setattr(name, lambda: 0)
+    monkeypatch.setattr(name, lambda _: 0)
     assert slots_that_fit(examinee.side, "cpu", 10_000) == 1
 
 

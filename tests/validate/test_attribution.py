@@ -184,7 +184,7 @@ def test_a_block_that_stands_out_looks_damaged_and_others_do_not(model, plain, t
     first, second, *_ = attribute(out, model, text, tmp_path).to_dict()["suggestions"]
     assert f"{BLOCKS[1]} looks damaged, not just rounded" in first["what"]
     assert f"`salient doctor {out}`" in first["what"]
-    assert second["what"] == f"keep {BLOCKS[1]} at 16 bits (--skip '{BLOCKS[1]}.*')"
+    assert second["what"] == f"keep {BLOCKS[1]} in 16-bit (--skip '{BLOCKS[1]}.*')"
     sound = attribute(plain, model, text, tmp_path).to_dict()
     assert second["kl"] < 1.5 * sound["whole"]
     assert not any("damaged" in row["what"] for row in sound["suggestions"])
@@ -309,7 +309,7 @@ def test_what_was_measured_is_not_measured_again(model, plain, text, tmp_path):
     for _ in range(2):
         store = ValidationCache(tmp_path, resume=True)
         stages.append(measure_attribution(opened(plain, model), request, store, silent))
-        taken.append(store.taken)
+        taken.append(store.reused)
     assert taken == [0, 2]  # no third part: the checkpoint does not say what it was calibrated on
     assert stages[0] == stages[1]
 

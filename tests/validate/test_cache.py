@@ -35,7 +35,7 @@ def test_a_part_is_measured_once_where_a_run_goes_on(tmp_path):
     for _ in range(2):
         kept = ValidationCache(tmp_path, resume=True)
         assert kept.part("likelihood", SETTINGS, made, dict[str, float]) == {"kl": 0.1}
-    assert (made.count, kept.taken) == (1, 1)
+    assert (made.count, kept.reused) == (1, 1)
 
 
 def test_a_fresh_run_measures_the_checkpoint_again_and_takes_the_reference(tmp_path):
@@ -99,7 +99,7 @@ def test_old_parts_are_forgotten_and_new_ones_kept(tmp_path):
     for number in range(2):
         ValidationCache(tmp_path).part("x", {"number": number}, Made(), dict[str, float])
     old, new = sorted(tmp_path.glob("*.json"))
-    then = time.time() - cache.KEPT_SECONDS - 60
+    then = time.time() - cache.MAX_AGE - 60
     os.utime(old, (then, then))
-    ValidationCache(tmp_path).forget_old()
+    ValidationCache(tmp_path).remove_old()
     assert list(tmp_path.iterdir()) == [new]

@@ -29,9 +29,9 @@ from salient.validate.context.measure import (
 )
 from salient.validate.context.positions import TokenFigures, compare_tokens
 from salient.validate.context.result import ContextResult, RetrievalResult
-from salient.validate.context.retrieval import ask, find_facts, texts_of
+from salient.validate.context.retrieval import answer_probes, measure_retrieval, texts_of
 from salient.validate.likelihood import streaming
-from salient.validate.likelihood.streaming import logits_in_slices, text_tokens, through_both
+from salient.validate.likelihood.streaming import logits_in_slices, run_both, text_tokens
 from salient.validate.model_pair import ModelPair, open_pair
 from salient.validate.render import render_stage
 
@@ -123,13 +123,13 @@ def test_the_figures_of_each_length_are_the_whole_models_own(folder, both, text,
 
 def test_a_window_that_begins_a_longer_one_is_not_run(both, text, tmp_path, monkeypatch):
     ran = []
-    run = streaming.through_both
+    run = streaming.run_both
 
     def noted(skeletons, ids, progress):
         ran.append(tuple(ids.shape))
         return run(skeletons, ids, progress)
 
-    monkeypatch.setattr(long_windows, "through_both", noted)
+    monkeypatch.setattr(long_windows, "run_both", noted)
     measured(both, text, tmp_path, lengths=BARE)
     # of 128: at 0, 128; of 64: not at 0, 128; of 32: the proof at 0, the last quarters at 96, 224
     assert ran == [(2, 128), (2, 64), (3, 32)]
@@ -176,7 +176,7 @@ def test_logits_in_slices_are_those_of_the_whole_window(kind, tmp_path, monkeypa
     model = toy_folder(tmp_path / "model", kind)
     both = open_pair(str(rounded(model, tmp_path / "rounded")), str(model), "cpu")
     window = torch.randint(3, 250, (50,), generator=torch.Generator().manual_seed(0))
-    hidden = through_both(both.skeletons, window[None], silent)
+    hidden = run_both(both.skeletons, window[None], silent)
     monkeypatch.setattr(streaming, "SLICE", 16)
     slices = list(logits_in_slices(both, window, [each[0] for each in hidden]))
     assert [(first, len(r)) for first, r, _ in slices] == [(0, 16), (16, 16), (32, 16), (48, 2)]
@@ -194,7 +194,7 @@ def test_an_interrupted_run_goes_on_with_the_lengths_that_are_done(both, text, t
     request = ContextRequest(FEW, str(text), windows=2)
     again = measure_context(both, request, store, silent)
     assert again.to_dict() == first.to_dict()
-    assert store.taken == len(kept) - 1 > 4
+    assert store.reused == len(kept) - 1 > 4
 
 
 def test_the_references_answers_serve_other_checkpoints(folder, text, tmp_path):
@@ -202,8 +202,10 @@ def test_the_references_answers_serve_other_checkpoints(folder, text, tmp_path):
     taken = []
     for made in (folder / "rounded", other):
         store = ValidationCache(tmp_path / "store")
-        find_facts(open_pair(str(made), str(folder / "model"), "cpu"), (256,), 0, store, silent)
-        taken.append(store.taken)
+        measure_retrieval(
+            open_pair(str(made), str(folder / "model"), "cpu"), (256,), 0, store, silent
+        )
+        taken.append(store.reused)
     assert taken == [0, 4]  # of each text, the reference's answers
 
 
@@ -221,7 +223,7 @@ def test_questions_compute_their_text_once(folder):
     engine = opened(folder / "model", context=512, slots=1).engine
     encode = lambda text: engine.tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
     probes = make_probes(encode, encode("a dark night " * 9), [], (256, 512), 0)
-    found = ask(engine, probes)
+    found = answer_probes(engine, probes)
     assert len(found.answers) == len(probes) == 4
     questions = sum(60 for _ in probes)
     assert 480 < found.computed < 512 + questions < sum(len(p.prompt) for p in probes)
@@ -231,7 +233,7 @@ def test_an_engine_that_keeps_no_text_is_asked_less(folder):
     engine = opened(folder / "model", context=512, slots=1, fuse=False).engine
     assert not engine.runner.keeps_prefixes
     probes = make_probes(lambda text: [3 + len(word) for word in text.split()], [9], [], (512,), 0)
-    found = ask(engine, probes)
+    found = answer_probes(engine, probes)
     asked = [probe for probe, a in zip(probes, found.answers, strict=True) if a is not None]
     assert (len(probes), len(asked)) == (10, 2)
     assert found.computed == sum(len(probe.prompt) for probe in asked)
@@ -260,7 +262,7 @@ def test_short_texts_are_asked_more_often_than_long_ones():
 def test_without_memory_to_generate_the_windows_are_still_measured(
     both, text, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(model_pair, "available_memory", lambda: 1000)
+    monkeypatch.setattr(model_pair, "free_memory", lambda _: 1000)
     found = measured(both, text, tmp_path, lengths=(256,), windows=1)
     assert found.to_dict()["lengths"][0]["kl"] > 0
     assert "GiB are free" in found.to_dict()["retrieval"]["error"]

@@ -74,7 +74,7 @@ def test_another_kind_of_text_is_far_and_the_same_kind_is_near(made, toy, text, 
     assert (result.label("near"), result.label("far")) == (LABELS["near"], LABELS["far"])
     assert near.log_ratio == pytest.approx(yardstick.log_ratio, rel=0.3)
     assert far.log_ratio > 3 * near.log_ratio
-    assert far.kept_salient < near.kept_salient
+    assert far.salient_share < near.salient_share
 
 
 def test_a_text_is_at_no_distance_from_itself(made, toy, text):
@@ -89,7 +89,7 @@ def test_the_figures_are_those_of_the_channels():
     text = calibration.clone()
     text[1], text[7] = 1.0, 9.0
     found = drift_figures(calibration, text)
-    assert found.kept_salient == 0.5
+    assert found.salient_share == 0.5
     expected = (torch.tensor(8.0).log() + torch.tensor(9.0).log()) / 200
     assert found.log_ratio == pytest.approx(float(expected), rel=worst(200))
 
@@ -142,8 +142,8 @@ def test_a_calibration_that_cannot_be_had_says_why(change, why, made, toy, tmp_p
     rewrite_json(path, run=read_json(path)["run"] | change)
     found = find_calibration(opened(out, toy))
     assert found.ids is None
-    assert re.search(why, found.why)
-    assert len(found.why) < 600
+    assert re.search(why, found.reason)
+    assert len(found.reason) < 600
 
 
 def test_a_checkpoint_without_evidence_says_so_in_the_stage(made, toy, text, tmp_path):

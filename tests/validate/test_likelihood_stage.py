@@ -108,7 +108,7 @@ def test_enough_windows_have_intervals_and_too_few_say_so(made, toy, text):
 def test_batches_of_windows_change_no_figure(made, toy, text, other, monkeypatch):
     together = evaluate(made, toy, text, other).data["likelihood"]["texts"]
     monkeypatch.setattr("salient.validate.likelihood.streaming.BATCH_TOKENS", 1)
-    monkeypatch.setattr("salient.validate.likelihood.measure.KEPT_BYTES", 2 * 4 * 64 * LENGTH * 4)
+    monkeypatch.setattr("salient.validate.likelihood.measure.STATE_BYTES", 2 * 4 * 64 * LENGTH * 4)
     apart = evaluate(made, toy, text, other).data["likelihood"]["texts"]
     for name, figures in together.items():
         assert_figures(apart[name], figures)

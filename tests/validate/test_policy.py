@@ -154,8 +154,8 @@ NO_TOML = [
     ("#" * (LARGEST_FILE + 1), "has more than 64 KiB"),
 ]
 CONTRADICTIONS = [
-    ("", "asks nothing. Give at least one of likelihood.kl_max"),
-    ("use = 'upper'\n[tasks]\nsignificance = 0.05", "asks nothing"),
+    ("", "has no rule. Give at least one of likelihood.kl_max"),
+    ("use = 'upper'\n[tasks]\nsignificance = 0.05", "has no rule"),
     (
         "[likelihood]\nkl_max = 1\n[tasks]\nminimum_examples = 9",
         "tasks.minimum_examples: decides nothing without a retention_min. Give",

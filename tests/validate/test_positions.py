@@ -51,7 +51,7 @@ def test_tokens_sum_to_the_comparison_of_the_text():
 
 def test_what_is_written_reads_back_to_six_digits():
     found = figures_of(noise(40, 1))
-    back = TokenFigures.read(json.loads(json.dumps(found.written())))
+    back = TokenFigures.from_columns(json.loads(json.dumps(found.to_columns())))
     for mine, theirs in zip(found.columns(), back.columns(), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=5e-6)
 

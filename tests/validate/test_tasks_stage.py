@@ -201,7 +201,7 @@ def test_one_model_is_in_memory_at_a_time(pair, request_, tmp_path, monkeypatch)
 def test_a_model_that_has_no_room_is_told_in_place_of_figures(
     pair, request_, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("salient.validate.model_pair.available_memory", lambda: 1000)
+    monkeypatch.setattr("salient.validate.model_pair.free_memory", lambda _: 1000)
     found = measure(pair, request_, tmp_path)
     assert "Measure it on a larger machine" in found.to_dict()["error"]
     assert [m.kind for m in found.measurements()] == ["all", "seeing", "counting"]

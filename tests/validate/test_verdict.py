@@ -130,7 +130,7 @@ def test_of_too_few_examples_the_interval_decides_and_its_width_is_said(use, low
     few = replace(KEPT, value=1.0, interval=Interval(low, 1.0, 1.05), sample=12)
     rule = decided({RETENTION_MIN: 0.9}, few, use, minimum_examples=100)
     assert rule.passed is passed
-    asked = "only 12 examples, 100 are asked for, so the interval decides, "
+    asked = "only 12 examples, 100 are required, so the interval decides, "
     assert rule.reason == asked + words
 
 
@@ -138,7 +138,7 @@ def test_of_too_few_examples_the_interval_decides_and_its_width_is_said(use, low
 def test_too_few_examples_without_an_interval_are_undecided(interval):
     few = replace(KEPT, interval=interval, sample=12)
     rule = decided({RETENTION_MIN: 0.1}, few, "middle", minimum_examples=13)
-    assert (rule.passed, rule.reason) == (None, "only 12 examples, 13 are asked for: take more")
+    assert (rule.passed, rule.reason) == (None, "only 12 examples, 13 are required: take more")
 
 
 def test_few_examples_that_nearly_all_fail_are_enough():

@@ -1,7 +1,7 @@
-"""Parts of a long measurement, kept as they are done, so that a run goes on where it stopped.
+"""Cached parts of a long measurement, so that a run resumes where it stopped.
 
-A part is a JSON document under the digest of everything that it depends on: which model, which
-examples, which settings. What changes has another name, so nothing stale is ever found.
+A part is a JSON document under the digest of everything that it depends on: model, examples and
+settings. What changes has another name, so nothing stale is ever read.
 """
 
 import contextlib
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from salient import __version__
 from salient.core.records import FormatFault, from_json, to_json
 from salient.core.system import cache_folder
@@ -20,20 +22,20 @@ from salient.formats.writer import write_json
 
 T = TypeVar("T")
 
-KEPT_SECONDS = 90 * 86400  # a part that nobody asked for in so long is forgotten
+MAX_AGE = 90 * 86400  # seconds; older parts are removed
 
 
 @dataclass
 class ValidationCache:
     """Parts in `folder`.
 
-    resume: take the checkpoint's own parts that are there; the reference's are always taken
-    taken: how many parts were found and not measured again
+    resume: reuse the checkpoint's parts; the reference's are always reused
+    reused: how many parts were not measured again
     """
 
     folder: Path = field(default_factory=lambda: cache_folder() / "validate")
     resume: bool = False
-    taken: int = 0
+    reused: int = 0
 
     def part(
         self,
@@ -54,21 +56,26 @@ class ValidationCache:
         if self.resume or shared:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, FormatFault):
                 part = from_json(kind, json.loads(path.read_text(encoding="utf-8"))["value"])
-                self.taken += 1
+                self.reused += 1
                 return part
         part = measure()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"settings": settings, "value": to_json(part)})
         return part
 
-    def forget_old(self) -> None:
-        """Remove the parts that were written long ago."""
+    def remove_old(self) -> None:
+        """Remove parts that are older than MAX_AGE."""
         for path in self.folder.glob("*.json"):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > KEPT_SECONDS:
+                if time.time() - path.stat().st_mtime > MAX_AGE:
                     path.unlink()
 
 
 def _digest(settings: dict[str, Any]) -> str:
-    written = json.dumps({**settings, "salient": __version__}, sort_keys=True)
-    return hashlib.sha256(written.encode()).hexdigest()[:24]
+    document = json.dumps({**settings, "salient": __version__}, sort_keys=True)
+    return hashlib.sha256(document.encode()).hexdigest()[:24]
+
+
+def digest_tokens(ids: Tensor) -> str:
+    """The digest of token ids and their shape, for the settings of a part."""
+    return hashlib.sha256(f"{list(ids.shape)}".encode() + ids.numpy().tobytes()).hexdigest()

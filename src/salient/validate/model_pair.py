@@ -1,8 +1,9 @@
-"""The checkpoint that is judged and its reference: opened, and checked to be one model."""
+"""The checkpoint and its reference, opened and checked to be the same model."""
 
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 
@@ -25,23 +26,24 @@ class PairMember:
     """
 
     name: str
-    role: str
+    role: Literal["checkpoint", "reference"]
     source: Checkpoint
     skeleton: Skeleton
 
     @cached_property
     def fingerprint(self) -> str:
-        """What its results are kept under. A checkpoint's files are told apart by their times,
-        too: a change of a few scales may escape the fingerprint."""
-        found = fingerprint(self.source)
+        """The key of its results in the cache. A checkpoint's contains the times of its files,
+        too: a change of a few scales may escape the fingerprint of the files."""
+        of_files = fingerprint(self.source)
         if self.role == "reference":
-            return found
+            return of_files
         times = [path.stat().st_mtime_ns for path in sorted(set(self.source.files.values()))]
-        return hashlib.sha256(f"{found}{times}".encode()).hexdigest()
+        return hashlib.sha256(f"{of_files}{times}".encode()).hexdigest()
 
     def open_engine(self, options: EngineOptions) -> LoadedEngine:
         """The model, whole, to generate with. Raises ResourceError where it has no room."""
-        needed, free = int(self.source.bytes_on_disk * ROOM), self._free(options)
+        needed = int(self.source.bytes_on_disk * ROOM)
+        free = free_memory(find_device(options.device))
         if needed > free:
             raise ResourceError(
                 f"The {self.role} {self.name} takes about {needed / 2**30:.1f} GiB to generate "
@@ -49,10 +51,6 @@ class PairMember:
                 "the same SALIENT_CACHE its answers are found here."
             )
         return load(self.name, options)
-
-    def _free(self, options: EngineOptions) -> int:
-        device = find_device(options.device)
-        return free_memory(device)
 
 
 @dataclass
@@ -74,6 +72,11 @@ class ModelPair:
         return [side.skeleton for side in self.sides]
 
     @property
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of each, by role."""
+        return {side.role: side.fingerprint for side in self.sides}
+
+    @property
     def longest_context(self) -> int | None:
         """Positions that the model was made for, None if its config does not say."""
         return self.reference.skeleton.longest_context
@@ -87,18 +90,18 @@ def open_pair(checkpoint: str, reference: str, device: str) -> ModelPair:
         raise CheckpointError(
             f"--reference {reference} is quantized itself. Give the 16-bit model it was made from."
         )
-    names = (reference, checkpoint)
-    sides = [
-        PairMember(name, role, source, Skeleton(source, torch.float32, where))
-        for name, role, source in zip(names, ("reference", "checkpoint"), sources, strict=True)
-    ]
-    pair = ModelPair(sides[1], sides[0], device)
+    skeletons = [Skeleton(source, torch.float32, where) for source in sources]
+    pair = ModelPair(
+        PairMember(checkpoint, "checkpoint", sources[1], skeletons[1]),
+        PairMember(reference, "reference", sources[0], skeletons[0]),
+        device,
+    )
     _check_same_model(pair)
     return pair
 
 
 def _check_same_model(pair: ModelPair) -> None:
-    said = [
+    reference, checkpoint = (
         {
             "architecture": type(s.model).__name__,
             "blocks": len(s.blocks),
@@ -106,11 +109,11 @@ def _check_same_model(pair: ModelPair) -> None:
             "vocabulary": s.vocabulary,
         }
         for s in pair.skeletons
-    ]
-    for what, here in said[0].items():
-        if said[1][what] != here:
+    )
+    for what, value in reference.items():
+        if checkpoint[what] != value:
             raise CheckpointError(
                 f"{pair.checkpoint.name} and {pair.reference.name} are not the same model: {what} "
-                f"is {said[1][what]} in the checkpoint and {here} in the reference. Give the model "
-                "that the checkpoint was made from."
+                f"is {checkpoint[what]} in the checkpoint and {value} in the reference. Give the "
+                "model that the checkpoint was made from."
             )

@@ -51,7 +51,7 @@ def run(request: ValidateOptions, progress: Progress) -> Report:
     pair = open_pair(request.checkpoint, request.reference, request.device)
     check_stages(pair, request.asked)
     store = ValidationCache(resume=request.resume)
-    store.forget_old()
+    store.remove_old()
     stages = dict(run_stages(pair, request.asked, store, progress, go_on=policy is not None))
     result = ValidationResult(
         checkpoint=pair.checkpoint.name,
@@ -64,7 +64,7 @@ def run(request: ValidateOptions, progress: Progress) -> Report:
         memory=memory_use(pair),
         **stages,  # pyright: ignore[reportArgumentType]
         verdict=judge_stages(policy, stages) if policy is not None else None,
-        cached_parts=store.taken,
+        cached_parts=store.reused,
     )
     report = to_report(result)
     if request.report is not None:

@@ -1,9 +1,9 @@
-"""How much KL each block and each kind of linear of the checkpoint causes, in one pass.
+"""The KL that each block and each kind of linear of the checkpoint causes, in one pass.
 
 The KL of a block is that of the reference with this one block of the checkpoint; the KL of a kind
-that of the reference with all linears of the kind as the checkpoint has them. Every such variant
-has its own hidden states, which start from the reference's where it differs first; each block's
-weights are read once for each side.
+that of the reference with all linears of the kind from the checkpoint. Every such variant has its
+own hidden states, which start from the reference's where it first differs; each block's weights are
+read once for each side.
 """
 
 import math
@@ -23,14 +23,14 @@ from salient.validate.model_pair import ModelPair
 from .mixing import Mixed, Mixer, Windows
 from .result import DamageResult
 
-ROWS = 32  # tokens compared at once: their logits stay in a processor's cache
+ROWS = 32  # tokens compared at once: their logits stay in the processor's cache
 
 
 def measure_damage(pair: ModelPair, ids: Tensor, progress: Progress) -> DamageResult:
     """KL of each part on the windows `ids` [windows, tokens]."""
     variants = _Pass(pair, ids)
     for index, name in enumerate(pair.reference.skeleton.blocks):
-        progress(index, len(pair.reference.skeleton.blocks), f"{name}: what its codes cost", "")
+        progress(index, len(pair.reference.skeleton.blocks), f"{name}: damage of each part")
         variants.run_block(index, name)
     return variants.result()
 
@@ -53,16 +53,16 @@ class _Pass:
         self.halved: dict[tuple[str, str], float] = {}
 
     def run_block(self, index: int, name: str) -> None:
-        """Take all variants through block `index`, and start its own."""
+        """Run all variants through block `index`, and start its own."""
         mixed = self.mixer.block(index, self.clean)
-        with InputRecorder(mixed.reference, list(mixed.codes)) as seen:
+        with InputRecorder(mixed.reference, list(mixed.codes)) as recorder:
             after = self.mine.run(index, mixed.reference, self.clean)
         if self.scheme is not None:
-            ratios = halved_errors(mixed, seen.inputs, self.scheme)
+            ratios = halved_errors(mixed, recorder.inputs, self.scheme)
             self.halved |= {(name, kind): ratio for kind, ratio in ratios.items()}
-        seen.inputs.clear()
+        recorder.inputs.clear()
         damaged = self.theirs.run(index, mixed.checkpoint, self.clean)
-        with mixed.holding(list(mixed.codes)) as block:
+        with mixed.exchanged(list(mixed.codes)) as block:
             mixed = mixed.checked(self.mine.run(index, block, self.clean), damaged, after)
         if mixed.doubt:
             self.doubts[name] = mixed.doubt
@@ -77,9 +77,9 @@ class _Pass:
         self.clean = after
 
     def _exchange_kinds(self, index: int, mixed: Mixed) -> None:
-        known = {} if mixed.doubt else mixed.kinds
-        for kind in {**self.kinds, **known}:
-            with mixed.holding(known.get(kind, [])) as block:
+        kinds = {} if mixed.doubt else mixed.kinds
+        for kind in {**self.kinds, **kinds}:
+            with mixed.exchanged(kinds.get(kind, [])) as block:
                 self.kinds[kind] = self.mine.run(index, block, self.kinds.get(kind, self.clean))
 
     def result(self) -> DamageResult:
@@ -113,7 +113,7 @@ def divergences(
     clean: the reference's last hidden states [windows, tokens, width]
     variants: name -> the skeleton that makes logits, and its last hidden states
 
-    Two windows' logits are held at a time.
+    Two windows' logits are in memory at a time.
     """
     sums = dict.fromkeys(variants, 0.0)
     for row, window in enumerate(ids):
@@ -122,19 +122,19 @@ def divergences(
         likely = log.exp()
         for name, (skeleton, hidden) in variants.items():
             logits = skeleton.logits(window[None], hidden[row : row + 1])[0].float()
-            found = _divergence(log, likely, logits)
-            if not math.isfinite(found):  # a masked token: 0 log 0
-                found = compare_logits(reference, logits, window).kl_sum
-            sums[name] += found
-    return {name: max(found, 0.0) / ids.numel() for name, found in sums.items()}
+            kl = _divergence(log, likely, logits)
+            if not math.isfinite(kl):  # a masked token: 0 log 0
+                kl = compare_logits(reference, logits, window).kl_sum
+            sums[name] += kl
+    return {name: max(kl, 0.0) / ids.numel() for name, kl in sums.items()}
 
 
 def _divergence(log: Tensor, likely: Tensor, logits: Tensor) -> float:
     """The sum over tokens of KL, `log` and `likely` [tokens, vocab] being the reference's."""
     total = 0.0
     parts = (part.split(ROWS) for part in (log, likely, logits))
-    for reference, weight, found in zip(*parts, strict=True):
-        lost = found.log_softmax(-1).sub_(reference).mul_(weight)
+    for reference, weight, logits_part in zip(*parts, strict=True):
+        lost = logits_part.log_softmax(-1).sub_(reference).mul_(weight)
         total -= float(lost.sum(dtype=torch.float64))
     return total
 
@@ -148,7 +148,7 @@ def halved_errors(mixed: Mixed, inputs: dict[str, Tensor], scheme: Scheme) -> di
     half = Scheme(scheme.group_size // 2, scheme.symmetric, scheme.bits)
     if half.group_size not in GROUP_SIZES or mixed.doubt:
         return {}
-    found = {}
+    ratios = {}
     for kind, names in mixed.kinds.items():
         sums = [0.0, 0.0]
         for name in names:
@@ -161,8 +161,8 @@ def halved_errors(mixed: Mixed, inputs: dict[str, Tensor], scheme: Scheme) -> di
                 error = mixed.scales.taken_out(name, error)
                 sums[at] += float((error.square_().sum(0) * squares).sum())
         if sums[0] > 0:
-            found[kind] = sums[1] / sums[0]
-    return found
+            ratios[kind] = sums[1] / sums[0]
+    return ratios
 
 
 def _halved(

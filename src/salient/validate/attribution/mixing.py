@@ -1,7 +1,7 @@
-"""One block of both models, and the mixtures of the two that run: what damages, and what mends.
+"""One block of both models, and mixtures of the two.
 
-Scales are folded within a block, so a whole block of the checkpoint stands in the reference as it
-is, and the other way round. A single linear does once its scales are taken out (unscaling.py).
+Scales are folded within a block, so a whole block of the checkpoint fits into the reference as it
+is, and the reverse. A single linear fits once its scales are taken out (unscale.py).
 """
 
 from collections.abc import Iterator
@@ -49,9 +49,9 @@ class Windows:
 class Mixed:
     """A block of the reference and of the checkpoint.
 
-    codes: the linears that the checkpoint has as codes, dequantized, in the reference's basis
-    together: kinds of linears that read the same input: engines hold them as one matrix
-    doubt: why they cannot stand in the reference's block one by one, '' if they can
+    codes: the checkpoint's quantized linears, dequantized, in the reference's basis
+    together: kinds of linears that read the same input: engines store them as one matrix
+    doubt: why they cannot be exchanged one by one, '' if they can
     """
 
     reference: nn.Module
@@ -63,15 +63,15 @@ class Mixed:
 
     @property
     def kinds(self) -> dict[str, list[str]]:
-        """The linears of codes by kind: the experts' of a kind together."""
-        found: dict[str, list[str]] = {}
+        """The quantized linears by kind: the experts' of a kind together."""
+        kinds: dict[str, list[str]] = {}
         for name in self.codes:
-            found.setdefault(pattern(name), []).append(name)
-        return found
+            kinds.setdefault(pattern(name), []).append(name)
+        return kinds
 
     @contextmanager
-    def holding(self, names: list[str]) -> Iterator[nn.Module]:
-        """The reference's block with the checkpoint's linears `names`, for as long as it lasts."""
+    def exchanged(self, names: list[str]) -> Iterator[nn.Module]:
+        """The reference's block with the checkpoint's linears `names`, inside the context."""
         weights = {name: self.reference.get_parameter(f"{name}.weight") for name in names}
         before = {name: weight.data for name, weight in weights.items()}
         try:
@@ -83,9 +83,9 @@ class Mixed:
                 weight.data = before[name]
 
     def checked(self, unscaled: Tensor, checkpoint: Tensor, reference: Tensor) -> "Mixed":
-        """This, in doubt where all unscaled linears together are not the checkpoint's block.
+        """Self, in doubt where all unscaled linears together differ from the checkpoint's block.
 
-        The outputs [windows, tokens, width] of the three for the same input.
+        The arguments: outputs [windows, tokens, width] of the three for the same input.
         """
         apart = relative_error(unscaled, checkpoint)
         allowed = UNLIKE * relative_error(checkpoint, reference) + FLOOR
@@ -112,14 +112,14 @@ class Mixer:
         scales = find_scales(reference, checkpoint, groups)
         codes = {
             name: scales.taken_out(name, checkpoint.get_parameter(f"{name}.weight").data)
-            for name in coded(self.pair.checkpoint, index)
+            for name in quantized_linears(self.pair.checkpoint, index)
         }
         together = [tuple(map(pattern, names)) for group in groups for names in group.inputs]
         return Mixed(reference, checkpoint, codes, scales, together, "; ".join(scales.doubts))
 
 
-def coded(side: PairMember, index: int) -> list[str]:
-    """The linears of block `index` that are stored as codes, by their name within it."""
+def quantized_linears(side: PairMember, index: int) -> list[str]:
+    """The quantized linears of block `index`, by their name within it."""
     skeleton, block = side.skeleton, side.skeleton.blocks[index]
     return [
         name

@@ -63,7 +63,7 @@ def _drift_tables(result: AttributionResult) -> list[Table]:
     each = [("two halves of the calibration", drift.yardstick, "")]
     each += [(name, figures, drift.label(name)) for name, figures in drift.texts.items()]
     rows = [
-        (name, f"{figures.kept_salient:.0%}", f"{figures.log_ratio:.3f}", label)
+        (name, f"{figures.salient_share:.0%}", f"{figures.log_ratio:.3f}", label)
         for name, figures, label in each
     ]
     title = f"How like the calibration ({drift.calibration}) the texts are"

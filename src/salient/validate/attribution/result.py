@@ -53,12 +53,15 @@ class Suggestion:
 class DriftFigures:
     """How like the calibration a text is, over the inputs of linears.
 
-    kept_salient: share of the calibration's largest 1 % of channels that are the text's, too
+    salient_share: share of the calibration's largest 1 % of channels that are the text's, too
     log_ratio: mean over channels of |ln (mean |x| on the text / mean |x| on the calibration)|
     """
 
-    kept_salient: float
+    salient_share: float
     log_ratio: float
+
+    def to_dict(self) -> dict[str, object]:
+        return {"kept_salient": self.salient_share, "log_ratio": self.log_ratio}
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,11 @@ class DriftResult:
             return {"texts": [], "calibration": self.calibration, "why": self.reason}
         return {
             "texts": [
-                {"text": name, **asdict(figures), "words": self.label(name)}
+                {"text": name, **figures.to_dict(), "words": self.label(name)}
                 for name, figures in self.texts.items()
             ],
             "calibration": self.calibration,
-            "yardstick": asdict(self.yardstick),
+            "yardstick": self.yardstick.to_dict(),
         }
 
 

@@ -1,18 +1,18 @@
 """A quantized block's weights with AWQ's scales taken out, so that each linear can be exchanged.
 
 AWQ folds a scale s into a scale group: the absorber's rows are divided by it, its readers' columns
-multiplied. A linear of the checkpoint thus stands for
+multiplied. A linear of the checkpoint is thus
 
     W' = diag(rows) (W + E) diag(columns)         E: the rounding error, in the reference's basis
 
-and W + E can stand in the reference's block alone, without the rest of its scale group. A norm that
-absorbs tells s exactly: it is the ratio of the two norms. Where a linear absorbs (v_proj, up_proj),
-s is known through rounded weights only: each channel of absorber and readers gives an estimate by
-least squares, <W', W> / <W, W>, and they are weighed by their precision. A thousand weights a
-channel that are rounded to 4 bits tell it to about 0.5 %, little beside an E of 10 %.
+and W + E fits into the reference's block alone, without the rest of its scale group. An absorbing
+norm gives s exactly: it is the ratio of the two norms. Where a linear absorbs (v_proj, up_proj), s
+is known through rounded weights only: each channel of absorber and readers gives an estimate by
+least squares, <W', W> / <W, W>, weighted by its precision. A thousand weights a channel that are
+rounded to 4 bits give it to about 0.5 %, little against an E of 10 %.
 
 Where the two sides of a group disagree, the one whose weights the reference explains far worse is
-damaged, and the other is believed. Where neither is, its linears cannot be told apart.
+damaged, and the other is trusted. Where neither is, its linears cannot be told apart.
 """
 
 import math
@@ -35,7 +35,7 @@ EXACT, FINEST = 1e20, 1e-10  # a norm's precision; the smallest variance of a fi
 class Scales:
     """What the checkpoint multiplied the rows [out] and columns [in] of each linear by.
 
-    doubts: groups whose linears cannot be told apart, in words
+    doubts: groups whose linears cannot be told apart, as text
     """
 
     rows: dict[str, Tensor] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Scales:
 
 @dataclass(frozen=True)
 class ScaleEstimate:
-    """A scale as one side of a group tells it, by channel of the absorber.
+    """A scale as one side of a group has it, by channel of the absorber.
 
     log: float32 [channels]   precision: 1 / variance of log, 0 where nothing is known
     left: what it leaves unexplained of the weights, relative to them
@@ -70,7 +70,7 @@ class ScaleEstimate:
     left: float
 
     def agrees(self, other: "ScaleEstimate") -> bool:
-        """Whether both tell the same scale, as far as they know it."""
+        """Whether both are the same scale within their precision."""
         weight = 1 / (1 / self.precision + 1 / other.precision)
         apart = (weight * (self.log - other.log).square()).sum() / weight.sum().clamp(min=1e-30)
         return math.sqrt(float(apart)) <= APART
@@ -78,19 +78,19 @@ class ScaleEstimate:
 
 def find_scales(reference: nn.Module, checkpoint: nn.Module, groups: list[ScaleGroup]) -> Scales:
     """The scales between two versions of a block whose scale groups are `groups`."""
-    found = Scales()
+    scales = Scales()
     for number in range(ROUNDS):
-        found.doubts = []
+        scales.doubts = []
         for group in groups:
             if group.proven:
-                _settle(reference, checkpoint, group, found, last=number == ROUNDS - 1)
-    return found
+                _add_group(reference, checkpoint, group, scales, last=number == ROUNDS - 1)
+    return scales
 
 
-def _settle(
-    reference: nn.Module, checkpoint: nn.Module, group: ScaleGroup, found: Scales, *, last: bool
+def _add_group(
+    reference: nn.Module, checkpoint: nn.Module, group: ScaleGroup, scales: Scales, *, last: bool
 ) -> None:
-    """Put the scale of `group` into `found`."""
+    """Add the scale of `group` to `scales`."""
     assert group.absorber is not None
     assert group.rows is not None
     weights = {
@@ -98,29 +98,30 @@ def _settle(
         for name in (group.absorber, *group.readers)
     }
     norm = weights[group.absorber][0].ndim == 1
-    given = (_of_norm if norm else _of_rows)(group, *weights[group.absorber], found)
-    read = [
-        _of_columns(name, group, len(given.log), *weights[name], found) for name in group.readers
-    ]
-    asked, doubt = _trusted(given, read)
+    absorbed = (_of_norm if norm else _of_rows)(group, *weights[group.absorber], scales)
+    channels = len(absorbed.log)
+    read = [_of_columns(name, group, channels, *weights[name], scales) for name in group.readers]
+    trusted, doubt = _trusted(absorbed, read)
     if doubt and last:
-        found.doubts.append(f"{group.absorber} and what reads it disagree on their scale")
-    scale = _mean(asked, given)
+        scales.doubts.append(f"{group.absorber} and what reads it disagree on their scale")
+    scale = _mean(trusted, absorbed)
     for name in group.readers:
-        found.columns[name] = scale[group.rows]
+        scales.columns[name] = scale[group.rows]
     if not norm:
-        found.rows[group.absorber] = 1 / scale
+        scales.rows[group.absorber] = 1 / scale
 
 
-def _trusted(given: ScaleEstimate, read: list[ScaleEstimate]) -> tuple[list[ScaleEstimate], bool]:
+def _trusted(
+    absorbed: ScaleEstimate, read: list[ScaleEstimate]
+) -> tuple[list[ScaleEstimate], bool]:
     """The estimates to take, of the absorber's and its readers'; whether that is a guess."""
-    like = [each for each in read if each.agrees(given)]
+    like = [each for each in read if each.agrees(absorbed)]
     if like or not read:
-        return [given, *like], False
+        return [absorbed, *like], False
     best = min(read, key=lambda each: each.left)
-    if given.left > WORSE * best.left:
+    if absorbed.left > WORSE * best.left:
         return [best], False
-    return [given], best.left <= WORSE * given.left
+    return [absorbed], best.left <= WORSE * absorbed.left
 
 
 def _of_norm(group: ScaleGroup, before: Tensor, after: Tensor, _: Scales) -> ScaleEstimate:
@@ -130,41 +131,41 @@ def _of_norm(group: ScaleGroup, before: Tensor, after: Tensor, _: Scales) -> Sca
     return ScaleEstimate(log, known * EXACT, ROUNDED)
 
 
-def _of_rows(group: ScaleGroup, before: Tensor, after: Tensor, found: Scales) -> ScaleEstimate:
-    """What the rows of a linear tell that absorbs: it was divided by the scale."""
+def _of_rows(group: ScaleGroup, before: Tensor, after: Tensor, scales: Scales) -> ScaleEstimate:
+    """The estimate by the rows of an absorbing linear: it was divided by the scale."""
     assert group.absorber is not None
-    columns = found.columns.get(group.absorber)
+    columns = scales.columns.get(group.absorber)
     expected = before if columns is None else before * columns
     sums = [(a * b).sum(1) for a, b in _pairs(expected, after)]
     fed = torch.zeros(len(before), device=before.device)
     fed[group.rows] = 1  # a fused linear may hold rows that feed others
-    told = _told([fed * s for s in sums], before.shape[1])
-    return ScaleEstimate(-told.log, told.precision, told.left)
+    fit = _fit([fed * s for s in sums], before.shape[1])
+    return ScaleEstimate(-fit.log, fit.precision, fit.left)
 
 
 def _of_columns(
-    name: str, group: ScaleGroup, channels: int, before: Tensor, after: Tensor, found: Scales
+    name: str, group: ScaleGroup, channels: int, before: Tensor, after: Tensor, scales: Scales
 ) -> ScaleEstimate:
-    """What the columns of a reader tell: it was multiplied by the scale.
+    """The estimate by the columns of a reader: it was multiplied by the scale.
 
-    Several columns may be fed by one row (grouped-query attention): they tell it together.
+    Several columns may be fed by one row (grouped-query attention): they give it together.
     """
     assert group.rows is not None
-    rows = found.rows.get(name)
+    rows = scales.rows.get(name)
     expected = before if rows is None else before * rows[:, None]
     zeros = torch.zeros(channels, device=before.device)
     sums = [zeros.index_add(0, group.rows, (a * b).sum(0)) for a, b in _pairs(expected, after)]
-    return _told(sums, before.shape[0])
+    return _fit(sums, before.shape[0])
 
 
-def _pairs(expected: Tensor, found: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return [(found, expected), (expected, expected), (found, found)]
+def _pairs(expected: Tensor, actual: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return [(actual, expected), (expected, expected), (actual, actual)]
 
 
-def _told(sums: list[Tensor], count: int) -> ScaleEstimate:
-    """Least squares of found ~ factor x expected, channel by channel.
+def _fit(sums: list[Tensor], count: int) -> ScaleEstimate:
+    """Least squares of actual ~ factor x expected, channel by channel.
 
-    sums: over a channel's `count` weights, of found x expected, expected^2 and found^2
+    sums: over a channel's `count` weights, of actual x expected, expected^2 and actual^2
     """
     product, size, power = sums
     factor = product / size
@@ -177,9 +178,9 @@ def _told(sums: list[Tensor], count: int) -> ScaleEstimate:
 
 
 def _mean(estimates: list[ScaleEstimate], shape: ScaleEstimate) -> Tensor:
-    """The scale by all `estimates`, weighed by their precision; 1 for channels that none knows.
+    """The scale by all `estimates`, weighted by their precision; 1 for channels that none knows.
 
-    1 for all where that is what they tell within their errors: most tools scale no v_proj.
+    1 for all channels where they agree with it within their errors: most tools scale no v_proj.
     """
     weight, log = torch.zeros_like(shape.log), torch.zeros_like(shape.log)
     for each in estimates:

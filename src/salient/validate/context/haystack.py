@@ -1,12 +1,12 @@
-"""Facts hidden in a long text, and one question for each: does a model still find them?
+"""Facts hidden in a long text, and one question for each.
 
 After Kamradt's "needle in a haystack" (2023), with ten needles a length instead of one, and exact
-digits instead of a judge. The question repeats the fact's own words, so that a small model without
-instruction tuning can answer it: what is measured is reaching back, not understanding. Facts differ
-in subject and place; of ten telephone numbers, SmolLM2-135M mixed up a fifth in 512 tokens.
+digits instead of a judge. The question repeats the wording of the fact, so that a small model
+without instruction tuning can answer it: it measures recall over distance, not understanding. Facts
+differ in subject and place; of ten telephone numbers, SmolLM2-135M mixed up a fifth in 512 tokens.
 
 One text serves several lengths: the text of 512 tokens is the beginning of the one of 2048. An
-engine that keeps prefixes then reads the whole once, and a question costs its own few tokens.
+engine that caches prefixes reads the whole once, and a question costs its own few tokens.
 
 Imports no torch.
 """
@@ -57,7 +57,7 @@ PLACES = tuple(_CITIES.split())
 
 @dataclass(frozen=True)
 class RetrievalProbe:
-    """One question after a text: `prompt` and its answer fill `length` tokens and no more."""
+    """One question after a text: `prompt` and its answer fill at most `length` tokens."""
 
     length: int
     depth: float
@@ -80,8 +80,8 @@ def make_probes(
     """The probes of one text, the shortest lengths first: at each of DEPTHS, or as many of them as
     leave half of the length to the filler.
 
-    filler: tokens between the facts, taken round and round from a place that the seed chooses
-    begin: tokens before all, such as the one that begins every text
+    filler: tokens between the facts, repeated from a position that the seed chooses
+    begin: tokens before the text, such as the one that begins every text
     """
     chance = random.Random(seed)
     # 24 subjects and 25 places: no pair comes twice
@@ -110,8 +110,8 @@ def make_probes(
 
 def is_right(answer: str, code: str) -> bool:
     """Whether the answer's first number is the code."""
-    found = re.search(r"\d+", answer, re.ASCII)
-    return found is not None and found[0] == code
+    number = re.search(r"\d+", answer, re.ASCII)
+    return number is not None and number[0] == code
 
 
 def _fact(encode: Encode, what: str, depth: float, length: int, chance: random.Random) -> _Fact:
@@ -129,7 +129,7 @@ def _that_fit(facts: list[_Fact], room: int) -> list[_Fact]:
 
 
 def _clear(at: int, size: int, placed: list[tuple[int, _Fact]], rooms: dict[int, int]) -> int:
-    """The first place from `at` on where `size` tokens run into no fact and over no text's end."""
+    """The first position from `at` on where `size` tokens overlap no fact and no text's end."""
     taken = [(start, start + len(fact.tokens)) for start, fact in placed]
     for start, end in sorted(taken + [(room, room) for room in rooms.values()]):
         if (at < end and start < at + size) or at < start == end < at + size:
@@ -144,7 +144,7 @@ def _written(
     size: int,
     chance: random.Random,
 ) -> list[int]:
-    """A text of `size` tokens with each fact at its place."""
+    """A text of `size` tokens with each fact at its position."""
     first = chance.randrange(len(filler))
     more = islice(cycle(chain(filler[first:], filler[:first])), size)
     text = list(begin)

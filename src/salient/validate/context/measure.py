@@ -1,11 +1,9 @@
-"""Stage 3: long context. The same measures at several lengths, KL by position, facts found again.
+"""The long-context stage: the same measures at several lengths, KL by position, hidden facts.
 
 Both models run in float32, streamed block by block; facts are searched for by generating.
 """
 
-import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +13,7 @@ from salient.core.errors import CalibrationError, ResourceError, SalientError
 from salient.core.intervals import FEWEST
 from salient.core.progress import Progress
 from salient.core.report import mebibytes
-from salient.validate.cache import ValidationCache
+from salient.validate.cache import ValidationCache, digest_tokens
 from salient.validate.likelihood.result import TextComparison
 from salient.validate.likelihood.streaming import BUILTIN, text_tokens
 from salient.validate.model_pair import ModelPair
@@ -23,7 +21,7 @@ from salient.validate.model_pair import ModelPair
 from .long_windows import LongWindows, Starts, needed_memory
 from .positions import by_position, growth
 from .result import ContextResult, RetrievalResult
-from .retrieval import find_facts
+from .retrieval import measure_retrieval
 
 LENGTHS = (512, 2048, 4096, 8192)
 SHORTEST = 64  # tokens of a window
@@ -37,7 +35,7 @@ WINDOWS_SHARE = 5
 
 @dataclass(frozen=True)
 class ContextRequest:
-    """What to measure.
+    """Options of the stage.
 
     lengths: of windows and of texts with hidden facts, tokens; (): those of LENGTHS that the model
         allows
@@ -53,7 +51,7 @@ class ContextRequest:
 
 @dataclass(frozen=True)
 class _Plan:
-    """ids: of the text, one row   starts: of the windows   notes: what was left out, and why"""
+    """ids: of the text, one row   starts: of the windows   notes: lengths left out, and why"""
 
     ids: Tensor
     starts: Starts
@@ -61,7 +59,7 @@ class _Plan:
 
 
 def default_lengths(longest: int | None) -> tuple[int, ...]:
-    """Those of LENGTHS that a model of `longest` positions allows; itself where none is."""
+    """Those of LENGTHS that a model of `longest` positions allows; `longest` if none."""
     if longest is None:
         return LENGTHS
     return tuple(n for n in LENGTHS if n <= longest) or (longest,)
@@ -69,45 +67,43 @@ def default_lengths(longest: int | None) -> tuple[int, ...]:
 
 def check_context(pair: ModelPair, request: ContextRequest) -> None:
     """Raises CalibrationError for lengths or a text that cannot be measured."""
-    _planned(pair, request)
+    _plan(pair, request)
 
 
 def measure_context(
-    pair: ModelPair, request: ContextRequest, store: ValidationCache, progress: Progress
+    pair: ModelPair, request: ContextRequest, cache: ValidationCache, progress: Progress
 ) -> ContextResult:
-    """Measure both models on long windows, then ask them for hidden facts.
+    """Measure both models on long windows, then let them find hidden facts.
 
-    Raises SalientError for what cannot be asked. Facts that a model cannot be asked for, such as
-    for want of memory, are an undecided measurement.
+    Raises SalientError for an invalid request. Facts that cannot be searched for, such as for want
+    of memory, are an undecided measurement.
     """
-    plan = _planned(pair, request)
+    plan = _plan(pair, request)
     whole = WINDOWS_SHARE + RETRIEVAL_SHARE
-    windows = _measured(pair, plan, store, progress.part(0, WINDOWS_SHARE, whole))
-    grown = growth(
-        [
-            windows.at(start, windows.longest)[-windows.quarter :]
-            for start in plan.starts[windows.longest]
-        ],
-        [windows.at(start, windows.quarter) for start in windows.quarters()],
-    )
+    windows = _windows(pair, plan, cache, progress.part(0, WINDOWS_SHARE, whole))
+    late = [
+        windows.at(start, windows.longest)[-windows.quarter :]
+        for start in plan.starts[windows.longest]
+    ]
+    early = [windows.at(start, windows.quarter) for start in windows.quarters()]
     lengths = {
         n: TextComparison.of([windows.at(start, n).sums() for start in plan.starts[n]])
         for n in sorted(plan.starts)
     }
     step = progress.part(WINDOWS_SHARE, RETRIEVAL_SHARE, whole)
-    facts = _facts(pair, request, tuple(lengths), store, step)
+    retrieval, error = _retrieval(pair, request, tuple(lengths), cache, step)
     return ContextResult(
         text=request.text,
         lengths=lengths,
         positions=by_position(windows.apart(), BUCKETS),
-        growth=grown,
+        growth=growth(late, early),
         notes=[*plan.notes, *windows.notes],
-        retrieval=None if isinstance(facts, str) else facts,
-        retrieval_error=facts if isinstance(facts, str) else "",
+        retrieval=retrieval,
+        retrieval_error=error,
     )
 
 
-def _planned(pair: ModelPair, request: ContextRequest) -> _Plan:
+def _plan(pair: ModelPair, request: ContextRequest) -> _Plan:
     lengths, notes = _lengths(pair, request)
     ids = text_tokens(pair, request.text, None, SHORTEST, OPTIONS)
     fits = [n for n in lengths if n < len(ids)]  # a token more is predicted
@@ -122,7 +118,7 @@ def _planned(pair: ModelPair, request: ContextRequest) -> _Plan:
 
 
 def _lengths(pair: ModelPair, request: ContextRequest) -> tuple[tuple[int, ...], list[str]]:
-    """The lengths in rising order, and what was left out of the usual ones."""
+    """The lengths in rising order, and a note on the default ones that are left out."""
     longest = pair.longest_context
     lengths = tuple(sorted(set(request.lengths or default_lengths(longest))))
     if longest and lengths[-1] > longest:
@@ -145,7 +141,7 @@ def _lengths(pair: ModelPair, request: ContextRequest) -> tuple[tuple[int, ...],
 
 
 def _with_room(pair: ModelPair, lengths: list[int]) -> tuple[list[int], list[str]]:
-    """The lengths whose attention fits in half of the free memory, and words on the others."""
+    """The lengths whose attention fits in half of the free memory, and notes on the others."""
     free, fits, notes = free_memory(find_device(pair.device)), [], []
     for length in lengths:
         needed = needed_memory(pair, length)
@@ -162,7 +158,7 @@ def _with_room(pair: ModelPair, lengths: list[int]) -> tuple[list[int], list[str
 
 
 def _starts(pair: ModelPair, request: ContextRequest, lengths: list[int], available: int) -> Starts:
-    """Windows side by side; one alone where what is affordable gives no interval."""
+    """Adjacent windows; a single one where so few are affordable that there is no interval."""
     on_cpu = find_device(pair.device).type == "cpu"
     tokens, most = (CPU_TOKENS, CPU_WINDOWS) if on_cpu else (GPU_TOKENS, GPU_WINDOWS)
     if request.windows is None:
@@ -174,12 +170,11 @@ def _starts(pair: ModelPair, request: ContextRequest, lengths: list[int], availa
     return {n: [k * n for k in range(min(count, available // n))] for n, count in counts.items()}
 
 
-def _measured(
-    pair: ModelPair, plan: _Plan, store: ValidationCache, progress: Progress
+def _windows(
+    pair: ModelPair, plan: _Plan, cache: ValidationCache, progress: Progress
 ) -> LongWindows:
-    settings: dict[str, Any] = {side.role: side.fingerprint for side in pair.sides}
-    settings["text"] = hashlib.sha256(plan.ids.numpy().tobytes()).hexdigest()
-    windows = LongWindows(pair, plan.ids, plan.starts, store, settings)
+    settings = {**pair.fingerprints, "text": digest_tokens(plan.ids)}
+    windows = LongWindows(pair, plan.ids, plan.starts, cache, settings)
     try:
         windows.measure(progress)
     except torch.OutOfMemoryError:
@@ -190,16 +185,18 @@ def _measured(
     return windows
 
 
-def _facts(
+def _retrieval(
     pair: ModelPair,
     request: ContextRequest,
     lengths: tuple[int, ...],
-    store: ValidationCache,
+    cache: ValidationCache,
     progress: Progress,
-) -> RetrievalResult | str:
-    """What was found; words where that could not be measured."""
+) -> tuple[RetrievalResult | None, str]:
+    """The result, or None and the reason why it could not be measured."""
     try:
-        found = find_facts(pair, lengths, request.seed, store, progress)
+        result = measure_retrieval(pair, lengths, request.seed, cache, progress)
     except SalientError as error:
-        return str(error)
-    return found if found.probes else f"no fact and question fit in {lengths[-1]} tokens"
+        return None, str(error)
+    if not result.probes:
+        return None, f"no fact and question fit in {lengths[-1]} tokens"
+    return result, ""

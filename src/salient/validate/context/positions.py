@@ -1,10 +1,10 @@
-"""What quantization costs at each position of a text, and whether it costs more at later ones.
+"""KL at each position of a text, and its growth with position.
 
 A token's KL depends on its text far more than on its position. So growth is measured on the same
-tokens twice: as the last quarter of a long window, and as a window of their own, where they stand
-in the first quarter of the positions. The ratio of the two sums is what position and context add;
-what makes the text hard is in both and falls out. No token is skipped: the first ones of a window
-have no context and on some models a larger KL, which counts in the first quarter.
+tokens twice: as the last quarter of a long window, and as a window of their own, in the first
+quarter of the positions. The ratio of the two sums is the effect of position and context; the
+difficulty of the text cancels out. No token is skipped: the first ones of a window have no context
+and on some models a larger KL, which counts in the first quarter.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ from salient.core.metrics import ROWS, LogitsComparison
 
 from .result import KlGrowth, PositionBucket
 
-STRETCH = 128  # neighbouring tokens that are drawn together where there are too few windows
-NOTHING = 1e-6  # nats a token: what float32 makes of two equal models
+STRETCH = 128  # neighbouring tokens that are resampled together where windows are too few
+NOTHING = 1e-6  # nats a token: rounding in float32 between two equal models
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,15 @@ class TokenFigures:
         return cls(*(np.concatenate(column) for column in columns))
 
     @classmethod
-    def read(cls, columns: Sequence[Sequence[float]]) -> "TokenFigures":
-        """What `written` wrote."""
+    def from_columns(cls, columns: Sequence[Sequence[float]]) -> "TokenFigures":
+        """The inverse of `to_columns`."""
         return cls(*(np.array(column, dtype=np.float64) for column in columns))
 
     def columns(self) -> tuple[np.ndarray, ...]:
         """The fields in their order."""
         return tuple(getattr(self, field.name) for field in fields(self))
 
-    def written(self) -> list[list[float]]:
+    def to_columns(self) -> list[list[float]]:
         """The columns as plain numbers of six digits."""
         return [[float(f"{value:.6g}") for value in column] for column in self.columns()]
 
@@ -109,8 +109,8 @@ def _bucket(windows: Sequence[TokenFigures], first: int, end: int) -> PositionBu
 def growth(late: Sequence[TokenFigures], early: Sequence[TokenFigures]) -> KlGrowth | None:
     """The ratio of the KL sums of the same tokens, measured `late` and `early`, window by window.
 
-    Windows are drawn for the interval; of fewer than FEWEST, stretches of STRETCH tokens, which
-    know only what differs within these windows. None where the early KL is nothing.
+    The interval resamples windows; of fewer than FEWEST, stretches of STRETCH tokens, which show
+    only what differs within these windows. None where the early KL is nothing.
     """
     tops, bottoms = _sums([w.kl for w in late]), _sums([w.kl for w in early])
     if bottoms.sum() <= NOTHING * sum(map(len, early)):

@@ -1,13 +1,14 @@
-"""Facts hidden in long texts: how many each model still finds, generating with one engine a side.
+"""Facts hidden in long texts: how many each model finds, generating with one engine per model.
 
-All questions about a text are asked one after another in one slot, so that the engine computes the
-text once.
+All questions about a text run one after another in one slot, so that the engine computes the text
+once.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from salient.core.corpus import builtin
@@ -25,13 +26,13 @@ from .haystack import ANSWER_TOKENS, RetrievalProbe, is_right, make_probes
 from .result import RetrievalResult
 
 MOST_TEXTS = 4
-SPARSE = 4
+SPARSE = 4  # one in so many questions, where each costs its whole text
 CPU_TOKENS, GPU_TOKENS = 4096, 32768  # of the texts of a length, but one at least
 
 
 @dataclass(frozen=True)
 class ProbeAnswers:
-    """Answers to the probes of a text, None where one was left out.
+    """Answers to the probes of a text, None for a probe that was left out.
 
     computed: tokens of prompts that the model computed instead of taking from its cache
     """
@@ -48,10 +49,10 @@ def texts_of(lengths: Sequence[int], device: str) -> list[list[int]]:
     return [text for text in texts if text]
 
 
-def find_facts(
-    pair: ModelPair, lengths: Sequence[int], seed: int, store: ValidationCache, progress: Progress
+def measure_retrieval(
+    pair: ModelPair, lengths: Sequence[int], seed: int, cache: ValidationCache, progress: Progress
 ) -> RetrievalResult:
-    """Ask both models for every fact, the reference first.
+    """Let both models answer the question for every fact, the reference first.
 
     Raises SalientError where a model cannot be run, such as ResourceError for want of memory.
     """
@@ -59,11 +60,11 @@ def find_facts(
     answers: list[list[str | None]] = []
     computed: dict[str, int] = {}
     for number, side in enumerate(pair.sides):
-        parts = _ask_all(side, texts, pair.device, store, progress.part(number, 1, 2))
+        parts = _answer_texts(side, texts, pair.device, cache, progress.part(number, 1, 2))
         answers.append([answer for part in parts for answer in part.answers])
         computed[side.role] = sum(part.computed for part in parts)
-    every = zip((probe for probes in texts for probe in probes), *answers, strict=True)
-    both = [(p, r, q) for p, r, q in every if r is not None and q is not None]
+    rows = zip((probe for probes in texts for probe in probes), *answers, strict=True)
+    both = [(p, r, q) for p, r, q in rows if r is not None and q is not None]
     return RetrievalResult(
         probes=[p for p, _, _ in both],
         reference=[is_right(r, p.code) for p, r, _ in both],
@@ -72,11 +73,10 @@ def find_facts(
     )
 
 
-def ask(engine: Engine, probes: Sequence[RetrievalProbe]) -> ProbeAnswers:
-    """The answers to the probes of one text, and how many tokens of prompts were computed.
+def answer_probes(engine: Engine, probes: Sequence[RetrievalProbe]) -> ProbeAnswers:
+    """The answers to the probes of one text.
 
-    Where the engine cannot keep a text, each question costs all of it: one in SPARSE is asked, and
-    the others' answers are None.
+    Where the engine cannot reuse a text, only one probe in SPARSE is answered.
     """
     sampling = SamplingParams(max_new_tokens=ANSWER_TOKENS, stop=(".",))
     answers: list[str | None] = [None] * len(probes)
@@ -99,45 +99,42 @@ def _texts(
     bare, whole = encode("a"), tokenizer("a", add_special_tokens=True, verbose=False).input_ids
     begin = whole[: whole.index(bare[0])] if bare and bare[0] in whole else []
     prose = encode("\n\n".join(d.text for d in builtin("heldout") if d.kind == "prose"))
-    served = enumerate(texts_of(lengths, device))
-    made = (make_probes(encode, prose, begin, some, seed + number) for number, some in served)
-    return [probes for probes in made if probes]
+    texts = (
+        make_probes(encode, prose, begin, some, seed + number)
+        for number, some in enumerate(texts_of(lengths, device))
+    )
+    return [probes for probes in texts if probes]
 
 
-def _ask_all(
+def _answer_texts(
     side: PairMember,
     texts: list[list[RetrievalProbe]],
     device: str,
-    store: ValidationCache,
+    cache: ValidationCache,
     progress: Progress,
 ) -> list[ProbeAnswers]:
-    """What `ask` gives for each text; the model is opened when the first is not in the store."""
+    """The answers to each text's probes; the model is opened for the first that is not cached."""
     opened: list[LoadedEngine] = []
     longest = max((probe.length for probes in texts for probe in probes), default=0)
 
-    def made(probes: list[RetrievalProbe]) -> ProbeAnswers:
+    def answer(probes: list[RetrievalProbe]) -> ProbeAnswers:
         if not opened:
             opened.append(side.open_engine(EngineOptions(device=device, context=longest, slots=1)))
-        return ask(opened[0].engine, probes)
+        return answer_probes(opened[0].engine, probes)
 
     parts = []
     for number, probes in enumerate(texts):
-        progress(number, len(texts), f"facts hidden in {probes[-1].length} tokens, {side.role}", "")
+        progress(number, len(texts), f"facts hidden in {probes[-1].length} tokens, {side.role}")
         prompts = json.dumps([probe.prompt for probe in probes])
-        settings = {
-            side.role: side.fingerprint,
-            "prompts": hashlib.sha256(prompts.encode()).hexdigest(),
-        }
-        shared = side.role == "reference"
-        parts.append(
-            store.part(
-                "retrieval",
-                settings,
-                lambda p=probes: made(p),
-                ProbeAnswers,
-                shared=shared,
-            )
+        digest = hashlib.sha256(prompts.encode()).hexdigest()
+        part = cache.part(
+            "retrieval",
+            {side.role: side.fingerprint, "prompts": digest},
+            partial(answer, probes),
+            ProbeAnswers,
+            shared=side.role == "reference",
         )
+        parts.append(part)
     if opened:
         opened.clear()
         release_memory()

@@ -1,12 +1,13 @@
-"""Stage 1: KL, top-1 agreement and perplexity over texts, both models streamed block by block.
+"""The likelihood stage: KL, top-1 agreement and perplexity over texts.
 
-Both run in float32 with dequantized weights, so that the figures are the codes' alone, not a
-kernel's.
+Both models are streamed block by block in float32 with dequantized weights: the figures are those
+of the codes, whatever the kernel.
 """
 
-import hashlib
 import time
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -14,21 +15,21 @@ from torch import Tensor
 from salient.core.errors import CalibrationError
 from salient.core.metrics import LogitsComparison, compare_logits
 from salient.core.progress import Progress
-from salient.validate.cache import ValidationCache
+from salient.validate.cache import ValidationCache, digest_tokens
 from salient.validate.model_pair import ModelPair
 
 from .protocols import PROTOCOLS, EvaluationProtocol, published_for
 from .result import LikelihoodResult, TextComparison
 from .streaming import BUILTIN, logits_of_both, text_tokens
 
-KEPT_BYTES = 2**30  # of both models' hidden states: as many windows as fit go through at once
+STATE_BYTES = 2**30  # of both models' hidden states: as many windows as fit run at once
 OPTIONS = ("--windows", "--window-length")
 WINDOWS = 16  # of a text, unless a protocol takes all
 
 
 @dataclass(frozen=True)
 class LikelihoodRequest:
-    """What to measure on.
+    """Options of the stage.
 
     windows: times `length` tokens of each text; None: WINDOWS, or with a named protocol all that
         the text holds
@@ -61,22 +62,19 @@ class LikelihoodRequest:
 
 
 def measure_likelihood(
-    pair: ModelPair, request: LikelihoodRequest, store: ValidationCache, progress: Progress
+    pair: ModelPair, request: LikelihoodRequest, cache: ValidationCache, progress: Progress
 ) -> LikelihoodResult:
-    """Measure both models on each text. Raises CalibrationError for texts that do not do."""
+    """Measure both models on each text. Raises CalibrationError for an unusable text."""
     started = time.monotonic()
-    texts = windows_of(pair, request)
-    every = torch.cat(list(texts.values()))
-    protocol = request.protocol
-    firsts = [
-        protocol.first_counted(number) for ids in texts.values() for number in range(len(ids))
-    ]
-    compared = _compared(pair, every, firsts, store, progress)
-    windows, row = {}, 0
-    for name, ids in texts.items():
-        windows[name] = compared[row : row + len(ids)]
-        row += len(ids)
-    comparisons = {name: TextComparison.of(each) for name, each in windows.items()}
+    protocol, texts = request.protocol, windows_of(pair, request)
+    counts = [len(ids) for ids in texts.values()]
+    firsts = [protocol.first_counted(number) for count in counts for number in range(count)]
+    compared = _compare(pair, torch.cat(list(texts.values())), firsts, cache, progress)
+    windows = iter(compared)
+    comparisons = {
+        name: TextComparison.of(list(islice(windows, count)))
+        for name, count in zip(texts, counts, strict=True)
+    }
     sums = {name: comparison.sums for name, comparison in comparisons.items()}
     return LikelihoodResult(
         protocol=protocol,
@@ -96,33 +94,23 @@ def windows_of(pair: ModelPair, request: LikelihoodRequest) -> dict[str, Tensor]
     }
 
 
-def _compared(
-    pair: ModelPair, every: Tensor, firsts: list[int], store: ValidationCache, progress: Progress
+def _compare(
+    pair: ModelPair, every: Tensor, firsts: list[int], cache: ValidationCache, progress: Progress
 ) -> list[LogitsComparison]:
-    """One comparison a window of `every` [windows, length], those from `firsts` on counted."""
+    """One comparison a window of `every` [windows, length], whose tokens count from `firsts` on."""
     width = pair.reference.skeleton.width
-    portion = max(1, KEPT_BYTES // (2 * 4 * every.shape[1] * width))
-    portions = list(zip(every.split(portion), _split(firsts, portion), strict=True))
-    found: list[LogitsComparison] = []
-    for number, (ids, begin) in enumerate(portions):
-        settings = {
-            "checkpoint": pair.checkpoint.fingerprint,
-            "reference": pair.reference.fingerprint,
-            "ids": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
-            "shape": list(ids.shape),
-            "counted": begin,
-        }
-        step = progress.part(number, 1, len(portions))
-        found += store.part(
-            "likelihood",
-            settings,
-            lambda i=ids, b=begin, s=step: _rows(pair, i, b, s),
-            list[LogitsComparison],
-        )
-    return found
+    size = max(1, STATE_BYTES // (2 * 4 * every.shape[1] * width))
+    starts = range(0, len(every), size)
+    comparisons: list[LogitsComparison] = []
+    for number, start in enumerate(starts):
+        ids, counted = every[start : start + size], firsts[start : start + size]
+        settings = {**pair.fingerprints, "ids": digest_tokens(ids), "counted": counted}
+        measure = partial(_compare_part, pair, ids, counted, progress.part(number, 1, len(starts)))
+        comparisons += cache.part("likelihood", settings, measure, list[LogitsComparison])
+    return comparisons
 
 
-def _rows(
+def _compare_part(
     pair: ModelPair, ids: Tensor, firsts: list[int], progress: Progress
 ) -> list[LogitsComparison]:
     logits = logits_of_both(pair, ids, progress)
@@ -130,7 +118,3 @@ def _rows(
         compare_logits(reference[first:], quantized[first:], window[first:])
         for (reference, quantized), window, first in zip(logits, ids, firsts, strict=True)
     ]
-
-
-def _split(values: list[int], size: int) -> list[list[int]]:
-    return [values[start : start + size] for start in range(0, len(values), size)]

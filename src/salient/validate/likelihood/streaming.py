@@ -1,4 +1,4 @@
-"""Texts as tokens, and both models run over them block by block: neither is whole in memory."""
+"""Texts as tokens, and both models streamed over them block by block."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from salient.models.tokens import check_vocabulary, load_tokenizer, pack_tokens
 from salient.validate.model_pair import ModelPair
 
 BATCH_TOKENS = 2048
-SLICE = 256  # tokens whose logits are there at once
+SLICE = 256  # tokens whose logits are in memory at once
 BUILTIN = "builtin (held out)"
 
 
@@ -24,9 +24,9 @@ def text_tokens(
     """The first `windows` x `length` tokens of a text, as one row: int64 [tokens].
 
     text: BUILTIN, a file or a Hub data set   windows: None: as many as the text holds
-    options: what the two numbers are called, for messages
+    options: the names of the two numbers, for messages
 
-    Raises CalibrationError where the text is too short, or the length no length of the model's.
+    Raises CalibrationError where the text is too short, or `length` too long for the model.
     """
     skeleton = pair.reference.skeleton
     longest = skeleton.longest_context
@@ -42,7 +42,7 @@ def text_tokens(
     return batch.ids.flatten()
 
 
-def through_both(skeletons: list[Skeleton], ids: Tensor, progress: Progress) -> list[Tensor]:
+def run_both(skeletons: list[Skeleton], ids: Tensor, progress: Progress) -> list[Tensor]:
     """The last hidden states of both models over `ids` [windows, tokens].
 
     float32 [windows, tokens, width] each, on the CPU.
@@ -69,7 +69,7 @@ def logits_of_both(
     pair: ModelPair, ids: Tensor, progress: Progress
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The logits of the reference and of the checkpoint, window by window: [tokens, vocab] each."""
-    hidden = through_both(pair.skeletons, ids, progress)
+    hidden = run_both(pair.skeletons, ids, progress)
     for row, window in enumerate(ids):
         reference, quantized = (
             skeleton.logits(window[None], states[row : row + 1])[0]
@@ -83,9 +83,10 @@ def logits_in_slices(
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """The logits of both models over a window [tokens], SLICE tokens at a time.
 
-    states: of through_both, the reference's first, [tokens, width] each
-    Gives the slice's first position, and logits [slice, vocab] of each. A head looks at one
-    position alone, so a whole window's logits, gigabytes of a long one, are never there.
+    states: of run_both, the reference's first, [tokens, width] each
+
+    Yields the slice's first position, and logits [slice, vocab] of each. A head reads one position,
+    so the logits of a whole window, gigabytes of a long one, are never in memory.
     """
     for first in range(0, len(window), SLICE):
         some = slice(first, first + SLICE)

@@ -1,4 +1,4 @@
-"""A load test of the embedded engine: the steps of a plan, without a server between."""
+"""A load test of the embedded engine: the steps of a plan, without a server."""
 
 import time
 from array import array
@@ -20,35 +20,35 @@ TOOL = "salient (embedded engine)"
 
 
 def run_embedded(engine: Engine, plan: LoadPlan, progress: Progress) -> list[LoadResult]:
-    """Run every step of `plan` on `engine`: requests are sent as soon as one has ended.
+    """Run every step of `plan` on `engine`: a request is sent as soon as one has ended.
 
-    Raises RequestError for a step with a rate, which only a server can be asked at.
+    Raises RequestError for a step with a rate, which needs a server.
     """
     check_plan(plan)
     if any(step.rate is not None for step in plan.steps):
         raise RequestError("The embedded engine is tested by concurrency. Give a server's address.")
     prompts = _prompts(engine.tokenizer, plan)
     sampling = SamplingParams(max_new_tokens=plan.output_tokens, ignore_eos=plan.ignore_eos)
-    found = []
+    results = []
     for number, step in enumerate(plan.steps):
-        progress(number, len(plan.steps), step.label, found[-1].summary if found else "")
+        progress(number, len(plan.steps), step.label, results[-1].summary if results else "")
         if plan.warmups:
             _traffic(engine, prompts, sampling, step, replace(plan, requests=plan.warmups))
         started = time.perf_counter()
-        outcomes = _traffic(engine, prompts, sampling, step, plan)
+        timings = _traffic(engine, prompts, sampling, step, plan)
         seconds = time.perf_counter() - started
-        peak = min(step.concurrency, len(outcomes))
+        peak = min(step.concurrency, len(timings))
         result = summarize_step(
             step,
-            outcomes,
+            timings,
             seconds=seconds,
             peak=peak,
             prompt_tokens=plan.prompt_tokens,
             tool=TOOL,
         )
-        found.append(result)
-    progress(len(plan.steps), len(plan.steps), "load test", found[-1].summary)
-    return found
+        results.append(result)
+    progress(len(plan.steps), len(plan.steps), "load test", results[-1].summary)
+    return results
 
 
 def counter(tokenizer: Any) -> TokenCounter:
@@ -57,7 +57,7 @@ def counter(tokenizer: Any) -> TokenCounter:
 
 
 def _prompts(tokenizer: Any, plan: LoadPlan) -> Iterator[list[int]]:
-    """Prompts without end, no two of which begin alike."""
+    """Endless prompts, no two of which begin alike."""
     for text in numbered_prompts(plan, counter(tokenizer)):
         yield tokenizer(text, add_special_tokens=True, verbose=False).input_ids
 
@@ -69,8 +69,8 @@ def _traffic(
     step: LoadStep,
     plan: LoadPlan,
 ) -> list[RequestTiming]:
-    """As many requests at once as the step says, until all have ended."""
-    outcomes: list[RequestTiming] = []
+    """Requests at the concurrency of `step`, until all have ended."""
+    timings: list[RequestTiming] = []
     running: list[TokenSequence] = []
     sent, last = 0, time.perf_counter() + (plan.seconds or float("inf"))
     while True:
@@ -79,14 +79,14 @@ def _traffic(
             running.append(engine.submit(next(prompts), sampling))
             sent += 1
         if not running:
-            return outcomes
+            return timings
         engine.step()
-        outcomes += [_outcome(answer) for answer in running if answer.finished]
+        timings += [_timing(answer) for answer in running if answer.finished]
         running = [answer for answer in running if not answer.finished]
 
 
-def _outcome(answer: TokenSequence) -> RequestTiming:
-    """An answer's times, as a client would have seen them."""
+def _timing(answer: TokenSequence) -> RequestTiming:
+    """An answer's times, as a client would measure them."""
     if answer.error is not None or not answer.times:
         return RequestTiming(
             failure=answer.finished or "empty", message=str(answer.error or "no token")

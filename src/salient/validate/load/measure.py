@@ -1,4 +1,4 @@
-"""Stage 4: a server under load, or the embedded engine; latencies, throughput and errors."""
+"""The load stage: latencies, throughput and errors of a server, or of the embedded engine."""
 
 import os
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ SERVER_PLAN = replace(PLAN, requests=64, seconds=None, prompt_tokens=256, output
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What to test.
+    """Options of the stage.
 
     target: a server's address, or "embedded" for our engine of the checkpoint
     model: the name that the server serves; None: the first that it lists
@@ -43,13 +43,13 @@ class LoadRequest:
     plan: LoadPlan | None = None
 
     @property
-    def asked(self) -> LoadPlan:
+    def load_plan(self) -> LoadPlan:
         return self.plan or (PLAN if self.target == EMBEDDED else SERVER_PLAN)
 
 
 def check_load(pair: ModelPair, request: LoadRequest) -> None:
-    """Raises RequestError for what cannot be asked."""
-    check_plan(request.asked)
+    """Raises RequestError for an invalid plan or address."""
+    check_plan(request.load_plan)
     if request.target != EMBEDDED:
         try:
             base_url(_target(request))
@@ -58,23 +58,22 @@ def check_load(pair: ModelPair, request: LoadRequest) -> None:
 
 
 def measure_load(
-    pair: ModelPair, request: LoadRequest, store: ValidationCache, progress: Progress
+    pair: ModelPair, request: LoadRequest, cache: ValidationCache, progress: Progress
 ) -> LoadTestStageResult:
-    """Run the steps. What is judged: errors and latencies of the worst step, throughput of the
-    best, so that a policy's bounds hold for every load that was asked for.
+    """Run the steps.
 
-    A server that does not answer leaves everything undecided; requests that fail are figures.
-    Nothing is kept for a resumed run: times belong to their moment.
+    Requests that fail are figures. Raises SalientError where the server does not answer. Nothing is
+    cached: times belong to their moment.
     """
     check_load(pair, request)
     target = _target(request)
     if request.target == EMBEDDED:
-        results = _embedded(pair, request.asked, progress)
+        results = _embedded(pair, request.load_plan, progress)
         target = replace(target, url=EMBEDDED, model=pair.checkpoint.name)
     else:
         target = resolve_model(target)
         tokenizer = load_tokenizer(pair.reference.source.folder)
-        results = run_load(target, request.asked, progress, counter(tokenizer))
+        results = run_load(target, request.load_plan, progress, counter(tokenizer))
     return LoadTestStageResult(target.url, target.model, results[0].tool, tuple(results))
 
 

@@ -1,7 +1,7 @@
-"""Policies: which figures a quantized checkpoint has to reach, read from TOML.
+"""Policies: the figures that a quantized checkpoint has to reach, read from TOML.
 
-A policy holds thresholds by stage; what it does not name, it does not judge. The shipped ones say
-in their comments why each figure is what it is. Judging is in gate.py. Imports no torch.
+A policy has thresholds by stage; what it does not name, it does not judge. The shipped ones explain
+each figure in their comments. Imports no torch.
 """
 
 import tomllib
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
-from os.path import expanduser  # leaves a user that there is not as it is
+from os.path import expanduser  # leaves an unknown user as it is
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -38,6 +38,11 @@ class Threshold:
     unit: str
     least: float
     most: float
+
+    @property
+    def by_kind(self) -> bool:
+        """Whether kinds of examples may have bounds of their own."""
+        return self.key == "retention_min"
 
 
 THRESHOLDS = (
@@ -69,7 +74,7 @@ THRESHOLDS = (
     Threshold("load", "throughput_min_tok_s", "throughput", "at least", "tokens/s", 1e-3, 1e8),
 )
 STAGES = tuple(dict.fromkeys(t.stage for t in THRESHOLDS))
-_RETENTION = next(t for t in THRESHOLDS if t.key == "retention_min")
+_RETENTION = next(t for t in THRESHOLDS if t.by_kind)
 # numbers of [tasks] that say when a retention counts: key -> (type, least, most)
 _COUNTING = {"minimum_examples": (int, 1, 10**6), "significance": (float, 1e-6, 0.5)}
 _KIND_KEYS = ("retention_min", "minimum_examples")
@@ -77,10 +82,10 @@ _KIND_KEYS = ("retention_min", "minimum_examples")
 
 @dataclass(frozen=True)
 class Policy:
-    """What is asked.
+    """Thresholds, and how measurements are held against them.
 
     bounds: (stage, key) -> bound, of the thresholds that the policy names
-    kinds: kind of task -> bound of its own retention, besides the one of all examples together
+    kinds: kind of task -> bound of its own retention, next to the one of all examples
     examples: kind -> its own minimum of examples; minimum_examples: of the others and of all
     significance: with `middle`, a retention below its bound fails only when the loss has a smaller
         p-value than this
@@ -98,12 +103,12 @@ class Policy:
 def read_policy(name_or_path: str) -> Policy:
     """The policy called `name_or_path`: a shipped name (SHIPPED) or a TOML file.
 
-    Raises RequestError naming file and key where something does not fit.
+    Raises RequestError naming file and key of an invalid value.
     """
     if name_or_path in SHIPPED:
-        where = files("salient.validate.policy") / "data" / f"{name_or_path}.toml"
-        return _policy(tomllib.loads(where.read_text(encoding="utf-8")), name_or_path)
-    return _policy(_toml(name_or_path), name_or_path)
+        path = files("salient.validate.policy") / "data" / f"{name_or_path}.toml"
+        return _Reader(name_or_path).policy(tomllib.loads(path.read_text(encoding="utf-8")))
+    return _Reader(name_or_path).policy(_toml(name_or_path))
 
 
 def _toml(name: str) -> dict[str, Any]:
@@ -143,106 +148,106 @@ def _no_file(name: str, path: Path) -> str:
     )
 
 
-def _policy(read: dict[str, Any], where: str) -> Policy:
-    _known(read, ("use", *STAGES), where, "")
-    use = read.get("use", "upper")
-    if use not in get_args(Use):
-        raise _wrong(where, "use", use, "'upper' (the pessimistic end of the interval) or 'middle'")
-    sections = {stage: _table(read, stage, where, stage) for stage in STAGES}
-    bounds = {}
-    for stage, section in sections.items():
-        own = {t.key: t for t in THRESHOLDS if t.stage == stage}
-        extra = (*_COUNTING, "kinds") if stage == "tasks" else ()
-        _known(section, (*own, *extra), where, stage)
-        for key in own.keys() & section.keys():
-            bounds[stage, key] = _bound(own[key], section[key], where, f"{stage}.{key}")
-    tasks = sections["tasks"]
-    kinds, examples = _kinds(tasks, where)
-    counting = {
-        key: _number(tasks[key], fits, where, f"tasks.{key}")
-        for key, fits in _COUNTING.items()
-        if key in tasks
-    }
-    policy = Policy(Path(where).stem, use, bounds, kinds, examples, **counting)
-    _refuse_contradictions(policy, counting, where)
-    return policy
+@dataclass(frozen=True)
+class _Reader:
+    """Reads a policy's TOML. where: its name or path, for messages"""
 
+    where: str
 
-def _kinds(tasks: dict[str, Any], where: str) -> tuple[dict[str, float], dict[str, int]]:
-    named = _table(tasks, "kinds", where, "tasks.kinds")
-    if len(named) > MOST_KINDS:
-        raise RequestError(
-            f"Policy {where}, tasks.kinds: {len(named)} kinds. Give at most {MOST_KINDS}."
-        )
-    bounds, examples = {}, {}
-    for kind in named:
-        place = f"tasks.kinds.{kind[:40]}"
-        section = _table(named, kind, where, place)
-        _known(section, _KIND_KEYS, where, place)
-        if "retention_min" in section:
-            value = section["retention_min"]
-            bounds[kind] = _bound(_RETENTION, value, where, f"{place}.retention_min")
-        if "minimum_examples" in section:
-            fits, key = _COUNTING["minimum_examples"], f"{place}.minimum_examples"
-            examples[kind] = _number(section["minimum_examples"], fits, where, key)
-    return bounds, examples
+    def policy(self, document: dict[str, Any]) -> Policy:
+        self.check_keys(document, ("use", *STAGES), "")
+        use = document.get("use", "upper")
+        if use not in get_args(Use):
+            expected = "'upper' (the pessimistic end of the interval) or 'middle'"
+            raise self.fault("use", use, expected)
+        bounds = {}
+        for stage in STAGES:
+            section = self.table(document, stage, stage)
+            own = {t.key: t for t in THRESHOLDS if t.stage == stage}
+            extra = (*_COUNTING, "kinds") if stage == "tasks" else ()
+            self.check_keys(section, (*own, *extra), stage)
+            for key in own.keys() & section.keys():
+                bounds[stage, key] = self.bound(own[key], section[key], f"{stage}.{key}")
+        tasks = document.get("tasks", {})
+        kinds, examples = self.kinds(tasks)
+        counting = {
+            key: self.number(tasks[key], fits, f"tasks.{key}")
+            for key, fits in _COUNTING.items()
+            if key in tasks
+        }
+        policy = Policy(Path(self.where).stem, use, bounds, kinds, examples, **counting)
+        self.refuse_contradictions(policy, counting)
+        return policy
 
-
-def _refuse_contradictions(policy: Policy, counting: Iterable[str], where: str) -> None:
-    """Settings that decide nothing: whoever wrote them believes that they do."""
-    if not policy.bounds and not policy.kinds:
-        known = ", ".join(f"{t.stage}.{t.key}" for t in THRESHOLDS)
-        raise RequestError(f"Policy {where} asks nothing. Give at least one of {known}.")
-    if ("tasks", "retention_min") in policy.bounds:
-        return
-    bare = [f"tasks.{key}" for key in counting if not policy.kinds]
-    bare += [f"tasks.kinds.{k}.minimum_examples" for k in policy.examples.keys() - policy.kinds]
-    if bare:
-        raise RequestError(
-            f"Policy {where}, {bare[0]}: decides nothing without a retention_min. Give "
-            "tasks.retention_min too, or leave it out."
-        )
-
-
-def _bound(threshold: Threshold, value: Any, where: str, key: str) -> float:
-    return _number(value, (float, threshold.least, threshold.most), where, key)
-
-
-def _number(value: Any, fits: tuple[type, float, float], where: str, key: str) -> Any:
-    kind, least, most = fits
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    typed = whole or (kind is float and isinstance(value, float))
-    if not typed or not least <= value <= most:
-        words = "a whole number" if kind is int else "a number"
-        raise _wrong(where, key, value, f"{words} from {least:g} to {most:g}")
-    return kind(value)
-
-
-def _table(read: dict[str, Any], name: str, where: str, key: str) -> dict[str, Any]:
-    found = read.get(name, {})
-    if not isinstance(found, dict):
-        raise _wrong(where, key, found, f"a table: [{key}] on a line of its own, keys below")
-    return found
-
-
-def _known(section: dict[str, Any], known: tuple[str, ...], where: str, place: str) -> None:
-    for key in section:
-        if key not in known:
-            at = f"{place}.{key[:40]}" if place else key[:40]
+    def kinds(self, tasks: dict[str, Any]) -> tuple[dict[str, float], dict[str, int]]:
+        kinds = self.table(tasks, "kinds", "tasks.kinds")
+        if len(kinds) > MOST_KINDS:
             raise RequestError(
-                f"Policy {where} has an unknown key {at!r}. {_near(key, known)}It takes "
-                f"{', '.join(known)}."
+                f"Policy {self.where}, tasks.kinds: {len(kinds)} kinds. Give at most {MOST_KINDS}."
             )
+        bounds, examples = {}, {}
+        for kind in kinds:
+            place = f"tasks.kinds.{kind[:40]}"
+            section = self.table(kinds, kind, place)
+            self.check_keys(section, _KIND_KEYS, place)
+            if "retention_min" in section:
+                value = section["retention_min"]
+                bounds[kind] = self.bound(_RETENTION, value, f"{place}.retention_min")
+            if "minimum_examples" in section:
+                value, fits = section["minimum_examples"], _COUNTING["minimum_examples"]
+                examples[kind] = self.number(value, fits, f"{place}.minimum_examples")
+        return bounds, examples
+
+    def refuse_contradictions(self, policy: Policy, counting: Iterable[str]) -> None:
+        """Refuse settings without effect."""
+        if not policy.bounds and not policy.kinds:
+            known = ", ".join(f"{t.stage}.{t.key}" for t in THRESHOLDS)
+            raise RequestError(f"Policy {self.where} has no rule. Give at least one of {known}.")
+        if ("tasks", "retention_min") in policy.bounds:
+            return
+        bare = [f"tasks.{key}" for key in counting if not policy.kinds]
+        bare += [f"tasks.kinds.{k}.minimum_examples" for k in policy.examples.keys() - policy.kinds]
+        if bare:
+            raise RequestError(
+                f"Policy {self.where}, {bare[0]}: decides nothing without a retention_min. Give "
+                "tasks.retention_min too, or leave it out."
+            )
+
+    def bound(self, threshold: Threshold, value: Any, key: str) -> float:
+        return self.number(value, (float, threshold.least, threshold.most), key)
+
+    def number(self, value: Any, fits: tuple[type, float, float], key: str) -> Any:
+        kind, least, most = fits
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        typed = whole or (kind is float and isinstance(value, float))
+        if not typed or not least <= value <= most:
+            expected = "a whole number" if kind is int else "a number"
+            raise self.fault(key, value, f"{expected} from {least:g} to {most:g}")
+        return kind(value)
+
+    def table(self, parent: dict[str, Any], name: str, key: str) -> dict[str, Any]:
+        section = parent.get(name, {})
+        if not isinstance(section, dict):
+            raise self.fault(key, section, f"a table: [{key}] on a line of its own, keys below")
+        return section
+
+    def check_keys(self, section: dict[str, Any], known: tuple[str, ...], place: str) -> None:
+        for key in section:
+            if key not in known:
+                at = f"{place}.{key[:40]}" if place else key[:40]
+                raise RequestError(
+                    f"Policy {self.where} has an unknown key {at!r}. {_near(key, known)}It takes "
+                    f"{', '.join(known)}."
+                )
+
+    def fault(self, key: str, value: Any, expected: str) -> RequestError:
+        try:
+            shown = repr(value)[:60]
+        except ValueError:  # a whole number of more than 4300 digits
+            shown = "a huge number"
+        return RequestError(f"Policy {self.where}, {key}: {shown} does not fit. Give {expected}.")
 
 
 def _near(name: str, known: tuple[str, ...]) -> str:
     near = get_close_matches(name[:80], known, 1)
     return f"Did you mean {near[0]}? " if near else ""
-
-
-def _wrong(where: str, key: str, value: Any, fits: str) -> RequestError:
-    try:
-        shown = repr(value)[:60]
-    except ValueError:  # a whole number of more than 4300 digits
-        shown = "a huge number"
-    return RequestError(f"Policy {where}, {key}: {shown} does not fit. Give {fits}.")

@@ -1,7 +1,6 @@
-"""The verdict on a quantized checkpoint: a policy's thresholds held against measurements.
+"""The verdict on a quantized checkpoint: a policy's thresholds against measurements.
 
-A rule holds, does not hold, or could not be decided; the last is never taken for the first.
-Measuring is elsewhere. Imports no torch.
+A rule holds, does not hold, or is undecided; undecided never counts as holding. Imports no torch.
 """
 
 import math
@@ -22,10 +21,10 @@ EXIT_CODES: dict[Word, int] = {"pass": 0, "fail": 1, "could not measure": 2}
 
 @dataclass(frozen=True)
 class Measurement:
-    """A figure that a stage measured; a value of None says in `why` what prevented it.
+    """A figure of a stage; a value of None has its reason in `why`.
 
     kind: of the examples, such as "arithmetic"; sample: how many examples, windows or requests
-    p_value: that a loss as large is luck (statistics.mcnemar), where examples are paired
+    p_value: of the loss (core.intervals.mcnemar), where examples are paired
     """
 
     stage: str
@@ -66,7 +65,7 @@ class RuleResult:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All rules of a policy; left_out: its stages that were not asked for."""
+    """All rules of a policy; left_out: its stages that were not selected."""
 
     policy: str
     use: Use
@@ -99,135 +98,133 @@ class Verdict:
 def judge(
     policy: Policy, measurements: Iterable[Measurement], stages: Sequence[str] = STAGES
 ) -> Verdict:
-    """Decide each threshold of `policy` in `stages`. Measurements that it does not name are left.
+    """Decide each threshold of `policy` in `stages`. Other measurements are ignored.
 
-    Raises RequestError for a stage that there is not, or two measurements of one thing.
+    Raises RequestError for an unknown stage, or two measurements of one thing.
     """
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown:
         raise RequestError(f"No stage {unknown[0]!r}. The stages are {', '.join(STAGES)}.")
     measured = _by_name(measurements)
-    asked = [
+    bounds = [
         (t, ALL, policy.bounds[t.stage, t.key])
         for t in THRESHOLDS
         if (t.stage, t.key) in policy.bounds
     ]
-    asked += [(t, k, v) for t in THRESHOLDS if _of_kinds(t) for k, v in policy.kinds.items()]
+    bounds += [(t, k, v) for t in THRESHOLDS if t.by_kind for k, v in policy.kinds.items()]
     rules = [
-        _rule(policy, threshold, measured.get((threshold.stage, threshold.what, kind)), kind, bound)
-        for threshold, kind, bound in asked
-        if threshold.stage in stages
+        _Rule(policy, t, kind, bound, measured.get((t.stage, t.what, kind))).result()
+        for t, kind, bound in bounds
+        if t.stage in stages
     ]
-    out = dict.fromkeys(t.stage for t, _, _ in asked if t.stage not in stages)
-    return Verdict(policy.name, policy.use, tuple(rules), tuple(out))
+    left_out = dict.fromkeys(t.stage for t, _, _ in bounds if t.stage not in stages)
+    return Verdict(policy.name, policy.use, tuple(rules), tuple(left_out))
 
 
 def _by_name(measurements: Iterable[Measurement]) -> dict[tuple[str, str, str], Measurement]:
-    found = {}
+    by_name = {}
     for m in measurements:
-        if (m.stage, m.what, m.kind) in found:
+        if (m.stage, m.what, m.kind) in by_name:
             raise RequestError(
                 f"{m.stage}: {m.what} ({m.kind}) was measured twice. Give each measurement once."
             )
-        found[m.stage, m.what, m.kind] = m
-    return found
+        by_name[m.stage, m.what, m.kind] = m
+    return by_name
 
 
-def _of_kinds(threshold: Threshold) -> bool:
-    return threshold.key == "retention_min"
+@dataclass(frozen=True)
+class _Rule:
+    """A threshold of a policy, to be decided by a measurement."""
 
+    policy: Policy
+    threshold: Threshold
+    kind: str
+    bound: float
+    measurement: Measurement | None
 
-def _rule(
-    policy: Policy, threshold: Threshold, found: Measurement | None, kind: str, bound: float
-) -> RuleResult:
-    passed, words = _decide(policy, threshold, found, kind, bound)
-    return RuleResult(
-        threshold.stage,
-        threshold.what,
-        kind,
-        found.value if found else None,
-        found.interval if found else None,
-        bound,
-        threshold.direction,
-        threshold.unit,
-        passed,
-        words,
-    )
+    @property
+    def limit(self) -> str:
+        return f"{self.threshold.direction} {self.bound:g}"
 
+    def holds(self, value: float) -> bool:
+        return value <= self.bound if self.threshold.direction == "at most" else value >= self.bound
 
-def _decide(
-    policy: Policy, threshold: Threshold, found: Measurement | None, kind: str, bound: float
-) -> tuple[bool | None, str]:
-    if found is None:
-        return None, "not measured"
-    if found.value is None:
-        return None, f"could not be measured: {found.why or 'no reason is given'}"
-    if not math.isfinite(found.value):
-        return False, f"{found.value} is no figure of a working model: look at its outputs"
-    if _of_kinds(threshold):
-        fewest = policy.examples.get(kind, policy.minimum_examples)
-        if found.sample < fewest:
-            return _few(threshold, found, bound, fewest)
-    if policy.use == "upper" and found.interval:
-        return _decide_end(threshold, found.value, found.interval, bound)
-    if _holds(threshold, found.value, bound):
-        bare = "; it has no interval" * (policy.use == "upper")
-        return True, f"{found.value:.4g} is {threshold.direction} {bound:g}{bare}"
-    return _decide_loss(policy, threshold, found, bound)
+    def ends(self, interval: Interval) -> tuple[float, float]:
+        """The worse end of the interval and the better one."""
+        low, high = interval.low, interval.high
+        return (high, low) if self.threshold.direction == "at most" else (low, high)
 
-
-def _few(
-    threshold: Threshold, found: Measurement, bound: float, fewest: int
-) -> tuple[bool | None, str]:
-    """With fewer examples than asked for, the interval has to decide: it is the wider for it."""
-    words = f"only {found.sample} examples, {fewest} are asked for"
-    if found.interval is None or not math.isfinite(found.interval.width):
-        return None, f"{words}: take more"
-    words += f", so the interval decides, {found.interval.width:.3g} wide"
-    worse, better = _ends(threshold, found.interval)
-    if _holds(threshold, worse, bound):
-        return True, f"{words}: even its worse end, {worse:.4g}, is {threshold.direction} {bound:g}"
-    if not _holds(threshold, better, bound):
-        return False, f"{words}: even its better end, {better:.4g}, misses {bound:g}"
-    return None, f"{words}: {worse:.4g} to {better:.4g} can be both; take more"
-
-
-def _decide_end(
-    threshold: Threshold, value: float, interval: Interval, bound: float
-) -> tuple[bool | None, str]:
-    """The pessimistic end has to satisfy the bound."""
-    end = _ends(threshold, interval)[0]
-    if not math.isfinite(end):
-        return None, "too few values to bound it: take more"
-    words = f"the interval's worse end, {end:.4g},"
-    if _holds(threshold, end, bound):
-        return True, f"{words} is {threshold.direction} {bound:g}"
-    if _holds(threshold, value, bound):
-        return False, (
-            f"{value:.4g} was measured, but {words} is not {threshold.direction} {bound:g}: a "
-            "larger sample narrows it"
+    def result(self) -> RuleResult:
+        passed, reason = self.decide()
+        return RuleResult(
+            stage=self.threshold.stage,
+            what=self.threshold.what,
+            kind=self.kind,
+            value=self.measurement.value if self.measurement else None,
+            interval=self.measurement.interval if self.measurement else None,
+            bound=self.bound,
+            direction=self.threshold.direction,
+            unit=self.threshold.unit,
+            passed=passed,
+            reason=reason,
         )
-    return False, f"{value:.4g} is not {threshold.direction} {bound:g}"
 
+    def decide(self) -> tuple[bool | None, str]:
+        measurement = self.measurement
+        if measurement is None:
+            return None, "not measured"
+        value, interval = measurement.value, measurement.interval
+        if value is None:
+            return None, f"could not be measured: {measurement.why or 'no reason is given'}"
+        if not math.isfinite(value):
+            return False, f"{value} is no figure of a working model: look at its outputs"
+        if self.threshold.by_kind:
+            fewest = self.policy.examples.get(self.kind, self.policy.minimum_examples)
+            if measurement.sample < fewest:
+                return self.decide_few(interval, measurement.sample, fewest)
+        if self.policy.use == "upper" and interval:
+            return self.decide_end(value, interval)
+        if self.holds(value):
+            bare = "; it has no interval" * (self.policy.use == "upper")
+            return True, f"{value:.4g} is {self.limit}{bare}"
+        return self.decide_loss(value, measurement.p_value)
 
-def _decide_loss(
-    policy: Policy, threshold: Threshold, found: Measurement, bound: float
-) -> tuple[bool | None, str]:
-    """What was measured misses the bound; a loss of paired examples has to be proven too."""
-    words = f"{found.value:.4g} is not {threshold.direction} {bound:g}"
-    if found.p_value is None or policy.significance is None or not _of_kinds(threshold):
-        return False, words
-    proof = f"p = {found.p_value:.3g}, proven below {policy.significance:g}"
-    if found.p_value < policy.significance:
-        return False, f"{words}, and the loss is no luck ({proof})"
-    return None, f"{words}, but luck can do that ({proof}): take more examples"
+    def decide_few(
+        self, interval: Interval | None, sample: int, fewest: int
+    ) -> tuple[bool | None, str]:
+        """With fewer examples than required, the interval decides: it is the wider for it."""
+        start = f"only {sample} examples, {fewest} are required"
+        if interval is None or not math.isfinite(interval.width):
+            return None, f"{start}: take more"
+        start += f", so the interval decides, {interval.width:.3g} wide"
+        worse, better = self.ends(interval)
+        if self.holds(worse):
+            return True, f"{start}: even its worse end, {worse:.4g}, is {self.limit}"
+        if not self.holds(better):
+            return False, f"{start}: even its better end, {better:.4g}, misses {self.bound:g}"
+        return None, f"{start}: {worse:.4g} to {better:.4g} can be both; take more"
 
+    def decide_end(self, value: float, interval: Interval) -> tuple[bool | None, str]:
+        """The pessimistic end has to satisfy the bound."""
+        end = self.ends(interval)[0]
+        if not math.isfinite(end):
+            return None, "too few values to bound it: take more"
+        worse = f"the interval's worse end, {end:.4g},"
+        if self.holds(end):
+            return True, f"{worse} is {self.limit}"
+        if self.holds(value):
+            return False, (
+                f"{value:.4g} was measured, but {worse} is not {self.limit}: a larger sample "
+                "narrows it"
+            )
+        return False, f"{value:.4g} is not {self.limit}"
 
-def _holds(threshold: Threshold, value: float, bound: float) -> bool:
-    return value <= bound if threshold.direction == "at most" else value >= bound
-
-
-def _ends(threshold: Threshold, interval: Interval) -> tuple[float, float]:
-    """The worse end of the interval and the better one."""
-    low, high = interval.low, interval.high
-    return (high, low) if threshold.direction == "at most" else (low, high)
+    def decide_loss(self, value: float, p_value: float | None) -> tuple[bool | None, str]:
+        """The value misses the bound; a loss of paired examples has to be significant, too."""
+        missed, significance = f"{value:.4g} is not {self.limit}", self.policy.significance
+        if p_value is None or significance is None or not self.threshold.by_kind:
+            return False, missed
+        proof = f"p = {p_value:.3g}, proven below {significance:g}"
+        if p_value < significance:
+            return False, f"{missed}, and the loss is no luck ({proof})"
+        return None, f"{missed}, but luck can do that ({proof}): take more examples"

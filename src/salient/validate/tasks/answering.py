@@ -96,7 +96,7 @@ class Examinee:
         self, name: str, settings: dict[str, Any], answer: Callable[[Engine], ModelAnswer]
     ) -> list[Any]:
         """The answers that `answer` returns, or returned when the cache stored them."""
-        before = self.cache.taken
+        before = self.cache.reused
         part = self.cache.part(
             name,
             {"model": self.side.fingerprint, **settings},
@@ -106,7 +106,7 @@ class Examinee:
         )
         total = self.throughput
         total.parts += 1
-        total.cached += self.cache.taken - before
+        total.cached += self.cache.reused - before
         total.seconds += part.seconds
         total.prompt_tokens += part.prompt_tokens
         total.new_tokens += part.new_tokens

@@ -119,7 +119,7 @@ def _drift_table(result: AttributionResult) -> HtmlTable:
         "text",
         rows,
         {
-            "shared salient channels": lambda row: fmt.share(row[0].kept_salient),
+            "shared salient channels": lambda row: fmt.share(row[0].salient_share),
             "mean log ratio": lambda row: fmt.short(row[0].log_ratio),
             "distance": lambda row: row[1],
         },
