@@ -90,3 +90,12 @@ def test_bytes_are_told_in_mebibytes_and_from_one_gibibyte_in_gibibytes(count, w
 )
 def test_seconds_are_told_in_minutes_from_one_minute(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_a_table_wraps_between_words_or_lists_its_cells(width):
+    row = ("compressed-tensors w4-g128", "torch._scaled_mm (slow)", "24.02 GiB")
+    table = Table("Formats", ("format", "kernel", "memory"), [row], text_columns=("kernel",))
+    words = printed(Report({}, [table]), width).split()
+    assert {word for cell in row for word in cell.split()} <= set(words)
+    assert ("┃" in words) == (width > 40)

@@ -1,4 +1,4 @@
-"""Shapes to plan with: the shipped configs of released models, and small ones made by hand."""
+"""Shapes to plan with: the shipped configs of released models, and a small one."""
 
 import json
 from functools import cache
@@ -16,7 +16,7 @@ def released(name: str) -> ModelShape:
     return read_shape(json.loads(path.read_text()))
 
 
-def made(**changes) -> ModelShape:
+def small_shape(**changes) -> ModelShape:
     """Two Llama-like blocks of width 256: 4 heads, 2 key-value heads of 64, inner width 512."""
     linears = (
         LinearShape("self_attn.q_proj", 256, 256, joined="qkv_proj"),

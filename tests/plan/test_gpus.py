@@ -59,7 +59,7 @@ def test_no_two_rows_answer_to_one_name():
 
 
 @ALL
-def test_a_row_is_found_by_its_names_however_they_are_written(gpu):
+def test_a_row_answers_to_its_names_however_they_are_written(gpu):
     for name in (gpu.name, *gpu.aliases):
         for spelled in (name, name.upper(), name.lower(), f" {name} ", name.replace(" ", "-")):
             assert find_gpu(spelled) is gpu
@@ -260,7 +260,7 @@ def test_memory_is_what_the_driver_shows(name, mib):
         ("13th Gen Intel(R) Core(TM) i7-13700H", "Core i7-13700H"),
     ],
 )
-def test_a_device_is_found_as_people_and_drivers_spell_it(spelled, name):
+def test_a_device_is_looked_up_as_people_and_drivers_spell_it(spelled, name):
     assert find_gpu(spelled).name == name
 
 
@@ -297,16 +297,18 @@ def test_a_name_of_several_devices_is_the_commonest(bare, name):
         ("EPYC 9655", "EPYC 9654"),
     ],
 )
-def test_an_unknown_name_is_told_with_the_nearest_five_and_a_way_round(name, nearest):
-    words = rf"^Unknown device {re.escape(repr(name))}. Try one of: (.*). Or give its memory alone"
-    with pytest.raises(RequestError, match=words + ": --vram GB works without") as told:
+def test_an_unknown_name_is_refused_with_the_nearest_five_and_an_alternative(name, nearest):
+    message = (
+        rf"^Unknown device {re.escape(repr(name))}. Try one of: (.*). Or give its memory alone"
+    )
+    with pytest.raises(RequestError, match=message + ": --vram GB works without") as error:
         find_gpu(name)
-    found = re.search(words, str(told.value))
-    assert found
-    five = found[1].split(", ")
+    match = re.search(message, str(error.value))
+    assert match
+    five = match[1].split(", ")
     assert len(set(five)) == 5
     assert nearest in five
-    assert all(find_gpu(one).name == one for one in five)
+    assert all(find_gpu(gpu_name).name == gpu_name for gpu_name in five)
 
 
 @pytest.mark.parametrize("name", ["M3 Max 64GB", "RTX 4090 48GB", "RTX 4090 0GB", "A100 24GB"])
@@ -316,7 +318,7 @@ def test_a_memory_that_the_device_does_not_have_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["", " ", "nvidia", "GeForce RTX", "\x00", "🙂", "(", "zzz\n"])
-def test_a_name_that_says_nothing_gets_examples(name):
+def test_a_name_without_content_gets_examples(name):
     with pytest.raises(RequestError, match=f"Try one of: {', '.join(EXAMPLES)}. Or"):
         find_gpu(name)
 
@@ -328,10 +330,10 @@ def test_what_is_no_name_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["x" * 200_000, "RTX 4090" + " " * 200_000, "9" * 5000 + "GB"])
-def test_a_name_without_end_is_refused_in_few_words(name):
-    with pytest.raises(RequestError, match=re.escape(repr(name[:LONGEST]))) as told:
+def test_a_name_without_end_is_refused_in_a_short_message(name):
+    with pytest.raises(RequestError, match=re.escape(repr(name[:LONGEST]))) as error:
         find_gpu(name)
-    assert len(str(told.value)) < 400
+    assert len(str(error.value)) < 400
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -343,7 +345,7 @@ def test_examples_are_in_the_catalogue(name):
 
 
 @pytest.mark.parametrize("gib", [0.5, 24, 79.6, 10_000])
-def test_a_device_of_a_given_memory_has_no_other_figures(gib):
+def test_a_device_of_known_memory_has_no_other_figures(gib):
     gpu = gpu_of_memory(gib)
     assert gpu.memory == gib
     assert f"{gib:g} GiB" in gpu.name
@@ -352,6 +354,6 @@ def test_a_device_of_a_given_memory_has_no_other_figures(gib):
 
 @pytest.mark.parametrize("gib", [0, -1, -0.0, math.nan, math.inf, -math.inf, 10_001, 1e300])
 def test_a_memory_that_cannot_be_is_refused(gib):
-    words = f"No device has {gib:g} GiB of memory. Give --vram a number above 0 and up to 10000"
-    with pytest.raises(RequestError, match=re.escape(words)):
+    message = f"No device has {gib:g} GiB of memory. Give --vram a number above 0 and up to 10000"
+    with pytest.raises(RequestError, match=re.escape(message)):
         gpu_of_memory(gib)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.shapes import made, released
+from helpers.shapes import released, small_shape
 from salient.core.errors import RequestError
 from salient.plan.engine_profiles import (
     ENGINES,
@@ -17,7 +17,7 @@ from salient.plan.engine_profiles import (
 )
 from salient.plan.gpus import find_gpu, gpu_of_memory
 from salient.plan.memory import Workload, budget, sequence_bytes, utilization, weights_share
-from salient.plan.weight_formats import FORMATS, weights
+from salient.plan.weight_formats import FORMATS, stored_weights
 from salient.shapes.model_shape import CacheShape
 
 AWQ = FORMATS["awq-g128"]
@@ -34,51 +34,54 @@ def with_cache(shape, *caches: CacheShape):
 
 def test_a_cache_is_layers_times_heads_times_bytes_in_whole_blocks():
     # 2 blocks x (keys + values) x 2 heads x 64 x 2 bytes; 100 tokens are 7 blocks of 16
-    assert sequence_bytes(made(), load(), 100) == 2 * 2 * 2 * 64 * 2 * 112
-    assert sequence_bytes(made(), load("llama.cpp"), 100) == 2 * 2 * 2 * 64 * 2 * 100
+    assert sequence_bytes(small_shape(), load(), 100) == 2 * 2 * 2 * 64 * 2 * 112
+    assert sequence_bytes(small_shape(), load("llama.cpp"), 100) == 2 * 2 * 2 * 64 * 2 * 100
 
 
-def test_a_window_keeps_no_more_than_its_tokens():
-    shape = with_cache(made(), CacheShape(256, 2, window=512), CacheShape(256, 2))
-    full = sequence_bytes(made(), load(), 4096) // 2
+def test_a_window_caches_no_more_than_its_tokens():
+    shape = with_cache(small_shape(), CacheShape(256, 2, window=512), CacheShape(256, 2))
+    full = sequence_bytes(small_shape(), load(), 4096) // 2
     assert sequence_bytes(shape, load(), 4096) == full + full * 512 // 4096
 
 
 def test_a_recurrent_state_does_not_grow_with_the_context():
-    shape = with_cache(made(), CacheShape(state=1000), CacheShape(state=1000))
+    shape = with_cache(small_shape(), CacheShape(state=1000), CacheShape(state=1000))
     assert sequence_bytes(shape, load(), 1) == sequence_bytes(shape, load(), 4096) == 2 * 1000 * 4
 
 
 @pytest.mark.parametrize(("tp", "share"), [(1, 1), (2, 1 / 2), (4, 1 / 2), (8, 1 / 2)])
-def test_heads_are_divided_whole_and_each_gpu_keeps_at_least_one(tp, share):
-    assert sequence_bytes(made(), load(tp=tp), 1024) == sequence_bytes(made(), load(), 1024) * share
+def test_heads_are_divided_whole_and_each_gpu_holds_at_least_one(tp, share):
+    assert (
+        sequence_bytes(small_shape(), load(tp=tp), 1024)
+        == sequence_bytes(small_shape(), load(), 1024) * share
+    )
 
 
 def test_a_latent_cache_is_whole_on_every_gpu():
-    shape = with_cache(made(), CacheShape(576, 1), CacheShape(576, 1))
+    shape = with_cache(small_shape(), CacheShape(576, 1), CacheShape(576, 1))
     assert sequence_bytes(shape, load(tp=8), 1024) == sequence_bytes(shape, load(), 1024)
 
 
 @pytest.mark.parametrize("kind", ["fp8", "fp8_e5m2"])
 def test_an_fp8_cache_takes_half(kind):
-    half = sequence_bytes(made(), load(kv_dtype=kind), 1024)
-    assert 2 * half == sequence_bytes(made(), load(), 1024)
+    half = sequence_bytes(small_shape(), load(kv_dtype=kind), 1024)
+    assert 2 * half == sequence_bytes(small_shape(), load(), 1024)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_largest_context_is_the_last_that_fits(engine):
     shape = released("Llama-3.1-8B")
-    asked = load(engine, 10.0)
-    found = budget(shape, AWQ, asked)
-    block = asked.engine.block
-    room = found.available - (found.taken - found.lines[-1].bytes)
-    assert 0 < found.largest_context < shape.context
-    assert sequence_bytes(shape, asked, found.largest_context) <= room
-    assert sequence_bytes(shape, asked, found.largest_context + block) > room
+    workload = load(engine, 10.0)
+    memory = budget(shape, AWQ, workload)
+    block = workload.engine.block
+    room = memory.available - (memory.taken - memory.items[-1].bytes)
+    assert 0 < memory.largest_context < shape.context
+    assert sequence_bytes(shape, workload, memory.largest_context) <= room
+    assert sequence_bytes(shape, workload, memory.largest_context + block) > room
 
 
-def test_the_largest_context_is_never_more_than_the_model_was_made_for():
-    assert budget(made(), AWQ, load(gib=80.0)).largest_context == made().context
+def test_the_largest_context_is_never_more_than_the_models_own():
+    assert budget(small_shape(), AWQ, load(gib=80.0)).largest_context == small_shape().context
 
 
 def test_the_most_sequences_are_the_last_that_fit():
@@ -89,24 +92,24 @@ def test_the_most_sequences_are_the_last_that_fit():
     assert not budget(shape, AWQ, load(gib=16.0, sequences=most + 1)).fits
 
 
-def test_what_does_not_fit_says_that_nothing_fits():
-    found = budget(released("Llama-3.1-70B"), FORMATS["fp16"], load(gib=24.0))
-    assert not found.fits
-    assert found.largest_context == found.most_sequences == 0
+def test_a_model_that_does_not_fit_leaves_no_room():
+    memory = budget(released("Llama-3.1-70B"), FORMATS["fp16"], load(gib=24.0))
+    assert not memory.fits
+    assert memory.largest_context == memory.most_sequences == 0
 
 
-def test_every_line_says_how_it_follows_and_from_where():
+def test_every_item_has_a_formula_and_a_source():
     for name in ("Gemma-3-27b-it".lower(), "DeepSeek-V3", "gpt-oss-20b"):
         for engine in ENGINES:
-            for line in budget(released(name), AWQ, load(engine)).lines:
-                assert line.bytes > 0
-                assert line.formula
-                assert line.source
+            for item in budget(released(name), AWQ, load(engine)).items:
+                assert item.bytes > 0
+                assert item.formula
+                assert item.source
 
 
 def test_gpus_share_the_matrices_and_each_holds_the_norms():
-    shape = made()
-    stored = weights(shape, AWQ)
+    shape = small_shape()
+    stored = stored_weights(shape, AWQ)
     whole = stored.unquantized + stored.other
     assert weights_share(shape, stored, 1) == stored.total
     assert weights_share(shape, stored, 2) == whole + (stored.total - whole) / 2
@@ -117,7 +120,7 @@ def test_gpus_share_the_matrices_and_each_holds_the_norms():
     # vLLM 0.32, engine/arg_utils.py, the server's defaults
     [("RTX 4090", 2048, 256), ("H100", 8192, 1024), ("A100", 2048, 256), ("B200", 16384, 1024)],
 )
-def test_a_step_of_vllm_is_as_large_as_its_defaults_say(gpu, tokens, sequences):
+def test_a_step_of_vllm_has_the_size_of_its_defaults(gpu, tokens, sequences):
     assert step_sizes(ENGINES["vllm"], find_gpu(gpu), 1000, 1) == (tokens, sequences)
 
 
@@ -128,15 +131,15 @@ def test_a_step_of_vllm_is_as_large_as_its_defaults_say(gpu, tokens, sequences):
 )
 def test_the_sampler_takes_what_published_profiles_say(model, published):
     shape = released(model)
-    found = logits_bytes(shape, ENGINES["vllm"], 2048, 256) / GIB
-    assert found == pytest.approx(published, rel=0.05)
-    assert step_bytes(shape, 2048, 1) < found * GIB
+    size = logits_bytes(shape, ENGINES["vllm"], 2048, 256) / GIB
+    assert size == pytest.approx(published, rel=0.05)
+    assert step_bytes(shape, 2048, 1) < size * GIB
 
 
 def test_llama_cpps_batch_takes_what_its_log_says():
     # "CUDA0 compute buffer size = 258.50 MiB" for Llama-3-8B: 512 tokens x 128256 words x 4 bytes
-    found = logits_bytes(released("Llama-3.1-8B"), ENGINES["llama.cpp"], 512, 1)
-    assert found / 2**20 == pytest.approx(258.5, rel=0.05)
+    size = logits_bytes(released("Llama-3.1-8B"), ENGINES["llama.cpp"], 512, 1)
+    assert size / 2**20 == pytest.approx(258.5, rel=0.05)
 
 
 def test_apples_gpus_may_take_three_quarters_of_the_memory():
@@ -146,5 +149,5 @@ def test_apples_gpus_may_take_three_quarters_of_the_memory():
 def test_an_unknown_engine_or_cache_type_is_refused_with_the_known_ones():
     with pytest.raises(RequestError, match=r"Unknown engine 'tgi'.*vllm, transformers, llama\.cpp"):
         find_engine("tgi")
-    with pytest.raises(RequestError, match=r"vllm keeps no cache in 'q8_0'.*auto, bfloat16"):
+    with pytest.raises(RequestError, match=r"vllm has no KV cache in 'q8_0'.*auto, bfloat16"):
         kv_bytes(ENGINES["vllm"], "q8_0")

@@ -1,4 +1,4 @@
-"""Laws of the verb plan: one answer for people and programs, and words for what cannot be asked."""
+"""Laws of the verb plan: one answer for people and programs, and messages for invalid options."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from salient.plan.weight_formats import FORMATS
 LLAMA = "meta-llama/Llama-3.1-8B"
 
 
-def test_a_plan_is_told_to_people_and_to_programs():
+def test_people_and_programs_get_the_same_plan():
     report = api.plan(LLAMA, gpu="RTX 4090", context=16384, concurrency=4)
     data = json.loads(report.to_json())
     device = data["devices"][0]
@@ -29,12 +29,12 @@ def test_a_plan_is_told_to_people_and_to_programs():
     assert any(line.startswith("RTX 4090: take AWQ") for line in report.lines)
 
 
-def test_formats_that_the_engine_refuses_are_told_with_their_reason_and_not_in_the_table():
+def test_refused_formats_are_listed_with_their_reason_and_not_in_the_table():
     # Qwen2.5-14B over 8 GPUs: 13824 inputs are no whole groups of 128
     report = api.plan("Qwen/Qwen2.5-14B", gpu="H100", tp=8)
-    told = "\n".join(line for line in report.lines if line.startswith("  refused: "))
-    assert "AWQ w4-g128" in told
-    assert "13824 inputs / 8" in told
+    refused = "\n".join(line for line in report.lines if line.startswith("  refused: "))
+    assert "AWQ w4-g128" in refused
+    assert "13824 inputs / 8" in refused
     assert "AWQ w4-g128" not in [row[0] for row in report.tables[1].rows]
 
 
@@ -43,7 +43,7 @@ def test_devices_are_compared_side_by_side():
     assert [d["gpu"]["name"] for d in report.data["devices"]] == ["RTX 4090", "H100 SXM", "MI300X"]
 
 
-def test_without_a_device_sizes_are_told_and_nothing_is_refused():
+def test_without_a_device_sizes_are_listed_and_nothing_is_refused():
     report = api.plan(LLAMA)
     assert report.passed
     assert report.data["devices"] == []
@@ -64,7 +64,7 @@ def test_commands_name_the_model_as_other_tools_take_it(typed, named):
     assert named in " ".join(lines)
 
 
-def test_a_plan_in_which_nothing_will_do_does_not_pass_and_says_what_to_change():
+def test_a_plan_without_a_good_format_does_not_pass_and_says_what_to_change():
     report = api.plan("meta-llama/Llama-3.1-70B", gpu="RTX 4060")
     assert not report.passed
     assert report.data["devices"][0]["choice"] is None
@@ -78,7 +78,7 @@ def test_the_context_is_the_models_own_where_that_is_less_than_the_default():
 
 
 @pytest.mark.parametrize(
-    ("words", "error", "match"),
+    ("options", "error", "match"),
     [
         ({"model": "no/such/thing"}, ModelError, "no/such/thing"),
         ({"model": ""}, ModelError, "Give a folder"),
@@ -92,16 +92,16 @@ def test_the_context_is_the_models_own_where_that_is_less_than_the_default():
         ({"concurrency": -1}, RequestError, "--concurrency -1"),
         ({"tp": 0}, RequestError, "--tp 0"),
         ({"engine": "llama.cpp", "tp": 2}, RequestError, r"llama\.cpp does not cut a model"),
-        ({"kv_dtype": "int3"}, RequestError, "keeps no cache in 'int3'"),
+        ({"kv_dtype": "int3"}, RequestError, "has no KV cache in 'int3'"),
         ({"require": "speed=1"}, RequestError, "--require does not take 'speed=1'"),
         ({"prompt": 0}, RequestError, "--prompt 0"),
         ({"engine_version": "new"}, RequestError, "new"),
         ({"adr": "/no/such/folder/adr.md"}, ResourceError, "The record .* cannot be written"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_with_what_fits(words, error, match):
+def test_invalid_options_are_refused_with_what_fits(options, error, match):
     with pytest.raises(error, match=match):
-        api.plan(**{"model": LLAMA, "gpu": None if "vram" in words else "H100", **words})
+        api.plan(**{"model": LLAMA, "gpu": None if "vram" in options else "H100", **options})
 
 
 def test_a_record_holds_context_alternatives_decision_budget_and_what_would_change_it(tmp_path):
@@ -121,12 +121,12 @@ def test_a_record_is_well_formed_markdown():
     assert text.startswith("# ")
     assert "2026-01-02" in text
     tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.M)
-    assert len(tables) == 3
+    assert len(tables) == 4
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_tp_sizes_are_told_for_every_group():
+def test_tp_sizes_are_listed_for_every_group():
     sizes = api.plan(LLAMA).data["tensor_parallel_sizes"]
     assert set(sizes) == {"g32", "g64", "g128"}
-    assert all(1 in found for found in sizes.values())
+    assert all(1 in tp for tp in sizes.values())

@@ -11,7 +11,7 @@ from salient.plan.gpus import find_gpu
 from salient.plan.memory import Workload, utilization
 from salient.plan.speed import forecast
 from salient.plan.vllm.route import Route, ServingTarget, WeightPacking, route
-from salient.plan.weight_formats import FORMATS, weights
+from salient.plan.weight_formats import FORMATS, stored_weights
 
 SMALL, QWEN, LLAMA = "Mistral-Small-24B-Instruct-2501", "Qwen2.5-14B", "Llama-3.1-8B"
 
@@ -31,7 +31,7 @@ class Row:
 
 
 # Users' reports of vLLM (24 B on an RTX 4090; 14 B on an H100; 8 B on an Instinct whose model is
-# not told, here MI100 and MI210); llama.cpp's discussion 4167 for Apple, scaled from 7 B to 8 B.
+# not named, here MI100 and MI210); llama.cpp's discussion 4167 for Apple, scaled from 7 B to 8 B.
 PUBLISHED = [
     Row(SMALL, "RTX 4090", "awq-g128", 60, 65),
     Row(SMALL, "RTX 4090", "awq-g128", 6, 6, forced="awq"),
@@ -54,25 +54,27 @@ PUBLISHED = [
 def routed(row: Row) -> Route:
     shape, form, gpu = released(row.model), FORMATS[row.form], find_gpu(row.gpu)
     if row.forced:
-        served = ServingTarget(gpu, 1, row.version, "float16", row.forced)
-        return route(shape, WeightPacking(form.method, form.group), served)
+        target = ServingTarget(gpu, 1, row.version, "float16", row.forced)
+        return route(shape, WeightPacking(form.method, form.group), target)
     return route_of(shape, form, Workload(ENGINES[row.engine], gpu, 2048, version=row.version))
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda r: f"{r.model}-{r.gpu}-{r.form}-{r.forced}")
 def test_a_forecast_is_within_a_factor_of_the_published_speed(row):
     load = Workload(ENGINES[row.engine], find_gpu(row.gpu), context=2048)
-    found = forecast(released(row.model), FORMATS[row.form], load, routed(row))
-    assert found is not None
-    assert row.low / 1.5 <= found.decode.middle <= row.high * 1.5
-    assert found.decode.low < found.decode.middle < found.decode.high
+    speed = forecast(released(row.model), FORMATS[row.form], load, routed(row))
+    assert speed is not None
+    assert row.low / 1.5 <= speed.decode.middle <= row.high * 1.5
+    assert speed.decode.low < speed.decode.middle < speed.decode.high
 
 
 @pytest.mark.parametrize(
     ("model", "form", "gibibytes"), [(QWEN, "fp16", 27.6), (QWEN, "awq-g128", 9.4)]
 )
 def test_weights_take_what_was_published(model, form, gibibytes):
-    assert weights(released(model), FORMATS[form]).total / GIB == pytest.approx(gibibytes, rel=0.1)
+    assert stored_weights(released(model), FORMATS[form]).total / GIB == pytest.approx(
+        gibibytes, rel=0.1
+    )
 
 
 def test_vllm_takes_what_was_published_of_a_24_gib_card():
@@ -81,7 +83,7 @@ def test_vllm_takes_what_was_published_of_a_24_gib_card():
     assert 22 * 0.9 <= taken <= 23 * 1.1
 
 
-def test_the_fast_kernel_is_foretold_several_times_the_slow_one():
+def test_the_fast_kernel_is_forecast_several_times_the_slow_one():
     fast, slow = (
         forecast(
             released(row.model),

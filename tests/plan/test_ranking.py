@@ -1,11 +1,11 @@
-"""Laws of the choice: what cannot run is never chosen, and each reason is told."""
+"""Laws of the choice: what cannot run is never chosen, and each reason is steps."""
 
 import re
 from dataclasses import replace
 
 import pytest
 
-from helpers.shapes import made, released
+from helpers.shapes import released, small_shape
 from salient.plan.advice import advice
 from salient.plan.commands import commands
 from salient.plan.engine_profiles import ENGINES
@@ -23,56 +23,58 @@ def load(gpu="RTX 4090", engine="vllm", context=4096, **changes) -> Workload:
     return replace(Workload(ENGINES[engine], device, context), **changes)
 
 
-def ranked(model, asked=ANY, **changes):
-    return candidates(released(model), load(**changes), asked)
+def ranked(model, required=ANY, **changes):
+    return candidates(released(model), load(**changes), required)
 
 
-def names(found) -> list[str]:
-    return [one.form.name for one in found]
+def names(ranked_formats) -> list[str]:
+    return [one.form.name for one in ranked_formats]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_format_of_the_engine_is_judged_once(engine):
-    found = ranked("Llama-3.1-8B", engine=engine)
-    assert sorted(names(found)) == sorted(n for n, f in FORMATS.items() if engine in f.engines)
+    ranked_formats = ranked("Llama-3.1-8B", engine=engine)
+    assert sorted(names(ranked_formats)) == sorted(
+        n for n, f in FORMATS.items() if engine in f.engines
+    )
 
 
 @pytest.mark.parametrize("gpu", ["RTX 4090", "T4", "V100", "H100", "MI300X", "M3 Max", 24.0])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_best_runs_if_any_does(gpu, engine):
-    found = ranked("Llama-3.1-8B", gpu=gpu, engine=engine)
-    assert found[0].runs == any(one.runs for one in found)
+    ranked_formats = ranked("Llama-3.1-8B", gpu=gpu, engine=engine)
+    assert ranked_formats[0].runs == any(one.runs for one in ranked_formats)
 
 
-def test_a_model_too_large_at_16_bits_is_quantized():
-    found = ranked("Mistral-Small-24B-Instruct-2501")
-    assert found[0].form.method == "awq"
-    assert not next(one for one in found if one.form.name == "fp16").runs
+def test_a_model_too_large_in_16_bit_is_quantized():
+    ranked_formats = ranked("Mistral-Small-24B-Instruct-2501")
+    assert ranked_formats[0].form.method == "awq"
+    assert not next(one for one in ranked_formats if one.form.name == "fp16").runs
 
 
 def test_4_bits_are_chosen_for_their_speed_where_16_bits_fit_too():
-    found = ranked("Llama-3.1-8B", gpu="H100")
-    assert found[0].form.name == "awq-g128"
+    ranked_formats = ranked("Llama-3.1-8B", gpu="H100")
+    assert ranked_formats[0].form.name == "awq-g128"
 
 
 def test_on_amd_the_slow_awq_kernel_is_not_chosen_over_16_bits():
-    found = ranked("Llama-3.1-8B", gpu="MI300X")
-    assert names(found).index("fp16") < names(found).index("awq-g128")
+    ranked_formats = ranked("Llama-3.1-8B", gpu="MI300X")
+    assert names(ranked_formats).index("fp16") < names(ranked_formats).index("awq-g128")
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("required", "message"),
     [
-        (Requirements(ttft=1e-6), "first token in .* s, asked"),
-        (Requirements(decode=1e6), "tokens a second, asked"),
-        (Requirements(throughput=1e9), "tokens a second in all, asked"),
-        (Requirements(memory=1e6), "takes .*, asked 1 MiB"),
+        (Requirements(ttft=1e-6), "first token in .* s, required"),
+        (Requirements(decode=1e6), "tokens a second, required"),
+        (Requirements(throughput=1e9), "tokens a second in all, required"),
+        (Requirements(memory=1e6), "takes .*, required 1 MiB"),
     ],
 )
-def test_a_requirement_that_nothing_meets_is_told_with_both_figures(asked, words):
-    best = ranked("Llama-3.1-8B", asked)[0]
+def test_a_requirement_that_nothing_meets_is_named_with_both_figures(required, message):
+    best = ranked("Llama-3.1-8B", required)[0]
     assert not best.good
-    assert any(re.search(words, miss) for miss in best.unmet)
+    assert any(re.search(message, miss) for miss in best.unmet)
 
 
 def test_fine_tuning_later_rules_out_formats_that_cannot():
@@ -92,7 +94,7 @@ def test_what_fits_needs_no_advice():
 
 
 @pytest.mark.parametrize(
-    ("model", "changes", "words"),
+    ("model", "changes", "message"),
     [
         ("Llama-3.1-70B", {"gpu": "RTX 4090"}, r"--tp 4 fits|--tp 2 fits|a device of \d+ GiB"),
         ("Llama-3.1-8B", {"gpu": 10.0, "context": 65536}, r"--context \d+ fits"),
@@ -101,15 +103,15 @@ def test_what_fits_needs_no_advice():
         ("DeepSeek-V3", {"gpu": "M3 Max", "engine": "llama.cpp"}, r"a device of|no device of"),
     ],
 )
-def test_each_advice_is_one_that_fits(model, changes, words):
+def test_each_advice_is_one_that_fits(model, changes, message):
     shape, at = released(model), load(**changes)
     best = candidates(shape, at, ANY)[0]
-    told = advice(shape, at, best)
-    assert re.search(words, " ".join(told))
-    for line in told:
-        if found := re.match(r"--(context|concurrency|tp) (\d+) fits", line):
-            field = {"context": "context", "concurrency": "sequences", "tp": "tp"}[found[1]]
-            assert budget(shape, best.form, replace(at, **{field: int(found[2])})).fits
+    steps = advice(shape, at, best)
+    assert re.search(message, " ".join(steps))
+    for line in steps:
+        if match := re.match(r"--(context|concurrency|tp) (\d+) fits", line):
+            field = {"context": "context", "concurrency": "sequences", "tp": "tp"}[match[1]]
+            assert budget(shape, best.form, replace(at, **{field: int(match[2])})).fits
 
 
 def test_the_serving_line_of_awq_names_no_quantization_and_tracks_weights():
@@ -127,8 +129,8 @@ def test_the_serving_line_of_awq_names_no_quantization_and_tracks_weights():
 
 def test_the_slow_kernel_is_served_in_the_one_type_that_it_takes():
     shape, at = released("Llama-3.1-8B"), load("T4", context=2048, version=(0, 9))
-    found = candidates(shape, at, ANY)
-    chosen = next(one for one in found if one.form.name == "awq-g128")
+    ranked_formats = candidates(shape, at, ANY)
+    chosen = next(one for one in ranked_formats if one.form.name == "awq-g128")
     assert chosen.route.kernel == "awq_gemm"
     assert "--dtype float16" in commands("m", shape, chosen, at)[1]
 
@@ -139,19 +141,19 @@ def test_a_device_without_bfloat16_is_served_in_float16():
     for chosen in candidates(shape, at, ANY):
         if chosen.runs:
             assert "--dtype float16" in commands("m", shape, chosen, at)[-1]
-    assert next(one for one in candidates(made(), at, ANY) if one.form.name == "fp16").runs
+    assert next(one for one in candidates(small_shape(), at, ANY) if one.form.name == "fp16").runs
 
 
-def test_llama_cpp_is_given_the_context_of_all_its_slots():
+def test_llama_cpp_gets_the_context_of_all_its_slots():
     shape, at = released("Llama-3.1-8B"), load("M3 Max", "llama.cpp", sequences=4)
     chosen = candidates(shape, at, ANY)[0]
     assert f"-c {4 * 4096} -np 4" in commands("m", shape, chosen, at)[-1]
 
 
 def test_tensor_parallelism_is_refused_where_whole_groups_are_lost():
-    shape = made()  # inner width 512: 4 groups of 128
-    found = candidates(shape, load(tp=2), ANY)
-    assert next(one for one in found if one.form.name == "awq-g128").runs
+    shape = small_shape()  # inner width 512: 4 groups of 128
+    ranked_formats = candidates(shape, load(tp=2), ANY)
+    assert next(one for one in ranked_formats if one.form.name == "awq-g128").runs
     odd = next(o for o in candidates(shape, load(tp=8), ANY) if o.form.name == "awq-g128")
     assert odd.route.pace != "fast"
     assert odd.route.fallen

@@ -7,7 +7,7 @@ from salient.plan.requirements import Requirements, parse_requirements
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("", Requirements()),
         ("ttft=1s,decode=30", Requirements(ttft=1.0, decode=30.0)),
@@ -16,8 +16,8 @@ from salient.plan.requirements import Requirements, parse_requirements
         ("throughput=500tok/s,", Requirements(throughput=500.0)),
     ],
 )
-def test_requirements_are_read_with_their_units(text, found):
-    assert parse_requirements(text) == found
+def test_requirements_are_read_with_their_units(text, expected):
+    assert parse_requirements(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,6 @@ def test_what_does_not_fit_is_named_with_what_does(text):
     assert len(str(refused.value)) < 400
 
 
-def test_a_requirement_given_twice_is_refused():
+def test_a_repeated_requirement_is_refused():
     with pytest.raises(RequestError, match="--require names 'ttft' twice"):
         parse_requirements("ttft=1s,ttft=2s")

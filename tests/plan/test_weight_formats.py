@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.shapes import made, released
+from helpers.shapes import released, small_shape
 from salient.plan.gguf_types import BITS, gguf_bits
-from salient.plan.weight_formats import FORMATS, bytes_read, weights
+from salient.plan.weight_formats import FORMATS, bytes_read, stored_weights
 from salient.shapes.model_shape import LinearShape
 
 # Sizes of published files, 10^9 bytes: the GGUF files of the "bartowski" repositories on the Hub
@@ -37,15 +37,15 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("model", "form", "gigabytes"), PUBLISHED)
 def test_a_planned_size_is_that_of_the_published_files(model, form, gigabytes):
-    stored = weights(released(model), FORMATS[form])
+    stored = stored_weights(released(model), FORMATS[form])
     text = stored.total - stored.towers  # GGUF keeps a vision tower in a file of its own
     assert text / 1e9 == pytest.approx(gigabytes, rel=0.005)
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
 def test_a_stored_size_is_the_sum_of_its_parts_and_what_is_read_is_no_more(form):
-    shape = made()
-    stored = weights(shape, form)
+    shape = small_shape()
+    stored = stored_weights(shape, form)
     parts = (stored.linears, stored.unquantized, stored.embedding, stored.head, stored.other)
     assert stored.total == sum(parts) + stored.towers
     assert bytes_read(shape, form) <= stored.total - stored.embedding + 1
@@ -58,30 +58,33 @@ def test_a_stored_size_is_the_sum_of_its_parts_and_what_is_read_is_no_more(form)
      ("q4_0", 4.5), ("q8_0", 8.5)],
 )  # fmt: skip
 def test_bits_a_weight_are_those_of_the_format(form, bits):
-    shape = made()
-    assert weights(shape, FORMATS[form]).linears * 8 == bits * shape.count(lambda _: True)
+    shape = small_shape()
+    assert stored_weights(shape, FORMATS[form]).linears * 8 == bits * shape.count(lambda _: True)
 
 
-def test_a_matrix_whose_inputs_the_group_does_not_divide_stays_at_16_bits_and_is_named():
-    shape = made()
+def test_a_matrix_whose_inputs_the_group_does_not_divide_stays_unquantized_and_is_named():
+    shape = small_shape()
     odd = LinearShape("mlp.down_proj", 256, 480, "mlp", "in")
     blocks = tuple(replace(b, linears=(*b.linears[:-1], odd)) for b in shape.blocks)
-    stored = weights(replace(shape, blocks=blocks), FORMATS["awq-g128"])
+    stored = stored_weights(replace(shape, blocks=blocks), FORMATS["awq-g128"])
     assert stored.unfit == ("mlp.down_proj: 480 inputs",)
     assert stored.unquantized == 2 * odd.weights * 2
-    assert not weights(replace(shape, blocks=blocks), FORMATS["awq-g32"]).unfit
+    assert not stored_weights(replace(shape, blocks=blocks), FORMATS["awq-g32"]).unfit
 
 
 def test_a_tied_head_is_stored_once_and_read_all_the_same():
-    tied = made(head=0)
+    tied = small_shape(head=0)
     for form in (FORMATS["fp16"], FORMATS["awq-g128"]):
-        assert weights(made(), form).total - weights(tied, form).total == 1000 * 256 * 2
-        assert bytes_read(made(), form) == bytes_read(tied, form)
+        assert (
+            stored_weights(small_shape(), form).total - stored_weights(tied, form).total
+            == 1000 * 256 * 2
+        )
+        assert bytes_read(small_shape(), form) == bytes_read(tied, form)
 
 
 def test_more_sequences_read_more_experts_up_to_all():
     experts = LinearShape("mlp.experts.*.up_proj", 64, 256, "experts", copies=8, active=2)
-    shape = made()
+    shape = small_shape()
     shape = replace(shape, blocks=tuple(replace(b, linears=(experts,)) for b in shape.blocks))
     form = FORMATS["fp16"]
     read = [bytes_read(shape, form, rows) - shape.head * 2 for rows in (1, 2, 64)]

@@ -17,7 +17,7 @@ from salient.core.records import to_json
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.core.system import peak_memory
 from salient.models.inspect import left_out_lines, sixteen_bit_lines
-from salient.plan.serving_warnings import forewarnings
+from salient.plan.serving_warnings import serving_warnings
 
 from .export import export_checkpoint
 from .job import QuantizeJob, QuantizeOptions, finished_evidence, prepare
@@ -37,7 +37,7 @@ def quantize_model(
     """
     started = time.monotonic()
     job = prepare(request)
-    warnings = forewarnings(job.source.config, job.layers.scheme, job.format)
+    warnings = serving_warnings(job.source.config, job.layers.scheme, job.format)
     for warning in warnings:
         _log.warning("warning: %s", warning)
     report = plan_report(job) if dry_run else _run(job, started, fresh=fresh, progress=progress)

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -42,22 +43,51 @@ class Report:
         return json.dumps(_finite(self.data), indent=2, ensure_ascii=False)
 
     def show(self, console: Console) -> None:
-        """Print tables and lines."""
+        """Print tables and lines; no word in a cell is broken where the console has room for it."""
         for table in self.tables:
             console.print(Text(table.title, style="bold"), soft_wrap=True)
-            console.print(_rich(table))
+            widths = _column_widths(table, console.width)
+            if widths:
+                console.print(_rich_table(table, widths))
+            else:
+                console.print(*_vertical(table), sep="\n")
         for line in self.lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _rich(table: Table) -> RichTable:
-    grid = RichTable()
-    for number, column in enumerate(table.columns):
-        text = number == 0 or column in table.text_columns
-        grid.add_column(column, justify="left" if text else "right", overflow="fold")
+def _column_widths(table: Table, room: int) -> list[int]:
+    """The widths at which the table fits into `room`, the widest columns wrapped between words;
+    empty where the longest words do not fit."""
+    columns = list(zip(table.columns, *table.rows, strict=True))
+    widths = [max(cell_len(line) for c in cells for line in c.split("\n")) for cells in columns]
+    least = [max((cell_len(w) for c in cells for w in c.split()), default=0) for cells in columns]
+    room -= 3 * len(columns) + 1  # borders and padding
+    if sum(least) > room:
+        return []
+    while sum(widths) > room:
+        spare = [(width, index) for index, width in enumerate(widths) if width > least[index]]
+        widths[max(spare)[1]] -= 1
+    return widths
+
+
+def _rich_table(table: Table, widths: list[int]) -> RichTable:
+    rich = RichTable()
+    for index, (column, width) in enumerate(zip(table.columns, widths, strict=True)):
+        justify = "left" if index == 0 or column in table.text_columns else "right"
+        rich.add_column(column, justify=justify, width=width, overflow="fold")
     for row in table.rows:
-        grid.add_row(*map(Text, row))
-    return grid
+        rich.add_row(*map(Text, row))
+    return rich
+
+
+def _vertical(table: Table) -> list[Text]:
+    """The rows one after another, a cell a line."""
+    lines: list[Text] = []
+    for first, *cells in table.rows:
+        lines.append(Text(first, style="bold"))
+        for column, cell in zip(table.columns[1:], cells, strict=True):
+            lines.append(Text(f"  {column}: {cell}" if column else f"  {cell}"))
+    return lines
 
 
 def _finite(value: Any) -> Any:

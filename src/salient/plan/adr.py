@@ -1,4 +1,4 @@
-"""An Architecture Decision Record of a plan, in Markdown: what was chosen, and why."""
+"""An Architecture Decision Record of a plan, in Markdown."""
 
 import os
 from datetime import date
@@ -9,11 +9,11 @@ from salient.core.markdown import markdown_table
 from salient.core.report import Table, mebibytes
 
 from .planner import DevicePlan, Plan
-from .report import formats_table, memory_table, parts_table
+from .report import formats_table, memory_table, parts_table, speed_table
 
 
 def write_record(plan: Plan, path: Path, today: date) -> None:
-    """Write the record to `path`, which appears only when it is whole.
+    """Write the record to `path`, which appears only when complete.
 
     Raises ResourceError where the folder cannot be written.
     """
@@ -32,7 +32,7 @@ def write_record(plan: Plan, path: Path, today: date) -> None:
 def record(plan: Plan, today: date) -> str:
     """The record's text."""
     model = plan.request.model
-    pieces = [
+    sections = [
         f"# How to serve {model}",
         f"Date: {today.isoformat()}. Status: proposed.",
         "## Context",
@@ -40,35 +40,37 @@ def record(plan: Plan, today: date) -> str:
         _markdown(parts_table(plan)),
     ]
     for device in plan.devices:
-        pieces += _device(device)
+        sections += _device(device)
     if not plan.devices:
-        pieces += ["## Decision", "None yet: no device was named."]
-    pieces += ["## When to reconsider", _list(_reconsider(plan))]
-    return "\n\n".join(pieces) + "\n"
+        sections += ["## Decision", "None yet: no device was named."]
+    sections += ["## When to reconsider", _list(_reconsider(plan))]
+    return "\n\n".join(sections) + "\n"
 
 
 def _context(plan: Plan) -> str:
-    asked = plan.request.require or "nothing beyond running and fitting"
+    required = plan.request.require or "nothing beyond running and fitting"
     first = plan.devices[0].load if plan.devices else None
-    load = f" Load: {first.words}." if first else ""
+    load = f" Load: {first.summary}." if first else ""
     notes = "".join(f" {note}." for note in plan.shape.notes)
     return (
         f"{plan.request.model} ({plan.origin}) is to be served with {plan.request.engine}.{load} "
-        f"Required: {asked}.{notes}"
+        f"Required: {required}.{notes}"
     )
 
 
 def _device(device: DevicePlan) -> list[str]:
     best = device.best
-    chosen = f"Serve {best.form.title} on {device.gpu.name}."
+    name, form = device.gpu.name, best.form.title
+    choice = f"Serve {form} on {name}."
     if not best.good:
-        chosen = f"No format will do on {device.gpu.name}. The nearest is {best.form.title}."
-    pieces = [
-        f"## Decision: {device.gpu.name}",
-        chosen,
+        choice = f"No format meets the requirements on {name}. The nearest is {form}."
+    sections = [
+        f"## Decision: {name}",
+        choice,
         _list([*best.reasons, *(f"misses: {miss}" for miss in best.unmet)]),
         "### Alternatives",
         _markdown(formats_table(device)),
+        _markdown(speed_table(device)),
         _list([f"{one.form.title}: {'; '.join(one.reasons)}" for one in device.candidates[1:]]),
         "### Trade-offs",
         _list(_trade_offs(device)),
@@ -76,44 +78,44 @@ def _device(device: DevicePlan) -> list[str]:
         _markdown(memory_table(device)),
     ]
     if device.advice:
-        pieces += ["### What would make it fit", _list(list(device.advice))]
+        sections += ["### What would make it fit", _list(list(device.advice))]
     if device.commands:
-        pieces += ["### Commands", "```sh\n" + "\n".join(device.commands) + "\n```"]
-    return pieces
+        sections += ["### Commands", "```sh\n" + "\n".join(device.commands) + "\n```"]
+    return sections
 
 
 def _trade_offs(device: DevicePlan) -> list[str]:
     best = device.best
     plain = next((one for one in device.candidates if one.form.name == "fp16"), None)
-    said = [f"Quality: {best.form.loss}", f"Fine-tuning later: {best.form.tuning}"]
+    lines = [f"Quality: {best.form.loss}", f"Fine-tuning later: {best.form.tuning}"]
     if plain and plain is not best:
         saved = plain.budget.stored.total - best.budget.stored.total
-        said.append(f"Memory: {mebibytes(saved)} of weights less than at 16 bits")
+        lines.append(f"Memory: {mebibytes(saved)} of weights less than in 16-bit")
     if plain and plain is not best and plain.forecast and best.forecast:
         ratio = best.forecast.decode.middle / plain.forecast.decode.middle
-        said.append(f"Speed: {ratio:.1f} times the tokens a second of 16 bits, by forecast")
+        lines.append(f"Speed: {ratio:.1f} times the tokens a second of 16-bit, by forecast")
     if best.forecast:
-        said += [f"Assumed: {line}" for line in best.forecast.assumptions]
-    return said
+        lines += [f"Assumed: {line}" for line in best.forecast.assumptions]
+    return lines
 
 
 def _reconsider(plan: Plan) -> list[str]:
-    said = [
-        "The measured quality on your own tasks misses its bound: a forecast says nothing of it.",
+    lines = [
+        "The measured quality on your own tasks misses its bound: a forecast does not cover it.",
         "Measured speed leaves the forecast's range: run `salient doctor` on the engine's log.",
-        "The engine's version changes: which kernel it takes depends on it.",
+        "The engine's version changes: its kernels depend on it.",
     ]
     for device in plan.devices:
         budget, load = device.best.budget, device.load
-        said.append(
+        lines.append(
             f"On {device.gpu.name}: more than {budget.most_sequences} sequences of {load.context} "
             f"tokens, or one of more than {budget.largest_context}, are needed."
         )
-    return said
+    return lines
 
 
 def _markdown(table: Table) -> str:
-    return f"**{table.title}**\n\n{markdown_table(table.columns, table.rows, table.words)}"
+    return f"**{table.title}**\n\n{markdown_table(table.columns, table.rows, table.text_columns)}"
 
 
 def _list(items: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What to change when a model does not fit: each way tried, not guessed."""
+"""What to change when a model does not fit; each way is tried, not guessed."""
 
 from dataclasses import replace
 
@@ -11,26 +11,26 @@ from .gpus import catalogue
 from .memory import Workload, budget, utilization
 from .ranking import Candidate
 
-LEAST_CONTEXT = 256  # tokens; below it nobody wants to serve
+LEAST_CONTEXT = 256  # tokens; less is of no use
 
 
 def advice(shape: ModelShape, load: Workload, best: Candidate) -> tuple[str, ...]:
-    """Ways that make `best` fit, the cheapest first; empty if it fits as it is."""
+    """Ways that make `best` fit, the cheapest first; empty if it fits."""
     if best.budget.fits:
         return ()
-    said = [
+    ways = [
         *_less_context(best, load),
         *_fewer_sequences(best, load),
         *_smaller_cache(shape, load, best),
         *_more_gpus(shape, load, best),
         *_larger_gpus(shape, load, best),
     ]
-    if not said:
-        said.append(
+    if not ways:
+        ways.append(
             f"no device of the catalogue holds {mebibytes(best.budget.taken)}: use pipeline "
             "parallelism over several machines, or a smaller model"
         )
-    return tuple(said)
+    return tuple(ways)
 
 
 def _less_context(best: Candidate, load: Workload) -> list[str]:

@@ -1,4 +1,4 @@
-"""What each engine takes of a device's memory beside weights, and how it deals with sequences.
+"""Memory that each engine takes in addition to weights, and the size of its steps.
 
 Figures are of the engine's defaults; every one names its source. Imports no torch.
 """
@@ -15,13 +15,13 @@ MIB, GIB = 2**20, 2**30
 
 @dataclass(frozen=True)
 class EngineProfile:
-    """An engine's habits.
+    """An engine's defaults.
 
     utilization: share of the memory that it takes at most
-    block: tokens that its cache gives out at once
+    block: tokens that its cache allocates at once
     kv_bytes: bytes a number in its cache, by the name of the cache's type
-    context_bytes: what the driver, libraries and the process hold
-    graphs: whether it captures CUDA graphs; tensor_parallel: whether it cuts a model over GPUs
+    context_bytes: memory of the driver, the libraries and the process
+    graphs: whether it captures CUDA graphs; tensor_parallel: whether it shards a model
     """
 
     name: str
@@ -41,14 +41,9 @@ ENGINES = {
     engine.name: engine
     for engine in (
         EngineProfile(
-            "vllm",
-            0.92,
-            16,
-            {**_FLOATS, "fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0},
-            550 * MIB,
+            "vllm", 0.92, 16, {**_FLOATS, "fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0}, 550 * MIB,
             "CUDA context and libraries; vLLM logs non_torch_memory of 0.05 to 0.2 GiB besides",
-            graphs=True,
-            tensor_parallel=True,
+            graphs=True, tensor_parallel=True,
         ),
         EngineProfile(
             "transformers", 0.97, 1, {**_FLOATS, "float32": 4.0}, 600 * MIB,
@@ -85,17 +80,17 @@ def find_engine(name: str) -> EngineProfile:
 
 
 def kv_bytes(engine: EngineProfile, kv_dtype: str) -> float:
-    """Bytes a cached number. Raises RequestError for a type that the engine does not cache in."""
+    """Bytes of a cached number. Raises RequestError for a type that the engine does not have."""
     if kv_dtype not in engine.kv_bytes:
         known = ", ".join(engine.kv_bytes)
         raise RequestError(
-            f"{engine.name} keeps no cache in {kv_dtype!r}. --kv-dtype may be: {known}."
+            f"{engine.name} has no KV cache in {kv_dtype!r}. --kv-dtype may be: {known}."
         )
     return engine.kv_bytes[kv_dtype]
 
 
 def step_sizes(engine: EngineProfile, gpu: Gpu, prompt: int, sequences: int) -> tuple[int, int]:
-    """(tokens, sequences) that one step is made for, by the engine's defaults."""
+    """(tokens, sequences) of the largest step, by the engine's defaults."""
     if engine.name == "vllm":
         if gpu.vendor == "cpu":
             return _VLLM_CPU_STEP
@@ -110,16 +105,16 @@ def step_sizes(engine: EngineProfile, gpu: Gpu, prompt: int, sequences: int) -> 
 def step_bytes(shape: ModelShape, tokens: int, tp: int) -> int:
     """Bytes of the widest moment of a block, for `tokens` 16-bit rows on one of `tp` GPUs.
 
-    The residual, the normed input and the output, and whichever is wider: what attention reads and
-    makes, or the joined gate and up with their product.
+    The residual, the normed input and the output, and the wider of attention's inputs and outputs
+    and the merged gate and up with their product.
     """
     widest = 0
     for block in shape.blocks:
         sums = dict.fromkeys(("attention", "mixer", "mlp", "experts", "shared experts"), 0)
         for linear in block.linears:
             if linear.part in sums:
-                made = linear.out if linear.split != "in" else linear.width
-                sums[linear.part] += made * linear.active
+                features = linear.out if linear.split != "in" else linear.width
+                sums[linear.part] += features * linear.active
         widest = max(widest, *sums.values())
     return tokens * (3 * shape.hidden + widest // tp) * 2
 

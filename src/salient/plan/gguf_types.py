@@ -16,7 +16,7 @@ _BLOCKS = {
     "Q5_K": (2 + 2 + 12 + 32 + 128, 256),
     "Q6_K": (128 + 64 + 16 + 2, 256),
 }
-BITS = {name: 8 * count / held for name, (count, held) in _BLOCKS.items()}
+BITS = {name: 8 * size / count for name, (size, count) in _BLOCKS.items()}
 # what a type becomes where 256 does not divide the inputs
 _FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 _BASE = {"q4_0": "Q4_0", "q4_k_m": "Q4_K", "q5_k_m": "Q5_K", "q8_0": "Q8_0"}
@@ -28,7 +28,7 @@ ENDS = {
 
 def gguf_bits(mixture: str, linear: LinearShape, experts: int, *, more: bool) -> float | None:
     """Bits a weight of `linear`, in a block that gets `more_bits` or not, of a model with that many
-    experts a block; None where no type fits and it stays at 16."""
+    experts a block; None where no type fits and it stays unquantized."""
     if linear.width % 32:
         return None
     kind = _kind(mixture, linear, experts, more=more)

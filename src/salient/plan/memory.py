@@ -1,9 +1,9 @@
-"""What serving a model takes of each GPU, line by line, and what still fits beside it.
+"""The memory of each GPU that serving a model takes, item by item, and what still fits.
 
     budget  =  memory x utilization
             >= weights + activations + graphs + context  +  cache(context) x sequences
 
-Every line carries its formula with the numbers in it, and its source.
+Every item has its formula, with the numbers in it, and its source.
 """
 
 from dataclasses import dataclass
@@ -23,17 +23,18 @@ from .engine_profiles import (
     step_sizes,
 )
 from .gpus import Gpu
-from .weight_formats import StoredWeights, WeightFormat, weights
+from .weight_formats import StoredWeights, WeightFormat, stored_weights
 
 # Numbers that describe a recurrent state are kept in float32 (vLLM 0.32, mamba_ssm_cache_dtype).
 STATE_BYTES = 4
-# What macOS lets a GPU program hold (Metal's recommendedMaxWorkingSetSize) on machines of 64 GB on.
+# The share that macOS lets a GPU program allocate (Metal's recommendedMaxWorkingSetSize), from
+# 64 GB of memory on.
 METAL_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is to be served: `sequences` together, each of `context` tokens, over `tp` GPUs.
+    """`sequences` at once, each of `context` tokens, over `tp` GPUs.
 
     prompt: tokens of a prompt; version: of vLLM
     """
@@ -48,14 +49,14 @@ class Workload:
     version: Version = NEWEST
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """ "4 sequences x 8192 tokens"."""
         return f"{self.sequences} sequence{'s' * (self.sequences != 1)} x {self.context} tokens"
 
 
 @dataclass(frozen=True)
 class MemoryItem:
-    """Bytes of one thing on each GPU, how they follow, and where the rule is from."""
+    """Bytes of one thing on each GPU, the formula, and the source of the rule."""
 
     what: str
     bytes: int
@@ -65,21 +66,21 @@ class MemoryItem:
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """One GPU's memory, planned.
+    """The plan of one GPU's memory.
 
-    available: bytes that the engine may take; lines: what it takes, the cache last
+    available: bytes that the engine may take; items: what it takes, the cache last
     largest_context: tokens of one sequence that fit; most_sequences: of `context` tokens each
     """
 
     available: int
-    lines: tuple[MemoryItem, ...]
+    items: tuple[MemoryItem, ...]
     stored: StoredWeights
     largest_context: int
     most_sequences: int
 
     @property
     def taken(self) -> int:
-        return sum(line.bytes for line in self.lines)
+        return sum(item.bytes for item in self.items)
 
     @property
     def fits(self) -> bool:
@@ -88,27 +89,27 @@ class MemoryBudget:
 
 def budget(shape: ModelShape, form: WeightFormat, load: Workload) -> MemoryBudget:
     """Plan one GPU's memory for `shape` in `form` under `load`."""
-    stored = weights(shape, form)
-    return _budget(shape, _weights_line(shape, form, stored, load), stored, load)
+    stored = stored_weights(shape, form)
+    return _budget(shape, _weights_item(shape, form, stored, load), stored, load)
 
 
 def stored_budget(shape: ModelShape, size: int, load: Workload) -> MemoryBudget:
     """The same for a checkpoint whose tensors take `size` bytes in its files."""
     formula = f"{size / GIB:.2f} GiB in the files"
     formula += f", over {load.tp} GPUs" if load.tp > 1 else ""
-    line = MemoryItem("weights", ceil(size / load.tp), formula, "headers of the safetensors")
-    return _budget(shape, line, StoredWeights(size, 0, 0, 0, 0, 0), load)
+    item = MemoryItem("weights", ceil(size / load.tp), formula, "headers of the safetensors")
+    return _budget(shape, item, StoredWeights(size, 0, 0, 0, 0, 0), load)
 
 
 def _budget(
-    shape: ModelShape, held: MemoryItem, stored: StoredWeights, load: Workload
+    shape: ModelShape, weights: MemoryItem, stored: StoredWeights, load: Workload
 ) -> MemoryBudget:
-    fixed = [held, *_working_lines(shape, load)]
+    fixed = [weights, *_working_items(shape, load)]
     available = int(load.gpu.memory * GIB * utilization(load.engine, load.gpu))
-    room = available - sum(line.bytes for line in fixed)
+    room = available - sum(item.bytes for item in fixed)
     return MemoryBudget(
         available,
-        (*fixed, _cache_line(shape, load)),
+        (*fixed, _cache_item(shape, load)),
         stored,
         largest_context(shape, load, room),
         most_sequences(shape, load, room),
@@ -120,20 +121,20 @@ def utilization(engine: EngineProfile, gpu: Gpu) -> float:
     return min(engine.utilization, METAL_SHARE) if gpu.vendor == "apple" else engine.utilization
 
 
-def _weights_line(
+def _weights_item(
     shape: ModelShape, form: WeightFormat, stored: StoredWeights, load: Workload
 ) -> MemoryItem:
     share = weights_share(shape, stored, load.tp)
     formula = f"{shape.parameters / 1e9:.2f} billion parameters: {stored.linears / GIB:.2f} GiB "
-    formula += f"of {form.title} matrices + {(stored.total - stored.linears) / GIB:.2f} GiB at 16 "
-    formula += "bits" if not form.gguf else "bits or as the mixture has it"
+    formula += f"of {form.title} matrices + {(stored.total - stored.linears) / GIB:.2f} GiB in "
+    formula += "16-bit" if not form.gguf else "16-bit or the mixture's types"
     if load.tp > 1:
         formula += f", over {load.tp} GPUs; norms and routers on each"
     return MemoryItem("weights", share, formula, "config.json; bits a weight of the format")
 
 
 def weights_share(shape: ModelShape, stored: StoredWeights, tp: int) -> int:
-    """Bytes of one of `tp` GPUs: matrices are cut, norms and what has no split are on each."""
+    """Bytes on one of `tp` GPUs: matrices are cut, norms and what has no split are on each."""
     if tp == 1:
         return stored.total
     whole = shape.count(lambda linear: linear.split == "none" and not linear.unquantized)
@@ -142,14 +143,12 @@ def weights_share(shape: ModelShape, stored: StoredWeights, tp: int) -> int:
     return (stored.total - cut) + ceil(cut / tp)
 
 
-def _working_lines(shape: ModelShape, load: Workload) -> list[MemoryItem]:
+def _working_items(shape: ModelShape, load: Workload) -> list[MemoryItem]:
     engine = load.engine
     tokens, sequences = step_sizes(engine, load.gpu, load.prompt, load.sequences)
-    step, logits = (
-        step_bytes(shape, tokens, load.tp),
-        logits_bytes(shape, engine, tokens, sequences),
-    )
-    lines = [
+    step = step_bytes(shape, tokens, load.tp)
+    logits = logits_bytes(shape, engine, tokens, sequences)
+    items = [
         MemoryItem(
             "activations",
             max(step, logits),
@@ -161,50 +160,48 @@ def _working_lines(shape: ModelShape, load: Workload) -> list[MemoryItem]:
     if engine.graphs and load.gpu.vendor != "cpu":
         graphs = GRAPH_BYTES_A_BLOCK * len(shape.blocks)
         formula = f"{len(shape.blocks)} blocks x {GRAPH_BYTES_A_BLOCK >> 20} MiB"
-        lines.append(
-            MemoryItem("CUDA graphs", graphs, formula, "vLLM's own log lines; an estimate")
-        )
-    held, words = engine.context_bytes, "the process and its libraries"
+        items.append(MemoryItem("CUDA graphs", graphs, formula, "vLLM's log lines; an estimate"))
+    size, formula = engine.context_bytes, "the process and its libraries"
     if load.tp > 1:
-        held, words = held + NCCL_BYTES, words + " + NCCL's buffers"
-    lines.append(MemoryItem("context", held, words, engine.context_source))
-    return lines
+        size, formula = size + NCCL_BYTES, formula + " + NCCL's buffers"
+    items.append(MemoryItem("context", size, formula, engine.context_source))
+    return items
 
 
-def _cache_line(shape: ModelShape, load: Workload) -> MemoryItem:
-    one = sequence_bytes(shape, load, load.context)
-    each = kv_bytes(load.engine, load.kv_dtype)
-    formula = f"{load.words} x {shape.values_per_token} numbers x {each:g} bytes"
+def _cache_item(shape: ModelShape, load: Workload) -> MemoryItem:
+    sequence = sequence_bytes(shape, load, load.context)
+    number = kv_bytes(load.engine, load.kv_dtype)
+    formula = f"{load.summary} x {shape.values_per_token} numbers x {number:g} bytes"
     windows = [b.cache.window for b in shape.blocks if b.cache.window is not None]
     if windows:
-        formula += f"; {len(windows)} of {len(shape.blocks)} blocks keep {max(windows)} tokens"
+        formula += f"; {len(windows)} of {len(shape.blocks)} blocks cache {max(windows)} tokens"
     states = sum(block.cache.state for block in shape.blocks)
     if states:
         formula += f"; {states * STATE_BYTES / 2**20:.1f} MiB of state a sequence"
-    return MemoryItem("KV cache", one * load.sequences, formula, "config.json, block by block")
+    return MemoryItem("KV cache", sequence * load.sequences, formula, "config.json, block by block")
 
 
 def sequence_bytes(shape: ModelShape, load: Workload, context: int) -> int:
-    """Bytes that one sequence of `context` tokens keeps on each GPU."""
-    each = kv_bytes(load.engine, load.kv_dtype)
+    """Cache bytes of one sequence of `context` tokens on each GPU."""
+    number = kv_bytes(load.engine, load.kv_dtype)
     block = load.engine.block
     total = 0.0
     for layer in shape.blocks:
         cache = layer.cache
         tokens = ceil(cache.tokens(context) / block) * block
-        total += cache.values * _share(cache, load.tp) * tokens * each
+        total += cache.values * _share(cache, load.tp) * tokens * number
         total += cache.state / load.tp * STATE_BYTES
     return ceil(total)
 
 
 def _share(cache: CacheShape, tp: int) -> float:
-    """The part of a block's cache on one GPU: whole heads, each at least once."""
+    """The part of a block's cache on one GPU: whole heads, at least one."""
     return ceil(cache.heads / tp) / cache.heads
 
 
 def largest_context(shape: ModelShape, load: Workload, room: int) -> int:
-    """The most tokens of one sequence whose cache fits into `room` bytes (at most what the model
-    was made for), a whole number of the engine's blocks; 0 if none fit."""
+    """The most tokens of one sequence whose cache fits into `room` bytes, at most the model's
+    context length, in whole blocks of the engine; 0 if none fit."""
     most = shape.context or 2**20
     if sequence_bytes(shape, load, most) <= room:
         return most
@@ -217,5 +214,5 @@ def largest_context(shape: ModelShape, load: Workload, room: int) -> int:
 
 def most_sequences(shape: ModelShape, load: Workload, room: int) -> int:
     """How many sequences of the load's context fit into `room` bytes."""
-    one = sequence_bytes(shape, load, load.context)
-    return max(0, room // one) if one else 2**20
+    sequence = sequence_bytes(shape, load, load.context)
+    return max(0, room // sequence) if sequence else 2**20

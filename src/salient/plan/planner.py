@@ -64,7 +64,7 @@ class Plan:
     request: PlanOptions
     shape: ModelShape
     origin: str
-    asked: Requirements
+    requirements: Requirements
     devices: tuple[DevicePlan, ...]
     tp_sizes: dict[int, tuple[int, ...]]
 
@@ -78,10 +78,10 @@ def make_plan(request: PlanOptions) -> Plan:
     """Plan `request`. Raises ModelError for the model, RequestError for what was asked."""
     shape, origin = describe(request.model)
     _check(request)
-    asked = parse_requirements(request.require)
-    devices = tuple(_device(shape, request, gpu, asked) for gpu in _gpus(request))
+    requirements = parse_requirements(request.require)
+    devices = tuple(_device(shape, request, gpu, requirements) for gpu in _gpus(request))
     sizes = {group: fitting_tp(shape, group) for group in (32, 64, 128)}
-    return Plan(request, shape, origin, asked, devices, sizes)
+    return Plan(request, shape, origin, requirements, devices, sizes)
 
 
 def _check(request: PlanOptions) -> None:
@@ -105,9 +105,11 @@ def _gpus(request: PlanOptions) -> list[Gpu]:
     return [find_gpu(name) for name in (request.gpu or "").split(",") if name.strip()]
 
 
-def _device(shape: ModelShape, request: PlanOptions, gpu: Gpu, asked: Requirements) -> DevicePlan:
+def _device(
+    shape: ModelShape, request: PlanOptions, gpu: Gpu, requirements: Requirements
+) -> DevicePlan:
     load = load_on(shape, request, gpu)
-    ranked = candidates(shape, load, asked)
+    ranked = candidates(shape, load, requirements)
     best = ranked[0]
     lines = commands(typed_name(request.model), shape, best, load) if best.runs else ()
     return DevicePlan(load, ranked, advice(shape, load, best), lines)

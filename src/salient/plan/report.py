@@ -1,4 +1,4 @@
-"""A plan for people and for programs: tables, lines, JSON."""
+"""The report of a plan: tables, lines, JSON."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,34 +10,31 @@ from .engine_profiles import GIB
 from .planner import DevicePlan, Plan
 from .ranking import Candidate
 from .speed import Forecast
-from .weight_formats import FORMATS, bytes_read, weights
+from .weight_formats import FORMATS, bytes_read, stored_weights
 
-REFUSALS = 4  # kernels that were asked before, told to people; JSON has all
+MAX_REFUSALS = 4  # shown to people; JSON has all
 
 
 def to_report(plan: Plan) -> Report:
     """The report of the verb."""
-    tables, lines = [parts_table(plan)], []
+    tables = [parts_table(plan)]
+    lines: list[str] = []
     if plan.devices:
         for device in plan.devices:
-            tables += [formats_table(device), memory_table(device)]
+            tables += [formats_table(device), speed_table(device), memory_table(device)]
             lines += device_lines(device)
     else:
         tables.append(_stored_table(plan))
-        lines.append("Name a device for what fits and how fast it is: --gpu NAME, or --vram GB.")
+        lines.append("For memory and speed name a device: --gpu NAME, or --vram GB.")
     if plan.request.engine == "vllm":
-        lines.append(f"Tensor parallel sizes that keep groups whole: {_sizes(plan)}.")
+        sizes = "; ".join(f"g{g}: {', '.join(map(str, tp))}" for g, tp in plan.tp_sizes.items())
+        lines.append(f"Tensor-parallel sizes with whole groups: {sizes}.")
     lines += [f"note: {note}" for note in plan.shape.notes]
     return Report(to_data(plan), tables, lines, passed=plan.good)
 
 
-def _sizes(plan: Plan) -> str:
-    told = [f"g{g}: {', '.join(map(str, sizes))}" for g, sizes in plan.tp_sizes.items()]
-    return "; ".join(told)
-
-
 def parts_table(plan: Plan) -> Table:
-    """Parameters by part, and what a token keeps."""
+    """Parameters by part, and the cache of a token."""
     rows = [(name, f"{count:,}") for name, count in parts(plan.shape).items()]
     title = f"{plan.request.model}: {plan.shape.parameters / 1e9:.2f} billion parameters"
     if plan.shape.active_parameters < plan.shape.parameters - sum(plan.shape.towers.values()):
@@ -46,14 +43,14 @@ def parts_table(plan: Plan) -> Table:
 
 
 def parts(shape: ModelShape) -> dict[str, int]:
-    """Parameters by part; they add up to all of them."""
-    found = {"embedding": shape.embedding, "head": shape.head}
+    """Parameters by part; their sum is all of them."""
+    counts = {"embedding": shape.embedding, "head": shape.head}
     for linear in shape.linears:
-        found[linear.part] = found.get(linear.part, 0) + linear.weights + linear.biases
-    found["norms and others"] = shape.other + sum(block.other for block in shape.blocks)
-    found |= shape.towers
+        counts[linear.part] = counts.get(linear.part, 0) + linear.weights + linear.biases
+    counts["norms and others"] = shape.other + sum(block.other for block in shape.blocks)
+    counts |= shape.towers
     names = {"head": "head" if shape.head else "head (tied to the embedding)"}
-    return {names.get(name, name): n for name, n in found.items() if n or name == "head"}
+    return {names.get(name, name): n for name, n in counts.items() if n or name == "head"}
 
 
 def _cache_rows(shape: ModelShape) -> list[tuple[str, ...]]:
@@ -69,9 +66,9 @@ def _cache_rows(shape: ModelShape) -> list[tuple[str, ...]]:
 
 
 def _stored_table(plan: Plan) -> Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for form in FORMATS.values():
-        stored = weights(plan.shape, form)
+        stored = stored_weights(plan.shape, form)
         read = bytes_read(plan.shape, form) / GIB
         rows.append((form.title, mebibytes(stored.total), f"{read:.2f} GiB", form.loss))
     columns = ("format", "weights", "read a token", "loss")
@@ -79,62 +76,78 @@ def _stored_table(plan: Plan) -> Table:
 
 
 def formats_table(device: DevicePlan) -> Table:
-    """Every format that the engine takes on one device, best first."""
+    """The memory of every format that the engine takes on one device, best first."""
     load = device.load
     over = f" x {load.tp}" if load.tp > 1 else ""
-    title = f"{device.gpu.name}{over}, {load.engine.name}: {load.words}"
-    columns = ("format", "weights", "takes", "longest", "most", "kernel", "tok/s", "first token")
-    rows = [_row(one) for one in device.candidates if one.route.pace != "refused"]
-    return Table(title, columns, rows, text_columns=("kernel",))
+    title = f"{device.gpu.name}{over}, {load.engine.name}: {load.summary}"
+    columns = ("format", "weights", "takes", "max context", "max sequences")
+    rows = [
+        (
+            candidate.form.title,
+            mebibytes(candidate.budget.stored.total),
+            mebibytes(candidate.budget.taken) + ("" if candidate.budget.fits else " (no)"),
+            str(candidate.budget.largest_context),
+            str(candidate.budget.most_sequences),
+        )
+        for candidate in _accepted(device)
+    ]
+    return Table(title, columns, rows)
 
 
-def _row(one: Candidate) -> tuple[str, ...]:
-    kernel = one.route.kernel + (" (slow)" if one.route.pace == "slow" else "")
-    takes = mebibytes(one.budget.taken) + ("" if one.budget.fits else " (no)")
-    longest, most = str(one.budget.largest_context), str(one.budget.most_sequences)
-    stored = mebibytes(one.budget.stored.total)
-    return (one.form.title, stored, takes, longest, most, kernel, *_speeds(one.forecast))
+def speed_table(device: DevicePlan) -> Table:
+    """The kernel and the forecast of the same formats."""
+    columns = ("format", "kernel", "tokens/s", "first token")
+    rows = [
+        (
+            candidate.form.title,
+            candidate.route.kernel + (" (slow)" if candidate.route.pace == "slow" else ""),
+            *_speeds(candidate.forecast),
+        )
+        for candidate in _accepted(device)
+    ]
+    return Table(f"Speed on {device.gpu.name}", columns, rows, text_columns=("kernel",))
 
 
-def _speeds(seen: Forecast | None) -> tuple[str, str]:
-    if seen is None:
+def _accepted(device: DevicePlan) -> list[Candidate]:
+    return [one for one in device.candidates if one.route.pace != "refused"]
+
+
+def _speeds(speed: Forecast | None) -> tuple[str, str]:
+    if speed is None:
         return "?", "?"
-    ttft = seen.ttft
-    return f"{seen.decode.low:.0f}-{seen.decode.high:.0f}", f"{ttft.low:.2f}-{ttft.high:.2f} s"
+    decode, ttft = speed.decode, speed.ttft
+    return f"{decode.low:.0f}-{decode.high:.0f}", f"{ttft.low:.2f}-{ttft.high:.2f} s"
 
 
 def memory_table(device: DevicePlan) -> Table:
-    """The chosen format's memory, line by line."""
+    """The memory of the chosen format, item by item."""
     best = device.best
-    rows = [(line.what, mebibytes(line.bytes), line.formula) for line in best.budget.lines]
+    rows = [(item.what, mebibytes(item.bytes), item.formula) for item in best.budget.items]
     rows.append(("all", mebibytes(best.budget.taken), f"of {mebibytes(best.budget.available)}"))
     title = f"Memory of {best.form.title} on {device.gpu.name}"
     return Table(title, ("", "bytes", "how"), rows, text_columns=("how",))
 
 
 def device_lines(device: DevicePlan) -> list[str]:
-    """The choice in words, what it rests on, what to change, what to type."""
+    """The choice, its reasons and assumptions, what to change, what to type."""
     best, name = device.best, device.gpu.name
-    head = (
-        f"{name}: take {best.form.title}." if best.good else f"{name}: no format will do as it is."
-    )
-    lines = [head, *(f"  {reason}" for reason in best.reasons)]
+    choice = f"take {best.form.title}." if best.good else "no format meets the requirements."
+    lines = [f"{name}: {choice}", *(f"  {reason}" for reason in best.reasons)]
     lines += [f"  misses: {miss}" for miss in best.unmet]
     lines += [f"  change: {change}" for change in (*device.advice, *best.route.do)]
     lines += [f"  falls back: {layer}" for layer in best.route.fallen]
-    lines += [f"  not {no.kernel}: {no.why}" for no in best.route.refusals[:REFUSALS]]
+    lines += [f"  not {no.kernel}: {no.why}" for no in best.route.refusals[:MAX_REFUSALS]]
     if best.forecast:
         lines += [f"  assumed: {line}" for line in best.forecast.assumptions]
     lines += refused_lines(device)
     second = next((one for one in device.candidates[1:] if one.good), None)
     if second and best.good:
         lines.append(f"  next: {second.form.title}: {'; '.join(second.reasons[:3])}")
-    lines += [f"  $ {line}" for line in device.commands]
-    return lines
+    return [*lines, *(f"  $ {line}" for line in device.commands)]
 
 
 def refused_lines(device: DevicePlan) -> list[str]:
-    """Formats that the engine will not run there, those of one reason together."""
+    """Formats that the engine does not run there, grouped by reason."""
     reasons: dict[tuple[str, ...], list[str]] = {}
     for one in device.candidates:
         if one.route.pace == "refused":
@@ -143,7 +156,7 @@ def refused_lines(device: DevicePlan) -> list[str]:
 
 
 def to_data(plan: Plan) -> dict[str, Any]:
-    """The plan as plain data."""
+    """The plan as JSON data."""
     shape = plan.shape
     return {
         "model": plan.request.model,
@@ -153,9 +166,9 @@ def to_data(plan: Plan) -> dict[str, Any]:
         "parts": parts(shape),
         "kv_bytes_per_token_16_bit": shape.values_per_token * 2,
         "notes": list(shape.notes),
-        "required": asdict(plan.asked),
+        "required": asdict(plan.requirements),
         "tensor_parallel_sizes": {f"g{g}": list(sizes) for g, sizes in plan.tp_sizes.items()},
-        "weights": {name: weights(shape, form).total for name, form in FORMATS.items()},
+        "weights": {name: stored_weights(shape, form).total for name, form in FORMATS.items()},
         "good": plan.good,
         "devices": [_device_data(device) for device in plan.devices],
     }
@@ -188,7 +201,7 @@ def _candidate_data(one: Candidate) -> dict[str, Any]:
         "route": asdict(one.route),
         "available_bytes": one.budget.available,
         "taken_bytes": one.budget.taken,
-        "memory": [asdict(line) for line in one.budget.lines],
+        "memory": [asdict(item) for item in one.budget.items],
         "largest_context": one.budget.largest_context,
         "most_sequences": one.budget.most_sequences,
         "forecast": asdict(one.forecast) if one.forecast else None,

@@ -1,4 +1,4 @@
-"""What a user asks of a deployment: `--require ttft=1s,decode=30,memory=20GB,tune`."""
+"""Requirements of a deployment: `--require ttft=1s,decode=30,memory=20GB,tune`."""
 
 import math
 import re
@@ -17,7 +17,7 @@ _KNOWN += "memory=20GB (of each GPU), tune (fine-tuning later)"
 
 @dataclass(frozen=True)
 class Requirements:
-    """Bounds: seconds to the first token, tokens a second, bytes; None where nothing is asked."""
+    """Bounds: seconds to the first token, tokens a second, bytes; None where there is none."""
 
     ttft: float | None = None
     decode: float | None = None
@@ -31,25 +31,25 @@ class Requirements:
 
 
 def parse_requirements(text: str) -> Requirements:
-    """Read `--require`. Raises RequestError naming the piece that does not fit."""
-    found: dict[str, float | bool] = {}
-    for piece in filter(None, (piece.strip() for piece in text.split(","))):
-        key, _, value = piece.partition("=")
+    """Read `--require`. Raises RequestError naming the part that does not fit."""
+    bounds: dict[str, float | bool] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, _, value = part.partition("=")
         key = key.strip().lower()
-        if key in found:
+        if key in bounds:
             raise RequestError(f"--require names {key!r} twice. Give each once.")
-        found[key] = _value(key, value.strip(), piece)
-    return Requirements(**found)  # type: ignore[arg-type]
+        bounds[key] = _bound(key, value.strip(), part)
+    return Requirements(**bounds)  # pyright: ignore[reportArgumentType]
 
 
-def _value(key: str, value: str, piece: str) -> float | bool:
+def _bound(key: str, value: str, part: str) -> float | bool:
     if key == "tune" and value.lower() in ("", "yes", "true"):
         return True
     number = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([a-z/]*)", value.lower())
     units = _UNITS.get(key)
     if units is None or not number or number[2] not in units:
-        raise RequestError(f"--require does not take {piece[:80]!r}. It takes {_KNOWN}.")
+        raise RequestError(f"--require does not take {part[:80]!r}. It takes {_KNOWN}.")
     bound = float(number[1]) * units[number[2]]
     if not 0 < bound < math.inf:
-        raise RequestError(f"--require {piece[:80]!r} asks for nothing. Give a number above 0.")
+        raise RequestError(f"--require {part[:80]!r} is not a bound. Give a number above 0.")
     return bound

@@ -33,7 +33,7 @@ class KernelEfficiency:
 # second: 133 (24 B at 6 on an RTX 4090), 152 to 181 (14 B at 11.5 to 13.7 on an H100), 158 (8 B at
 # 19 on ROCm).
 _UNPACKING = 150.0
-_PACES = {
+_EFFICIENCY = {
     "Marlin": KernelEfficiency(0.85, 0.55),
     "Machete": KernelEfficiency(0.85, 0.6),
     "Humming": KernelEfficiency(0.85, 0.55),
@@ -49,12 +49,12 @@ _PACES = {
     "gptqmodel": KernelEfficiency(0.6, 0.4),
 }
 _FAST, _SLOW = KernelEfficiency(0.85, 0.55), KernelEfficiency(0.6, 0.2, _UNPACKING)
-# What a kernel reaches on other makes, of its shares on NVIDIA: of bandwidth, of products.
+# What a kernel reaches on other vendors' devices, relative to NVIDIA: of bandwidth, of products.
 # Apple: llama.cpp's own table of Apple's chips (discussion 4167): 7 B in Q4_0, 61 to 94 a second.
-_MAKES = {"amd": (0.65, 0.65), "apple": (0.8, 1.2), "cpu": (0.8, 1.0)}
+_VENDORS = {"amd": (0.65, 0.65), "apple": (0.8, 1.2), "cpu": (0.8, 1.0)}
 
-# Seconds a block beside its bytes: launches, norms, rotary, attention's own start. vLLM with CUDA
-# graphs: 14 B (48 blocks) at 71.5 tokens a second on an H100 leaves 0.08 ms a block.
+# Seconds a block besides its bytes: launches, norms, rotary, the start of attention. vLLM with
+# CUDA graphs: 14 B (48 blocks) at 71.5 tokens a second on an H100 leaves 0.08 ms a block.
 _BLOCK_SECONDS = {"vllm": 80e-6, "transformers": 600e-6, "llama.cpp": 30e-6, "salient": 60e-6}
 _ROCM_BLOCK_SECONDS = 250e-6
 _CPU_BLOCK_SECONDS = 20e-6
@@ -82,80 +82,81 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class _Assumptions:
-    """How kindly a forecast takes its assumptions: factors on shares and on fixed costs."""
+class _Scenario:
+    """Factors on the shares of a kernel and on fixed costs: pessimistic, middle, optimistic."""
 
     shares: float
     fixed: float
 
 
-_EASES = (_Assumptions(0.8, 1.3), _Assumptions(1.0, 1.0), _Assumptions(1.1, 0.4))
+_SCENARIOS = (_Scenario(0.8, 1.3), _Scenario(1.0, 1.0), _Scenario(1.1, 0.4))
 
 
 def forecast(
     shape: ModelShape, form: WeightFormat, load: Workload, route: Route
 ) -> Forecast | None:
-    """Speeds of `shape` in `form` by the kernel of `route`; None where the device is unknown, or
-    the engine refuses it."""
+    """Speeds of `shape` in `form` by the kernel of `route`; None where the device is unknown or the
+    engine refuses the format."""
     if not load.gpu.bandwidth or not load.gpu.tflops or route.pace == "refused":
         return None
-    pace = _pace(load, route)
+    kernel = _efficiency(load, route)
     steps = [
-        [_step(shape, form, load, pace, e, rows) for e in _EASES] for rows in (1, load.sequences)
+        [_step(shape, form, load, kernel, scenario, rows) for scenario in _SCENARIOS]
+        for rows in (1, load.sequences)
     ]
-    ttft = [_first_token(shape, form, load, pace, e) for e in _EASES]
+    ttft = [_first_token(shape, form, load, kernel, scenario) for scenario in _SCENARIOS]
     return Forecast(
         SpeedRange(*(1 / seconds for seconds in steps[0])),
         SpeedRange(*(load.sequences / seconds for seconds in steps[1])),
         SpeedRange(ttft[2], ttft[1], ttft[0]),
-        _assumptions(load, route, pace),
+        _assumptions(load, route, kernel),
     )
 
 
-def _pace(load: Workload, route: Route) -> KernelEfficiency:
-    pace = _PACES.get(route.kernel, _FAST if route.pace == "fast" else _SLOW)
-    reads, multiplies = _MAKES.get(load.gpu.vendor, (1.0, 1.0))
-    return KernelEfficiency(pace.reads * reads, pace.multiplies * multiplies, pace.unpacks)
+def _efficiency(load: Workload, route: Route) -> KernelEfficiency:
+    kernel = _EFFICIENCY.get(route.kernel, _FAST if route.pace == "fast" else _SLOW)
+    reads, multiplies = _VENDORS.get(load.gpu.vendor, (1.0, 1.0))
+    return KernelEfficiency(kernel.reads * reads, kernel.multiplies * multiplies, kernel.unpacks)
 
 
 def _block_seconds(load: Workload) -> float:
     by_vendor = {"amd": _ROCM_BLOCK_SECONDS, "cpu": _CPU_BLOCK_SECONDS}
-    each = max(_BLOCK_SECONDS[load.engine.name], by_vendor.get(load.gpu.vendor, 0))
+    seconds = max(_BLOCK_SECONDS[load.engine.name], by_vendor.get(load.gpu.vendor, 0))
     if load.gpu.vendor == "cpu" and load.engine.name != "transformers":
-        each = _CPU_BLOCK_SECONDS
-    return each + (2 * _REDUCE_SECONDS if load.tp > 1 else 0)
+        seconds = _CPU_BLOCK_SECONDS
+    return seconds + (2 * _REDUCE_SECONDS if load.tp > 1 else 0)
 
 
 def _step(
     shape: ModelShape,
     form: WeightFormat,
     load: Workload,
-    pace: KernelEfficiency,
-    ease: _Assumptions,
+    kernel: KernelEfficiency,
+    scenario: _Scenario,
     rows: int,
 ) -> float:
     """Seconds of one decoding step of `rows` sequences, each at half of the load's context."""
-    bandwidth = load.gpu.bandwidth * 1e9 * min(0.95, pace.reads * ease.shares)
-    peak = load.gpu.tflops * 1e12 * pace.multiplies * ease.shares
+    bandwidth = load.gpu.bandwidth * 1e9 * min(0.95, kernel.reads * scenario.shares)
+    peak = load.gpu.tflops * 1e12 * kernel.multiplies * scenario.shares
     read = bytes_read(shape, form, rows) / load.tp / bandwidth
     multiplied = 2 * _multiplied(shape) * rows / load.tp / peak
-    unpacked = _unpacked(shape, load, pace, ease) * max(1, rows / 16)  # tiles of 16 rows
+    unpacked = _unpacked(shape, load, kernel, scenario) * max(1, rows / 16)  # tiles of 16 rows
     cached = rows * sequence_bytes(shape, load, load.context // 2) / bandwidth
-    fixed = len(shape.blocks) * _block_seconds(load) * ease.fixed
+    fixed = len(shape.blocks) * _block_seconds(load) * scenario.fixed
     return max(read, multiplied, unpacked) + cached + fixed
 
 
 def _unpacked(
-    shape: ModelShape, load: Workload, pace: KernelEfficiency, ease: _Assumptions
+    shape: ModelShape, load: Workload, kernel: KernelEfficiency, scenario: _Scenario
 ) -> float:
-    if not pace.unpacks:
+    if not kernel.unpacks:
         return 0.0
     active = sum(linear.active_weights for linear in shape.linears if not linear.unquantized)
-    return active / (pace.unpacks * 1e9 * ease.shares) / load.tp
+    return active / (kernel.unpacks * 1e9 * scenario.shares) / load.tp
 
 
 def _multiplied(shape: ModelShape) -> int:
-    """Elements of the matrices that one token passes, the head's too."""
+    """Elements of the matrices that one token passes, including the head."""
     return sum(linear.active_weights for linear in shape.linears) + shape.head_weights
 
 
@@ -163,29 +164,29 @@ def _first_token(
     shape: ModelShape,
     form: WeightFormat,
     load: Workload,
-    pace: KernelEfficiency,
-    ease: _Assumptions,
+    kernel: KernelEfficiency,
+    scenario: _Scenario,
 ) -> float:
-    """Seconds from a prompt to its first token, nothing waiting before it.
+    """Seconds from a prompt to its first token, with an empty queue.
 
     Attention's products are 2 tokens^2 x width a block: scores and values, half of them masked.
     """
     tokens = load.prompt
-    peak = load.gpu.tflops * 1e12 * pace.multiplies * ease.shares * load.tp
+    peak = load.gpu.tflops * 1e12 * kernel.multiplies * scenario.shares * load.tp
     matrices = 2 * (_multiplied(shape) - shape.head_weights) * tokens
     widths = sum(n.width for n in shape.linears if n.part == "attention" and n.split == "in")
     attention = 2 * tokens**2 * widths
-    return (matrices + attention) / peak + _step(shape, form, load, pace, ease, 1)
+    return (matrices + attention) / peak + _step(shape, form, load, kernel, scenario, 1)
 
 
-def _assumptions(load: Workload, route: Route, pace: KernelEfficiency) -> tuple[str, ...]:
+def _assumptions(load: Workload, route: Route, kernel: KernelEfficiency) -> tuple[str, ...]:
     gpu = load.gpu
-    said = [
-        f"{gpu.name}: {gpu.bandwidth:g} GB/s, of which {pace.reads:.0%} while decoding; "
-        f"{gpu.tflops:g} TFLOP/s, of which {pace.multiplies:.0%} for a prompt",
-        f"{_block_seconds(load) * 1e3:.2f} ms a block beside its bytes ({load.engine.name})",
+    lines = [
+        f"{gpu.name}: {gpu.bandwidth:g} GB/s, of which {kernel.reads:.0%} while decoding; "
+        f"{gpu.tflops:g} TFLOP/s, of which {kernel.multiplies:.0%} for a prompt",
+        f"{_block_seconds(load) * 1e3:.2f} ms a block besides its bytes ({load.engine.name})",
         f"a prompt of {load.prompt} tokens, nothing queued; decoding at half of {load.context}",
     ]
-    if pace.unpacks:
-        said.append(f"{route.kernel} unpacks at most {pace.unpacks:g} x 10^9 weights a second")
-    return tuple(said)
+    if kernel.unpacks:
+        lines.append(f"{route.kernel} unpacks at most {kernel.unpacks:g} x 10^9 weights a second")
+    return tuple(lines)

@@ -1,7 +1,7 @@
-"""How many bytes a model's weights take in each format, from the bits of each matrix.
+"""Bytes of a model's weights in each format, from the bits of each matrix.
 
-What no format rounds stays at 16 bits: norms, biases, routers, towers; in all but GGUF also the
-embedding and the head. Sizes are those of the files and, but for padding, of the memory.
+Norms, biases, routers and towers stay in 16-bit; in all formats but GGUF also the embedding and the
+head. Sizes are those of the files and, except for padding, of the memory.
 """
 
 from collections import Counter
@@ -20,13 +20,13 @@ SIXTEEN = 16.0
 class WeightFormat:
     """A way to store weights.
 
-    name: as --format words and JSON have it; title: for people
+    name: in JSON; title: in tables
     method: what engines call it (quant_method); group: weights that share a scale, 0 none
     engines: who runs it
-    bits: bits a weight of one matrix, None where the format cannot take it (it stays at 16)
-    gguf: the mixture's name where block types differ from tensor to tensor
-    loss: what it costs, with a published figure and its source
-    penalty: doublings of speed that this loss is worth; a judgement, used to rank
+    bits: bits a weight of one matrix, None where it stays in 16-bit
+    gguf: the mixture's name where block types differ between tensors
+    loss: of quality, with a published figure and its source
+    penalty: doublings of speed that this loss is worth; a judgement, for the ranking
     tuning: whether and how the model can be fine-tuned later
     """
 
@@ -44,8 +44,10 @@ class WeightFormat:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """Bytes of a stored model. `unfit` names matrices that stay at 16 bits: the group does not
-    divide their inputs."""
+    """Bytes of a stored model.
+
+    unfit: matrices that stay in 16-bit because the group does not divide their inputs
+    """
 
     linears: int
     unquantized: int
@@ -76,7 +78,7 @@ def _gptq(linear: LinearShape) -> float | None:
 
 def _nf4(linear: LinearShape) -> float:
     """bitsandbytes: 4 bits and a float32 absmax for 64 weights (QLoRA, arXiv 2305.14314, sec. 3),
-    without double quantization, which neither Transformers nor vLLM turns on by itself."""
+    without double quantization, which neither Transformers nor vLLM enables by default."""
     return 4 + 32 / 64
 
 
@@ -86,7 +88,7 @@ def _fp8(linear: LinearShape) -> float:
 
 
 def _mixed(linear: LinearShape) -> None:
-    """GGUF's mixtures choose by tensor and block: `gguf_bits`."""
+    """GGUF's mixtures choose by tensor and block, in `gguf_bits`."""
 
 
 _VLLM = ("vllm", "transformers")
@@ -101,75 +103,46 @@ _NO = "no: keep the 16-bit model"
 
 def _gguf(name: str, group: int, loss: str, penalty: float) -> WeightFormat:
     title = f"GGUF {name.upper()}"
-    words = f"perplexity {loss} (llama.cpp, Llama-3-8B)"
-    return WeightFormat(name, title, "gguf", group, _LLAMA, _mixed, words, penalty, _NO, name)
+    loss = f"perplexity {loss} (llama.cpp, Llama-3-8B)"
+    return WeightFormat(name, title, "gguf", group, _LLAMA, _mixed, loss, penalty, _NO, name)
 
 
-def _awq(group: int, penalty: float) -> WeightFormat:
-    name, title = f"awq-g{group}", f"AWQ w4-g{group}"
-    return WeightFormat(
-        name, title, "awq", group, _OURS, _grouped(group), _AWQ_LOSS, penalty, _LORA
-    )
+def _awq(name: str, title: str, method: str, group: int, penalty: float) -> WeightFormat:
+    bits = _grouped(group)
+    return WeightFormat(name, title, method, group, _OURS, bits, _AWQ_LOSS, penalty, _LORA)
 
 
+_NF4_LOSS = "no calibration; between AWQ and plain rounding"
+_GPTQ_LOSS = "perplexity +0.42 of 6.14 (reordered; AWQ paper, Llama-3-8B)"
 _TABLE = (
-    WeightFormat(
-        "fp16", "16-bit", "none", 0, (*_VLLM, "llama.cpp"), lambda _: SIXTEEN, "none", 0, "any"
-    ),
+    WeightFormat("fp16", "16-bit", "none", 0, (*_VLLM, "llama.cpp"), lambda _: SIXTEEN, "none", 0,
+                 "any"),
     WeightFormat("fp8", "FP8", "fp8", 0, _VLLM, _fp8, "near none", 0.05, _NO),
-    _awq(32, 0.33),
-    _awq(64, 0.34),
-    _awq(128, 0.35),
-    WeightFormat(
-        "ct-g128",
-        "compressed-tensors w4-g128",
-        "compressed-tensors",
-        128,
-        _OURS,
-        _grouped(128),
-        _AWQ_LOSS,
-        0.36,  # as AWQ, which more readers take
-        _LORA,
-    ),
-    WeightFormat(
-        "gptq-g128",
-        "GPTQ w4-g128",
-        "gptq",
-        128,
-        _VLLM,
-        _gptq,
-        "perplexity +0.42 of 6.14 (reordered; AWQ paper, Llama-3-8B)",
-        0.45,
-        _LORA,
-    ),
-    WeightFormat(
-        "nf4",
-        "bitsandbytes NF4",
-        "bitsandbytes",
-        64,
-        _VLLM,
-        _nf4,
-        "no calibration; between AWQ and plain rounding",
-        0.45,
-        "QLoRA: made for it",
-    ),
+    _awq("awq-g32", "AWQ w4-g32", "awq", 32, 0.33),
+    _awq("awq-g64", "AWQ w4-g64", "awq", 64, 0.34),
+    _awq("awq-g128", "AWQ w4-g128", "awq", 128, 0.35),
+    # as AWQ, which more engines read
+    _awq("ct-g128", "compressed-tensors w4-g128", "compressed-tensors", 128, 0.36),
+    WeightFormat("gptq-g128", "GPTQ w4-g128", "gptq", 128, _VLLM, _gptq, _GPTQ_LOSS, 0.45, _LORA),
+    WeightFormat("nf4", "bitsandbytes NF4", "bitsandbytes", 64, _VLLM, _nf4, _NF4_LOSS, 0.45,
+                 "QLoRA: made for it"),
     _gguf("q4_0", 32, "+0.47", 0.60),
     _gguf("q4_k_m", 256, "+0.18", 0.30),
     _gguf("q5_k_m", 256, "+0.06", 0.15),
     _gguf("q8_0", 32, "+0.003", 0.02),
-)
+)  # fmt: skip
 FORMATS = {row.name: row for row in _TABLE}
 
 
-def weights(shape: ModelShape, form: WeightFormat) -> StoredWeights:
+def stored_weights(shape: ModelShape, form: WeightFormat) -> StoredWeights:
     """Bytes of all of `shape`'s weights in `form`."""
-    linears = kept = 0.0
+    linears = unquantized = 0.0
     biases = 0
     unfit: dict[str, None] = {}
     for linear, bits, times in matrices(shape, form):
         biases += linear.biases * times
         if linear.unquantized or bits is None:
-            kept += linear.weights * times * SIXTEEN
+            unquantized += linear.weights * times * SIXTEEN
         else:
             linears += linear.weights * times * bits
         if bits is None:
@@ -178,26 +151,26 @@ def weights(shape: ModelShape, form: WeightFormat) -> StoredWeights:
     other = sum(block.other for block in shape.blocks) + shape.other + biases
     return StoredWeights(
         round(linears / 8),
-        round(kept / 8),
+        round(unquantized / 8),
         round(embedding / 8),
         round(head / 8),
-        other * (4 if form.gguf else 2),  # GGUF keeps one-dimensional tensors in float32
+        other * (4 if form.gguf else 2),  # GGUF stores one-dimensional tensors in float32
         sum(shape.towers.values()) * 2,
         tuple(unfit),
     )
 
 
 def matrices(shape: ModelShape, form: WeightFormat) -> list[tuple[LinearShape, float | None, int]]:
-    """Every distinct matrix, its bits a weight (None: it must stay at 16), how many like it."""
+    """Every distinct matrix, its bits a weight (None: it must stay in 16-bit), and its count."""
     layers = len(shape.blocks)
-    alike = Counter(
+    kinds = Counter(
         (block, bool(form.gguf) and more_bits(index, layers))
         for index, block in enumerate(shape.blocks)
     )
-    experts = max((n.copies for block, _ in alike for n in block.linears), default=1)
+    experts = max((n.copies for block, _ in kinds for n in block.linears), default=1)
     return [
         (linear, _bits(linear, form, experts, more=more), times)
-        for (block, more), times in alike.items()
+        for (block, more), times in kinds.items()
         for linear in block.linears
     ]
 
@@ -211,7 +184,7 @@ def _bits(linear: LinearShape, form: WeightFormat, experts: int, *, more: bool) 
 
 
 def _ends(shape: ModelShape, form: WeightFormat) -> tuple[float, float]:
-    """Bits of the embedding and of a head of its own."""
+    """Bits of the embedding and of an untied head."""
     if not form.gguf:
         return shape.embedding * SIXTEEN, shape.head * SIXTEEN
     embedding, head = ENDS[form.gguf]

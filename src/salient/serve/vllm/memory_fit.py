@@ -61,7 +61,7 @@ def plan_fit(found: LaunchContext) -> MemoryFit:
 
 
 def _on_gpu(found: LaunchContext, planned: MemoryBudget, load: Workload, refused: str) -> MemoryFit:
-    weights, name = planned.lines[0].bytes, load.gpu.name
+    weights, name = planned.items[0].bytes, load.gpu.name
     room = f"{mebibytes(planned.available)} of {name}'s {load.gpu.memory:.1f} GiB"
     offloads = any(one in found.given for one in _OFFLOADS)
     if weights > planned.available and not offloads:
@@ -72,7 +72,7 @@ def _on_gpu(found: LaunchContext, planned: MemoryBudget, load: Workload, refused
         )
     said = [
         f"Memory: {mebibytes(planned.taken)} of {room}: weights {mebibytes(weights)}, the cache of "
-        f"{load.words} {mebibytes(planned.lines[-1].bytes)}, the rest is an estimate."
+        f"{load.summary} {mebibytes(planned.items[-1].bytes)}, the rest is an estimate."
     ]
     longest = planned.largest_context
     if found.asked_context or longest >= load.context:
