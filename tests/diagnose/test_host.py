@@ -3,40 +3,34 @@
 import json
 import random
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
 from salient.core import system
 from salient.diagnose.env_vars import matters, relevant, shown
 from salient.diagnose.finding import LEVELS
-from salient.diagnose.host import gpu_query as environment_gpus
-from salient.diagnose.host import probe
-from salient.diagnose.host.gpu_query import FEWER_FIELDS, FIELDS, read_cards
-from salient.diagnose.host.gpu_rules import RULES as DEVICE_RULES
-from salient.diagnose.host.probe import (
-    Environment,
-    GpuInfo,
-    ToolError,
-    judge_environment,
-    read_environment,
-    run_program,
-)
-from salient.diagnose.host.system_rules import RULES as HOST_RULES
+from salient.diagnose.host import gpu_query, probe
+from salient.diagnose.host.environment import Environment, GpuInfo, ToolError
+from salient.diagnose.host.gpu_query import FIELDS, query_nvml, read_cards, run_program
+from salient.diagnose.host.host_rules import CONDITIONS, RULES, judge_environment
+from salient.diagnose.host.probe import read_environment
 
 GIB = 2**30
 # as nvidia-smi of drivers 550 and 580 prints them
-ADA = "NVIDIA GeForce RTX 4090, 24564, 412, 550.54.15, 8.9, 450.00, 0x0000000000000000, 4, 16\n"
-HOPPER = "NVIDIA H100 80GB HBM3, 81559, 4, 580.65.06, 9.0, 700.00, 0x0000000000000001, 5, 16\n"
-SPARK = "NVIDIA GB10, [N/A], [N/A], 580.95.05, 12.1, [N/A], 0x0000000000000000, 1, 1\n"
+ADA = "NVIDIA GeForce RTX 4090, 24564, 412, 8.9\n"
+HOPPER = "NVIDIA H100 80GB HBM3, 81559, 4, 9.0\n"
+SPARK = "NVIDIA GB10, [N/A], [N/A], 12.1\n"
 BANNER = """\
 +-----------------------------------------------------------------------------------------+
 | NVIDIA-SMI 550.54.15              Driver Version: 550.54.15      CUDA Version: 12.4     |
 |-----------------------------------------+------------------------+----------------------+
 """
-NO_FIELD = 'Field "compute_cap" is not a valid field to query.\n'
 DEAD = (
     "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that "
     "the latest NVIDIA driver is installed and running.\n"
@@ -85,10 +79,8 @@ def failed(words: str, code: int = 9) -> subprocess.CalledProcessError:
 def test_nvidia_smis_lines_become_cards():
     cards, cuda, troubles = read_cards(machine_with({QUERY: ADA + HOPPER, "nvidia-smi": BANNER}))
     assert cards == (
-        GpuInfo(
-            "NVIDIA GeForce RTX 4090", "nvidia", 24564, 412, "550.54.15", 89, "", 450, 0, 4, 16
-        ),
-        GpuInfo("NVIDIA H100 80GB HBM3", "nvidia", 81559, 4, "580.65.06", 90, "", 700, 1, 5, 16),
+        GpuInfo("NVIDIA GeForce RTX 4090", "nvidia", 24564, 412, 89),
+        GpuInfo("NVIDIA H100 80GB HBM3", "nvidia", 81559, 4, 90),
     )
     assert cuda == "12.4"
     assert troubles == ()
@@ -96,19 +88,103 @@ def test_nvidia_smis_lines_become_cards():
 
 def test_what_nvidia_smi_does_not_know_is_zero():
     cards, cuda, _ = read_cards(machine_with({QUERY: SPARK, "nvidia-smi": failed("no")}))
-    assert cards == (GpuInfo("NVIDIA GB10", "nvidia", 0, 0, "580.95.05", 121, "", 0, 0, 1, 1),)
+    assert cards == (GpuInfo("NVIDIA GB10", "nvidia", 0, 0, 121),)
     assert cuda == ""
 
 
-def test_an_old_driver_is_asked_for_fewer_fields():
-    answers = {
-        QUERY: failed(NO_FIELD, 2),
-        f"nvidia-smi --query-gpu={FEWER_FIELDS} --format": "Tesla K80, 11441, 0, 470.57.02\n",
-        "nvidia-smi": "CUDA Version: 11.4",
-    }
-    cards, cuda, troubles = read_cards(machine_with(answers))
-    assert cards == (GpuInfo("Tesla K80", "nvidia", 11441, 0, "470.57.02"),)
-    assert (cuda, troubles) == ("11.4", ())
+class NvmlError(Exception):
+    """NVML's own error."""
+
+
+class Nvml:
+    """NVML with some GPUs, as the module pynvml; `missing` functions are not supported."""
+
+    NVMLError = NvmlError
+    nvmlMemory_v2 = 2
+
+    def __init__(self, names: list[str], missing: tuple[str, ...] = (), *, init: bool = True):
+        self.names, self.missing, self.init, self.open = names, missing, init, 0
+
+    def __getattribute__(self, name):
+        if name.startswith("nvml") and name in object.__getattribute__(self, "missing"):
+            return object.__getattribute__(self, "refuse")
+        return object.__getattribute__(self, name)
+
+    def refuse(self, *_, **__):
+        raise NvmlError("Not Supported")
+
+    def nvmlInit(self):
+        if not self.init:
+            raise NvmlError("Driver Not Loaded")
+        self.open += 1
+
+    def nvmlShutdown(self):
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self):
+        return len(self.names)
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return index
+
+    def nvmlSystemGetCudaDriverVersion(self):
+        return 12040
+
+    def nvmlDeviceGetName(self, index):
+        return self.names[index]
+
+    def nvmlDeviceGetMemoryInfo(self, index, version=1):
+        used = 412 if version == self.nvmlMemory_v2 else 800
+        return SimpleNamespace(total=24564 * 2**20, used=used * 2**20)
+
+    def nvmlDeviceGetCudaComputeCapability(self, index):
+        return 8, 9
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, index):
+        return 0x40
+
+    def nvmlDeviceGetCurrPcieLinkWidth(self, index):
+        return 16
+
+
+@pytest.mark.parametrize(
+    ("nvml", "card"),
+    [
+        (Nvml(["RTX 4090"]), GpuInfo("RTX 4090", "nvidia", 24564, 412, 89, "", 0x40, 16)),
+        (Nvml(["RTX 4090"], ("nvmlDeviceGetCurrentClocksThrottleReasons",)),
+         GpuInfo("RTX 4090", "nvidia", 24564, 412, 89, "", 0, 16)),
+        (Nvml(["GB10"], ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetCurrPcieLinkWidth")),
+         GpuInfo("GB10", "nvidia", 0, 0, 89, "", 0x40)),
+    ],
+)  # fmt: skip
+def test_nvml_reports_each_card_and_zero_for_values_that_it_lacks(nvml, card, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert query_nvml() == ([card], "12.4")
+    assert nvml.open == 0
+    monkeypatch.setattr(gpu_query, "run_program", machine_with({}))
+    assert read_cards() == ((card,), "12.4", ())
+
+
+@pytest.mark.parametrize(
+    "nvml", [Nvml([]), Nvml(["a"], init=False), Nvml(["a"], ("nvmlDeviceGetHandleByIndex",))]
+)
+def test_without_nvml_nvidia_smi_answers(nvml, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    run = machine_with({QUERY: ADA, "nvidia-smi": BANNER})
+    monkeypatch.setattr(gpu_query, "run_program", run)
+    assert query_nvml() is None
+    cards, cuda, troubles = read_cards()
+    assert [card.name for card in cards] == ["NVIDIA GeForce RTX 4090"]
+    assert (cuda, troubles) == ("12.4", ())
+
+
+def test_a_driver_that_blocks_nvml_is_not_waited_for(monkeypatch):
+    nvml, released = Nvml(["a"]), Event()
+    nvml.nvmlInit = released.wait
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(gpu_query, "TIMEOUT", 0.1)
+    assert query_nvml() is None
+    released.set()
 
 
 @pytest.mark.parametrize(
@@ -171,7 +247,7 @@ def test_random_answers_of_tools_make_no_crash(seed):
 
 
 def test_a_program_that_hangs_is_ended(monkeypatch):
-    monkeypatch.setattr(environment_gpus, "TIMEOUT", 0.2)
+    monkeypatch.setattr(gpu_query, "TIMEOUT", 0.2)
     began = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
         run_program(["sleep", "60"])
@@ -197,11 +273,11 @@ def test_this_machine_is_read_without_a_crash():
 
 def test_memory_and_limits_are_those_of_the_system(monkeypatch, tmp_path):
     for name, text in (("cpu", "model name\t: Big\nflags\t\t: fpu avx2 avx512f amx_bf16\n\nx: y\n"),
-                       ("memory", "MemFree: 1 kB\nMemTotal:  2097152 kB\n"),
                        ("limit", "1073741824\n")):  # fmt: skip
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(probe, "CPU_FILE", str(tmp_path / "cpu"))
-    monkeypatch.setattr(probe, "MEMORY_FILE", str(tmp_path / "memory"))
+    memory = SimpleNamespace(total=2 * GIB)
+    monkeypatch.setattr(probe.psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(system, "CGROUP_LIMITS", (str(tmp_path / "limit"),))
     monkeypatch.setattr(system, "CGROUP_USES", (str(tmp_path / "limit"),))
     environment = read_environment(run=machine_with({}))
@@ -212,8 +288,7 @@ def test_memory_and_limits_are_those_of_the_system(monkeypatch, tmp_path):
 @pytest.mark.parametrize("text", ["", "max\n", "9223372036854771712\n", "\0"])
 def test_a_machine_that_tells_nothing_is_read_all_the_same(text, monkeypatch, tmp_path):
     (tmp_path / "file").write_text(text)
-    for name in ("CPU_FILE", "MEMORY_FILE"):
-        monkeypatch.setattr(probe, name, str(tmp_path / "file"))
+    monkeypatch.setattr(probe, "CPU_FILE", str(tmp_path / "file"))
     monkeypatch.setattr(probe, "SHARED_FOLDER", str(tmp_path / "missing"))
     monkeypatch.setattr(system, "CGROUP_LIMITS", (str(tmp_path / "file"),))
     monkeypatch.setattr(system, "CGROUP_USES", (str(tmp_path / "file"),))
@@ -273,10 +348,9 @@ def test_a_pin_that_another_installation_broke_is_told(packages, needs, broken):
 
 
 # an environment, and what is told of it
-RTX = GpuInfo("RTX 4090", "nvidia", 24564, 10, "580.65.06", 89, "", 450, 0, 4, 16)
+RTX = GpuInfo("RTX 4090", "nvidia", 24564, 10, 89, width=16)
 MI = GpuInfo("MI300X", "amd", 196608, 100, gfx="gfx942")
 HEALTHY = Environment(
-    system="Linux 6.8",
     cards=(RTX, RTX),
     cuda="13.0",
     drivers=("nvidia",),
@@ -345,7 +419,8 @@ def test_what_is_wrong_with_a_machine_is_told(environment, told):
 
 
 def test_every_row_about_a_machine_has_a_case():
-    assert {rule.id for rule in (*DEVICE_RULES, *HOST_RULES)} <= {told for _, told in CASES}
+    assert {rule.id for rule in RULES} <= {finding for _, finding in CASES}
+    assert CONDITIONS.keys() == {rule.id for rule in RULES}
 
 
 def test_a_healthy_machine_yields_nothing_above_a_note():

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from salient.diagnose.finding import BAD, LEVELS, Finding
-from salient.diagnose.serving.memory_rules import cache_bytes
 from salient.diagnose.serving.read_settings import read_settings
 from salient.diagnose.serving.rule_context import RuleContext
+from salient.diagnose.serving.server_conditions import cache_bytes
 from salient.diagnose.serving.serving_rules import RULES, judge_settings
 from salient.diagnose.serving.settings import ServingSettings
 from salient.plan.gpus import Gpu

@@ -73,7 +73,8 @@ def diagnose(options: DoctorOptions, progress: Progress) -> Diagnosis:
         settings_tp = _read_settings(diagnosis, options.config, gpu, version, config)
         tp = options.tp or settings_tp or tp
     if options.env:
-        from salient.diagnose.host.probe import judge_environment, read_environment
+        from salient.diagnose.host.host_rules import judge_environment
+        from salient.diagnose.host.probe import read_environment
 
         diagnosis.read.append("this machine")
         diagnosis.findings += judge_environment(read_environment())

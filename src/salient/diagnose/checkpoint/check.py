@@ -23,11 +23,12 @@ from typing import Any
 from salient.core.model_files import read_json
 from salient.core.progress import Progress, silent
 from salient.diagnose.finding import BAD, Finding, ranked
-from salient.diagnose.rule import FindingTemplate, Place
+from salient.diagnose.rule import Place
 
 from .code_values import FEW, WINDOW, check_codes, check_tails, check_zero_points
 from .config_shapes import check_config_sizes, check_sizes
 from .contents import (
+    FINDINGS,
     SUFFIXES,
     CheckpointContents,
     as_integer,
@@ -59,44 +60,6 @@ from .weight_files import check_extra_files, read_files
 # quant_method as configs spell it -> its name here
 SPELLINGS = {"compressed_tensors": "compressed-tensors", "awq_marlin": "awq", "auto_awq": "awq"}
 WRITTEN = ("gemm", PACKED)  # the layouts that vLLM reads
-
-METHOD_MISSING = FindingTemplate(
-    "config-method",
-    "error",
-    "The settings do not name the method",
-    why="Readers choose by quant_method and stop, or take the model for an unquantized one.",
-    rank=9,
-)
-METHOD_CONTRADICTS = FindingTemplate(
-    "method-contradicts",
-    "error",
-    "The settings say {declared}, the tensors have the names of {stored}",
-    why="Readers look for tensors that are not there.",
-    rank=9,
-)
-CODES_ABSENT = FindingTemplate(
-    "codes-absent",
-    "error",
-    "The settings say {declared}, and no linear has codes",
-    why="Readers look for codes that are not there: vLLM stops at the first '.weight'.",
-    do=("Fetch the weights of the {declared} model, or delete quantization_config.",),
-    rank=9,
-)
-OTHER_METHOD = FindingTemplate(
-    "method-other", "note", "Quantized with {name}: only its files are checked"
-)
-NOT_QUANTIZED = FindingTemplate("not-quantized", "note", "The model is not quantized")
-CAST = FindingTemplate(
-    "dtype-cast",
-    "note",
-    "The scales are float16 in a bfloat16 model, as in AutoAWQ's layout",
-    why='vLLM logs "Attempted to load weight ... with dtype" for each; it is harmless.',
-)
-COMPLETE = FindingTemplate(
-    "checkpoint-whole",
-    "good",
-    "{linears}, all tensors there, scales finite, {bits} bits in {groups}, {zeros}",
-)
 
 
 @dataclass
@@ -165,7 +128,7 @@ def _check_method(contents: CheckpointContents, declared: str, stored: str) -> l
     settings, where = contents.settings, contents.where
     key = f"{where}.quant_method"
     if stored and declared and declared != stored:
-        return METHOD_CONTRADICTS.at(
+        return FINDINGS["method-contradicts"].at(
             [(key, declared), _first_codes(contents)],
             count=1,
             steps=change(where, "quant_method", settings.get("quant_method"), stored),
@@ -175,15 +138,17 @@ def _check_method(contents: CheckpointContents, declared: str, stored: str) -> l
     if stored and where.startswith(CONFIG) and settings and not declared:
         steps = change(where, "quant_method", None, stored)
         places = [(key, "missing"), _first_codes(contents)]
-        return METHOD_MISSING.at(places, count=1, steps=steps)
+        return FINDINGS["config-method"].at(places, count=1, steps=steps)
     if stored:
         return []
     kind = settings.get("format") if declared == "compressed-tensors" else PACKED
     if declared in SUFFIXES and kind == PACKED and not contents.lost:
-        return CODES_ABSENT.at([(key, declared)], declared=declared)
+        return FINDINGS["codes-absent"].at([(key, declared)], declared=declared)
     if declared or settings:
-        return OTHER_METHOD.at([(key, as_json(declared))], name=declared or "an unnamed method")
-    return NOT_QUANTIZED.at([(f"{CONFIG}: {KEY}", "missing, and no tensor has codes")])
+        return FINDINGS["method-other"].at(
+            [(key, as_json(declared))], name=declared or "an unnamed method"
+        )
+    return FINDINGS["not-quantized"].at([(f"{CONFIG}: {KEY}", "missing, and no tensor has codes")])
 
 
 def _first_codes(contents: CheckpointContents) -> Place:
@@ -251,7 +216,7 @@ def _casts(contents: CheckpointContents) -> list[Finding]:
     scales = [p.scales for p in contents.packed.values() if p.scales and p.scales.dtype == "F16"]
     cast = scales[:1] if dtype == "bfloat16" else []
     text = f"config.json: dtype {as_json(dtype)}"
-    return CAST.at(((place(tensor), text) for tensor in cast), count=len(scales))
+    return FINDINGS["dtype-cast"].at(((place(tensor), text) for tensor in cast), count=len(scales))
 
 
 def _bytes_to_read(contents: CheckpointContents) -> int:
@@ -268,7 +233,7 @@ def _complete(
     if not reading.modules or any(finding.level in BAD for finding in findings):
         return []
     groups = "whole rows" if reading.group == WHOLE_ROW else f"groups of {reading.group}"
-    return COMPLETE.at(
+    return FINDINGS["checkpoint-whole"].at(
         [(reading.folder.name, f"{reading.bytes} bytes of tensors")],
         linears=counted(reading.modules, "linear"),
         bits=reading.bits,

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from salient.core.model_files import StoredTensor
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import FindingTemplate, Place
+from salient.diagnose.rule import Place
 
-from .contents import FLOATS, CheckpointContents, QuantizedLinear, as_json, change, place
+from .contents import FINDINGS, FLOATS, CheckpointContents, QuantizedLinear, as_json, change, place
 from .ct_config import WeightArgs, args_of
-from .scale_values import FETCH_AGAIN
 from .tensor_reader import TensorReader
 
 WINDOW = 512  # bytes of one sample: 1024 codes
@@ -22,61 +21,6 @@ FEW, MANY = 3, 16  # windows of a tensor at first, and where the first ones are 
 ZERO_WORD = bytes(4)
 MIDDLE = 0x88888888  # eight zero points of 8
 SAMPLE = 4096  # bytes of zero points that settle the question for most asymmetric tensors
-
-ZERO_TAIL = FindingTemplate(
-    "file-zeros",
-    "error",
-    "Zeros at the end of {count:weight file}",
-    why="A download that reserves its space first and is then cut leaves such a file: the right "
-    "length, and nothing in its end.",
-    do=(FETCH_AGAIN,),
-    rank=7,
-)
-CONSTANT_CODES = FindingTemplate(
-    "codes-constant",
-    "error",
-    "Codes are one word repeated in {count:linear}",
-    why="No weight looks so: the linear was not written, or was written empty.",
-    do=(FETCH_AGAIN,),
-    rank=28,
-)
-HOLES = FindingTemplate(
-    "codes-zeros",
-    "error",
-    "Long runs of zeros in the codes of {count:linear}",
-    why="Pieces of the file were never written, as if a parallel download was cut.",
-    do=(FETCH_AGAIN,),
-    certainty="likely",
-    rank=29,
-)
-ZERO_POINT_FALSE = FindingTemplate(
-    "zero-point-false",
-    "error",
-    "zero_point is false over zero points in {count:linear}",
-    why="Kernels read the codes without their zeros, as if each were 8: vLLM on a CPU loads the "
-    "folder and answers with nothing or noise.",
-    rank=20,
-)
-ZERO_POINT_SLOW = FindingTemplate(
-    "zero-point-slow",
-    "slow",
-    "zero_point is false: vLLM uses its slow AWQ kernels",
-    why="Marlin takes 4-bit AWQ with zero points only (marlin_utils.py). The zeros of 8 are in the "
-    "files, so nothing is lost by declaring them.",
-)
-UNEXPECTED_ZEROS = FindingTemplate(
-    "zeros-unexpected",
-    "error",
-    "The settings say symmetric over zero points in {count:linear}",
-    why='vLLM has no place for them ("There is no module or parameter named '
-    "'...weight_zero_point'\"), and without them most weights are wrong.",
-    rank=20,
-)
-SYMMETRIC_ZEROS = FindingTemplate(
-    "zeros-symmetric",
-    "note",
-    "All zeros are 8: the weights are symmetric, written with zero points",
-)
 
 
 def _windows(tensor: StoredTensor, count: int) -> list[int]:
@@ -116,7 +60,7 @@ def check_tails(
             start, end = tail[-1].start, max(t.end for t in tail)
             text = f"zeros from about byte {start} to the end at {end}: {len(tail)} tensors"
             places.append((f"{path.name}: {tail[-1].name}", text))
-    return dead, ZERO_TAIL.at(places)
+    return dead, FINDINGS["file-zeros"].at(places)
 
 
 def _tail(
@@ -159,7 +103,7 @@ def check_codes(
             constant.append((place(codes), f"every word that was read is 0x{word:08x}"))
         elif zeros >= len(many) // 4:
             holes.append((place(codes), f"{zeros} of {len(many)} samples are zeros"))
-    return CONSTANT_CODES.at(constant) + HOLES.at(holes)
+    return FINDINGS["codes-constant"].at(constant) + FINDINGS["codes-zeros"].at(holes)
 
 
 def _repeated(tensor: StoredTensor, count: int, reader: TensorReader) -> list[bytes | None]:
@@ -185,7 +129,7 @@ def check_zero_points(
         findings = _unexpected(asymmetric + middle, groups)
     if middle and not asymmetric and not findings:
         text = f"so are those of all {len(middle)} linears"
-        findings = SYMMETRIC_ZEROS.at(_zero_places(middle[:1], text), count=len(middle))
+        findings = FINDINGS["zeros-symmetric"].at(_zero_places(middle[:1], text), count=len(middle))
     if asymmetric or middle or contents.method != "awq":
         contents.asymmetric = bool(asymmetric)
     return findings
@@ -223,9 +167,11 @@ def _undeclared(
         return []
     steps = change(contents.where, "zero_point", old=False, new=True)
     if asymmetric:
-        return ZERO_POINT_FALSE.at(_zero_places(asymmetric, "zeros other than 8"), steps=steps)
+        return FINDINGS["zero-point-false"].at(
+            _zero_places(asymmetric, "zeros other than 8"), steps=steps
+        )
     places = [(f"{contents.where}.zero_point", "false")] if middle else []
-    return ZERO_POINT_SLOW.at(places, steps=steps)
+    return FINDINGS["zero-point-slow"].at(places, steps=steps)
 
 
 def _unexpected(linears: list[QuantizedLinear], groups: list[WeightArgs]) -> list[Finding]:
@@ -236,4 +182,4 @@ def _unexpected(linears: list[QuantizedLinear], groups: list[WeightArgs]) -> lis
         return []
     where, old = f"{args.where}.weights", args.weights.get("symmetric")
     steps = change(where, "symmetric", old, new=False)
-    return UNEXPECTED_ZEROS.at(_zero_places(extra), steps=steps)
+    return FINDINGS["zeros-unexpected"].at(_zero_places(extra), steps=steps)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from salient.core.errors import ModelError
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import FindingTemplate
 
 from .contents import (
+    FINDINGS,
     CheckpointContents,
     QuantizedLinear,
     as_integer,
@@ -26,56 +26,6 @@ WRONG_SCALES = (
     '"start (0) + length (48) exceeds dimension size (24)".'
 )
 Sizes = dict[tuple[int, str], tuple[int, int]]
-
-WRONG_BITS = FindingTemplate(
-    "bits-wrong",
-    "error",
-    "The settings say {declared} bits, the codes have {real}",
-    why="Readers cut the words into other codes than were written.",
-    rank=13,
-)
-UNSUPPORTED_BITS = FindingTemplate(
-    "bits-unsupported",
-    "error",
-    "The codes have {real} bits",
-    why='vLLM 0.32 reads AWQ with 4 bits only: "Unsupported num_bits = {real}."',
-    do=("Quantize again with 4 bits: salient quantize MODEL -o OUT",),
-    rank=13,
-)
-WRONG_GROUP = FindingTemplate(
-    "group-size-wrong",
-    "error",
-    "The settings have one scale per {declared}, the tensors one per {real}",
-    why=WRONG_SCALES,
-    rank=13,
-)
-MIXED_GROUPS = FindingTemplate(
-    "group-size-mixed",
-    "error",
-    "Other groups than the settings' {declared} inputs in {count:linear}",
-    why=WRONG_SCALES,
-    do=("Fetch these files again: they are of another checkpoint. Or quantize again.",),
-    rank=15,
-)
-UNKNOWN_SIZES = FindingTemplate(
-    "sizes-unknown", "note", "The sizes in config.json were not compared with the tensors"
-)
-OTHER_SIZES = FindingTemplate(
-    "config-sizes",
-    "error",
-    "Other sizes than config.json gives in {count:linear}",
-    why="Readers build the model from config.json; the tensors do not go in.",
-    certainty="likely",
-    rank=11,
-)
-OTHER_BLOCKS = FindingTemplate(
-    "config-layers",
-    "error",
-    "{title}",
-    why="{effect}",
-    do=("Fetch the missing files again, or correct num_hidden_layers in config.json.",),
-    rank=11,
-)
 
 
 @dataclass(frozen=True)
@@ -131,10 +81,10 @@ def _check_bits(declared: ConfigShapes, linears: list[QuantizedLinear]) -> list[
     unsupported = not odd and key != "num_bits" and real != 4
     places = [(p.place, f"{p.bits} bits by its shapes") for p in odd]
     return [
-        *WRONG_BITS.at(
+        *FINDINGS["bits-wrong"].at(
             places, steps=change(declared.where, key, bits, real), declared=bits, real=real
         ),
-        *UNSUPPORTED_BITS.at(
+        *FINDINGS["bits-unsupported"].at(
             [(linears[0].place, f"{real} bits by its shapes")] if unsupported else [], real=real
         ),
     ]
@@ -156,8 +106,10 @@ def _check_group(declared: ConfigShapes, linears: list[QuantizedLinear]) -> list
     places = [(p.place, f"{p.width} inputs in {p.groups} groups: {p.group} each") for p in odd]
     if real != group and sum(_fits(p, real) for p in linears) > len(linears) / 2:
         steps = _group_change(declared, group, real)
-        return WRONG_GROUP.at(places, steps=steps, declared=_size(group), real=_size(real))
-    return MIXED_GROUPS.at(places, declared=group)
+        return FINDINGS["group-size-wrong"].at(
+            places, steps=steps, declared=_size(group), real=_size(real)
+        )
+    return FINDINGS["group-size-mixed"].at(places, declared=group)
 
 
 def _size(group: int) -> str:
@@ -180,7 +132,7 @@ def check_config_sizes(contents: CheckpointContents) -> list[Finding]:
     try:
         shape = read_shape(contents.config)
     except ModelError as error:
-        return UNKNOWN_SIZES.at([("config.json", str(error))])
+        return FINDINGS["sizes-unknown"].at([("config.json", str(error))])
     sizes = {
         (index, linear.name): (linear.out, linear.width)
         for index, block in enumerate(shape.blocks)
@@ -201,7 +153,7 @@ def _sizes(contents: CheckpointContents, sizes: Sizes, prefix: str | None) -> li
             text = f"{real[0]} x {real[1]}; config.json gives {wanted[0]} x {wanted[1]}"
             odd.append((linear.place, f"outputs x inputs are {text}"))
             pairs |= {(w, r) for w, r in zip(wanted, real, strict=True) if w != r}
-    return OTHER_SIZES.at(odd, steps=_size_change(contents, pairs))
+    return FINDINGS["config-sizes"].at(odd, steps=_size_change(contents, pairs))
 
 
 def _size_change(contents: CheckpointContents, pairs: set[tuple[int, int]]) -> tuple[str, ...]:
@@ -245,4 +197,4 @@ def _blocks(contents: CheckpointContents, prefix: str | None, layers: int) -> li
     counts = f"num_hidden_layers gives {layers}; the files have {min(present)} to {max(present)}"
     places = [(f"{prefix}.{index}", text) for index in blocks]
     places = [("config.json: num_hidden_layers", counts), *places] if places else []
-    return OTHER_BLOCKS.at(places, count=len(blocks), title=title, effect=effect)
+    return FINDINGS["config-layers"].at(places, count=len(blocks), title=title, effect=effect)

@@ -8,36 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import FindingTemplate
 
-from .contents import CheckpointContents, as_integer, as_json, change, engine_names, strings
+from .contents import (
+    FINDINGS,
+    CheckpointContents,
+    as_integer,
+    as_json,
+    change,
+    engine_names,
+    strings,
+)
 from .quant_config import wrong_type
 
 PACKED = "pack-quantized"
 STRATEGIES = ("group", "channel")
-
-NO_FORMAT = FindingTemplate(
-    "config-format",
-    "error",
-    "The settings do not name the format of the codes",
-    why="vLLM chooses the scheme by it and finds none.",
-    rank=9,
-)
-OTHER_STRATEGY = FindingTemplate(
-    "config-strategy",
-    "error",
-    f"strategy is {{strategy}}; {' or '.join(STRATEGIES)} can be run",
-    why="vLLM's packed scheme takes one scale per group or row only.",
-    rank=12,
-)
-ACTIVATION_ORDER = FindingTemplate(
-    "config-actorder",
-    "error",
-    "Activation order {order} is no longer supported",
-    why='vLLM 0.32 stops: "Compressed-tensors group/dynamic activation ordering".',
-    do=("Quantize again with actorder null, static or weight.",),
-    rank=12,
-)
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,9 @@ def check_ct_config(contents: CheckpointContents, groups: list[WeightArgs]) -> l
     kind = settings.get("format")
     if not isinstance(kind, str) and not all(args.format != "None" for args in groups):
         steps = change(contents.where, "format", kind, PACKED)
-        findings += NO_FORMAT.at([(f"{contents.where}.format", as_json(kind))], steps=steps)
+        findings += FINDINGS["config-format"].at(
+            [(f"{contents.where}.format", as_json(kind))], steps=steps
+        )
     for name, group in listed.items():
         if not isinstance(group, dict) or not isinstance(group.get("weights"), dict):
             findings += wrong_type(f"{where}.{name}.weights", as_json(group), "a JSON object")
@@ -134,7 +120,7 @@ def _check_args(args: WeightArgs) -> list[Finding]:
     findings = []
     strategy, size = weights.get("strategy"), weights.get("group_size")
     if strategy is not None and strategy not in STRATEGIES:
-        findings += OTHER_STRATEGY.at(
+        findings += FINDINGS["config-strategy"].at(
             [(f"{where}.strategy", as_json(strategy))],
             steps=change(where, "strategy", strategy, "group"),
             strategy=as_json(strategy),
@@ -150,7 +136,7 @@ def _check_args(args: WeightArgs) -> list[Finding]:
             findings += wrong_type(f"{where}.{key}", as_json(weights.get(key)), fits)
     order = weights.get("actorder")
     if order in ("group", "dynamic", True):
-        findings += ACTIVATION_ORDER.at(
+        findings += FINDINGS["config-actorder"].at(
             [(f"{where}.actorder", as_json(order))], order=as_json(order)
         )
     return findings

@@ -12,10 +12,10 @@ import re
 from collections import defaultdict
 
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import FindingTemplate
 
 from .contents import (
     EXPERT,
+    FINDINGS,
     FLOATS,
     HEADS,
     MERGED_OF,
@@ -40,88 +40,6 @@ READS = {
     "vLLM": "looks for entries as pieces of names",
     "Transformers": "takes entries as patterns from a name's start, or as its end",
 }
-
-UNUSED_ENTRY = FindingTemplate(
-    "skip-entry-unused", "note", "{key} names {entry!r}, and no module has that name"
-)
-ENTRY_HITS = FindingTemplate(
-    "skip-entry-hits",
-    "error",
-    "{key}: {entry} also names {count:linear} with codes",
-    why="{reader} {how}: it builds these for unquantized weights and finds none. vLLM's messages: "
-    "\"'MergedColumnParallelLinear' object has no attribute 'data'\", or \"Detected some but not "
-    'all shards of ... are quantized".',
-    rank=18,
-)
-ENTRY_HITS_EXPERTS = FindingTemplate(
-    "skip-entry-hits-experts",
-    "warning",
-    "{key}: {entry} is a piece of the names of {count} quantized experts",
-    why="vLLM looks all experts up by one name and is not misled; AutoAWQ and Transformers 4 look "
-    "for the entry in each name and leave these unquantized.",
-    do=("Write the full names of the unquantized linears instead.",),
-    certainty="possible",
-)
-DERIVED_LIST = FindingTemplate(
-    "skip-list-derived",
-    "error",
-    "modules_to_not_convert is empty, and the list that vLLM derives has quantized linears in it",
-    why="vLLM 0.32 lists every module that owns 16-bit tensors only, and compares pieces of names: "
-    "a bare parameter leaves all linears next to it without their codes.",
-    rank=19,
-)
-PARTLY_MERGED = FindingTemplate(
-    "joined-mixed",
-    "error",
-    "Linears that engines merge are partly quantized",
-    why='vLLM stops: "Detected some but not all shards of ... are quantized. All shards of fused '
-    'layers to have the same precision."',
-    do=("Quantize again, all of them or none: salient quantize MODEL --skip PATTERN -o OUT",),
-    rank=17,
-)
-LINEAR_TWICE = FindingTemplate(
-    "linear-twice",
-    "error",
-    "An unquantized weight next to the codes of {count:linear}",
-    why='vLLM has no place for the weight and stops: "There is no module or parameter named '
-    "'...weight'\".",
-    do=("Delete the unquantized weights, or quantize again.",),
-    rank=17,
-)
-UNQUANTIZED_LINEAR = FindingTemplate(
-    "linear-16-bit",
-    "error",
-    "Unquantized while the same linears of other blocks are quantized, and not named in {key}: "
-    "{count:linear}",
-    why="{effect}",
-    rank=18,
-)
-NO_ENTRY = FindingTemplate(
-    "skip-entry-missing",
-    "warning",
-    "Unquantized and not named in {key}: {count} matrices of {kinds}",
-    why="Readers that build every linear for codes stop, or leave these uninitialized. Those that "
-    "recognize a router or an embedding do not.",
-    certainty="possible",
-    rank=35,
-)
-TIED_HEAD = FindingTemplate(
-    "head-tied",
-    "note",
-    "The head is tied to the embedding, and has a tensor of its own",
-    why="Readers that tie ignore it; it only takes disk.",
-)
-QUANTIZED_HEAD = FindingTemplate(
-    "head-quantized",
-    "error",
-    "The output head is quantized",
-    why="vLLM reads it where the settings declare it{unless}; Transformers always leaves the head "
-    "unquantized.",
-    rank=22,
-)
-QUANTIZED_EMBEDDING = FindingTemplate(
-    "embedding-quantized", "error", "An embedding is quantized", why="{effect}", rank=22
-)
 
 
 def by_vllm(module: str, entry: str, method: str) -> bool:
@@ -173,10 +91,14 @@ def _entry(contents: CheckpointContents, entry: str) -> list[Finding]:
     if method == "awq" and entry in contents.coded_names:
         pieces = [name for name in contents.packed if entry in name]
         places = [(where, f"{as_json(entry)} is in {name}") for name in pieces[:1]]
-        return ENTRY_HITS_EXPERTS.at(places, count=len(pieces), key=key, entry=as_json(entry))
+        return FINDINGS["skip-entry-hits-experts"].at(
+            places, count=len(pieces), key=key, entry=as_json(entry)
+        )
     known = meant or any(entry in name for name in (*contents.tensors, *contents.lost))
     unused = not known and not TABLES.search(entry) and not entry.startswith("re:")
-    return UNUSED_ENTRY.at([(where, as_json(entry))] if unused else [], key=key, entry=entry)
+    return FINDINGS["skip-entry-unused"].at(
+        [(where, as_json(entry))] if unused else [], key=key, entry=entry
+    )
 
 
 def _entry_hits(
@@ -189,7 +111,7 @@ def _entry_hits(
     merged = [name for name in engine_names(linears[0]) if name != linears[0]]
     texts = [f"{as_json(entry)} names {name}" for name in linears]
     texts[0] += f" and, merged, {merged[0]}" if merged else ""
-    return ENTRY_HITS.at(
+    return FINDINGS["skip-entry-hits"].at(
         ((f"{contents.where}.{key}", text) for text in texts),
         steps=change(contents.where, key, old, new or None),
         key=key,
@@ -216,7 +138,7 @@ def _derived(contents: CheckpointContents) -> list[Finding]:
         for owner in above & (tensors.keys() - coded):
             hits[owner].append(module)
     new = fitting_entries(contents, contents.linears) if hits else []
-    return DERIVED_LIST.at(
+    return FINDINGS["skip-list-derived"].at(
         (
             (place(tensors[owner]), f"makes vLLM skip {linears[0]}")
             for owner, linears in hits.items()
@@ -231,8 +153,10 @@ def check_unquantized(contents: CheckpointContents, groups: list[WeightArgs]) ->
     split = _partly_merged(contents)
     twice = [tensor for name, tensor in plain.items() if name in packed]
     findings = [
-        *PARTLY_MERGED.at((place(plain[name]), text) for name, text in split.items()),
-        *LINEAR_TWICE.at((place(tensor), f"{tensor.dtype} next to codes") for tensor in twice),
+        *FINDINGS["joined-mixed"].at((place(plain[name]), text) for name, text in split.items()),
+        *FINDINGS["linear-twice"].at(
+            (place(tensor), f"{tensor.dtype} next to codes") for tensor in twice
+        ),
     ]
     if not contents.settings:
         return findings
@@ -243,7 +167,7 @@ def check_unquantized(contents: CheckpointContents, groups: list[WeightArgs]) ->
     guessed = contents.method == "awq" and not contents.skip_entries
     return [
         *findings,
-        *UNQUANTIZED_LINEAR.at(
+        *FINDINGS["linear-16-bit"].at(
             ((place(plain[name]), "16 bits") for name in like),
             steps=_add_entries(contents, like),
             level="warning" if guessed else None,
@@ -254,7 +178,7 @@ def check_unquantized(contents: CheckpointContents, groups: list[WeightArgs]) ->
             else "Readers build these linears for codes and find unquantized weights: vLLM stops "
             "with \"There is no module or parameter named '...weight'\".",
         ),
-        *NO_ENTRY.at(
+        *FINDINGS["skip-entry-missing"].at(
             ((place(plain[name]), "16 bits") for name in alone),
             steps=_add_entries(contents, alone),
             key=contents.skip_key,
@@ -317,7 +241,7 @@ def check_ends(contents: CheckpointContents) -> list[Finding]:
             findings += _quantized_head(contents, places)
         elif TABLES.search(leaf):
             awq = contents.method == "awq"
-            findings += QUANTIZED_EMBEDDING.at(
+            findings += FINDINGS["embedding-quantized"].at(
                 places,
                 steps=["Quantize again and skip embeddings."] if awq else [],
                 level=None if awq else "warning",
@@ -328,14 +252,14 @@ def check_ends(contents: CheckpointContents) -> list[Finding]:
     heads = [t for n, t in contents.plain.items() if n.rpartition(".")[2] == "lm_head"]
     tied = contents.config_value("tie_word_embeddings") is True
     text = "config.json: tie_word_embeddings true"
-    return findings + TIED_HEAD.at([(place(head), text) for head in heads[:1] if tied])
+    return findings + FINDINGS["head-tied"].at([(place(head), text) for head in heads[:1] if tied])
 
 
 def _quantized_head(contents: CheckpointContents, places: list[tuple[str, str]]) -> list[Finding]:
     old = contents.settings.get("lm_head")
     if contents.method != "awq" or old is True:
-        return QUANTIZED_HEAD.at(places, level="warning", unless="")
-    return QUANTIZED_HEAD.at(
+        return FINDINGS["head-quantized"].at(places, level="warning", unless="")
+    return FINDINGS["head-quantized"].at(
         places,
         steps=change(contents.where, "lm_head", old, new=True),
         unless=", and they do not: \"There is no module or parameter named 'lm_head.qweight'\"",

@@ -10,9 +10,9 @@ from typing import Any
 
 from salient.core.model_files import missing_tensors
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import SHOWN, FindingTemplate, Place
+from salient.diagnose.rule import SHOWN, Place
 
-from .contents import CheckpointContents, QuantizedLinear, in_block, pattern
+from .contents import FINDINGS, CheckpointContents, QuantizedLinear, in_block, pattern
 from .ct_config import WeightArgs, args_of
 
 SILENT = (
@@ -31,33 +31,6 @@ FETCH_OR_TRACK = (
     f"Serve with the check that vLLM leaves out: vllm serve ... {TRACK}",
 )
 
-TENSOR_MISSING = FindingTemplate(
-    "tensor-missing", "error", "{title}", why="{effect}", do=FETCH_OR_TRACK, rank=14
-)
-ZEROS_ABSENT = FindingTemplate(
-    "zeros-absent",
-    "error",
-    "The settings say asymmetric, and no linear has zero points",
-    why=FILLED["weight_zero_point"],
-    do=(
-        "If it was made symmetric (W4A16), declare that:",
-        "In {where}:",
-        '-  "symmetric": false',
-        '+  "symmetric": true',
-        "Otherwise fetch the files again.",
-    ),
-    rank=14,
-)
-LINEAR_MISSING = FindingTemplate(
-    "linear-missing",
-    "error",
-    "{title}",
-    why=SILENT,
-    do=FETCH_OR_TRACK,
-    certainty="likely",
-    rank=14,
-)
-
 
 def check_tensors(
     contents: CheckpointContents, groups: list[WeightArgs], layout: str
@@ -72,7 +45,7 @@ def check_tensors(
     if len(unzeroed) == len(packed) and contents.method != "awq":
         missing = [(linear, s) for linear, s in missing if s != linear.suffixes.zeros]
         args = args_of(unzeroed[0].name, groups) if unzeroed else None
-        findings = ZEROS_ABSENT.at(
+        findings = FINDINGS["zeros-absent"].at(
             ((f"{p.name}.{p.suffixes.zeros}", "missing") for p in unzeroed),
             where=f"{args.where}.weights" if args else "config.json",
         )
@@ -82,7 +55,7 @@ def check_tensors(
     if len(missing) == 1:
         title = f"{missing[0][0].name}.{missing[0][1]} is missing"
     effect = FILLED.get(missing[0][1], SILENT) if missing else ""
-    return findings + TENSOR_MISSING.at(places, title=title, effect=effect)
+    return findings + FINDINGS["tensor-missing"].at(places, title=title, effect=effect)
 
 
 def _needed(linear: QuantizedLinear, groups: list[WeightArgs], layout: str) -> list[str]:
@@ -128,7 +101,7 @@ def check_siblings(contents: CheckpointContents) -> list[Finding]:
     title = f"{len(missing)} parts that similar blocks have are missing"
     if len(missing) == 1:
         title = f"{missing[0][0]} is missing"
-    return LINEAR_MISSING.at(places, count=len(missing), title=title)
+    return FINDINGS["linear-missing"].at(places, count=len(missing), title=title)
 
 
 def _file_of(contents: CheckpointContents, name: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 from salient.core.errors import ModelError
 from salient.core.model_files import read_json
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import FindingTemplate
 
 from .contents import (
+    FINDINGS,
     CheckpointContents,
     as_integer,
     as_json,
@@ -26,75 +26,6 @@ CONFIG = "config.json"
 KEY = "quantization_config"
 # Older files next to config.json; vLLM reads them only with --quantization.
 OTHER_FILES = ("quant_config.json", "quantize_config.json")
-
-WRONG_TYPE = FindingTemplate(
-    "config-type",
-    "error",
-    "{where} is not {fits}",
-    why="Readers stop at it, or take it for something else.",
-    do=("Write {fits} there, or fetch the file again.",),
-    rank=8,
-)
-NO_CONFIG = FindingTemplate(
-    "config-missing",
-    "error",
-    f"{CONFIG} has no {KEY}, but the tensors have codes",
-    why="Readers build an unquantized model and find no place for the codes: vLLM stops with "
-    "\"There is no module or parameter named '...{codes}'\".",
-    rank=9,
-)
-OTHER_LOCATION = FindingTemplate(
-    "config-beside",
-    "error",
-    f"Only {{where}} says that the model is quantized, {KEY} does not",
-    why="Transformers does not read it and builds an unquantized model; vLLM {vllm}.",
-    rank=9,
-)
-NESTED = FindingTemplate(
-    "config-nested",
-    "note",
-    f"{KEY} is in text_config, not at the top of {CONFIG}",
-    why="vLLM and Transformers look there too; older readers take the model for an unquantized "
-    "one.",
-    do=(f"Copy it to the top of {CONFIG}.",),
-)
-CONTRADICTION = FindingTemplate(
-    "config-contradicts",
-    "warning",
-    "{other} contradicts {first}",
-    why="Readers of today take the latter, older ones and conversion tools the former.",
-    do=("Delete {other}, or make it agree.",),
-    rank=30,
-)
-NO_ZERO_POINT = FindingTemplate(
-    "config-zero-point",
-    "error",
-    "The settings have no zero_point",
-    why="vLLM stops: \"Cannot find any of ['zero_point'] in the model's quantization config.\"",
-    rank=12,
-)
-OLD_SPELLING = FindingTemplate(
-    "config-spelling",
-    "note",
-    "{keys} are AutoAWQ's own spellings",
-    why="Transformers does not know them and takes 4 bits and groups of 128, which {effect}.",
-    rank=14,
-)
-OTHER_VERSION = FindingTemplate(
-    "config-version",
-    "warning",
-    "The settings call the layout {version}",
-    why="vLLM ignores the value and reads GEMM; Transformers and AutoAWQ choose kernels by it, "
-    "which read other layouts.",
-    rank=25,
-)
-LEGACY = FindingTemplate(
-    "config-legacy",
-    "note",
-    "{key} means nothing in AWQ's settings",
-    why="vLLM does not read it. Transformers passes it to GPTQModel.",
-    do=("Delete it from {where}.",),
-)
 
 
 @dataclass(frozen=True)
@@ -133,7 +64,7 @@ def find_settings(
 
 
 def wrong_type(where: str, text: str, fits: str) -> list[Finding]:
-    return WRONG_TYPE.at([(where, text)], where=where, fits=fits)
+    return FINDINGS["config-type"].at([(where, text)], where=where, fits=fits)
 
 
 def check_config_locations(
@@ -148,7 +79,7 @@ def check_config_locations(
     first = locations[0]
     findings = [] if first.main or not contents.packed else _other_location(contents, first)
     if first.where.startswith(f"{CONFIG}: text_config"):
-        findings += NESTED.at([(first.where, as_json(first.settings))])
+        findings += FINDINGS["config-nested"].at([(first.where, as_json(first.settings))])
     for other in locations[1:]:
         ours, theirs = essence(first.settings), essence(other.settings)
         if any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys()):
@@ -156,14 +87,16 @@ def check_config_locations(
                 (where, ", ".join(f"{key} {as_json(value)}" for key, value in values.items()))
                 for where, values in ((first.where, ours), (other.where, theirs))
             ]
-            findings += CONTRADICTION.at(places, count=1, first=first.where, other=other.where)
+            findings += FINDINGS["config-contradicts"].at(
+                places, count=1, first=first.where, other=other.where
+            )
     return findings
 
 
 def _no_config(contents: CheckpointContents, group: int | None) -> list[Finding]:
     linear = next(iter(contents.packed.values()))
     valid = group is not None and group > 0
-    return NO_CONFIG.at(
+    return FINDINGS["config-missing"].at(
         [(f"{CONFIG}: {KEY}", "missing"), (linear.first.path.name, linear.first.name)],
         count=1,
         steps=change(CONFIG, KEY, None, _proposed(contents, group)) if valid else (),
@@ -204,7 +137,7 @@ def _other_location(contents: CheckpointContents, location: ConfigLocation) -> l
     steps = change(CONFIG, KEY, None, {"quant_method": contents.method} | location.settings)
     if not known:
         steps += (f"Or: vllm serve ... --quantization {contents.method}",)
-    return OTHER_LOCATION.at(
+    return FINDINGS["config-beside"].at(
         [(location.where, as_json(location.settings)), (f"{CONFIG}: {KEY}", "missing")],
         count=1,
         steps=steps,
@@ -235,13 +168,15 @@ def check_awq_config(contents: CheckpointContents, *, gemm: bool) -> list[Findin
     findings = []
     if settings.get("zero_point") is None:
         steps = change(where, "zero_point", None, new=True)
-        findings += NO_ZERO_POINT.at([(f"{where}.zero_point", "missing")], steps=steps)
+        findings += FINDINGS["config-zero-point"].at(
+            [(f"{where}.zero_point", "missing")], steps=steps
+        )
     findings += [*_types(settings, where), *_spellings(settings, where)]
     for key, text in _legacy(settings):
-        findings += LEGACY.at([(f"{where}.{key}", text)], key=key, where=where)
+        findings += FINDINGS["config-legacy"].at([(f"{where}.{key}", text)], key=key, where=where)
     version = first_of(settings, "version", "format")
     if gemm and version is not None and str(version).lower() != "gemm":
-        findings += OTHER_VERSION.at(
+        findings += FINDINGS["config-version"].at(
             [(f"{where}.version", as_json(version))],
             steps=change(where, "version", version, "gemm"),
             version=as_json(version),
@@ -270,7 +205,7 @@ def _spellings(settings: dict[str, Any], where: str) -> list[Finding]:
     old = {"w_bit": ("bits", 4), "q_group_size": ("group_size", 128)}
     only = {k: new for k, (new, _) in old.items() if k in settings and new not in settings}
     wrong = any(settings[key] != old[key][1] for key in only)
-    return OLD_SPELLING.at(
+    return FINDINGS["config-spelling"].at(
         [(f"{where}.{key}", as_json(settings[key])) for key in only],
         count=1,
         steps=changes(where, *((new, None, settings[key]) for key, new in only.items())),

@@ -6,36 +6,11 @@ from salient.core.errors import ModelError
 from salient.core.model_files import read_json
 from salient.core.scheme import Scheme, parse_scheme
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import FindingTemplate, Place
+from salient.diagnose.rule import Place
 
-from .contents import CheckpointContents, as_json
+from .contents import FINDINGS, CheckpointContents, as_json
 
 EVIDENCE = "salient.json"
-
-MISSING = FindingTemplate(
-    "evidence-missing",
-    "note",
-    f"There is no {EVIDENCE}: the cost of the 4 bits was not measured by Salient",
-    do=("salient evaluate FOLDER --reference MODEL measures it.",),
-)
-UNREADABLE = FindingTemplate(
-    "evidence-unreadable",
-    "warning",
-    f"{EVIDENCE} cannot be read",
-    why="Engines do not need it; people who judge the checkpoint do.",
-    do=("Fetch it again.",),
-)
-CONTRADICTS = FindingTemplate(
-    "evidence-contradicts",
-    "error",
-    f"{EVIDENCE} describes another checkpoint than this one",
-    why="Its figures do not hold for these tensors.",
-    do=("Fetch the whole folder again, or quantize again.",),
-    rank=40,
-)
-PRESENT = FindingTemplate(
-    "evidence-there", "good", f"{EVIDENCE} backs the checkpoint and agrees with its tensors"
-)
 
 
 def check_evidence(contents: CheckpointContents, group: int | None) -> list[Finding]:
@@ -43,16 +18,18 @@ def check_evidence(contents: CheckpointContents, group: int | None) -> list[Find
     path = contents.folder / EVIDENCE
     if not path.exists():
         place = (contents.folder.name, f"no {EVIDENCE}")
-        return MISSING.at([place] if contents.packed else [])
+        return FINDINGS["evidence-missing"].at([place] if contents.packed else [])
     try:
         evidence = read_json(path)
     except ModelError as error:
-        return UNREADABLE.at([(EVIDENCE, str(error))])
+        return FINDINGS["evidence-unreadable"].at([(EVIDENCE, str(error))])
     run = evidence.get("run")
     if not isinstance(run, dict):
-        return UNREADABLE.at([(EVIDENCE, "it has no 'run'")])
-    wrong = CONTRADICTS.at(_contradictions(run, contents, group))
-    return wrong or PRESENT.at([(EVIDENCE, f"{as_json(run.get('scheme'))}: {_loss(evidence)}")])
+        return FINDINGS["evidence-unreadable"].at([(EVIDENCE, "it has no 'run'")])
+    wrong = FINDINGS["evidence-contradicts"].at(_contradictions(run, contents, group))
+    return wrong or FINDINGS["evidence-there"].at(
+        [(EVIDENCE, f"{as_json(run.get('scheme'))}: {_loss(evidence)}")]
+    )
 
 
 def _contradictions(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import FindingTemplate, Place
+from salient.diagnose.rule import Place
 
-from .contents import CheckpointContents, QuantizedLinear, counted, place
+from .contents import FINDINGS, CheckpointContents, QuantizedLinear, counted, place
 from .tensor_reader import TensorReader
 
 if TYPE_CHECKING:
@@ -21,78 +21,17 @@ GROUPS_READ = 64  # groups with a zero scale whose codes are read
 MOST_ZEROS = 16  # elements of zero scales that are collected
 # Where NIBBLES of AutoAWQ's GEMM puts column i of eight (formats/autoawq.py).
 AWQ_NIBBLE = (0, 4, 1, 5, 2, 6, 3, 7)
-FETCH_AGAIN = "Fetch the file again and compare its SHA-256; if it is as written, quantize again."
 
-TEMPLATES = {
-    "NaN": FindingTemplate(
-        "scale-not-finite",
-        "error",
-        "Scales are NaN ({where})",
-        why="Every output of such a row is NaN, and from there every logit: engines return empty "
-        'text or only "!".',
-        do=(FETCH_AGAIN,),
-        rank=30,
-    ),
-    "Inf": FindingTemplate(
-        "scale-infinite",
-        "error",
-        "Scales are infinite ({where})",
-        why="Their weights are infinite or NaN. Often a bfloat16 scale beyond 65504 was cast to "
-        "float16.",
-        do=(FETCH_AGAIN,),
-        rank=31,
-    ),
-    "zero-lost": FindingTemplate(
-        "scale-zero",
-        "error",
-        "Scales are zero over codes that differ ({where})",
-        why="These weights are zero when read, and were not when they were quantized: the scale "
-        "was lost, or too small for float16.",
-        do=(FETCH_AGAIN,),
-        rank=32,
-    ),
-    "zero": FindingTemplate(
-        "scale-zero-unused",
-        "warning",
-        "Scales are zero over codes that are all the same ({where})",
-        why="Groups of zero weights can be stored so; other writers use a tiny scale instead.",
-        do=(FETCH_AGAIN,),
-        rank=45,
-    ),
-    "negative": FindingTemplate(
-        "scale-negative",
-        "error",
-        "Scales are negative ({where})",
-        why="No AWQ writer makes them in groups with zero points: the bytes are damaged, or of "
-        "another layout.",
-        do=(FETCH_AGAIN,),
-        rank=33,
-    ),
-    "negative-symmetric": FindingTemplate(
-        "scale-negative-symmetric",
-        "warning",
-        "Scales are negative ({where})",
-        why="Kernels compute with them. AutoRound writes them for symmetric schemes; others do "
-        "not.",
-        do=(FETCH_AGAIN,),
-        rank=45,
-    ),
-    "subnormal": FindingTemplate(
-        "scale-subnormal",
-        "note",
-        "Scales are below the smallest normal float16 or bfloat16 ({where})",
-        why="Groups of nearly zero weights have them. Kernels that flush them to zero lose nothing "
-        "worth a token.",
-        rank=60,
-    ),
-    "far": FindingTemplate(
-        "scale-spread",
-        "warning",
-        f"Scales of one matrix lie more than {FAR:,.0f} times apart",
-        why="The rows with large ones are outliers that 4 bits represent badly, or damaged.",
-        do=(FETCH_AGAIN,),
-        rank=46,
-    ),
+# kind of scales -> the finding's id
+IDS = {
+    "NaN": "scale-not-finite",
+    "Inf": "scale-infinite",
+    "zero-lost": "scale-zero",
+    "zero": "scale-zero-unused",
+    "negative": "scale-negative",
+    "negative-symmetric": "scale-negative-symmetric",
+    "subnormal": "scale-subnormal",
+    "far": "scale-spread",
 }
 
 
@@ -192,7 +131,7 @@ def check_scales(
     findings: list[Finding] = []
     for kind, rows in places.items():
         where = f"{counts[kind]} in {counted(len(rows), 'tensor')}"
-        findings += TEMPLATES[kind].at(rows, count=counts[kind], where=where)
+        findings += FINDINGS[IDS[kind]].at(rows, count=counts[kind], where=where)
     return findings
 
 

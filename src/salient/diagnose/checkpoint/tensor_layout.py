@@ -15,57 +15,17 @@ compressed-tensors 0.17 (compressors/pack_quantized), as vLLM 0.32 allocates it
 import struct
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import FindingTemplate, Place
+from salient.diagnose.rule import Place
 
-from .contents import FLOATS, WORD_BITS, CheckpointContents, QuantizedLinear, place
+from .contents import FINDINGS, FLOATS, WORD_BITS, CheckpointContents, QuantizedLinear, place
 from .ct_config import WeightArgs, args_of
 from .tensor_reader import TensorReader
 
 WHOLE_ROW = -1  # group_size for one scale a row
 CODE_BITS = (4, 8, 2)
 Shape = tuple[int, ...]
-
-SHAPES_DISAGREE = FindingTemplate(
-    "shape-disagrees",
-    "error",
-    "Shapes that do not fit each other in {count:linear}",
-    why="Readers crash, or read scales and zeros of other weights.",
-    do=("Fetch these files again. If they are as written, quantize again.",),
-    rank=16,
-)
-OTHER_LAYOUT = FindingTemplate(
-    "layout-",
-    "error",
-    "The tensors have {title} layout, not GEMM ({count:linear})",
-    why="{why}",
-    rank=10,
-)
-WRONG_TYPES = FindingTemplate(
-    "dtype-wrong",
-    "error",
-    "Types that no reader takes in {count:tensor} of quantized linears",
-    why="Readers copy the values into another type: other numbers, or a crash.",
-    do=("Fetch these files again, or quantize again.",),
-    rank=16,
-)
-UNUSUAL_SCALES = FindingTemplate(
-    "dtype-scales",
-    "note",
-    "Scales are not {usual}, which AutoAWQ writes",
-    why="vLLM casts them to the model's type as it loads.",
-)
-UNPACKED_ZEROS = FindingTemplate(
-    "zeros-unpacked",
-    "error",
-    "Zero points are bytes, not packed words, in {count:linear}",
-    why="compressed-tensors wrote them so before it packed them; vLLM 0.32 expects int32 [out/8, "
-    "groups].",
-    do=("Save the checkpoint again with a newer llm-compressor, or quantize again.",),
-    rank=16,
-)
 
 
 def _values_per_word(codes: int, values: int) -> int:
@@ -90,92 +50,46 @@ def _marlin(q: Shape, s: Shape, z: Shape | None) -> bool:
     return z is None and q[1] == 2 * s[1] and s[0] > 0 and q[0] * 16 % s[0] == 0
 
 
-@dataclass(frozen=True)
-class AwqLayout:
-    """A layout of an AWQ linear. `fits` takes the shapes of codes, scales, zeros."""
-
-    name: str
-    title: str
-    fits: Callable[[Shape, Shape, Shape | None], bool]
-    why: str = ""
-    do: tuple[str, ...] = ()
+# AWQ layouts by the shapes of codes, scales and zeros, in the order of their tests.
+LAYOUTS: dict[str, Callable[[Shape, Shape, Shape | None], bool]] = {
+    "gemm": _gemm,
+    "gptq": _gptq,
+    "gemv": _gemv,
+    "marlin": _marlin,
+}
 
 
-LOOK_FOR_GEMM = "Look for the same model in version gemm."
-REQUANTIZE = "Or quantize the original model again: salient quantize MODEL -o OUT"
-LAYOUTS = (
-    AwqLayout("gemm", "AutoAWQ's GEMM", _gemm),
-    AwqLayout(
-        "gptq",
-        "GPTQ's",
-        _gptq,
-        "The codes are packed along the inputs. Under quant_method awq readers unpack them along "
-        "the outputs: a crash over shapes, or noise.",
-        (
-            "If it was quantized with GPTQ, name that in config.json: quant_method "
-            '"gptq", with the keys bits, group_size, sym and desc_act of its writer.',
-            REQUANTIZE,
-        ),
-    ),
-    AwqLayout(
-        "gemv",
-        "AutoAWQ's GEMV",
-        _gemv,
-        "vLLM and SGLang read GEMM only.",
-        (
-            LOOK_FOR_GEMM,
-            "Transformers with GPTQModel can run it: from_pretrained with backend gemv.",
-            REQUANTIZE,
-        ),
-    ),
-    AwqLayout(
-        "marlin",
-        "AutoAWQ's Marlin",
-        _marlin,
-        "Codes and scales are permuted for one kernel and there are no zeros; vLLM and "
-        "Transformers 5 read GEMM.",
-        (LOOK_FOR_GEMM, REQUANTIZE),
-    ),
-    AwqLayout(
-        "gemv_fast",
-        "AutoAWQ's GEMV fast (or llm-awq's)",
-        lambda *_: False,
-        "Its codes are 16-bit words interleaved by four rows; vLLM and SGLang read GEMM only.",
-        (LOOK_FOR_GEMM, REQUANTIZE),
-    ),
-)
-BY_NAME = {layout.name: layout for layout in LAYOUTS}
-
-
-def layout_of(linear: QuantizedLinear) -> AwqLayout | None:
-    """The layout that the shapes fit, None for none, or where codes or scales are missing."""
+def layout_of(linear: QuantizedLinear) -> str:
+    """The layout that the shapes fit, "" for none, or where codes or scales are missing."""
     if not linear.codes or not linear.scales:
-        return None
+        return ""
     if linear.codes.dtype == "I16":
-        return BY_NAME["gemv_fast"]
-    shapes = [t.shape[-2:] if t else None for t in (linear.codes, linear.scales, linear.zeros)]
-    q, s, z = shapes
-    if q is None or s is None or any(x is not None and len(x) != 2 for x in shapes):
-        return None
-    return next((layout for layout in LAYOUTS if layout.fits(q, s, z)), None)
+        return "gemv-fast"
+    q, s = linear.codes.shape[-2:], linear.scales.shape[-2:]
+    z = linear.zeros.shape[-2:] if linear.zeros else None
+    if any(shape is not None and len(shape) != 2 for shape in (q, s, z)):
+        return ""
+    return next((name for name, fits in LAYOUTS.items() if fits(q, s, z)), "")
 
 
 def check_awq_layout(contents: CheckpointContents) -> tuple[str, list[Finding]]:
     """The layout of most linears, and tensors that do not fit it. Fills in GEMM linears' sizes."""
     layouts = {linear.name: layout_of(linear) for linear in contents.packed.values()}
-    counts = Counter(layout.name for layout in layouts.values() if layout)
+    counts = Counter(filter(None, layouts.values()))
     most = counts.most_common(1)[0][0] if counts else "gemm"
     if most != "gemm":
-        linear = next(p for p in contents.packed.values() if layouts[p.name] is BY_NAME[most])
-        return most, _other_layout(linear, BY_NAME[most], counts[most])
+        linear = next(p for p in contents.packed.values() if layouts[p.name] == most)
+        shapes = ", ".join(f"{s} {t.dtype} {list(t.shape)}" for s, t in linear.parts.items())
+        return most, FINDINGS[f"layout-{most}"].at([(linear.place, shapes)], count=counts[most])
     for linear in contents.packed.values():
-        if layouts[linear.name] is BY_NAME["gemm"] and linear.codes and linear.scales:
+        if layouts[linear.name] == "gemm" and linear.codes and linear.scales:
             linear.width, columns = linear.codes.shape[-2:]
             linear.groups, linear.out = linear.scales.shape[-2:]
             linear.bits = WORD_BITS // _values_per_word(columns, linear.out)
     strange = [p for p in contents.packed.values() if p.codes and p.scales and not p.groups]
     group = usual_group(contents)
-    findings = SHAPES_DISAGREE.at((p.place, _expected_shapes(p, group)) for p in strange)
+    places = [(p.place, _expected_shapes(p, group)) for p in strange]
+    findings = FINDINGS["shape-disagrees"].at(places)
     return most, [*findings, *check_types(contents, FLOATS, ("F16",))]
 
 
@@ -200,14 +114,6 @@ def _expected_shapes(linear: QuantizedLinear, group: int | None) -> str:
     return f"{actual}; in groups of {group} these codes need {needs}"
 
 
-def _other_layout(linear: QuantizedLinear, layout: AwqLayout, count: int) -> list[Finding]:
-    shapes = ", ".join(f"{s} {t.dtype} {list(t.shape)}" for s, t in linear.parts.items())
-    template = replace(OTHER_LAYOUT, id=f"layout-{layout.name.replace('_', '-')}")
-    return template.at(
-        [(linear.place, shapes)], count=count, steps=layout.do, title=layout.title, why=layout.why
-    )
-
-
 def check_types(
     contents: CheckpointContents, scales: tuple[str, ...], usual: tuple[str, ...]
 ) -> list[Finding]:
@@ -224,7 +130,9 @@ def check_types(
                 wrong.append((place(tensor), f"{tensor.dtype}; {' or '.join(fits)} fits"))
             elif suffix == suffixes.scales and tensor.dtype not in usual:
                 odd.append((place(tensor), tensor.dtype))
-    return WRONG_TYPES.at(wrong) + UNUSUAL_SCALES.at(odd, usual=" or ".join(usual))
+    return FINDINGS["dtype-wrong"].at(wrong) + FINDINGS["dtype-scales"].at(
+        odd, usual=" or ".join(usual)
+    )
 
 
 def check_ct_layout(
@@ -239,11 +147,11 @@ def check_ct_layout(
     unpacked = [p.zeros for p in contents.packed.values() if p.zeros and p.zeros.dtype == "I8"]
     findings = check_types(contents, FLOATS, FLOATS)
     if unpacked:
-        findings = [finding for finding in findings if finding.id != WRONG_TYPES.id]
+        findings = [finding for finding in findings if finding.id != "dtype-wrong"]
     return [
         *findings,
-        *SHAPES_DISAGREE.at(wrong),
-        *UNPACKED_ZEROS.at((place(t), f"I8 {list(t.shape)}") for t in unpacked),
+        *FINDINGS["shape-disagrees"].at(wrong),
+        *FINDINGS["zeros-unpacked"].at((place(t), f"I8 {list(t.shape)}") for t in unpacked),
     ]
 
 

@@ -19,10 +19,11 @@ from salient.core.model_files import (
     weight_files,
 )
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import FindingTemplate, Place
+from salient.diagnose.rule import Place
+
+from .contents import FINDINGS
 
 LONGEST_NAME = 256
-FETCH = "Fetch the file again, and compare its size and SHA-256 with the source's."
 # Each of these sets is a tokenizer (Transformers 5, tokenization files by class; mistral-common).
 TOKENIZERS = (
     {"tokenizer.json"},
@@ -32,107 +33,6 @@ TOKENIZERS = (
     {"tekken.json"},
 )
 PICKLES = (".bin", ".pt", ".pth")
-
-INDEX_DAMAGED = FindingTemplate(
-    "index-damaged",
-    "error",
-    f"{INDEX} cannot be used",
-    why="Readers take the list of shards from it.",
-    do=(FETCH,),
-    rank=4,
-)
-INDEX_MISSING = FindingTemplate(
-    "index-missing",
-    "warning",
-    f"There is neither {SINGLE} nor {INDEX}",
-    why="vLLM reads every *.safetensors; Transformers finds no weights.",
-    rank=6,
-)
-INDEX_WRONG = FindingTemplate(
-    "index-wrong",
-    "error",
-    f"{INDEX} does not describe the files",
-    why="Readers look for tensors where there are none; the index and the shards are of different "
-    "versions, or a shard was cut.",
-    do=("Fetch index and shards again, of one version.",),
-    rank=6,
-)
-INDEX_LEFTOVER = FindingTemplate(
-    "index-leftover",
-    "note",
-    f"{INDEX} does not name {{count:tensor}} of its shards",
-    why="Engines that read whole files load them, others do not.",
-)
-INDEX_TOTAL_SIZE = FindingTemplate(
-    "index-total-size",
-    "note",
-    f"{INDEX} says {{size}} bytes, the tensors have {{real}}",
-    why="Readers do not use the figure; downloads that check it do.",
-)
-SHARD_MISSING = FindingTemplate(
-    "shard-missing",
-    "error",
-    f"Missing, though {INDEX} names them: {{count:weight file}}",
-    why='vLLM stops: "Weight files referenced in index but missing".',
-    rank=5,
-)
-FILE_DAMAGED = FindingTemplate(
-    "file-damaged",
-    "error",
-    "Cannot be read: {count:weight file}",
-    why="No reader opens them.",
-    do=(FETCH,),
-    rank=5,
-)
-FILE_LAYOUT = FindingTemplate(
-    "file-layout",
-    "error",
-    "The header of a weight file does not fit its data",
-    why='safetensors refuses the file: "Error while deserializing header".',
-    do=(FETCH,),
-    rank=5,
-)
-TENSOR_TWICE = FindingTemplate(
-    "tensor-twice",
-    "warning",
-    "In two files at once: {count:tensor}",
-    why="Which one counts depends on the reader: files of two versions are mixed.",
-    do=("Fetch the whole folder again, of one version.",),
-    rank=21,
-)
-NO_TOKENIZER = FindingTemplate(
-    "tokenizer-missing",
-    "warning",
-    "There is no tokenizer",
-    why="Engines refuse the folder unless a tokenizer is named.",
-    do=(
-        "Copy tokenizer.json and tokenizer_config.json from the original model's folder.",
-        "Or name one: vllm serve ... --tokenizer MODEL",
-    ),
-)
-PICKLE = FindingTemplate(
-    "file-pickle",
-    "note",
-    "There are pickles next to the safetensors",
-    why="Opening a pickle can run code. Readers that prefer safetensors do not open it.",
-)
-EMPTY_FILE = FindingTemplate(
-    "file-empty",
-    "note",
-    "Files are empty",
-    why="A download that was cut leaves them; JSON and weights cannot be read.",
-    do=(FETCH,),
-    rank=7,
-)
-STRAY_FILE = FindingTemplate(
-    "file-stray",
-    "warning",
-    "Safetensors that are not part of the model",
-    why="{effect}",
-    do=("Move them away: {files}",),
-    certainty="likely",
-    rank=20,
-)
 
 
 @dataclass
@@ -177,7 +77,9 @@ def read_files(folder: Path) -> FolderContents:
         contents.add(folder / SINGLE, {})
     else:
         _read_unnamed(folder, contents)
-    contents.findings += FILE_LAYOUT.at(contents.gaps) + TENSOR_TWICE.at(contents.duplicates)
+    contents.findings += FINDINGS["file-layout"].at(contents.gaps) + FINDINGS["tensor-twice"].at(
+        contents.duplicates
+    )
     contents.indexed = index is not None
     return contents
 
@@ -194,7 +96,7 @@ def _read_index(folder: Path, contents: FolderContents) -> dict[str, Any] | None
     weight_map = index.get("weight_map")
     if isinstance(weight_map, dict) and weight_map:
         return index
-    contents.findings += INDEX_DAMAGED.at([(INDEX, fault)])
+    contents.findings += FINDINGS["index-damaged"].at([(INDEX, fault)])
     return None
 
 
@@ -223,12 +125,12 @@ def _read_indexed(folder: Path, index: dict[str, Any], contents: FolderContents)
         weight_files(folder)  # raises, naming the first one missing or damaged
     contents.lost |= misplaced | {name: file for file, names in absent.items() for name in names}
     contents.findings += [
-        *SHARD_MISSING.at(
+        *FINDINGS["shard-missing"].at(
             ((f, f"named for {len(n)} tensors, the first is {n[0]}") for f, n in absent.items()),
             steps=[f"Fetch {file}." for file in list(absent)[:8]],
         ),
-        *FILE_DAMAGED.at(damaged.items()),
-        *INDEX_WRONG.at(
+        *FINDINGS["file-damaged"].at(damaged.items()),
+        *FINDINGS["index-wrong"].at(
             [(f"{f}: {n}", f"{INDEX} places it there; it is absent") for n, f in misplaced.items()]
             + [(f"{INDEX}: {name}", "its file is not in this folder") for name in outside]
         ),
@@ -245,8 +147,8 @@ def _index_findings(index: dict[str, Any], contents: FolderContents) -> list[Fin
     differs = type(size) is int and size != real and not contents.lost
     place = (f"{INDEX}: metadata.total_size", str(size))
     return [
-        *INDEX_LEFTOVER.at((tensor.path.name, tensor.name) for tensor in extra),
-        *INDEX_TOTAL_SIZE.at([place] if differs else [], size=size, real=real),
+        *FINDINGS["index-leftover"].at((tensor.path.name, tensor.name) for tensor in extra),
+        *FINDINGS["index-total-size"].at([place] if differs else [], size=size, real=real),
     ]
 
 
@@ -261,7 +163,9 @@ def _read_unnamed(folder: Path, contents: FolderContents) -> None:
         return  # an index that cannot be used is a finding already
     rename, fetch = f"Rename the file to {SINGLE}.", f"Fetch {INDEX} from the shards' source."
     steps = [rename if len(paths) == 1 else fetch]
-    contents.findings += INDEX_MISSING.at(((path.name, "read") for path in paths), steps=steps)
+    contents.findings += FINDINGS["index-missing"].at(
+        ((path.name, "read") for path in paths), steps=steps
+    )
 
 
 def _gap(path: Path, header: dict[str, StoredTensor]) -> str:
@@ -287,17 +191,19 @@ def check_extra_files(folder: Path, contents: FolderContents) -> list[Finding]:
     complete = any(needed <= set(files) for needed in TOKENIZERS)
     tokenizer = complete or any(name.endswith(".tiktoken") for name in files)
     return [
-        *STRAY_FILE.at(
+        *FINDINGS["file-stray"].at(
             ((n, "not named by the index" if contents.indexed else "unexpected") for n in strays),
             effect=_effect(strays, indexed=contents.indexed),
             files=" ".join(strays[:8]),
         ),
-        *EMPTY_FILE.at(
+        *FINDINGS["file-empty"].at(
             ((name, "0 bytes") for name in empty),
             level="error" if any(_read_by_engines(name) for name in empty) else None,
         ),
-        *NO_TOKENIZER.at([] if tokenizer else [(folder.name, "no tokenizer.json or the like")]),
-        *PICKLE.at((name, "a pickle") for name in files if name.endswith(PICKLES)),
+        *FINDINGS["tokenizer-missing"].at(
+            [] if tokenizer else [(folder.name, "no tokenizer.json or the like")]
+        ),
+        *FINDINGS["file-pickle"].at((name, "a pickle") for name in files if name.endswith(PICKLES)),
     ]
 
 

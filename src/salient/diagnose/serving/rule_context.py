@@ -1,6 +1,6 @@
 """Facts of rules about serving settings, and the form of those rules."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -14,7 +14,6 @@ from .settings import UNKNOWN, Engine, ServingSettings
 
 AWQ_METHODS = ("awq", "awq_marlin", "auto_awq", "marlin")
 HALF, SINGLE = ("half", "float16"), ("float", "float32")
-BOTH: tuple[Engine, ...] = ("vllm", "sglang")
 _ON = ("1", "true", "yes", "on")
 _NESTED = ("text_config", "llm_config", "language_config")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -130,6 +129,9 @@ class RuleContext:
         return method or ("awq" in self.text("model") and self.config is None)
 
 
+Condition = Callable[[RuleContext], bool | str | list[Match]]
+
+
 @dataclass(frozen=True)
 class ServingRule(Rule[RuleContext]):
     """A rule about settings. Its condition returns a bool, or a text that is {value} in its texts.
@@ -152,6 +154,8 @@ class ServingRule(Rule[RuleContext]):
         outcome = self.when(facts) if facts.settings.engine in self.engines else None
         if not outcome:
             return []
+        if isinstance(outcome, list):
+            return [match for match in outcome if isinstance(match, Match)]
         settings = facts.settings
         value = plain(outcome) if isinstance(outcome, str) else ""
         keys = [key for key in self.subjects if settings.has(key)] or self.subjects[:1]

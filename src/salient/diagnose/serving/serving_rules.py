@@ -4,49 +4,25 @@ What only a log or the checkpoint's tensors show is left out.
 """
 
 import difflib
+from pathlib import Path
 from typing import Any
 
 from salient.diagnose.finding import Finding, ranked
-from salient.diagnose.rule import Match, Rule, apply_rules
+from salient.diagnose.rule import Match, apply_rules, read_rows
 from salient.plan.gpus import Gpu
 from salient.plan.vllm.versions import NEWEST, Version
 
-from . import kernel_rules, memory_rules, parallel_rules, quantization_rules, server_rules
-from .rule_context import RuleContext, ServingRule
+from . import model_conditions, parallel_conditions, server_conditions
+from .rule_context import Condition, RuleContext, ServingRule
 from .server_arguments import CHOICES, KINDS, REMOVED, REMOVED_IN, VALUES, fits, nearest
 from .settings import UNKNOWN, ServingSettings
 
-RULES: tuple[ServingRule, ...] = (
-    *quantization_rules.RULES,
-    *kernel_rules.RULES,
-    *memory_rules.RULES,
-    *server_rules.SPEED_RULES,
-    *parallel_rules.RULES,
-    *server_rules.ACCESS_RULES,
-)
 _MOST_UNKNOWN = 20  # names that are looked up
 # variables that 0.32 no longer reads, and their replacements
 REMOVED_VARIABLES = {
     "VLLM_ATTENTION_BACKEND": "--attention-backend NAME",
     "VLLM_USE_V1": "leave it out: there is no other engine",
 }
-
-
-def judge_settings(
-    settings: ServingSettings,
-    *,
-    gpu: Gpu | None = None,
-    version: Version | None = None,
-    config: dict[str, Any] | None = None,
-) -> list[Finding]:
-    """The effects of the settings on speed, memory and safety, worst first.
-
-    gpu: the device that they are for; version: the engine's release (else the one in the file);
-    config: the model's config.json. What is not known makes findings less certain, or absent.
-    """
-    context = RuleContext(settings, gpu, version or settings.version, config)
-    rules = (*(ARGUMENT_RULES if settings.engine == "vllm" else ()), *RULES)
-    return ranked([*settings.notes, *apply_rules(rules, context, context.version)])
 
 
 def _wrong_types(context: RuleContext) -> list[Match]:
@@ -136,44 +112,40 @@ def _invalid_choices(context: RuleContext) -> list[Match]:
     return matches
 
 
-ARGUMENT_RULES: tuple[Rule[RuleContext], ...] = (
-    Rule(
-        "wrong-type",
-        "error",
-        "{key} takes {values}",
-        _wrong_types,
-        why="vLLM refuses the value and does not start.",
-        do=("write {key} as {values}",),
-        rank=2,
-    ),
-    Rule(
-        "unknown-argument",
-        "error",
-        "vLLM 0.32 has no argument {key}{hint}",
-        _unknown_arguments,
-        why="vLLM refuses unknown arguments and does not start.",
-        rank=3,
-    ),
-    Rule(
-        "argument-gone",
-        "error",
-        "vLLM no longer has the argument {key} (gone since {since})",
-        _removed_arguments,
-        why="A release without it refuses to start.",
-        rank=3,
-    ),
-    Rule(
-        "variable-gone",
-        "note",
-        "vLLM 0.32 does not read {name}",
-        _removed_variables,
-    ),
-    Rule(
-        "not-a-choice",
-        "error",
-        "{key} has no choice of this name; the nearest is {near!r}",
-        _invalid_choices,
-        why="vLLM 0.32 takes: {choices}.",
-        rank=4,
-    ),
+CONDITIONS: dict[str, Condition] = {
+    "wrong-type": _wrong_types,
+    "unknown-argument": _unknown_arguments,
+    "argument-gone": _removed_arguments,
+    "variable-gone": _removed_variables,
+    "not-a-choice": _invalid_choices,
+    **model_conditions.CONDITIONS,
+    **server_conditions.CONDITIONS,
+    **parallel_conditions.CONDITIONS,
+}
+
+
+def _rule(header: str, row: dict[str, Any]) -> ServingRule:
+    change = dict.fromkeys(row.pop("drop", ())) | row.pop("set", {})
+    row = {"id": header, "when": CONDITIONS[header], "change": change, **row}
+    return ServingRule(**row)
+
+
+RULES = tuple(
+    _rule(header, row) for header, row in read_rows(Path(__file__).with_name("rules.toml")).items()
 )
+
+
+def judge_settings(
+    settings: ServingSettings,
+    *,
+    gpu: Gpu | None = None,
+    version: Version | None = None,
+    config: dict[str, Any] | None = None,
+) -> list[Finding]:
+    """The effects of the settings on speed, memory and safety, worst first.
+
+    gpu: the device that they are for; version: the engine's release (else the one in the file);
+    config: the model's config.json. What is not known makes findings less certain, or absent.
+    """
+    context = RuleContext(settings, gpu, version or settings.version, config)
+    return ranked([*settings.notes, *apply_rules(RULES, context, context.version)])

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from salient.core.errors import RequestError
 from salient.core.system import available_memory
-from salient.diagnose.host.probe import Environment, GpuInfo, read_environment
+from salient.diagnose.host.environment import Environment, GpuInfo
+from salient.diagnose.host.probe import read_environment
 from salient.plan.engine_profiles import GIB
 from salient.plan.gpus import Gpu, find_gpu
 

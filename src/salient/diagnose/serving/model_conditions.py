@@ -1,0 +1,147 @@
+"""Conditions of rules about the model: quantization method, types, kernels, loading of weights.
+
+The checkpoint's tensors are not read; only the log names the kernel that runs in the end.
+"""
+
+import difflib
+import re
+
+from salient.plan.vllm.versions import AUTO_AWQ, AWQ_TRIES_ALL, TURING_MARLIN
+
+from .rule_context import AWQ_METHODS, HALF, SINGLE, Condition, RuleContext
+from .server_arguments import CHOICES
+
+_QUANTIZED_NAME = re.compile(
+    r"awq|gptq|int[48]|[48][-_]?bit|w[48]a|fp[48]|quant|gguf|bnb|autoround|compressed|nf4"
+)
+# Methods that load a checkpoint of each kind.
+_COMPATIBLE = {
+    "awq": (*AWQ_METHODS, "moe_wna16", "humming", "inc"),
+    "gptq": ("gptq", "gptq_marlin", "auto_gptq", "marlin", "moe_wna16", "humming", "inc"),
+    "compressed-tensors": ("compressed-tensors",),
+}
+# methods of other releases and of SGLang, which are no misspelling
+_ELSEWHERE = """
+    aqlm auto-round auto_round bitblas bitsandbytes deepspeedfp gguf gptq_bitblas gptq_marlin_24
+    hqq ipex nvfp4 petit_nvfp4 ptpc_fp8 rtn tpu_int8 w8a8_fp8 w8a8_int8
+"""
+_SAFE_FORMATS = """
+    auto hf safetensors fastsafetensors instanttensor runai_streamer runai_streamer_sharded
+    sharded_state tensorizer mistral ipc_cache modelexpress dummy
+"""
+_SLOW_BACKENDS = ("conch", "triton", "exllama", "emulation", "torch")
+_FAST_KERNELS = ("MacheteLinearKernel", "MarlinLinearKernel")
+
+
+def _forces_awq(context: RuleContext) -> bool:
+    """Whether the argument is awq where a faster kernel could have run."""
+    if context.text("quantization") != "awq" or not context.may_be_nvidia:
+        return False
+    least = 80 if context.version is not None and context.version < TURING_MARLIN else 75
+    has_faster = not 0 < context.capability < least
+    return has_faster and not _base_model(context) and not _mismatch(context)
+
+
+def _base_model(context: RuleContext) -> str:
+    """The model's name, where the argument is AWQ and the model has no AWQ weights."""
+    if context.text("quantization") not in AWQ_METHODS:
+        return ""
+    model = context.value("model")
+    name = model.rstrip("/") if isinstance(model, str) else ""
+    if context.config is not None:
+        return "" if context.quantization else name or "the model"
+    return "" if _QUANTIZED_NAME.search(name.lower()) else name
+
+
+def _mismatch(context: RuleContext) -> str:
+    """The checkpoint's method, where that of the argument cannot load it."""
+    method, compatible = context.text("quantization"), _COMPATIBLE.get(context.method)
+    return context.method if method and compatible and method not in compatible else ""
+
+
+def _slow_on_rocm(context: RuleContext) -> bool:
+    fast = context.version is not None and AWQ_TRIES_ALL <= context.version < AUTO_AWQ
+    return context.vendor == "amd" and context.awq and not fast
+
+
+def _needless(context: RuleContext) -> bool:
+    awq = context.version is not None and context.text("quantization") in AWQ_METHODS
+    return awq and context.may_be_nvidia and not _base_model(context)
+
+
+def _unquantized(context: RuleContext) -> bool:
+    return bool(context.config) and not context.quantization and not context.is_set("quantization")
+
+
+def _unknown_method(context: RuleContext) -> str:
+    """The known method with the most similar name."""
+    method, known = context.value("quantization"), CHOICES["quantization"]
+    if not isinstance(method, str) or method in known or method in _ELSEWHERE.split():
+        return ""
+    near = difflib.get_close_matches(method.lower().replace("-", "_"), known, 1)
+    return near[0] if near and near[0] != method else ""
+
+
+def _disabled_fast(context: RuleContext) -> str:
+    """The fast kernels that are switched off."""
+    names = [name.strip() for name in context.variable("VLLM_DISABLED_KERNELS").split(",")]
+    return ", ".join(name for name in _FAST_KERNELS if name in names)
+
+
+def _tracks_weights(context: RuleContext) -> bool:
+    config = context.value("model_loader_extra_config")
+    return isinstance(config, dict) and config.get("enable_weights_track") is True
+
+
+def _rounds_activations(context: RuleContext) -> bool:
+    bfloat16 = context.text("dtype") not in (*HALF, *SINGLE)
+    unset = not context.variable("VLLM_CPU_INT4_W4A8")
+    return context.vendor == "cpu" and context.awq and bfloat16 and unset
+
+
+def _other_format(context: RuleContext) -> str:
+    name = context.text("load_format")
+    return "" if name in _SAFE_FORMATS.split() else name
+
+
+def _marlin_on_old_gpu(context: RuleContext) -> bool:
+    return 0 < context.capability < 80 and context.text("quantization") == "awq_marlin"
+
+
+def _bfloat16_with_awq(context: RuleContext) -> bool:
+    return context.text("dtype") == "bfloat16" and context.text("quantization") == "awq"
+
+
+CONDITIONS: dict[str, Condition] = {
+    "base-model-named": lambda c: _base_model(c) if c.config is not None else "",
+    "base-model-named-by-name": lambda c: _base_model(c) if c.config is None else "",
+    "quantization-mismatch": _mismatch,
+    "awq-forced-slow": _forces_awq,
+    "awq-forced-slow-sglang": _forces_awq,
+    "awq-named-needlessly": _needless,
+    "awq-marlin-on-cpu": lambda c: c.vendor == "cpu" and c.text("quantization") in AWQ_METHODS[1:],
+    "awq-marlin-on-old-gpu": lambda c: (
+        0 < c.capability < 80 and c.text("quantization") == "awq_marlin"
+    ),
+    "capability-too-low": lambda c: c.vendor == "nvidia" and 0 < c.capability < 75 and c.awq,
+    "awq-rocm": _slow_on_rocm,
+    "quantization-unknown": _unknown_method,
+    "model-not-quantized": _unquantized,
+    "method-from-checkpoint": lambda c: c.awq and not c.is_set("quantization"),
+    "float32-with-awq": lambda c: c.awq and c.text("dtype") in SINGLE,
+    "bfloat16-with-slow-awq": lambda c: (
+        c.text("dtype") == "bfloat16" and c.text("quantization") == "awq"
+    ),
+    "bfloat16-on-old-gpu": lambda c: 0 < c.capability < 80 and c.text("dtype") == "bfloat16",
+    "cpu-float16": lambda c: c.vendor == "cpu" and c.text("dtype") in HALF,
+    "linear-backend-slow": lambda c: c.may_be_nvidia and c.text("linear_backend") in _SLOW_BACKENDS,
+    "batch-invariant": lambda c: c.on("VLLM_BATCH_INVARIANT") and c.may_be_nvidia,
+    "kernels-disabled": _disabled_fast,
+    "triton-awq": lambda c: c.on("VLLM_USE_TRITON_AWQ") and c.may_be_nvidia,
+    "marlin-input-type": lambda c: c.awq and bool(c.variable("VLLM_MARLIN_INPUT_DTYPE")),
+    "cpu-w4a8": _rounds_activations,
+    "tensors-untracked": lambda c: c.awq and not _tracks_weights(c),
+    "dummy-weights": lambda c: c.text("load_format") == "dummy",
+    "load-format": _other_format,
+    "tensors-tracked": _tracks_weights,
+}
