@@ -7,10 +7,7 @@ Log, serving settings, checkpoint and host each have tables of rules over their 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Generic, TypeVar
-
-import tomli
+from typing import Generic, TypeVar
 
 from salient.plan.vllm.versions import EVER, OLDEST, Version
 
@@ -159,17 +156,3 @@ def apply_rules(
     version: the engine's release, None if unknown   values: for braces, common to all rules
     """
     return [one for rule in rules for one in rule.findings(facts, version, values)]
-
-
-def read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows of a TOML file by their headers, with lists as tuples."""
-    rows = tomli.loads(path.read_text(encoding="utf-8"))
-    return {
-        header: {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}
-        for header, row in rows.items()
-    }
-
-
-def read_templates(path: Path) -> dict[str, FindingTemplate]:
-    """The templates in a TOML file, by id."""
-    return {header: FindingTemplate(header, **row) for header, row in read_rows(path).items()}

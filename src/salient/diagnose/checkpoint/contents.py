@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from salient.core.model_files import StoredTensor
-from salient.diagnose.rule import read_templates
+from salient.diagnose.tables import read_templates
 
 FINDINGS = read_templates(Path(__file__).with_name("findings.toml"))
 LISTED = 64  # names that a step spells out

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from salient.diagnose.finding import Finding, ranked
-from salient.diagnose.rule import FindingTemplate, Rule, apply_rules, read_rows
+from salient.diagnose.rule import FindingTemplate, Rule, apply_rules
 from salient.diagnose.serving.rule_context import RuleContext
 from salient.diagnose.serving.serving_rules import RULES as SETTINGS_RULES
 from salient.diagnose.serving.settings import ServingSettings
+from salient.diagnose.tables import read_rows
 from salient.plan.gpus import Gpu
 from salient.plan.vllm.versions import AUTO_AWQ, AWQ_TRIES_ALL, Version
 
@@ -258,14 +259,13 @@ CONDITIONS: dict[str, Condition] = {
 }
 
 
-def _rule(id: str, row: dict[str, Any]) -> Rule[Environment]:
-    where, condition = row.pop("where"), CONDITIONS[id]
-    return Rule(id, when=lambda env: [(where, text) for text in condition(env)], **row)
+def _rule(header: str, row: dict[str, Any]) -> Rule[Environment]:
+    where, condition = row.pop("where"), CONDITIONS[header]
+    return Rule(when=lambda env: [(where, text) for text in condition(env)], **row)
 
 
-RULES = tuple(
-    _rule(id, row) for id, row in read_rows(Path(__file__).with_name("rules.toml")).items()
-)
+_ROWS = read_rows(Path(__file__).with_name("rules.toml"))
+RULES = tuple(_rule(header, row) for header, row in _ROWS.items())
 VARIABLE_RULES = [
     rule for rule in SETTINGS_RULES if rule.subjects and all(k.isupper() for k in rule.subjects)
 ]

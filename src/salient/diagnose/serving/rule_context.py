@@ -1,6 +1,6 @@
 """Facts of rules about serving settings, and the form of those rules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -141,12 +141,12 @@ class ServingRule(Rule[RuleContext]):
     """
 
     _: KW_ONLY
-    keys: tuple[str, ...] = ()
+    keys: Sequence[str] = ()
     change: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
-    engines: tuple[Engine, ...] = ("vllm",)
+    engines: Sequence[Engine] = ("vllm",)
 
     @property
-    def subjects(self) -> tuple[str, ...]:
+    def subjects(self) -> Sequence[str]:
         return self.keys or tuple(self.change)
 
     def matches(self, facts: RuleContext) -> list[Match]:

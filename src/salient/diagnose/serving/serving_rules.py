@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from salient.diagnose.finding import Finding, ranked
-from salient.diagnose.rule import Match, apply_rules, read_rows
+from salient.diagnose.rule import Match, apply_rules
+from salient.diagnose.tables import read_rows
 from salient.plan.gpus import Gpu
 from salient.plan.vllm.versions import NEWEST, Version
 
@@ -126,13 +127,11 @@ CONDITIONS: dict[str, Condition] = {
 
 def _rule(header: str, row: dict[str, Any]) -> ServingRule:
     change = dict.fromkeys(row.pop("drop", ())) | row.pop("set", {})
-    row = {"id": header, "when": CONDITIONS[header], "change": change, **row}
-    return ServingRule(**row)
+    return ServingRule(when=CONDITIONS[header], change=change, **row)
 
 
-RULES = tuple(
-    _rule(header, row) for header, row in read_rows(Path(__file__).with_name("rules.toml")).items()
-)
+_ROWS = read_rows(Path(__file__).with_name("rules.toml"))
+RULES = tuple(_rule(header, row) for header, row in _ROWS.items())
 
 
 def judge_settings(
