@@ -10,9 +10,9 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-import billion
-import contest
-from rounds import Contest, Figures, Side, times_faster
+import against_peers
+import model_1b
+from paired_rounds import Contest, Figures, Side, times_faster
 from salient.core.corpus import builtin
 from salient.models.model_folder import model_folder
 from texts import unseen, windows
@@ -125,8 +125,8 @@ def together(setting: Setting) -> Part:
 
 def large(setting: Setting) -> Part:
     """A billion random parameters against Transformers, and against reading the weights."""
-    full, codes = billion.written(setting.work, setting.blocks)
-    ids = _prompts(setting, billion.VOCABULARY)
+    full, codes = model_1b.written(setting.work, setting.blocks)
+    ids = _prompts(setting, model_1b.VOCABULARY)
     short = min(BILLION_PROMPT, setting.prompt_tokens)
     run = replace(setting, prompt_tokens=short, repeats=1).contest(ids)
     ours = Side("Salient, 1.1 billion", "salient_speed.py", codes, options=ALONE)
@@ -181,11 +181,11 @@ def at_most(what: str, samples: list[float], limit: float) -> Bar:
 
 def checkpoint() -> Path:
     """The demo model's checkpoint: that of `quantize.py`, made if it is not there."""
-    setting = contest.Setting(DEMO, "w4-g64", 16, LENGTH, 4, Path(".work/bench"))
-    folder = setting.work / contest.FOLDERS["salient-awq"]
+    setting = against_peers.Setting(DEMO, "w4-g64", 16, LENGTH, 4, Path(".work/bench"))
+    folder = setting.work / against_peers.FOLDERS["salient-awq"]
     if not (folder / "config.json").exists():
         setting.work.mkdir(parents=True, exist_ok=True)
-        contest.make("salient-awq", setting)
+        against_peers.make("salient-awq", setting)
     return folder
 
 

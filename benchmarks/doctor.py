@@ -20,9 +20,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from child import run, say
 from machine import conditions, in_words
 from salient.core.corpus import builtin
+from subprocess_run import run, say
 
 LOGS = Path(__file__).parent.parent / "tests" / "diagnose" / "logs"
 MB = 10**6

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
-from child import say
 from gpu_timing import decode_tokens_per_second
 from salient.core.model_files import INDEX
 from salient.core.scheme import Scheme
@@ -24,6 +23,7 @@ from salient.formats.writer import write_json, write_tensors
 from salient.models.model_folder import model_folder
 from salient.runtime.load_engine import EngineOptions, load
 from salient.runtime.sampling_params import SamplingParams
+from subprocess_run import say
 
 DTYPE = torch.bfloat16
 PROMPT = 64

@@ -26,10 +26,10 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-import child
 from machine import conditions, in_words
 from salient.core.report import Report, Table, duration
 from salient.models.model_folder import model_folder
+from subprocess_run import run, say
 
 SPREAD = 0.02  # standard deviation of the weights
 BLOCKS_A_SHARD = 4
@@ -105,19 +105,19 @@ def main() -> None:
     blocks = given.blocks or made.blocks
     parameters = write_model(given.model, model, blocks)
     command = [sys.executable, "-m", "salient", "quantize", str(model), "-o", str(out), *OPTIONS]
-    plan = json.loads(child.run([*command, "--dry-run"], work / "plan.log").out)
-    run = child.run([*command, "--fresh"], work / "quantize.log")
+    plan = json.loads(run([*command, "--dry-run"], work / "plan.log").out)
+    quantized = run([*command, "--fresh"], work / "quantize.log")
     data = {
         **conditions(),
         "parameters": parameters,
         "model": given.model,
         "blocks": blocks,
         "options": " ".join(OPTIONS),
-        **run.cost(),
+        **quantized.cost(),
         "foretold_bytes": plan["peak_memory_bytes"],
         "foretold_parts": plan["memory_bytes"],
         "bar_bytes": made.bar,
-        "met": run.peak_bytes <= made.bar,
+        "met": quantized.peak_bytes <= made.bar,
     }
     (work / f"{given.model}.json").write_text(json.dumps(data, indent=2) + "\n")
     report(data).show(Console(width=100))
@@ -149,7 +149,7 @@ def write_model(kind: str, folder: Path, blocks: int) -> int:
     (folder / "config.json").write_text(json.dumps(config(kind, blocks) | special, indent=2) + "\n")
     generator, index, parameters = torch.Generator().manual_seed(0), {}, 0
     for number, shapes in enumerate(shards(kind, blocks), 1):
-        child.say(f"writing shard {number} of {folder}")
+        say(f"writing shard {number} of {folder}")
         name = f"model-{number:05d}.safetensors"
         tensors = {f"{key}.weight": random(shape, generator) for key, shape in shapes.items()}
         save_file(tensors, folder / name, metadata={"format": "pt"})

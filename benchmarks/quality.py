@@ -22,8 +22,8 @@ from typing import Any
 from rich.console import Console
 from transformers import AutoTokenizer
 
-import contest
-from judge import PLAIN, Verdict, judge
+import against_peers
+from heldout_kl import PLAIN, Verdict, judge
 from machine import conditions, in_words
 from salient.core.report import Report, Table
 from salient.models.model_folder import model_folder
@@ -36,11 +36,11 @@ BARS = {PLAIN: 0.45, "llmcompressor-awq": 0.85}  # the most that Salient's KL ma
 def main() -> None:
     """Fetch or make the checkpoints, measure them, report."""
     given = parse()
-    setting = contest.setting_of(given)
+    setting = against_peers.setting_of(given)
     texts = unrelated(given.text)
     tokenizer = AutoTokenizer.from_pretrained(model_folder(setting.model))
     ids = windows(texts, tokenizer, given.windows, given.window_length)
-    checkpoints = {who: contest.checkpoint(who, setting) for who in contest.MAKERS}
+    checkpoints = {who: against_peers.checkpoint(who, setting) for who in against_peers.MAKERS}
     verdict = judge(setting.model, checkpoints, ids)
     data = {
         **conditions(),
@@ -58,7 +58,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    contest.add_options(parser)
+    against_peers.add_options(parser)
     parser.add_argument(
         "--text", action="append", default=[], help="measure on this file; may be given again"
     )

@@ -25,14 +25,14 @@ from typing import Any
 from rich.console import Console
 from transformers import AutoTokenizer
 
-import contest
-from child import Finished, say
-from contest import Setting
-from judge import PLAIN, judge
+import against_peers
+from against_peers import Setting
+from heldout_kl import PLAIN, judge
 from machine import conditions, in_words
 from salient.core.corpus import builtin
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.models.model_folder import model_folder
+from subprocess_run import Finished, say
 from texts import unseen, windows
 
 CONTESTANTS = (OURS, PEER) = ("salient-awq", "llmcompressor-awq")
@@ -42,13 +42,15 @@ CHECK = (4, 512)  # windows and tokens of the check before times are told: `qual
 def main() -> None:
     """Run the contest, check what was written, report."""
     given = parse()
-    setting = contest.setting_of(given)
-    folders = {who: setting.work / contest.FOLDERS[who] for who in CONTESTANTS[: 1 + given.peer]}
-    runs = {who: contest.make(who, setting) for who in folders}
+    setting = against_peers.setting_of(given)
+    folders = {
+        who: setting.work / against_peers.FOLDERS[who] for who in CONTESTANTS[: 1 + given.peer]
+    }
+    runs = {who: against_peers.make(who, setting) for who in folders}
     if given.more_samples:
         name = f"{OURS}, {given.more_samples} samples"
         folders[name] = setting.work / f"salient-{given.more_samples}"
-        runs[name] = contest.run_salient(setting, folders[name], given.more_samples)
+        runs[name] = against_peers.run_salient(setting, folders[name], given.more_samples)
     data: dict[str, Any] = {
         **conditions(),
         "setting": setting.described(),
@@ -63,7 +65,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    contest.add_options(parser)
+    against_peers.add_options(parser)
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="Salient alone")
     parser.add_argument(
         "--more-samples",

@@ -26,11 +26,11 @@ from typing import Any
 
 from rich.console import Console
 
-from child import say
 from cpu_parts import LENGTH, PARTS, Bar, Part, Setting
 from machine import conditions, in_words
-from rounds import median_of
+from paired_rounds import median_of
 from salient.core.report import Report, Table
+from subprocess_run import say
 
 TIMED = ("demo", "together", "billion")
 QUICK: dict[str, Any] = {

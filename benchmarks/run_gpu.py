@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from child import say
 from gpu_decode import Shape, decode_rates
 from gpu_timing import copies, copy_bandwidth, microseconds
 from machine import conditions
@@ -36,6 +35,7 @@ from salient.kernels.base import Kernel, Layer, PackedWeight
 from salient.kernels.reference import ReferenceKernel
 from salient.kernels.registry import FOREIGN, find_kernel
 from salient.kernels.triton import TritonKernel, TritonWeight
+from subprocess_run import say
 
 DTYPE = torch.bfloat16
 LAYERS = {  # those of an 8B Llama -> inputs, outputs

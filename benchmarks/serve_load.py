@@ -32,7 +32,6 @@ from typing import Any
 import httpx2
 from rich.console import Console
 
-from child import say
 from machine import conditions, in_words
 from salient.core.report import Report, Table
 from salient.loadtest.client import LoadClient
@@ -42,6 +41,7 @@ from salient.loadtest.prompts import cut_excerpts, numbered
 from salient.loadtest.result import LoadResult
 from salient.models.tokens import load_tokenizer
 from servers import NAME, Setting, Started, started
+from subprocess_run import say
 
 MANY = 32
 GROWTH_BAR, RATIO_BAR = 0.05, 3.0

@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import Tensor
 
-from child import say
 from salient.core.corpus import Document, builtin, read_texts
 from salient.models.tokens import pack_tokens
+from subprocess_run import say
 
 JARGON = Path("/usr/share/dictd/jargon.dict.dz")
 SHARED = 12  # words in a row that two texts do not have in common by chance

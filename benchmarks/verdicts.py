@@ -29,12 +29,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from child import say
 from machine import conditions, in_words
 from salient import api
 from salient.core.report import Report, Table
 from salient.core.system import cache_folder
 from salient.models.model_folder import model_folder
+from subprocess_run import say
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests"))

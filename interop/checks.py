@@ -280,7 +280,7 @@ def in_words(figures: dict[str, Any]) -> str:
 
 def environment_of(check: str, form: str) -> str:
     """The environment that a check of a format runs in. AutoAWQ's has Transformers 4."""
-    if check in ("vllm", "places", "serves", "alike"):
+    if check in ("vllm", "places", "serves", "greedy"):
         return "vllm"
     if check == "lm-eval":
         return "lmeval"

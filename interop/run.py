@@ -16,10 +16,10 @@ disk only. Small models that AutoAWQ and llm-compressor have written go the othe
                    what our dequantized model computes
     serves         `salient serve --engine vllm` starts vLLM, names its kernel, answers, tells of a
                    kill and leaves nothing behind; what cannot work is refused before the start
-    alike          the same greedy prompts: `salient generate`, our server, and vLLM behind it
+    greedy         the same greedy prompts: `salient generate`, our server, and vLLM behind it
     lm-eval        lm-evaluation-harness gets the same log-probabilities, choices and scores from
                    Salient's engine as from its own model of the dequantized checkpoint
-    runs           Salient's runtime computes, from what a peer has written, what the weights mean
+    foreign        Salient's runtime computes, from what a peer has written, what the weights mean
                    that the peer's own library unpacks
 
 Exit codes: 0 all passed, 1 some check failed, 2 an environment could not be made.
@@ -39,21 +39,27 @@ from rich.text import Text
 
 import checks
 import salient
-from asked_alike import lm_eval
 from checks import Case, EnvironmentMissing, Outcome, PeerError, say
-from runs_others import runs
+from greedy_parity import greedy_parity
+from lm_eval_parity import lm_eval_parity
+from reads_foreign_checkpoints import reads_foreign
 from salient import api
 from salient.core.errors import SalientError
 from salient.core.scheme import parse_scheme
-from served_alike import alike
 from tiny_models import tiny_model
 from vllm_serves import serves
 
 SEQUENCE_LENGTH = 256
-CHECKS = {**checks.CHECKS, "serves": serves, "alike": alike, "lm-eval": lm_eval, "runs": runs}
+CHECKS = {
+    **checks.CHECKS,
+    "serves": serves,
+    "greedy": greedy_parity,
+    "lm-eval": lm_eval_parity,
+    "foreign": reads_foreign,
+}
 EVERY = ("weights", "transformers4", "places", "vllm")
 WITHOUT_KERNEL = ("weights", "places")  # vLLM computes 4-bit experts on a CPU only with AMX
-OTHERS = ("weights", "runs")
+OTHERS = ("weights", "foreign")
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Made:
 
 
 CHECKPOINTS = {
-    "awq": Made(checks.MODEL, "w4-g64", "awq", (*EVERY, "serves", "alike", "lm-eval")),
+    "awq": Made(checks.MODEL, "w4-g64", "awq", (*EVERY, "serves", "greedy", "lm-eval")),
     "awq-sym": Made(checks.MODEL, "w4-g64-sym", "awq"),
     "compressed-tensors": Made(checks.MODEL, "w4-g64", "compressed-tensors"),
     "compressed-tensors-sym": Made(checks.MODEL, "w4-g64-sym", "compressed-tensors"),

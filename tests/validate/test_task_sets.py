@@ -14,7 +14,7 @@ import pytest
 from salient.validate.tasks.scoring import Example, score
 from salient.validate.tasks.task_sets import BUNDLED, read_tasks
 
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = Path(__file__).parents[2] / "tools"
 CHOSEN = [name for name in BUNDLED if read_tasks(name).examples[0].choices]
 BUILTINS = {f.__name__: f for f in (abs, int, len, list, max, min, print, range, repr, sorted, sum)}
 SIGNS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import child
+from subprocess_run import run, say
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benchmarks" / "peers"
@@ -66,7 +66,7 @@ class Contest:
         command = [python(environment), str(PEERS / script), "--threads", str(self.threads)]
         command += [] if model is None else ["--model", str(model)]
         log = self.work / f"{Path(script).stem}.log"
-        return json.loads(child.run([*command, *options], log).out.strip().splitlines()[-1])
+        return json.loads(run([*command, *options], log).out.strip().splitlines()[-1])
 
     def pairs(self, ours: Side, peers: Sequence[Side]) -> dict[str, list[tuple[Figures, Figures]]]:
         """Ours and each peer in turn, `rounds` times: peer's name -> (ours, its) of each round."""
@@ -95,6 +95,6 @@ def python(environment: str) -> str:
     script = [str(ROOT / "interop" / "environment.sh"), environment]
     made = subprocess.run(script, check=False, stdout=subprocess.PIPE, text=True)
     if made.returncode:
-        child.say(f"The environment {environment!r} could not be made; the reason is above.")
+        say(f"The environment {environment!r} could not be made; the reason is above.")
         raise SystemExit(2)
     return made.stdout.strip()

@@ -10,7 +10,7 @@ On the other side is the library's own HFLM over the dequantized checkpoint in f
               `lm-eval:FILE.yaml` that `salient validate --tasks` takes, and by HFLM
 
     PYTHON=$(interop/environment.sh lmeval)
-    $PYTHON interop/lm_eval_agrees.py CHECKPOINT OUT.json WORK --reference smollm2-135m
+    $PYTHON interop/lm_eval_scores.py CHECKPOINT OUT.json WORK --reference smollm2-135m
 """
 
 import argparse

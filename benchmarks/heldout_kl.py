@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from child import say
 from salient import api
 from salient.core.metrics import LogitsComparison, compare_logits
 from salient.core.quant import quantize
 from salient.core.scheme import parse_scheme
 from salient.formats.checkpoint import open_checkpoint
+from subprocess_run import say
 
 PLAIN = "plain-rounding"
 Verdict = dict[str, dict[str, LogitsComparison]]  # text -> contestant -> its comparison

@@ -1,6 +1,6 @@
 """Write the task sets of `salient validate`: seeded templates over the tables of task_facts.py.
 
-    python benchmarks/write_task_sets.py
+    python tools/write_task_sets.py
 
 Every run writes the same files. A template computes its answer; the snippets of "code" are run.
 """
@@ -16,7 +16,7 @@ from random import Random
 import task_facts as facts
 from task_lines import Line, balanced, chosen, distinct, near, pairs, question
 
-FOLDER = Path(__file__).parents[1] / "src" / "salient" / "evals" / "task_sets"
+FOLDER = Path(__file__).parents[1] / "src" / "salient" / "validate" / "tasks" / "data"
 SEED = 20
 
 # --- arithmetic: written answers after four worked sums ---

@@ -25,13 +25,12 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-import child
 import salient
-from child import Finished, say
 from salient.core.corpus import read_texts
 from salient.core.scheme import parse_scheme
 from salient.models.model_folder import model_folder
 from salient.models.tokens import TokenBatch, pack_tokens
+from subprocess_run import Finished, run, say
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "benchmarks" / "peers" / "llmcompressor_awq.py"
@@ -105,7 +104,7 @@ def run_salient(setting: Setting, out: Path, samples: int) -> Finished:
     command = [sys.executable, "-m", "salient", "quantize", setting.model, "-o", str(out)]
     command += ["--scheme", setting.scheme, "--calibration", "builtin", "--samples", str(samples)]
     command += ["--sequence-length", str(setting.length), "--fresh", "--json"]
-    return child.run(command, out.with_suffix(".log"))
+    return run(command, out.with_suffix(".log"))
 
 
 def salient_awq(setting: Setting) -> Finished:
@@ -128,7 +127,7 @@ def llmcompressor(setting: Setting, method: str) -> Finished:
     command += [str(setting.tokens_file), str(out), "--method", method]
     command += ["--scheme", "sym" if scheme.symmetric else "asym"]
     command += ["--group-size", str(scheme.group_size), "--batch-size", str(setting.peer_batch)]
-    return child.run(command, out.with_suffix(".log"))
+    return run(command, out.with_suffix(".log"))
 
 
 @cache

@@ -18,7 +18,7 @@ from vllm_serves import Server, Wrong, asked, free_port
 LOGPROBS = 0.02  # nats
 
 
-def alike(case: Case) -> Outcome:
+def greedy_parity(case: Case) -> Outcome:
     """All three, prompt by prompt."""
     try:
         answers = {
@@ -27,7 +27,7 @@ def alike(case: Case) -> Outcome:
             "vllm": served(case, "vllm"),
         }
     except Wrong as error:
-        return Outcome("alike", case.name, passed=False, said=str(error))
+        return Outcome("greedy", case.name, passed=False, said=str(error))
     figures = judged(case, answers)
     passed = (
         figures["largest_gap"] < NEAR_TIE
@@ -40,12 +40,12 @@ def alike(case: Case) -> Outcome:
         f"{'the same' if figures['generate_is_embedded'] else 'DIFFER'}; logprobs differ by "
         f"{figures['largest_logprob_difference']:.4f} at most"
     )
-    return Outcome("alike", case.name, passed, said, figures)
+    return Outcome("greedy", case.name, passed, said, figures)
 
 
 def generated(case: Case) -> list[dict[str, Any]]:
     """What `salient generate` answers: tokens of each prompt."""
-    say(f"{case.name}: alike, salient generate")
+    say(f"{case.name}: greedy, salient generate")
     command = [sys.executable, "-m", "salient", "generate", str(case.folder), "--json"]
     command += ["--max-new-tokens", str(TOKENS)]
     command += [word for prompt in PROMPTS for word in ("-p", prompt)]
@@ -55,8 +55,8 @@ def generated(case: Case) -> list[dict[str, Any]]:
 
 def served(case: Case, engine: str) -> list[dict[str, Any]]:
     """What `salient serve` answers with an engine: token ids and log probabilities."""
-    say(f"{case.name}: alike, salient serve --engine {engine}")
-    server = Server(case, case.folder, f"alike_{engine}", free_port(), engine)
+    say(f"{case.name}: greedy, salient serve --engine {engine}")
+    server = Server(case, case.folder, f"greedy_{engine}", free_port(), engine)
     try:
         server.wait_until_ready()
         return [asked(server, prompt, TOKENS, logprobs=1) for prompt in PROMPTS]

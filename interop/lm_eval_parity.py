@@ -9,12 +9,12 @@ from checks import MODEL, Case, Outcome, peer
 BOUNDS = {"as it runs": 0.02, "float32": 1e-3}
 
 
-def lm_eval(case: Case) -> Outcome:
+def lm_eval_parity(case: Case) -> Outcome:
     """The library's own model of the dequantized checkpoint and our engine must give the same
     log-probabilities, make the same choices and score the same in the library's tasks."""
     out = case.work / "lm_eval.json"
     kept = case.work / "lm_eval"
-    peer(case, "lm-eval", "lm_eval_agrees.py", case.folder, out, kept, "--reference", MODEL)
+    peer(case, "lm-eval", "lm_eval_scores.py", case.folder, out, kept, "--reference", MODEL)
     figures = json.loads(out.read_text("utf-8"))
     runs, tasks = figures["choices"]["runs"], figures["tasks"]
     far = [name for name, bound in BOUNDS.items() if not runs[name]["largest"] < bound]

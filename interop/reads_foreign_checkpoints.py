@@ -22,7 +22,7 @@ PROMPT, STEPS = 24, 8  # tokens
 TOLERANCE = 1e-3
 
 
-def runs(case: Case) -> Outcome:
+def reads_foreign(case: Case) -> Outcome:
     """The runtime's logits must be those of the weights that the format's own library unpacks."""
     theirs = case.work / "weights.safetensors"
     peer(case, "weights", UNPACKERS[case.format], case.folder, theirs)
@@ -50,7 +50,7 @@ def runs(case: Case) -> Outcome:
         f"logits differ by {error:.1e} of the largest, {figures['same_top']} of {len(expected)} "
         f"likeliest tokens the same; {', '.join(kernels)}, {opened.engine.runner.how}"
     )
-    return Outcome("runs", case.name, error < TOLERANCE, said, figures)
+    return Outcome("foreign", case.name, error < TOLERANCE, said, figures)
 
 
 def reference(case: Case, unpacked: dict[str, Tensor]) -> Any:

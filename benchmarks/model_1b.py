@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from child import say
 from salient.core.model_files import INDEX
 from salient.core.quant import quantize
 from salient.core.scheme import parse_scheme
@@ -21,6 +20,7 @@ from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import write_json, write_tensors
 from salient.models.model_folder import model_folder
+from subprocess_run import say
 
 SCHEME = parse_scheme("w4-g128")
 DTYPE = torch.bfloat16
@@ -46,7 +46,7 @@ OUTER = {
 
 def written(work: Path, blocks: int = BLOCKS) -> tuple[Path, Path]:
     """The 16-bit folder and the 4-bit checkpoint, written unless they are there."""
-    full, codes = work / f"billion-{blocks}", work / f"billion-{blocks}-{SCHEME}"
+    full, codes = work / f"model-1b-{blocks}", work / f"model-1b-{blocks}-{SCHEME}"
     if not all((folder / "config.json").exists() for folder in (full, codes)):
         _write(full, codes, blocks)
     return full, codes
