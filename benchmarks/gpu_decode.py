@@ -89,7 +89,7 @@ def decode_rates(shape: Shape, scheme: Scheme, work: Path, device: str) -> dict[
 
 
 def _ours(folder: Path, device: str) -> Any:
-    opened = load(str(folder), EngineOptions(device=device, context=CONTEXT, slots=1))
+    opened = load(str(folder), EngineOptions(device=device, context_length=CONTEXT, slots=1))
     say(f"salient runs as: {opened.engine.runner.how}")
     counter = iter(range(10**6))
 

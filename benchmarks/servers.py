@@ -91,9 +91,9 @@ def _salient(model: str, port: int, setting: Setting) -> list[str]:
     command += ["--port", str(port), "--served-model-name", NAME]
     return [
         *command,
-        "--max-concurrency",
+        "--concurrency",
         str(setting.sequences),
-        "--max-context",
+        "--context-length",
         str(setting.context),
     ]
 

@@ -40,9 +40,9 @@ SETS = ("knowledge", "language", "code", "reasoning")
 NEW_TOKENS = 8
 CONTEXT = 512
 RUNS = {
-    "as it runs": EngineOptions(device="cpu", slots=16, context=CONTEXT),
+    "as it runs": EngineOptions(device="cpu", slots=16, context_length=CONTEXT),
     "float32": EngineOptions(
-        device="cpu", slots=16, context=CONTEXT, kv_dtype="float32", kernel="dense"
+        device="cpu", slots=16, context_length=CONTEXT, kv_dtype="float32", kernel="dense"
     ),
 }
 

@@ -34,7 +34,7 @@ def reads_foreign(case: Case) -> Outcome:
     with torch.inference_mode():
         expected = model(ids[None]).logits[0, PROMPT - 1 :]
     opened = load(
-        str(case.folder), EngineOptions(device="cpu", dtype="float32", context=64, slots=1)
+        str(case.folder), EngineOptions(device="cpu", dtype="float32", context_length=64, slots=1)
     )
     found = logits(opened.engine.runner, ids.tolist())
     error = ((found - expected).abs().max() / expected.abs().max()).item()

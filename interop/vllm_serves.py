@@ -51,7 +51,7 @@ class Server:
         self.port, self.log = port, case.work / f"serves_{name}.log"
         command = [sys.executable, "-m", "salient", "serve", str(folder), "--engine", engine]
         command += ["--port", str(port), "--api-key", KEY, "--served-model-name", NAME]
-        command += ["--max-context", "256", "--max-concurrency", "2"]
+        command += ["--context-length", "256", "--concurrency", "2"]
         if engine == "vllm":
             command += ["--vllm-python", environment("vllm"), "--dtype", case.dtype]
             command += ["--", "--enforce-eager"]

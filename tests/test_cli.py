@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
+from helpers.cli import invoke
 from helpers.commands import Command
 from helpers.toy_models import toy_folder, toy_text
 from salient import __version__, api
-from salient.cli import app
 from salient.core.errors import ModelError, ResourceError
 
 SMALL = ["--scheme", "w4-g32", "--samples", "6", "--sequence-length", "64"]
@@ -44,7 +43,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def call(*arguments: object):
     words = [str(a) for a in arguments]
-    return CliRunner().invoke(app, words + (SMALL if words[0] == "quantize" else []))
+    return invoke(*words, *(SMALL if words[0] == "quantize" else []))
 
 
 def test_the_version_is_printed_alone():
@@ -54,7 +53,7 @@ def test_the_version_is_printed_alone():
 
 @pytest.mark.parametrize("arguments", [(), ("--help",)])
 def test_help_names_every_command(arguments):
-    result = CliRunner().invoke(app, list(arguments))
+    result = invoke(*arguments)
     assert all(command in result.output for command in ("quantize", "inspect", "evaluate"))
 
 
@@ -108,18 +107,27 @@ def test_inspect_shows_format_scheme_and_evidence(small):
 
 def test_evaluate_prints_figures_of_each_text(small):
     given = ("evaluate", small["out"], "--reference", small["model"], "--text", small["text"])
-    result = call(*given, "--windows", 2, "--window-length", 64, "--json")
+    result = call(*given, "--samples", 2, "--sequence-length", 64, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     figures = json.loads(result.stdout)["likelihood"]["texts"][str(small["text"])]
     assert figures["tokens"] == 128
     assert 0 < figures["kl"] < 0.2
-    told = call(*given, "--windows", 2, "--window-length", 64)
+    told = call(*given, "--samples", 2, "--sequence-length", 64)
     assert f"{figures['kl']:.4f}" in told.stdout
 
 
 def test_validate_exits_with_its_verdict(small, tmp_path):
     given = ("validate", small["out"], "--reference", small["model"], "--text", small["text"])
-    given += ("--windows", 2, "--window-length", 64, "--load-test", "off", "--contexts", "off")
+    given += (
+        "--samples",
+        2,
+        "--sequence-length",
+        64,
+        "--load-test",
+        "off",
+        "--context-lengths",
+        "off",
+    )
     for bound, code, word in ((1.0, 0, "pass"), (1e-9, 1, "fail")):
         own = tmp_path / "own.toml"
         own.write_text(f'use = "middle"\n[likelihood]\nkl_max = {bound}\n')
@@ -190,11 +198,11 @@ def test_an_error_is_its_message_alone_with_exit_code_2(kind, text, tmp_path):
     model, out = toy_folder(tmp_path / "model"), tmp_path / "out"
     harm(model)
     given = ["quantize", str(model), "-o", str(out), "--calibration", str(text), *SMALL, *options]
-    told = CliRunner().invoke(app, given)
+    told = invoke(*given)
     assert (told.exit_code, told.stdout) == (2, "")
     assert re.fullmatch(rf"error: .*{words}.*\n", told.stderr)  # one line, no traceback
     assert not out.exists()
-    as_json = CliRunner().invoke(app, [*given, "--json"])
+    as_json = invoke(*given, "--json")
     assert as_json.exit_code == 2
     document = json.loads(as_json.stdout)
     assert document == {"error": name, "message": told.stderr[len("error: ") : -1]}
@@ -237,9 +245,9 @@ def test_a_bug_is_not_hidden_as_a_users_error(monkeypatch):
     ids=" ".join,
 )
 def test_words_that_cannot_be_parsed_end_with_2(wrong, tmp_path):
-    result = CliRunner().invoke(app, ["quantize", "model", "-o", str(tmp_path / "out"), *wrong])
+    result = invoke("quantize", "model", "-o", tmp_path / "out", *wrong)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "Usage" in result.stderr
+    assert result.stderr.startswith("error: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -269,7 +277,7 @@ def test_a_signal_ends_with_130_and_the_same_command_goes_on_quietly(text, tmp_p
         return code, stdout, told
 
     for stop, blocks in ((signal.SIGINT, 1), (signal.SIGTERM, 3)):
-        words = "Interrupted. The same command goes on where this run stopped.\n"
+        words = "Interrupted. The same command resumes where this run stopped.\n"
         assert run(stop, blocks) == (130, "", words)
         assert not out.exists()
         assert blocks < len(journal.read_text().splitlines()) < 7

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
+from helpers.cli import invoke
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import rewrite_json
-from salient.cli import app
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 LOGS = Path(__file__).parent / "diagnose" / "logs"
@@ -25,14 +24,14 @@ LOGS = Path(__file__).parent / "diagnose" / "logs"
 FOLLOWED = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from salient.cli import app
-app()
+from salient.cli import main
+main()
 """
 DOWN = "model.layers.1.mlp.down_proj"
 
 
 def call(*arguments: object):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+    return invoke(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def test_a_plan_that_nothing_meets_exits_with_1_and_still_tells():
 @pytest.mark.parametrize(
     "arguments",
     [("no-such-model",), (LLAMA, "--gpu", "RTX 9999"), (LLAMA, "--require", "speed=1"),
-     (LLAMA, "--context", "0"), (LLAMA, "--vram", "-1"), (LLAMA, "--vram", "nan"), ("a\0b",),
+     (LLAMA, "--context-length", "0"), (LLAMA, "--vram", "-1"), (LLAMA, "--vram", "nan"), ("a\0b",),
      ("x" * 5000,), (".",)],
 )  # fmt: skip
 def test_a_plan_of_nonsense_exits_with_2_and_a_message(arguments):
@@ -259,7 +258,7 @@ def test_nonsense_exits_with_2_and_a_message(name, data, option, tmp_path):
         (("--config", "nowhere.yaml"), "nowhere.yaml"),
         (("--follow",), "--follow needs a log"),
         (("--env", "--gpu", "RTX 9999"), "Unknown device"),
-        (("--env", "--tp", "0"), "--tp 0 is out of range"),
+        (("--env", "--tp", "0"), "--tensor-parallel-size 0 is out of range"),
         (("--env", "--engine-version", "new"), "new"),
     ],
 )
@@ -294,7 +293,7 @@ def test_this_machine_is_looked_at_without_a_gpu():
 # at once, without torch
 
 
-LIBRARIES = "import typer.main, pydantic, rich.table, rich.progress, numpy"
+LIBRARIES = "import cyclopts, rich.table, rich.progress, numpy"
 
 
 def seconds_of(*words: str) -> float:
@@ -329,9 +328,9 @@ def test_an_answer_imports_no_torch(command, good):
     }[command]
     words = (
         "import sys, contextlib\n"
-        "from salient.cli import app\n"
+        "from salient.cli import main\n"
         "with contextlib.suppress(SystemExit):\n"
-        f"    app({arguments!r})\n"
+        f"    main({arguments!r})\n"
         "print(*sys.modules, file=sys.stderr)"
     )
     run = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)

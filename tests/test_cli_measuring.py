@@ -3,16 +3,15 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
+from helpers.cli import invoke
 from helpers.toy_server import Manner, toy_server
-from salient.cli import app
 
-FEW = ("--model", "toy", "--requests", "6", "--prompt-tokens", "8", "--new-tokens", "4")
+FEW = ("--model", "toy", "--requests", "6", "--prompt-tokens", "8", "--max-new-tokens", "4")
 
 
 def call(*arguments: object):
-    return CliRunner().invoke(app, ["load-test", *map(str, arguments)])
+    return invoke("load-test", *arguments)
 
 
 def test_each_step_has_its_figures_in_one_document():

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
+from helpers.cli import invoke
 from helpers.commands import Command
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.tolerance import coded_rounding
 from helpers.toy_models import byte_tokenizer
 from salient import api
-from salient.cli import app
 from salient.runtime.bench.bench import LARGEST_KL
 
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
@@ -31,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(*arguments: object, typed: str | None = None):
-    return CliRunner().invoke(app, [str(a) for a in arguments], input=typed)
+    return invoke(*arguments, typed=typed or "")
 
 
 def test_generate_prints_the_text_alone_and_the_same_each_time(checkpoint):
@@ -73,7 +72,7 @@ def test_fusion_changes_no_word(checkpoint):
         (("-p", "x" * 600), "the context is 512"),
         (("-p", "x", "--temperature", "-1"), "temperature=-1.0 cannot be used"),
         (("-p", "x", "--top-p", "0"), "top_p=0.0 cannot be used"),
-        (("-p", "x", "--context", "4096"), "the model was made for 512"),
+        (("-p", "x", "--context-length", "4096"), "the model was made for 512"),
         (("-p", "x", "--kernel", "fast"), "Unknown kernel 'fast'"),
         (("-p", "x", "--device", "abacus"), "Unknown device 'abacus'"),
         (("-p", "x", "--dtype", "int8"), "Unknown dtype 'int8'"),
@@ -101,7 +100,7 @@ def test_inspect_runtime_names_kernel_and_fusion(checkpoint):
 
 def test_bench_checks_kernels_times_them_and_names_the_winner(checkpoint, tmp_path):
     plot = tmp_path / "bench.png"
-    sizes = ("--batch", "1,2", "--prompt", 16, "--new-tokens", 4)
+    sizes = ("--concurrency", "1,2", "--prompt-tokens", 16, "--max-new-tokens", 4)
     result = call("bench", checkpoint, *sizes, "--kernels", "auto,dense", "--plot", plot, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     report = json.loads(result.stdout)
@@ -125,7 +124,7 @@ def test_bench_times_no_kernel_that_is_wrong(checkpoint, monkeypatch):
 
     right = DenseWeight.forward
     monkeypatch.setattr(DenseWeight, "forward", lambda self, x: right(self, x).roll(1, -1))
-    sizes = ("--batch", "1", "--prompt", 8, "--new-tokens", 2)
+    sizes = ("--concurrency", "1", "--prompt-tokens", 8, "--max-new-tokens", 2)
     report = json.loads(call("bench", checkpoint, *sizes, "--kernels", "dense", "--json").stdout)
     assert report["rows"][0]["refused"].startswith("it is wrong: KL")
     assert report["rows"][0]["batches"] == report["winners"] == []
@@ -134,8 +133,8 @@ def test_bench_times_no_kernel_that_is_wrong(checkpoint, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--batch", "1,two"), "batch '1,two' is no list of numbers"),
-        (("--batch", "0"), "Give sizes of at least 1"),
+        (("--concurrency", "1,two"), "--concurrency '1,two' is not a list of numbers"),
+        (("--concurrency", "0"), "--concurrency 0 is out of range: give at least 1"),
         (("--kernels", "fast"), "Unknown kernel 'fast'"),
         (("--plot", "figures.txt"), "figures.txt is no picture"),
         (("--plot", "no/such/folder/a.png"), "There is no folder no/such/folder"),
@@ -166,7 +165,7 @@ def test_chat_answers_each_line_and_takes_commands(checkpoint):
 
 
 def test_a_conversation_remembers_and_forgets_its_oldest_turns(checkpoint):
-    talk = api.chat(str(checkpoint), max_new_tokens=4, temperature=0.0, context=96)
+    talk = api.chat(str(checkpoint), max_new_tokens=4, temperature=0.0, context_length=96)
     for number in range(6):
         assert "".join(talk.say(f"number {number}")) == talk.messages[-1]["content"]
     assert talk.forgotten > 0
@@ -185,7 +184,7 @@ def test_an_answer_that_is_left_early_stays_in_the_history(checkpoint):
 
 
 def test_a_message_that_fits_no_context_is_refused_and_forgotten(checkpoint):
-    talk = api.chat(str(checkpoint), max_new_tokens=4, context=64)
+    talk = api.chat(str(checkpoint), max_new_tokens=4, context_length=64)
     with pytest.raises(Exception, match="Say it shorter"):
         list(talk.say("x" * 200))
     assert talk.messages == []

@@ -18,7 +18,7 @@ from helpers.commands import Command
 from helpers.rtn_checkpoints import rounded_toy
 from salient.cli import console
 
-SMALL = ("--engine", "embedded", "--port", "0", "--dtype", "float32", "--max-context", "256")
+SMALL = ("--engine", "embedded", "--port", "0", "--dtype", "float32", "--context-length", "256")
 BODY = {"prompt": "one two three", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
 
 
@@ -47,7 +47,7 @@ def ask(url: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any
 
 def test_a_signal_under_load_loses_no_answer_that_runs(folder):
     """Twenty answers under way, a SIGTERM: each comes whole, then the process ends with 0."""
-    with running(folder, "--max-concurrency", "4") as (child, told):
+    with running(folder, "--concurrency", "4") as (child, told):
         assert told["engine"] == "embedded"
         assert told["slots"] == 4
         url = told["url"]

@@ -20,7 +20,7 @@ BANNED = frozenset(WORDS.split())
 CLEAN: frozenset[str] = frozenset({"explorer", "loadtest", "plan"})
 # File names that say what a file is in each of several folders of the same form.
 FORMS = """
-__init__ report measure result render memory kernels serving making measuring running advising
+__init__ options report measure result render memory kernels serving
 verdict salient_json
 """
 REPEATED = frozenset(FORMS.split())

@@ -1,74 +1,119 @@
-"""One vocabulary: the command line and the functions of `salient.api` have the same words."""
+"""The public surface: one options record for each verb, in Python and on the command line."""
 
 import inspect
 import re
+import subprocess
+import sys
+from dataclasses import fields
 
 import pytest
-import typer
 
+import salient
+from helpers.cli import invoke
 from salient import api
-from salient.cli import app
+from salient.cli.options import RENAMED, default_text, python_value, signature
+from salient.cli.verb_commands import COMMANDS
 from salient.core import errors
+from salient.core.errors import RequestError
+from salient.core.options import OptionField, option_fields
 
-COMMANDS = typer.main.get_command(app).commands
-ONLY_IN_COMMANDS = {"json"}  # how a report is printed
-ONLY_IN_FUNCTIONS = {"progress", "heard"}  # how a command line shows it
-
-
-def function_of(command: str):
-    return getattr(api, command.replace("-", "_"))
-
-
-def words_of(command: str) -> dict:
-    return {p.name: p for p in COMMANDS[command].params if p.name not in ONLY_IN_COMMANDS}
+VERBS = {command.name: command for command in COMMANDS}
+# Fields of the records that only Python takes: how a command line shows the verb.
+CALLBACKS = {"progress", "on_finding", "on_event", "on_text"}
+OPTIONS = [
+    (name, field) for name, command in VERBS.items() for field in option_fields(command.options)
+]
 
 
-def parameters_of(command: str) -> dict[str, inspect.Parameter]:
-    found = inspect.signature(function_of(command)).parameters
-    return {name: p for name, p in found.items() if name not in ONLY_IN_FUNCTIONS}
+def named(value: object) -> str:
+    return value.spelling if isinstance(value, OptionField) else str(value)
 
 
-def test_there_are_commands():
-    assert {"quantize", "inspect", "evaluate"} <= set(COMMANDS)
+def test_every_verb_with_options_is_a_command():
+    assert {name.replace("-", "_") for name in VERBS} == set(api.OPTIONS)
+    assert set(api.OPTIONS) <= set(salient.__all__)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_has_the_words_of_its_function_and_no_others(command):
-    assert list(words_of(command)) == list(parameters_of(command))
+@pytest.mark.parametrize("name", VERBS)
+def test_a_command_has_the_options_of_its_function(name):
+    command = VERBS[name]
+    parameters = set(inspect.signature(command.verb).parameters) - CALLBACKS
+    arguments = set(signature(command.options, json=False).parameters)
+    assert arguments == parameters == {field.name for field in fields(command.options)} - CALLBACKS
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_an_option_is_spelled_as_its_parameter_with_dashes(command):
-    for name, word in words_of(command).items():
-        if word.param_type_name == "option":
-            assert "--" + name.replace("_", "-") in word.opts
+@pytest.mark.parametrize("name", VERBS)
+def test_the_help_shows_every_option_and_its_default(name):
+    result = invoke(name, "--help")
+    text = " ".join(result.stdout.replace("│", " ").split())
+    assert (result.exit_code, result.stderr) == (0, "")
+    for field in option_fields(VERBS[name].options):
+        shown = field.name.upper() if field.option.positional else field.spelling
+        assert shown in text
+        if default := default_text(field):
+            assert f"[default: {default}]" in text, field.name
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_word_has_the_same_default_in_both(command):
-    for name, parameter in parameters_of(command).items():
-        word = words_of(command)[name]
-        if parameter.default is inspect.Parameter.empty:
-            assert word.required, name
-        elif parameter.default == ():
-            assert not word.required, name
-            assert not word.default, name
-        else:
-            assert word.default == parameter.default, name
+@pytest.mark.parametrize("name", VERBS)
+def test_choices_of_a_function_are_passed_by_name(name):
+    parameters = list(inspect.signature(VERBS[name].verb).parameters.values())
+    assert all(p.kind == inspect.Parameter.KEYWORD_ONLY for p in parameters[2:])
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_and_each_of_its_words_says_what_it_is(command):
-    assert COMMANDS[command].help
-    assert function_of(command).__doc__
-    for name, word in words_of(command).items():
-        assert word.help, name
+@pytest.mark.parametrize(("name", "field"), OPTIONS, ids=named)
+def test_the_default_of_the_command_line_is_that_of_python(name, field):
+    text = default_text(field)
+    if text is not None and isinstance(field.default, (str, tuple, type(None))):
+        value = python_value(field, text)
+        assert value in (field.default, (field.default,))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_choices_of_a_function_are_given_by_name(command):
-    kinds = [p.kind for p in inspect.signature(function_of(command)).parameters.values()]
-    assert all(kind == inspect.Parameter.KEYWORD_ONLY for kind in kinds[2:])
+@pytest.mark.parametrize(("name", "field"), OPTIONS, ids=named)
+def test_one_idea_has_one_spelling(name, field):
+    assert field.spelling not in set(RENAMED) - {"--prompt"}
+    assert field.option.help.endswith((".", "..."))
+
+
+@pytest.mark.parametrize("old", set(RENAMED) - {"--prompt"})
+def test_an_old_option_is_an_error_that_names_the_new_one(old):
+    result = invoke("validate", "x", "--reference", "y", old, "3")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"Unknown option {old}. {RENAMED[old]}" in result.stderr
+
+
+def test_a_misspelled_option_names_the_nearest():
+    assert "Did you mean --samples?" in invoke("quantize", "x", "--sample", "3").stderr
+
+
+def test_a_verb_takes_one_value_or_several():
+    one, several = (salient.plan("Llama-3.1-8B", gpu=gpu) for gpu in ("H100", ["H100", "A100"]))
+    assert [len(result.devices) for result in (one, several)] == [1, 2]
+
+
+def test_a_number_out_of_bounds_is_refused_in_python_too():
+    with pytest.raises(RequestError, match="--samples 0 is out of range: give at least 1"):
+        salient.quantize("x", samples=0)
+
+
+def test_packages_are_verbs_too():
+    from salient.plan.planner import make_plan
+
+    assert callable(make_plan)
+    assert salient.plan("Llama-3.1-8B").passed
+    assert inspect.signature(salient.plan).parameters.keys() == set(
+        inspect.signature(api.plan).parameters
+    )
+
+
+def test_the_root_has_the_verbs_and_imports_no_torch():
+    names = "bench chat doctor evaluate generate inspect load load_engine load_test plan quantize"
+    lines = [
+        "import sys, salient",
+        f"assert all(callable(getattr(salient, name)) for name in {names.split()!r})",
+        "assert callable(salient.serve) and callable(salient.validate) and salient.__version__",
+        "assert not {'torch', 'transformers', 'rich', 'cyclopts'} & set(sys.modules)",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
 
 
 # Errors
@@ -79,27 +124,27 @@ CLASSES = [
 ]
 
 
-def drawn() -> dict[str, str]:
-    """Error name -> name of the error it is drawn under, in the tree of the module's docstring."""
+def error_tree() -> dict[str, str]:
+    """Error name -> name of its base, in the tree of the module's docstring."""
     tree, above = {}, []
     for line in errors.__doc__.splitlines():
-        if found := re.match(r"( *)([A-Z]\w+)(?:  +\S.*)?$", line):
-            depth = len(found[1]) // 4
-            above[depth:] = [found[2]]
-            tree[found[2]] = above[depth - 1] if depth else "Exception"
+        if match := re.match(r"( *)([A-Z]\w+)(?:  +\S.*)?$", line):
+            depth = len(match[1]) // 4
+            above[depth:] = [match[2]]
+            tree[match[2]] = above[depth - 1] if depth else "Exception"
     return tree
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda c: c.__name__)
-def test_every_error_is_drawn_in_the_tree_under_its_base(error):
-    assert drawn()[error.__name__] == error.__bases__[0].__name__
+def test_every_error_is_in_the_docstrings_tree_under_its_base(error):
+    assert error_tree()[error.__name__] == error.__bases__[0].__name__
 
 
-def test_the_tree_draws_no_error_that_is_not_there():
-    assert set(drawn()) == {error.__name__ for error in CLASSES}
+def test_the_tree_has_no_other_error():
+    assert set(error_tree()) == {error.__name__ for error in CLASSES}
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda c: c.__name__)
-def test_every_error_is_of_one_tree_and_says_what_it_means(error):
+def test_every_error_has_the_common_base_and_a_docstring(error):
     assert issubclass(error, errors.SalientError)
     assert error.__doc__.endswith(".")

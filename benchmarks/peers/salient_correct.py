@@ -74,7 +74,9 @@ def compared(given: argparse.Namespace, dtype: str, ids: Any, expected: Any) -> 
     from salient.core.metrics import LogitsComparison, compare_logits
     from salient.runtime.load_engine import EngineOptions, load
 
-    options = EngineOptions(device="cpu", dtype=dtype, context=given.window_length, slots=len(ids))
+    options = EngineOptions(
+        device="cpu", dtype=dtype, context_length=given.window_length, slots=len(ids)
+    )
     runner = load(given.model, options).engine.runner
     half, rows = given.window_length // 2, range(len(ids))
     steps = [torch.stack([runner.prefill(r, ids[r, :half].tolist(), 0) for r in rows])]
@@ -93,7 +95,7 @@ def answers(given: argparse.Namespace, *, fuse: bool) -> list[list[int]]:
     from salient.runtime.sampling_params import SamplingParams
 
     options = EngineOptions(
-        device="cpu", dtype="float32", fuse=fuse, context=256, slots=len(PROMPTS)
+        device="cpu", dtype="float32", fuse=fuse, context_length=256, slots=len(PROMPTS)
     )
     opened = load(given.model, options)
     prompts = [opened.model.tokenizer(prompt)["input_ids"] for prompt in PROMPTS]

@@ -35,7 +35,7 @@ def measured(given: argparse.Namespace) -> Speed:
     start = time.perf_counter()
     context = given.prompt_tokens + given.new_tokens + 1
     options = EngineOptions(
-        device="cpu", dtype=given.dtype, context=context, slots=max(given.together, 1)
+        device="cpu", dtype=given.dtype, context_length=context, slots=max(given.together, 1)
     )
     opened = load(given.model, options)
     loading = time.perf_counter() - start

@@ -1,5 +1,5 @@
 """`python -m salient`."""
 
-from salient.cli import app
+from salient.cli import main
 
-app()
+main()

@@ -22,7 +22,7 @@ WORDS = (
 
 def run(model: Path, out: Path, text: Path):
     options = {"scheme": "w4-g32", "samples": 6, "sequence_length": 64}
-    return api.quantize(str(model), str(out), calibration=str(text), **options)
+    return api.quantize(model, out, calibration=str(text), **options).report
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from helpers.tolerance import SUBNORMAL, assert_within, unit_roundoff, worst
 from helpers.toy_models import save, tiny_model
 from salient.awq import statistics
 from salient.core.errors import ModelError, ShapeError
+from salient.core.progress import Progress
 from salient.formats.checkpoint import open_checkpoint
 
 IDS = torch.randint(3, 250, (2, 32), generator=torch.Generator().manual_seed(3))
@@ -135,7 +136,7 @@ def test_a_run_that_stops_between_blocks_ends_byte_equal(kind, text, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(folder, tmp_path / "out", text, progress=stop)
+        run(folder, tmp_path / "out", text, progress=Progress(stop))
     report = run(folder, tmp_path / "out", text)
     assert report.data["resumed"]
     assert contents(tmp_path / "out") == contents(tmp_path / "whole/out")

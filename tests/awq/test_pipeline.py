@@ -36,9 +36,9 @@ def test_a_written_checkpoint_is_read_back_as_it_was_judged(format, scheme, toy,
     awq = report.data["heldout"]["awq"]
     assert 0 < awq["kl"] < 0.2
     found = api.evaluate(
-        str(tmp_path / "out"), reference=str(toy), text=[str(text)], windows=2, window_length=64
+        str(tmp_path / "out"), reference=str(toy), text=[str(text)], samples=2, sequence_length=64
     )
-    measured = found.data["likelihood"]["texts"][str(text)]
+    measured = found.report.data["likelihood"]["texts"][str(text)]
     assert measured["tokens"] == 128
     assert 0 < measured["kl"] < 0.2
 

@@ -11,6 +11,7 @@ from helpers.commands import Command
 from helpers.runs import contents, run
 from helpers.toy_models import save, tiny_model, toy_folder, toy_text
 from salient.core.errors import CheckpointError, ResumeMismatch
+from salient.core.progress import Progress
 
 
 def test_a_second_run_writes_the_same_bytes(toy, text, tmp_path):
@@ -82,7 +83,7 @@ def interrupted(model, out, text, **changes):
             raise Stop
 
     with pytest.raises(Stop):
-        run(model, out, text, progress=stop, **changes)
+        run(model, out, text, progress=Progress(stop), **changes)
     assert not out.exists()
 
 

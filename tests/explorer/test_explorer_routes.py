@@ -29,7 +29,7 @@ def home(tmp_path_factory):
 def server(home):
     with pytest.MonkeyPatch.context() as patch:
         never_dense(patch)
-        state = explorer_state(home / "rounded", home / "model", context=128)
+        state = explorer_state(home / "rounded", home / "model", context_length=128)
         with explorer_app(state) as running:
             running.request(f"{API}/scene")
             until(lambda: running.request(f"{API}/progress").data["state"] == "ready")

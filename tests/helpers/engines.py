@@ -14,7 +14,7 @@ from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import TokenSequence
 
 SMALL: dict[str, Any] = {
-    "context": 64,
+    "context_length": 64,
     "slots": 2,
     "device": "cpu",
     "dtype": "float32",

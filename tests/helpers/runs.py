@@ -10,7 +10,8 @@ SMALL = {"scheme": "w4-g32", "samples": 6, "sequence_length": 64}
 
 
 def run(model: Path, out: Path, text: Path, **changes):
-    return api.quantize(str(model), str(out), **{**SMALL, "calibration": str(text), **changes})
+    options = {**SMALL, "calibration": str(text), **changes}
+    return api.quantize(model, out, **options).report
 
 
 def contents(folder: Path) -> dict[str, bytes]:

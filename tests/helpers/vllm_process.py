@@ -13,12 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from salient.serve.options import ServeOptions
 
-LOGS = Path(__file__).parent / "diagnose" / "logs"
+LOGS = Path(__file__).parents[1] / "diagnose" / "logs"
 SERVER = """
 import json, os, signal, socket, subprocess, sys, time
 how = json.loads(os.environ["STAND_IN"])
@@ -63,6 +63,7 @@ from salient.serve.options import ServeOptions
 from salient.serve.vllm.launch import run_vllm
 asked = json.loads(sys.argv[1])
 asked["vllm_args"] = tuple(asked["vllm_args"])
+del asked["progress"]
 def said(line):
     print("said:", line, flush=True)
 try:
@@ -96,11 +97,12 @@ class Served:
         self.told_file = folder / "told.jsonl"
         how = {"told": str(self.told_file), **how}
         environment = {**os.environ, "STAND_IN": json.dumps(how), "PYTHONPATH": str(folder)}
+        fields = asdict(replace(request, progress=None, on_event=None))  # JSON holds no functions
         self.files = [folder / "stdout.txt", folder / "stderr.txt"]
         out, err = (path.open("wb") for path in self.files)
         with out, err:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", DRIVER, json.dumps(asdict(request))],
+                [sys.executable, "-c", DRIVER, json.dumps(fields)],
                 env=environment,
                 stdout=out,
                 stderr=err,

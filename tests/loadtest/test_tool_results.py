@@ -9,7 +9,7 @@ import pytest
 from salient.core.errors import RequestError
 from salient.core.progress import silent
 from salient.loadtest.plan import LoadPlan, LoadTarget
-from salient.loadtest.report import report_load
+from salient.loadtest.report import run_tool, to_report
 from salient.loadtest.result import summarize_latencies
 from salient.loadtest.tool_results import parse_guidellm, parse_vllm_bench
 
@@ -110,9 +110,9 @@ def test_a_damaged_result_of_guidellm_names_the_place(path, message):
 
 def test_a_results_file_of_guidellm_replaces_the_server():
     path = str(RESULTS / "guidellm.json")
-    report = report_load("guidellm", LoadTarget(path), LoadPlan(), silent)
+    report = to_report(*run_tool("guidellm", LoadTarget(path), LoadPlan(), silent))
     assert not report.passed  # two requests failed
     assert [step["tool"] for step in report.data["steps"]] == ["guidellm", "guidellm"]
     assert any("Measured by guidellm" in line for line in report.lines)
     with pytest.raises(RequestError, match=r"cannot be read .* Run guidellm with --output"):
-        report_load("guidellm", LoadTarget("http://localhost:8000"), LoadPlan(), silent)
+        run_tool("guidellm", LoadTarget("http://localhost:8000"), LoadPlan(), silent)

@@ -13,7 +13,7 @@ from helpers.toy_server import Manner, toy_server
 from salient.core.errors import RequestError
 from salient.core.progress import silent
 from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget
-from salient.loadtest.report import report_load
+from salient.loadtest.report import run_tool, to_report
 from salient.loadtest.vllm_bench import run_vllm_bench, vllm_bench_command
 
 PLAN = LoadPlan(
@@ -117,18 +117,18 @@ def test_a_key_is_in_the_environment_and_not_in_the_arguments(path):
 
 def test_a_missing_or_unknown_tool_is_named(path):
     with pytest.raises(RequestError, match=r"No 'vllm' on PATH.*--tool salient"):
-        report_load("vllm", SERVER, PLAN, silent)
+        run_tool("vllm", SERVER, PLAN, silent)
     for tool in ("wrk", "auto"):
         with pytest.raises(RequestError, match=f"No tool '{tool}' .* Known: salient, vllm, guide"):
-            report_load(tool, SERVER, PLAN, silent)
+            run_tool(tool, SERVER, PLAN, silent)
 
 
 def test_the_tool_is_the_requested_one_and_in_the_report(path):
     install_vllm(path, writes(RESULT))
-    report = report_load("vllm", SERVER, PLAN, silent)
+    report = to_report(*run_tool("vllm", SERVER, PLAN, silent))
     assert {step["tool"] for step in report.data["steps"]} == {"vllm bench serve"}
     assert any("Measured by vllm bench serve" in line for line in report.lines)
     with toy_server(Manner()) as server:
-        report = report_load("salient", LoadTarget(server.url, "m"), PLAN, silent)
+        report = to_report(*run_tool("salient", LoadTarget(server.url, "m"), PLAN, silent))
     assert {step["tool"] for step in report.data["steps"]} == {"salient"}
     assert any("Measured by salient" in line for line in report.lines)

@@ -14,7 +14,7 @@ from salient.models.proof import TOLERANCE
 def mapped(kind, folder):
     family = FAMILIES[kind]
     model = tiny_model(kind, vision=family.vision, **family.changes)
-    return api.inspect(str(save(model, folder)))
+    return api.inspect(save(model, folder)).report
 
 
 def test_blocks_of_one_shape_are_shown_once_with_their_groups(tmp_path):
@@ -109,7 +109,7 @@ def test_tensors_that_belong_to_no_part_are_said(tmp_path):
     tensors = load_file(path)
     extra = tensors["model.norm.weight"].clone()
     save_file(tensors | {"model.mtp.norm.weight": extra}, path, metadata={"format": "pt"})
-    report = api.inspect(str(tmp_path))
+    report = api.inspect(tmp_path).report
     assert report.data["left_out"] == ["model.mtp.norm.weight"]
     assert any(
         "no place for them: 1 tensors (model.mtp.norm.weight)" in line for line in report.lines

@@ -30,7 +30,7 @@ def made(toy, text, tmp_path_factory) -> dict[str, Path]:
     ("format", "scheme"), [("awq", "w4-g32"), ("compressed-tensors", "w4-g32-sym")]
 )
 def test_a_checkpoint_tells_format_scheme_layers_and_sizes(format, scheme, made):
-    data = api.inspect(str(made[format])).data
+    data = api.inspect(made[format]).report.data
     assert (data["format"], data["scheme"], data["dtype"]) == (format, scheme, "float16")
     assert (data["model_type"], data["quantized_linears"]) == ("llama", 13)
     assert data["linears_by_kind"] == {kind: 1 if kind == "down_proj" else 2 for kind in EACH}
@@ -43,7 +43,7 @@ def test_a_checkpoint_tells_format_scheme_layers_and_sizes(format, scheme, made)
 
 
 def test_the_evidence_is_shown_with_the_worst_blocks_first(made):
-    report = api.inspect(str(made["awq"]))
+    report = api.inspect(made["awq"]).report
     evidence = json.loads((made["awq"] / "salient.json").read_text())
     assert report.data["evidence"] == evidence
     table = next(t for t in report.tables if "largest error" in t.title)
@@ -53,7 +53,7 @@ def test_the_evidence_is_shown_with_the_worst_blocks_first(made):
 
 
 def test_a_sixteen_bit_model_has_no_format_and_no_codes(toy):
-    report = api.inspect(str(toy))
+    report = api.inspect(toy).report
     assert (report.data["format"], report.data["quantized_linears"]) == (None, 0)
     size = sum(t.nbytes for t in load_file(toy / "model.safetensors").values())
     assert report.data["bytes"] == {"quantized": 0, "sixteen_bit": size}

@@ -97,7 +97,7 @@ def test_an_adapter_in_sixteen_bits_is_merged_in_float32(toy, tmp_path):
 def test_quantizing_with_an_adapter_gives_the_merged_models_checkpoint(toy, text, tmp_path):
     merged = trained(toy, tmp_path / "adapter", use_rslora=True)
     out = tmp_path / "out"
-    report = api.quantize(str(toy), str(out), adapter=str(tmp_path / "adapter"), **small(text))
+    result = api.quantize(str(toy), str(out), adapter=str(tmp_path / "adapter"), **small(text))
     ids = torch.randint(3, 250, (2, 32), generator=torch.Generator().manual_seed(3))
     models = (merged, api.load(str(out))[0], reference(toy))
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_quantizing_with_an_adapter_gives_the_merged_models_checkpoint(toy, text
     near, far = (compare_logits(logits[0], other, ids.flatten()).kl for other in logits[1:])
     assert near < 0.1
     assert far > 3 * near  # the model without its adapter is another one
-    assert report.data["run"]["adapter"] == open_adapter(tmp_path / "adapter").digest
+    assert result.evidence.run.adapter == open_adapter(tmp_path / "adapter").digest
     save(merged, tmp_path / "merged", torch.float32)
     api.quantize(str(tmp_path / "merged"), str(tmp_path / "same"), **small(text), dtype="float16")
     ours, theirs = (load_file(tmp_path / n / "model.safetensors") for n in ("out", "same"))

@@ -9,14 +9,15 @@ import pytest
 from salient import api
 from salient.core.errors import ModelError, RequestError, ResourceError
 from salient.plan.adr import record
-from salient.plan.planner import PlanOptions, make_plan
+from salient.plan.options import PlanOptions
+from salient.plan.planner import make_plan
 from salient.plan.weight_formats import FORMATS
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 
 
 def test_people_and_programs_get_the_same_plan():
-    report = api.plan(LLAMA, gpu="RTX 4090", context=16384, concurrency=4)
+    report = api.plan(LLAMA, gpu="RTX 4090", context_length=16384, concurrency=4).report
     data = json.loads(report.to_json())
     device = data["devices"][0]
     assert report.passed
@@ -31,7 +32,7 @@ def test_people_and_programs_get_the_same_plan():
 
 def test_refused_formats_are_listed_with_their_reason_and_not_in_the_table():
     # Qwen2.5-14B over 8 GPUs: 13824 inputs are no whole groups of 128
-    report = api.plan("Qwen/Qwen2.5-14B", gpu="H100", tp=8)
+    report = api.plan("Qwen/Qwen2.5-14B", gpu="H100", tensor_parallel_size=8).report
     refused = "\n".join(line for line in report.lines if line.startswith("  refused: "))
     assert "AWQ w4-g128" in refused
     assert "13824 inputs / 8" in refused
@@ -39,12 +40,12 @@ def test_refused_formats_are_listed_with_their_reason_and_not_in_the_table():
 
 
 def test_devices_are_compared_side_by_side():
-    report = api.plan(LLAMA, gpu="RTX 4090,H100, MI300X")
+    report = api.plan(LLAMA, gpu=["RTX 4090", "H100", "MI300X"]).report
     assert [d["gpu"]["name"] for d in report.data["devices"]] == ["RTX 4090", "H100 SXM", "MI300X"]
 
 
 def test_without_a_device_sizes_are_listed_and_nothing_is_refused():
-    report = api.plan(LLAMA)
+    report = api.plan(LLAMA).report
     assert report.passed
     assert report.data["devices"] == []
     assert "--gpu NAME" in " ".join(report.lines)
@@ -60,12 +61,12 @@ def test_without_a_device_sizes_are_listed_and_nothing_is_refused():
     ],
 )
 def test_commands_name_the_model_as_other_tools_take_it(typed, named):
-    lines = api.plan(typed, gpu="RTX 4090").data["devices"][0]["commands"]
+    lines = api.plan(typed, gpu="RTX 4090").report.data["devices"][0]["commands"]
     assert named in " ".join(lines)
 
 
 def test_a_plan_without_a_good_format_does_not_pass_and_says_what_to_change():
-    report = api.plan("meta-llama/Llama-3.1-70B", gpu="RTX 4060")
+    report = api.plan("meta-llama/Llama-3.1-70B", gpu="RTX 4060").report
     assert not report.passed
     assert report.data["devices"][0]["choice"] is None
     assert "change: " in "\n".join(report.lines)
@@ -73,7 +74,7 @@ def test_a_plan_without_a_good_format_does_not_pass_and_says_what_to_change():
 
 def test_the_context_is_the_models_own_where_that_is_less_than_the_default():
     assert make_plan(PlanOptions(LLAMA, gpu="H100")).devices[0].load.context == 8192
-    small = make_plan(PlanOptions("mistralai/Mixtral-8x7B-v0.1", gpu="H200", context=32768))
+    small = make_plan(PlanOptions("mistralai/Mixtral-8x7B-v0.1", gpu="H200", context_length=32768))
     assert small.devices[0].load.context == 32768
 
 
@@ -87,21 +88,25 @@ def test_the_context_is_the_models_own_where_that_is_less_than_the_default():
         ({"vram": float("nan")}, RequestError, "No device has nan GiB"),
         ({"gpu": "H100", "vram": 80.0}, RequestError, "--gpu and --vram"),
         ({"engine": "tgi"}, RequestError, "Unknown engine 'tgi'"),
-        ({"context": 0}, RequestError, "--context 0 does not fit"),
-        ({"gpu": "H100", "context": 10**6}, RequestError, "more than the model was made for"),
+        ({"context_length": 0}, RequestError, "--context-length 0 is out of range: give 1 to"),
+        (
+            {"gpu": "H100", "context_length": 10**6},
+            RequestError,
+            "more than the model was made for",
+        ),
         ({"concurrency": -1}, RequestError, "--concurrency -1"),
-        ({"tp": 0}, RequestError, "--tp 0"),
-        ({"engine": "llama.cpp", "tp": 2}, RequestError, r"llama\.cpp does not cut a model"),
+        ({"tensor_parallel_size": 0}, RequestError, "--tensor-parallel-size 0"),
+        ({"engine": "llama.cpp", "tensor_parallel_size": 2}, RequestError, "does not support --te"),
         ({"kv_dtype": "int3"}, RequestError, "has no KV cache in 'int3'"),
         ({"require": "speed=1"}, RequestError, "--require does not take 'speed=1'"),
-        ({"prompt": 0}, RequestError, "--prompt 0"),
+        ({"prompt_tokens": 0}, RequestError, "--prompt-tokens 0"),
         ({"engine_version": "new"}, RequestError, "new"),
         ({"adr": "/no/such/folder/adr.md"}, ResourceError, "The record .* cannot be written"),
     ],
 )
 def test_invalid_options_are_refused_with_what_fits(options, error, match):
     with pytest.raises(error, match=match):
-        api.plan(**{"model": LLAMA, "gpu": None if "vram" in options else "H100", **options})
+        api.plan(**{"model": LLAMA, "gpu": () if "vram" in options else "H100", **options})
 
 
 def test_a_record_holds_context_alternatives_decision_budget_and_what_would_change_it(tmp_path):
@@ -127,6 +132,6 @@ def test_a_record_is_well_formed_markdown():
 
 
 def test_tp_sizes_are_listed_for_every_group():
-    sizes = api.plan(LLAMA).data["tensor_parallel_sizes"]
+    sizes = api.plan(LLAMA).report.data["tensor_parallel_sizes"]
     assert set(sizes) == {"g32", "g64", "g128"}
     assert all(1 in tp for tp in sizes.values())

@@ -309,17 +309,18 @@ def alone_of(ids: list[int], tokens: int) -> TokenSequence:
 
 def test_a_context_shorter_than_the_proofs_text_runs_to_its_end(folder):
     (short,), (long,) = (
-        opened(folder, context=context).engine.generate([prompt(3)], GREEDY) for context in (5, 64)
+        opened(folder, context_length=context).engine.generate([prompt(3)], GREEDY)
+        for context in (5, 64)
     )
     assert (short.finished, len(short.tokens)) == ("length", 2)
     assert short.tokens == long.tokens[:2]
 
 
 def test_a_real_models_context_is_used_to_its_last_position(folder):
-    opened_ = opened(folder, context=24)
+    opened_ = opened(folder, context_length=24)
     answer = opened_.engine.generate([prompt(20)], GREEDY)[0]
     assert (answer.finished, len(answer.tokens)) == ("length", 4)
-    wide = opened(folder, context=64).engine.generate([prompt(20)], GREEDY)[0]
+    wide = opened(folder, context_length=64).engine.generate([prompt(20)], GREEDY)[0]
     assert answer.tokens == wide.tokens[:4]
 
 

@@ -170,7 +170,7 @@ def test_the_engine_goes_on_as_before(coded):
 
 
 def test_a_context_is_used_to_its_last_position(toy):
-    engine = opened(toy, context=16).engine
+    engine = opened(toy, context_length=16).engine
     assert_as_directly(toy, engine, EXACT, [ChoiceRequest(prompt(13), [prompt(4, seed=1)])])
     with pytest.raises(RequestError, match=r"runs with 16. Shorten the context by 1 or more"):
         Continuations(engine).ask([ChoiceRequest(prompt(13), [[5], prompt(5, seed=1)])])

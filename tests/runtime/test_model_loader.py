@@ -166,7 +166,7 @@ def test_only_the_codes_are_in_memory(llama):
 
 def test_generation_settings_come_with_the_checkpoint(llama):
     (llama / "generation_config.json").write_text('{"eos_token_id": [2, 77]}')
-    assert load(str(llama), EngineOptions(context=64)).engine.ends == {2, 77}
+    assert load(str(llama), EngineOptions(context_length=64)).engine.ends == {2, 77}
 
 
 def test_the_context_is_the_models_unless_it_is_long(tmp_path):
@@ -174,7 +174,7 @@ def test_the_context_is_the_models_unless_it_is_long(tmp_path):
     long = rounded_toy(tmp_path / "b", changes={"max_position_embeddings": 10**5})
     assert load(str(short), EngineOptions(slots=1)).engine.context == 512
     assert load(str(long), EngineOptions(slots=1)).engine.context == 8192
-    assert load(str(long), EngineOptions(slots=1, context=9000)).engine.context == 9000
+    assert load(str(long), EngineOptions(slots=1, context_length=9000)).engine.context == 9000
 
 
 def test_keys_and_values_of_16_bits_say_nearly_the_same(llama):
@@ -254,8 +254,11 @@ def test_no_folder_is_no_model(tmp_path):
         ({"kv_dtype": "fp8"}, r"Unknown kv_dtype 'fp8'\. Give auto, float32, "),
         ({"compile": "yes"}, r"compile='yes'\. Give one of auto, on, off\."),
         ({"slots": 0}, r"0 sequences at once\. Give at least 1\."),
-        ({"context": 1}, r"A context of 1 tokens\. Give at least 2\."),
-        ({"context": 513}, r"A context of 513 tokens, but the model was made for 512\. Give at m"),
+        ({"context_length": 1}, r"A context of 1 tokens\. Give at least 2\."),
+        (
+            {"context_length": 513},
+            r"A context of 513 tokens, but the model was made for 512\. Give at m",
+        ),
     ],
 )
 def test_an_option_that_does_not_fit_says_what_does(options, words, toy):

@@ -11,7 +11,7 @@ from salient.serve.capacity import MAX_SEQUENCES, sequences
 from salient.serve.embedded import ServerInfo
 from salient.serve.engine_choice import chosen_engine
 from salient.serve.http_server import is_loopback
-from salient.serve.messages import command_told, embedded_told
+from salient.serve.messages import command_event, started_event
 from salient.serve.options import ServeOptions
 from salient.serve.vllm import launch as vllm
 
@@ -75,7 +75,7 @@ def test_sequences_are_as_many_as_memory_holds(tmp_path, monkeypatch):
 
 def test_where_not_one_sequence_fits_the_memory_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(capacity, "free_memory", lambda _: 10_000)
-    with pytest.raises(ResourceError, match=r"one sequence of 64 tokens .* smaller --max-context"):
+    with pytest.raises(ResourceError, match=r"one sequence of 64 tokens .* --context-length"):
         sequences([rounded_toy(tmp_path)], 64, "cpu")
 
 
@@ -83,7 +83,8 @@ def test_where_not_one_sequence_fits_the_memory_is_told(tmp_path, monkeypatch):
 
 
 def test_the_command_of_vllm_hides_the_key():
-    (line,), data = command_told(["vllm", "serve", "a b"], {"VLLM_API_KEY": "secret"})
+    event = command_event(["vllm", "serve", "a b"], {"VLLM_API_KEY": "secret"})
+    (line,), data = event.lines, event.data
     assert line == "VLLM_API_KEY=... vllm serve 'a b'"
     assert "secret" not in str(data)
 
@@ -93,9 +94,9 @@ def test_the_command_of_vllm_hides_the_key():
     [("127.0.0.1", None, False), ("0.0.0.0", None, True), ("0.0.0.0", "key", False)],
 )
 def test_a_door_to_others_without_a_key_is_warned_of(host, key, warned):
-    lines, data = embedded_told(FACTS, ServeOptions("x", host=host, api_key=key))
-    assert any("no key is asked for" in line for line in lines) == warned
-    assert data["api_key"] == (key is not None)
+    event = started_event(FACTS, ServeOptions("x", host=host, api_key=key))
+    assert any("no key is required" in line for line in event.lines) == warned
+    assert event.data["api_key"] == (key is not None)
 
 
 def test_loopback_is_this_machine_alone():

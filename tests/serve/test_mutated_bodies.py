@@ -12,7 +12,7 @@ from salient.serve.app import AppSettings
 def test_a_body_gone_wrong_is_answered_and_never_with_a_500(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         never_dense(patch)
-        with served(rounded_toy(tmp_path), AppSettings("toy"), context=64) as server:
+        with served(rounded_toy(tmp_path), AppSettings("toy"), context_length=64) as server:
             counts: dict[int, int] = {}
             for path, body in mutated(400, seed=0):
                 reply = server.request(path, body)

@@ -28,7 +28,7 @@ def server(tmp_path_factory):
         never_dense(patch)
         folder = rounded_toy(tmp_path_factory.mktemp("asked"))
         settings = AppSettings("toy", api_key=KEY)
-        with served(folder, settings, max_waiting=2, context=256) as running:
+        with served(folder, settings, max_waiting=2, context_length=256) as running:
             running.headers["Authorization"] = f"Bearer {KEY}"
             yield running
 

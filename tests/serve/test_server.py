@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 def server(folder):
     with pytest.MonkeyPatch.context() as patch:
         never_dense(patch)
-        with served(folder, AppSettings("toy"), max_waiting=4, context=128) as running:
+        with served(folder, AppSettings("toy"), max_waiting=4, context_length=128) as running:
             yield running
 
 
@@ -56,7 +56,7 @@ def alone(folder, **sampling):
     """What the engine says without a server."""
     with pytest.MonkeyPatch.context() as patch:
         never_dense(patch)
-        engine = opened(folder, context=128).engine
+        engine = opened(folder, context_length=128).engine
     ids = engine.tokenizer(PROMPT).input_ids
     (answer,) = engine.generate([ids], SamplingParams(8, ignore_eos=True, **sampling))
     return answer
@@ -395,7 +395,7 @@ def test_the_counters_count(server):
 
 def test_an_engine_that_breaks_is_told_to_all_and_to_health(folder, monkeypatch):
     never_dense(monkeypatch)
-    with served(folder, AppSettings("toy"), context=128) as broken:
+    with served(folder, AppSettings("toy"), context_length=128) as broken:
 
         def fails(*_):
             raise RuntimeError("the model's secret path /models/x")

@@ -52,7 +52,7 @@ def pairs(found, fit=FIT):
 
 
 def test_the_arguments_are_those_of_the_plan_and_no_quantization_is_forced(on_gpu, checkpoint):
-    found = on_gpu(max_concurrency=3, tp=2)
+    found = on_gpu(concurrency=3, tensor_parallel_size=2)
     assert words(found)[:3] == ["vllm", "serve", str(checkpoint)]
     said = pairs(found)
     assert "--quantization" not in said
@@ -85,7 +85,7 @@ def test_the_arguments_are_those_of_the_plan_and_no_quantization_is_forced(on_gp
     ],
 )
 def test_the_users_own_words_win_and_stand_there_once(on_gpu, given, gone):
-    said = words(on_gpu(*given, tp=2))
+    said = words(on_gpu(*given, tensor_parallel_size=2))
     ours = said[: len(said) - len(given)]
     assert tuple(said[len(ours) :]) == given
     assert gone not in ours
@@ -169,10 +169,10 @@ def test_on_a_processor_the_cache_has_a_size_and_the_type_is_bfloat16(checkpoint
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tp": 0}, "--tp 0 does not fit: give 1 to"),
-        ({"port": 70000}, "--port 70000 does not fit: give 1 to 65535"),
-        ({"max_context": 10**6}, "more than the model was made for: 512 tokens"),
-        ({"max_concurrency": -1}, "--max-concurrency -1 does not fit"),
+        ({"tensor_parallel_size": 0}, "--tensor-parallel-size 0 is out of range: give 1 to"),
+        ({"port": 70000}, "--port 70000 is out of range: give 0 to 65535"),
+        ({"context_length": 10**6}, "more than the model was made for: 512 tokens"),
+        ({"concurrency": -1}, "--concurrency -1 is out of range"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(checkpoint, changes, words):

@@ -134,7 +134,7 @@ def test_settings_that_hurt_are_told_and_stop_nothing(good):
 
 
 def test_what_fits_is_served_whole_and_said(llama):
-    fit = plan_fit(llama(max_context=8192, max_concurrency=4))
+    fit = plan_fit(llama(context_length=8192, concurrency=4))
     assert (fit.context, fit.refused) == (8192, "")
     assert "weights 5.70 GiB, the cache of 4 sequences x 8192 tokens 4.00 GiB" in fit.said[0]
 
@@ -147,10 +147,10 @@ def test_a_context_that_nobody_asked_for_is_cut_to_what_fits(llama):
 
 
 def test_a_context_that_was_asked_for_is_kept_with_a_warning(llama):
-    fit = plan_fit(llama(max_context=131_072))
+    fit = plan_fit(llama(context_length=131_072))
     assert fit.context == 131_072
     assert "That may not fit: one sequence of" in fit.said[1]
-    fit = plan_fit(llama("--max-model-len", "8192", max_concurrency=100))
+    fit = plan_fit(llama("--max-model-len", "8192", concurrency=100))
     assert "such sequences do; more of them wait for each other" in fit.said[1]
 
 
@@ -158,7 +158,7 @@ def test_a_context_that_was_asked_for_is_kept_with_a_warning(llama):
     ("given", "changes", "words"),
     [
         ((), {"size": 40}, r"The weights take 40\.00 GiB of each GPU.*--tp"),
-        ((), {"tp": 2}, r"2 GPUs are asked for \(--tp 2\), and vLLM sees 1 here"),
+        ((), {"tensor_parallel_size": 2}, r"2 GPUs are asked for \(--tp 2\), and vLLM sees 1 here"),
         (("-tp", "2", "-pp", "2"), {}, r"4 GPUs are asked for \(--tp 2, 2 pipeline stages\)"),
         ((), {"free": 6}, r"6\.00 GiB of RTX 4090's .* are free.*--gpu-memory-utilization 0\.25"),
     ],
@@ -173,8 +173,8 @@ def test_what_cannot_fit_is_refused_with_the_way_out(llama, given, changes, word
     ("given", "changes"),
     [
         (("--cpu-offload-gb", "30"), {"size": 40}),
-        (("--nnodes", "2"), {"tp": 2}),
-        (("--distributed-executor-backend", "ray"), {"tp": 16}),
+        (("--nnodes", "2"), {"tensor_parallel_size": 2}),
+        (("--distributed-executor-backend", "ray"), {"tensor_parallel_size": 16}),
         (("--gpu-memory-utilization", "0.2"), {"free": 6, "size": 1}),
         (("--kv-cache-memory-bytes", "2G"), {"free": 10}),
         (("-pp", "2"), {"count": 2, "size": 30}),
@@ -192,7 +192,7 @@ def on_processor(found, free, size=0.2):
 
 def test_on_a_processor_the_cache_takes_what_is_asked_for_and_no_more(llama, monkeypatch):
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
-    asked = llama(max_context=8192, max_concurrency=4)
+    asked = llama(context_length=8192, concurrency=4)
     assert plan_fit(on_processor(asked, 60)).cache_gib == 4
     assert plan_fit(on_processor(asked, 5)).cache_gib == 2
     fit = plan_fit(on_processor(llama(), 10))
@@ -200,7 +200,7 @@ def test_on_a_processor_the_cache_takes_what_is_asked_for_and_no_more(llama, mon
 
 
 def test_on_a_processor_without_room_it_is_said(llama):
-    fit = plan_fit(on_processor(llama(max_context=8192), 2.5, size=0.1))
+    fit = plan_fit(on_processor(llama(context_length=8192), 2.5, size=0.1))
     assert "That may not fit: end other programs" in fit.said[1]
     fit = plan_fit(on_processor(llama(), 4, size=6))
     with pytest.raises(ResourceError, match=r"weights take 6\.00 GiB, and 4\.00 GiB of memory"):
@@ -218,14 +218,14 @@ def test_a_cache_that_the_user_has_sized_is_left_to_him(llama, monkeypatch):
 
 
 def test_float32_activations_take_a_cache_twice_as_large(llama):
-    half = plan_fit(llama(max_context=8192, max_concurrency=4))
-    single = plan_fit(llama("--dtype", "float32", max_context=8192, max_concurrency=4))
+    half = plan_fit(llama(context_length=8192, concurrency=4))
+    single = plan_fit(llama("--dtype", "float32", context_length=8192, concurrency=4))
     assert "tokens 4.00 GiB" in half.said[0]
     assert "tokens 8.00 GiB" in single.said[0]
 
 
 def test_on_an_unknown_device_nothing_is_planned_and_that_is_said(llama):
-    fit = plan_fit(replace(llama(max_context=99), place=None))
+    fit = plan_fit(replace(llama(context_length=99), place=None))
     assert fit == MemoryFit(99, said=("Memory was not planned: the GPU is not known here.",))
 
 

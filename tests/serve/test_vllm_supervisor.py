@@ -169,7 +169,7 @@ def test_an_endless_binary_line_is_passed_on_and_takes_no_memory(served):
 def test_the_arguments_reach_vllm_and_the_key_stands_in_no_command_line(served):
     request = {
         "api_key": "s3cret",
-        "max_context": 48,
+        "context_length": 48,
         "vllm_args": ("--enforce-eager", "--dtype=float32"),
     }
     one = served(request=request)

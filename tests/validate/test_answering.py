@@ -62,7 +62,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def engine_of(folder: Path) -> Engine:
-    return opened(folder, slots=4, context=128).engine
+    return opened(folder, slots=4, context_length=128).engine
 
 
 def questions_of(*examples: Example) -> list[TaskQuestion]:

@@ -220,7 +220,7 @@ def test_a_random_model_finds_nothing_and_that_is_no_pass(shared):
 
 
 def test_questions_compute_their_text_once(folder):
-    engine = opened(folder / "model", context=512, slots=1).engine
+    engine = opened(folder / "model", context_length=512, slots=1).engine
     encode = lambda text: engine.tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
     probes = make_probes(encode, encode("a dark night " * 9), [], (256, 512), 0)
     found = answer_probes(engine, probes)
@@ -230,7 +230,7 @@ def test_questions_compute_their_text_once(folder):
 
 
 def test_an_engine_that_keeps_no_text_is_asked_less(folder):
-    engine = opened(folder / "model", context=512, slots=1, fuse=False).engine
+    engine = opened(folder / "model", context_length=512, slots=1, fuse=False).engine
     assert not engine.runner.keeps_prefixes
     probes = make_probes(lambda text: [3 + len(word) for word in text.split()], [9], [], (512,), 0)
     found = answer_probes(engine, probes)

@@ -62,9 +62,9 @@ def direct(reference: Path, checkpoint: Path, ids: torch.Tensor) -> LogitsCompar
 
 
 def evaluate(checkpoint: Path, reference: Path, *texts: Path, **changes):
-    options = {"windows": WINDOWS, "window_length": LENGTH, **changes}
+    options = {"samples": WINDOWS, "sequence_length": LENGTH, **changes}
     given = {"reference": str(reference), "text": [str(t) for t in texts]}
-    return api.evaluate(str(checkpoint), **given, **options)
+    return api.evaluate(str(checkpoint), **given, **options).report
 
 
 def test_the_figures_are_those_of_the_whole_models_for_each_text(made, toy, text, other):
@@ -213,7 +213,7 @@ def test_of_several_texts_the_worst_is_judged(made, toy, text, other):
 
 def test_a_named_protocol_takes_all_of_a_text(made, toy, text, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "classic", EvaluationProtocol(LENGTH, LENGTH))
-    stage = evaluate(made, toy, text, windows=None, protocol="classic").data["likelihood"]
+    stage = evaluate(made, toy, text, samples=None, protocol="classic").data["likelihood"]
     stream = sum(len(byte_tokenizer()(p).input_ids) + 1 for p in text.read_text().split("\n\n"))
     assert stage["texts"][str(text)]["windows"] == stream // LENGTH
     with pytest.raises(CalibrationError, match=r"No protocol 'clasic'\. Known: classic, sliding"):

@@ -71,7 +71,7 @@ def measurements_of(steps):
 
 
 def test_the_embedded_engine_answers_every_request_at_every_step(folder):
-    engine = opened(folder, slots=3, context=64).engine
+    engine = opened(folder, slots=3, context_length=64).engine
     results = run_embedded(engine, SMALL, silent)
     assert [r.concurrency for r in results] == [1, 3]
     for found in results:
@@ -85,7 +85,7 @@ def test_the_embedded_engine_answers_every_request_at_every_step(folder):
 
 
 def test_the_embedded_engine_finds_no_prompts_beginning_in_a_slot(folder):
-    engine = opened(folder, slots=3, context=64).engine
+    engine = opened(folder, slots=3, context_length=64).engine
     asked = []
     submit = engine.submit
     engine.submit = lambda *given: asked.append(submit(*given)) or asked[-1]
@@ -95,7 +95,7 @@ def test_the_embedded_engine_finds_no_prompts_beginning_in_a_slot(folder):
 
 
 def test_the_embedded_engine_ends_in_time_where_seconds_are_set(folder):
-    engine = opened(folder, slots=1, context=64).engine
+    engine = opened(folder, slots=1, context_length=64).engine
     plan = replace(SMALL, steps=(LoadStep(1),), requests=None, seconds=0.2, warmups=0)
     (found,) = run_embedded(engine, plan, silent)
     assert found.completed >= 1
@@ -103,7 +103,7 @@ def test_the_embedded_engine_ends_in_time_where_seconds_are_set(folder):
 
 
 def test_the_embedded_engine_has_no_rate(folder):
-    engine = opened(folder, context=64).engine
+    engine = opened(folder, context_length=64).engine
     with pytest.raises(RequestError, match="tested by concurrency"):
         run_embedded(engine, replace(SMALL, steps=(LoadStep(1, rate=1.0),)), silent)
 

@@ -92,7 +92,7 @@ def measure(pair: ModelPair, request: TasksRequest, folder: Path, **how: Any) ->
 
 def rights(model: Path, request: TasksRequest) -> list[bool]:
     """What `model` gets right of the examples, asked here and one by one."""
-    engine, tokenizer = opened(model, context=128).engine, byte_tokenizer()
+    engine, tokenizer = opened(model, context_length=128).engine, byte_tokenizer()
     return [
         outcome(
             each, answer_questions(engine, [encode_question(each, tokenizer)], NEW).answers[0]

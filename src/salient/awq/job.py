@@ -7,13 +7,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from salient import __version__
 from salient.core.corpus import read_texts
 from salient.core.devices import compute_dtype, find_device
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
 from salient.core.evidence import EVIDENCE_FILE, RunEvidence, RunHeader, read_evidence
+from salient.core.options import strings
 from salient.core.progress import Progress
 from salient.core.records import to_json
+from salient.core.version import __version__
 from salient.formats import find_format
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from salient.models.lora import AdaptedCheckpoint, open_adapter
@@ -25,26 +26,10 @@ from .heldout import split_heldout
 from .journal import Journal
 from .layer_selection import LayerSelection, choose_layers, written_dtype
 from .memory_estimate import MemoryEstimate, estimate_memory
+from .options import QuantizeOptions
 from .partial_shards import PartialCheckpoint
 from .pipeline import QuantizeRun
 from .results import OutputTarget
-
-
-@dataclass(frozen=True)
-class QuantizeOptions:
-    """Options of the verb `quantize`."""
-
-    model: str
-    output: str | None = None
-    scheme: str = "w4-g128"
-    format: str = "awq"
-    calibration: str = "builtin"
-    samples: int = 128
-    sequence_length: int = 512
-    skip: tuple[str, ...] = ()
-    device: str = "auto"
-    dtype: str = "auto"
-    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,72 +62,73 @@ class QuantizeJob:
         return QuantizeRun(self.skeleton, samples, heldout, self.target, pieces, journal, progress)
 
 
-def prepare(request: QuantizeOptions) -> QuantizeJob:
-    """Check `request`, reading nothing large. Raises SalientError."""
-    find_format(request.format)
-    source, digest = _open_source(request)
-    device = find_device(request.device)
+def prepare(options: QuantizeOptions) -> QuantizeJob:
+    """Check `options`, reading nothing large. Raises SalientError."""
+    find_format(options.format)
+    source, digest = _open_source(options)
+    device = find_device(options.device)
     skeleton = Skeleton(source, compute_dtype(device), device)
-    layers = choose_layers(skeleton, request.scheme, request.format, request.skip)
-    dtype = written_dtype(source, request.dtype)
-    batch = _tokens(request, source.folder, skeleton)
+    skip = strings(options.skip)
+    layers = choose_layers(skeleton, options.scheme, options.format, skip)
+    dtype = written_dtype(source, options.dtype)
+    batch = _tokens(options, source.folder, skeleton)
     header = RunHeader(
         salient=__version__,
         model=fingerprint(source),
         adapter=digest,
         scheme=str(layers.scheme),
-        format=request.format,
+        format=options.format,
         dtype=str(dtype).removeprefix("torch."),
-        skip=request.skip,
-        calibration_texts=request.calibration,
-        samples=request.samples,
-        sequence_length=request.sequence_length,
+        skip=skip,
+        calibration_texts=options.calibration,
+        samples=options.samples,
+        sequence_length=options.sequence_length,
         calibration=batch.digest,
         computed_in=f"{str(skeleton.dtype).removeprefix('torch.')} on {device.type}",
     )
-    name = Path(request.model).name or source.folder.name
+    name = Path(options.model).name or source.folder.name
     return QuantizeJob(
         source=source,
         skeleton=skeleton,
         batch=batch,
         layers=layers,
         target=OutputTarget(layers.scheme, dtype, layers.quantized),
-        format=request.format,
-        output=Path(request.output or f"{name}-{request.format}-{layers.scheme}"),
+        format=options.format,
+        output=Path(options.output or f"{name}-{options.format}-{layers.scheme}"),
         estimate=estimate_memory(skeleton, *split_heldout(batch.ids)),
         header=header,
     )
 
 
-def _open_source(request: QuantizeOptions) -> tuple[Checkpoint, str | None]:
+def _open_source(options: QuantizeOptions) -> tuple[Checkpoint, str | None]:
     """The 16-bit model, with the adapter merged if there is one, and the adapter's digest."""
-    source = open_checkpoint(model_folder(request.model))
+    source = open_checkpoint(model_folder(str(options.model)))
     if source.format is not None:
         raise ModelError(
             f"{source.folder} is already quantized ({source.scheme}, {source.format.name}). "
             "Give the 16-bit model."
         )
-    if request.adapter is None:
+    if options.adapter is None:
         return source, None
-    adapter = open_adapter(Path(request.adapter))
+    adapter = open_adapter(Path(options.adapter))
     return AdaptedCheckpoint.over(source, adapter), adapter.digest
 
 
-def _tokens(request: QuantizeOptions, folder: Path, skeleton: Skeleton) -> TokenBatch:
+def _tokens(options: QuantizeOptions, folder: Path, skeleton: Skeleton) -> TokenBatch:
     longest = skeleton.longest_context
-    if longest and request.sequence_length > longest:
+    if longest and options.sequence_length > longest:
         raise CalibrationError(
-            f"--sequence-length {request.sequence_length} is longer than the model's {longest} "
+            f"--sequence-length {options.sequence_length} is longer than the model's {longest} "
             f"positions. Give at most {longest}."
         )
     batch = pack_tokens(
-        read_texts(request.calibration),
+        read_texts(options.calibration),
         load_tokenizer(folder),
-        request.samples,
-        request.sequence_length,
-        request.calibration,
+        options.samples,
+        options.sequence_length,
+        options.calibration,
     )
-    check_vocabulary(batch, skeleton.vocabulary, request.calibration)
+    check_vocabulary(batch, skeleton.vocabulary, options.calibration)
     return batch
 
 

@@ -12,7 +12,6 @@ from salient.core.evidence import (
     RunEvidence,
     group_totals,
 )
-from salient.core.progress import Progress
 from salient.core.records import to_json
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.core.system import peak_memory
@@ -20,37 +19,36 @@ from salient.models.inspect import left_out_lines, sixteen_bit_lines
 from salient.plan.serving_warnings import serving_warnings
 
 from .export import export_checkpoint
-from .job import QuantizeJob, QuantizeOptions, finished_evidence, prepare
+from .job import QuantizeJob, finished_evidence, prepare
 from .memory_estimate import check_memory
+from .options import QuantizeOptions
 from .pipeline import quantize_blocks
 
 _log = logging.getLogger("salient")
 LISTED = 8  # of many, how many the terminal lists; salient.json lists all
 
 
-def quantize_model(
-    request: QuantizeOptions, *, fresh: bool, dry_run: bool, progress: Progress
-) -> Report:
-    """Quantize by the options `request`.
+def quantize_model(options: QuantizeOptions) -> tuple[QuantizeJob, RunEvidence | None, Report]:
+    """Quantize: the job, its evidence, and the report. With `dry_run` there is no evidence.
 
     Raises SalientError before any long work if the run cannot succeed.
     """
     started = time.monotonic()
-    job = prepare(request)
+    job = prepare(options)
     warnings = serving_warnings(job.source.config, job.layers.scheme, job.format)
     for warning in warnings:
         _log.warning("warning: %s", warning)
-    report = plan_report(job) if dry_run else _run(job, started, fresh=fresh, progress=progress)
+    evidence, report = (None, plan_report(job)) if options.dry_run else _run(job, started, options)
     report.data["warnings"] = warnings
-    return report
+    return job, evidence, report
 
 
-def _run(job: QuantizeJob, started: float, *, fresh: bool, progress: Progress) -> Report:
-    evidence = finished_evidence(job, fresh=fresh)
+def _run(job: QuantizeJob, started: float, options: QuantizeOptions) -> tuple[RunEvidence, Report]:
+    evidence = finished_evidence(job, fresh=options.fresh)
     resumed = evidence is not None
     if evidence is None:
         check_memory(job.estimate, job.skeleton.device)
-        run = job.run(fresh=fresh, progress=progress)
+        run = job.run(fresh=options.fresh, progress=options.progress)
         resumed = bool(run.journal.blocks)
         try:
             evidence = export_checkpoint(job, run, quantize_blocks(run))
@@ -61,7 +59,7 @@ def _run(job: QuantizeJob, started: float, *, fresh: bool, progress: Progress) -
         "peak_memory_bytes": peak_memory(),
         "resumed": resumed,
     }
-    return closing_report(job, evidence, cost)
+    return evidence, closing_report(job, evidence, cost)
 
 
 def plan_report(job: QuantizeJob) -> Report:

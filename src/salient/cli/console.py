@@ -1,30 +1,26 @@
-"""What commands share: a progress bar, errors as words, Ctrl-C, and how a report is shown.
+"""What commands share: a progress bar, error messages, Ctrl-C, and reports.
 
-Exit codes: 0 done, 1 a verdict says no, 2 an error (its message alone), 130 interrupted.
+Exit codes: 0 done, 1 a negative verdict, 2 an error (only its message), 130 interrupted.
 """
 
 import contextlib
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
-import typer
 from rich.console import Console
 
 from salient.core.errors import SalientError
 from salient.core.progress import Progress, silent
 from salient.core.report import Report
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-
 
 @contextlib.contextmanager
 def cli_session(*, json: bool, resumes: str = "") -> Iterator[Progress]:
     """A progress bar on a terminal, nothing elsewhere; our errors as messages with exit code 2.
 
-    resumes: how to go on after an interruption, in words; '' where nothing is kept
+    resumes: how to continue after an interruption; '': nothing is stored
     """
     console, stop = Console(stderr=True), _Stop()
     try:
@@ -33,13 +29,13 @@ def cli_session(*, json: bool, resumes: str = "") -> Iterator[Progress]:
     except BaseException as error:
         if stop.came:
             console.print(f"Interrupted. {resumes}".rstrip(), soft_wrap=True)
-            raise typer.Exit(130) from None
+            sys.exit(130)
         if not isinstance(error, SalientError):
             raise
         if json:
             Console().print_json(data={"error": type(error).__name__, "message": str(error)})
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        print_error(str(error))
+        sys.exit(2)
 
 
 class _Stop:
@@ -109,7 +105,14 @@ def _quiet_libraries() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
+def print_error(message: str) -> None:
+    """Print an error to standard error."""
+    console = Console(stderr=True)
+    console.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
 def show(report: Report, *, json: bool) -> None:
+    """Print a report, as tables or as one JSON document."""
     if json:
         sys.stdout.write(report.to_json() + "\n")
     else:

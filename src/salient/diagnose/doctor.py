@@ -5,7 +5,7 @@ module, which is imported on demand. The log's version and the settings' tensor 
 where the checkpoint's kernels are judged.
 """
 
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from salient.plan.gpus import Gpu, find_gpu
 from salient.plan.vllm.versions import Version, parse_version
 
 from .finding import Finding, ranked
+from .options import DoctorOptions
 
 if TYPE_CHECKING:
     from salient.diagnose.checkpoint.check import CheckpointReading
@@ -25,19 +26,6 @@ if TYPE_CHECKING:
     from .engine_support import EngineSupport
 
 MAX_TP = 1024
-
-
-@dataclass(frozen=True)
-class DoctorOptions:
-    """The verb's options; None: skipped."""
-
-    target: str | None = None
-    log: str | None = None
-    config: str | None = None
-    gpu: str | None = None
-    tp: int | None = None
-    engine_version: str | None = None
-    env: bool = False
 
 
 @dataclass
@@ -51,7 +39,7 @@ class Diagnosis:
     engines: "tuple[EngineSupport, ...]" = ()
 
 
-def diagnose(options: DoctorOptions, progress: Progress) -> Diagnosis:
+def diagnose(options: DoctorOptions) -> Diagnosis:
     """Read and judge everything that `options` names.
 
     Raises ModelError, CheckpointError or RequestError for what cannot be read at all.
@@ -60,18 +48,18 @@ def diagnose(options: DoctorOptions, progress: Progress) -> Diagnosis:
         raise RequestError(
             "Nothing to diagnose. Give a checkpoint folder, --log FILE, --config FILE or --env."
         )
-    if options.tp is not None and not 1 <= options.tp <= MAX_TP:
-        raise RequestError(f"--tp {options.tp} is out of range: give 1 to {MAX_TP}.")
     diagnosis = Diagnosis()
     gpu = find_gpu(options.gpu) if options.gpu else None
     if options.log:
-        _read_log(diagnosis, options.log, progress)
+        _read_log(diagnosis, str(options.log), options.progress)
     version = _version(options, diagnosis.facts)
-    config = _read_target(diagnosis, options.target, progress) if options.target else {}
-    tp = options.tp or (diagnosis.facts.tensor_parallel if diagnosis.facts else 1)
+    config = {}
+    if options.target:
+        config = _read_target(diagnosis, str(options.target), options.progress)
+    tp = options.tensor_parallel_size or (diagnosis.facts.tensor_parallel if diagnosis.facts else 1)
     if options.config:
-        settings_tp = _read_settings(diagnosis, options.config, gpu, version, config)
-        tp = options.tp or settings_tp or tp
+        settings_tp = _read_settings(diagnosis, str(options.config), gpu, version, config)
+        tp = options.tensor_parallel_size or settings_tp or tp
     if options.env:
         from salient.diagnose.host.host_rules import judge_environment
         from salient.diagnose.host.probe import read_environment
@@ -88,8 +76,8 @@ def diagnose(options: DoctorOptions, progress: Progress) -> Diagnosis:
     return diagnosis
 
 
-def follow_log(options: DoctorOptions) -> Iterator[Finding]:
-    """Each finding of a growing log when it first appears, until interrupted.
+def follow_log(options: DoctorOptions) -> Diagnosis:
+    """Read a log as it grows, until Ctrl-C, and pass each finding to `on_finding`.
 
     Raises RequestError if there is no log to follow.
     """
@@ -97,7 +85,13 @@ def follow_log(options: DoctorOptions) -> Iterator[Finding]:
         raise RequestError("--follow needs a log: give --log FILE.")
     from salient.diagnose.log.log_reader import follow
 
-    return follow(options.log)
+    diagnosis = Diagnosis([f"{options.log}, as it grew"])
+    with suppress(KeyboardInterrupt):
+        for finding in follow(str(options.log)):
+            diagnosis.findings.append(finding)
+            if options.on_finding:
+                options.on_finding(finding)
+    return diagnosis
 
 
 def _read_log(diagnosis: Diagnosis, log: str, progress: Progress) -> None:

@@ -1,12 +1,10 @@
 """Findings as a report: text for people, data for programs."""
 
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, replace
 
 from salient.core.report import Report, Table
 
-from .doctor import Diagnosis, DoctorOptions, follow_log
+from .doctor import Diagnosis
 from .finding import BAD, Finding
 
 _LABELS = {"error": "ERROR", "slow": "SLOW", "warning": "WARNING", "note": "note", "good": "good"}
@@ -30,18 +28,8 @@ def to_report(diagnosis: Diagnosis) -> Report:
     return Report(_data(diagnosis), tables, lines, passed=not bad)
 
 
-def follow_to_report(
-    options: DoctorOptions, on_finding: Callable[[list[str], dict[str, object]], None]
-) -> Report:
-    """Call `on_finding` with each finding of a growing log, as lines and as data, until Ctrl-C.
-
-    The report has all findings as data; its only line is the summary.
-    """
-    diagnosis = Diagnosis([f"{options.log}, as it grew"])
-    with suppress(KeyboardInterrupt):
-        for finding in follow_log(options):
-            diagnosis.findings.append(finding)
-            on_finding(finding_lines(finding), finding.to_dict())
+def summary_report(diagnosis: Diagnosis) -> Report:
+    """The report of a followed log, whose findings have been shown: its line is the summary."""
     return replace(to_report(diagnosis), lines=[summary(diagnosis.findings)])
 
 

@@ -98,18 +98,6 @@ def step_label(concurrency: int | None, rate: float | None) -> str:
     return f"{rate:g} requests/s" if rate is not None else f"{concurrency or 'all'} at once"
 
 
-def parse_steps(concurrency: str, rate: float | None) -> tuple[LoadStep, ...]:
-    """The steps of "1,4,8", or the single step of a rate. Raises RequestError."""
-    if rate is not None:
-        return (LoadStep(rate=rate),)
-    numbers = [part.strip() for part in concurrency.split(",") if part.strip()]
-    if not numbers or not all(part.isascii() and part.isdigit() for part in numbers):
-        raise RequestError(
-            f"--concurrency {concurrency[:80]!r} is not a list of numbers. Use one like 1,4,8."
-        )
-    return tuple(LoadStep(int(part[:9])) for part in numbers)
-
-
 def check_plan(plan: LoadPlan) -> None:
     """Raises RequestError that names the first number out of bounds."""
     if not plan.steps:

@@ -1,14 +1,17 @@
 """The report of a load test, and the choice of its tool."""
 
+import os
 from pathlib import Path
 
 from salient.core.errors import RequestError
+from salient.core.options import numbers
 from salient.core.progress import Progress
 from salient.core.report import Report, Table
 
 from .client import resolve_model
 from .load_runner import run_load
-from .plan import LoadPlan, LoadTarget
+from .options import LoadTestOptions
+from .plan import LoadPlan, LoadStep, LoadTarget
 from .result import LatencySummary, LoadResult
 from .tool_results import GUIDELLM, load_json, parse_guidellm
 from .vllm_bench import run_vllm_bench
@@ -17,10 +20,28 @@ COLUMNS = ("step", "answered", "failed", "tok/s", "first token", "between", "who
 TOOLS = ("salient", "vllm", "guidellm")
 
 
-def report_load(
+def load_test(options: LoadTestOptions) -> tuple[list[LoadResult], Report]:
+    """Run the load test. Raises RequestError for invalid options, and where the tool fails."""
+    api = "chat" if options.chat else "completions"
+    key = os.environ.get("OPENAI_API_KEY")
+    target = LoadTarget(options.url, options.model or "", api, key, options.timeout)
+    counts = numbers(options.concurrency)
+    rate = options.rate
+    plan = LoadPlan(
+        (LoadStep(rate=rate),) if rate is not None else tuple(map(LoadStep, counts)),
+        options.requests,
+        prompt_tokens=options.prompt_tokens,
+        output_tokens=options.max_new_tokens,
+        seed=options.seed,
+    )
+    target, results = run_tool(options.tool, target, plan, options.progress, options.tokenizer)
+    return results, to_report(target, results)
+
+
+def run_tool(
     tool: str, target: LoadTarget, plan: LoadPlan, progress: Progress, tokenizer: str = ""
-) -> Report:
-    """Run `plan` with `tool`, one of TOOLS, and report it: the same figures from each.
+) -> tuple[LoadTarget, list[LoadResult]]:
+    """Run `plan` with `tool`, one of TOOLS: the target, its model found, and a result per step.
 
     salient: the built-in client; vllm: `vllm bench serve`, with the model's `tokenizer`;
     guidellm: read its benchmarks.json, whose path is the target's url
@@ -31,11 +52,11 @@ def report_load(
         raise RequestError(f"No tool {tool[:40]!r} for load tests. Known: {', '.join(TOOLS)}.")
     if tool == "guidellm":
         advice = "Run guidellm with --output kind=json, and pass the file in place of the address."
-        return to_report(target, parse_guidellm(load_json(Path(target.url), GUIDELLM, advice)))
+        return target, parse_guidellm(load_json(Path(target.url), GUIDELLM, advice))
     target = resolve_model(target)
     if tool == "vllm":
-        return to_report(target, run_vllm_bench(target, plan, progress, tokenizer))
-    return to_report(target, run_load(target, plan, progress))
+        return target, run_vllm_bench(target, plan, progress, tokenizer)
+    return target, run_load(target, plan, progress)
 
 
 def to_report(target: LoadTarget, results: list[LoadResult]) -> Report:

@@ -36,7 +36,7 @@ def advice(shape: ModelShape, load: Workload, best: Candidate) -> tuple[str, ...
 def _less_context(best: Candidate, load: Workload) -> list[str]:
     longest = best.budget.largest_context
     if load.sequences == 1 and LEAST_CONTEXT <= longest < load.context:
-        return [f"--context {longest} fits"]
+        return [f"--context-length {longest} fits"]
     return []
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from salient.core.errors import RequestError
+from salient.core.options import strings
 from salient.plan.vllm.route import fitting_tp
 from salient.plan.vllm.versions import parse_version
 from salient.shapes.model_shape import ModelShape
@@ -13,30 +14,11 @@ from .commands import commands
 from .engine_profiles import find_engine, kv_bytes
 from .gpus import Gpu, find_gpu, gpu_of_memory
 from .memory import Workload
+from .options import PlanOptions
 from .ranking import Candidate, candidates
 from .requirements import Requirements, parse_requirements
 
 DEFAULT_CONTEXT = 8192
-DEFAULT_PROMPT = 1024
-MOST = {"context": 10_000_000, "concurrency": 100_000, "tp": 1024, "prompt": 10_000_000}
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """The words of the command line. gpu: names with commas; vram: GiB of a device unknown by
-    name; context None: 8192 tokens, or what the model was made for where that is less."""
-
-    model: str
-    gpu: str | None = None
-    vram: float | None = None
-    engine: str = "vllm"
-    context: int | None = None
-    concurrency: int = 1
-    tp: int = 1
-    kv_dtype: str = "auto"
-    require: str = ""
-    prompt: int = DEFAULT_PROMPT
-    engine_version: str = "0.32"
 
 
 @dataclass(frozen=True)
@@ -76,7 +58,7 @@ class Plan:
 
 def make_plan(request: PlanOptions) -> Plan:
     """Plan `request`. Raises ModelError for the model, RequestError for what was asked."""
-    shape, origin = describe(request.model)
+    shape, origin = describe(str(request.model))
     _check(request)
     requirements = parse_requirements(request.require)
     devices = tuple(_device(shape, request, gpu, requirements) for gpu in _gpus(request))
@@ -85,15 +67,11 @@ def make_plan(request: PlanOptions) -> Plan:
 
 
 def _check(request: PlanOptions) -> None:
-    for name, most in MOST.items():
-        value = getattr(request, name)
-        if value is not None and not 1 <= value <= most:
-            raise RequestError(f"--{name} {value} does not fit: give 1 to {most}.")
     engine = find_engine(request.engine)
     kv_bytes(engine, request.kv_dtype)
-    if request.tp > 1 and not engine.tensor_parallel:
+    if request.tensor_parallel_size > 1 and not engine.tensor_parallel:
         raise RequestError(
-            f"{engine.name} does not cut a model over GPUs by --tp. Leave it out, or plan for vllm."
+            f"{engine.name} does not support --tensor-parallel-size. Omit it, or plan for vllm."
         )
 
 
@@ -102,7 +80,7 @@ def _gpus(request: PlanOptions) -> list[Gpu]:
         raise RequestError("--gpu and --vram name the same thing twice. Give one of them.")
     if request.vram is not None:
         return [gpu_of_memory(request.vram)]
-    return [find_gpu(name) for name in (request.gpu or "").split(",") if name.strip()]
+    return [find_gpu(name) for name in strings(request.gpu) if name.strip()]
 
 
 def _device(
@@ -111,17 +89,17 @@ def _device(
     load = load_on(shape, request, gpu)
     ranked = candidates(shape, load, requirements)
     best = ranked[0]
-    lines = commands(typed_name(request.model), shape, best, load) if best.runs else ()
+    lines = commands(typed_name(str(request.model)), shape, best, load) if best.runs else ()
     return DevicePlan(load, ranked, advice(shape, load, best), lines)
 
 
 def load_on(shape: ModelShape, request: PlanOptions, gpu: Gpu) -> Workload:
     """What `request` puts on `gpu`. Raises RequestError for more tokens than the model takes."""
     most = shape.context
-    context = request.context or min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
+    context = request.context_length or min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
     if most and context > most:
         raise RequestError(
-            f"--context {context} is more than the model was made for: {most} tokens "
+            f"--context-length {context} is more than the model was made for: {most} tokens "
             "(max_position_embeddings in its config.json)."
         )
     load = Workload(
@@ -129,8 +107,8 @@ def load_on(shape: ModelShape, request: PlanOptions, gpu: Gpu) -> Workload:
         gpu,
         context,
         request.concurrency,
-        request.tp,
+        request.tensor_parallel_size,
         request.kv_dtype,
     )
     version = parse_version(request.engine_version)
-    return replace(load, prompt=min(request.prompt, context), version=version)
+    return replace(load, prompt=min(request.prompt_tokens, context), version=version)

@@ -1,11 +1,13 @@
 """A conversation with a checkpoint: its history, and answers that stream."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 from salient.core.errors import RequestError
 
-from .load_engine import LoadedEngine
+from .load_engine import LoadedEngine, load
+from .options import ChatOptions, EngineOptions, RunOptions
 from .sampling_params import SamplingParams
 from .token_sequence import TokenSequence, raise_failed
 from .tokenization import chat_ids
@@ -76,8 +78,29 @@ class Conversation:
         return chat_ids(self.opened.model.tokenizer, first + messages)
 
 
-def default_sampling(opened: LoadedEngine, **asked: Any) -> SamplingParams:
-    """How the model's makers sample it, with what was asked for instead."""
+SAMPLING = (
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+)
+
+
+def open_conversation(options: ChatOptions) -> Conversation:
+    """Load the checkpoint and start a conversation."""
+    shared = {field.name: getattr(options, field.name) for field in fields(RunOptions)}
+    opened = load(str(options.checkpoint), EngineOptions(**shared, slots=1))
+    values = {name: getattr(options, name) for name in SAMPLING}
+    return Conversation(opened, default_sampling(opened, **values), options.system)
+
+
+def default_sampling(opened: LoadedEngine, **changes: Any) -> SamplingParams:
+    """The sampling of the model's generation config, with `changes` that are not None."""
     config = getattr(opened.model.module, "generation_config", None)
     made: dict[str, Any] = {"max_new_tokens": 1024, "temperature": 0.7, "top_p": 0.95}
     if getattr(config, "do_sample", None):
@@ -86,5 +109,5 @@ def default_sampling(opened: LoadedEngine, **asked: Any) -> SamplingParams:
             if value is not None:
                 made[name] = value
     return SamplingParams(
-        **made | {name: value for name, value in asked.items() if value is not None}
+        **made | {name: value for name, value in changes.items() if value is not None}
     )

@@ -1,41 +1,38 @@
-"""The verb `generate`: texts that go on from prompts, and how fast."""
+"""The verb `generate`: continue prompts, and time it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
+from salient.core.options import strings
 from salient.core.report import Report, Table, mebibytes
 from salient.core.system import resident_memory
 
-from .load_engine import EngineOptions, LoadedEngine, load
+from .load_engine import LoadedEngine, load
+from .options import EngineOptions, GenerateOptions, RunOptions
 from .sampling_params import SamplingParams
 from .token_sequence import TokenSequence, raise_failed
 from .tokenization import chat_ids, prompt_ids
 
-Heard = Callable[[int, str], None]  # which prompt, and the next piece of its text
+MAX_TOGETHER = 32  # prompts computed at once; more wait for a free slot
 
 
-def generate_texts(
-    checkpoint: str,
-    prompts: Sequence[str],
-    sampling: SamplingParams,
-    options: EngineOptions,
-    *,
-    chat: bool,
-    heard: Heard,
-) -> Report:
-    """Answers to `prompts`, together; `chat` puts each through the chat template.
+def generate_texts(options: GenerateOptions) -> tuple[list[TokenSequence], Report]:
+    """The answers to the prompts, computed together, and their report.
 
-    `heard` gets the text as it comes. Raises RequestError, ModelError, CheckpointError.
+    Raises RequestError, ModelError, CheckpointError.
     """
+    prompts = strings(options.prompt)
+    sampling = _sampling(options)
     sampling.check()
     start = time.perf_counter()
-    opened = load(checkpoint, options)
+    opened = load(str(options.checkpoint), _engine_options(options, len(prompts)))
     loaded = time.perf_counter() - start
     tokenizer = opened.model.tokenizer
     ids = [
         chat_ids(tokenizer, [{"role": "user", "content": text}])
-        if chat
+        if options.chat
         else prompt_ids(tokenizer, text)
         for text in prompts
     ]
@@ -43,16 +40,39 @@ def generate_texts(
     numbers = {id(answer): number for number, answer in enumerate(answers)}
     while opened.engine.busy:
         for piece in opened.engine.step():
-            heard(numbers[id(piece.sequence)], piece.text)
+            if options.on_text:
+                options.on_text(numbers[id(piece.sequence)], piece.text)
     raise_failed(answers)
-    return _report(opened, answers, prompts, loaded)
+    return answers, _report(opened, answers, prompts, loaded)
+
+
+def _sampling(options: GenerateOptions) -> SamplingParams:
+    return SamplingParams(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        seed=options.seed,
+        stop=strings(options.stop),
+        logprobs=options.logprobs,
+    )
+
+
+def _engine_options(options: RunOptions, prompts: int) -> EngineOptions:
+    shared = {field.name: getattr(options, field.name) for field in fields(RunOptions)}
+    return EngineOptions(**shared, slots=min(max(prompts, 1), MAX_TOGETHER))
 
 
 def _report(
     opened: LoadedEngine, answers: list[TokenSequence], prompts: Sequence[str], loaded: float
 ) -> Report:
     texts = [
-        {"prompt": prompt, **told(answer)} for prompt, answer in zip(prompts, answers, strict=True)
+        {"prompt": prompt, **to_dict(answer)}
+        for prompt, answer in zip(prompts, answers, strict=True)
     ]
     data: dict[str, Any] = {
         "checkpoint": str(opened.model.checkpoint.folder),
@@ -81,9 +101,9 @@ def _report(
     return Report(data, [Table("Generated", columns, rows)], lines)
 
 
-def told(answer: TokenSequence) -> dict[str, Any]:
-    """What became of one answer, for programs."""
-    told: dict[str, Any] = {
+def to_dict(answer: TokenSequence) -> dict[str, Any]:
+    """One answer as plain data."""
+    data: dict[str, Any] = {
         "text": answer.text,
         "tokens": answer.tokens,
         "prompt_tokens": len(answer.prompt),
@@ -94,8 +114,8 @@ def told(answer: TokenSequence) -> dict[str, Any]:
         "tokens_a_second": answer.tokens_a_second,
     }
     if answer.sampling.logprobs is not None:
-        told["logprobs"] = [
+        data["logprobs"] = [
             {"token": p.token, "logprob": p.logprob, "top": [list(pair) for pair in p.top]}
             for p in answer.picked
         ]
-    return told
+    return data

@@ -13,6 +13,7 @@ from salient.runtime.fusion.verify import FusionAudit, fuse
 
 from .engine import Engine
 from .model_loader import LoadedModel, load_model
+from .options import EngineOptions
 from .runner import FusedRunner, ModelRunner, Runner
 from .tokenization import eos_ids
 
@@ -24,25 +25,6 @@ KEPT = {
     torch.float16: torch.float16,
 }
 CHOICES = ("auto", "on", "off")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How to run a checkpoint.
-
-    dtype: of the activations   kv_dtype: of keys and values; auto: 16 bits
-    context: tokens of a prompt and its answer   slots: sequences at once
-    compile: auto, on, off   kernel: auto, or one by name
-    """
-
-    device: str = "auto"
-    dtype: str = "auto"
-    kv_dtype: str = "auto"
-    fuse: bool = True
-    compile: str = "auto"
-    kernel: str = "auto"
-    context: int | None = None
-    slots: int = 8
 
 
 @dataclass
@@ -97,13 +79,13 @@ def _dtype(options: EngineOptions, device: torch.device) -> torch.dtype:
 def _context(model: LoadedModel, options: EngineOptions) -> int:
     """Positions of a slot. Raises RequestError for more than the model was made for."""
     most = getattr(model.config, "max_position_embeddings", None)
-    if options.context is None:
+    if options.context_length is None:
         return min(most or LONGEST_DEFAULT, LONGEST_DEFAULT)
-    if options.context < 2:
-        raise RequestError(f"A context of {options.context} tokens. Give at least 2.")
-    if most and options.context > most:
+    if options.context_length < 2:
+        raise RequestError(f"A context of {options.context_length} tokens. Give at least 2.")
+    if most and options.context_length > most:
         raise RequestError(
-            f"A context of {options.context} tokens, but the model was made for {most}. Give at "
-            f"most {most}."
+            f"A context of {options.context_length} tokens, but the model was made for {most}. "
+            f"Give at most {most}."
         )
-    return options.context
+    return options.context_length

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
-from salient import __version__
 from salient.core.errors import SalientError
+from salient.core.version import __version__
 from salient.runtime.tokenization import prompt_ids
 
 from .completions import Service, chat_job, completion_job, respond, unknown_model

@@ -32,6 +32,6 @@ def sequences(folders: Sequence[Path], context: int | None, device: str) -> int:
         raise ResourceError(
             f"The weights take {weights / 2**30:.1f} GiB, and one sequence of {length} tokens "
             f"{sequence / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free, of which the server "
-            f"takes {SHARE:.0%}. Use a smaller --max-context, or free some memory."
+            f"takes {SHARE:.0%}. Use a smaller --context-length, or free some memory."
         )
     return min(MAX_SEQUENCES, int(room // sequence))

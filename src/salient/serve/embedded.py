@@ -7,8 +7,10 @@ from socket import socket
 
 from fastapi import FastAPI
 
+from salient.core.options import strings
 from salient.models.model_folder import model_folder
-from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
+from salient.runtime.load_engine import LoadedEngine, load
+from salient.runtime.options import EngineOptions
 
 from .app import AppSettings, create_app
 from .capacity import sequences
@@ -56,14 +58,14 @@ def serve_embedded(
 
     Raises SalientError if the server cannot start.
     """
-    folder = model_folder(request.checkpoint)
-    reference_folder = model_folder(request.reference) if request.reference else None
+    folder = model_folder(str(request.checkpoint))
+    reference_folder = model_folder(str(request.reference)) if request.reference else None
     served = _load_served(request, folder, reference_folder)
     reference = _load_reference(request, reference_folder) if reference_folder else None
     settings = AppSettings(
         served.name,
         request.api_key,
-        origins=request.origins,
+        origins=strings(request.allow_origin),
         only_local=is_loopback(request.host) and request.api_key is None,
     )
     app = create_app(served.worker, settings, [reference.worker] if reference else [])
@@ -82,18 +84,25 @@ def serve_embedded(
 
 
 def _load_served(request: ServeOptions, folder: Path, reference: Path | None) -> ServedModel:
-    slots = request.max_concurrency
+    slots = request.concurrency
     if slots is None:
         folders = [folder, reference] if reference else [folder]
-        slots = sequences(folders, request.max_context, request.device)
-    options = EngineOptions(request.device, request.dtype, context=request.max_context, slots=slots)
+        slots = sequences(folders, request.context_length, request.device)
+    options = EngineOptions(
+        device=request.device,
+        dtype=request.dtype,
+        context_length=request.context_length,
+        slots=slots,
+    )
     loaded = load(str(folder), options)
-    name = request.served_name or folder.resolve().name
+    name = request.served_model_name or folder.resolve().name
     return ServedModel(name, folder, loaded, Worker(loaded.engine, request.max_waiting))
 
 
 def _load_reference(request: ServeOptions, folder: Path) -> ServedModel:
-    options = EngineOptions(request.device, context=request.max_context, slots=REFERENCE_SLOTS)
+    options = EngineOptions(
+        device=request.device, context_length=request.context_length, slots=REFERENCE_SLOTS
+    )
     loaded = load(str(folder), options)
-    name = request.reference or folder.name
+    name = str(request.reference or folder.name)
     return ServedModel(name, folder, loaded, Worker(loaded.engine, request.max_waiting))

@@ -1,44 +1,48 @@
-"""What a server tells whoever started it: lines for people, data for programs. Imports no torch."""
+"""Messages of a server: lines for people, data for programs. Imports no torch."""
 
 import shlex
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .http_server import is_loopback
-from .options import ServeOptions
+from .options import ServeOptions, ServerEvent
 
 if TYPE_CHECKING:
     from .embedded import ServerInfo
 
-Told = tuple[list[str], dict[str, Any]]
+
+def emit(options: ServeOptions, event: ServerEvent) -> None:
+    """Pass `event` to the caller's function, if there is one."""
+    if options.on_event:
+        options.on_event(event)
 
 
-def said(heard: Callable[[list[str], dict[str, Any]], None]) -> Callable[[str], None]:
-    """A listener to single lines."""
-    return lambda line: heard([line], {"said": line})
+def line_emitter(options: ServeOptions) -> Callable[[str], None]:
+    """A function that emits single lines."""
+    return lambda line: emit(options, ServerEvent([line], {"said": line}))
 
 
-def command_told(command: list[str], environment: dict[str, str]) -> Told:
-    """vLLM's command as one would type it. Of a key only the variable's name is told."""
+def command_event(command: list[str], environment: dict[str, str]) -> ServerEvent:
+    """vLLM's command as typed in a shell. Only the name of a key's variable is shown."""
     shown = {n: "..." if n.endswith("_API_KEY") else value for n, value in environment.items()}
-    words = [f"{name}={shlex.quote(value)}" for name, value in shown.items()]
-    line = " ".join([*words, *map(shlex.quote, command)])
-    return [line], {"command": command, "environment": shown}
+    variables = [f"{name}={shlex.quote(value)}" for name, value in shown.items()]
+    line = " ".join([*variables, *map(shlex.quote, command)])
+    return ServerEvent([line], {"command": command, "environment": shown})
 
 
-def embedded_told(facts: "ServerInfo", request: ServeOptions) -> Told:
-    """Where the embedded engine answers, and what to try."""
+def started_event(info: "ServerInfo", options: ServeOptions) -> ServerEvent:
+    """The addresses of the embedded engine."""
     lines = [
-        f"Serving {facts.model} at {facts.url}: {facts.slots} sequences at once of up to "
-        f"{facts.context} tokens; {', '.join(facts.kernels) or '16-bit'}, {facts.how}.",
-        f"OpenAI's API is at {facts.url}/v1, the explorer at {facts.url}/ , Prometheus' figures at "
-        f"{facts.url}/metrics. Ctrl-C ends it when what runs has ended.",
+        f"Serving {info.model} at {info.url}: {info.slots} sequences at once of up to "
+        f"{info.context} tokens; {', '.join(info.kernels) or '16-bit'}, {info.how}.",
+        f"OpenAI's API is at {info.url}/v1, the explorer at {info.url}/ , Prometheus' figures at "
+        f"{info.url}/metrics. Ctrl-C: graceful shutdown.",
     ]
-    if not is_loopback(request.host) and request.api_key is None:
+    if not is_loopback(options.host) and options.api_key is None:
         lines.append(
-            f"warning: {request.host} can be reached from other machines, and no key is asked for. "
-            "Give --api-key, or SALIENT_API_KEY in the environment."
+            f"warning: {options.host} can be reached from other machines, and no key is required. "
+            "Set --api-key, or SALIENT_API_KEY in the environment."
         )
-    data = {"engine": "embedded", "url": facts.url, "model": facts.model, "slots": facts.slots}
-    more = {"context": facts.context, "kernels": facts.kernels, "runs_as": facts.how}
-    return lines, {**data, **more, "api_key": request.api_key is not None}
+    data = {"engine": "embedded", "url": info.url, "model": info.model, "slots": info.slots}
+    more = {"context": info.context, "kernels": info.kernels, "runs_as": info.how}
+    return ServerEvent(lines, {**data, **more, "api_key": options.api_key is not None})

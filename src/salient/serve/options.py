@@ -1,33 +1,80 @@
-"""What is asked of `salient serve`. Imports no torch."""
+"""Options of the verb `serve`. Imports no torch."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
+
+from salient.core.options import (
+    ACTIVATION_DTYPE,
+    CONTEXT_LENGTH,
+    DEVICE,
+    TENSOR_PARALLEL,
+    OptionSpec,
+    Strings,
+    StrPath,
+)
+from salient.core.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class ServerEvent:
+    """A message of the server: `lines` for people, `data` for programs."""
+
+    lines: list[str]
+    data: Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What to serve, and where; what is None is chosen.
+    """The checkpoint, the engine and the address.
 
-    checkpoint: a folder, Hub id or demo name   reference: the 16-bit model to show beside it
-    served_name: the name that clients use   max_waiting: requests in line before more are refused
-    origins: of pages that browsers may let ask   deadline: seconds that running requests have after
-        a signal   tp, vllm_python, vllm_args, print_command: of vLLM alone
+    on_event: gets the messages of the server
     """
 
-    checkpoint: str
-    engine: str = "auto"
-    host: str = "127.0.0.1"
-    port: int = 8000
-    served_name: str | None = None
-    api_key: str | None = None
-    max_context: int | None = None
-    max_concurrency: int | None = None
-    max_waiting: int = 256
-    reference: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    tp: int = 1
-    vllm_python: str | None = None
-    print_command: bool = False
-    origins: tuple[str, ...] = ()
-    deadline: int = 30
-    vllm_args: tuple[str, ...] = ()
+    checkpoint: Annotated[
+        StrPath,
+        OptionSpec(
+            "A checkpoint, 4-bit or 16-bit: folder, Hub id, 'smollm2-135m'.", positional=True
+        ),
+    ]
+    vllm_args: Annotated[
+        Sequence[str], OptionSpec("After --: arguments for vLLM, unchanged.", positional=True)
+    ] = ()
+    _: KW_ONLY
+    engine: Annotated[str, OptionSpec("embedded, vllm, or auto: vLLM if installed.")] = "auto"
+    host: Annotated[str, OptionSpec("Address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int, OptionSpec("Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
+    ] = 8000
+    served_model_name: Annotated[
+        str | None, OptionSpec("The model's name in requests. Default: the folder's name.")
+    ] = None
+    api_key: Annotated[
+        str | None,
+        OptionSpec("Key that clients must send; safer in the environment.", env="SALIENT_API_KEY"),
+    ] = None
+    context_length: Annotated[int | None, CONTEXT_LENGTH] = None
+    concurrency: Annotated[
+        int | None, OptionSpec("Sequences at once. Default: as many as memory holds.", minimum=1)
+    ] = None
+    max_waiting: Annotated[
+        int, OptionSpec("Requests that may wait before more are refused (429).")
+    ] = 256
+    reference: Annotated[
+        StrPath | None, OptionSpec("The 16-bit model to compare with in the explorer.")
+    ] = None
+    device: Annotated[str, DEVICE] = "auto"
+    dtype: Annotated[str, ACTIVATION_DTYPE] = "auto"
+    tensor_parallel_size: Annotated[int, TENSOR_PARALLEL] = 1
+    vllm_python: Annotated[
+        str | None, OptionSpec("The Python of an environment that has vLLM.")
+    ] = None
+    print_command: Annotated[bool, OptionSpec("Print vLLM's command and exit.")] = False
+    allow_origin: Annotated[
+        Strings, OptionSpec("Allow requests from pages of this origin (CORS); may be repeated.")
+    ] = ()
+    deadline: Annotated[
+        int, OptionSpec("Seconds that running requests have after Ctrl-C.", minimum=0)
+    ] = 30
+    progress: Progress = silent
+    on_event: Callable[[ServerEvent], None] | None = None

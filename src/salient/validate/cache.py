@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from salient import __version__
 from salient.core.records import FormatFault, from_json, to_json
 from salient.core.system import cache_folder
+from salient.core.version import __version__
 from salient.formats.writer import write_json
 
 T = TypeVar("T")

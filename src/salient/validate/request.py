@@ -1,81 +1,59 @@
-"""From the words of the command line to the stages that they ask for."""
+"""The stages that the options of `validate` and `evaluate` select."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 
-from salient.core.errors import RequestError
+from salient.core.options import numbers, strings
 from salient.validate.attribution.measure import AttributionRequest
 from salient.validate.context.measure import ContextRequest
 from salient.validate.likelihood.measure import LikelihoodRequest
 from salient.validate.load.measure import LoadRequest
 from salient.validate.tasks.measure import TasksRequest
-from salient.validate.tasks.task_sets import ALL
 
+from .options import EvaluateOptions, ValidateOptions
 from .stages import StageSelection
 
-OFF, AUTO = "off", "auto"
 
-
-def asked_for(
-    text: Sequence[str],
-    tasks: Sequence[str],
-    contexts: str,
-    load_test: str,
-    attribute: bool,  # noqa: FBT001
-    windows: int | None,
-    window_length: int,
-    stride: int | None,
-    protocol: str | None,
-) -> StageSelection:
-    """The stages of a validation: all that are not 'off'. Raises RequestError."""
-    texts = tuple(text)
+def validation_stages(options: ValidateOptions) -> StageSelection:
+    """All stages that are not switched off."""
     return StageSelection(
-        LikelihoodRequest(texts, windows, window_length, stride, protocol),
-        _tasks(tasks or (ALL,)),
-        _contexts(contexts),
-        None if load_test == OFF else LoadRequest(load_test),
-        AttributionRequest(texts) if attribute else None,
+        _likelihood(options),
+        _tasks(options),
+        _context(options),
+        None if options.load_test is None else LoadRequest(options.load_test),
+        _attribution(options),
     )
 
 
-def asked_alone(
-    text: Sequence[str],
-    tasks: Sequence[str],
-    contexts: str,
-    attribute: bool,  # noqa: FBT001
-    windows: int | None,
-    window_length: int,
-    stride: int | None,
-    protocol: str | None,
-) -> StageSelection:
-    """The parts that are named; likelihood where it has texts, or nothing else is named."""
-    texts = tuple(text)
-    likelihood = LikelihoodRequest(texts, windows, window_length, stride, protocol)
-    others = bool(tasks) or contexts != OFF or attribute
-    return StageSelection(
-        likelihood if texts or not others else None,
-        _tasks(tasks),
-        _contexts(contexts),
-        None,
-        AttributionRequest(texts) if attribute else None,
+def evaluation_stages(options: EvaluateOptions) -> StageSelection:
+    """The stages that the options name; likelihood with texts, or where nothing else is named."""
+    others = StageSelection(None, _tasks(options), _context(options), None, _attribution(options))
+    only = options.text or not others.names
+    return replace(others, likelihood=_likelihood(options)) if only else others
+
+
+def _likelihood(options: EvaluateOptions) -> LikelihoodRequest:
+    return LikelihoodRequest(
+        strings(options.text),
+        options.samples,
+        options.sequence_length,
+        options.stride,
+        options.protocol,
     )
 
 
-def _tasks(names: Sequence[str]) -> TasksRequest | None:
-    if OFF in names and len(names) > 1:
-        raise RequestError(f"--tasks off beside {', '.join(n for n in names if n != OFF)[:200]}.")
-    return TasksRequest(tuple(names)) if names and OFF not in names else None
+def _tasks(options: EvaluateOptions) -> TasksRequest | None:
+    names = strings(options.tasks)
+    return TasksRequest(names) if names else None
 
 
-def _contexts(words: str) -> ContextRequest | None:
-    """'512,2048', 'auto' (all that the model allows) or 'off'."""
-    if words == OFF:
+def _context(options: EvaluateOptions) -> ContextRequest | None:
+    lengths = options.context_lengths
+    if lengths is None:
         return None
-    if words == AUTO:
+    if isinstance(lengths, str):
         return ContextRequest()
-    lengths = [word.strip() for word in words.split(",") if word.strip()]
-    if not lengths or not all(w.isascii() and w.isdigit() and int(w[:9]) > 0 for w in lengths):
-        raise RequestError(
-            f"--contexts {words[:80]!r} is no list of lengths. Give one like 512,2048,8192, "
-            f"{AUTO!r} or {OFF!r}."
-        )
-    return ContextRequest(tuple(sorted({int(word[:9]) for word in lengths})))
+    return ContextRequest(tuple(sorted(set(numbers(lengths)))))
+
+
+def _attribution(options: EvaluateOptions) -> AttributionRequest | None:
+    return AttributionRequest(strings(options.text)) if options.attribute else None

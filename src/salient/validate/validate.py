@@ -1,58 +1,53 @@
-"""The verbs `validate` and `evaluate`: stages measured, held against a policy, told."""
+"""The verbs `validate` and `evaluate`: measure the stages, judge them by a policy, report."""
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from salient import __version__
-from salient.core.progress import Progress
 from salient.core.report import Report
+from salient.core.version import __version__
 from salient.validate.policy.policy import STAGES, Policy, read_policy
 from salient.validate.policy.verdict import Verdict, judge
 
 from .cache import ValidationCache
 from .model_card import update_card
 from .model_pair import ModelPair, open_pair
+from .options import EvaluateOptions, ValidateOptions
 from .render import to_report
 from .report import check_folder, write_report
+from .request import evaluation_stages, validation_stages
 from .result import ValidationResult
 from .run_environment import memory_use, model_summary, run_environment
 from .stage import StageResult
 from .stages import StageSelection, check_stages, run_stages
 
 
-@dataclass(frozen=True)
-class ValidateOptions:
-    """What `salient validate` or `salient evaluate` was asked.
+def validate_checkpoint(options: ValidateOptions) -> tuple[ValidationResult, Report]:
+    """Measure all selected stages and judge them by the policy.
 
-    policy: what the figures are held against; None: they are only told
-    report: a folder to write the pages to
-    resume: take the parts that an earlier run measured
+    Raises SalientError for invalid options; what fails later is an undecided rule.
     """
-
-    checkpoint: str
-    reference: str
-    asked: StageSelection
-    policy: str | None = None
-    device: str = "auto"
-    report: str | None = None
-    resume: bool = False
+    return _run(options, validation_stages(options), read_policy(str(options.policy)))
 
 
-def run(request: ValidateOptions, progress: Progress) -> Report:
-    """Measure, judge, tell. Raises SalientError for what cannot be measured as it was asked."""
-    started = time.monotonic()
-    policy = read_policy(request.policy) if request.policy is not None else None
-    if request.report is not None:
-        check_folder(Path(request.report))
-    progress(0, 1, "reading both models", "")
-    pair = open_pair(request.checkpoint, request.reference, request.device)
-    check_stages(pair, request.asked)
-    store = ValidationCache(resume=request.resume)
+def evaluate_checkpoint(options: EvaluateOptions) -> tuple[ValidationResult, Report]:
+    """Measure the selected stages. Raises SalientError for what cannot be measured."""
+    return _run(options, evaluation_stages(options), None)
+
+
+def _run(
+    options: EvaluateOptions, selection: StageSelection, policy: Policy | None
+) -> tuple[ValidationResult, Report]:
+    started, progress = time.monotonic(), options.progress
+    if options.report is not None:
+        check_folder(Path(options.report))
+    progress(0, 1, "reading both models")
+    pair = open_pair(str(options.checkpoint), str(options.reference), options.device)
+    check_stages(pair, selection)
+    store = ValidationCache(resume=not options.fresh)
     store.remove_old()
-    stages = dict(run_stages(pair, request.asked, store, progress, go_on=policy is not None))
+    stages = dict(run_stages(pair, selection, store, progress, go_on=policy is not None))
     result = ValidationResult(
         checkpoint=pair.checkpoint.name,
         reference=pair.reference.name,
@@ -67,9 +62,9 @@ def run(request: ValidateOptions, progress: Progress) -> Report:
         cached_parts=store.reused,
     )
     report = to_report(result)
-    if request.report is not None:
-        report.lines[-1:-1] = _write(result, pair, Path(request.report))
-    return report
+    if options.report is not None:
+        report.lines[-1:-1] = _write(result, pair, Path(options.report))
+    return result, report
 
 
 def judge_stages(policy: Policy, stages: Mapping[str, StageResult]) -> Verdict:

@@ -2,9 +2,9 @@
 
 import gc
 import random
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,16 +13,18 @@ from salient.core.corpus import builtin
 from salient.core.devices import find_device
 from salient.core.errors import ModelError, RequestError
 from salient.core.metrics import compare_logits
-from salient.core.progress import Progress
+from salient.core.options import numbers, strings
 from salient.core.report import Report
 from salient.core.system import resident_memory
 from salient.kernels.registry import FOREIGN, KERNELS, belongs
-from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
+from salient.runtime.load_engine import LoadedEngine, load
+from salient.runtime.options import BenchOptions, EngineOptions
 from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import TokenSequence
 
 from .bench_report import BenchMeasurement, BenchRow, bench_report
 from .memory_bandwidth import bytes_a_step, read_bandwidth
+from .plot import check_plot, plot_bench
 
 CHECKED_TOKENS = 64
 # Nats a token against the reference kernel in float32; more is wrong and is not timed. Seen: below
@@ -32,113 +34,98 @@ LARGEST_KL = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 REFERENCE = "16-bit"
 
 
-@dataclass(frozen=True)
-class BenchPlan:
-    """What to measure: batch sizes, tokens of prompts and answers, kernels ('all' or names)."""
+def bench_checkpoint(options: BenchOptions) -> tuple[list[BenchRow], Report]:
+    """Time to first token, between tokens, throughput and memory of every kernel, and a report.
 
-    checkpoint: str
-    reference: str | None = None
-    batches: tuple[int, ...] = (1, 4, 8, 16, 32)
-    prompt: int = 128
-    new_tokens: int = 64
-    kernels: tuple[str, ...] = ()
-    device: str = "auto"
-
-    def check(self) -> None:
-        """Raise RequestError for what cannot be measured."""
-        if not self.batches or min(self.batches) < 1:
-            raise RequestError(f"batch={list(self.batches)}. Give sizes of at least 1: 1,4,8.")
-        if self.prompt < 1 or self.new_tokens < 2:
-            raise RequestError(
-                f"{self.prompt} prompt tokens and {self.new_tokens} new ones. Give at least 1 and "
-                "2: the time between tokens needs two."
-            )
-        kernels = [*KERNELS, *FOREIGN]
-        unknown = [k for k in self.kernels if k not in ("all", "auto", *kernels)]
-        if unknown:
-            known = ", ".join(kernels)
-            raise RequestError(f"Unknown kernel {unknown[0]!r}. Known: all, auto, {known}.")
-
-
-def sizes_of(text: str) -> tuple[int, ...]:
-    """The batch sizes in `text`, e.g. '1,4,8'. Raises RequestError."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise RequestError(f"batch {text!r} is no list of numbers. Give e.g. 1,4,8.") from None
-
-
-def bench_checkpoint(plan: BenchPlan, progress: Progress) -> Report:
-    """Time to first token, between tokens, throughput and memory of every kernel, as a report."""
-    plan.check()
-    names = _names(plan, find_device(plan.device))
-    total = 2 + len(names) * (1 + len(plan.batches))
-    progress(0, total, "measuring memory bandwidth", "")
-    opened = _load(plan, "reference")
+    Raises RequestError for invalid options.
+    """
+    _check(options)
+    names, counts = _names(options), numbers(options.concurrency)
+    progress = options.progress
+    total = 2 + len(names) * (1 + len(counts))
+    progress(0, total, "measuring memory bandwidth")
+    opened = _load(options, "reference")
     bandwidth = read_bandwidth(opened.model.device)
-    progress(1, total, "the reference kernel's logits", "")
+    progress(1, total, "the reference kernel's logits")
     ids = opened.model.tokenizer(_text()).input_ids[:CHECKED_TOKENS]
     wanted = _logits(opened, ids)
     device = str(opened.model.device)
     del opened
     rows, done = [], 2
     for name in names:
-        progress(done, total, f"{name}: loading and checking", "")
-        row, opened = _checked(plan, name, ids, wanted)
+        progress(done, total, f"{name}: loading and checking")
+        row, opened = _checked(options, name, ids, wanted)
         rows.append(row)
-        for batch in plan.batches if opened is not None else ():
+        for count in counts if opened is not None else ():
             done += 1
-            progress(done, total, f"{name}: {batch} together", "")
+            progress(done, total, f"{name}: {count} together")
             assert opened is not None
-            row.measured.append(measure(opened, batch, plan.prompt, plan.new_tokens))
-        done = 2 + len(rows) * (1 + len(plan.batches))
+            row.measured.append(
+                measure(opened, count, options.prompt_tokens, options.max_new_tokens)
+            )
+        done = 2 + len(rows) * (1 + len(counts))
         del opened
         gc.collect()
-    progress(total, total, "done", "")
+    progress(total, total, "done")
     settings = {
-        "checkpoint": plan.checkpoint,
+        "checkpoint": str(options.checkpoint),
         "device": device,
         "threads": torch.get_num_threads(),
-        "prompt_tokens": plan.prompt,
-        "new_tokens": plan.new_tokens,
+        "prompt_tokens": options.prompt_tokens,
+        "new_tokens": options.max_new_tokens,
         "bandwidth_bytes_a_second": bandwidth,
     }
-    return bench_report(settings, rows)
+    report = bench_report(settings, rows)
+    if options.plot:
+        plot_bench(report.data, Path(options.plot))
+        report.lines.append(f"Plot: {options.plot}")
+    return rows, report
 
 
-def _names(plan: BenchPlan, device: torch.device) -> list[str]:
-    asked = plan.kernels or ("auto",)
+def _check(options: BenchOptions) -> None:
+    if not numbers(options.concurrency):
+        raise RequestError("--concurrency is empty. Give numbers of at least 1: 1,4,8.")
+    kernels = [*KERNELS, *FOREIGN]
+    unknown = [k for k in strings(options.kernels) if k not in ("all", "auto", *kernels)]
+    if unknown:
+        known = ", ".join(kernels)
+        raise RequestError(f"Unknown kernel {unknown[0]!r}. Known: all, auto, {known}.")
+    if options.plot:
+        check_plot(Path(options.plot))
+
+
+def _names(options: BenchOptions) -> list[str]:
+    device, kernels = find_device(options.device), strings(options.kernels) or ("auto",)
     own = [name for name in KERNELS if name != "reference"]
     others = [name for name in FOREIGN if find_spec("vllm")]
     fit = [name for name in own + others if belongs(name, device)]
-    names = fit if "all" in asked else list(asked)
-    return names + ([REFERENCE] if plan.reference else [])
+    names = fit if "all" in kernels else list(kernels)
+    return names + ([REFERENCE] if options.reference else [])
 
 
-def _load(plan: BenchPlan, kernel: str) -> LoadedEngine:
+def _load(options: BenchOptions, kernel: str) -> LoadedEngine:
     """The checkpoint with one kernel, or the 16-bit reference."""
     sixteen = kernel == REFERENCE
-    model = plan.reference if sixteen else plan.checkpoint
-    cpu = find_device(plan.device).type == "cpu"
+    model = options.reference if sixteen else options.checkpoint
+    cpu = find_device(options.device).type == "cpu"
     # These compute in 16 bits; everything else in what suits the device.
     halves = sixteen or kernel in ("torch-int4", "dense")
     made = EngineOptions(
-        device=plan.device,
+        device=options.device,
         dtype="bfloat16" if halves and cpu else "auto",
         kernel="auto" if sixteen else kernel,
-        context=max(plan.prompt + plan.new_tokens, CHECKED_TOKENS) + 1,
-        slots=max(plan.batches),
+        context_length=max(options.prompt_tokens + options.max_new_tokens, CHECKED_TOKENS) + 1,
+        slots=max(numbers(options.concurrency)),
     )
-    assert model is not None
-    return load(model, made)
+    return load(str(model), made)
 
 
 def _checked(
-    plan: BenchPlan, name: str, ids: list[int], wanted: Tensor
+    options: BenchOptions, name: str, ids: list[int], wanted: Tensor
 ) -> tuple[BenchRow, LoadedEngine | None]:
     row = BenchRow(name)
     try:
-        opened = _load(plan, name)
+        opened = _load(options, name)
     except (ModelError, RequestError) as error:
         row.refused = str(error)
         return row, None

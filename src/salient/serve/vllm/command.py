@@ -20,7 +20,7 @@ def arguments_of(found: LaunchContext, fit: MemoryFit) -> dict[str, list[str]]:
     """Our arguments by vLLM's names of them; those that the user gave are left out."""
     request, method = found.request, found.packing.method if found.packing else ""
     gpu = found.place.gpu if found.place else None
-    name = request.served_name or Path(os.path.abspath(found.folder)).name
+    name = request.served_model_name or Path(os.path.abspath(found.folder)).name
     made = {
         "served_model_name": ["--served-model-name", name],
         "host": ["--host", request.host],
@@ -33,10 +33,10 @@ def arguments_of(found: LaunchContext, fit: MemoryFit) -> dict[str, list[str]]:
         dtype=found.dtype,
         context=fit.context,
         utilization=utilization(find_engine("vllm"), gpu) if gpu and gpu.vendor != "cpu" else None,
-        tp=request.tp,
+        tp=request.tensor_parallel_size,
     )
-    if request.max_concurrency is not None:
-        made["max_num_seqs"] = ["--max-num-seqs", str(request.max_concurrency)]
+    if request.concurrency is not None:
+        made["max_num_seqs"] = ["--max-num-seqs", str(request.concurrency)]
     if "uds" in found.given:
         made = {name: words for name, words in made.items() if name not in ("host", "port")}
     return {name: words for name, words in made.items() if name not in found.given}

@@ -82,7 +82,7 @@ def _on_gpu(found: LaunchContext, planned: MemoryBudget, load: Workload, refused
     if longest:
         said.append(
             f"The model was made for {load.context} tokens; {longest} fit and are served. "
-            "--max-context says otherwise."
+            "--context-length overrides it."
         )
     else:
         said.append("That may not fit: no cache is left beside the weights.")
@@ -93,7 +93,7 @@ def _fits(planned: MemoryBudget, load: Workload) -> str:
     if planned.most_sequences:
         return f"{planned.most_sequences} such sequences do; more of them wait for each other."
     if planned.largest_context:
-        return f"one sequence of {planned.largest_context} tokens does (--max-context)."
+        return f"one sequence of {planned.largest_context} tokens does (--context-length)."
     return "no cache is left beside the weights."
 
 
@@ -150,9 +150,9 @@ def _on_processor(
             "free. End other programs, or serve a smaller model."
         )
     elif cache > place.free - found.size - PROCESSES:
-        said.append("That may not fit: end other programs, or lower --max-context.")
+        said.append("That may not fit: end other programs, or lower --context-length.")
     elif not fits:
-        said.append(f"A sequence of {context} tokens does not fit in it: lower --max-context.")
+        said.append(f"A sequence of {context} tokens does not fit in it: lower --context-length.")
     return MemoryFit(context, cache // GIB if told is None else None, tuple(said), refused)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from salient.core.errors import ModelError, RequestError
 from salient.core.model_files import read_json, stored_tensors
+from salient.core.options import check_bounds
 from salient.diagnose.engine_support import packing_of
 from salient.plan.commands import served_dtype
 from salient.plan.engine_kernels import activations
@@ -54,7 +55,7 @@ class LaunchContext:
 
     @property
     def tp(self) -> int:
-        return self.given.number("tensor_parallel_size", self.request.tp)
+        return self.given.number("tensor_parallel_size", self.request.tensor_parallel_size)
 
     @property
     def stages(self) -> int:
@@ -63,12 +64,12 @@ class LaunchContext:
 
     @property
     def sequences(self) -> int | None:
-        return self.given.number("max_num_seqs", 0) or self.request.max_concurrency
+        return self.given.number("max_num_seqs", 0) or self.request.concurrency
 
     @property
     def asked_context(self) -> int | None:
         """Tokens a sequence that were asked for, None if none were."""
-        return self.given.number("max_model_len", 0) or self.request.max_context
+        return self.given.number("max_model_len", 0) or self.request.context_length
 
     @property
     def context(self) -> int:
@@ -128,7 +129,7 @@ def survey(request: ServeOptions, vllm: VllmInstall | None) -> LaunchContext:
         )
     config = read_json(folder / "config.json")
     shape, size = _counted(folder)
-    wanted = max(1, given.number("tensor_parallel_size", request.tp))
+    wanted = max(1, given.number("tensor_parallel_size", request.tensor_parallel_size))
     place = find_place(vllm, wanted)
     packing = packing_of(config, None)
     found = LaunchContext(request, vllm, given, folder, config, shape, size, packing, place)
@@ -147,15 +148,12 @@ def _counted(folder: Path) -> tuple[ModelShape | None, int]:
 
 def _check(found: LaunchContext) -> None:
     request, made_for = found.request, found.shape.context if found.shape else None
-    for name, least in (("max_context", 1), ("max_concurrency", 1), ("tp", 1), ("port", 1)):
-        value = getattr(request, name)
-        most = 65535 if name == "port" else 10_000_000
-        if value is not None and not least <= value <= most:
-            option = name.replace("_", "-")
-            raise RequestError(f"--{option} {value} does not fit: give {least} to {most}.")
+    check_bounds(request)
+    if request.port == 0:
+        raise RequestError("--port 0 is out of range for vLLM: give 1 to 65535.")
     longer = any(name in found.given for name in _LONGER)
-    if request.max_context and made_for and request.max_context > made_for and not longer:
+    if request.context_length and made_for and request.context_length > made_for and not longer:
         raise RequestError(
-            f"--max-context {request.max_context} is more than the model was made for: {made_for} "
-            "tokens (max_position_embeddings in its config.json)."
+            f"--context-length {request.context_length} is more than the model was made for: "
+            f"{made_for} tokens (max_position_embeddings in its config.json)."
         )

@@ -30,7 +30,7 @@ from .suggestions import measure_options, options, suggestions
 SHARE = 4  # a quarter of the free memory may hold hidden states
 COPIES = 3  # of a block at once: the reference's, the checkpoint's, the latter unscaled
 PASSES = 3
-OPTIONS = ("--windows", "--window-length")
+OPTIONS = ("--samples", "--sequence-length")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ SHORTEST = 64  # tokens of a window
 CPU_TOKENS, GPU_TOKENS = 10_240, 40_960  # of the text that the windows of a length take
 CPU_WINDOWS, GPU_WINDOWS = 5, 16  # of a length, at most
 BUCKETS = 32
-OPTIONS = ("--windows", "--contexts")
+OPTIONS = ("--samples", "--context-lengths")
 RETRIEVAL_SHARE = 3  # of the stage's time; the windows have 5
 WINDOWS_SHARE = 5
 

@@ -119,7 +119,9 @@ def _answer_texts(
 
     def answer(probes: list[RetrievalProbe]) -> ProbeAnswers:
         if not opened:
-            opened.append(side.open_engine(EngineOptions(device=device, context=longest, slots=1)))
+            opened.append(
+                side.open_engine(EngineOptions(device=device, context_length=longest, slots=1))
+            )
         return answer_probes(opened[0].engine, probes)
 
     parts = []

@@ -23,7 +23,7 @@ from .result import LikelihoodResult, TextComparison
 from .streaming import BUILTIN, logits_of_both, text_tokens
 
 STATE_BYTES = 2**30  # of both models' hidden states: as many windows as fit run at once
-OPTIONS = ("--windows", "--window-length")
+OPTIONS = ("--samples", "--sequence-length")
 WINDOWS = 16  # of a text, unless a protocol takes all
 
 
@@ -51,7 +51,7 @@ class LikelihoodRequest:
         if self.named not in PROTOCOLS:
             raise CalibrationError(
                 f"No protocol {self.named!r}. Known: {', '.join(PROTOCOLS)}; or give "
-                "--window-length and --stride."
+                "--sequence-length and --stride."
             )
         return PROTOCOLS[self.named]
 

@@ -86,5 +86,5 @@ def _embedded(pair: ModelPair, plan: LoadPlan, progress: Progress) -> list[LoadR
     most = max(step.concurrency for step in plan.steps)
     positions = 2 * plan.prompt_tokens + plan.output_tokens  # prompts have about their length
     longest = pair.longest_context or positions
-    options = EngineOptions(device=pair.device, slots=most, context=min(positions, longest))
+    options = EngineOptions(device=pair.device, slots=most, context_length=min(positions, longest))
     return run_embedded(pair.checkpoint.open_engine(options).engine, plan, progress)

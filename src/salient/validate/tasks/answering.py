@@ -88,7 +88,7 @@ class Examinee:
         """Raises ResourceError where the model has no room."""
         if self._opened is None:
             slots = slots_that_fit(self.side, self.device, self.context)
-            options = EngineOptions(device=self.device, context=self.context, slots=slots)
+            options = EngineOptions(device=self.device, context_length=self.context, slots=slots)
             self._opened = self.side.open_engine(options)
         return self._opened.engine
 

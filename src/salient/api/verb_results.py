@@ -1,0 +1,120 @@
+"""What the verbs return: typed fields, and the report that the command line prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from salient.core.evidence import RunEvidence
+    from salient.core.report import Report
+    from salient.diagnose.finding import Finding
+    from salient.loadtest.result import LoadResult
+    from salient.plan.planner import DevicePlan
+    from salient.runtime.bench.bench_report import BenchRow
+    from salient.runtime.token_sequence import TokenSequence
+    from salient.validate.policy.verdict import Verdict
+    from salient.validate.result import ValidationResult
+
+
+@dataclass(frozen=True)
+class VerbResult:
+    """report: everything that the verb found, as tables, lines and plain data"""
+
+    report: Report
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is positive, for verbs that have one."""
+        return self.report.passed
+
+    @property
+    def exit_code(self) -> int:
+        """The command line's exit code."""
+        return 0 if self.passed else 1
+
+
+@dataclass(frozen=True)
+class QuantizeResult(VerbResult):
+    """A checkpoint, or with `dry_run` what it would be. evidence: None for a dry run"""
+
+    output: Path
+    scheme: str
+    evidence: RunEvidence | None
+
+    @property
+    def kl(self) -> float | None:
+        """Nats per token against the model on held-out text; None for a dry run."""
+        return self.evidence.heldout.awq.kl if self.evidence else None
+
+
+@dataclass(frozen=True)
+class InspectResult(VerbResult):
+    """A checkpoint's format and scheme; None for a 16-bit model. folder: where it is"""
+
+    folder: Path
+    format: str | None = None
+    scheme: str | None = None
+
+
+@dataclass(frozen=True)
+class PlanResult(VerbResult):
+    """The ranked formats on each device. Empty where no device was named."""
+
+    devices: tuple[DevicePlan, ...]
+
+
+@dataclass(frozen=True)
+class DoctorResult(VerbResult):
+    """Findings, the worst first. sources: what was read"""
+
+    findings: tuple[Finding, ...]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EvaluateResult(VerbResult):
+    """What a checkpoint lost. measured: the result of each stage"""
+
+    measured: ValidationResult
+
+
+@dataclass(frozen=True)
+class ValidateResult(EvaluateResult):
+    """What a checkpoint lost, judged by a policy."""
+
+    verdict: Verdict
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 failed, 2 could not be measured."""
+        return self.verdict.exit_code
+
+
+@dataclass(frozen=True)
+class LoadTestResult(VerbResult):
+    """Latencies and throughput of each step."""
+
+    steps: tuple[LoadResult, ...]
+
+
+@dataclass(frozen=True)
+class GenerateResult(VerbResult):
+    """The answer to each prompt. sequences: their tokens and times"""
+
+    texts: tuple[str, ...]
+    sequences: tuple[TokenSequence, ...]
+
+
+@dataclass(frozen=True)
+class BenchResult(VerbResult):
+    """One row for each kernel."""
+
+    rows: tuple[BenchRow, ...]
+
+
+def inspect_result(report: Report) -> InspectResult:
+    """The result of an inspection of files or of a loaded engine."""
+    folder = report.data.get("folder") or report.data["checkpoint"]
+    return InspectResult(report, Path(folder), report.data.get("format"), report.data.get("scheme"))

@@ -1,0 +1,51 @@
+"""Options of the verb `quantize`. Imports no torch."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
+
+from salient.core.options import DEVICE, OptionSpec, Strings, StrPath
+from salient.core.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """The model, the checkpoint to write, and the calibration."""
+
+    model: Annotated[
+        StrPath,
+        OptionSpec("A folder, a Hub id, or 'smollm2-135m' (the demo model).", positional=True),
+    ]
+    output: Annotated[
+        StrPath | None,
+        OptionSpec(
+            "Folder to write. Default: named after the model, format and scheme.", alias="-o"
+        ),
+    ] = None
+    _: KW_ONLY
+    scheme: Annotated[
+        str,
+        OptionSpec(
+            "w4-g128, w4-g64, w4-g32, each also with -sym; auto: the largest group that fits."
+        ),
+    ] = "w4-g128"
+    format: Annotated[str, OptionSpec("awq (AutoAWQ GEMM) or compressed-tensors.")] = "awq"
+    calibration: Annotated[
+        str, OptionSpec("builtin, FILE.txt, FILE.jsonl, or a Hub data set (NAME or NAME:SPLIT).")
+    ] = "builtin"
+    samples: Annotated[int, OptionSpec("Calibration samples.", minimum=1)] = 128
+    sequence_length: Annotated[int, OptionSpec("Tokens per sample.", minimum=1)] = 512
+    skip: Annotated[
+        Strings, OptionSpec("Name or glob of linears to leave unquantized; may be repeated.")
+    ] = ()
+    device: Annotated[str, DEVICE] = "auto"
+    dtype: Annotated[
+        str, OptionSpec("16-bit type of the checkpoint: auto (the source's), float16, bfloat16.")
+    ] = "auto"
+    adapter: Annotated[
+        StrPath | None, OptionSpec("LoRA adapter folder to merge before quantizing.")
+    ] = None
+    fresh: Annotated[bool, OptionSpec("Start over and replace an existing result.")] = False
+    dry_run: Annotated[bool, OptionSpec("Check everything, estimate memory, write nothing.")] = (
+        False
+    )
+    progress: Progress = silent

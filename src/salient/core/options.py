@@ -1,0 +1,139 @@
+"""Options of the verbs: one frozen dataclass for each, read by Python and by the command line.
+
+@dataclass(frozen=True)
+class PlanOptions:
+    model: Annotated[StrPath, OptionSpec("A folder or a Hub id.", positional=True)]
+    _: KW_ONLY
+    vram: Annotated[float | None, OptionSpec("GiB of an unknown device.", minimum=0)] = None
+
+@with_options(PlanOptions)
+def plan(options: PlanOptions) -> PlanResult: ...
+
+plan("folder", vram=24)          # what callers and type checkers see
+salient plan folder --vram 24    # cli/options.py
+"""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+
+from .errors import RequestError
+
+StrPath = str | os.PathLike[str]
+Strings = str | Sequence[str]
+
+P = ParamSpec("P")
+Record = TypeVar("Record")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class OptionSpec:
+    """How the command line shows a field of an options record. Fields without it are Python's only.
+
+    alias: a second spelling, such as -o or --tp
+    positional: an argument without a name
+    separator: what separates several values in one string; '': the option is repeated
+    off: the string that stands for None
+    env: the environment variable that is read where the option is absent
+    """
+
+    help: str
+    alias: str = ""
+    positional: bool = False
+    separator: str = ""
+    off: str = ""
+    env: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+DEVICE = OptionSpec("auto, cpu, cuda, cuda:1, ...")
+ACTIVATION_DTYPE = OptionSpec("Type of the activations: auto, float32, bfloat16, float16.")
+CONTEXT_LENGTH = OptionSpec("Maximum tokens of a prompt and its answer together.", minimum=1)
+TENSOR_PARALLEL = OptionSpec("Tensor-parallel size.", alias="--tp", minimum=1, maximum=1024)
+
+
+@dataclass(frozen=True)
+class OptionField:
+    """A field of an options record: its type without `Annotated`, and its default."""
+
+    name: str
+    type: Any
+    option: OptionSpec
+    default: Any
+    required: bool
+
+    @property
+    def spelling(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+@functools.cache
+def option_fields(record: type) -> tuple[OptionField, ...]:
+    """The options of `record`: those of its own class, then the inherited ones."""
+    hints = get_type_hints(record, include_extras=True)
+    own = inspect.get_annotations(record)
+    every = sorted(fields(record), key=lambda field: field.name not in own)
+    return tuple(_option_fields(every, hints))
+
+
+def _option_fields(every: Sequence[Any], hints: dict[str, Any]) -> Iterator[OptionField]:
+    for field in every:
+        if get_origin(hint := hints[field.name]) is Annotated:
+            kind, option = get_args(hint)[:2]
+            required = field.default is MISSING
+            yield OptionField(field.name, kind, option, field.default, required)
+
+
+def with_options(
+    record: Callable[P, Record],
+) -> Callable[[Callable[[Record], Result]], Callable[P, Result]]:
+    """Turn a function of an options record into a function of the record's own parameters.
+
+    Editors and type checkers read names, types and defaults from the record, so that each option
+    is declared once. The function raises RequestError for a number out of an option's bounds.
+    """
+
+    def decorate(function: Callable[[Record], Result]) -> Callable[P, Result]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Result:
+            options = record(*args, **kwargs)
+            check_bounds(options)
+            return function(options)
+
+        signature = inspect.signature(record)
+        returned = inspect.signature(function).return_annotation
+        call.__dict__["__signature__"] = signature.replace(return_annotation=returned)
+        return call
+
+    return decorate
+
+
+def check_bounds(options: object) -> None:
+    """Raise RequestError for the first number that is out of its option's bounds."""
+    for field in option_fields(type(options)):
+        least, most, value = (
+            field.option.minimum,
+            field.option.maximum,
+            getattr(options, field.name),
+        )
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if not isinstance(number, (int, float)):
+                continue
+            if (least is not None and not number >= least) or (most is not None and number > most):
+                bounds = f"at least {least}" if most is None else f"{least or 0} to {most}"
+                raise RequestError(f"{field.spelling} {number} is out of range: give {bounds}.")
+
+
+def strings(values: Strings | None) -> tuple[str, ...]:
+    """One string or several as a tuple."""
+    return (values,) if isinstance(values, str) else tuple(values or ())
+
+
+def numbers(values: int | Sequence[int]) -> tuple[int, ...]:
+    """One number or several as a tuple."""
+    return (values,) if isinstance(values, int) else tuple(values)
