@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from salient.core.errors import ModelError
-from salient.models.demo import DEMO_NAME
 from salient.models.model_folder import PATTERNS, model_folder
+from salient.shapes.resolve import DEMO_NAME
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from salient.serve.vllm.preflight import (
     check_settings,
 )
 from salient.serve.vllm.target import survey
-from salient.shapes.resolve import describe
+from salient.shapes.resolve import resolve_shape
 
 GIB = 2**30
 VLLM = VllmInstall(("vllm", "serve"), "", "0.32.0")
@@ -58,7 +58,7 @@ def llama(good):
     def on(*vllm_args, gpu="RTX 4090", count=1, free=None, size=5.7, **changes):
         device = find_gpu(gpu)
         place = TargetDevice(device, count, int((device.memory if free is None else free) * GIB))
-        shape, _ = describe("meta-llama/Llama-3.1-8B")
+        shape, _ = resolve_shape("meta-llama/Llama-3.1-8B")
         found = known(good, *vllm_args)
         request = replace(found.request, **changes)
         return replace(found, request=request, shape=shape, size=int(size * GIB), place=place)

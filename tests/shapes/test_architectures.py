@@ -1,4 +1,4 @@
-"""Laws of reading a config: the counts are those of Transformers' own classes, or it is refused."""
+"""Laws of reading a config: it is counted as by Transformers' classes, or refused."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from helpers.families import FAMILIES
 from helpers.meta_models import ALIKE, ALL, ESTIMATED, TINY_VISION, built
 from helpers.toy_models import tiny_model
-from salient.shapes.families_dense import ARCHITECTURES
+from salient.shapes.families import ARCHITECTURES
 from salient.shapes.from_config import read_shape
 from salient.shapes.model_shape import BlockShape, LinearShape, ModelShape
 
@@ -21,22 +21,22 @@ each_family = pytest.mark.parametrize("kind", ALL)
 
 def parameters_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters, and the routers' corrections, which some classes keep as buffers."""
-    kept = {
+    buffers = {
         n: b for n, b in model.named_buffers() if n.endswith(("correction_bias", "expert_bias"))
     }
-    return {**dict(model.named_parameters()), **kept}
+    return {**dict(model.named_parameters()), **buffers}
 
 
 def language(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The parameters that are in no tower."""
-    words = ("visual", "vision", "projector", "connector", "image_newline")
-    return {n: p for n, p in parameters_of(model).items() if not any(w in n for w in words)}
+    towers = ("visual", "vision", "projector", "connector", "image_newline")
+    return {n: p for n, p in parameters_of(model).items() if not any(t in n for t in towers)}
 
 
-def test_every_row_of_the_table_is_held_against_a_class_of_transformers():
-    held = {ALIKE.get(kind, kind) for kind in ARCHITECTURES}
+def test_every_family_is_compared_with_a_class_of_transformers():
+    compared = {ALIKE.get(kind, kind) for kind in ARCHITECTURES}
     texts = {kind if kind in ARCHITECTURES else f"{kind}_text" for kind in ALL}
-    assert held <= texts
+    assert compared <= texts
     assert all(ARCHITECTURES[a] is ARCHITECTURES[b] for a, b in ALIKE.items())
 
 
@@ -58,30 +58,30 @@ NO_LINEAR = ("A_log", "conv1d.weight", "conv.conv.weight")
 
 def matrices(model: torch.nn.Module) -> dict[int, Counter[tuple[int, ...]]]:
     """Of each block: how many experts and both sizes of each matrix, the smaller first."""
-    found: dict[int, Counter[tuple[int, ...]]] = {}
+    blocks: dict[int, Counter[tuple[int, ...]]] = {}
     for name, parameter in language(model).items():
         match = BLOCK.search(name)
         if match is None:
             continue
-        block = found.setdefault(int(match[1]), Counter())
+        block = blocks.setdefault(int(match[1]), Counter())
         stacked = "experts." in name and not name.endswith("bias")
         plain = parameter.ndim == 2 and name.endswith(".weight") and not name.endswith(NO_LINEAR)
         if plain or (stacked and parameter.ndim == 3):
             copies = parameter.shape[0] if parameter.ndim == 3 else 1
             block[copies, *sorted(parameter.shape[-2:])] += 1
-    return found
+    return blocks
 
 
 def counted(block: BlockShape) -> Counter[tuple[int, ...]]:
     """The same of a shape's block; experts' gate and up count as the one that Transformers has."""
-    found: Counter[tuple[int, ...]] = Counter()
+    sizes: Counter[tuple[int, ...]] = Counter()
     for linear in block.linears:
         joined = linear.copies > 1 and linear.joined == "gate_up_proj"
         if joined and linear.name.endswith(("up_proj", "w3")):
             continue
         out = linear.out * (2 if joined else 1)
-        found[linear.copies, *sorted((out, linear.width))] += 1
-    return found
+        sizes[linear.copies, *sorted((out, linear.width))] += 1
+    return sizes
 
 
 @each_family
@@ -107,14 +107,14 @@ def test_every_linear_is_a_matrix_of_the_class_and_none_is_missing(kind):
         "glm4_moe",
     ],
 )
-def test_the_cache_keeps_what_transformers_keeps_of_a_token(kind):
+def test_the_cache_of_a_token_is_that_of_transformers(kind):
     model = tiny_model(kind, **FAMILIES[kind].changes)
     ids = torch.arange(3, 3 + TOKENS)[None]
-    kept = model(input_ids=ids, use_cache=True).past_key_values
-    values = sum(layer.keys.numel() + layer.values.numel() for layer in kept.layers)
+    cache = model(input_ids=ids, use_cache=True).past_key_values
+    values = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
     shape = read_shape(model.config.to_dict())
     assert shape.cache_values(TOKENS) == values
-    assert all(b.cache.heads == kept.layers[0].keys.shape[1] for b in shape.blocks)
+    assert all(b.cache.heads == cache.layers[0].keys.shape[1] for b in shape.blocks)
 
 
 KINDS = {
@@ -135,13 +135,15 @@ KINDS = {
     ],
 )  # fmt: skip
 def test_windows_without_layer_types_are_where_transformers_puts_them(kind, changes):
-    given = {"num_hidden_layers": 13, **changes}
-    config = AutoConfig.for_model(kind, **given)
-    told = {key: value for key, value in config.to_dict().items() if key != "layer_types"} | given
-    blocks = read_shape(told).blocks
+    options = {"num_hidden_layers": 13, **changes}
+    config = AutoConfig.for_model(kind, **options)
+    written = {
+        key: value for key, value in config.to_dict().items() if key != "layer_types"
+    } | options
+    blocks = read_shape(written).blocks
     assert [KINDS[block.kind.split()[0]] for block in blocks] == config.layer_types
     windows = {b.cache.window for b in blocks if b.kind.startswith(("sliding", "chunked"))}
-    assert windows <= {told.get("sliding_window"), told.get("attention_chunk_size")} - {None}
+    assert windows <= {written.get("sliding_window"), written.get("attention_chunk_size")} - {None}
 
 
 @pytest.mark.parametrize(("kind", "pattern", "letters"), [
@@ -149,8 +151,8 @@ def test_windows_without_layer_types_are_where_transformers_puts_them(kind, chan
 ])  # fmt: skip
 def test_a_pattern_of_windows_is_read_as_its_family_writes_it(kind, pattern, letters):
     config = AutoConfig.for_model(kind, num_hidden_layers=7).to_dict()
-    told = {**config, "layer_types": None, "sliding_window_pattern": pattern}
-    full = [block.cache.window is None for block in read_shape(told).blocks]
+    written = {**config, "layer_types": None, "sliding_window_pattern": pattern}
+    full = [block.cache.window is None for block in read_shape(written).blocks]
     assert full == [letter == "G" for letter in letters]
 
 
@@ -164,13 +166,13 @@ def test_mistrals_window_holds_in_every_block():
 
 
 @pytest.mark.parametrize("kind", ["mamba2", "qwen3_next", "minimax", "lfm2", "jamba", "falcon_h1"])
-def test_what_stands_in_attentions_place_keeps_a_state_and_no_tokens(kind):
+def test_a_mixer_caches_a_state_and_no_tokens(kind):
     blocks = [b for b in shape_of(kind).blocks if any(x.part == "mixer" for x in b.linears)]
     assert blocks
     for block in blocks:
-        beside = any(linear.part == "attention" for linear in block.linears)
+        parallel = any(linear.part == "attention" for linear in block.linears)
         assert block.cache.state > 0
-        assert (block.cache.values > 0) == beside
+        assert (block.cache.values > 0) == parallel
 
 
 @pytest.mark.parametrize(
@@ -179,16 +181,16 @@ def test_what_stands_in_attentions_place_keeps_a_state_and_no_tokens(kind):
 def test_a_state_is_the_one_of_transformers_but_for_the_newest_input(kind):
     """vLLM keeps kernel - 1 inputs of a convolution, Transformers one more."""
     model = tiny_model(kind, **FAMILIES[kind].changes)
-    made = model(input_ids=torch.arange(3, 3 + TOKENS)[None], use_cache=True)
-    kept = (getattr(made, "past_key_values", None) or made.cache_params).layers
-    found = [block.cache.state for block in read_shape(model.config.to_dict()).blocks]
+    output = model(input_ids=torch.arange(3, 3 + TOKENS)[None], use_cache=True)
+    layers = (getattr(output, "past_key_values", None) or output.cache_params).layers
+    states = [block.cache.state for block in read_shape(model.config.to_dict()).blocks]
     expected = []
-    for layer in kept:
+    for layer in layers:
         conv = [state[..., 1:].numel() for state in getattr(layer, "conv_states", {}).values()]
         own = [s.numel() for s in getattr(layer, "recurrent_states", {}).values() if s is not None]
         expected.append(sum(conv) + sum(own))
-    assert found == expected
-    assert any(found)
+    assert states == expected
+    assert any(states)
 
 
 def test_latent_attention_is_whole_on_every_gpu():
@@ -225,12 +227,12 @@ def linear_of(shape: ModelShape, name: str) -> LinearShape:
     ],
 )
 def test_a_linear_is_cut_and_joined_as_engines_do(kind, name, split, joined, part):
-    found = linear_of(shape_of(kind), name)
-    assert (found.split, found.joined, found.part) == (split, joined, part)
-    assert found.unquantized == (part == "router")
+    linear = linear_of(shape_of(kind), name)
+    assert (linear.split, linear.joined, linear.part) == (split, joined, part)
+    assert linear.unquantized == (part == "router")
 
 
-def test_routers_stay_at_sixteen_bits_and_experts_are_counted_by_those_chosen():
+def test_routers_stay_unquantized_and_experts_are_counted_by_those_chosen():
     shape = shape_of("qwen3_moe")
     router, expert = (linear_of(shape, n) for n in ("mlp.gate", "mlp.experts.*.gate_proj"))
     assert router.unquantized
@@ -239,19 +241,19 @@ def test_routers_stay_at_sixteen_bits_and_experts_are_counted_by_those_chosen():
 
 
 @pytest.mark.parametrize("method", ["awq", "compressed-tensors", "mxfp4", "fp8"])
-def test_a_quantized_config_has_the_shape_of_the_model_and_keeps_its_words(method):
-    words = {"quant_method": method, "bits": 4}
-    found = shape_of("gpt_oss", quantization_config=words)
+def test_a_quantized_config_has_the_shape_of_the_model_and_its_own_settings(method):
+    settings = {"quant_method": method, "bits": 4}
+    shape = shape_of("gpt_oss", quantization_config=settings)
     plain = shape_of("gpt_oss")
-    assert found.quantization == words
-    assert (found.blocks, found.parameters) == (plain.blocks, plain.parameters)
+    assert shape.quantization == settings
+    assert (shape.blocks, shape.parameters) == (plain.blocks, plain.parameters)
 
 
 def test_an_unknown_family_is_counted_as_a_llama_with_a_note():
     config = built("llama")[0]
-    found = read_shape({**config, "model_type": "novel"})
-    assert found.blocks == read_shape(config).blocks
-    assert found.notes == (
+    shape = read_shape({**config, "model_type": "novel"})
+    assert shape.blocks == read_shape(config).blocks
+    assert shape.notes == (
         "model type 'novel' is unknown: counted as a Llama-like decoder; give a folder with its "
         "safetensors for exact counts",
     )
@@ -280,8 +282,8 @@ def test_a_text_part_may_leave_out_what_its_class_has_as_usual():
 
 def test_towers_of_an_unknown_kind_are_a_rough_number_with_a_note():
     config = {**built("llava")[0], "audio_config": {"d_model": 8, "encoder_layers": 2}}
-    found = read_shape(config)
-    assert found.towers["audio tower"] == 2 * 12 * 64
-    assert found.notes == (
+    shape = read_shape(config)
+    assert shape.towers["audio tower"] == 2 * 12 * 64
+    assert shape.notes == (
         "its audio tower is of an unknown kind: counted roughly, as plain blocks",
     )

@@ -27,14 +27,14 @@ NAMED = (
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Tiny models on disk under the names of their publishers; do not change them."""
-    made = {}
+    saved = {}
 
     def folder(kind: str):
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp(kind)
+        if kind not in saved:
+            saved[kind] = tmp_path_factory.mktemp(kind)
             family = FAMILIES[kind]
-            tiny_model(kind, vision=family.vision, **family.changes).save_pretrained(made[kind])
-        return made[kind]
+            tiny_model(kind, vision=family.vision, **family.changes).save_pretrained(saved[kind])
+        return saved[kind]
 
     return folder
 
@@ -45,30 +45,30 @@ def stored(folder) -> int:
     return sum(t.elements for t in stored_tensors(folder).values() if not t.name.endswith(computed))
 
 
-def told(folder) -> ModelShape:
+def counted_shape(folder) -> ModelShape:
     return read_shape(read_json(folder / "config.json"))
 
 
 @pytest.mark.parametrize("kind", NAMED)
 def test_a_folder_has_what_its_config_counts_by_the_names_in_its_files(kind, folders):
-    found, counted = shape_of_folder(folders(kind)), told(folders(kind))
-    assert found.blocks == counted.blocks
-    assert (found.embedding, found.head, found.other) == (
+    shape, counted = shape_of_folder(folders(kind)), counted_shape(folders(kind))
+    assert shape.blocks == counted.blocks
+    assert (shape.embedding, shape.head, shape.other) == (
         counted.embedding, counted.head, counted.other
     )  # fmt: skip
-    assert sum(found.towers.values()) == sum(counted.towers.values())
-    assert found.parameters == stored(folders(kind))
-    assert found.notes == ()
+    assert sum(shape.towers.values()) == sum(counted.towers.values())
+    assert shape.parameters == stored(folders(kind))
+    assert shape.notes == ()
 
 
 @pytest.mark.parametrize("format", ["awq", "compressed-tensors"])
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "gpt_oss", "gpt2"])
 def test_a_four_bit_checkpoint_has_the_shape_of_its_model(kind, format, tmp_path):
     folder = rounded_toy(tmp_path, kind, format=format)
-    found, original = shape_of_folder(folder), shape_of_folder(tmp_path / "model")
-    assert (found.blocks, found.parameters) == (original.blocks, original.parameters)
-    assert found.quantization["quant_method"] == format
-    assert found.notes == ()
+    shape, original = shape_of_folder(folder), shape_of_folder(tmp_path / "model")
+    assert (shape.blocks, shape.parameters) == (original.blocks, original.parameters)
+    assert shape.quantization["quant_method"] == format
+    assert shape.notes == ()
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "gpt_oss", "nemotron_h", "mamba2", "jamba"])
@@ -76,24 +76,24 @@ def test_an_unknown_family_is_exact_with_its_files(kind, folders, tmp_path):
     folder = tmp_path / "novel"
     shutil.copytree(folders(kind), folder)
     rewrite_json(folder / "config.json", model_type="novel")
-    found, known = shape_of_folder(folder), shape_of_folder(folders(kind))
-    assert found.parameters == stored(folder)
-    sizes = [{(x.name, x.out, x.width, x.copies, x.bias) for x in b.linears} for b in found.blocks]
+    shape, known = shape_of_folder(folder), shape_of_folder(folders(kind))
+    assert shape.parameters == stored(folder)
+    sizes = [{(x.name, x.out, x.width, x.copies, x.bias) for x in b.linears} for b in shape.blocks]
     assert sizes == [
         {(x.name, x.out, x.width, x.copies, x.bias) for x in b.linears} for b in known.blocks
     ]
-    assert [b.cache.values for b in found.blocks] == [b.cache.values for b in known.blocks]
-    assert found.notes[0].startswith("model type 'novel' is unknown: its matrices are named from")
+    assert [b.cache.values for b in shape.blocks] == [b.cache.values for b in known.blocks]
+    assert shape.notes[0].startswith("model type 'novel' is unknown: its matrices are named from")
 
 
 def test_an_unknown_config_of_other_words_is_counted_from_its_files_alone(folders, tmp_path):
     folder = tmp_path / "novel"
     shutil.copytree(folders("mixtral"), folder)
     (folder / "config.json").write_text('{"model_type": "novel", "width": 64, "depth": 2}')
-    found, known = shape_of_folder(folder), shape_of_folder(folders("mixtral"))
-    assert (found.parameters, len(found.blocks)) == (known.parameters, 2)
-    assert (found.hidden, found.vocab) == (known.hidden, known.vocab)
-    assert found.values_per_token == known.values_per_token
+    shape, known = shape_of_folder(folder), shape_of_folder(folders("mixtral"))
+    assert (shape.parameters, len(shape.blocks)) == (known.parameters, 2)
+    assert (shape.hidden, shape.vocab) == (known.hidden, known.vocab)
+    assert shape.values_per_token == known.values_per_token
 
 
 def changed(source, folder, change):
@@ -113,12 +113,12 @@ def test_where_files_and_config_differ_the_files_count_and_a_note_says_both(fold
             tensors[name.format(part)] = torch.zeros(shape)
 
     folder = changed(folders("llama"), tmp_path / "wide", widen)
-    found = shape_of_folder(folder)
-    assert found.parameters == stored(folder)
-    assert [one.out for one in found.linears if one.name == "mlp.up_proj"] == [96, 128]
+    shape = shape_of_folder(folder)
+    assert shape.parameters == stored(folder)
+    assert [one.out for one in shape.linears if one.name == "mlp.up_proj"] == [96, 128]
     counted = 2 * 3 * 64 * 96
     more = counted + 3 * 64 * 32
-    assert found.notes == (f"mlp: {more:,} parameters in the files, {counted:,} by config.json",)
+    assert shape.notes == (f"mlp: {more:,} parameters in the files, {counted:,} by config.json",)
 
 
 def test_biases_that_the_config_does_not_say_are_found(folders, tmp_path):
@@ -126,9 +126,9 @@ def test_biases_that_the_config_does_not_say_are_found(folders, tmp_path):
         for index in range(2):
             tensors[f"model.layers.{index}.self_attn.q_proj.bias"] = torch.zeros(64)
 
-    found = shape_of_folder(changed(folders("llama"), tmp_path / "biased", bias))
-    assert all(one.bias for one in found.linears if one.name == "self_attn.q_proj")
-    assert "attention: " in found.notes[0]
+    shape = shape_of_folder(changed(folders("llama"), tmp_path / "biased", bias))
+    assert all(one.bias for one in shape.linears if one.name == "self_attn.q_proj")
+    assert "attention: " in shape.notes[0]
 
 
 def test_layers_beyond_those_of_the_config_are_no_blocks(folders, tmp_path):
@@ -137,10 +137,10 @@ def test_layers_beyond_those_of_the_config_are_no_blocks(folders, tmp_path):
     def ahead(tensors):
         tensors["model.layers.2.eh_proj.weight"] = torch.zeros(64, 128)
 
-    found = shape_of_folder(changed(folders("deepseek_v3"), tmp_path / "ahead", ahead))
-    assert len(found.blocks) == 2
-    assert found.towers == {"layers.2": 64 * 128}
-    assert "predict further tokens" in found.notes[0]
+    shape = shape_of_folder(changed(folders("deepseek_v3"), tmp_path / "ahead", ahead))
+    assert len(shape.blocks) == 2
+    assert shape.towers == {"layers.2": 64 * 128}
+    assert "predict further tokens" in shape.notes[0]
 
 
 def test_a_tied_head_that_is_stored_too_counts_once(folders, tmp_path):
@@ -149,10 +149,10 @@ def test_a_tied_head_that_is_stored_too_counts_once(folders, tmp_path):
 
     source = tmp_path / "tied"
     tiny_model("gemma", **FAMILIES["gemma"].changes).save_pretrained(source)
-    found = shape_of_folder(changed(source, tmp_path / "both", head))
-    assert found.tied
-    assert found.parameters == told(source).parameters
-    assert "tied to the embedding: counted once" in found.notes[0]
+    shape = shape_of_folder(changed(source, tmp_path / "both", head))
+    assert shape.tied
+    assert shape.parameters == counted_shape(source).parameters
+    assert "tied to the embedding: counted once" in shape.notes[0]
 
 
 def test_fp8_and_mxfp4_are_counted_as_their_sixteen_bits(folders, tmp_path):
@@ -162,7 +162,7 @@ def test_fp8_and_mxfp4_are_counted_as_their_sixteen_bits(folders, tmp_path):
             tensors[f"{name}_scale_inv"] = torch.ones(1, 1)
 
     folder = changed(folders("llama"), tmp_path / "fp8", eight)
-    assert shape_of_folder(folder).blocks == told(folder).blocks
+    assert shape_of_folder(folder).blocks == counted_shape(folder).blocks
 
     def four(tensors):
         for name in [n for n in tensors if n.endswith(("gate_up_proj", "down_proj"))]:
@@ -174,11 +174,11 @@ def test_fp8_and_mxfp4_are_counted_as_their_sixteen_bits(folders, tmp_path):
 
     folder = changed(folders("gpt_oss"), tmp_path / "mxfp4", four)
     rewrite_json(folder / "config.json", quantization_config={"quant_method": "mxfp4"})
-    assert shape_of_folder(folder).blocks == told(folder).blocks
+    assert shape_of_folder(folder).blocks == counted_shape(folder).blocks
 
 
 @pytest.mark.parametrize(
-    ("words", "tensor", "shape", "dtype"),
+    ("settings", "tensor", "shape", "dtype"),
     [
         ({"quant_method": "gptq", "bits": 4}, "qweight", (8, 96), torch.int32),
         ({"quant_method": "gptq", "bits": 8}, "qweight", (16, 96), torch.int32),
@@ -194,7 +194,7 @@ def test_fp8_and_mxfp4_are_counted_as_their_sixteen_bits(folders, tmp_path):
     ],
 )  # fmt: skip
 def test_codes_are_counted_by_the_bits_of_their_format(
-    words, tensor, shape, dtype, folders, tmp_path
+    settings, tensor, shape, dtype, folders, tmp_path
 ):
     name = "model.layers.0.mlp.up_proj"
 
@@ -204,8 +204,8 @@ def test_codes_are_counted_by_the_bits_of_their_format(
         tensors[f"{name}.scales"] = torch.ones(2, 96)
 
     folder = changed(folders("llama"), tmp_path / "packed", pack)
-    rewrite_json(folder / "config.json", quantization_config=words)
-    assert shape_of_folder(folder).blocks == told(folder).blocks
+    rewrite_json(folder / "config.json", quantization_config=settings)
+    assert shape_of_folder(folder).blocks == counted_shape(folder).blocks
 
 
 def test_a_missing_block_is_an_error(folders, tmp_path):
@@ -218,7 +218,7 @@ def test_a_missing_block_is_an_error(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tensors", "words"),
+    ("tensors", "message"),
     [
         ({"a": torch.ones(2)}, r"no list of blocks \(such as"),
         ({"model.layers.0.a.weight": torch.ones(2)}, "no embedding of tokens that is known"),
@@ -228,13 +228,13 @@ def test_a_missing_block_is_an_error(folders, tmp_path):
         ),
     ],
 )
-def test_files_of_no_language_model_are_refused(tensors, words, tmp_path):
-    with pytest.raises(ModelError, match=words):
+def test_files_of_no_language_model_are_refused(tensors, message, tmp_path):
+    with pytest.raises(ModelError, match=message):
         shape_of_folder(folder_of(tmp_path, {"model_type": "novel"}, tensors))
 
 
 def test_a_folder_without_safetensors_is_counted_from_its_config_with_a_note(folders, tmp_path):
     shutil.copy(folders("llama") / "config.json", tmp_path)
-    found = shape_of_folder(tmp_path)
-    assert found.parameters == told(tmp_path).parameters
-    assert found.notes == ("the folder holds no safetensors: counted from its config.json alone",)
+    shape = shape_of_folder(tmp_path)
+    assert shape.parameters == counted_shape(tmp_path).parameters
+    assert shape.notes == ("the folder holds no safetensors: counted from its config.json alone",)

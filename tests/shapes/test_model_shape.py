@@ -67,20 +67,20 @@ def test_a_tied_head_counts_once_but_is_multiplied_all_the_same():
 
 
 @pytest.mark.parametrize("context", [0, 1, 9, 10, 11, 1000])
-def test_a_window_keeps_no_more_than_its_tokens(context):
+def test_a_window_caches_no_more_than_its_tokens(context):
     cache = CacheShape(values=4, window=10)
     assert cache.tokens(context) == min(context, 10)
     assert replace(cache, window=None).tokens(context) == context
 
 
 @pytest.mark.parametrize("context", [0, 5, 10, 50])
-def test_a_sequence_keeps_the_sum_of_what_its_blocks_keep(context):
+def test_a_sequence_caches_the_sum_of_its_blocks(context):
     state = BlockShape("Mamba", (), CacheShape(state=7))
     shape = shape_of(DENSE, EXPERTS, state)
     assert shape.cache_values(context) == 8 * context + 8 * min(context, 10) + 7
 
 
-def test_one_more_token_keeps_what_every_block_keeps_of_it():
+def test_one_more_token_is_cached_by_every_block():
     shape = shape_of(DENSE, EXPERTS)
     assert shape.values_per_token == shape.cache_values(5) - shape.cache_values(4) == 16
     assert shape.cache_values(101) - shape.cache_values(100) == 8
@@ -89,5 +89,5 @@ def test_one_more_token_keeps_what_every_block_keeps_of_it():
 def test_counting_by_part_adds_up_to_all_matrices():
     shape = shape_of(DENSE, EXPERTS)
     parts = {linear.part for linear in shape.linears}
-    by_part = sum(shape.count(lambda one, part=part: one.part == part) for part in parts)
-    assert by_part == shape.count(lambda _: True) == sum(one.weights for one in shape.linears)
+    by_part = sum(shape.count(lambda linear, part=part: linear.part == part) for part in parts)
+    assert by_part == shape.count(lambda _: True) == sum(linear.weights for linear in shape.linears)

@@ -1,4 +1,4 @@
-"""Shapes of released models, held against what their makers published.
+"""Shapes of released models, compared with what their makers published.
 
 Totals are `metadata.total_size` of each repository's model.safetensors.index.json over the bytes of
 a parameter, or the parameter count that the Hub shows of it, unless `source` says otherwise.
@@ -54,7 +54,7 @@ RELEASED = (
     ),
     Published(
         "deepseek-ai/DeepSeek-V3", 671e9, 61 * (512 + 64) * 2, exact=False, active=37e9,
-        source="arXiv 2412.19437, abstract; the layer for multi-token prediction is beside",
+        source="arXiv 2412.19437, abstract; the layer for multi-token prediction is not counted",
     ),
     Published("google/gemma-3-27b-it", 27_432_406_640, 62 * (2 * 16 * 128) * 2),
     Published("microsoft/phi-4", 14_659_507_200, 40 * (2 * 10 * 128) * 2),
@@ -75,7 +75,7 @@ def shape_of(row: Published) -> ModelShape:
     return read_shape(config_of(row))
 
 
-def test_every_shipped_config_is_held_against_a_published_number():
+def test_every_shipped_config_is_compared_with_a_published_number():
     shipped = {path.name for path in CONFIGS.iterdir() if path.name.endswith(".json")}
     assert shipped == {f"{row.id.replace('/', '--')}.json" for row in RELEASED}
 
@@ -88,9 +88,9 @@ def test_the_total_is_the_published_one(row):
 @each_released
 def test_the_active_parameters_are_the_published_ones(row):
     shape = shape_of(row)
-    found = shape.active_parameters - (shape.embedding if row.without_embedding else 0)
+    active = shape.active_parameters - (shape.embedding if row.without_embedding else 0)
     expected = row.active or row.total - sum(shape.towers.values())
-    assert found == pytest.approx(expected, rel=0.03)
+    assert active == pytest.approx(expected, rel=0.03)
 
 
 @each_released
@@ -102,10 +102,10 @@ def test_a_token_takes_the_published_cache(row):
     ("row", "window", "sliding", "blocks"),
     [(RELEASED[8], 1024, 52, 62), (RELEASED[10], 128, 12, 24)],
 )
-def test_most_blocks_with_a_window_keep_no_more_tokens_than_it(row, window, sliding, blocks):
+def test_most_blocks_with_a_window_cache_no_more_tokens_than_it(row, window, sliding, blocks):
     """Gemma 3: five local blocks to a global one, arXiv 2503.19786; gpt-oss: every other one."""
-    found = [block.cache.window for block in shape_of(row).blocks]
-    assert (found.count(window), len(found)) == (sliding, blocks)
+    windows = [block.cache.window for block in shape_of(row).blocks]
+    assert (windows.count(window), len(windows)) == (sliding, blocks)
 
 
 @each_released

@@ -11,10 +11,8 @@ import pytest
 
 from salient.core.errors import ModelError
 from salient.core.model_files import read_json
-from salient.models.demo import DEMO_NAME
-from salient.shapes import resolve
 from salient.shapes.from_config import read_shape
-from salient.shapes.resolve import CONFIGS, describe, shape_of_folder
+from salient.shapes.resolve import CONFIGS, DEMO_NAME, resolve_shape, shape_of_folder
 
 
 @pytest.mark.parametrize(
@@ -32,36 +30,32 @@ from salient.shapes.resolve import CONFIGS, describe, shape_of_folder
 )
 def test_a_shipped_model_is_known_by_id_by_last_part_and_tuned(name, id, same):
     start = time.process_time()
-    found, origin = describe(name)
+    shape, origin = resolve_shape(name)
     assert time.process_time() - start < 0.2
     whole = read_shape(read_json(CONFIGS / f"{id.replace('/', '--')}.json"))
     assert origin == f"the config of {id}, shipped with Salient"
-    assert found.blocks == whole.blocks
+    assert shape.blocks == whole.blocks
     more = () if same else (f"{name} has the matrices of {id}; its context may be another",)
-    assert found.notes == (*whole.notes, *more)
+    assert shape.notes == (*whole.notes, *more)
 
 
-def test_every_shipped_config_is_found_by_its_own_id():
+def test_every_shipped_config_is_known_by_its_own_id():
     for config in CONFIGS.glob("*.json"):
         id = config.stem.replace("--", "/")
-        assert describe(id)[1] == f"the config of {id}, shipped with Salient"
-
-
-def test_the_demo_models_name_is_that_of_the_demo():
-    assert resolve.DEMO_NAME == DEMO_NAME
+        assert resolve_shape(id)[1] == f"the config of {id}, shipped with Salient"
 
 
 def test_a_folder_or_a_config_on_disk_comes_before_any_known_name(toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(toy, tmp_path / "phi-4")
-    assert describe("phi-4")[1] == "the folder phi-4"
-    found, origin = describe("phi-4/config.json")
+    assert resolve_shape("phi-4")[1] == "the folder phi-4"
+    shape, origin = resolve_shape("phi-4/config.json")
     assert origin == "the file phi-4/config.json"
-    assert found.blocks == describe("phi-4")[0].blocks
+    assert shape.blocks == resolve_shape("phi-4")[0].blocks
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [
         ("model.gguf", "is a GGUF file, for llama.cpp; give the model that it was made from"),
         ("pytorch_model.bin", "is a pickle, which Salient does not open: convert the model"),
@@ -70,16 +64,16 @@ def test_a_folder_or_a_config_on_disk_comes_before_any_known_name(toy, tmp_path,
         ("empty", "has no config.json: it is not a Hugging Face model folder"),
     ],
 )
-def test_a_file_of_another_kind_is_refused_by_name(name, words, tmp_path):
+def test_a_file_of_another_kind_is_refused_by_name(name, message, tmp_path):
     (tmp_path / "empty").mkdir()
     if name != "empty":
         (tmp_path / name).write_bytes(b"\0" * 16)
-    with pytest.raises(ModelError, match=words):
-        describe(str(tmp_path / name))
+    with pytest.raises(ModelError, match=message):
+        resolve_shape(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [
         ("", "'' is no model that Salient knows"),
         ("\0", "is no model that Salient knows"),
@@ -95,25 +89,25 @@ def test_a_file_of_another_kind_is_refused_by_name(name, words, tmp_path):
         ("a b/c", "'a b/c' is no folder here"),
     ],
 )
-def test_a_name_that_is_nothing_is_refused_with_what_fits(name, words):
-    with pytest.raises(ModelError, match=words):
-        describe(name)
+def test_an_unknown_name_is_refused_with_what_fits(name, message):
+    with pytest.raises(ModelError, match=message):
+        resolve_shape(name)
 
 
-def test_the_hubs_cache_is_asked_before_the_hub(toy, tmp_path, monkeypatch):
+def test_the_hubs_cache_is_read_before_the_hub(toy, tmp_path, monkeypatch):
     snapshot = tmp_path / "models--org--tiny" / "snapshots" / "0"
     snapshot.mkdir(parents=True)
     (tmp_path / "models--org--tiny" / "refs").mkdir()
     (tmp_path / "models--org--tiny" / "refs" / "main").write_text("0")
     shutil.copy(toy / "config.json", snapshot)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    found, origin = describe("org/tiny")
+    shape, origin = resolve_shape("org/tiny")
     assert origin == "config.json of org/tiny on the Hugging Face Hub"
-    assert found.blocks == shape_of_folder(toy).blocks
+    assert shape.blocks == shape_of_folder(toy).blocks
 
 
 class Answer:
-    """The Hub's answer to a request."""
+    """The Hub's response to a request."""
 
     def __init__(self, config):
         self.config = config
@@ -123,33 +117,33 @@ class Answer:
 
 
 def test_only_a_config_is_fetched_in_one_attempt_of_a_few_seconds(toy, monkeypatch):
-    asked = []
+    requests = []
 
     class Client:
         def get(self, url, **how):
-            asked.append((url, how["timeout"]))
+            requests.append((url, how["timeout"]))
             return Answer(read_json(toy / "config.json"))
 
     monkeypatch.setattr("huggingface_hub.utils.get_session", Client)
     monkeypatch.setattr("huggingface_hub.utils.hf_raise_for_status", lambda _: None)
-    found, _ = describe("org/fetched")
-    assert found.blocks == shape_of_folder(toy).blocks
-    assert asked == [("https://huggingface.co/org/fetched/resolve/main/config.json", 5.0)]
+    shape, _ = resolve_shape("org/fetched")
+    assert shape.blocks == shape_of_folder(toy).blocks
+    assert requests == [("https://huggingface.co/org/fetched/resolve/main/config.json", 5.0)]
 
 
 @pytest.mark.parametrize("answer", [[1], {"model_type": "llama"}, "text", None])
-def test_what_the_hub_answers_is_checked_like_a_file(answer, monkeypatch):
+def test_a_response_of_the_hub_is_checked_like_a_file(answer, monkeypatch):
     client = type("Client", (), {"get": lambda *_, **__: Answer(answer)})
     monkeypatch.setattr("huggingface_hub.utils.get_session", client)
     monkeypatch.setattr("huggingface_hub.utils.hf_raise_for_status", lambda _: None)
     with pytest.raises(ModelError, match=r"config\.json of org/fetched"):
-        describe("org/fetched")
+        resolve_shape("org/fetched")
 
 
 def test_describing_a_local_model_imports_no_torch_and_no_hub():
-    words = "import sys; from salient.shapes.resolve import describe; describe('phi-4')"
+    code = "import sys; from salient.shapes.resolve import resolve_shape; resolve_shape('phi-4')"
     run = subprocess.run(
-        [sys.executable, "-c", f"{words}; print(json.dumps(sorted(sys.modules)))".replace(
+        [sys.executable, "-c", f"{code}; print(json.dumps(sorted(sys.modules)))".replace(
             "import sys;", "import sys, json;")],
         capture_output=True, text=True, check=True,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Laws of configs that cannot be: refused by key, value and what fits, by no other error."""
+"""Laws of invalid configs: refused by key, value and what fits, with no other error."""
 
 import copy
 import random
@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from helpers.meta_models import ALL, built
 from salient.core.errors import ModelError
 from salient.shapes.config_reader import KEYS, MOST_LAYERS
-from salient.shapes.families_dense import ARCHITECTURES
+from salient.shapes.families import ARCHITECTURES
 from salient.shapes.from_config import read_shape
 from salient.shapes.model_shape import ModelShape
 
@@ -19,16 +19,16 @@ def shape_of(kind: str, **changes: Any) -> ModelShape:
     return read_shape({**built(kind)[0], **changes})
 
 
-@pytest.mark.parametrize("word", ["hidden_size", "num_hidden_layers", "num_attention_heads",
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "num_attention_heads",
                                   "vocab_size", "intermediate_size", "model_type"])  # fmt: skip
-def test_a_missing_key_is_named_with_its_file(word):
-    config = {key: value for key, value in built("llama")[0].items() if key != word}
-    with pytest.raises(ModelError, match=rf"odd\.json.*{word}"):
+def test_a_missing_key_is_named_with_its_file(key):
+    config = {name: value for name, value in built("llama")[0].items() if name != key}
+    with pytest.raises(ModelError, match=rf"odd\.json.*{key}"):
         read_shape(config, "odd.json")
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "words"),
+    ("kind", "changes", "message"),
     [
         ("llama", {"hidden_size": "big"}, "hidden_size is 'big', but only a whole number from 1"),
         ("llama", {"hidden_size": -4096}, "hidden_size is -4096"),
@@ -61,8 +61,8 @@ def test_a_missing_key_is_named_with_its_file(word):
         ("lfm2", {"block_ffn_dim_multiplier": -1}, "only a number above 0"),
     ],
 )  # fmt: skip
-def test_a_value_that_cannot_be_is_named_with_what_fits(kind, changes, words):
-    with pytest.raises(ModelError, match=words):
+def test_an_invalid_value_is_named_with_what_fits(kind, changes, message):
+    with pytest.raises(ModelError, match=message):
         shape_of(kind, **changes)
 
 
@@ -72,7 +72,7 @@ def test_a_config_that_is_no_object_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5", "whisper", "clip", "siglip", "modernbert"])
-def test_what_is_no_decoder_is_refused_with_the_kinds_that_fit(kind):
+def test_other_models_than_decoders_are_refused_with_the_kinds_that_fit(kind):
     config = AutoConfig.for_model(kind).to_dict()
     with pytest.raises(ModelError, match=f"type {kind!r}, which is no decoder-only.*Llama, Qwen"):
         read_shape(config)
@@ -86,9 +86,9 @@ BAD: tuple[Any, ...] = (
 
 def mutated(config: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     """`config` with a few keys changed, dropped or added, at any depth."""
-    made = copy.deepcopy(config)
+    result = copy.deepcopy(config)
     for _ in range(chance.randint(1, 4)):
-        place = made
+        place = result
         key = chance.choice(sorted(place))
         while isinstance(place[key], dict) and place[key] and chance.random() < 0.7:
             place = place[key]
@@ -100,9 +100,9 @@ def mutated(config: dict[str, Any], chance: random.Random) -> dict[str, Any]:
         else:
             place[key] = copy.deepcopy(chance.choice(BAD))
         if chance.random() < 0.1:
-            made["model_type"] = chance.choice(sorted(ARCHITECTURES))
-        made = made or {"model_type": "llama"}
-    return made
+            result["model_type"] = chance.choice(sorted(ARCHITECTURES))
+        result = result or {"model_type": "llama"}
+    return result
 
 
 @pytest.mark.parametrize("seed", range(6))

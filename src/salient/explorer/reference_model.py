@@ -8,7 +8,7 @@ from salient.core.errors import SalientError
 from salient.core.evidence import RunEvidence
 from salient.core.system import cache_folder
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
-from salient.models.demo import DEMO_NAME
+from salient.shapes.resolve import DEMO_NAME
 
 HOW = "Start the server with `--reference MODEL`, the 16-bit model's folder or name."
 

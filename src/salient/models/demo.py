@@ -18,8 +18,7 @@ from torch import Tensor
 
 from salient.core.errors import ModelError
 from salient.core.system import cache_folder
-
-DEMO_NAME = "smollm2-135m"
+from salient.shapes.resolve import DEMO_NAME
 
 # GGUF tensor name -> Transformers tensor name, `{b}` being the block.
 BLOCK_NAMES = {

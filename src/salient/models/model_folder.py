@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from salient.core.errors import ModelError
+from salient.shapes.resolve import DEMO_NAME
 
-from .demo import DEMO_NAME, demo_folder
+from .demo import demo_folder
 
 PATTERNS = [
     "*.safetensors",

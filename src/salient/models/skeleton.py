@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from salient.core.errors import ModelError
 from salient.core.quant import check_finite
 from salient.formats.checkpoint import Checkpoint
+from salient.shapes.config_reader import KEYS
 
 from .block_call import BlockCall, BlockPlaceholder, ExtraOutput, StopForward
 from .build import block_list, build_model, name_of, restore_buffers, text_parts
@@ -75,15 +76,8 @@ class Skeleton:
     def experts_per_token(self) -> int | None:
         """How many experts each token is routed to, None if the config does not say."""
         config = self.model.config.get_text_config()
-        names = (
-            "num_experts_per_tok",
-            "num_experts_per_token",
-            "moe_topk",
-            "moe_k",
-            "top_k_experts",
-        )
-        found = (getattr(config, name, None) for name in names)
-        return next((value for value in found if isinstance(value, int)), None)
+        values = (getattr(config, key, None) for key in KEYS["num_experts_per_tok"])
+        return next((value for value in values if isinstance(value, int)), None)
 
     def outer_modules(self) -> list[str]:
         """Names of the linears that belong to no block (they are never quantized)."""

@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 
 from salient.core.errors import RequestError
 from salient.core.options import strings
+from salient.core.scheme import GROUP_SIZES
 from salient.plan.vllm.route import fitting_tp
 from salient.plan.vllm.versions import parse_version
 from salient.shapes.model_shape import ModelShape
-from salient.shapes.resolve import describe, typed_name
+from salient.shapes.resolve import full_name, resolve_shape
 
 from .advice import advice
 from .commands import commands
@@ -58,11 +59,11 @@ class Plan:
 
 def make_plan(request: PlanOptions) -> Plan:
     """Plan `request`. Raises ModelError for the model, RequestError for what was asked."""
-    shape, origin = describe(str(request.model))
+    shape, origin = resolve_shape(str(request.model))
     _check(request)
     requirements = parse_requirements(request.require)
     devices = tuple(_device(shape, request, gpu, requirements) for gpu in _gpus(request))
-    sizes = {group: fitting_tp(shape, group) for group in (32, 64, 128)}
+    sizes = {group: fitting_tp(shape, group) for group in reversed(GROUP_SIZES)}
     return Plan(request, shape, origin, requirements, devices, sizes)
 
 
@@ -89,7 +90,7 @@ def _device(
     load = load_on(shape, request, gpu)
     ranked = candidates(shape, load, requirements)
     best = ranked[0]
-    lines = commands(typed_name(str(request.model)), shape, best, load) if best.runs else ()
+    lines = commands(full_name(str(request.model)), shape, best, load) if best.runs else ()
     return DevicePlan(load, ranked, advice(shape, load, best), lines)
 
 

@@ -1,7 +1,7 @@
-"""A config.json's facts by one set of words, each checked as it is read. Imports no torch.
+"""The values of a config.json under Llama's names, each checked as it is read. Imports no torch.
 
-Families call the same things by other names; the words here are Llama's. Numbers, flags and lists
-that cannot be are refused with the key, the value and what fits.
+Families have the same values under other keys. Invalid numbers, flags and lists are refused with
+the key, the value and what fits.
 """
 
 import reprlib
@@ -13,9 +13,9 @@ from salient.core.errors import ModelError
 
 MOST_LAYERS = 10_000
 LARGEST = 1_000_000_000
-MEND = "Fetch the file again; for a layout of its own, give a folder with its safetensors."
+REMEDY = "Fetch the file again; for a layout of its own, give a folder with its safetensors."
 
-# Our word -> the keys under which configs have it, the first that is there counts.
+# Llama's name -> the keys of other families; the first that is present counts.
 KEYS: dict[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model"),
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -35,8 +35,8 @@ KEYS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def shown(value: Any) -> str:
-    """`value` in a few characters, whatever it is."""
+def brief(value: object) -> str:
+    """`value` in a few characters."""
     try:
         return reprlib.repr(value)
     except ValueError:  # Python writes no integer of more than 4300 digits
@@ -45,43 +45,43 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class ConfigReader:
-    """What a config says.
+    """A config and the keys of its family.
 
-    found: its keys and values
+    values: of the config.json
     source: the file's name, for errors
-    keys: where a family has a word under a key of its own: word -> key, "" for not at all
-    defaults: what a family's configs leave out where it is as usual
+    keys: the family's own keys, name -> key, "" for a name that it does not read
+    defaults: values that the family's configs may leave out
     """
 
-    found: Mapping[str, Any]
+    values: Mapping[str, Any]
     source: str
-    keys: Mapping[str, str] = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict[str, str])
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def model_type(self) -> str:
-        name = self.found.get("model_type")
-        if not isinstance(name, str) or not name:
+        model_type = self.values.get("model_type")
+        if not isinstance(model_type, str) or not model_type:
             self.refuse("model_type", "the name of a model family, such as 'llama'")
-        return name
+        return model_type
 
-    def value(self, word: str) -> tuple[str, Any]:
-        """The key under which `word` stands and its value, the default's where it is null."""
-        own = self.keys.get(word)
-        names = KEYS.get(word, (word,)) if own is None else ((own,) if own else ())
-        for name in names:
-            if self.found.get(name) is not None:
-                return name, self.found[name]
-        return (names[0] if names else word), self.defaults.get(word)
+    def value(self, name: str) -> tuple[str, Any]:
+        """The key of `name` and its value, the default where it is null."""
+        own = self.keys.get(name)
+        keys = KEYS.get(name, (name,)) if own is None else ((own,) if own else ())
+        for key in keys:
+            if self.values.get(key) is not None:
+                return key, self.values[key]
+        return (keys[0] if keys else name), self.defaults.get(name)
 
-    def has(self, word: str) -> bool:
-        return self.value(word)[1] is not None
+    def has(self, name: str) -> bool:
+        return self.value(name)[1] is not None
 
     def count(
-        self, word: str, default: int | None = None, least: int = 1, most: int = LARGEST
+        self, name: str, default: int | None = None, least: int = 1, most: int = LARGEST
     ) -> int:
         """A whole number from `least` to `most`. Raises ModelError for anything else."""
-        key, value = self.value(word)
+        key, value = self.value(name)
         if value is None:
             if default is None:
                 self.missing(key)
@@ -90,59 +90,59 @@ class ConfigReader:
             self.refuse(key, f"a whole number from {least} to {most}", value)
         return value
 
-    def factor(self, word: str, default: float) -> float:
+    def factor(self, name: str, default: float) -> float:
         """A number above 0 and below a million. Raises ModelError for anything else."""
-        key, value = self.value(word)
+        key, value = self.value(name)
         if value is None:
             return default
         if type(value) not in (int, float) or not 0 < value < 1e6:
             self.refuse(key, "a number above 0", value)
         return float(value)
 
-    def flag(self, word: str, *, default: bool = False) -> bool:
+    def flag(self, name: str, *, default: bool = False) -> bool:
         """True or false. Raises ModelError for anything else."""
-        key, value = self.value(word)
+        key, value = self.value(name)
         if value is None:
             return default
         if type(value) is not bool:
             self.refuse(key, "true or false", value)
         return value
 
-    def words(self, word: str, length: int) -> list[str] | None:
+    def strings(self, name: str, length: int) -> list[str] | None:
         """A list of `length` strings, None where there is none. Raises ModelError otherwise."""
-        key, value = self.value(word)
+        key, value = self.value(name)
         if value is None:
             return None
-        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             self.refuse(key, "a list of names", value)
         if len(value) != length:
             self.refuse(key, f"a list of {length} names, one for each layer", value)
         return value
 
-    def numbers(self, word: str) -> list[int] | None:
+    def integers(self, name: str) -> list[int] | None:
         """A list of whole numbers, None where there is none. Raises ModelError otherwise."""
-        key, value = self.value(word)
+        key, value = self.value(name)
         if value is None:
             return None
-        if not isinstance(value, list) or not all(type(one) is int for one in value):
+        if not isinstance(value, list) or not all(type(item) is int for item in value):
             self.refuse(key, "a list of whole numbers", value)
         return value
 
-    def part(self, word: str) -> dict[str, Any]:
+    def section(self, name: str) -> dict[str, Any]:
         """A JSON object, {} where there is none. Raises ModelError for anything else."""
-        key, value = self.value(word)
+        key, value = self.value(name)
         if value is not None and not isinstance(value, Mapping):
             self.refuse(key, "a JSON object", value)
         return dict(value or {})
 
     def missing(self, key: str) -> NoReturn:
-        """Raise ModelError for a key that is not there."""
-        kind = self.found.get("model_type")
+        """Raise ModelError for a missing key."""
+        kind = self.values.get("model_type")
         raise ModelError(
-            f"{self.source} has no {key!r}, which a model of type {shown(kind)} needs. {MEND}"
+            f"{self.source} has no {key!r}, which a model of type {brief(kind)} needs. {REMEDY}"
         )
 
     def refuse(self, key: str, fits: str, value: Any = None) -> NoReturn:
-        """Raise ModelError for a value that cannot be, saying what `fits`."""
-        value = self.found.get(key) if value is None else value
-        raise ModelError(f"{self.source}: {key} is {shown(value)}, but only {fits} fits. {MEND}")
+        """Raise ModelError for an invalid value, with what `fits`."""
+        value = self.values.get(key) if value is None else value
+        raise ModelError(f"{self.source}: {key} is {brief(value)}, but only {fits} fits. {REMEDY}")

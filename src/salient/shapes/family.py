@@ -1,6 +1,6 @@
-"""What may differ from one family of models to the next; the defaults are Llama's.
+"""How a family of models differs from Llama, whose values are the defaults.
 
-The families themselves are in `table.py`. Imports no torch.
+The families are in `families.py`. Imports no torch.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ class AttentionNames:
     bias, out_bias: whether they have one; out_bias None is as bias
     norms: norms of q and k: of one head's width each, or over all heads
     norms_if: the config's flag that turns them on, "" always
-    gated: q has a gate beside it and is twice as tall
-    sinks: a number for each head beside the scores
+    gated: q is merged with a gate and twice as tall
+    sinks: a number for each head in addition to the scores
     latent: multi-head latent attention (DeepSeek-V2, arXiv 2405.04434)
     indexer: the small attention that picks tokens (DeepSeek-V3.2)
     """
@@ -53,10 +53,10 @@ class ExpertNames:
     """A mixture of experts.
 
     mlp: one expert, `*` for its number
-    inner: the word for its width
+    inner: the name of its width
     router: the linear that chooses
     correction: a number for each expert is added to the router's scores
-    shared: the expert that every token passes; shared_inner: the word for its width, "" for
+    shared: the expert that every token passes; shared_inner: the name of its width, "" for
         n_shared_experts times that of the others
     shared_gate: a linear of one output that weighs it
     """
@@ -75,18 +75,18 @@ class ExpertNames:
 class Family:
     """A family.
 
-    mlp: what stands behind the attention, None where nothing does
-    mixer: what stands in attention's place in some blocks or all, a word of mixer_shapes
-    mixer_module: its module; beside: it stands beside the attention in every block
+    mlp: what follows the attention, None for nothing
+    mixer: what replaces the attention in some blocks or all, a key of blocks.MIXERS
+    mixer_module: its module; parallel: it runs in parallel with the attention in every block
     norms: norms a block, of the hidden width; norm_bias: whether they have a bias (LayerNorm)
-    extra: numbers a block beside; outer_norms: norms outside blocks
+    extra: other numbers a block; outer_norms: norms outside blocks
     tied: whether the head is the embedding where the config does not say
-    positions: rows of learned positions beside the config's number, None for rotary
-    inner_times: width of the MLP in hidden widths where the config does not say, 0 it must
-    window: which blocks a sliding_window holds for when layer_types is not there: none, all, those
-        after max_window_layers if use_sliding_window, or all but each `pattern`-th
-    keys: words under another key than usual, "" for a word that the family does not read
-    defaults: what configs leave out, the family's usual values
+    positions: rows of learned positions in addition to the config's, None for rotary
+    inner_times: width of the MLP in hidden widths where the config has none; 0: it must
+    window: the blocks of sliding_window without layer_types: none, all, those after
+        max_window_layers if use_sliding_window, or all but each `pattern`-th
+    keys: names under the family's own keys, "" for a name that it does not read
+    defaults: values that configs may leave out
     """
 
     attention: AttentionNames = AttentionNames()
@@ -94,7 +94,7 @@ class Family:
     experts: ExpertNames | None = None
     mixer: str = ""
     mixer_module: str = ""
-    beside: bool = False
+    parallel: bool = False
     norms: int = 2
     norm_bias: bool = False
     extra: int = 0
@@ -105,8 +105,8 @@ class Family:
     inner_times: int = 0
     window: Literal["", "all", "flag", "pattern"] = ""
     pattern: int = 0
-    keys: Mapping[str, str] = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict[str, str])
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 NO_BIAS = MlpNames(bias=False)

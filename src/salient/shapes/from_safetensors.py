@@ -1,7 +1,7 @@
 """A model's shape from its config and the headers of its files: exact for any architecture.
 
-The config's arithmetic says what each matrix is for and what the cache keeps; the files say which
-matrices there are and how large. Imports no torch.
+The config gives the role of each matrix and the cache; the files give the matrices and their
+sizes. Imports no torch.
 """
 
 from collections.abc import Iterable
@@ -20,12 +20,12 @@ from .tensor_names import (
     EXPERT,
     HEADS,
     STACKED,
-    at_sixteen_bits,
-    guessed,
-    is_beside,
+    guess_linear,
     is_matrix,
     is_parameter,
+    is_tower,
     tower_of,
+    unpacked,
 )
 
 Sizes = dict[str, tuple[int, ...]]
@@ -37,53 +37,53 @@ UNKNOWN = (
 
 @dataclass
 class ParameterGroups:
-    """A model's parameters by place: name -> shape at 16 bits.
+    """A model's parameters by place: name -> unpacked shape.
 
     blocks: names within each block
     """
 
-    blocks: dict[int, Sizes] = field(default_factory=dict)
-    embedding: Sizes = field(default_factory=dict)
-    head: Sizes = field(default_factory=dict)
-    other: Sizes = field(default_factory=dict)
-    towers: dict[str, int] = field(default_factory=dict)
+    blocks: dict[int, Sizes] = field(default_factory=dict[int, Sizes])
+    embedding: Sizes = field(default_factory=dict[str, tuple[int, ...]])
+    head: Sizes = field(default_factory=dict[str, tuple[int, ...]])
+    other: Sizes = field(default_factory=dict[str, tuple[int, ...]])
+    towers: dict[str, int] = field(default_factory=dict[str, int])
 
 
 def stored_shape(shape: ModelShape, tensors: Iterable[StoredTensor], *, known: bool) -> ModelShape:
     """`shape` with the counts of `tensors`.
 
-    known: whether its family is; if not, matrices are guessed from their names and no difference
-    is told. Raises ModelError where the files lack a block that the config counts.
+    known: whether its family is; if not, matrices are guessed by their names and differences are
+    not noted. Raises ModelError where the files lack a block that the config counts.
     """
-    whole = [t for t in tensors if is_parameter(t)]
-    found = _sorted(dict(at_sixteen_bits(t, shape.quantization) for t in whole), len(shape.blocks))
-    lacking = [i for i in range(len(shape.blocks)) if i not in found.blocks]
-    if lacking:
+    sizes = dict(unpacked(t, shape.quantization) for t in tensors if is_parameter(t))
+    groups = _grouped(sizes, len(shape.blocks))
+    missing = [i for i in range(len(shape.blocks)) if i not in groups.blocks]
+    if missing:
         raise ModelError(
             f"config.json counts {len(shape.blocks)} blocks, but the safetensors hold no tensor "
-            f"of block {lacking[0]} ({len(lacking)} missing). Fetch the missing files."
+            f"of block {missing[0]} ({len(missing)} missing). Fetch the missing files."
         )
     blocks = tuple(
-        _block(block, found.blocks[index], shape, known=known)
+        _block(block, groups.blocks[index], shape, known=known)
         for index, block in enumerate(shape.blocks)
     )
     notes = [] if known else [UNKNOWN.format(shape.model_type)]
-    head = _elements(found.head)
+    head = _elements(groups.head)
     if head and shape.tied and known:
         notes.append("lm_head is stored, but tied to the embedding: counted once")
         head = 0
-    if any(name.startswith("layers.") for name in found.towers):
+    if any(name.startswith("layers.") for name in groups.towers):
         notes.append("blocks beyond num_hidden_layers predict further tokens: counted as towers")
-    made = replace(
+    stored = replace(
         shape,
         blocks=blocks,
-        embedding=_elements(found.embedding),
+        embedding=_elements(groups.embedding),
         head=head,
-        other=_elements(found.other),
-        towers=found.towers,
+        other=_elements(groups.other),
+        towers=groups.towers,
     )
-    told = _differences(shape, made) if known else []
-    return replace(made, notes=(*notes, *told))
+    differences = _differences(shape, stored) if known else []
+    return replace(stored, notes=(*notes, *differences))
 
 
 def frame_of(
@@ -94,16 +94,15 @@ def frame_of(
 
     Raises ModelError where no embedding or block is found.
     """
-    packed = quantization if isinstance(quantization, dict) else {}
-    whole = [t for t in tensors if is_parameter(t)]
-    found = _sorted(dict(at_sixteen_bits(t, packed) for t in whole), None)
-    tables = [shape for shape in found.embedding.values() if len(shape) == 2 and prod(shape)]
+    packed: dict[str, Any] = quantization if isinstance(quantization, dict) else {}
+    groups = _grouped(dict(unpacked(t, packed) for t in tensors if is_parameter(t)), None)
+    tables = [shape for shape in groups.embedding.values() if len(shape) == 2 and prod(shape)]
     if not tables:
         raise ModelError(
             "The safetensors hold no embedding of tokens that is known by its name (such as "
             "'model.embed_tokens'): this is no language model that Salient can count."
         )
-    deepest = max(found.blocks)
+    deepest = max(groups.blocks)
     if deepest >= MOST_LAYERS:
         raise ModelError(
             f"The safetensors hold a block {deepest}, but Salient counts models of up to "
@@ -115,83 +114,85 @@ def frame_of(
     return ModelShape(model_type, hidden, vocab, blocks, 0, 0, quantization=packed)
 
 
-def _sorted(sizes: Sizes, layers: int | None) -> ParameterGroups:
+def _grouped(sizes: Sizes, layers: int | None) -> ParameterGroups:
     """Every parameter in its place; blocks after the first `layers` are towers."""
     home = _language_blocks(sizes)
-    found = ParameterGroups()
+    groups = ParameterGroups()
     for name, shape in sizes.items():
         match = BLOCK.match(name)
         if match and match[1] == home:
             index = int(match[2])
             if layers is None or index < layers:
-                found.blocks.setdefault(index, {})[match[3]] = shape
+                groups.blocks.setdefault(index, {})[match[3]] = shape
             else:
                 beyond = f"layers.{index}"
-                found.towers[beyond] = found.towers.get(beyond, 0) + prod(shape)
+                groups.towers[beyond] = groups.towers.get(beyond, 0) + prod(shape)
             continue
         module = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
-        if is_beside(name) or (match and match[1] != home):
+        if is_tower(name) or (match and match[1] != home):
             tower = tower_of(name)
-            found.towers[tower] = found.towers.get(tower, 0) + prod(shape)
+            groups.towers[tower] = groups.towers.get(tower, 0) + prod(shape)
         elif module in HEADS:
-            found.head[name] = shape
+            groups.head[name] = shape
         elif module in EMBEDDINGS:
-            found.embedding[name] = shape
+            groups.embedding[name] = shape
         else:
-            found.other[name] = shape
-    return found
+            groups.other[name] = shape
+    return groups
 
 
 def _language_blocks(sizes: Sizes) -> str:
     """The list of blocks that is the language model's: the largest that is no tower's."""
-    held: dict[str, int] = {}
+    elements: dict[str, int] = {}
     for name, shape in sizes.items():
         match = BLOCK.match(name)
-        if match and not is_beside(match[1]):
-            held[match[1]] = held.get(match[1], 0) + prod(shape)
-    if not held:
+        if match and not is_tower(match[1]):
+            elements[match[1]] = elements.get(match[1], 0) + prod(shape)
+    if not elements:
         raise ModelError(
             "The safetensors hold no list of blocks (such as 'model.layers.0...'): this is no "
             "language model that Salient can count."
         )
-    return max(held, key=lambda name: held[name])
+    return max(elements, key=lambda name: elements[name])
 
 
 def _block(block: BlockShape, sizes: Sizes, shape: ModelShape, *, known: bool) -> BlockShape:
     """`block` with the matrices of `sizes`."""
     counted = {linear.name: linear for linear in block.linears}
-    active = max((one.active for one in block.linears if one.copies > 1), default=0)
+    active = max((linear.active for linear in block.linears if linear.copies > 1), default=0)
     total = _elements(sizes)
     linears = []
     for name, (copies, out, width, bias) in _matrices(sizes, shape.hidden).items():
-        one = counted.get(name)
-        if one is None:
-            one = guessed(name, out, width, copies=copies, active=active or copies)
-        if (one.width, one.out) == (out, width):  # GPT-2 stores [in, out]
+        linear = counted.get(name)
+        if linear is None:
+            linear = guess_linear(name, out, width, copies=copies, active=active or copies)
+        if (linear.width, linear.out) == (out, width):  # GPT-2 stores [in, out]
             out, width = width, out
-        one = replace(one, out=out, width=width, copies=copies, bias=bias)
-        linears.append(replace(one, active=min(one.active, copies)))
-    linears.sort(key=lambda one: list(counted).index(one.name) if one.name in counted else 1 << 20)
-    rest = total - sum(one.weights + one.biases for one in linears)
+        linear = replace(linear, out=out, width=width, copies=copies, bias=bias)
+        linears.append(replace(linear, active=min(linear.active, copies)))
+    linears.sort(
+        key=lambda linear: list(counted).index(linear.name) if linear.name in counted else 1 << 20
+    )
+    rest = total - sum(linear.weights + linear.biases for linear in linears)
     cache = block.cache if known else _cache(block.cache, linears)
     return replace(block, linears=tuple(linears), cache=cache, other=rest)
 
 
 def _matrices(sizes: Sizes, hidden: int) -> dict[str, tuple[int, int, int, bool]]:
     """The linears among a block's tensors: name -> copies, out, width, bias."""
-    made: dict[str, tuple[int, int, int, bool]] = {}
+    matrices: dict[str, tuple[int, int, int, bool]] = {}
     for name, shape in sizes.items():
         if not is_matrix(name, shape):
             continue
         module = name.removesuffix(".weight")
         if len(shape) == 3:
             biased = f"{module}_bias" in sizes or f"{module}.bias" in sizes
-            made |= _stack(module, shape, hidden, biased=biased)
+            matrices |= _stack(module, shape, hidden, biased=biased)
             continue
-        one = EXPERT.sub("experts.*.", module)
-        copies = made[one][0] + 1 if one in made else 1
-        made[one] = (copies, shape[0], shape[1], f"{module}.bias" in sizes)
-    return made
+        name = EXPERT.sub("experts.*.", module)
+        copies = matrices[name][0] + 1 if name in matrices else 1
+        matrices[name] = (copies, shape[0], shape[1], f"{module}.bias" in sizes)
+    return matrices
 
 
 def _stack(
@@ -212,13 +213,13 @@ def _stack(
 
 
 def _cache(cache: CacheShape, linears: list[LinearShape]) -> CacheShape:
-    """What a block of an unknown family keeps: the outputs of its k_proj and v_proj, its latent, or
+    """The cache of a block of an unknown family: the outputs of k_proj and v_proj, the latent, or
     nothing where it has no attention."""
-    outs = [one.out for one in linears if one.name.endswith((".k_proj", ".v_proj"))]
-    latent = [one.out for one in linears if one.name.endswith(".kv_a_proj_with_mqa")]
+    outs = [linear.out for linear in linears if linear.name.endswith((".k_proj", ".v_proj"))]
+    latent = [linear.out for linear in linears if linear.name.endswith(".kv_a_proj_with_mqa")]
     if latent:
         return replace(cache, values=latent[0], heads=1)
-    if not any(one.part == "attention" for one in linears):
+    if not any(linear.part == "attention" for linear in linears):
         return CacheShape(state=cache.state)
     values = sum(outs) if len(outs) == 2 else cache.values
     return replace(cache, values=values, heads=cache.heads if values % cache.heads == 0 else 1)
@@ -228,9 +229,9 @@ def _elements(sizes: Sizes) -> int:
     return sum(prod(shape) for shape in sizes.values())
 
 
-def _differences(counted: ModelShape, found: ModelShape) -> list[str]:
+def _differences(counted: ModelShape, stored: ModelShape) -> list[str]:
     """Where files and config do not agree, part by part."""
-    ours, theirs = _parts(counted), _parts(found)
+    ours, theirs = _parts(counted), _parts(stored)
     return [
         f"{part}: {theirs.get(part, 0):,} parameters in the files, {ours.get(part, 0):,} by "
         "config.json"
@@ -240,9 +241,9 @@ def _differences(counted: ModelShape, found: ModelShape) -> list[str]:
 
 
 def _parts(shape: ModelShape) -> dict[str, int]:
-    held: dict[str, int] = {"embedding": shape.embedding, "head": shape.head}
-    for one in shape.linears:
-        held[one.part] = held.get(one.part, 0) + one.weights + one.biases
-    held["norms and the like"] = shape.other + sum(block.other for block in shape.blocks)
-    held["towers"] = sum(shape.towers.values())
-    return held
+    counts = {"embedding": shape.embedding, "head": shape.head}
+    for linear in shape.linears:
+        counts[linear.part] = counts.get(linear.part, 0) + linear.weights + linear.biases
+    counts["norms and the like"] = shape.other + sum(block.other for block in shape.blocks)
+    counts["towers"] = sum(shape.towers.values())
+    return counts

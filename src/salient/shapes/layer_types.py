@@ -1,4 +1,4 @@
-"""Which kind of attention and of MLP each block has, by the many words that configs have for it.
+"""The kind of attention and of MLP of each block, by the many keys that configs have for it.
 
 Imports no torch.
 """
@@ -6,8 +6,8 @@ Imports no torch.
 from .config_reader import MOST_LAYERS, ConfigReader
 from .family import Family
 
-# What configs call a block's attention -> a word of ours: "mixer" is what stands in its place,
-# "both" has both side by side, "none" is a block of an MLP alone.
+# The name of a block's attention in configs -> ours: "mixer" replaces it, "both" has both in
+# parallel, "none" is a block that has only an MLP.
 NAMES = {
     "full_attention": "full",
     "attention": "full",
@@ -23,87 +23,93 @@ NAMES = {
 }
 
 
-def attentions(row: Family, says: ConfigReader, layers: int) -> list[str]:
+def attentions(family: Family, config: ConfigReader, layers: int) -> list[str]:
     """Of each block: "full", "sliding", "chunked", "mixer", "both" or "none"."""
-    word = "layer_types" if says.has("layer_types") else "layers_block_type"
-    named = says.words(word, layers)
+    key = "layer_types" if config.has("layer_types") else "layers_block_type"
+    named = config.strings(key, layers)
     if named is None:
-        return _mixed(row, says, layers) if row.mixer else _windowed(row, says, layers)
+        return _mixed(family, config, layers) if family.mixer else _windowed(family, config, layers)
     if not set(named) <= set(NAMES):
-        says.refuse(word, f"a list of {', '.join(NAMES)}", sorted(set(named) - set(NAMES)))
-    found = [NAMES[name] for name in named]
-    if not row.mixer and {"mixer", "both"} & set(found):
-        kind = says.model_type
-        says.refuse(word, f"attention in every block, as models of type {kind!r} have it", named)
-    return found
+        config.refuse(key, f"a list of {', '.join(NAMES)}", sorted(set(named) - set(NAMES)))
+    kinds = [NAMES[name] for name in named]
+    if not family.mixer and {"mixer", "both"} & set(kinds):
+        kind = config.model_type
+        config.refuse(key, f"attention in every block, as models of type {kind!r} have it", named)
+    return kinds
 
 
-def _mixed(row: Family, says: ConfigReader, layers: int) -> list[str]:
-    """Attention in some blocks only, or beside the mixer in all."""
-    if row.beside:
+def _mixed(family: Family, config: ConfigReader, layers: int) -> list[str]:
+    """Attention in some blocks, or in parallel with the mixer in all."""
+    if family.parallel:
         return ["both"] * layers
-    for word in ("attn_layer_indices", "full_attn_idxs"):
-        listed = says.numbers(word)
+    for key in ("attn_layer_indices", "full_attn_idxs"):
+        listed = config.integers(key)
         if listed is not None:
             full = frozenset(listed)
             return ["full" if index in full else "mixer" for index in range(layers)]
-    if says.has("attn_layer_period"):
-        period = says.count("attn_layer_period", most=MOST_LAYERS)
-        offset = says.count("attn_layer_offset", 0, least=0, most=MOST_LAYERS)
+    if config.has("attn_layer_period"):
+        period = config.count("attn_layer_period", most=MOST_LAYERS)
+        offset = config.count("attn_layer_offset", 0, least=0, most=MOST_LAYERS)
         return ["full" if i % period == offset % period else "mixer" for i in range(layers)]
-    every = says.count("full_attention_interval", MOST_LAYERS + 1)
+    every = config.count("full_attention_interval", MOST_LAYERS + 1)
     return ["mixer" if (index + 1) % every else "full" for index in range(layers)]
 
 
-def _windowed(row: Family, says: ConfigReader, layers: int) -> list[str]:
-    """Full attention, but where the family lets sliding_window hold."""
-    sized = says.has("sliding_window") and says.value("sliding_window")[1] != 0
-    if not row.window or not sized:
+def _windowed(family: Family, config: ConfigReader, layers: int) -> list[str]:
+    """Full attention, except where sliding_window applies in the family."""
+    sized = config.has("sliding_window") and config.value("sliding_window")[1] != 0
+    if not family.window or not sized:
         return ["full"] * layers
-    if row.window == "pattern":
-        word = "sliding_window_pattern"
-        every = says.count(word if says.has(word) else f"_{word}", row.pattern, most=MOST_LAYERS)
+    if family.window == "pattern":
+        key = "sliding_window_pattern"
+        every = config.count(
+            key if config.has(key) else f"_{key}", family.pattern, most=MOST_LAYERS
+        )
         return ["sliding" if (index + 1) % every else "full" for index in range(layers)]
-    if not says.flag("use_sliding_window", default=row.window == "all"):
+    if not config.flag("use_sliding_window", default=family.window == "all"):
         return ["full"] * layers
-    first = says.count("max_window_layers", 0, least=0) if row.window == "flag" else 0
+    first = config.count("max_window_layers", 0, least=0) if family.window == "flag" else 0
     return ["sliding" if index >= first else "full" for index in range(layers)]
 
 
-def feeds(row: Family, says: ConfigReader, layers: int) -> list[str]:
-    """What stands behind the attention of each block: "dense", "experts" or "none"."""
-    named = says.words("mlp_layer_types", layers)
+def feeds(family: Family, config: ConfigReader, layers: int) -> list[str]:
+    """What follows the attention of each block: "dense", "experts" or "none"."""
+    named = config.strings("mlp_layer_types", layers)
     if named:
         known = {"dense": "dense", "sparse": "experts", "none": "none"}
         if not set(named) <= set(known):
-            says.refuse("mlp_layer_types", "a list of 'dense' and 'sparse'")
+            config.refuse("mlp_layer_types", "a list of 'dense' and 'sparse'")
         return [known[name] for name in named]
-    if row.experts is None or not says.has("num_experts") or says.count("num_experts", least=0) < 2:
-        return ["experts" if _only_shared(row) else "dense"] * layers
-    sparse = _sparse(says, layers)
+    if (
+        family.experts is None
+        or not config.has("num_experts")
+        or config.count("num_experts", least=0) < 2
+    ):
+        return ["experts" if _only_shared(family) else "dense"] * layers
+    sparse = _sparse(config, layers)
     return ["experts" if index in sparse else "dense" for index in range(layers)]
 
 
-def _only_shared(row: Family) -> bool:
-    """Granite's hybrids without experts keep the shared one and nothing else."""
-    return bool(row.experts and row.experts.shared_inner == "shared_intermediate_size")
+def _only_shared(family: Family) -> bool:
+    """Granite's hybrids without experts have only the shared one."""
+    return bool(family.experts and family.experts.shared_inner == "shared_intermediate_size")
 
 
-def _sparse(says: ConfigReader, layers: int) -> frozenset[int]:
-    """The blocks with experts, by any of the words that families have for it."""
-    listed = says.numbers("moe_layers")
+def _sparse(config: ConfigReader, layers: int) -> frozenset[int]:
+    """The blocks with experts, by any of the keys that families have for it."""
+    listed = config.integers("moe_layers")
     if listed is not None:
         return frozenset(listed)
     first = max(
-        says.count("first_k_dense_replace", 0, least=0),
-        says.count("moe_layer_start_index", 0, least=0),
+        config.count("first_k_dense_replace", 0, least=0),
+        config.count("moe_layer_start_index", 0, least=0),
     )
-    last = says.count("moe_layer_end_index", -1, least=-1)
-    found = set(range(first, layers if last < 0 else min(layers, last + 1)))
-    for word in ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval"):
-        step = says.count(word, 1, most=MOST_LAYERS)
-        found &= set(range(step - 1, layers, step))
-    period = says.count("expert_layer_period", 1, most=MOST_LAYERS)
-    offset = says.count("expert_layer_offset", 0, least=0, most=MOST_LAYERS)
-    found &= set(range(offset % period, layers, period))
-    return frozenset(found.difference(says.numbers("mlp_only_layers") or ()))
+    last = config.count("moe_layer_end_index", -1, least=-1)
+    sparse = set(range(first, layers if last < 0 else min(layers, last + 1)))
+    for key in ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval"):
+        step = config.count(key, 1, most=MOST_LAYERS)
+        sparse &= set(range(step - 1, layers, step))
+    period = config.count("expert_layer_period", 1, most=MOST_LAYERS)
+    offset = config.count("expert_layer_offset", 0, least=0, most=MOST_LAYERS)
+    sparse &= set(range(offset % period, layers, period))
+    return frozenset(sparse.difference(config.integers("mlp_only_layers") or ()))

@@ -1,6 +1,6 @@
-"""A model's shape: its matrices, what it keeps of a sequence, and the counts that follow.
+"""A model's shape: its matrices, its cache, and the counts of parameters that follow.
 
-Exact numbers of parameters, no rule of thumb. `architectures` reads a config.json into one.
+The counts are exact; `from_config` makes a shape of a config.json.
 Imports no torch.
 """
 
@@ -14,15 +14,15 @@ Part = Literal["attention", "mlp", "experts", "shared experts", "router", "mixer
 
 @dataclass(frozen=True)
 class LinearShape:
-    """A matrix of a block (or `copies` like ones: experts).
+    """A matrix of a block (or `copies` of it: experts).
 
     name: its path in the block, "self_attn.q_proj"; of experts "mlp.experts.*.gate_proj", also
         where the files keep all experts in one tensor
     out, width: output and input features
-    part: what it belongs to; "mixer" is what stands in attention's place (Mamba, delta rule)
-    split: how tensor parallelism cuts it: its outputs (column parallel), its inputs (row parallel),
-        or not at all
-    joined: the module that engines join it into ("qkv_proj", "gate_up_proj"), "" if none
+    part: what it belongs to; a "mixer" replaces attention (Mamba, delta rule)
+    split: how tensor parallelism cuts it: over its outputs (column parallel), its inputs (row
+        parallel), or not at all
+    joined: the module that engines merge it into ("qkv_proj", "gate_up_proj"), "" if none
     bias: whether it has one, of `out` values
     copies, active: experts, and how many of them a token passes through
     unquantized: whether it stays so in every 4-bit format (routers, gates of a few outputs)
@@ -56,11 +56,11 @@ class LinearShape:
 
 @dataclass(frozen=True)
 class CacheShape:
-    """What a block keeps of each sequence.
+    """A block's cache of each sequence.
 
     values: numbers a token, over all heads: 2 * kv_heads * head_dim, or MLA's latent + rotary part
     heads: the key-value heads over which tensor parallelism can divide it (1: every GPU holds all)
-    window: tokens that it keeps at most (sliding window), None for all
+    window: tokens that it holds at most (sliding window), None for all
     state: numbers a sequence, however long it is (Mamba, delta rule)
     """
 
@@ -70,13 +70,13 @@ class CacheShape:
     state: int = 0
 
     def tokens(self, context: int) -> int:
-        """How many of `context` tokens it keeps."""
+        """How many of `context` tokens it holds."""
         return context if self.window is None else min(context, self.window)
 
 
 @dataclass(frozen=True)
 class BlockShape:
-    """One decoder layer. kind: words for people, such as "sliding attention, experts"."""
+    """One decoder layer. kind: a label such as "sliding attention, experts"."""
 
     kind: str
     linears: tuple[LinearShape, ...]
@@ -93,13 +93,13 @@ class ModelShape:
     """A whole model.
 
     embedding: parameters of the token (and learned position) embeddings
-    head: parameters of an output head of its own, 0 where it is tied to the embedding
+    head: parameters of the output head, 0 where it is tied to the embedding
     other: parameters outside blocks: final norms, projections of embeddings
-    towers: parts beside the language model that stay at 16 bits, by name: "vision tower", ...
-    context: tokens that it was made for, None where the config does not say
+    towers: unquantized parts outside the language model, by name: "vision tower", ...
+    context: maximum context length, None where the config has none
     dtype: type of the stored weights, "bfloat16"
     quantization: the config's quantization_config, {} for a 16-bit model
-    notes: what the reader assumed, in words
+    notes: assumptions
     """
 
     model_type: str
@@ -109,10 +109,10 @@ class ModelShape:
     embedding: int
     head: int
     other: int = 0
-    towers: dict[str, int] = field(default_factory=dict)
+    towers: dict[str, int] = field(default_factory=dict[str, int])
     context: int | None = None
     dtype: str = "bfloat16"
-    quantization: dict[str, Any] = field(default_factory=dict)
+    quantization: dict[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
 
     @property
@@ -152,11 +152,11 @@ class ModelShape:
         return sum(linear.weights for linear in self.linears if which(linear))
 
     def cache_values(self, context: int) -> int:
-        """Numbers that a sequence of `context` tokens keeps, all blocks together."""
+        """Cached numbers of a sequence of `context` tokens, over all blocks."""
         caches = [block.cache for block in self.blocks]
         return sum(cache.values * cache.tokens(context) + cache.state for cache in caches)
 
     @property
     def values_per_token(self) -> int:
-        """Numbers that one more token keeps while no window is full."""
+        """Cached numbers of one more token while no window is full."""
         return sum(block.cache.values for block in self.blocks)

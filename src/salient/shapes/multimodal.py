@@ -1,7 +1,7 @@
-"""Parameters of the towers beside a language model: images, sound. Imports no torch.
+"""Parameters of a model's towers for images and sound. Imports no torch.
 
-They stay at 16 bits and keep nothing of a sequence, so that a number each is enough. Known are the
-vision transformers of the families in `TOWERS`; others are estimated, which a note says.
+They stay unquantized and cache nothing, so that one number each is enough. `TOWERS` has the known
+vision transformers; others are estimated, with a note.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ class Tower:
     """How a vision transformer differs from SigLIP's (arXiv 2303.15343).
 
     gated: its MLP has a gate; bias: its linears have biases; norm_bias: its norms
-    patch_bias: the embedding of patches
-    positions: a learned vector a patch, one more for a class, as many as the config says, or none
-    outer: norms beside the blocks; pooled: an attention over all patches at the end
+    patch_bias: whether the embedding of patches has one
+    positions: a learned vector a patch, one more for a class, as many as the config has, or none
+    outer: norms outside the blocks; pooled: an attention over all patches at the end
     merger: Qwen's joining of neighbouring patches; deepstack: one more for some blocks
     adapter: Llama 4's two linears after the blocks
-    keys: words under other keys
+    keys: names under other keys
     """
 
     gated: bool = False
@@ -71,23 +71,23 @@ TOWERS: dict[str, Tower] = {
 
 def towers(whole: ConfigReader, hidden: int) -> tuple[dict[str, int], list[str]]:
     """Parameters of each tower and of what joins it to a text of width `hidden`, and notes."""
-    found: dict[str, int] = {}
-    notes = []
-    for word, name in NAMES.items():
-        part = whole.part(word)
+    counts: dict[str, int] = {}
+    notes: list[str] = []
+    for key, name in NAMES.items():
+        part = whole.section(key)
         if not part:
             continue
         kind = _kind(part.get("model_type"), whole)
         if kind is None:
-            found[name] = _estimate(ConfigReader(part, whole.source))
+            counts[name] = _estimate(ConfigReader(part, whole.source))
             notes.append(f"its {name} is of an unknown kind: counted roughly, as plain blocks")
             continue
         keys = dict(TOWERS[kind].keys)
-        says = ConfigReader(part, whole.source, keys, {"model_type": kind, "num_channels": 3})
-        found[name] = _vision(TOWERS[kind], says, hidden)
+        config = ConfigReader(part, whole.source, keys, {"model_type": kind, "num_channels": 3})
+        counts[name] = _vision(TOWERS[kind], config, hidden)
         if whole.model_type in PROJECTORS:
-            found["projector"] = PROJECTORS[whole.model_type](whole, says, hidden)
-    return found, notes
+            counts["projector"] = PROJECTORS[whole.model_type](whole, config, hidden)
+    return counts, notes
 
 
 def _kind(name: object, whole: ConfigReader) -> str | None:
@@ -96,55 +96,55 @@ def _kind(name: object, whole: ConfigReader) -> str | None:
     return next((n for n in (*names, whole.model_type) if n in TOWERS), None)
 
 
-def _estimate(says: ConfigReader) -> int:
+def _estimate(config: ConfigReader) -> int:
     """12 * width^2 a block, as a plain transformer has."""
     try:
-        word = "hidden_size" if says.has("hidden_size") else "d_model"
-        deep = next(w for w in ("num_hidden_layers", "depth", "encoder_layers") if says.has(w))
-        return 12 * says.count(word) ** 2 * says.count(deep, most=MOST_LAYERS)
+        key = "hidden_size" if config.has("hidden_size") else "d_model"
+        deep = next(w for w in ("num_hidden_layers", "depth", "encoder_layers") if config.has(w))
+        return 12 * config.count(key) ** 2 * config.count(deep, most=MOST_LAYERS)
     except (ModelError, StopIteration):
         return 0
 
 
-def _vision(tower: Tower, says: ConfigReader, hidden: int) -> int:
-    wide = says.count("hidden_size")
-    inner = says.count("intermediate_size", int(says.factor("mlp_ratio", 4) * wide))
+def _vision(tower: Tower, config: ConfigReader, hidden: int) -> int:
+    wide = config.count("hidden_size")
+    inner = config.count("intermediate_size", int(config.factor("mlp_ratio", 4) * wide))
     norm = wide * (2 if tower.norm_bias else 1)
     entries, mlp = (2 if tower.gated else 1), _linear(inner, wide, bias=tower.bias)
     mlp += entries * _linear(wide, inner, bias=tower.bias)
     block = 2 * norm + 4 * _linear(wide, wide, bias=tower.bias) + mlp
-    total = block * says.count("num_hidden_layers", most=MOST_LAYERS) + tower.outer * norm
-    total += _patches(tower, says, wide)
-    if says.flag("vision_use_head", default=tower.pooled):
+    total = block * config.count("num_hidden_layers", most=MOST_LAYERS) + tower.outer * norm
+    total += _patches(tower, config, wide)
+    if config.flag("vision_use_head", default=tower.pooled):
         total += wide + norm + 4 * _linear(wide, wide) + mlp
     if tower.merger:
-        total += _merger(tower, says, norm, hidden)
+        total += _merger(tower, config, norm, hidden)
     if tower.adapter:
-        into, last = says.count("projector_input_dim"), says.count("projector_output_dim")
+        into, last = config.count("projector_input_dim"), config.count("projector_output_dim")
         total += _linear(inner, into, bias=False) + _linear(last, last, bias=False)
     return total
 
 
-def _patches(tower: Tower, says: ConfigReader, wide: int) -> int:
+def _patches(tower: Tower, config: ConfigReader, wide: int) -> int:
     """The embedding of patches, and of their places."""
-    patch, frames = says.count("patch_size"), 1
+    patch, frames = config.count("patch_size"), 1
     if tower.merger:
-        frames = says.count("temporal_patch_size", 2)
-    total = wide * (says.count("num_channels") * frames * patch**2 + tower.patch_bias)
+        frames = config.count("temporal_patch_size", 2)
+    total = wide * (config.count("num_channels") * frames * patch**2 + tower.patch_bias)
     if tower.positions == "stated":
-        return total + says.count("num_position_embeddings") * wide
+        return total + config.count("num_position_embeddings") * wide
     if tower.positions == "":
         return total
-    places = (says.count("image_size") // patch) ** 2
+    places = (config.count("image_size") // patch) ** 2
     return total + (places + (2 if tower.positions == "class" else 0)) * wide
 
 
-def _merger(tower: Tower, says: ConfigReader, norm: int, hidden: int) -> int:
+def _merger(tower: Tower, config: ConfigReader, norm: int, hidden: int) -> int:
     """Neighbouring patches side by side, through two linears to the width of the text."""
-    side = says.count("spatial_merge_size", 2) ** 2
-    joined = says.count("hidden_size") * side
-    two = _linear(joined, joined) + _linear(joined, says.count("out_hidden_size", hidden))
-    deep = says.numbers("deepstack_visual_indexes") if tower.deepstack else None
+    side = config.count("spatial_merge_size", 2) ** 2
+    joined = config.count("hidden_size") * side
+    two = _linear(joined, joined) + _linear(joined, config.count("out_hidden_size", hidden))
+    deep = config.integers("deepstack_visual_indexes") if tower.deepstack else None
     return norm + two + len(deep or ()) * (norm * side + two)
 
 
@@ -152,35 +152,35 @@ def _linear(width: int, out: int, *, bias: bool = True) -> int:
     return out * (width + bias)
 
 
-def _llava(whole: ConfigReader, says: ConfigReader, hidden: int) -> int:
+def _llava(whole: ConfigReader, config: ConfigReader, hidden: int) -> int:
     bias = whole.flag("multimodal_projector_bias", default=True)
-    wide = says.count("hidden_size")
+    wide = config.count("hidden_size")
     newline = hidden if whole.model_type == "llava_next" else 0
     return _linear(wide, hidden, bias=bias) + _linear(hidden, hidden, bias=bias) + newline
 
 
-def _mistral3(whole: ConfigReader, says: ConfigReader, hidden: int) -> int:
+def _mistral3(whole: ConfigReader, config: ConfigReader, hidden: int) -> int:
     """A norm, a merger of neighbouring patches, two linears."""
-    wide, side = says.count("hidden_size"), whole.count("spatial_merge_size", 2)
+    wide, side = config.count("hidden_size"), whole.count("spatial_merge_size", 2)
     bias = whole.flag("multimodal_projector_bias")
     first = wide + _linear(wide * side**2, wide, bias=False)
     return first + _linear(wide, hidden, bias=bias) + _linear(hidden, hidden, bias=bias)
 
 
-def _connector(whole: ConfigReader, says: ConfigReader, hidden: int) -> int:
+def _connector(whole: ConfigReader, config: ConfigReader, hidden: int) -> int:
     side = whole.count("scale_factor", 2)
-    return _linear(says.count("hidden_size") * side**2, hidden, bias=False)
+    return _linear(config.count("hidden_size") * side**2, hidden, bias=False)
 
 
 PROJECTORS: dict[str, Callable[[ConfigReader, ConfigReader, int], int]] = {
     "llava": _llava,
     "llava_next": _llava,
     "mistral3": _mistral3,
-    "gemma3": lambda _, says, hidden: says.count("hidden_size") * (hidden + 1),
-    "paligemma": lambda _, says, hidden: _linear(
-        says.count("hidden_size"), says.count("projection_dim", hidden)
+    "gemma3": lambda _, config, hidden: config.count("hidden_size") * (hidden + 1),
+    "paligemma": lambda _, config, hidden: _linear(
+        config.count("hidden_size"), config.count("projection_dim", hidden)
     ),
     "idefics3": _connector,
     "smolvlm": _connector,
-    "llama4": lambda _, says, hidden: says.count("vision_output_dim") * hidden,
+    "llama4": lambda _, config, hidden: config.count("vision_output_dim") * hidden,
 }

@@ -1,6 +1,6 @@
-"""From what a user types for a model to its shape: a folder, a config, a known name, a Hub id.
+"""From the name of a model to its shape: a folder, a config, a shipped name, a Hub id.
 
-No tensor is read, and nothing but a config.json is ever fetched. Imports no torch.
+No tensor is read, and only a config.json is ever fetched. Imports no torch.
 """
 
 import difflib
@@ -12,7 +12,7 @@ from typing import Any
 from salient.core.errors import ModelError
 from salient.core.model_files import INDEX, SINGLE, read_json, stored_tensors
 
-from .families_dense import ARCHITECTURES
+from .families import ARCHITECTURES
 from .from_config import family_of, read_shape
 from .from_safetensors import frame_of, stored_shape
 from .model_shape import ModelShape
@@ -20,7 +20,7 @@ from .model_shape import ModelShape
 CONFIGS = Path(__file__).parent / "configs"
 DEMO_NAME = "smollm2-135m"
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M"
-# Endings of names whose models have the shape of the one without.
+# Suffixes of models that have the shape of the one without.
 TUNED = ("-instruct", "-it", "-chat", "-base")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FETCH_SECONDS = 5.0
@@ -28,8 +28,8 @@ LONGEST_ID = 96  # letters of a Hub id (huggingface_hub, `validate_repo_id`)
 FITS = "Give a folder with config.json and safetensors, a config.json, or a Hub id like 'org/name'."
 
 
-def describe(name: str) -> tuple[ModelShape, str]:
-    """The shape of what `name` names, and where it came from in words.
+def resolve_shape(name: str) -> tuple[ModelShape, str]:
+    """The shape of the model called `name`, and where it is from.
 
     A folder, a path to a config.json, the demo model's name, a model whose config comes with
     Salient (by its Hub id or the last part of it, whatever the case), else a Hub id. Raises
@@ -42,9 +42,8 @@ def describe(name: str) -> tuple[ModelShape, str]:
         return _file(path), f"the file {path}"
     shipped = _shipped(name)
     if shipped is not None:
-        return _read_shipped(
-            shipped, name
-        ), f"the config of {_id_of(shipped)}, shipped with Salient"
+        origin = f"the config of {_id_of(shipped)}, shipped with Salient"
+        return _read_shipped(shipped, name), origin
     if name.startswith((".", "/", "~")) or name.endswith(".json"):
         raise ModelError(f"No file or folder {name!r}. {FITS}")
     if name.count("/") != 1 or len(name) > LONGEST_ID:
@@ -54,9 +53,9 @@ def describe(name: str) -> tuple[ModelShape, str]:
     return _from_hub(name), f"config.json of {name} on the Hugging Face Hub"
 
 
-def typed_name(name: str) -> str:
-    """What other commands and engines take for `name`: a shipped model's whole Hub id for the last
-    part of it, anything else as it is."""
+def full_name(name: str) -> str:
+    """The name for other commands and engines: the whole Hub id for the last part of a shipped one,
+    anything else unchanged."""
     path = _path(name)
     shipped = _shipped(name)
     if "/" in name or name.lower() == DEMO_NAME or shipped is None or (path and path.exists()):
@@ -67,17 +66,17 @@ def typed_name(name: str) -> str:
 
 
 def shape_of_folder(folder: Path) -> ModelShape:
-    """The shape of a model folder, exact where its safetensors are there.
+    """The shape of a model folder, exact where it has safetensors.
 
-    Where config.json and the headers differ, the headers count and a note says so. Raises
+    Where config.json and the headers differ, the headers count, with a note. Raises
     ModelError for a config or a file that cannot be read.
     """
     config = read_json(folder / "config.json")
     kind = family_of(config)
     if not ((folder / INDEX).exists() or (folder / SINGLE).exists()):
         shape = read_shape(config)
-        said = "the folder holds no safetensors: counted from its config.json alone"
-        return replace(shape, notes=(*shape.notes, said))
+        note = "the folder holds no safetensors: counted from its config.json alone"
+        return replace(shape, notes=(*shape.notes, note))
     tensors = list(stored_tensors(folder).values())
     if kind in ARCHITECTURES:
         return stored_shape(read_shape(config), tensors, known=True)
@@ -89,7 +88,7 @@ def shape_of_folder(folder: Path) -> ModelShape:
 
 
 def _path(name: str) -> Path | None:
-    """`name` as a path, None where it can be none."""
+    """`name` as a path, None where it cannot be one."""
     try:
         path = Path(name).expanduser()
         path.is_dir()
@@ -103,14 +102,14 @@ def _file(path: Path) -> ModelShape:
     ending = path.suffix.lower()
     if ending == ".json" and path.is_file():
         return read_shape(read_json(path), path.name)
-    said = "is no config.json."
+    reason = "is no config.json."
     if ending == ".gguf":
-        said = "is a GGUF file, for llama.cpp; give the model that it was made from."
+        reason = "is a GGUF file, for llama.cpp; give the model that it was made from."
     if ending in PICKLES:
-        said = "is a pickle, which Salient does not open: convert the model to safetensors."
+        reason = "is a pickle, which Salient does not open: convert the model to safetensors."
     if ending == ".safetensors":
-        said = "holds weights without a config; give the folder that it is in."
-    raise ModelError(f"{path} {said} {FITS}")
+        reason = "holds weights without a config; give the folder that it is in."
+    raise ModelError(f"{path} {reason} {FITS}")
 
 
 def _id_of(config: Path) -> str:
@@ -118,7 +117,7 @@ def _id_of(config: Path) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name without case and without the ending of a tuned version."""
+    """A name in lower case without the suffix of a tuned version."""
     plain = name.lower()
     for ending in TUNED:
         plain = plain.removesuffix(ending)
@@ -136,27 +135,27 @@ def _shipped(name: str) -> Path | None:
 
 
 def _read_shipped(config: Path, name: str) -> ModelShape:
-    """Its shape, with a note if a tuned version was asked for, which may have another context."""
+    """Its shape, with a note for a tuned version, which may have another context length."""
     shape, own = read_shape(read_json(config), config.name), _id_of(config)
     if name.lower() in (DEMO_NAME, own.lower(), own.lower().rpartition("/")[2]):
         return shape
-    said = f"{name} has the matrices of {own}; its context may be another"
-    return replace(shape, notes=(*shape.notes, said))
+    note = f"{name} has the matrices of {own}; its context may be another"
+    return replace(shape, notes=(*shape.notes, note))
 
 
 def _nearest(name: str) -> str:
-    """The shipped models whose names are most like `name`."""
+    """The shipped models with the names most like `name`."""
     known = {_id_of(config) for config in CONFIGS.glob("*.json")}
-    ends = {_plain(one).rpartition("/")[2]: one for one in known}
+    ends = {_plain(model).rpartition("/")[2]: model for model in known}
     near = difflib.get_close_matches(_plain(name).rpartition("/")[2], ends, n=3, cutoff=0.4)
-    listed = [ends[one] for one in near] or sorted(known)
+    listed = [ends[end] for end in near] or sorted(known)
     return f"Configs that come with Salient{', nearest first' if near else ''}: " + (
         ", ".join(listed) + "."
     )
 
 
 def _from_hub(name: str) -> ModelShape:
-    """The shape of a Hub model. Raises ModelError where the Hub cannot be asked or says no."""
+    """The shape of a Hub model. Raises ModelError where the Hub cannot be reached or refuses."""
     try:
         config = _hub_config(name)
     except Exception as error:  # of the Hub, its cache, and an HTTP library that may change
@@ -177,6 +176,6 @@ def _hub_config(name: str) -> Any:
     if isinstance(cached, str):
         return json.loads(Path(cached).read_text(encoding="utf-8"))
     url, headers = hf_hub_url(name, "config.json"), build_hf_headers()
-    answer = get_session().get(url, headers=headers, timeout=FETCH_SECONDS, follow_redirects=True)
-    hf_raise_for_status(answer)
-    return answer.json()
+    response = get_session().get(url, headers=headers, timeout=FETCH_SECONDS, follow_redirects=True)
+    hf_raise_for_status(response)
+    return response.json()

@@ -1,4 +1,4 @@
-"""What a stored tensor is, by its name: part of a block, an embedding, a tower, a scale of codes.
+"""The role of a stored tensor by its name: part of a block, an embedding, a tower, a scale.
 
 Imports no torch.
 """
@@ -11,8 +11,8 @@ from salient.core.model_files import ELEMENT_BYTES, StoredTensor
 
 from .model_shape import LinearShape, Part
 
-# No parameters: beside the codes scales, zeros and orders, and tables that are computed.
-SIDE = re.compile(
+# No parameters: scales, zeros and orders of the codes, and tables that are computed.
+AUXILIARY = re.compile(
     r"(^|\.)(scales|qzeros|g_idx|SCB|weight_format|weight_scale(_inv|_2)?|weight_zero_point|"
     r"weight_shape|weight_g_idx|(weight|input)_global_scale|input_scale|output_scale|[kvq]_scale|"
     r"weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*)|inv_freq|"
@@ -20,8 +20,8 @@ SIDE = re.compile(
 )
 BLOCK = re.compile(r"^((?:.*?\.)?(?:layers|h|blocks|layer))\.([0-9]{1,9})\.(.+)$")
 EXPERT = re.compile(r"\bexperts\.\d+\.")
-# Words in the names of what stands beside the language model.
-BESIDE = (
+# Parts of the names of what does not belong to the language model.
+TOWER_NAMES = (
     "vision", "visual", "audio", "speech", "image", "video", "mtp", "projector", "connector",
     "resampler", "perceiver", "talker", "merger",
 )  # fmt: skip
@@ -55,55 +55,55 @@ _PARTS: tuple[tuple[Part, tuple[str, ...]], ...] = (
 )
 _OF_ATTENTION = frozenset(("q_proj", "k_proj", "v_proj", "o_proj"))
 _ROUTERS = re.compile(r"(^|\.)(router|gate|shared_expert_gate)(\.(wg|layer|weight))?$")
-FEWEST_OUTPUTS = 8  # a packed word of the formats; smaller linears stay at 16 bits
+FEWEST_OUTPUTS = 8  # a packed word of the formats; smaller linears stay unquantized
 
 
-def is_parameter(one: StoredTensor) -> bool:
-    """Whether a tensor is one: no scale, no table, no causal mask as old GPT-2 files have it."""
-    mask = one.name.endswith(".bias") and len(one.shape) == 4
-    return not mask and SIDE.search(one.name) is None
+def is_parameter(tensor: StoredTensor) -> bool:
+    """Whether it is no scale, no table and no causal mask (of old GPT-2 files)."""
+    mask = tensor.name.endswith(".bias") and len(tensor.shape) == 4
+    return not mask and AUXILIARY.search(tensor.name) is None
 
 
-def at_sixteen_bits(one: StoredTensor, quantization: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """The parameter that `one` holds, and its shape before it was packed.
+def unpacked(tensor: StoredTensor, quantization: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """The name of the parameter in a tensor, and its shape before it was packed.
 
     AWQ packs outputs ([in, out / 8]), GPTQ inputs ([in / 8, out]); compressed-tensors packs inputs
     ([out, in / 8]); MXFP4 has 16 bytes for 32 inputs ([experts, out, in / 32, 16]).
     """
     method = quantization.get("quant_method")
-    home, _, leaf = one.name.rpartition(".")
-    shape = one.shape
+    home, _, leaf = tensor.name.rpartition(".")
+    shape = tensor.shape
     if leaf == "qweight" and len(shape) == 2:
-        more = 32 // _bits(quantization)
-        rows = (shape[0] * more, shape[1]) if method == "gptq" else (shape[0], shape[1] * more)
+        codes = 32 // _bits(quantization)
+        rows = (shape[0] * codes, shape[1]) if method == "gptq" else (shape[0], shape[1] * codes)
         return f"{home}.weight", rows[::-1]
     if leaf == "weight_packed" and len(shape) >= 2:
-        more = ELEMENT_BYTES.get(one.dtype, 4) * 8 // _bits(quantization)
-        return f"{home}.weight", (*shape[:-1], shape[-1] * more)
+        codes = ELEMENT_BYTES.get(tensor.dtype, 4) * 8 // _bits(quantization)
+        return f"{home}.weight", (*shape[:-1], shape[-1] * codes)
     if leaf.endswith("_blocks") and len(shape) == 4:
-        return one.name.removesuffix("_blocks"), (*shape[:2], shape[2] * shape[3] * 2)
-    if leaf == "weight" and one.dtype == "U8" and quantization and len(shape) >= 2:
-        return one.name, (*shape[:-1], shape[-1] * 2)
-    return one.name, shape
+        return tensor.name.removesuffix("_blocks"), (*shape[:2], shape[2] * shape[3] * 2)
+    if leaf == "weight" and tensor.dtype == "U8" and quantization and len(shape) >= 2:
+        return tensor.name, (*shape[:-1], shape[-1] * 2)
+    return tensor.name, shape
 
 
 def _bits(quantization: dict[str, Any]) -> int:
     """Bits of a code, 4 where the config does not say."""
     groups = quantization.get("config_groups")
-    found = quantization.get("bits", quantization.get("w_bit"))
+    bits = quantization.get("bits", quantization.get("w_bit"))
     for group in groups.values() if isinstance(groups, dict) else ():
         weights = group.get("weights") if isinstance(group, dict) else None
-        found = weights.get("num_bits") if isinstance(weights, dict) else found
-    return found if type(found) is int and found in (2, 3, 4, 8) else 4
+        bits = weights.get("num_bits") if isinstance(weights, dict) else bits
+    return bits if type(bits) is int and bits in (2, 3, 4, 8) else 4
 
 
-def is_beside(name: str) -> bool:
+def is_tower(name: str) -> bool:
     """Whether a tensor belongs to a tower and not to the language model."""
-    return any(word in name for word in BESIDE)
+    return any(word in name for word in TOWER_NAMES)
 
 
 def tower_of(name: str) -> str:
-    """The first part of a name that says something."""
+    """The first specific part of a name."""
     parts = name.split(".")
     return next((part for part in parts if part not in OUTER), parts[0])
 
@@ -118,7 +118,7 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and name.endswith(".weight") and prod(shape) > 0
 
 
-def guessed(name: str, out: int, width: int, *, copies: int, active: int) -> LinearShape:
+def guess_linear(name: str, out: int, width: int, *, copies: int, active: int) -> LinearShape:
     """A linear of an unknown family, by its name."""
     last = name.rpartition(".")[2]
     router = _ROUTERS.search(name) is not None
@@ -140,8 +140,8 @@ def guessed(name: str, out: int, width: int, *, copies: int, active: int) -> Lin
 
 
 def _part(name: str, last: str) -> Part:
-    """What a linear belongs to. An attention may stand where other blocks have a mixer."""
-    for part, words in _PARTS:
-        if any(word in name for word in words):
+    """What a linear belongs to. Some blocks have an attention where others have a mixer."""
+    for part, names in _PARTS:
+        if any(word in name for word in names):
             return "attention" if part == "mixer" and last in _OF_ATTENTION else part
     return "mlp"
