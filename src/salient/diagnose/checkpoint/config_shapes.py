@@ -13,7 +13,6 @@ from .contents import (
     as_integer,
     change,
     changes,
-    counted,
     in_block,
     pattern,
 )
@@ -188,13 +187,10 @@ def _blocks(contents: CheckpointContents, prefix: str | None, layers: int) -> li
     absent = sorted(set(range(layers)) - present)
     extra = as_integer(contents.config_value("num_nextn_predict_layers")) or 0
     blocks = absent or sorted(index for index in present if index >= layers + extra)
+    row, text = "config-layers-extra", "not counted"
     if absent:
-        title, text = f"Without tensors: {counted(len(blocks), 'block')}", "no tensors"
-        effect = "vLLM runs blocks without tensors on uninitialized memory."
-    else:
-        title, text = f"Not in config.json: {counted(len(blocks), 'block')}", "not counted"
-        effect = "Readers leave them out, or stop over tensors that they do not know."
+        row, text = "config-layers-missing", "no tensors"
     counts = f"num_hidden_layers gives {layers}; the files have {min(present)} to {max(present)}"
     places = [(f"{prefix}.{index}", text) for index in blocks]
     places = [("config.json: num_hidden_layers", counts), *places] if places else []
-    return FINDINGS["config-layers"].at(places, count=len(blocks), title=title, effect=effect)
+    return FINDINGS[row].at(places, count=len(blocks))

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 
 from salient.diagnose.finding import Finding
+from salient.diagnose.rule import Place
 
 from .contents import (
     EXPERT,
@@ -164,19 +165,13 @@ def check_unquantized(contents: CheckpointContents, groups: list[WeightArgs]) ->
     kinds = {_kind(contents, name) for name in packed}
     like = [name for name in missed if _kind(contents, name) in kinds]
     alone = [name for name in missed if name not in set(like)]
-    guessed = contents.method == "awq" and not contents.skip_entries
+    inferred = contents.method == "awq" and not contents.skip_entries
     return [
         *findings,
-        *FINDINGS["linear-16-bit"].at(
+        *FINDINGS["linear-16-bit-inferred" if inferred else "linear-16-bit"].at(
             ((place(plain[name]), "16 bits") for name in like),
             steps=_add_entries(contents, like),
-            level="warning" if guessed else None,
             key=contents.skip_key,
-            effect="vLLM 0.32 infers it from the tensors' types while the list is empty; "
-            "Transformers and older vLLM build these linears for codes."
-            if guessed
-            else "Readers build these linears for codes and find unquantized weights: vLLM stops "
-            "with \"There is no module or parameter named '...weight'\".",
         ),
         *FINDINGS["skip-entry-missing"].at(
             ((place(plain[name]), "16 bits") for name in alone),
@@ -241,26 +236,17 @@ def check_ends(contents: CheckpointContents) -> list[Finding]:
             findings += _quantized_head(contents, places)
         elif TABLES.search(leaf):
             awq = contents.method == "awq"
-            findings += FINDINGS["embedding-quantized"].at(
-                places,
-                steps=["Quantize again and skip embeddings."] if awq else [],
-                level=None if awq else "warning",
-                effect="vLLM has no AWQ embedding."
-                if awq
-                else "vLLM 0.32 reads packed embeddings; older ones and Transformers do not.",
-            )
+            row = "embedding-quantized-awq" if awq else "embedding-quantized"
+            findings += FINDINGS[row].at(places)
     heads = [t for n, t in contents.plain.items() if n.rpartition(".")[2] == "lm_head"]
     tied = contents.config_value("tie_word_embeddings") is True
     text = "config.json: tie_word_embeddings true"
     return findings + FINDINGS["head-tied"].at([(place(head), text) for head in heads[:1] if tied])
 
 
-def _quantized_head(contents: CheckpointContents, places: list[tuple[str, str]]) -> list[Finding]:
+def _quantized_head(contents: CheckpointContents, places: list[Place]) -> list[Finding]:
     old = contents.settings.get("lm_head")
     if contents.method != "awq" or old is True:
-        return FINDINGS["head-quantized"].at(places, level="warning", unless="")
-    return FINDINGS["head-quantized"].at(
-        places,
-        steps=change(contents.where, "lm_head", old, new=True),
-        unless=", and they do not: \"There is no module or parameter named 'lm_head.qweight'\"",
-    )
+        return FINDINGS["head-quantized-declared"].at(places)
+    steps = change(contents.where, "lm_head", old, new=True)
+    return FINDINGS["head-quantized"].at(places, steps=steps)

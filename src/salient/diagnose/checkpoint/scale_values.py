@@ -1,12 +1,13 @@
 """Values of scales: NaN, infinite, zero, negative, tiny, or far apart.
 
-All scales are read, in pieces, and judged by their bits; of codes only those of groups whose scale
+All scales are read, in pieces; of codes only those of groups whose scale
 is zero. numpy is imported when used.
 """
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from salient.core.model_files import ELEMENT_BYTES
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Place
 
@@ -35,21 +36,8 @@ IDS = {
 }
 
 
-@dataclass(frozen=True)
-class FloatForm:
-    """A float's layout: its size in bytes, and the bits of its exponent and sign."""
-
-    size: int
-    exponent: int
-    sign: int
-
-
-# IEEE 754 half and single; bfloat16 is the upper half of a single.
-FORMS = {
-    "F16": FloatForm(2, 0x7C00, 0x8000),
-    "BF16": FloatForm(2, 0x7F80, 0x8000),
-    "F32": FloatForm(4, 0x7F80_0000, 0x8000_0000),
-}
+# The smallest normal number of each type (IEEE 754; bfloat16 has float32's exponent).
+SMALLEST = {"F16": 2.0**-14, "BF16": 2.0**-126, "F32": 2.0**-126}
 
 
 @dataclass
@@ -57,40 +45,37 @@ class ScaleSummary:
     """The number of scales of each kind, and the first element of each."""
 
     dtype: str
-    counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    first: dict[str, int] = field(default_factory=dict[str, int])
     largest: float = 0.0
-    usual: float = 0.0  # the median of the normal positive ones
-    zeros: list[int] = field(default_factory=list)  # the first elements that are zero
+    usual: float = 0.0  # the median of the normal ones, by magnitude
+    zeros: list[int] = field(default_factory=list[int])  # the first elements that are zero
 
     def add(self, data: bytes, start: int) -> None:
         """Count a piece of scales; `start` is the number of its first element."""
         import numpy as np
 
-        form = FORMS[self.dtype]
-        bits = np.frombuffer(data, "<u2" if form.size == 2 else "<u4")
-        least = form.exponent & -form.exponent  # the smallest normal number
-        low, high = int(bits.min()), int(bits.max())
-        plain = bits
-        if low < least or high >= form.exponent:
-            exponent, size = bits & form.exponent, bits & (form.sign - 1)
-            odd = exponent == form.exponent
-            zero = size == 0
-            small = (exponent == 0) & ~zero
-            self._count("NaN", odd & (size != form.exponent), start)
-            self._count("Inf", size == form.exponent, start)
+        values = _as_floats(data, self.dtype)
+        least = SMALLEST[self.dtype]
+        low, high = values.min(), values.max()
+        if not (least <= low and high < np.inf):  # true of NaN too
+            size = np.abs(values)
+            finite, zero, small = np.isfinite(values), values == 0, size < least
+            self._count("NaN", np.isnan(values), start)
+            self._count("Inf", np.isinf(values), start)
             self._count("zero", zero, start)
-            self._count("negative", ((bits & form.sign) != 0) & ~odd & ~zero, start)
-            self._count("subnormal", small, start)
+            self._count("negative", (values < 0) & finite, start)
+            self._count("subnormal", small & ~zero, start)
             room = MOST_ZEROS - len(self.zeros)
             self.zeros += [start + int(i) for i in np.flatnonzero(zero)[:room]]
-            plain = size[~odd & ~zero & ~small]
-        if plain.size:  # bits of positive floats sort as the floats do
-            low, high = (_value(int(b), self.dtype) for b in (plain.min(), plain.max()))
-            self.largest = max(self.largest, high)
-            if not self.usual and high > 1000 * low:
-                middle = plain.size // 2
-                self.usual = _value(int(np.partition(plain, middle)[middle]), self.dtype)
+            values = size[finite & ~small]
+            if not values.size:
+                return
+            low, high = values.min(), values.max()
+        self.largest = max(self.largest, float(high))
+        if not self.usual and high > 1000 * low:
+            middle = values.size // 2
+            self.usual = float(np.partition(values, middle)[middle])
 
     def _count(self, kind: str, mask: "NDArray[Any]", start: int) -> None:
         count = int(mask.sum())
@@ -99,14 +84,14 @@ class ScaleSummary:
             self.first.setdefault(kind, start + int(mask.argmax()))
 
 
-def _value(bits: int, dtype: str) -> float:
-    """The positive finite float with these bits."""
+def _as_floats(data: bytes, dtype: str) -> "NDArray[Any]":
+    """Stored floats as float32."""
     import numpy as np
 
-    if dtype == "F16":
-        return float(np.array([bits], np.uint16).view("<f2")[0])
-    bits = bits << 16 if dtype == "BF16" else bits
-    return float(np.array([bits], np.uint32).view("<f4")[0])
+    if dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        return np.frombuffer(data, "<f2" if dtype == "F16" else "<f4").astype("<f4")
 
 
 def check_scales(
@@ -117,12 +102,12 @@ def check_scales(
     counts: dict[str, int] = {}
     for linear in contents.in_file_order:
         scales = linear.scales
-        if not scales or scales.name in dead or scales.dtype not in FORMS or not scales.elements:
+        if not scales or scales.name in dead or scales.dtype not in SMALLEST or not scales.elements:
             continue
         reader.show_progress("reading scales", linear.name)
         summary = ScaleSummary(scales.dtype)
         for offset, data in reader.pieces(scales):
-            summary.add(data, offset // FORMS[scales.dtype].size)
+            summary.add(data, offset // ELEMENT_BYTES[scales.dtype])
         for kind, text, count in _problems(linear, summary, reader):
             if kind == "negative" and contents.asymmetric is False:
                 kind = "negative-symmetric"

@@ -191,9 +191,8 @@ def check_extra_files(folder: Path, contents: FolderContents) -> list[Finding]:
     complete = any(needed <= set(files) for needed in TOKENIZERS)
     tokenizer = complete or any(name.endswith(".tiktoken") for name in files)
     return [
-        *FINDINGS["file-stray"].at(
+        *FINDINGS[_stray_row(strays, indexed=contents.indexed)].at(
             ((n, "not named by the index" if contents.indexed else "unexpected") for n in strays),
-            effect=_effect(strays, indexed=contents.indexed),
             files=" ".join(strays[:8]),
         ),
         *FINDINGS["file-empty"].at(
@@ -211,12 +210,10 @@ def _read_by_engines(name: str) -> bool:
     return name.endswith((".safetensors", ".json", ".model")) or name in ("vocab.txt", "merges.txt")
 
 
-def _effect(strays: list[str], *, indexed: bool) -> str:
-    """What unexpected safetensors do to readers."""
+def _stray_row(strays: list[str], *, indexed: bool) -> str:
+    """The row of findings.toml on the effect of unexpected safetensors."""
     if SINGLE in strays:
-        return f"Transformers reads {SINGLE}, vLLM the shards of {INDEX}: two models in one folder."
+        return "file-stray-single"
     if any(name.startswith("consolidated") for name in strays):
-        return "vLLM takes consolidated*.safetensors first (load format mistral), others do not."
-    if indexed:
-        return "Readers ignore them, but copies of the folder take more disk and memory."
-    return f"vLLM reads every *.safetensors where there is no index, these in addition to {SINGLE}."
+        return "file-stray-consolidated"
+    return "file-stray-indexed" if indexed else "file-stray"

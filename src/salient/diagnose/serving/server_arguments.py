@@ -10,9 +10,12 @@ import re
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from salient.diagnose.tables import read_toml
+
 Kind = Literal["flag", "integer", "size", "number", "list", "json", "text"]
 
-_TABLE = json.loads(Path(__file__).with_name("vllm-0.32.json").read_text(encoding="utf-8"))
+_FOLDER = Path(__file__).parent
+_TABLE = json.loads((_FOLDER / "vllm-0.32.json").read_text(encoding="utf-8"))
 KINDS = cast(
     "dict[str, Kind]", {name: kind for kind, names in _TABLE["kinds"].items() for name in names}
 )
@@ -20,7 +23,12 @@ KINDS = cast(
 ON_BY_DEFAULT: list[str] = _TABLE["on_by_default"]
 SHORT: dict[str, str] = _TABLE["short"]
 CHOICES: dict[str, list[str]] = _TABLE["choices"]
-ALIASES = {"device_memory_utilization": "gpu_memory_utilization", "model_tag": "model"}
+_OTHER_NAMES = read_toml(_FOLDER / "arguments.toml")
+ALIASES: dict[str, str] = _OTHER_NAMES["aliases"]
+SGLANG: dict[str, str] = _OTHER_NAMES["sglang"]
+# arguments of older releases and their replacements; the first release without some
+REMOVED: dict[str, str] = _OTHER_NAMES["removed"]
+REMOVED_IN: dict[str, str] = _OTHER_NAMES["removed-in"]
 # the values of each kind, for messages
 VALUES: dict[Kind, str] = {
     "flag": "true or false",
@@ -31,52 +39,7 @@ VALUES: dict[Kind, str] = {
     "json": "a JSON object",
     "text": "a word",
 }
-# SGLang's names of vLLM's arguments
-SGLANG = {
-    "model_path": "model",
-    "tp": "tensor_parallel_size",
-    "tp_size": "tensor_parallel_size",
-    "pp": "pipeline_parallel_size",
-    "pp_size": "pipeline_parallel_size",
-    "dp": "data_parallel_size",
-    "dp_size": "data_parallel_size",
-    "context_length": "max_model_len",
-    "max_running_requests": "max_num_seqs",
-    "disable_cuda_graph": "enforce_eager",
-}
 SGLANG_FLAGS = ("enforce_eager", "trust_remote_code", "disable_radix_cache")
-# Arguments of older releases that 0.32's parser lacks, and their replacements.
-REMOVED = {
-    "swap_space": "leave it out (kv_offloading_size keeps cache in main memory)",
-    "disable_log_requests": "leave it out: requests are not logged by default",
-    "task": "runner: pooling, or convert, for models that do not generate",
-    "device": "leave it out: the installed build decides",
-    "num_scheduler_steps": "leave it out",
-    "multi_step_stream_outputs": "leave it out",
-    "use_v2_block_manager": "leave it out",
-    "preemption_mode": "leave it out",
-    "num_lookahead_slots": "leave it out",
-    "scheduler_delay_factor": "leave it out",
-    "tokenizer_pool_size": "leave it out (api_server_count starts more front ends)",
-    "disable_frontend_multiprocessing": "leave it out",
-    "enable_reasoning": "leave it out: reasoning_parser alone suffices",
-    "guided_decoding_backend": "structured_outputs_config, key backend",
-    "rope_scaling": "hf_overrides, key rope_parameters",
-    "rope_theta": "hf_overrides, key rope_parameters",
-    "max_seq_len_to_capture": "max_cudagraph_capture_size",
-    "max_context_len_to_capture": "max_cudagraph_capture_size",
-    "cuda_graph_sizes": "cudagraph_capture_sizes",
-    "worker_use_ray": "distributed_executor_backend: ray",
-    "engine_use_ray": "leave it out",
-    "speculative_model": "speculative_config, key model",
-    "num_speculative_tokens": "speculative_config, key num_speculative_tokens",
-    "calculate_kv_scales": "leave it out",
-    "enable_prompt_adapter": "leave it out",
-    "override_neuron_config": "leave it out",
-}
-# The first release without it, where known: unsloth-zoo issue 1210; vLLM pull request 29402 and
-# llm-d-benchmark pull request 781.
-REMOVED_IN = {"swap_space": (0, 18), "disable_log_requests": (0, 17)}
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
 _POWERS = "kmgt"

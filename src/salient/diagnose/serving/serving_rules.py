@@ -11,7 +11,7 @@ from salient.diagnose.finding import Finding, ranked
 from salient.diagnose.rule import Match, apply_rules
 from salient.diagnose.tables import read_rows
 from salient.plan.gpus import Gpu
-from salient.plan.vllm.versions import NEWEST, Version
+from salient.plan.vllm.versions import NEWEST, Version, parse_version
 
 from . import model_conditions, parallel_conditions, server_conditions
 from .rule_context import Condition, RuleContext, ServingRule
@@ -64,13 +64,13 @@ def _removed_arguments(context: RuleContext) -> list[Match]:
     settings, version = context.settings, context.version
     matches = []
     for key, instead in REMOVED.items():
-        release = REMOVED_IN.get(key)
-        if context.is_set(key) and not (version and version < (release or NEWEST)):
-            since = "{}.{}".format(*release) if release else "0.32 or before"
+        since = REMOVED_IN.get(key)
+        release = parse_version(since) if since else NEWEST
+        if context.is_set(key) and not (version and version < release):
             matches.append(
                 Match(
                     [settings.place(key)],
-                    {"key": key, "since": since},
+                    {"key": key, "since": since or "0.32 or before"},
                     [f"- {settings.current(key)}", f"+ ({instead})"],
                     level="error" if version else "warning",
                     certainty="certain" if version else "likely",
