@@ -120,7 +120,7 @@ def check(scheme: Scheme) -> float:
     worst = 0.0
     for width, out, of in cases:
         weight, layer = random_weight(width, out, of), layer_of(width, out, of)
-        if reason := TritonKernel().refuses(layer):
+        if reason := TritonKernel().unsupported(layer):
             say(f"The triton kernel does not run here: {reason}.")
             raise SystemExit(2)
         ours, reference = TritonKernel().pack(weight, layer), ReferenceKernel().pack(weight, layer)
@@ -152,7 +152,7 @@ def time_layer(name: str, scheme: Scheme, bandwidth: float) -> list[dict[str, An
     layer = layer_of(width, out, scheme)
     held = {"triton": packed(TritonKernel(), layer)}
     for kernel in map(find_kernel, FOREIGN):
-        if reason := kernel.refuses(layer):
+        if reason := kernel.unsupported(layer):
             say(f"{name}: no {kernel.name}: {reason}")
         else:
             held[kernel.name] = packed(kernel, layer)
@@ -202,7 +202,7 @@ def sweep(scheme: Scheme) -> list[dict[str, Any]]:
     width, out = LAYERS["gate, up"]
     weights = packed(TritonKernel(), layer_of(width, out, scheme))
     held = [
-        triton_launch.PackedOperands(w.words, w.scale, w.zero, w.scale_dtype, w.out, w.group_size)
+        triton_launch.PackedOperands(w.packed, w.scale, w.zero, w.scale_dtype, w.out, w.group_size)
         for w in weights
         if isinstance(w, TritonWeight)
     ]

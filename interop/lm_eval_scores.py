@@ -78,7 +78,7 @@ def choices(checkpoint: str, theirs: HFLM, examples: list[Example]) -> dict[str,
     for name, options in RUNS.items():
         engine = load(checkpoint, options).engine
         asked = [encode_choices(engine.tokenizer, e.context, e.continuations) for e in examples]
-        found = Continuations(engine).ask(asked)
+        found = Continuations(engine).score(asked)
         figures["runs"][name] = compared(examples, wanted, found)
     return figures
 

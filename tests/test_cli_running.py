@@ -74,7 +74,7 @@ def test_fusion_changes_no_word(checkpoint):
         (("-p", "x", "--top-p", "0"), "top_p=0.0 cannot be used"),
         (("-p", "x", "--context-length", "4096"), "the model was made for 512"),
         (("-p", "x", "--kernel", "fast"), "Unknown kernel 'fast'"),
-        (("-p", "x", "--device", "abacus"), "Unknown device 'abacus'"),
+        (("-p", "x", "--device", "abacus"), "Device 'abacus' cannot be used"),
         (("-p", "x", "--dtype", "int8"), "Unknown dtype 'int8'"),
         (("-p", "x", "--compile", "maybe"), "compile='maybe'"),
         (("-p", "x", "--max-new-tokens", "0"), "max_new_tokens=0 cannot be used"),
@@ -167,7 +167,7 @@ def test_chat_answers_each_line_and_takes_commands(checkpoint):
 def test_a_conversation_remembers_and_forgets_its_oldest_turns(checkpoint):
     talk = api.chat(str(checkpoint), max_new_tokens=4, temperature=0.0, context_length=96)
     for number in range(6):
-        assert "".join(talk.say(f"number {number}")) == talk.messages[-1]["content"]
+        assert "".join(talk.send(f"number {number}")) == talk.messages[-1]["content"]
     assert talk.forgotten > 0
     assert talk.messages[-2]["content"] == "number 5"
     assert talk.answer.reused > 0 or talk.forgotten
@@ -175,7 +175,7 @@ def test_a_conversation_remembers_and_forgets_its_oldest_turns(checkpoint):
 
 def test_an_answer_that_is_left_early_stays_in_the_history(checkpoint):
     talk = api.chat(str(checkpoint), max_new_tokens=64, temperature=0.0)
-    said = talk.say("Hello")
+    said = talk.send("Hello")
     pieces = [next(said) for _ in range(3)]
     said.close()
     assert talk.answer.finished == "cancelled"
@@ -186,7 +186,7 @@ def test_an_answer_that_is_left_early_stays_in_the_history(checkpoint):
 def test_a_message_that_fits_no_context_is_refused_and_forgotten(checkpoint):
     talk = api.chat(str(checkpoint), max_new_tokens=4, context_length=64)
     with pytest.raises(Exception, match="Say it shorter"):
-        list(talk.say("x" * 200))
+        list(talk.send("x" * 200))
     assert talk.messages == []
 
 

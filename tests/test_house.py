@@ -17,7 +17,7 @@ mend words beside
 """
 BANNED = frozenset(WORDS.split())
 # Folders whose identifiers are held to the ban list; the others follow.
-CLEAN: frozenset[str] = frozenset({"explorer", "loadtest", "plan", "shapes"})
+CLEAN: frozenset[str] = frozenset({"explorer", "kernels", "loadtest", "plan", "runtime", "shapes"})
 # File names that say what a file is in each of several folders of the same form.
 FORMS = """
 __init__ options report measure result render memory kernels serving

@@ -199,7 +199,7 @@ def test_a_long_prompt_goes_in_piece_by_piece_and_gives_the_same(server):
     asked, lengths = {"prompt": "p" * 70, "answer": "aaa"}, []
     whole = server.request(f"{API}/divergence", asked).data
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("salient.explorer.divergence.PIECE", 32)
+        patch.setattr("salient.explorer.divergence.CHUNK", 32)
         logits = Engine.logits
         patch.setattr(
             Engine, "logits", lambda *given: lengths.append(len(given[1])) or logits(*given)

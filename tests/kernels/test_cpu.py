@@ -18,7 +18,7 @@ from salient.kernels.cpu import CpuKernel, CpuWeight
 from salient.kernels.cpu_build import SOURCES, NotBuilt, built_library
 from salient.kernels.cpu_library import Library, load_library
 from salient.kernels.reference import ReferenceWeight
-from salient.kernels.registry import choose
+from salient.kernels.registry import select_kernel
 from salient.runtime.linear import HalfLinear
 
 LIBRARY = load_library()
@@ -272,18 +272,18 @@ def test_the_library_says_what_it_uses_of_the_processor():
     ],
 )
 def test_what_it_cannot_take_it_says(scheme, device, words):
-    refused = CpuKernel().refuses(Layer(64, 64, scheme, device, torch.float32))
+    refused = CpuKernel().unsupported(Layer(64, 64, scheme, device, torch.float32))
     assert refused is not None
     assert words in refused
 
 
 def test_without_a_compiler_it_says_so_and_another_kernel_takes_over(forgetful):
     forgetful.setenv("CXX", "no-such-compiler")
-    refused = CpuKernel().refuses(layer(Scheme(32)))
+    refused = CpuKernel().unsupported(layer(Scheme(32)))
     assert refused is not None
     assert "no C++ compiler" in refused
     for dtype, kernel in ((torch.bfloat16, "torch-int4"), (torch.float32, "dense")):
-        choice = choose(layer(Scheme(32), dtype))
+        choice = select_kernel(layer(Scheme(32), dtype))
         assert choice.kernel.name == kernel
         assert f"not cpu: {refused}" in choice.why
     assert "not torch-int4: it is fast in bfloat16 only, not in float32" in choice.why
@@ -332,7 +332,7 @@ def test_a_damaged_library_is_a_reason_and_no_crash(forgetful, tmp_path):
     forgetful.setattr(
         cpu_build, "_build", lambda compiler, extra, library: library.write_text("no")
     )
-    refused = CpuKernel().refuses(layer(Scheme(32)))
+    refused = CpuKernel().unsupported(layer(Scheme(32)))
     assert refused is not None
     assert "cannot be loaded" in refused
 
@@ -344,10 +344,10 @@ def test_a_library_that_computes_wrongly_is_refused(wrong, forgetful):
     assert isinstance(library, Library)
     right = library.multiply
     forgetful.setattr(library, "multiply", lambda *args: right(*args) * wrong)
-    refused = CpuKernel().refuses(layer(Scheme(32)))
+    refused = CpuKernel().unsupported(layer(Scheme(32)))
     assert refused is not None
     assert "built for this processor, it is wrong by" in refused
-    assert choose(layer(Scheme(32))).kernel.name == "dense"
+    assert select_kernel(layer(Scheme(32))).kernel.name == "dense"
 
 
 @needs_compiler

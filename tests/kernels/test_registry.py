@@ -17,10 +17,10 @@ from salient.kernels.registry import (
     FOREIGN,
     KERNELS,
     NEVER,
-    choose,
     dense_product,
     find_kernel,
     measured_crossover,
+    select_kernel,
 )
 from salient.kernels.torch_int4 import TorchInt4
 from salient.kernels.triton import TritonKernel
@@ -55,7 +55,7 @@ def off(found: Tensor, wanted: Tensor) -> float:
 
 @pytest.fixture
 def no_cpu(monkeypatch):
-    monkeypatch.setattr(CpuKernel, "refuses", lambda self, layer: "it is not there today")
+    monkeypatch.setattr(CpuKernel, "unsupported", lambda self, layer: "it is not there today")
 
 
 def test_every_kernel_of_the_table_is_found_by_its_name():
@@ -68,12 +68,12 @@ def test_an_unknown_kernel_lists_the_known_ones():
         r"Unknown kernel 'fast'\. Known kernels: triton, cpu, torch-int4, dense, reference, marlin"
     )
     with pytest.raises(ModelError, match=known):
-        choose(layer_of(), "fast")
+        select_kernel(layer_of(), "fast")
 
 
 @pytest.mark.parametrize("name", ["dense", "reference"])
 def test_a_kernel_that_was_asked_for_is_taken_and_said(name):
-    choice = choose(layer_of(), name)
+    choice = select_kernel(layer_of(), name)
     assert (choice.kernel.name, choice.why) == (name, "it was asked for")
 
 
@@ -83,12 +83,12 @@ def test_a_kernel_that_was_asked_for_and_refuses_says_which_layer_and_why():
         r"not in float32\. Take another, or 'auto'\."
     )
     with pytest.raises(ModelError, match=words):
-        choose(layer_of(), "torch-int4")
+        select_kernel(layer_of(), "torch-int4")
 
 
 def test_the_first_kernel_that_takes_a_layer_is_the_fastest_here(monkeypatch):
-    monkeypatch.setattr(CpuKernel, "refuses", lambda self, layer: None)
-    choice = choose(layer_of())
+    monkeypatch.setattr(CpuKernel, "unsupported", lambda self, layer: None)
+    choice = select_kernel(layer_of())
     assert (choice.kernel.name, choice.why) == ("cpu", "the fastest on this device")
 
 
@@ -112,25 +112,25 @@ def test_the_first_kernel_that_takes_a_layer_is_the_fastest_here(monkeypatch):
     ],
 )
 def test_every_reason_not_to_take_a_kernel_is_said(layer, words, no_cpu):
-    choice = choose(layer)
+    choice = select_kernel(layer)
     assert choice.kernel.name == "dense"
     assert choice.why == f"not cpu: it is not there today; not torch-int4: {words}"
 
 
 def test_a_pytorch_without_the_operator_says_its_version(no_cpu, monkeypatch):
     monkeypatch.setattr(torch.ops, "aten", object())
-    choice = choose(layer_of(dtype=torch.bfloat16))
+    choice = select_kernel(layer_of(dtype=torch.bfloat16))
     words = f"not torch-int4: PyTorch {torch.__version__} does not have it"
     assert choice.why == f"not cpu: it is not there today; {words}"
 
 
 def test_a_gpu_is_not_told_about_kernels_of_the_cpu(monkeypatch):
-    monkeypatch.setattr(TritonKernel, "refuses", lambda self, layer: "it is not there today")
+    monkeypatch.setattr(TritonKernel, "unsupported", lambda self, layer: "it is not there today")
     elsewhere = torch.device("cuda")
-    choice = choose(layer_of(dtype=torch.bfloat16, device=elsewhere))
+    choice = select_kernel(layer_of(dtype=torch.bfloat16, device=elsewhere))
     assert choice.kernel.name == "dense"
     assert choice.why == "not triton: it is not there today"
-    assert TorchInt4().refuses(layer_of(device=elsewhere)) == (
+    assert TorchInt4().unsupported(layer_of(device=elsewhere)) == (
         "it computes on the CPU, not on cuda"
     )
 
@@ -141,8 +141,8 @@ def test_torch_int4_gives_what_the_definition_gives(group, symmetric):
     layer = layer_of(Scheme(group, symmetric), torch.bfloat16, out=48)
     kernel = TorchInt4()
     if not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
-        pytest.skip(str(kernel.refuses(layer)))
-    assert kernel.refuses(layer) is None
+        pytest.skip(str(kernel.unsupported(layer)))
+    assert kernel.unsupported(layer) is None
     weight = weight_of(layer)
     made, reference = kernel.pack(weight, layer), ReferenceWeight(weight, CPU)
     for rows in (1, 2, 5, 17):
@@ -161,7 +161,7 @@ def test_torch_int4_gives_what_the_definition_gives(group, symmetric):
 def test_dense_gives_what_the_definition_gives_and_takes_all(scheme, dtype):
     layer = layer_of(scheme, dtype, out=21)
     weight, kernel = weight_of(layer), find_kernel("dense")
-    assert kernel.refuses(layer) is None
+    assert kernel.unsupported(layer) is None
     made, reference = kernel.pack(weight, layer), ReferenceWeight(weight, CPU)
     x = rows_of(5, layer.width)
     assert made(x.to(dtype)).dtype == dtype

@@ -18,7 +18,7 @@ from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.kernels import triton as kernel
 from salient.kernels.base import Layer
-from salient.kernels.triton import TritonKernel, packed
+from salient.kernels.triton import TritonKernel, pack_codes
 
 FILE = Path(__file__).with_name("triton_laws.py")
 LAWS = [
@@ -101,7 +101,8 @@ def interpreter(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_four_bits_in_any_groups_are_taken(group_size, symmetric, dtype):
     assert (
-        TritonKernel().refuses(layer(Scheme(group_size, symmetric), width=384, dtype=dtype)) is None
+        TritonKernel().unsupported(layer(Scheme(group_size, symmetric), width=384, dtype=dtype))
+        is None
     )
 
 
@@ -119,13 +120,13 @@ def test_four_bits_in_any_groups_are_taken(group_size, symmetric, dtype):
     ],
 )
 def test_what_it_does_not_take_it_refuses_in_words(asked, words):
-    assert TritonKernel().refuses(asked) == words
+    assert TritonKernel().unsupported(asked) == words
 
 
 def test_without_triton_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(kernel.importlib.util, "find_spec", lambda _: None)
     words = "Triton is not installed; install it with: pip install 'salient-awq[gpu]'"
-    assert TritonKernel().refuses(layer()) == words
+    assert TritonKernel().unsupported(layer()) == words
 
 
 @pytest.mark.parametrize("value", [None, "0"])
@@ -135,14 +136,14 @@ def test_a_cpu_is_refused_without_the_interpreter(value, monkeypatch):
     if value is not None:
         monkeypatch.setenv("TRITON_INTERPRET", value)
     words = "it runs on NVIDIA and AMD GPUs, and the device is 'cpu'"
-    assert TritonKernel().refuses(layer()) == words
+    assert TritonKernel().unsupported(layer()) == words
 
 
 def test_a_gpu_that_torch_does_not_find_is_refused(monkeypatch):
     monkeypatch.setattr(kernel.importlib.util, "find_spec", lambda _: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     words = "torch finds no GPU here: this build has none, or the driver does not answer"
-    assert TritonKernel().refuses(layer(device="cuda")) == words
+    assert TritonKernel().unsupported(layer(device="cuda")) == words
 
 
 def test_a_gpu_that_is_too_old_is_refused_by_name(monkeypatch):
@@ -152,7 +153,7 @@ def test_a_gpu_that_is_too_old_is_refused_by_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     words = "it needs compute capability 8.0 (Ampere) or later, and Tesla T4 has 7.5"
-    assert TritonKernel().refuses(layer(device="cuda")) == words
+    assert TritonKernel().unsupported(layer(device="cuda")) == words
 
 
 # Packing
@@ -161,7 +162,7 @@ def test_a_gpu_that_is_too_old_is_refused_by_name(monkeypatch):
 def test_a_code_lies_where_the_programs_look_for_it():
     out, width = 35, 200
     codes = torch.randint(16, (out, width), dtype=torch.uint8, generator=torch.Generator())
-    words = packed(codes)
+    words = pack_codes(codes)
     assert words.shape == (4, 3, 32, 8)
     assert words.dtype == torch.int16
     for n, k in [(0, 0), (34, 199), (9, 70), (23, 131), (16, 64)]:
@@ -174,7 +175,7 @@ def test_a_code_lies_where_the_programs_look_for_it():
 def test_packing_does_not_modify_the_codes():
     codes = torch.randint(16, (35, 200), dtype=torch.uint8, generator=torch.Generator())
     before = codes.clone()
-    packed(codes).zero_()
+    pack_codes(codes).zero_()
     assert torch.equal(codes, before)
 
 

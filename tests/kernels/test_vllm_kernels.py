@@ -12,7 +12,7 @@ from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.kernels import vllm_kernels
 from salient.kernels.base import Layer
-from salient.kernels.vllm_kernels import gptq_words, machete, marlin
+from salient.kernels.vllm_kernels import machete, marlin, pack_gptq
 
 LAYER = Layer(128, 256, Scheme(128), torch.device("cpu"), torch.bfloat16)
 each_kernel = pytest.mark.parametrize("kernel", [marlin(), machete()], ids=lambda k: k.name)
@@ -21,7 +21,7 @@ each_kernel = pytest.mark.parametrize("kernel", [marlin(), machete()], ids=lambd
 @each_kernel
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_it_says_what_is_missing(kernel):
-    words = kernel.refuses(LAYER)
+    words = kernel.unsupported(LAYER)
     assert words.startswith("vllm._custom_ops cannot be imported (No module named 'vllm')")
     assert words.endswith("run the benchmark in an environment that has vLLM.")
 
@@ -29,7 +29,7 @@ def test_without_vllm_it_says_what_is_missing(kernel):
 @each_kernel
 def test_a_vllm_without_the_operator_is_told_from_none(kernel, monkeypatch):
     monkeypatch.setattr(vllm_kernels, "_vllm", ModuleType)
-    assert kernel.refuses(LAYER).endswith(f"has no {kernel.operator}: it is not a CUDA build")
+    assert kernel.unsupported(LAYER).endswith(f"has no {kernel.operator}: it is not a CUDA build")
 
 
 @each_kernel
@@ -44,7 +44,7 @@ def test_a_vllm_without_the_operator_is_told_from_none(kernel, monkeypatch):
 def test_what_it_does_not_take_it_refuses_in_words(kernel, layer, words, monkeypatch):
     monkeypatch.setattr(vllm_kernels, "_vllm", ModuleType)
     monkeypatch.setattr(torch.ops._C, kernel.operator, None, raising=False)
-    assert words in kernel.refuses(layer)
+    assert words in kernel.unsupported(layer)
 
 
 @pytest.mark.parametrize("held", [vllm_kernels.MarlinWeight, vllm_kernels.MacheteWeight])
@@ -58,7 +58,7 @@ def test_a_vllm_whose_functions_take_other_arguments_is_told(held, monkeypatch):
 
 def test_eight_codes_stand_in_a_word_the_first_in_its_low_bits():
     codes = torch.arange(16, dtype=torch.uint8).repeat(2, 1)
-    words = gptq_words(codes)
+    words = pack_gptq(codes)
     assert words.shape == (2, 2)
     found = [f"{word % 2**32:08x}" for word in words[:, 0].tolist()]
     assert found == ["76543210", "fedcba98"]

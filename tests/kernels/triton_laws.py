@@ -50,7 +50,7 @@ def both(
     """The weight as the triton kernel and as the reference hold it."""
     q = q or quantized(out, width, scheme, dtype)
     layer = Layer(out, width, scheme, DEVICE, dtype)
-    assert TritonKernel().refuses(layer) is None
+    assert TritonKernel().unsupported(layer) is None
     return TritonKernel().pack(q, layer), ReferenceKernel().pack(q, layer)
 
 
@@ -145,9 +145,9 @@ def test_memory_that_nobody_wrote_reaches_no_result(out, width, group_size, dtyp
 def test_what_stands_in_the_padding_reaches_no_result(dtype):
     out, width = 50, 96
     ours, reference = both(out, width, Scheme(32), dtype)
-    words = ours.words.view(2, 4, 8, 4, 2, 4)  # [inputs, outputs, 8, 4, high bit of output, 4]
-    words[1, ..., :] |= -(1 << 8)  # of the second 64 inputs, planes 2 and 3 are beyond 96
-    words[:, 3, 2:, :, 0] = words[:, 3, :, :, 1] = -1  # outputs 50 to 55 and 56 to 63
+    packed = ours.packed.view(2, 4, 8, 4, 2, 4)  # [inputs, outputs, 8, 4, high bit of output, 4]
+    packed[1, ..., :] |= -(1 << 8)  # of the second 64 inputs, planes 2 and 3 are beyond 96
+    packed[:, 3, 2:, :, 0] = packed[:, 3, :, :, 1] = -1  # outputs 50 to 55 and 56 to 63
     scale = ours.scale.view(ours.scale_dtype)
     scale[:, out:] = float("nan")
     for rows in (1, 9, 33):
@@ -237,7 +237,7 @@ def test_compilation_does_not_break_at_it():
 def test_the_operators_say_rightly_what_they_make():
     ours, _ = both(17, 96, Scheme(32), torch.float16)
     checks = ("test_schema", "test_faketensor")
-    x, held = inputs(3, 96, torch.float16), ours._held()
+    x, held = inputs(3, 96, torch.float16), ours._operands()
     torch.library.opcheck(torch.ops.salient.matmul_w4.default, (x, *held), test_utils=checks)
     made = (*held, 96, torch.bfloat16)
     torch.library.opcheck(torch.ops.salient.dequantize_w4.default, made, test_utils=checks)

@@ -12,7 +12,7 @@ from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import byte_tokenizer
 from salient.core.errors import ModelError, RequestError
 from salient.runtime import engine as engines
-from salient.runtime.engine import WORTH_COPYING, Engine
+from salient.runtime.engine import MIN_COPY, Engine
 from salient.runtime.runner import Runner
 from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import TokenSequence, raise_failed
@@ -30,7 +30,7 @@ class Remembering(Runner):
 
     vocabulary = 259
     how = "a toy"
-    keeps_prefixes = True
+    reuses_prefixes = True
 
     def __init__(self, slots: int = 2, capacity: int = 64):
         self.slots, self.capacity = slots, capacity
@@ -117,7 +117,7 @@ def test_a_slot_has_one_sequence_at_a_time():
 def test_whatever_comes_and_goes_each_answer_is_as_alone(seed, monkeypatch):
     """Random prompts that share beginnings, random limits, seeds and cancellations."""
     chance = random.Random(seed)
-    monkeypatch.setattr(engines, "PIECE", chance.choice((3, 8, 512)))
+    monkeypatch.setattr(engines, "CHUNK", chance.choice((3, 8, 512)))
     engine = toy_engine(chance.choice((1, 2, 4)))
     stems = [prompt(30, seed=i) for i in range(2)]
     asked = []
@@ -179,7 +179,7 @@ def no_dense_products(monkeypatch):
 
 
 def test_a_long_prompt_lets_the_running_go_on(monkeypatch):
-    monkeypatch.setattr(engines, "PIECE", 4)
+    monkeypatch.setattr(engines, "CHUNK", 4)
     engine = toy_engine(2)
     first = engine.submit(prompt(3), replace(GREEDY, max_new_tokens=30))
     engine.step()
@@ -195,9 +195,9 @@ def test_a_long_prompt_lets_the_running_go_on(monkeypatch):
 
 
 def test_a_prompt_that_cannot_come_in_pieces_comes_in_one(monkeypatch):
-    monkeypatch.setattr(engines, "PIECE", 4)
+    monkeypatch.setattr(engines, "CHUNK", 4)
     engine = toy_engine()
-    engine.runner.in_pieces = False
+    engine.runner.chunked_prefill = False
     answer = engine.submit(prompt(20), GREEDY)
     engine.step()
     assert len(answer.tokens) == 1
@@ -223,7 +223,7 @@ def test_a_conversation_that_goes_on_reuses_what_was_said():
     assert same(answer, alone(longer, GREEDY))
 
 
-@pytest.mark.parametrize(("shared", "copied"), [(WORTH_COPYING, True), (WORTH_COPYING - 1, False)])
+@pytest.mark.parametrize(("shared", "copied"), [(MIN_COPY, True), (MIN_COPY - 1, False)])
 def test_a_beginning_in_a_busy_slot_is_copied_where_it_is_worth_it(shared, copied):
     engine = toy_engine(2)
     stem = prompt(30)
@@ -344,7 +344,7 @@ def test_a_cancelled_answer_frees_its_slot_at_once():
 
 
 def test_cancelling_what_waits_or_fills_leaves_the_others(monkeypatch):
-    monkeypatch.setattr(engines, "PIECE", 4)
+    monkeypatch.setattr(engines, "CHUNK", 4)
     engine = toy_engine(2)
     filling = engine.submit(prompt(20), GREEDY)
     waiting = engine.submit(prompt(8, seed=1), GREEDY)

@@ -37,29 +37,29 @@ def test_they_are_the_models_at_each_of_the_last_tokens(engine):
 def test_prompts_in_pieces_give_the_same(engine, monkeypatch):
     ids = prompt(40, seed=5)
     whole = engine.logits(ids, 30).clone()
-    engine.forget()
-    monkeypatch.setattr(engines, "PIECE", 16)
+    engine.clear_cache()
+    monkeypatch.setattr(engines, "CHUNK", 16)
     assert_within(engine.logits(ids, 30), whole, coded_rounding() * whole.abs().max())
 
 
 def test_answers_under_way_and_later_ones_do_not_notice(engine):
     first, second = prompt(20, seed=7), prompt(24, seed=8)
-    engine.forget()
+    engine.clear_cache()
     (alone,) = engine.generate([first], GREEDY)
-    engine.forget()
+    engine.clear_cache()
     answer = engine.submit(first, GREEDY)
     while not answer.finished:
         engine.step()
         engine.logits([*second, *answer.tokens[:1]], 3)
     assert answer.tokens == alone.tokens
     (later,) = engine.generate([second], GREEDY)  # begins with what the logits left there
-    engine.forget()
+    engine.clear_cache()
     (fresh,) = engine.generate([second], GREEDY)
     assert later.tokens == fresh.tokens
 
 
 def test_they_need_a_free_slot(engine):
-    engine.forget()
+    engine.clear_cache()
     answers = [engine.submit(prompt(9, seed), GREEDY) for seed in (1, 2)]
     engine.step(), engine.step()
     with pytest.raises(ResourceError, match=r"slot is taken by an answer under way. Try again"):
@@ -79,8 +79,8 @@ def test_what_has_no_room_or_no_tokens_is_refused(engine):
 
 def test_a_slots_tokens_are_counted(tmp_path):
     engine = opened(toy_folder(tmp_path / "model")).engine
-    assert engine.held_tokens == 0
+    assert engine.cached_tokens == 0
     engine.logits(prompt(12), 2)
-    assert engine.held_tokens == 12
+    assert engine.cached_tokens == 12
     engine.generate([prompt(12)], SamplingParams(4, ignore_eos=True))
-    assert engine.held_tokens == 15
+    assert engine.cached_tokens == 15

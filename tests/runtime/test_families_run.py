@@ -147,7 +147,7 @@ def test_fused_blocks_choose_the_tokens_of_transformers_own(kind, ran):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_prompt_in_pieces_is_answered_as_in_one(kind, ran, monkeypatch):
-    monkeypatch.setattr(engines, "PIECE", 7)
+    monkeypatch.setattr(engines, "CHUNK", 7)
     engine = engines.Engine(ran(kind).engine.runner, ran(kind).opened.model.tokenizer, frozenset())
     answer = engine.submit(IDS[:20], asked(kind))
     steps = 0

@@ -16,7 +16,7 @@ from salient.kernels.cpu_library import Library, load_library
 from salient.models.model_folder import load_dequantized
 from salient.runtime.fusion import native_blocks
 from salient.runtime.fusion import verify as fusing
-from salient.runtime.fusion.difference import differs
+from salient.runtime.fusion.difference import max_row_error
 from salient.runtime.fusion.verify import fuse
 from salient.runtime.model_loader import load_model
 from salient.runtime.runner import FusedRunner
@@ -188,7 +188,7 @@ def test_a_kernel_whose_rows_cannot_be_parted_runs_apart(folders):
     assert {"q, k, v apart", "gate, up apart"} <= findings
     how = next(how for what, how in made.audit.findings if what == "run in PyTorch")
     assert "q, k, v or gate, up are not joined" in how
-    home = made.model.apart["model.layers.0.mlp"]
+    home = made.model.unmerged["model.layers.0.mlp"]
     assert home == "the kernel 'dense' holds no part of its rows apart"
     answers = [o.engine.generate([IDS], GREEDY)[0] for o in (made, opened(folders("plain")))]
     assert agree(*answers)
@@ -383,17 +383,17 @@ def test_the_difference_is_relative_to_what_a_row_adds(dtype):
     added = torch.randn(4, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     added[:, 0] = 0
     wanted = given + added
-    assert differs(wanted, wanted, given) == 0
+    assert max_row_error(wanted, wanted, given) == 0
     wrong = wanted.clone()
     wrong[2, 1:] = given[2, 1:]
     allowed = fusing.TOLERANCES[dtype]
-    assert differs(wrong, wanted, given) > 20 * allowed
+    assert max_row_error(wrong, wanted, given) > 20 * allowed
     assert float((wrong - wanted).abs().max() / wanted.abs().max()) < 1e-2  # it was hidden
     rounded = wanted.clone()
     rounded[1, 0] = torch.nextafter(rounded[1, 0], rounded.new_tensor(torch.inf))
-    assert differs(rounded, wanted, given) < allowed
+    assert max_row_error(rounded, wanted, given) < allowed
     wrong[0, 3] = float("nan")
-    assert not differs(wrong, wanted, given) <= allowed
+    assert not max_row_error(wrong, wanted, given) <= allowed
 
 
 def test_an_embedding_or_head_that_does_more_is_disproven(llama):

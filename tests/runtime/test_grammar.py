@@ -59,7 +59,7 @@ def test_a_fresh_constraint_does_not_follow_another(engine):
     first, second = held.fresh(), held.fresh()
     scores = torch.zeros(engine.runner.vocabulary)
     opening = int(first.allowed(scores).argmax())
-    first.took(opening)
+    first.accept(opening)
     assert not torch.equal(first.allowed(scores), second.allowed(scores))
     assert torch.equal(second.allowed(scores), held.allowed(scores))
 

@@ -81,7 +81,7 @@ def assert_as_directly(
     folder: Path, engine: Any, within: float, asked: list[ChoiceRequest]
 ) -> None:
     model = whole_model(folder)
-    for one, likelihoods in zip(asked, Continuations(engine).ask(asked), strict=True):
+    for one, likelihoods in zip(asked, Continuations(engine).score(asked), strict=True):
         wanted = directly(model, one)
         for found, (logprob, _), tokens in zip(likelihoods, wanted, one.continuations, strict=True):
             assert abs(found.logprob - logprob) <= within * len(tokens) ** 0.5
@@ -102,7 +102,7 @@ def test_16_bit_weights_give_them_exactly(toy, slots):
 
 def test_without_fused_blocks_they_are_the_same(toy):
     engine = engine_of(toy, fuse=False)
-    assert not engine.runner.keeps_prefixes
+    assert not engine.runner.reuses_prefixes
     assert_as_directly(toy, engine, EXACT, examples())
 
 
@@ -116,13 +116,13 @@ def test_windows_and_other_families_are_the_same(kind, tmp_path):
 def test_a_model_that_takes_no_pieces_is_asked_in_one(toy, monkeypatch):
     monkeypatch.setattr("salient.runtime.runner.HEAD_ROWS", 5)
     engine = engine_of(toy, fuse=False)
-    for in_pieces in (False, True):
-        monkeypatch.setattr(engine.runner, "in_pieces", in_pieces)
+    for chunked_prefill in (False, True):
+        monkeypatch.setattr(engine.runner, "chunked_prefill", chunked_prefill)
         assert_as_directly(toy, engine, EXACT, examples())
 
 
 def test_long_ones_in_pieces_are_the_same(toy, monkeypatch):
-    monkeypatch.setattr(asking, "PIECE", 8)
+    monkeypatch.setattr(asking, "CHUNK", 8)
     monkeypatch.setattr("salient.runtime.spans.HEAD_ROWS", 3)
     long = [*examples(), ChoiceRequest(prompt(2), [prompt(40, seed=1), prompt(3, seed=2)])]
     assert_as_directly(toy, engine_of(toy, slots=3), EXACT, long)
@@ -132,7 +132,7 @@ def test_greedy_is_what_the_model_itself_would_say(toy):
     engine = engine_of(toy, slots=3)
     said = engine.generate([prompt(12)], SamplingParams(4, ignore_eos=True))[0].tokens
     other = [*said[:-1], said[-1] + 1 if said[-1] < 200 else 3]
-    (found,) = Continuations(engine).ask(
+    (found,) = Continuations(engine).score(
         [ChoiceRequest(prompt(12), [said, said[:1], other, said[1:]])]
     )
     assert [each.greedy for each in found] == [True, True, False, False]
@@ -141,9 +141,9 @@ def test_greedy_is_what_the_model_itself_would_say(toy):
 
 def test_a_context_is_computed_once_for_all_its_continuations(toy):
     continuations = Continuations(engine_of(toy, slots=16))
-    continuations.ask([ChoiceRequest(prompt(20), [prompt(3, seed=n) for n in range(5)])])
+    continuations.score([ChoiceRequest(prompt(20), [prompt(3, seed=n) for n in range(5)])])
     assert continuations.computed == 20 + 5 * 2
-    continuations.ask([ChoiceRequest(prompt(20), [[5], [6], [7]])])
+    continuations.score([ChoiceRequest(prompt(20), [[5], [6], [7]])])
     assert continuations.computed == 30 + 20
 
 
@@ -152,7 +152,7 @@ def test_what_contexts_begin_with_is_computed_once(toy, slots):
     stem = prompt(40, seed=3)
     asked = [ChoiceRequest([*stem, 100 + n], [[5], [6]]) for n in range(6)]
     continuations = Continuations(engine_of(toy, slots=slots))
-    continuations.ask(asked)
+    continuations.score(asked)
     assert continuations.computed == 41 + 5
     assert_as_directly(toy, engine_of(toy, slots=slots), EXACT, asked)
 
@@ -161,9 +161,9 @@ def test_the_engine_goes_on_as_before(coded):
     """Its slots held other tokens meanwhile: nothing of them is taken for a prompt's."""
     engine, sampling = engine_of(coded, slots=3), SamplingParams(6, ignore_eos=True)
     first = engine.generate([prompt(20)], sampling)[0]
-    assert Continuations(engine).ask([]) == []
+    assert Continuations(engine).score([]) == []
     assert engine.generate([prompt(20)], sampling)[0].reused == 19
-    Continuations(engine).ask(examples())
+    Continuations(engine).score(examples())
     again = engine.generate([prompt(20)], sampling)[0]
     assert again.reused == 0
     assert again.tokens == first.tokens
@@ -173,7 +173,7 @@ def test_a_context_is_used_to_its_last_position(toy):
     engine = opened(toy, context_length=16).engine
     assert_as_directly(toy, engine, EXACT, [ChoiceRequest(prompt(13), [prompt(4, seed=1)])])
     with pytest.raises(RequestError, match=r"runs with 16. Shorten the context by 1 or more"):
-        Continuations(engine).ask([ChoiceRequest(prompt(13), [[5], prompt(5, seed=1)])])
+        Continuations(engine).score([ChoiceRequest(prompt(13), [[5], prompt(5, seed=1)])])
 
 
 @pytest.mark.parametrize(
@@ -187,14 +187,14 @@ def test_a_context_is_used_to_its_last_position(toy):
 )
 def test_what_cannot_be_asked_is_refused_in_words(toy, asked, words):
     with pytest.raises(RequestError, match=words):
-        Continuations(engine_of(toy, slots=3)).ask([ChoiceRequest([5], [[6]]), asked])
+        Continuations(engine_of(toy, slots=3)).score([ChoiceRequest([5], [[6]]), asked])
 
 
 def test_a_busy_engine_is_not_asked(toy):
     engine = engine_of(toy, slots=3)
     answer = engine.submit(prompt(3), SamplingParams(4))
     with pytest.raises(RequestError, match="The engine is busy with answers"):
-        Continuations(engine).ask([ChoiceRequest([5], [[6]])])
+        Continuations(engine).score([ChoiceRequest([5], [[6]])])
     engine.cancel(answer)
 
 
@@ -203,7 +203,7 @@ def test_a_broken_model_has_no_likelihoods(toy):
     with torch.no_grad():
         broken.model.module.model.norm.weight.fill_(torch.nan)
     with pytest.raises(ModelError, match="not finite numbers"):
-        Continuations(broken.engine).ask([ChoiceRequest([5, 6], [[6, 7]])])
+        Continuations(broken.engine).score([ChoiceRequest([5, 6], [[6, 7]])])
 
 
 # Words to tokens

@@ -74,8 +74,8 @@ def test_every_format_and_scheme_runs_as_its_weights_say(format, scheme, kernel,
     assert sum(isinstance(m, QuantLinear) for m in model.module.modules()) == 14
     assert sum(model.kernels.values()) == 14
     ((name, _),) = model.kernels
-    assert bool(model.joined) == (name == "cpu")
-    assert bool(model.apart) == (name != "cpu")
+    assert bool(model.merged) == (name == "cpu")
+    assert bool(model.unmerged) == (name != "cpu")
 
 
 def test_both_formats_give_the_same_bits(tmp_path):

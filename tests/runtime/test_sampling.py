@@ -209,7 +209,7 @@ def test_the_repetition_penalty_is_that_of_transformers(seed, penalty):
     tokens = list(prompt)
     for _ in range(10):
         scores = theirs(torch.tensor([tokens]), logits[None].clone())[0]
-        assert torch.equal(sampler._penalized(logits), scores)
+        assert torch.equal(sampler._penalize(logits), scores)
         tokens.append(sampler.pick(logits).token)
         assert tokens[-1] == int(scores.argmax())
 
@@ -233,7 +233,7 @@ def test_penalties_are_taken_one_after_the_other():
     assert sampler.pick(logits).token == 0
     assert sampler.pick(logits).token == 0  # 8 / 2 - 0.25 - 0.5 = 3.25, and token 1 has 4 / 2
     expected = torch.tensor([8 / 2 - 2 * 0.25 - 0.5, 4 / 2, -4 * 2, 1])
-    assert torch.equal(sampler._penalized(logits), expected)
+    assert torch.equal(sampler._penalize(logits), expected)
 
 
 def test_a_prompt_may_hold_ids_that_the_model_cannot_write():

@@ -52,11 +52,11 @@ def test_however_the_text_is_cut_it_stops_as_if_read_letter_by_letter(seed):
     stops, out, fed = StopStrings(stop), "", ""
     for piece in cut(text, chance):
         out, fed = out + stops.push(piece), fed + piece
-        if stops.found is None:
+        if stops.match is None:
             held = fed.removeprefix(out)
             assert fed.startswith(out)
             assert not held or any(s.startswith(held) and s != held for s in stop)
-    assert (out + stops.finish(), stops.found) == read_letter_by_letter(text, stop)
+    assert (out + stops.finish(), stops.match) == read_letter_by_letter(text, stop)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def _answer(conversation: Any, line: str, console: Console) -> None:
     start, forgotten = time.perf_counter(), conversation.forgotten
     try:
         with _stoppable() as stopped:
-            for piece in conversation.say(line):
+            for piece in conversation.send(line):
                 print(piece, end="", flush=True)
                 if stopped():
                     break

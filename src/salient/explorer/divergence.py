@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from salient.core.errors import ModelError, RequestError
-from salient.runtime.engine import PIECE, Engine
+from salient.runtime.engine import CHUNK, Engine
 from salient.runtime.sampler import NO_NUMBERS
 from salient.runtime.tokenization import chat_ids, prompt_ids
 from salient.serve.openai_format import token_text
@@ -95,8 +95,8 @@ async def _logits(worker: Worker, text: ForcedText) -> Tensor:
     for one chunk at most.
     """
     ids = [*text.prompt, *text.answer[:-1]]
-    if worker.engine.runner.keeps_prefixes:
-        for stop in range(PIECE, len(text.prompt), PIECE):
+    if worker.engine.runner.reuses_prefixes:
+        for stop in range(CHUNK, len(text.prompt), CHUNK):
             await worker.between_steps(lambda engine, stop=stop: engine.logits(ids[:stop], 1))
     return await worker.between_steps(lambda engine: engine.logits(ids, len(text.answer)))
 

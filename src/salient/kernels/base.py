@@ -64,7 +64,7 @@ class PackedWeight(nn.Module, ABC):
         """Bytes of memory that the weight takes."""
         return sum(b.numel() * b.element_size() for b in self.buffers())
 
-    def hold(self, **tensors: Tensor) -> None:
+    def store(self, **tensors: Tensor) -> None:
         """Keep `tensors` as buffers, which no state dict shows."""
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
@@ -76,7 +76,7 @@ class Kernel(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def refuses(self, layer: Layer) -> str | None:
+    def unsupported(self, layer: Layer) -> str | None:
         """Why this kernel cannot take `layer` here, in words; None if it can."""
 
     @abstractmethod

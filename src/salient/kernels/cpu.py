@@ -40,7 +40,7 @@ class CpuWeight(PackedWeight):
     ):
         super().__init__(out, width)
         self.library = library
-        self.hold(codes=codes, scale=scale, zero=zero)
+        self.store(codes=codes, scale=scale, zero=zero)
         self.group = width // scale.shape[1]
 
     @staticmethod
@@ -77,10 +77,10 @@ class CpuWeight(PackedWeight):
         """y [..., out] = x [..., width] @ W.T, in the dtype of `x`."""
         rows = x.reshape(-1, self.width).float().contiguous()
         if torch.compiler.is_compiling():
-            made = codes_matmul(rows, self.codes, self.scale, self.zero, self.out)
+            y = codes_matmul(rows, self.codes, self.scale, self.zero, self.out)
         else:
-            made = self.library.multiply(self.linear(), rows, self.out)
-        return made.to(x.dtype).reshape(*x.shape[:-1], self.out)
+            y = self.library.multiply(self.linear(), rows, self.out)
+        return y.to(x.dtype).reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, width] that the codes stand for, in `dtype`."""
@@ -109,7 +109,7 @@ class CpuKernel(Kernel):
 
     name = "cpu"
 
-    def refuses(self, layer: Layer) -> str | None:
+    def unsupported(self, layer: Layer) -> str | None:
         """Why not: the device, the scheme, no compiler, or kernels that fail their check."""
         if layer.device.type != "cpu":
             return f"it computes on the CPU, not on {layer.device}"
@@ -133,9 +133,9 @@ def _fails(library: Library) -> str | None:
     """What goes wrong when the built kernels are held to the definition on this machine."""
     seeded = torch.Generator().manual_seed(0)
     for scheme, out, rows in ((Scheme(64), 48, 5), (Scheme(8, symmetric=True), 21, 1)):
-        made = torch.randn(out, 3 * scheme.group_size, generator=seeded)
-        weight = quantize(made, scheme, name="check")
-        x = torch.randn(rows, made.shape[1], generator=seeded)
+        dense = torch.randn(out, 3 * scheme.group_size, generator=seeded)
+        weight = quantize(dense, scheme, name="check")
+        x = torch.randn(rows, dense.shape[1], generator=seeded)
         wanted = ReferenceWeight(weight, x.device)(x)
         wrong = (CpuWeight.of(weight, library)(x) - wanted).abs().max() / wanted.abs().max()
         if not bool(wrong < TOLERANCE):

@@ -54,14 +54,14 @@ def built_library(extra: tuple[str, ...] = ()) -> Path:
 
 
 def _build(compiler: str, extra: tuple[str, ...], library: Path) -> None:
-    said = ""
+    message = ""
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
+        output = Path(folder) / library.name
         for flags in TRIES:
             command = [compiler, *FLAGS, *flags, *extra]
             try:
                 done = subprocess.run(
-                    [*command, str(SOURCES / "native.cpp"), "-o", str(made)],
+                    [*command, str(SOURCES / "native.cpp"), "-o", str(output)],
                     capture_output=True,
                     text=True,
                     timeout=LONGEST_BUILD,
@@ -70,21 +70,22 @@ def _build(compiler: str, extra: tuple[str, ...], library: Path) -> None:
             except subprocess.TimeoutExpired:
                 raise NotBuilt(f"{compiler} took more than {LONGEST_BUILD} s") from None
             if done.returncode == 0:
-                made.replace(library)
+                output.replace(library)
                 return
-            said = said or next((line for line in done.stderr.splitlines() if "error" in line), "")
-    raise NotBuilt(f"{compiler} cannot build them ({said.strip() or 'it says no reason'})")
+            errors = (line for line in done.stderr.splitlines() if "error" in line)
+            message = message or next(errors, "")
+    raise NotBuilt(f"{compiler} cannot build them ({message.strip() or 'it says no reason'})")
 
 
 def _key(compiler: str, extra: tuple[str, ...]) -> str:
     """A name for what would be built: another source, compiler or processor makes another."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    made = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
-        made.update(path.read_bytes())
+        digest.update(path.read_bytes())
     for text in (compiler, version.stdout, *FLAGS, *map(str, TRIES), *extra, _processor()):
-        made.update(text.encode() + b"\0")
-    return made.hexdigest()[:16]
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _processor() -> str:
@@ -93,5 +94,5 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    told = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
-    return "\n".join(sorted(told))
+    features = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    return "\n".join(sorted(features))

@@ -171,9 +171,9 @@ class Library:
 
     def dequantize(self, linear: LinearC) -> Tensor:
         """The weight float32 [linear.out, linear.width], padding included."""
-        made = torch.empty(linear.out, linear.width)
-        self._dequantize(byref(linear), made.data_ptr(), threads())
-        return made
+        weight = torch.empty(linear.out, linear.width)
+        self._dequantize(byref(linear), weight.data_ptr(), threads())
+        return weight
 
 
 def _function(function: Any, *types: Any) -> Any:

@@ -16,7 +16,7 @@ class DenseWeight(PackedWeight):
 
     def __init__(self, weight: QuantizedWeight, layer: Layer):
         super().__init__(*weight.codes.shape)
-        self.hold(weight=weight.dequantize().to(layer.device, layer.dtype))
+        self.store(weight=weight.dequantize().to(layer.device, layer.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] = x [..., width] @ W.T, in the dtype of `x`."""
@@ -32,7 +32,7 @@ class DenseKernel(Kernel):
 
     name = "dense"
 
-    def refuses(self, layer: Layer) -> str | None:
+    def unsupported(self, layer: Layer) -> str | None:
         """Nothing is refused."""
         return None
 

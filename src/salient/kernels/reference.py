@@ -17,7 +17,7 @@ class ReferenceWeight(PackedWeight):
     def __init__(self, weight: QuantizedWeight, device: torch.device):
         super().__init__(*weight.codes.shape)
         self.scheme = weight.scheme
-        self.hold(
+        self.store(
             codes=weight.codes.to(device),
             scale=weight.scale.to(device),
             zero=weight.zero.to(device),
@@ -38,7 +38,7 @@ class ReferenceKernel(Kernel):
 
     name = "reference"
 
-    def refuses(self, layer: Layer) -> str | None:
+    def unsupported(self, layer: Layer) -> str | None:
         """Nothing is refused."""
         return None
 

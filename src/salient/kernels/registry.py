@@ -41,18 +41,18 @@ def find_kernel(name: str) -> Kernel:
     known = KERNELS | FOREIGN
     if name not in known:
         raise ModelError(f"Unknown kernel {name!r}. Known kernels: {', '.join(known)}.")
-    module, made = known[name]
-    return getattr(import_module(f"salient.kernels.{module}"), made)()
+    module, attribute = known[name]
+    return getattr(import_module(f"salient.kernels.{module}"), attribute)()
 
 
-def choose(layer: Layer, wanted: str = "auto") -> KernelChoice:
+def select_kernel(layer: Layer, wanted: str = "auto") -> KernelChoice:
     """The kernel for `layer`: the first in KERNELS that takes it, or the one `wanted` by name.
 
     Raises ModelError where the wanted kernel refuses the layer.
     """
     if wanted != "auto":
         kernel = find_kernel(wanted)
-        refused = kernel.refuses(layer)
+        refused = kernel.unsupported(layer)
         if refused:
             raise ModelError(
                 f"The kernel {wanted!r} cannot take a layer of {layer.out} x {layer.width}: "
@@ -62,15 +62,15 @@ def choose(layer: Layer, wanted: str = "auto") -> KernelChoice:
     passed = []
     for name in KERNELS:
         kernel = find_kernel(name)
-        refused = kernel.refuses(layer)
+        refused = kernel.unsupported(layer)
         if refused is None:
             return KernelChoice(kernel, "; ".join(passed) or "the fastest on this device")
-        if belongs(name, layer.device):
+        if runs_on(name, layer.device):
             passed.append(f"not {name}: {refused}")
     raise AssertionError("unreachable: the dense kernel takes every layer")
 
 
-def belongs(name: str, device: torch.device) -> bool:
+def runs_on(name: str, device: torch.device) -> bool:
     """Whether a user of `device` would ask why it is not `name`."""
     on_gpu = name == "triton" or name in FOREIGN
     return on_gpu != (device.type == "cpu")

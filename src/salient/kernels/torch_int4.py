@@ -31,7 +31,7 @@ class TorchInt4Weight(PackedWeight):
         codes = weight.codes.to(torch.int32)
         # The operator has (code - 8) * scale + zero; ours is (code - zero) * scale.
         shifted = (weight.scheme.middle - weight.zero.float()) * weight.scale
-        self.hold(
+        self.store(
             packed=torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, INNER_K_TILES),
             scales_zeros=torch.stack((weight.scale.t(), shifted.t()), -1).bfloat16().contiguous(),
             pairs=weight.codes[:, 0::2] | (weight.codes[:, 1::2] << 4),
@@ -44,10 +44,10 @@ class TorchInt4Weight(PackedWeight):
         rows = x.reshape(-1, self.width).bfloat16()
         if not len(rows):
             return x.new_empty(*x.shape[:-1], self.out)
-        made = torch.ops.aten._weight_int4pack_mm_for_cpu(
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(
             rows, self.packed, self.scheme.group_size, self.scales_zeros
         )
-        return made.to(x.dtype).reshape(*x.shape[:-1], self.out)
+        return y.to(x.dtype).reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, width] that the codes stand for, in `dtype`."""
@@ -61,7 +61,7 @@ class TorchInt4(Kernel):
 
     name = "torch-int4"
 
-    def refuses(self, layer: Layer) -> str | None:
+    def unsupported(self, layer: Layer) -> str | None:
         """Why not: the device, the dtype, the scheme, the shape, or a PyTorch without it."""
         if layer.device.type != "cpu":
             return f"it computes on the CPU, not on {layer.device}"

@@ -36,7 +36,7 @@ OLDEST = (8, 0)  # bf16 tensor cores and asynchronous copies
 class TritonWeight(PackedWeight):
     """Codes in the order of tensor-core operands, scales and zeros by group.
 
-    words: int16 [blocks of inputs, blocks of outputs, 32, 8], four codes each
+    packed: int16 [blocks of inputs, blocks of outputs, 32, 8], four codes each
     scale: int32 [groups, outputs / 2], two 16-bit scales each, or one float32 [groups, outputs]
     zero:  int32 [groups, outputs / 8], eight zeros each; empty if symmetric
 
@@ -56,8 +56,8 @@ class TritonWeight(PackedWeight):
         zero = torch.empty(0, dtype=torch.int32, device=layer.device)
         if not weight.scheme.symmetric:
             zero = pack_nibbles(_padded(weight.zero.to(layer.device), padded).t())
-        self.hold(
-            words=packed(weight.codes.to(layer.device)),
+        self.store(
+            packed=pack_codes(weight.codes.to(layer.device)),
             scale=scale.reshape(-1).view(torch.int32).unflatten(0, (len(scale), -1)),
             zero=zero,
         )
@@ -73,17 +73,17 @@ class TritonWeight(PackedWeight):
                 "Run the model in one of these, or take another kernel."
             )
         rows = x.reshape(-1, self.width).contiguous()
-        y = torch.ops.salient.matmul_w4(rows, *self._held())
+        y = torch.ops.salient.matmul_w4(rows, *self._operands())
         return y.reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, width] that the codes stand for, in `dtype`."""
-        return torch.ops.salient.dequantize_w4(*self._held(), self.width, dtype)
+        return torch.ops.salient.dequantize_w4(*self._operands(), self.width, dtype)
 
-    def _held(self) -> tuple[Any, ...]:
+    def _operands(self) -> tuple[Any, ...]:
         """What the operators take to know the weight."""
         facts = (self.scale_dtype, self.out, self.group_size)
-        return (self.words, self.scale, self.zero, *facts)
+        return (self.packed, self.scale, self.zero, *facts)
 
 
 class TritonKernel(Kernel):
@@ -91,7 +91,7 @@ class TritonKernel(Kernel):
 
     name = "triton"
 
-    def refuses(self, layer: Layer) -> str | None:
+    def unsupported(self, layer: Layer) -> str | None:
         """Why this kernel cannot take `layer` here, in words; None if it can."""
         scheme = layer.scheme
         if importlib.util.find_spec("triton") is None:
@@ -119,11 +119,11 @@ def _no_gpu(device: torch.device) -> str | None:
         return f"it runs on NVIDIA and AMD GPUs, and the device is {str(device)!r}"
     if not torch.cuda.is_available():
         return "torch finds no GPU here: this build has none, or the driver does not answer"
-    found = torch.cuda.get_device_capability(device)
-    if torch.version.hip is None and found < OLDEST:
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and capability < OLDEST:
         return (
             f"it needs compute capability {OLDEST[0]}.{OLDEST[1]} (Ampere) or later, "
-            f"and {torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}"
+            f"and {torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
         )
     return None
 
@@ -131,7 +131,7 @@ def _no_gpu(device: torch.device) -> str | None:
 # Packing
 
 
-def packed(codes: Tensor) -> Tensor:
+def pack_codes(codes: Tensor) -> Tensor:
     """Codes uint8 [out, width] as words int16 [width / 64, out / 16, 32, 8], both rounded up.
 
     The order is told in `triton_kernels.py`. Padding is code 0.
@@ -142,11 +142,11 @@ def packed(codes: Tensor) -> Tensor:
     full[:out, :width] = codes
     # [blocks of outputs, high bit, 8, blocks of inputs, plane, 4, 4], then without the planes
     planes = full.view(blocks[0], 2, 8, blocks[1], 4, 4, 4).unbind(4)
-    words = planes[0].to(torch.int32)
+    packed = planes[0].to(torch.int32)
     for number, plane in enumerate(planes[1:], 1):
-        words |= plane.to(torch.int32) << (4 * number)
-    words = words.permute(3, 0, 2, 4, 1, 5)  # [inputs, outputs, 8, 4, high bit, 4]
-    return words.to(torch.int16).reshape(blocks[1], blocks[0], 32, 8)  # wraps to the sign bit
+        packed |= plane.to(torch.int32) << (4 * number)
+    packed = packed.permute(3, 0, 2, 4, 1, 5)  # [inputs, outputs, 8, 4, high bit, 4]
+    return packed.to(torch.int16).reshape(blocks[1], blocks[0], 32, 8)  # wraps to the sign bit
 
 
 def exact_in(scale: Tensor, dtype: torch.dtype) -> torch.dtype:

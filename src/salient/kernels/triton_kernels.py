@@ -49,15 +49,15 @@ BF16_TIMES = tl.constexpr("{ .reg .b32 o; mov.b32 o, 0x80008000; fma.rn.bf16x2 $
 def _scale(scale, group, n, padded, SCALE: tl.constexpr):
     """Scales of outputs n in `group`: SCALE. 32 bits a load, the least that can be pipelined."""
     if SCALE.is_fp32():
-        found = tl.load(scale + group * padded + n).to(SCALE, bitcast=True)
+        value = tl.load(scale + group * padded + n).to(SCALE, bitcast=True)
     else:
         pair = tl.load(scale + group * (padded // 2) + n // 2)
-        found = ((pair >> ((n & 1) * 16)) & 0xFFFF).to(tl.int16).to(SCALE, bitcast=True)
-    return found
+        value = ((pair >> ((n & 1) * 16)) & 0xFFFF).to(tl.int16).to(SCALE, bitcast=True)
+    return value
 
 
 @triton.jit
-def _codes(words, zero, P: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr):
+def _codes(packed, zero, P: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr):
     """code - zero of plane P of words [R, 16], zero int32 [R, 1 or 16]: DTYPE [R, 16], exact."""
     if ASM:
         if DTYPE.is_fp16():
@@ -66,11 +66,11 @@ def _codes(words, zero, P: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr)
         else:
             less = (zero | 0xC300).to(tl.int16).to(DTYPE, bitcast=True)  # -(128 + zero)
             recipe: tl.constexpr = BF16[P]
-        less = tl.broadcast_to(less, words.shape)
+        less = tl.broadcast_to(less, packed.shape)
         return tl.inline_asm_elementwise(
-            recipe, "=r,r,r", [words, less], less.dtype, is_pure=True, pack=2
+            recipe, "=r,r,r", [packed, less], less.dtype, is_pure=True, pack=2
         )
-    codes = (words >> (4 * P)).to(tl.int32) & 15
+    codes = (packed >> (4 * P)).to(tl.int32) & 15
     return (codes - zero).to(tl.float32).to(DTYPE)
 
 
@@ -95,7 +95,7 @@ def _zero(zero, group, n, padded, SYMMETRIC: tl.constexpr):
 
 
 @triton.jit
-def _plane(words, weight, ks, n, P: tl.constexpr, FORM: tl.constexpr, SCALED: tl.constexpr):
+def _plane(packed, weight, ks, n, P: tl.constexpr, FORM: tl.constexpr, SCALED: tl.constexpr):
     """Plane P of words [R, 16]: inputs 64 ks + 16 P + (0 to 15) of outputs n, DTYPE [R, 16].
 
     One load of a zero and a scale serves as many planes as the group size allows.
@@ -113,13 +113,13 @@ def _plane(words, weight, ks, n, P: tl.constexpr, FORM: tl.constexpr, SCALED: tl
         group = tl.minimum(inputs // GROUP, groups - 1)
         z = _zero(zero, group, n[:, None], padded, FORM[1])
         s = _scale(scale, group, n[:, None], padded, FORM[2])
-    codes = _codes(words, z, P, FORM[3], FORM[4])
+    codes = _codes(packed, z, P, FORM[3], FORM[4])
     return _times(codes, s, FORM[3], FORM[4]) if SCALED else codes
 
 
 @triton.jit
 def _tile(
-    words, weight, nb, kb, n, ks,
+    packed, weight, nb, kb, n, ks,
     NB: tl.constexpr, S: tl.constexpr, FORM: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """Blocks nb [NB] by kb [S] as the left operand, a row for each output of each of the kb:
@@ -130,7 +130,7 @@ def _tile(
     lane = tl.arange(0, 32)[None, None, :, None]
     word = tl.arange(0, 8)[None, None, None, :]
     block = kb[None, :, None, None] * (weight[2] // 16) + nb[:, None, None, None]
-    w = tl.load(words + block * 256 + lane * 8 + word)  # [NB, S, 32, 8]: warps go along S
+    w = tl.load(packed + block * 256 + lane * 8 + word)  # [NB, S, 32, 8]: warps go along S
     w = w.reshape(NB, S, 8, 4, 2, 4).permute(1, 0, 4, 2, 3, 5).reshape(S * NB * 16, 16)
     p0 = _plane(w, weight, ks, n, 0, FORM, SCALED)
     p1 = _plane(w, weight, ks, n, 1, FORM, SCALED)
@@ -150,7 +150,7 @@ def _dot(w, x, sums, FORM: tl.constexpr):
 
 @triton.jit(do_not_specialize=NOT_SPECIAL)
 def narrow(
-    x, words, scale, zero, y, rows, out, width, padded, blocks, groups, steps,
+    x, packed, scale, zero, y, rows, out, width, padded, blocks, groups, steps,
     FORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, S: tl.constexpr,
     KB: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -182,7 +182,7 @@ def narrow(
             at = step * KB + b
             kb = tl.minimum(first + at, blocks - 1)
             ks = first_of_row + (step * KB if WHOLE else at)
-            w = _tile(words, weight, nb, kb, n, ks, NB, S, FORM, SCALED=not WHOLE)
+            w = _tile(packed, weight, nb, kb, n, ks, NB, S, FORM, SCALED=not WHOLE)
             there = m[None, None, :] < rows
             if not EVEN:
                 there = there & ((first + at)[:, None, None] * 64 + k[None, :, None] < width)
@@ -194,15 +194,15 @@ def narrow(
             total += sums * s.reshape(S, BN)[:, :, None]
         else:
             total = sums
-    made = tl.sum(total, 0)
+    result = tl.sum(total, 0)
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     at = (part * rows + m)[None, :].to(tl.int64) * out + n[:, None]
-    tl.store(y + at, made.to(y.dtype.element_ty), mask=(m[None, :] < rows) & (n[:, None] < out))
+    tl.store(y + at, result.to(y.dtype.element_ty), mask=(m[None, :] < rows) & (n[:, None] < out))
 
 
 @triton.jit(do_not_specialize=NOT_SPECIAL)
 def wide(
-    x, words, scale, zero, y, rows, out, width, padded, blocks, groups, steps,
+    x, packed, scale, zero, y, rows, out, width, padded, blocks, groups, steps,
     FORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     ACROSS: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -231,7 +231,7 @@ def wide(
         kb = tl.minimum(at, blocks - 1)
         ks = tl.zeros((BN,), tl.int32) + at
         w = _tile(
-            words, weight, nb, tl.zeros((1,), tl.int32) + kb, inside, ks, NB, 1, FORM, SCALED=True
+            packed, weight, nb, tl.zeros((1,), tl.int32) + kb, inside, ks, NB, 1, FORM, SCALED=True
         )
         w = w.reshape(BN, 64)
         if EVEN:
@@ -256,7 +256,7 @@ def add(parts, y, count, PARTS: tl.constexpr, SIZE: tl.constexpr):
 
 @triton.jit
 def dequantize(
-    words, scale, zero, w, out, width, padded, blocks, groups, FORM: tl.constexpr, S: tl.constexpr
+    packed, scale, zero, w, out, width, padded, blocks, groups, FORM: tl.constexpr, S: tl.constexpr
 ):
     """The weight itself: w [out, width], 16 outputs by 64 S inputs a program."""
     weight = (scale, zero, padded, groups)
@@ -265,7 +265,7 @@ def dequantize(
     first = tl.program_id(1) * S
     nb = tl.program_id(0) + tl.arange(0, 1)
     kb = tl.minimum(first + tl.arange(0, S), blocks - 1)
-    tile = _tile(words, weight, nb, kb, n, first + flat // 16, 1, S, FORM, SCALED=True)
+    tile = _tile(packed, weight, nb, kb, n, first + flat // 16, 1, S, FORM, SCALED=True)
     k = (first + flat // 16)[:, None] * 64 + tl.arange(0, 64)[None, :]
     at = n[:, None].to(tl.int64) * width + k
     tl.store(w + at, tile.reshape(S * 16, 64), mask=(n[:, None] < out) & (k < width))

@@ -127,7 +127,7 @@ def interpreted() -> bool:
 class PackedOperands:
     """A packed weight as the operators see it, and what the programs need to know of it."""
 
-    words: Tensor
+    packed: Tensor
     scale: Tensor
     zero: Tensor
     scale_dtype: torch.dtype
@@ -136,11 +136,11 @@ class PackedOperands:
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         zero = self.zero if self.zero.numel() else self.scale  # never read where symmetric
-        return self.words, self.scale, zero
+        return self.packed, self.scale, zero
 
     def sizes(self, width: int) -> tuple[int, ...]:
         """out, width, padded outputs, blocks of inputs, groups."""
-        blocks, outs = self.words.shape[:2]
+        blocks, outs = self.packed.shape[:2]
         return self.out, width, outs * BLOCK_OUT, blocks, self.scale.shape[0]
 
     def form(self, dtype: torch.dtype) -> tuple[Any, ...]:
@@ -153,7 +153,7 @@ class PackedOperands:
 
 def matmul(
     x: Tensor,
-    words: Tensor,
+    packed: Tensor,
     scale: Tensor,
     zero: Tensor,
     scale_dtype: torch.dtype,
@@ -161,20 +161,20 @@ def matmul(
     group_size: int,
 ) -> Tensor:
     """y [rows, out] = x [rows, width] @ W.T. Neither waits for the GPU nor makes it wait."""
-    held = PackedOperands(words, scale, zero, scale_dtype, out, group_size)
+    weight = PackedOperands(packed, scale, zero, scale_dtype, out, group_size)
     rows, width = x.shape
     if rows == 0 or rows > MOST_ROWS:
-        return torch.mm(x, _dequantized(held, width, x.dtype).t())
+        return torch.mm(x, _dequantized(weight, width, x.dtype).t())
     with torch.cuda.device_of(x):
         for narrow in settings_of(x.device).narrow:
             if rows <= narrow.rows:
-                return run_narrow(x, held, fitted_narrow(narrow, group_size))
+                return run_narrow(x, weight, fitted_narrow(narrow, group_size))
         wide = next(s for s in settings_of(x.device).wide if rows <= s.rows)
-        return run_wide(x, held, fitted_wide(wide, group_size))
+        return run_wide(x, weight, fitted_wide(wide, group_size))
 
 
 def dequantized(
-    words: Tensor,
+    packed: Tensor,
     scale: Tensor,
     zero: Tensor,
     scale_dtype: torch.dtype,
@@ -185,32 +185,32 @@ def dequantized(
 ) -> Tensor:
     """The weight [out, width] in `dtype`."""
     return _dequantized(
-        PackedOperands(words, scale, zero, scale_dtype, out, group_size), width, dtype
+        PackedOperands(packed, scale, zero, scale_dtype, out, group_size), width, dtype
     )
 
 
-def _dequantized(held: PackedOperands, width: int, dtype: torch.dtype) -> Tensor:
+def _dequantized(weight: PackedOperands, width: int, dtype: torch.dtype) -> Tensor:
     """The weight [out, width] in `dtype`."""
-    made = held.words.new_empty(held.out, width, dtype=dtype)
-    sizes, slices = held.sizes(width), 4
+    dense = weight.packed.new_empty(weight.out, width, dtype=dtype)
+    sizes, slices = weight.sizes(width), 4
     grid = (sizes[2] // BLOCK_OUT, -(-sizes[3] // slices))
-    with torch.cuda.device_of(held.words):
+    with torch.cuda.device_of(weight.packed):
         _programs().dequantize[grid](
-            *held.tensors(), made, *sizes, FORM=held.form(dtype), S=slices, num_warps=4
+            *weight.tensors(), dense, *sizes, FORM=weight.form(dtype), S=slices, num_warps=4
         )
-    return made
+    return dense
 
 
-def run_narrow(x: Tensor, held: PackedOperands, s: NarrowSettings) -> Tensor:
+def run_narrow(x: Tensor, weight: PackedOperands, s: NarrowSettings) -> Tensor:
     """y by `narrow`: parts of the inputs, each of `warps` slices."""
     rows, width = x.shape
-    tiles = (-(-held.out // s.out_tile), -(-rows // s.rows_tile))
-    blocks = held.words.shape[0]
+    tiles = (-(-weight.out // s.out_tile), -(-rows // s.rows_tile))
+    blocks = weight.packed.shape[0]
     parts = parts_of(tiles[0] * tiles[1], -(-blocks // (s.blocks * s.warps)), x.device)
     steps = -(-blocks // (s.blocks * s.warps * parts))
-    y = _sums(x, held.out, parts)
+    y = _sums(x, weight.out, parts)
     _programs().narrow[(*tiles, parts)](
-        x, *held.tensors(), y, rows, *held.sizes(width), steps, FORM=held.form(x.dtype),
+        x, *weight.tensors(), y, rows, *weight.sizes(width), steps, FORM=weight.form(x.dtype),
         BM=s.rows_tile, BN=s.out_tile, S=s.warps, KB=s.blocks,
         EVEN=width == steps * parts * s.warps * s.blocks * BLOCK_IN, STAGES=s.stages,
         num_warps=s.warps,
@@ -218,16 +218,16 @@ def run_narrow(x: Tensor, held: PackedOperands, s: NarrowSettings) -> Tensor:
     return _added(y, x)
 
 
-def run_wide(x: Tensor, held: PackedOperands, s: WideSettings) -> Tensor:
+def run_wide(x: Tensor, weight: PackedOperands, s: WideSettings) -> Tensor:
     """y by `wide`."""
     rows, width = x.shape
-    tiles = -(-held.out // s.out_tile) * -(-rows // s.rows_tile)
-    blocks = held.words.shape[0]
+    tiles = -(-weight.out // s.out_tile) * -(-rows // s.rows_tile)
+    blocks = weight.packed.shape[0]
     parts = parts_of(tiles, blocks // 4, x.device)
     steps = -(-blocks // parts)
-    y = _sums(x, held.out, parts)
+    y = _sums(x, weight.out, parts)
     _programs().wide[(tiles, parts)](
-        x, *held.tensors(), y, rows, *held.sizes(width), steps, FORM=held.form(x.dtype),
+        x, *weight.tensors(), y, rows, *weight.sizes(width), steps, FORM=weight.form(x.dtype),
         BM=s.rows_tile, BN=s.out_tile, ACROSS=s.across,
         EVEN=width == steps * parts * BLOCK_IN, STAGES=s.stages, num_warps=s.warps,
     )  # fmt: skip
@@ -288,7 +288,9 @@ def _of(dtype: torch.dtype) -> Any:
 # Operators
 
 _LIBRARY = torch.library.Library("salient", "FRAGMENT")
-_WEIGHT = "Tensor words, Tensor scale, Tensor zero, ScalarType scale_dtype, int out, int group_size"
+_WEIGHT = (
+    "Tensor packed, Tensor scale, Tensor zero, ScalarType scale_dtype, int out, int group_size"
+)
 _LIBRARY.define(f"matmul_w4(Tensor x, {_WEIGHT}) -> Tensor")
 _LIBRARY.define(f"dequantize_w4({_WEIGHT}, int width, ScalarType dtype) -> Tensor")
 _LIBRARY.impl("matmul_w4", matmul, "CompositeExplicitAutograd")
@@ -296,10 +298,10 @@ _LIBRARY.impl("dequantize_w4", dequantized, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("salient::matmul_w4", lib=_LIBRARY)
-def _like_matmul(x: Tensor, words: Tensor, scale: Tensor, zero: Tensor, *facts: Any) -> Tensor:
+def _like_matmul(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor, *facts: Any) -> Tensor:
     return x.new_empty(x.shape[0], facts[1])
 
 
 @torch.library.register_fake("salient::dequantize_w4", lib=_LIBRARY)
-def _like_dequantized(words: Tensor, scale: Tensor, zero: Tensor, *facts: Any) -> Tensor:
-    return words.new_empty(facts[1], facts[3], dtype=facts[4])
+def _like_dequantized(packed: Tensor, scale: Tensor, zero: Tensor, *facts: Any) -> Tensor:
+    return packed.new_empty(facts[1], facts[3], dtype=facts[4])

@@ -26,16 +26,16 @@ class ForeignWeight(PackedWeight):
     def __init__(self, weight: QuantizedWeight, layer: Layer):
         super().__init__(layer.out, layer.width)
         self.group_size, self.symmetric = weight.scheme.group_size, weight.scheme.symmetric
-        words = gptq_words(weight.codes.to(layer.device))
+        packed = pack_gptq(weight.codes.to(layer.device))
         scale = weight.scale.t().to(layer.device, layer.dtype).contiguous()
         zero = weight.zero.t().to(layer.device, torch.int32).contiguous()
         try:
-            self.prepare(words, scale, zero)
+            self.prepare(packed, scale, zero)
         except MISMATCHES as error:
             raise _another_version(self.kernel, error) from error
 
-    def prepare(self, words: Tensor, scale: Tensor, zero: Tensor) -> None:
-        """Keep the weight: words int32 [width / 8, out], scale and zero int32 [groups, out]."""
+    def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
+        """Keep the weight: packed int32 [width / 8, out], scale and zero int32 [groups, out]."""
         raise NotImplementedError
 
     def product(self, x: Tensor) -> Tensor:
@@ -45,10 +45,10 @@ class ForeignWeight(PackedWeight):
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] = x [..., width] @ W.T, in the dtype of `x`."""
         try:
-            made = self.product(x.reshape(-1, self.width))
+            y = self.product(x.reshape(-1, self.width))
         except MISMATCHES as error:
             raise _another_version(self.kernel, error) from error
-        return made.reshape(*x.shape[:-1], self.out)
+        return y.reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, width] in `dtype`: the kernel times the identity."""
@@ -68,25 +68,25 @@ class MarlinWeight(ForeignWeight):
 
     kernel = "marlin"
 
-    def prepare(self, words: Tensor, scale: Tensor, zero: Tensor) -> None:
+    def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
         """vLLM's own repacking."""
         ops = _vllm("vllm._custom_ops")
         tools = _vllm("vllm.model_executor.layers.quantization.utils.marlin_utils")
         sizes = (self.width, self.out)
         if not self.symmetric:
             zero = tools.marlin_zero_points(zero, *zero.shape, 4)
-        self.hold(
-            words=ops.gptq_marlin_repack(words, *sizes, 4),
+        self.store(
+            packed=ops.gptq_marlin_repack(packed, *sizes, 4),
             scale=tools.marlin_permute_scales(scale, *sizes, self.group_size),
             zero=zero,
-            workspace=tools.marlin_make_workspace_new(words.device),
+            workspace=tools.marlin_make_workspace_new(packed.device),
         )
 
     def product(self, x: Tensor) -> Tensor:
         """`marlin_gemm`, with its sums in float32."""
         sizes = {"size_m": x.shape[0], "size_n": self.out, "size_k": self.width}
         return _vllm("vllm._custom_ops").marlin_gemm(
-            x, None, self.words, None, self.scale, None, None,
+            x, None, self.packed, None, self.scale, None, None,
             None if self.symmetric else self.zero, self.workspace, self.type,
             **sizes, use_fp32_reduce=True,
         )  # fmt: skip
@@ -97,12 +97,12 @@ class MacheteWeight(ForeignWeight):
 
     kernel = "machete"
 
-    def prepare(self, words: Tensor, scale: Tensor, zero: Tensor) -> None:
+    def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
         """vLLM's own repacking, which takes columns."""
         prepack = _vllm("vllm._custom_ops").machete_prepack_B
-        columns = words.t().contiguous().t()
-        self.hold(
-            words=prepack(columns, scale.dtype, self.type, scale.dtype),
+        columns = packed.t().contiguous().t()
+        self.store(
+            packed=prepack(columns, scale.dtype, self.type, scale.dtype),
             scale=scale,
             zero=-scale * zero.to(scale.dtype),
         )
@@ -110,7 +110,7 @@ class MacheteWeight(ForeignWeight):
     def product(self, x: Tensor) -> Tensor:
         """`machete_mm` with the schedule that it chooses."""
         return _vllm("vllm._custom_ops").machete_mm(
-            a=x, b_q=self.words, b_type=self.type, b_group_scales=self.scale,
+            a=x, b_q=self.packed, b_type=self.type, b_group_scales=self.scale,
             b_group_zeros=None if self.symmetric else self.zero, b_group_size=self.group_size,
         )  # fmt: skip
 
@@ -118,11 +118,13 @@ class MacheteWeight(ForeignWeight):
 class VllmKernelWrapper(Kernel):
     """One of vLLM's kernels, with the limits of its version 0.32."""
 
-    def __init__(self, held: type[ForeignWeight], operator: str, group_sizes: tuple[int, ...]):
-        self.held, self.operator, self.group_sizes = held, operator, group_sizes
-        self.name = held.kernel  # type: ignore[misc]
+    def __init__(
+        self, weight_class: type[ForeignWeight], operator: str, group_sizes: tuple[int, ...]
+    ):
+        self.weight_class, self.operator, self.group_sizes = weight_class, operator, group_sizes
+        self.name = weight_class.kernel  # type: ignore[misc]
 
-    def refuses(self, layer: Layer) -> str | None:
+    def unsupported(self, layer: Layer) -> str | None:
         """Why it cannot take `layer` here, in words; None if it can."""
         try:
             _vllm("vllm._custom_ops")
@@ -144,7 +146,7 @@ class VllmKernelWrapper(Kernel):
 
     def pack(self, weight: QuantizedWeight, layer: Layer) -> ForeignWeight:
         """The codes in its order, on the layer's device."""
-        return self.held(weight, layer)
+        return self.weight_class(weight, layer)
 
 
 def marlin() -> VllmKernelWrapper:
@@ -157,7 +159,7 @@ def machete() -> VllmKernelWrapper:
     return VllmKernelWrapper(MacheteWeight, "machete_mm", (64, 128))
 
 
-def gptq_words(codes: Tensor) -> Tensor:
+def pack_gptq(codes: Tensor) -> Tensor:
     """Codes uint8 [out, width] as int32 [width / 8, out], the first of eight in the low bits."""
     return pack_nibbles(codes).t().contiguous()
 

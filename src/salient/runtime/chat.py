@@ -30,7 +30,7 @@ class Conversation:
         self.forgotten = 0
         self._ids([{"role": "user", "content": "?"}])  # no template, or it refuses a system text
 
-    def say(self, text: str) -> Iterator[str]:
+    def send(self, text: str) -> Iterator[str]:
         """The answer to `text`, as it comes; what was said when the loop is left stays said.
 
         Raises RequestError, and forgets `text`, where it does not fit the context alone.
@@ -102,12 +102,12 @@ def open_conversation(options: ChatOptions) -> Conversation:
 def default_sampling(opened: LoadedEngine, **changes: Any) -> SamplingParams:
     """The sampling of the model's generation config, with `changes` that are not None."""
     config = getattr(opened.model.module, "generation_config", None)
-    made: dict[str, Any] = {"max_new_tokens": 1024, "temperature": 0.7, "top_p": 0.95}
+    defaults: dict[str, Any] = {"max_new_tokens": 1024, "temperature": 0.7, "top_p": 0.95}
     if getattr(config, "do_sample", None):
         for name in ("temperature", "top_p", "top_k", "repetition_penalty", "min_p"):
             value = getattr(config, name, None)
             if value is not None:
-                made[name] = value
+                defaults[name] = value
     return SamplingParams(
-        **made | {name: value for name, value in changes.items() if value is not None}
+        **defaults | {name: value for name, value in changes.items() if value is not None}
     )

@@ -37,7 +37,7 @@ class TextStream:
         self._pending: list[int] = []  # tokens whose text is not out
         self._context: list[int] = []  # tokens before them
         self._shown = ""  # the text of the window that is out
-        self._begin_after(prompt_ids)
+        self._set_context(prompt_ids)
 
     @property
     def text(self) -> str:
@@ -47,31 +47,31 @@ class TextStream:
     @property
     def stopped_by(self) -> str | None:
         """The stop string that was found, after which nothing more comes."""
-        return self._stops.found
+        return self._stops.match
 
     def push(self, token: int) -> str:
         """The text that is certain now that `token` has come; often none."""
-        if not self._speaks(token):
+        if not self._has_text(token):
             return ""
         self._pending.append(token)
         window = self._decode(self._context + self._pending)
-        fresh = self._fresh(window)
+        fresh = self._new_text(window)
         if not window.endswith(BROKEN):
             self._context, self._pending = self._pending, []
             self._shown = self._decode(self._context)
         elif len(self._pending) < MOST_PENDING:
             return ""
         else:
-            fresh = self._shorten(fresh)
-        return self._let_out(self._stops.push(fresh))
+            fresh = self._flush_incomplete(fresh)
+        return self._emit(self._stops.push(fresh))
 
     def finish(self) -> str:
         """What was held back: no more tokens will come."""
-        fresh = self._fresh(self._decode(self._context + self._pending)) if self._pending else ""
+        fresh = self._new_text(self._decode(self._context + self._pending)) if self._pending else ""
         self._pending = []
-        return self._let_out(self._stops.push(fresh) + self._stops.finish())
+        return self._emit(self._stops.push(fresh) + self._stops.finish())
 
-    def _begin_after(self, prompt_ids: Sequence[int]) -> None:
+    def _set_context(self, prompt_ids: Sequence[int]) -> None:
         """Make the prompt's end the context: the fewest tokens that end in whole characters.
 
         A context that began inside a character would spoil the bytes that follow it. Where the
@@ -81,7 +81,7 @@ class TextStream:
         for token in reversed(prompt_ids):
             if len(end) == MOST_CONTEXT:
                 break
-            if self._speaks(token):
+            if self._has_text(token):
                 end.insert(0, token)
         self._context, self._shown = end, self._decode(end)
         for cut in range(len(end), max(len(end) - INCOMPLETE, 0) - 1, -1):
@@ -93,7 +93,7 @@ class TextStream:
                     self._shown = self._decode(self._context + self._pending)
                     return
 
-    def _speaks(self, token: int) -> bool:
+    def _has_text(self, token: int) -> bool:
         """Whether `token` has text: models have more ids than their tokenizer."""
         if token in self._special:
             return False
@@ -106,7 +106,7 @@ class TextStream:
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 
-    def _fresh(self, window: str) -> str:
+    def _new_text(self, window: str) -> str:
         """What `window`, the text of context and pending tokens, adds to the text shown."""
         if window.startswith(self._shown):
             return window[len(self._shown) :]
@@ -115,20 +115,20 @@ class TextStream:
         # A run of bytes goes on from the context and is no UTF-8: the decoder gave up all of it
         return self._decode(self._pending)
 
-    def _shorten(self, fresh: str) -> str:
+    def _flush_incomplete(self, fresh: str) -> str:
         """Let out what is certain of a window that never ends in a whole character.
 
         Returns `fresh` without the end that later tokens may still change.
         """
         certain = fresh.rstrip(BROKEN)
         certain = fresh[: max(len(certain), len(fresh) - INCOMPLETE)]
-        held = len(fresh) - len(certain)
+        uncertain = len(fresh) - len(certain)
         self._context, self._pending = self._pending, []
         shown = self._decode(self._context)
-        self._shown = shown[: len(shown) - held]
+        self._shown = shown[: len(shown) - uncertain]
         return certain
 
-    def _let_out(self, text: str) -> str:
+    def _emit(self, text: str) -> str:
         if text:
             self._pieces.append(text)
         return text
@@ -142,27 +142,27 @@ class StopStrings:
 
     def __init__(self, stop: Sequence[str]):
         self._stop = tuple(stop)
-        self._held = ""  # could begin a stop string
-        self.found: str | None = None
+        self._tail = ""  # could begin a stop string
+        self.match: str | None = None
 
     def push(self, text: str) -> str:
         """The text that is certain not to be, or to follow, a stop string."""
-        if self.found is not None:
+        if self.match is not None:
             return ""
-        text = self._held + text
-        self._held = ""
+        text = self._tail + text
+        self._tail = ""
         ends = [(at + len(s), -len(s), s) for s in self._stop if (at := text.find(s)) >= 0]
         if ends:
-            end, _, self.found = min(ends)
-            return text[: end - len(self.found)]
-        held = max((_overlap(text, s) for s in self._stop), default=0)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
+            end, _, self.match = min(ends)
+            return text[: end - len(self.match)]
+        length = max((_overlap(text, s) for s in self._stop), default=0)
+        self._tail = text[len(text) - length :]
+        return text[: len(text) - length]
 
     def finish(self) -> str:
         """What was held back and became no stop string."""
-        held, self._held = self._held, ""
-        return held
+        tail, self._tail = self._tail, ""
+        return tail
 
 
 def _overlap(text: str, stop: str) -> int:

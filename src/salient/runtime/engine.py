@@ -23,8 +23,8 @@ from .sampling_params import SampledToken, SamplingParams
 from .token_sequence import StepOutput, TokenSequence, raise_failed
 from .tokenization import check_length
 
-PIECE = 512  # tokens of a prompt in one step: running sequences wait no longer than for these
-WORTH_COPYING = 16  # tokens that a prompt must share with another slot's to copy them
+CHUNK = 512  # tokens of a prompt in one step: running sequences wait no longer than for these
+MIN_COPY = 16  # tokens that a prompt must share with another slot's to copy them
 
 
 class Engine:
@@ -38,7 +38,7 @@ class Engine:
         self._waiting: deque[TokenSequence] = deque()
         self._filling: TokenSequence | None = None
         self._running: list[TokenSequence] = []
-        self._held: list[list[int]] = [[] for _ in range(runner.slots)]  # tokens in each slot
+        self._slot_tokens: list[list[int]] = [[] for _ in range(runner.slots)]
         self._used = [0] * runner.slots  # when each slot was last given away
         self._count = 0
 
@@ -53,9 +53,9 @@ class Engine:
         return self.runner.capacity
 
     @property
-    def held_tokens(self) -> int:
+    def cached_tokens(self) -> int:
         """Tokens whose keys and values the slots hold, of answers under way and of earlier ones."""
-        return sum(map(len, self._held))
+        return sum(map(len, self._slot_tokens))
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -88,14 +88,14 @@ class Engine:
             self._waiting.remove(answer)
         self._finish(answer, "cancelled")
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Reuse nothing that the slots hold: whoever calls this computes in them. While none runs.
 
         Raises RequestError while one does.
         """
         if self.busy:
             raise RequestError("The engine is busy with answers. Wait for them, then ask again.")
-        self._held = [[] for _ in self._held]
+        self._slot_tokens = [[] for _ in self._slot_tokens]
 
     def logits(self, ids: Sequence[int], last: int) -> Tensor:
         """Logits float32 [last, vocab] after each of the last of `ids`, beside whatever runs.
@@ -111,14 +111,14 @@ class Engine:
         if not free:
             raise ResourceError("Every slot is taken by an answer under way. Try again shortly.")
         slot, start = self._take_slot(free, tokens[: len(tokens) - last + 1])
-        found: list[Tensor] = []
+        rows: list[Tensor] = []
         while start < len(tokens):
-            piece = tokens[start : start + PIECE if self.runner.in_pieces else None]
+            piece = tokens[start : start + CHUNK if self.runner.chunked_prefill else None]
             start += len(piece)
-            made = min(len(piece), max(1, start + last - len(tokens)))
-            found.append(self.runner.logits(slot, piece, start - len(piece), made))
-            self._held[slot] += piece
-        return torch.cat(found)[-last:]
+            count = min(len(piece), max(1, start + last - len(tokens)))
+            rows.append(self.runner.logits(slot, piece, start - len(piece), count))
+            self._slot_tokens[slot] += piece
+        return torch.cat(rows)[-last:]
 
     def step(self) -> list[StepOutput]:
         """One piece of a waiting prompt, one more token of each running sequence."""
@@ -172,12 +172,12 @@ class Engine:
 
     def _take_slot(self, free: list[int], ids: list[int]) -> tuple[int, int]:
         """A slot of `free` for `ids`, and how many of them it holds already, never all."""
-        shared = [common_start(held, ids) for held in self._held]
+        shared = [common_start(cached, ids) for cached in self._slot_tokens]
         slot = max(free, key=lambda s: (shared[s], -self._used[s]))
         best = max(range(len(shared)), key=lambda s: shared[s])
-        if not self.runner.keeps_prefixes:
+        if not self.runner.reuses_prefixes:
             reused = 0
-        elif shared[best] >= shared[slot] + WORTH_COPYING:
+        elif shared[best] >= shared[slot] + MIN_COPY:
             slot = min(free, key=lambda s: self._used[s])
             self.runner.copy(best, slot, shared[best])
             reused = shared[best]
@@ -185,15 +185,15 @@ class Engine:
             reused = shared[slot]
         self._count += 1
         self._used[slot] = self._count
-        self._held[slot] = ids[:reused]
+        self._slot_tokens[slot] = ids[:reused]
         return slot, reused
 
     def _fill(self, answer: TokenSequence) -> list[StepOutput]:
         start, slot = answer._done, answer.slot
-        piece = answer.prompt[start : start + PIECE if self.runner.in_pieces else None]
+        piece = answer.prompt[start : start + CHUNK if self.runner.chunked_prefill else None]
         logits = self.runner.prefill(slot, piece, start)
         answer._done += len(piece)
-        self._held[slot] += piece
+        self._slot_tokens[slot] += piece
         if answer._done < len(answer.prompt):
             return []
         self._filling = None
@@ -204,9 +204,9 @@ class Engine:
         """One more token of each: the last one chosen goes in, the next comes out."""
         slots = [answer.slot for answer in running]
         tokens = [answer.picked[-1].token for answer in running]
-        logits = self.runner.decode(slots, tokens, [len(self._held[slot]) for slot in slots])
+        logits = self.runner.decode(slots, tokens, [len(self._slot_tokens[slot]) for slot in slots])
         for slot, token in zip(slots, tokens, strict=True):
-            self._held[slot].append(token)
+            self._slot_tokens[slot].append(token)
         plain = [n for n, answer in enumerate(running) if answer.sampler.plain]
         rows = logits if len(plain) == len(running) else logits[plain]
         largest = dict(zip(plain, greedy_batch(rows), strict=True)) if plain else {}
@@ -248,7 +248,7 @@ class Engine:
             self._running.remove(answer)
 
 
-def common_start(held: Sequence[int], prompt: Sequence[int]) -> int:
+def common_start(cached: Sequence[int], prompt: Sequence[int]) -> int:
     """How many first tokens of `prompt` are in `held`; its last is always computed."""
-    most = min(len(held), len(prompt) - 1)
-    return next((i for i in range(most) if held[i] != prompt[i]), most)
+    most = min(len(cached), len(prompt) - 1)
+    return next((i for i in range(most) if cached[i] != prompt[i]), most)

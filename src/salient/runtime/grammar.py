@@ -43,7 +43,7 @@ class Constraint:
             raise ModelError(f"The grammar allows no token: {self._matcher.get_error()[:200]}")
         return scores.masked_fill(~may, float("-inf"))
 
-    def took(self, token: int) -> None:
+    def accept(self, token: int) -> None:
         """Go on after `token`, one of those allowed."""
         self._matcher.consume_token(token)
         self.ended = self._matcher.is_stopped()

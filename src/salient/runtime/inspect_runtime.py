@@ -13,7 +13,7 @@ from .runner import FusedRunner
 def inspect_runtime(checkpoint: str, options: EngineOptions) -> Report:
     """Kernels with reasons, what was fused with reasons, memory."""
     opened = load(checkpoint, options)
-    data = described(opened)
+    data = runtime_to_dict(opened)
     kernels = [(k["kernel"], str(k["linears"]), k["why"]) for k in data["kernels"]]
     findings = [(f["what"], str(f["blocks"]), f["why"]) for f in data["fusion"]]
     rows = [
@@ -35,10 +35,10 @@ def inspect_runtime(checkpoint: str, options: EngineOptions) -> Report:
     return Report(data, tables, [proof] if opened.audit.fused else [])
 
 
-def described(opened: LoadedEngine) -> dict[str, Any]:
+def runtime_to_dict(opened: LoadedEngine) -> dict[str, Any]:
     """How `opened` runs, as plain data."""
     model, runner = opened.model, opened.engine.runner
-    many, many_dtype = model.many
+    many, many_dtype = model.crossover
     cache = runner.cache if isinstance(runner, FusedRunner) else None
     findings = [
         {"what": what, "blocks": count, "why": why}
@@ -46,7 +46,7 @@ def described(opened: LoadedEngine) -> dict[str, Any]:
     ]
     findings += [
         {"what": f"{name}: linears not joined", "blocks": 1, "why": why}
-        for name, why in model.apart.items()
+        for name, why in model.unmerged.items()
     ]
     return {
         "checkpoint": str(model.checkpoint.folder),

@@ -74,8 +74,8 @@ class KeyValueCache:
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give slot `target` the first `count` positions of slot `source`."""
-        for kept in (*self.keys, *self.values):
-            kept[target, :, :count] = kept[source, :, :count]
+        for tensor in (*self.keys, *self.values):
+            tensor[target, :, :count] = tensor[source, :, :count]
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -19,12 +19,12 @@ class QuantLinear(nn.Module):
         self,
         packed: PackedWeight,
         bias: nn.Parameter | None = None,
-        many: int = NEVER,
-        many_dtype: torch.dtype = torch.float32,
+        dense_rows: int = NEVER,
+        dense_dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
         self.packed, self.bias = packed, bias
-        self.many, self.many_dtype = many, many_dtype
+        self.dense_rows, self.dense_dtype = dense_rows, dense_dtype
         self.in_features, self.out_features = packed.width, packed.out
 
     @property
@@ -34,8 +34,8 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] = x [..., in] @ W.T + bias, in the dtype of `x`."""
-        if x.numel() >= self.many * self.packed.width:
-            y = dense_product(self.packed, x, self.many_dtype)
+        if x.numel() >= self.dense_rows * self.packed.width:
+            y = dense_product(self.packed, x, self.dense_dtype)
         else:
             y = self.packed(x)
         return y if self.bias is None else y + self.bias

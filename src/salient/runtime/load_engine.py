@@ -19,7 +19,7 @@ from .tokenization import eos_ids
 
 LONGEST_DEFAULT = 8192  # positions, unless asked for more
 # Of keys and values, by the activations' type: float16 has 11 bits, and is half to read of float32.
-KEPT = {
+KV_DTYPES = {
     torch.float32: torch.float16,
     torch.bfloat16: torch.bfloat16,
     torch.float16: torch.float16,
@@ -45,7 +45,7 @@ def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
     options = options or EngineOptions()
     device = find_device(options.device)
     dtype = _dtype(options, device)
-    kept = dtype_of(options.kv_dtype, KEPT[dtype], "kv_dtype")
+    kv_dtype = dtype_of(options.kv_dtype, KV_DTYPES[dtype], "kv_dtype")
     model = load_model(checkpoint, device, dtype, options.kernel)
     context = _context(model, options)
     # One position more: rows of a compiled step that stand for no sequence go there.
@@ -54,9 +54,9 @@ def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
         audit.note("the model runs as Transformers has it", "fusion was switched off")
     compiled = options.compile == "on" or (options.compile == "auto" and device.type == "cuda")
     if fused is None:
-        runner: Runner = ModelRunner(model, options.slots, context, kept)
+        runner: Runner = ModelRunner(model, options.slots, context, kv_dtype)
     else:
-        runner = FusedRunner(model, fused, options.slots, context, kept, compiled=compiled)
+        runner = FusedRunner(model, fused, options.slots, context, kv_dtype, compiled=compiled)
     generation = getattr(model.module, "generation_config", None) or model.config
     ends = eos_ids(generation, model.tokenizer)
     release_memory()

@@ -11,7 +11,7 @@ from typing import Any
 
 from salient.core.errors import RequestError
 
-from .engine import PIECE, WORTH_COPYING, Engine, common_start
+from .engine import CHUNK, MIN_COPY, Engine, common_start
 from .spans import Logprob, TokenSpan
 
 
@@ -68,114 +68,113 @@ class Continuations:
         self.engine, self.computed = engine, 0
         self._stem, self._stem_slot = [], 0  # the last context, and where it is
 
-    def ask(self, asked: Sequence[ChoiceRequest]) -> list[list[ContinuationScore]]:
+    def score(self, requests: Sequence[ChoiceRequest]) -> list[list[ContinuationScore]]:
         """How likely each continuation of each context is.
 
         Raises RequestError for what the model has no room or no tokens for, ModelError where it
         gives no numbers.
         """
-        if not asked:
+        if not requests:
             return []
-        for each in asked:
+        for each in requests:
             _check(each, self.engine)
-        self.engine.forget()
+        self.engine.clear_cache()
         self._stem = []
-        found: dict[int, list[list[Logprob]]] = {}
-        if self.engine.runner.keeps_prefixes:
-            for group in self._groups(asked):
-                found |= self._together(asked, group)
+        logprobs: dict[int, list[list[Logprob]]] = {}
+        if self.engine.runner.reuses_prefixes:
+            for group in self._groups(requests):
+                logprobs |= self._score_group(requests, group)
         else:
-            found = {n: self._one_by_one(each) for n, each in enumerate(asked)}
-        return [[_total(tokens) for tokens in found[n]] for n in range(len(asked))]
+            logprobs = {n: self._score_alone(each) for n, each in enumerate(requests)}
+        return [[_total(tokens) for tokens in logprobs[n]] for n in range(len(requests))]
 
-    def _one_by_one(self, asked: ChoiceRequest) -> list[list[Logprob]]:
+    def _score_alone(self, request: ChoiceRequest) -> list[list[Logprob]]:
         """Context and continuation anew for each of them."""
-        found = []
-        for tokens in asked.continuations:
-            first = len(asked.context) - 1
-            ids = asked.context + tokens[:-1]
-            found += self._run([TokenSpan(0, 0, ids, list(enumerate(tokens, first)))])
-        return found
+        logprobs = []
+        for tokens in request.continuations:
+            first = len(request.context) - 1
+            ids = request.context + tokens[:-1]
+            logprobs += self._run([TokenSpan(0, 0, ids, list(enumerate(tokens, first)))])
+        return logprobs
 
-    def _groups(self, asked: Sequence[ChoiceRequest]) -> list[list[int]]:
+    def _groups(self, requests: Sequence[ChoiceRequest]) -> list[list[int]]:
         """Which go together: as many as have slots. One that shares much with the one before it
         waits for that one's keys and values."""
         most = max(1, self.engine.runner.slots - 1)
-        order = sorted(range(len(asked)), key=lambda n: asked[n].context)
+        order = sorted(range(len(requests)), key=lambda n: requests[n].context)
         groups, left, stem = [], 0, []
         for n in order:
-            wide = min(_width(asked[n]), most)
-            context, last = asked[n].context, asked[groups[-1][-1]].context if groups else []
+            wide = min(_width(requests[n]), most)
+            context, last = requests[n].context, requests[groups[-1][-1]].context if groups else []
             saved = common_start(last, context) - common_start(stem, context)
-            if wide > left or saved >= max(WORTH_COPYING, len(context) // 2):
+            if wide > left or saved >= max(MIN_COPY, len(context) // 2):
                 groups.append([])
                 left, stem = most, last
             groups[-1].append(n)
             left -= wide
         return groups
 
-    def _together(
-        self, asked: Sequence[ChoiceRequest], group: list[int]
+    def _score_group(
+        self, requests: Sequence[ChoiceRequest], group: list[int]
     ) -> dict[int, list[list[Logprob]]]:
         """The log-probabilities of every token of the continuations of a group."""
         runner = self.engine.runner
         free = [s for s in range(runner.slots) if s != self._stem_slot] or [0]
-        slots = {n: [free.pop(0) for _ in range(_width(asked[n])) if free] for n in group}
-        firsts = self._run([self._begin(asked[n], slots[n][0]) for n in group])
-        found = {n: [[first] for first in each] for n, each in zip(group, firsts, strict=True)}
+        slots = {n: [free.pop(0) for _ in range(_width(requests[n])) if free] for n in group}
+        firsts = self._run([self._begin(requests[n], slots[n][0]) for n in group])
+        logprobs = {n: [[first] for first in each] for n, each in zip(group, firsts, strict=True)}
         for n in group:
             for slot in slots[n][1:]:
-                runner.copy(slots[n][0], slot, len(asked[n].context))
+                runner.copy(slots[n][0], slot, len(requests[n].context))
         rounds: dict[int, list[tuple[list[Logprob], TokenSpan]]] = {}
         for n in group:
-            rest = [k for k, tokens in enumerate(asked[n].continuations) if len(tokens) > 1]
+            rest = [k for k, tokens in enumerate(requests[n].continuations) if len(tokens) > 1]
             for number, k in enumerate(rest):
                 turn, place = divmod(number, len(slots[n]))
-                span = _after(asked[n], k, slots[n][place])
-                rounds.setdefault(turn, []).append((found[n][k], span))
+                span = _after(requests[n], k, slots[n][place])
+                rounds.setdefault(turn, []).append((logprobs[n][k], span))
         for turn in rounds.values():
-            made = self._run([span for _, span in turn])
-            for (tokens, _), more in zip(turn, made, strict=True):
+            results = self._run([span for _, span in turn])
+            for (tokens, _), more in zip(turn, results, strict=True):
                 tokens += more
-        self._stem, self._stem_slot = asked[group[-1]].context, slots[group[-1]][0]
-        return found
+        self._stem, self._stem_slot = requests[group[-1]].context, slots[group[-1]][0]
+        return logprobs
 
-    def _begin(self, asked: ChoiceRequest, slot: int) -> TokenSpan:
+    def _begin(self, request: ChoiceRequest, slot: int) -> TokenSpan:
         """What is still to compute of a context; its last token is asked what may come first."""
-        start = common_start(self._stem, asked.context)
+        start = common_start(self._stem, request.context)
         if slot != self._stem_slot:
-            start = start if start >= WORTH_COPYING else 0
+            start = start if start >= MIN_COPY else 0
             if start:
                 self.engine.runner.copy(self._stem_slot, slot, start)
-        ids = asked.context[start:]
-        firsts = [(len(ids) - 1, tokens[0]) for tokens in asked.continuations]
+        ids = request.context[start:]
+        firsts = [(len(ids) - 1, tokens[0]) for tokens in request.continuations]
         return TokenSpan(slot, start, ids, firsts)
 
     def _run(self, spans: list[TokenSpan]) -> list[list[Logprob]]:
         """What the spans ask, as many at once as the runner takes."""
-        runner, found = self.engine.runner, []
+        runner, logprobs = self.engine.runner, []
         self.computed += sum(len(span.ids) for span in spans)
         for batch in _batches(spans):
-            if len(batch) > 1 or not runner.keeps_prefixes:
-                found += runner.logprobs(batch)
+            if len(batch) > 1 or not runner.reuses_prefixes:
+                logprobs += runner.logprobs(batch)
                 continue
             pieces = [runner.logprobs([piece])[0] for piece in _pieces(batch[0])]
-            found.append([each for piece in pieces for each in piece])
-        return found
+            logprobs.append([each for piece in pieces for each in piece])
+        return logprobs
 
 
-def _check(asked: ChoiceRequest, engine: Engine) -> None:
-    runner, longest = engine.runner, max(map(len, asked.continuations), default=1)
-    if not asked.context or not all(asked.continuations):
+def _check(request: ChoiceRequest, engine: Engine) -> None:
+    runner, longest = engine.runner, max(map(len, request.continuations), default=1)
+    if not request.context or not all(request.continuations):
         raise RequestError("A context or a continuation has no tokens. Give at least one of each.")
-    needed = len(asked.context) + longest - 1
-    if needed > runner.capacity:
+    excess = len(request.context) + longest - 1 - runner.capacity
+    if excess > 0:
         raise RequestError(
-            f"A context of {len(asked.context)} tokens and a continuation of {longest}, the model "
-            f"runs with {runner.capacity}. Shorten the context by {needed - runner.capacity} or "
-            "more tokens."
+            f"A context of {len(request.context)} tokens and a continuation of {longest}, the "
+            f"model runs with {runner.capacity}. Shorten the context by {excess} or more tokens."
         )
-    for token in (t for ids in (asked.context, *asked.continuations) for t in ids):
+    for token in (t for ids in (request.context, *request.continuations) for t in ids):
         if not 0 <= token < runner.vocabulary:
             raise RequestError(
                 f"There is the token {token}, but the model knows 0 to {runner.vocabulary - 1}. "
@@ -183,24 +182,24 @@ def _check(asked: ChoiceRequest, engine: Engine) -> None:
             )
 
 
-def _width(asked: ChoiceRequest) -> int:
+def _width(request: ChoiceRequest) -> int:
     """Slots that a context is worth: the tokens after the first go on from a copy of it."""
-    return max(1, sum(len(tokens) > 1 for tokens in asked.continuations))
+    return max(1, sum(len(tokens) > 1 for tokens in request.continuations))
 
 
-def _after(asked: ChoiceRequest, index: int, slot: int) -> TokenSpan:
+def _after(request: ChoiceRequest, index: int, slot: int) -> TokenSpan:
     """The tokens of a continuation, each asked about the next."""
-    tokens = asked.continuations[index]
-    return TokenSpan(slot, len(asked.context), tokens[:-1], list(enumerate(tokens[1:])))
+    tokens = request.continuations[index]
+    return TokenSpan(slot, len(request.context), tokens[:-1], list(enumerate(tokens[1:])))
 
 
 def _batches(spans: list[TokenSpan]) -> list[list[TokenSpan]]:
     """Spans in their order, as many together as a prompt's piece has tokens."""
     batches: list[list[TokenSpan]] = []
-    rows = PIECE
+    rows = CHUNK
     for span in spans:
         rows += len(span.ids)
-        if rows > PIECE:
+        if rows > CHUNK:
             batches.append([])
             rows = len(span.ids)
         batches[-1].append(span)
@@ -213,10 +212,10 @@ def _pieces(span: TokenSpan) -> list[TokenSpan]:
         TokenSpan(
             span.slot,
             span.start + begin,
-            span.ids[begin : begin + PIECE],
-            [(i - begin, token) for i, token in span.asked if begin <= i < begin + PIECE],
+            span.ids[begin : begin + CHUNK],
+            [(i - begin, token) for i, token in span.targets if begin <= i < begin + CHUNK],
         )
-        for begin in range(0, len(span.ids), PIECE)
+        for begin in range(0, len(span.ids), CHUNK)
     ]
 
 

@@ -14,7 +14,7 @@ from salient.core.quant import QuantizedWeight
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.kernels.base import Layer, PackedWeight
 from salient.kernels.cpu_library import Library, load_library
-from salient.kernels.registry import NEVER, KernelChoice, choose, measured_crossover
+from salient.kernels.registry import NEVER, KernelChoice, measured_crossover, select_kernel
 from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
 
@@ -38,7 +38,8 @@ class LoadedModel:
 
     module: the Transformers model   tokenizer: its tokenizer   config: of its text part
     dtype: of the activations   kernels: (kernel, why) -> how many linears it has
-    joined: parent module's name -> its joined siblings; apart: those that are not -> why
+    merged: parent module -> its merged siblings; unmerged: parent module -> why not
+    crossover: from how many rows on a dense product is faster, and its dtype
     """
 
     checkpoint: Checkpoint
@@ -47,9 +48,9 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     kernels: Counter[tuple[str, str]] = field(default_factory=Counter)
-    joined: dict[str, MergedSiblings] = field(default_factory=dict)
-    apart: dict[str, str] = field(default_factory=dict)
-    many: tuple[int, torch.dtype] = (NEVER, torch.float32)
+    merged: dict[str, MergedSiblings] = field(default_factory=dict)
+    unmerged: dict[str, str] = field(default_factory=dict)
+    crossover: tuple[int, torch.dtype] = (NEVER, torch.float32)
 
     @property
     def config(self) -> Any:
@@ -70,22 +71,22 @@ def load_model(
     source = open_checkpoint(model_folder(checkpoint))
     skeleton = Skeleton(source, dtype, device)
     tokenizer = AutoTokenizer.from_pretrained(source.folder)
-    made = LoadedModel(source, None, tokenizer, device, dtype)
-    loader = _Loader(made, skeleton, kernel)
+    model = LoadedModel(source, None, tokenizer, device, dtype)
+    loader = _Loader(model, skeleton, kernel)
     with torch.no_grad(), source.reading():
-        made.module = skeleton.assemble(loader.swap)
-        _keep_16_bits(made)
+        model.module = skeleton.assemble(loader.swap)
+        _use_half_embeddings(model)
     if (source.folder / "generation_config.json").exists():
-        made.module.generation_config = GenerationConfig.from_pretrained(source.folder)
+        model.module.generation_config = GenerationConfig.from_pretrained(source.folder)
     loader.measure()
-    return made
+    return model
 
 
 class _Loader:
     """Puts QuantLinears into a model, block by block."""
 
-    def __init__(self, made: LoadedModel, skeleton: Skeleton, kernel: str):
-        self.made, self.skeleton, self.kernel = made, skeleton, kernel
+    def __init__(self, model: LoadedModel, skeleton: Skeleton, kernel: str):
+        self.model, self.skeleton, self.kernel = model, skeleton, kernel
         self.linears: list[QuantLinear] = []
 
     def swap(self, prefix: str, block: nn.Module) -> None:
@@ -106,16 +107,16 @@ class _Loader:
 
     def _is_stored(self, name: str) -> bool:
         stored = self.skeleton.files.stored(f"{name}.weight")
-        return stored.part is None and self.made.checkpoint.is_quantized(
+        return stored.part is None and self.model.checkpoint.is_quantized(
             self.skeleton.files.module(name)
         )
 
     def _codes(self, name: str, linear: nn.Linear) -> QuantizedWeight:
-        weight = self.made.checkpoint.quantized(self.skeleton.files.module(name))
-        found, wanted = list(weight.codes.shape), [linear.out_features, linear.in_features]
-        if found != wanted:
+        weight = self.model.checkpoint.quantized(self.skeleton.files.module(name))
+        shape, expected = list(weight.codes.shape), [linear.out_features, linear.in_features]
+        if shape != expected:
             raise CheckpointError(
-                f"{name!r} has codes for {found}, but config.json makes it {wanted}. config.json "
+                f"{name!r} has codes for {shape}, but config.json makes it {expected}. config.json "
                 "and the safetensors do not belong together: fetch the checkpoint again."
             )
         return weight
@@ -123,9 +124,9 @@ class _Loader:
     def _packed(self, weight: QuantizedWeight, linears: int = 1) -> PackedWeight:
         """`weight` as the chosen kernel has it; counted as `linears`."""
         out, width = weight.codes.shape
-        layer = Layer(out, width, weight.scheme, self.made.device, self.made.dtype)
-        choice: KernelChoice = choose(layer, self.kernel)
-        self.made.kernels[choice.kernel.name, choice.why] += linears
+        layer = Layer(out, width, weight.scheme, self.model.device, self.model.dtype)
+        choice: KernelChoice = select_kernel(layer, self.kernel)
+        self.model.kernels[choice.kernel.name, choice.why] += linears
         return choice.kernel.pack(weight, layer)
 
     def _put(self, parent: nn.Module, name: str, linear: nn.Linear, packed: PackedWeight) -> None:
@@ -142,24 +143,26 @@ class _Loader:
             stop = start + weight.codes.shape[0]
             views.append(whole.rows(start, stop))
             start = stop
-        found = [view for view in views if view is not None]
-        if len(found) < len(views):
-            self.made.apart[home] = f"the kernel {whole.kernel!r} holds no part of its rows apart"
-            found = [self._packed(weight, 0) for weight in weights]
-        for (name, linear), packed in zip(linears.items(), found, strict=True):
+        parts = [view for view in views if view is not None]
+        if len(parts) < len(views):
+            self.model.unmerged[home] = (
+                f"the kernel {whole.kernel!r} holds no part of its rows apart"
+            )
+            parts = [self._packed(weight, 0) for weight in weights]
+        for (name, linear), packed in zip(linears.items(), parts, strict=True):
             self._put(parent, name, linear, packed)
-        if home not in self.made.apart:
+        if home not in self.model.unmerged:
             parts = [getattr(parent, name) for name in linears]
-            self.made.joined[home] = MergedSiblings(whole, parts)
+            self.model.merged[home] = MergedSiblings(whole, parts)
 
     def measure(self) -> None:
         """Find out from how many rows on dense products are faster, on the largest linear."""
         if not self.linears:
             return
         largest = max(self.linears, key=lambda linear: linear.packed.out * linear.packed.width)
-        self.made.many = measured_crossover(largest.packed, self.made.device)
+        self.model.crossover = measured_crossover(largest.packed, self.model.device)
         for linear in self.linears:
-            linear.many, linear.many_dtype = self.made.many
+            linear.dense_rows, linear.dense_dtype = self.model.crossover
 
 
 def _one_after_the_other(weights: list[QuantizedWeight]) -> QuantizedWeight:
@@ -169,15 +172,15 @@ def _one_after_the_other(weights: list[QuantizedWeight]) -> QuantizedWeight:
     return QuantizedWeight(rows("codes"), rows("scale"), rows("zero"), weights[0].scheme)
 
 
-def _keep_16_bits(made: LoadedModel) -> None:
+def _use_half_embeddings(model: LoadedModel) -> None:
     """Embedding and head in the 16-bit type that they were stored in, where that is exact and the
     C++ kernels multiply it by float32."""
-    named = made.checkpoint.config
+    named = model.checkpoint.config
     named = {**(named.get("text_config") or {}), **named}
     stored = stored_sixteen_bits(named)
-    embedding, head = made.module.get_input_embeddings(), made.module.get_output_embeddings()
-    multiplied = made.device.type == "cpu" and isinstance(load_library(), Library)
-    if made.dtype != torch.float32 or not multiplied or stored is None:
+    embedding, head = model.module.get_input_embeddings(), model.module.get_output_embeddings()
+    multiplied = model.device.type == "cpu" and isinstance(load_library(), Library)
+    if model.dtype != torch.float32 or not multiplied or stored is None:
         return
     if not isinstance(embedding, nn.Embedding):
         return
@@ -187,15 +190,15 @@ def _keep_16_bits(made: LoadedModel) -> None:
     half = {}
     for module in (embedding, head):
         if module is not None and module.weight.data_ptr() not in half:  # a tied head shares
-            kept = module.weight.to(stored)
-            if not torch.equal(kept.float(), module.weight):
+            half_weight = module.weight.to(stored)
+            if not torch.equal(half_weight.float(), module.weight):
                 return
-            half[module.weight.data_ptr()] = nn.Parameter(kept, requires_grad=False)
+            half[module.weight.data_ptr()] = nn.Parameter(half_weight, requires_grad=False)
     if isinstance(head, nn.Linear):
-        kept = HalfLinear(half[head.weight.data_ptr()], head.bias)
-        made.module.set_output_embeddings(kept)
-    made.module.set_input_embeddings(
-        HalfEmbedding(half[embedding.weight.data_ptr()], made.dtype, factor)
+        half_weight = HalfLinear(half[head.weight.data_ptr()], head.bias)
+        model.module.set_output_embeddings(half_weight)
+    model.module.set_input_embeddings(
+        HalfEmbedding(half[embedding.weight.data_ptr()], model.dtype, factor)
     )
 
 

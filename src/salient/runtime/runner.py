@@ -4,7 +4,9 @@ import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
+from operator import getitem
 from typing import Any
 
 import torch
@@ -12,14 +14,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from salient.core.system import cache_folder
-from salient.runtime.fusion.difference import TOLERANCES, differs
+from salient.runtime.fusion.difference import TOLERANCES, max_row_error
 from salient.runtime.fusion.native_blocks import NativeBlocks
 from salient.runtime.fusion.torch_blocks import run_block
 from salient.runtime.fusion.verify import FusedModel
 
 from .kv_cache import Batch, KeyValueCache
 from .model_loader import LoadedModel
-from .spans import HEAD_ROWS, Logprob, TokenSpan, logprobs_of
+from .spans import LOGIT_ROWS, Logprob, TokenSpan, logprobs_of
 
 LENGTHS = 256  # a compiled step is made for multiples of so many positions, doubling
 PROOF_IDS, PROOF_CUT = (3, 17, 5, 40, 8, 29, 11, 23), 6  # a prompt, and where it is cut in two
@@ -38,8 +40,8 @@ class Runner(ABC):
     capacity: int
     vocabulary: int
     how: str
-    keeps_prefixes = False
-    in_pieces = True
+    reuses_prefixes = False
+    chunked_prefill = True
 
     @abstractmethod
     def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
@@ -68,7 +70,7 @@ class Runner(ABC):
 class FusedRunner(Runner):
     """Fused blocks: several sequences in one step."""
 
-    keeps_prefixes = True
+    reuses_prefixes = True
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class FusedRunner(Runner):
         fused: FusedModel,
         slots: int,
         capacity: int,
-        kept: torch.dtype,
+        kv_dtype: torch.dtype,
         *,
         compiled: bool,
     ):
@@ -84,7 +86,7 @@ class FusedRunner(Runner):
         self.vocabulary = model.module.get_input_embeddings().weight.shape[0]
         shapes = [(p.attention.kv_heads, p.attention.head_dim) for p in fused.parts]
         # One position more than is used: rows of a compiled step that stand for nothing go there.
-        self.cache = KeyValueCache(shapes, slots, capacity + 1, kept, model.device)
+        self.cache = KeyValueCache(shapes, slots, capacity + 1, kv_dtype, model.device)
         native = fused.native is None and not compiled
         self._native = NativeBlocks(fused.parts, self.cache) if native else None
         self._compiled = compiled_step(self._step) if compiled else None
@@ -124,18 +126,18 @@ class FusedRunner(Runner):
         device, head = self.model.device, self.fused.head
         tokens = torch.tensor([token for span in spans for token in span.ids], device=device)
         begins = [0, *accumulate(len(span.ids) for span in spans)]
-        asked = [(b + i, t) for b, s in zip(begins, spans, strict=False) for i, t in s.asked]
+        targets = [(b + i, t) for b, s in zip(begins, spans, strict=False) for i, t in s.targets]
         batch = Batch.together([Batch.prefill(s.slot, s.start, len(s.ids), device) for s in spans])
         with torch.inference_mode():
             hidden = self._blocks(head.embed(tokens), batch)
-            found = iter(logprobs_of(lambda rows: head.logits(hidden[rows]), asked, device))
-        return [[next(found) for _ in span.asked] for span in spans]
+            logprobs = iter(logprobs_of(lambda rows: head.logits(hidden[rows]), targets, device))
+        return [[next(logprobs) for _ in span.targets] for span in spans]
 
     def _blocks(self, hidden: Tensor, batch: Batch) -> Tensor:
         if batch.length > self.capacity + 1:  # C++ would write past the end
             raise IndexError(f"position {batch.length - 1} of {self.capacity}")
         # Processors with matrix units multiply many rows faster dequantized: load.py measured it.
-        if self._native is not None and len(hidden) < self.model.many[0]:
+        if self._native is not None and len(hidden) < self.model.crossover[0]:
             return self._native(hidden, batch)
         for index, parts in enumerate(self.fused.parts):
             hidden = run_block(parts, hidden, batch, self.cache, index)
@@ -174,13 +176,13 @@ class FusedRunner(Runner):
 class RoundedCache(DynamicCache):
     """Transformers' cache with keys and values rounded to `kept`, as the fused blocks keep them."""
 
-    def __init__(self, kept: torch.dtype, config: Any):
+    def __init__(self, dtype: torch.dtype, config: Any):
         super().__init__(config=config)
-        self.kept = kept
+        self.kv_dtype = dtype
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Keep more keys and values."""
-        key, value = (t.to(self.kept).to(t.dtype) for t in (key_states, value_states))
+        key, value = (t.to(self.kv_dtype).to(t.dtype) for t in (key_states, value_states))
         return super().update(key, value, *args, **kwargs)
 
 
@@ -190,8 +192,8 @@ class ModelRunner(Runner):
     The model makes the cache itself, of whatever kind it wants.
     """
 
-    def __init__(self, model: LoadedModel, slots: int, capacity: int, kept: torch.dtype):
-        self.model, self.slots, self.capacity, self.kept = model, slots, capacity, kept
+    def __init__(self, model: LoadedModel, slots: int, capacity: int, kv_dtype: torch.dtype):
+        self.model, self.slots, self.capacity, self.kv_dtype = model, slots, capacity, kv_dtype
         self._plain_cache = False  # the model makes Transformers' usual one
         self.vocabulary = model.module.get_input_embeddings().weight.shape[0]
         takes = inspect.signature(model.module.forward).parameters
@@ -199,11 +201,11 @@ class ModelRunner(Runner):
         # Some caches do not know how long they are. Images make positions more than a count.
         text_only = model.config is model.module.config
         self._counts = "position_ids" in takes and text_only
-        self._may_keep = "logits_to_keep" in takes
+        self._limits_logits = "logits_to_keep" in takes
         self._caches: dict[int, Any] = {}
-        self.in_pieces = self._adds_up()
+        self.chunked_prefill = self._adds_up()
         self.how = "Transformers' forward, one sequence at a time"
-        if not self.in_pieces:
+        if not self.chunked_prefill:
             self.how += ", prompts in one piece"
 
     def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
@@ -224,31 +226,31 @@ class ModelRunner(Runner):
         return [self._span_logprobs(span) for span in spans]
 
     def _span_logprobs(self, span: TokenSpan) -> list[Logprob]:
-        found, size = [], HEAD_ROWS if self.in_pieces else len(span.ids)
+        logprobs, size = [], LOGIT_ROWS if self.chunked_prefill else len(span.ids)
         for begin in range(0, len(span.ids), size):
             piece = span.ids[begin : begin + size]
-            asked = [(i - begin, t) for i, t in span.asked if begin <= i < begin + size]
-            cut = asked[0][0] if asked else len(piece) - 1
-            made = self._forward(span.slot, piece, span.start + begin, len(piece) - cut)
-            asked = [(i - cut, t) for i, t in asked]
-            found += logprobs_of(lambda rows, made=made: made[rows], asked, self.model.device)
-        return found
+            targets = [(i - begin, t) for i, t in span.targets if begin <= i < begin + size]
+            cut = targets[0][0] if targets else len(piece) - 1
+            logits = self._forward(span.slot, piece, span.start + begin, len(piece) - cut)
+            targets = [(i - cut, t) for i, t in targets]
+            logprobs += logprobs_of(partial(getitem, logits), targets, self.model.device)
+        return logprobs
 
     def _forward(self, slot: int, ids: list[int], start: int, last: int = 1) -> Tensor:
         """Logits float32 [last, vocab] after the last of `ids`."""
         if start == 0:
             self._caches.pop(slot, None)
             if self._plain_cache:
-                self._caches[slot] = RoundedCache(self.kept, self.model.config)
-        given: dict[str, Any] = {"logits_to_keep": last} if self._may_keep else {}
+                self._caches[slot] = RoundedCache(self.kv_dtype, self.model.config)
+        inputs: dict[str, Any] = {"logits_to_keep": last} if self._limits_logits else {}
         if slot in self._caches:
-            given[self._cache] = self._caches[slot]
+            inputs[self._cache] = self._caches[slot]
         if self._counts:
             positions = torch.arange(start, start + len(ids), device=self.model.device)
-            given["position_ids"] = positions[None]
+            inputs["position_ids"] = positions[None]
         tokens = torch.tensor([ids], device=self.model.device)
         with torch.no_grad():
-            out = self.model.module(input_ids=tokens, use_cache=True, **given)
+            out = self.model.module(input_ids=tokens, use_cache=True, **inputs)
         self._caches[slot] = getattr(out, self._cache)
         return out.logits[0, -last:].float()
 
@@ -261,7 +263,7 @@ class ModelRunner(Runner):
             pieces = self.prefill(0, ids[PROOF_CUT:], PROOF_CUT)
         self._plain_cache = type(self._caches[0]) is DynamicCache
         self._caches.clear()
-        return differs(pieces[None], whole[None]) <= TOLERANCES[self.model.dtype]
+        return max_row_error(pieces[None], whole[None]) <= TOLERANCES[self.model.dtype]
 
 
 def _power(least: int, start: int) -> int:

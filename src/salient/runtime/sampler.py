@@ -52,7 +52,7 @@ class Sampler:
         sampling.check()
         self.sampling, self.constraint = sampling, constraint
         self._prompt = prompt_ids
-        self._seen: Tensor | None = None  # bool [vocab]: in the prompt or generated
+        self._present: Tensor | None = None  # bool [vocab]: in the prompt or generated
         self._counts: Tensor | None = None  # float32 [vocab]: times generated
         self._generator = torch.Generator()
         if sampling.seed is None:
@@ -71,31 +71,31 @@ class Sampler:
         Raises ModelError where the logits are not numbers.
         """
         logits = logits.float()
-        scores = self._penalized(logits) if self.sampling.penalizes else logits
+        scores = self._penalize(logits) if self.sampling.penalizes else logits
         if self.constraint is not None:
             scores = self.constraint.allowed(scores)
         token = _largest(scores) if self.sampling.greedy else self._draw(scores)
-        if self._seen is not None and self._counts is not None:
-            self._seen[token] = True
+        if self._present is not None and self._counts is not None:
+            self._present[token] = True
             self._counts[token] += 1
         if self.constraint is not None:
-            self.constraint.took(token)
+            self.constraint.accept(token)
         if self.sampling.logprobs is None:
             return SampledToken(token)
         return _with_logprobs(token, logits, self.sampling.logprobs)
 
-    def _penalized(self, logits: Tensor) -> Tensor:
+    def _penalize(self, logits: Tensor) -> Tensor:
         """Steps 1 to 3, on a copy."""
-        if self._seen is None or self._counts is None:
-            self._seen = torch.zeros_like(logits, dtype=torch.bool)
+        if self._present is None or self._counts is None:
+            self._present = torch.zeros_like(logits, dtype=torch.bool)
             self._counts = torch.zeros_like(logits)
             # A prompt may hold ids that the model can read and not write
             known = [i for i in set(self._prompt) if 0 <= i < len(logits)]
-            self._seen[torch.tensor(known, dtype=torch.long, device=logits.device)] = True
+            self._present[torch.tensor(known, dtype=torch.long, device=logits.device)] = True
         chosen = self.sampling
         by = chosen.repetition_penalty
         weakened = torch.where(logits > 0, logits / by, logits * by)
-        scores = torch.where(self._seen, weakened, logits)
+        scores = torch.where(self._present, weakened, logits)
         scores -= chosen.frequency_penalty * self._counts
         scores -= chosen.presence_penalty * (self._counts > 0)
         return scores
@@ -136,8 +136,8 @@ def nucleus(weights: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
         largest, places = weights.topk(min(look, len(weights)))
         reached = largest.cumsum(0, dtype=torch.float64)
         if len(reached) == len(weights) or reached[-1] >= wanted:
-            kept = int((reached < wanted).sum()) + 1
-            return largest[:kept], places[:kept]
+            count = int((reached < wanted).sum()) + 1
+            return largest[:count], places[:count]
         look *= NEXT_LOOK
 
 

@@ -10,7 +10,7 @@ from salient.core.errors import ModelError
 
 from .sampler import NO_NUMBERS
 
-HEAD_ROWS = 64  # rows of logits that are there at once: a row has the whole vocabulary
+LOGIT_ROWS = 64  # rows of logits that are there at once: a row has the whole vocabulary
 
 # Log-probability in nats, and whether no token is likelier.
 Logprob = tuple[float, bool]
@@ -27,11 +27,11 @@ class TokenSpan:
     slot: int
     start: int
     ids: list[int]
-    asked: list[tuple[int, int]]
+    targets: list[tuple[int, int]]
 
 
 def logprobs_of(
-    logits_of: Callable[[Tensor], Tensor], asked: Sequence[tuple[int, int]], device: torch.device
+    logits_of: Callable[[Tensor], Tensor], targets: Sequence[tuple[int, int]], device: torch.device
 ) -> list[Logprob]:
     """The log-probability of each (row, token), from float32 logits.
 
@@ -39,19 +39,19 @@ def logprobs_of(
 
     Raises ModelError where logits are not numbers.
     """
-    if not asked:
+    if not targets:
         return []
-    pairs = torch.tensor(asked, device=device)
+    pairs = torch.tensor(targets, device=device)
     rows, places = pairs[:, 0].unique(return_inverse=True)
-    found = torch.empty(2, len(asked), device=device)
-    for start in range(0, len(rows), HEAD_ROWS):
-        logits = logits_of(rows[start : start + HEAD_ROWS])
-        here = (places >= start) & (places < start + HEAD_ROWS)
+    results = torch.empty(2, len(targets), device=device)
+    for start in range(0, len(rows), LOGIT_ROWS):
+        logits = logits_of(rows[start : start + LOGIT_ROWS])
+        here = (places >= start) & (places < start + LOGIT_ROWS)
         own = places[here] - start
         chosen, totals = logits[own, pairs[here, 1]], logits.logsumexp(-1)
         if not totals.isfinite().all():
             raise ModelError(NO_NUMBERS)
-        found[0, here] = chosen - totals[own]
-        found[1, here] = (chosen == logits.amax(-1)[own]).float()
-    logprobs, likeliest = found.tolist()
+        results[0, here] = chosen - totals[own]
+        results[1, here] = (chosen == logits.amax(-1)[own]).float()
+    logprobs, likeliest = results.tolist()
     return [(value, flag == 1.0) for value, flag in zip(logprobs, likeliest, strict=True)]

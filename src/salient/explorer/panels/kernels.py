@@ -6,7 +6,7 @@ import torch
 
 from salient.core.system import resident_memory
 from salient.runtime.bench.memory_bandwidth import weight_bytes
-from salient.runtime.inspect_runtime import described
+from salient.runtime.inspect_runtime import runtime_to_dict
 from salient.runtime.load_engine import LoadedEngine
 
 
@@ -14,7 +14,7 @@ def running_data(
     loaded: LoadedEngine, reference: LoadedEngine | None, measured_bytes: int
 ) -> dict[str, Any]:
     """Kernels, fusion, memory by part. measured_bytes: of the calibration pass"""
-    data = described(loaded)
+    data = runtime_to_dict(loaded)
     del data["checkpoint"]  # a path of this machine
     parts = [("weights", weight_bytes(loaded.model)), ("keys and values", _kv_bytes(loaded))]
     if reference is not None:
@@ -37,5 +37,5 @@ def running_data(
 
 def _kv_bytes(loaded: LoadedEngine) -> int:
     """Bytes of the keys and values in the slots; 0 if unknown."""
-    each = described(loaded)["kv_bytes_a_token"] or 0
-    return each * loaded.engine.held_tokens
+    each = runtime_to_dict(loaded)["kv_bytes_a_token"] or 0
+    return each * loaded.engine.cached_tokens

@@ -16,7 +16,7 @@ from salient.core.metrics import compare_logits
 from salient.core.options import numbers, strings
 from salient.core.report import Report
 from salient.core.system import resident_memory
-from salient.kernels.registry import FOREIGN, KERNELS, belongs
+from salient.kernels.registry import FOREIGN, KERNELS, runs_on
 from salient.runtime.load_engine import LoadedEngine, load
 from salient.runtime.options import BenchOptions, EngineOptions
 from salient.runtime.sampling_params import SamplingParams
@@ -98,7 +98,7 @@ def _names(options: BenchOptions) -> list[str]:
     device, kernels = find_device(options.device), strings(options.kernels) or ("auto",)
     own = [name for name in KERNELS if name != "reference"]
     others = [name for name in FOREIGN if find_spec("vllm")]
-    fit = [name for name in own + others if belongs(name, device)]
+    fit = [name for name in own + others if runs_on(name, device)]
     names = fit if "all" in kernels else list(kernels)
     return names + ([REFERENCE] if options.reference else [])
 
@@ -110,14 +110,14 @@ def _load(options: BenchOptions, kernel: str) -> LoadedEngine:
     cpu = find_device(options.device).type == "cpu"
     # These compute in 16 bits; everything else in what suits the device.
     halves = sixteen or kernel in ("torch-int4", "dense")
-    made = EngineOptions(
+    engine_options = EngineOptions(
         device=options.device,
         dtype="bfloat16" if halves and cpu else "auto",
         kernel="auto" if sixteen else kernel,
         context_length=max(options.prompt_tokens + options.max_new_tokens, CHECKED_TOKENS) + 1,
         slots=max(numbers(options.concurrency)),
     )
-    return load(str(model), made)
+    return load(str(model), engine_options)
 
 
 def _checked(
@@ -130,8 +130,8 @@ def _checked(
         row.refused = str(error)
         return row, None
     row.weights, row.how = bytes_a_step(opened.model), opened.engine.runner.how
-    made = _logits(opened, ids)
-    row.kl = compare_logits(wanted, made, torch.zeros(len(made), dtype=torch.long)).kl
+    logits = _logits(opened, ids)
+    row.kl = compare_logits(wanted, logits, torch.zeros(len(logits), dtype=torch.long)).kl
     most = LARGEST_KL[opened.model.dtype]
     if name != REFERENCE and not row.kl <= most:
         row.refused = f"it is wrong: KL {row.kl:.1e} to the reference kernel, {most} allowed"

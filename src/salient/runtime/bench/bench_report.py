@@ -113,8 +113,8 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 
 
 def _cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
-    def milliseconds(told: dict[str, float]) -> list[str]:
-        return [f"{1e3 * v:.1f}" if v < 0.1 else f"{1e3 * v:.0f}" for v in told.values()]
+    def milliseconds(seconds: dict[str, float]) -> list[str]:
+        return [f"{1e3 * v:.1f}" if v < 0.1 else f"{1e3 * v:.0f}" for v in seconds.values()]
 
     return [
         (

@@ -9,14 +9,14 @@ from torch import Tensor
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 
-def differs(made: Tensor, wanted: Tensor, given: Tensor | None = None) -> float:
+def max_row_error(output: Tensor, expected: Tensor, base: Tensor | None = None) -> float:
     """The largest difference of a row [rows, width], relative to what `wanted` adds to `given`.
 
     A few channels of the hidden states of real models are a thousand times larger than what a block
     adds to all others: relative to them every error is small. What the type of `wanted` rounds off
     them is not held against `made`.
     """
-    added = wanted.float() if given is None else wanted.float() - given.float()
-    rounding = torch.finfo(wanted.dtype).eps * wanted.float().abs()
-    error = (made.float() - wanted.float()).abs().sub_(rounding).clamp_(min=0)
+    added = expected.float() if base is None else expected.float() - base.float()
+    rounding = torch.finfo(expected.dtype).eps * expected.float().abs()
+    error = (output.float() - expected.float()).abs().sub_(rounding).clamp_(min=0)
     return float((error.norm(dim=-1) / added.norm(dim=-1)).max())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from salient.models.build import decoder_of
 from salient.runtime.model_loader import LoadedModel
 
-from .difference import TOLERANCES, differs
+from .difference import TOLERANCES, max_row_error
 from .match import NotFusable
 from .trace import ModelTrace
 
@@ -36,12 +36,12 @@ class ModelHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [rows, vocab] of the last block's output [rows, width]."""
-        made = self.linear(self.norm(hidden).to(self.dtype)).float()
-        made = made if self.factor == 1.0 else made * self.factor
-        return torch.tanh(made / self.softcap) * self.softcap if self.softcap else made
+        logits = self.linear(self.norm(hidden).to(self.dtype)).float()
+        logits = logits if self.factor == 1.0 else logits * self.factor
+        return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
 
 
-def find_head(model: LoadedModel, seen: ModelTrace) -> tuple[ModelHead, float]:
+def find_head(model: LoadedModel, trace: ModelTrace) -> tuple[ModelHead, float]:
     """Embedding and head, with the factors that the model multiplies by; proven.
 
     Returns it and its difference. Raises Unfit.
@@ -53,23 +53,23 @@ def find_head(model: LoadedModel, seen: ModelTrace) -> tuple[ModelHead, float]:
     embedding, linear = model.module.get_input_embeddings(), model.module.get_output_embeddings()
     softcap = float(getattr(model.config, "final_logit_softcapping", None) or 0.0)
     head = ModelHead(embedding, norm, linear, model.dtype, 1.0, 1.0, softcap)
-    head.scale = _ratio(seen.inputs[0][0], head.embed(seen.ids.to(model.device)))
+    head.scale = _ratio(trace.inputs[0][0], head.embed(trace.ids.to(model.device)))
     if not softcap:
-        head.factor = _ratio(seen.logits, head.logits(seen.outputs[-1][0]))
+        head.factor = _ratio(trace.logits, head.logits(trace.outputs[-1][0]))
     worst = 0.0
-    for what, made, wanted in (
-        ("embedding", head.embed(seen.ids.to(model.device)), seen.inputs[0][0]),
-        ("head", head.logits(seen.outputs[-1][0]), seen.logits),
+    for what, output, wanted in (
+        ("embedding", head.embed(trace.ids.to(model.device)), trace.inputs[0][0]),
+        ("head", head.logits(trace.outputs[-1][0]), trace.logits),
     ):
-        error = differs(made, wanted)
+        error = max_row_error(output, wanted)
         if not error <= TOLERANCES[model.dtype]:
             raise NotFusable(f"its {what} does more than its parts say: it differs by {error:.0e}")
         worst = max(worst, error)
     return head, worst
 
 
-def _ratio(wanted: Tensor, made: Tensor) -> float:
+def _ratio(wanted: Tensor, output: Tensor) -> float:
     """The factor between two tensors that differ by one; exactly 1 if they do not."""
-    wide, other = wanted.double().flatten(), made.double().flatten()
-    found = float(wide @ other / (other @ other))
-    return 1.0 if abs(found - 1) < 1e-3 else found
+    wide, other = wanted.double().flatten(), output.double().flatten()
+    factor = float(wide @ other / (other @ other))
+    return 1.0 if abs(factor - 1) < 1e-3 else factor

@@ -104,13 +104,13 @@ class MergedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """The outputs of all parts, one after the other."""
         first = self.parts[0]
-        if x.numel() >= first.many * self.packed.width:
+        if x.numel() >= first.dense_rows * self.packed.width:
             return torch.cat([part(x) for part in self.parts], -1)
         y = self.packed(x)
         return y if self.bias is None else y + self.bias
 
 
-def find_parts(model: LoadedModel, name: str, block: nn.Module, rotary: Any) -> FusedBlock:
+def match_block(model: LoadedModel, name: str, block: nn.Module, rotary: Any) -> FusedBlock:
     """The parts of `block`, called `name`. `rotary`: (cos, sin) of its positions, or None.
 
     Raises Unfit.
@@ -158,15 +158,15 @@ def _residual(block: nn.Module) -> float:
 
 def _norms(block: nn.Module) -> tuple[Norm | None, ...]:
     """Before and after attention, before and after the MLP."""
-    found = {name: child for name, child in block.named_children() if name.endswith("layernorm")}
-    if "pre_feedforward_layernorm" in found:
+    norms = {name: child for name, child in block.named_children() if name.endswith("layernorm")}
+    if "pre_feedforward_layernorm" in norms:
         names = (
             "input_layernorm",
             "post_attention_layernorm",
             "pre_feedforward_layernorm",
             "post_feedforward_layernorm",
         )
-    elif "input_layernorm" in found:
+    elif "input_layernorm" in norms:
         names = ("input_layernorm", None, "post_attention_layernorm", None)
     else:
         names = (None, "post_attention_layernorm", None, "post_feedforward_layernorm")
@@ -181,8 +181,8 @@ def rms_norm(module: nn.Module) -> Norm:
         raise NotFusable(f"its {type(module).__name__} is no RMS norm")
     ones = torch.ones_like(weight)
     with torch.no_grad():
-        made = module(ones[None])[0].float() * (1 + eps) ** 0.5
-    return Norm(made.contiguous(), float(eps))
+        scaled = module(ones[None])[0].float() * (1 + eps) ** 0.5
+    return Norm(scaled.contiguous(), float(eps))
 
 
 def _head_norm(attention: nn.Module, name: str, dim: int) -> Norm | None:
@@ -202,11 +202,11 @@ def _linears(
     if hasattr(parent, whole):
         return (getattr(parent, whole),), [getattr(parent, whole)]
     parts = [_child(parent, name) for name in apart]
-    joined = model.joined.get(home)
-    if joined is not None and joined.parts == parts:
+    merged = model.merged.get(home)
+    if merged is not None and merged.parts == parts:
         biased = {part.bias is None for part in parts}
         if len(biased) == 1:
-            return (MergedLinear(joined.packed, parts),), parts
+            return (MergedLinear(merged.packed, parts),), parts
     return tuple(parts), parts
 
 
@@ -235,14 +235,14 @@ def _act(module: nn.Module) -> str:
 
 
 def _child(module: nn.Module, name: str) -> Any:
-    found = getattr(module, name, None)
-    if found is None:
+    child = getattr(module, name, None)
+    if child is None:
         raise NotFusable(f"its {type(module).__name__} has no {name}")
-    return found
+    return child
 
 
 def _number(module: nn.Module, name: str) -> int:
-    found = getattr(module, name, None)
-    if not isinstance(found, int):
+    number = getattr(module, name, None)
+    if not isinstance(number, int):
         raise NotFusable(f"its {type(module).__name__} has no {name}")
-    return found
+    return number

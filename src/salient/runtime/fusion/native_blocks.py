@@ -45,7 +45,7 @@ class NativeBlocks:
         if not isinstance(library, Library):
             raise NotFusable(f"the C++ kernels are not there: {library}")
         self.parts, self.library = parts, library
-        self._kept: list[Any] = []  # what the structs point into
+        self._references: list[Any] = []  # what the structs point into
         self._blocks: Any = (BlockC * len(parts))()
         for index, block in enumerate(parts):
             self._blocks[index] = self._block(block, cache, index)
@@ -113,7 +113,7 @@ class NativeBlocks:
     def _pointer(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
             return None
-        self._kept.append(tensor)
+        self._references.append(tensor)
         return tensor.data_ptr()
 
     def _norm(self, norm: Norm | None) -> NormC:
@@ -127,10 +127,10 @@ class NativeBlocks:
         if isinstance(linear, (QuantLinear, MergedLinear)) and isinstance(linear.packed, CpuWeight):
             if bias is not None:
                 bias = torch.nn.functional.pad(bias, (0, -len(bias) % LANES))
-            self._kept += [linear.packed, bias]
+            self._references += [linear.packed, bias]
             return linear.packed.linear(bias)
         if isinstance(linear, nn.Linear) and linear.weight.dtype in KINDS:
-            self._kept += [linear.weight, bias]
+            self._references += [linear.weight, bias]
             return dense_linear(linear.weight, bias)
         raise NotFusable(
             f"{parts.name}: a {type(linear).__name__} holds its weight in another order"

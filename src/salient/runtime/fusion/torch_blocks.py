@@ -23,9 +23,9 @@ def run_block(
     Between blocks they stay float32 whatever linears compute in: 16 bits would lose what a block
     adds beside the few large channels.
     """
-    x = _normed(parts.attention.before, hidden).to(parts.dtype)
-    made = _attention(parts.attention, x, batch, cache, index)
-    hidden = hidden.float() + parts.residual * made.float()
+    x = _apply_norm(parts.attention.before, hidden).to(parts.dtype)
+    output = _attention(parts.attention, x, batch, cache, index)
+    hidden = hidden.float() + parts.residual * output.float()
     return hidden + parts.residual * run_mlp(parts, hidden)
 
 
@@ -35,13 +35,13 @@ def _attention(
     """What attention adds, of normed hidden states `x` [rows, width]."""
     qkv = torch.cat([linear(x) for linear in parts.qkv], -1).unflatten(-1, (-1, parts.head_dim))
     q, k, v = qkv.split((parts.heads, parts.kv_heads, parts.kv_heads), -2)
-    q = _turned(_normed(parts.q_norm, q), parts, batch.positions)
-    k = _turned(_normed(parts.k_norm, k), parts, batch.positions)
+    q = _rotate(_apply_norm(parts.q_norm, q), parts, batch.positions)
+    k = _rotate(_apply_norm(parts.k_norm, k), parts, batch.positions)
     keys, values = cache.keys[index], cache.values[index]
     keys[batch.slots, :, batch.positions] = k.to(keys.dtype)
     values[batch.slots, :, batch.positions] = v.to(values.dtype)
-    made = _attend(parts, q, keys, values, batch)
-    return _normed(parts.after, parts.o(made.flatten(-2)))
+    output = _attend(parts, q, keys, values, batch)
+    return _apply_norm(parts.after, parts.o(output.flatten(-2)))
 
 
 def _attend(parts: FusedAttention, q: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
@@ -49,10 +49,10 @@ def _attend(parts: FusedAttention, q: Tensor, keys: Tensor, values: Tensor, batc
     if batch.prefills:
         rows = zip(q.split([len(p.slots) for p in batch.prefills]), batch.prefills, strict=True)
         return torch.cat([_attend(parts, own, keys, values, prefill) for own, prefill in rows])
-    seen = torch.arange(batch.length, device=q.device)
-    mask = seen <= batch.positions[:, None]
+    columns = torch.arange(batch.length, device=q.device)
+    mask = columns <= batch.positions[:, None]
     if parts.window:
-        mask &= seen > batch.positions[:, None] - parts.window
+        mask &= columns > batch.positions[:, None] - parts.window
     if batch.slot is not None:
         near = slice(batch.slot, batch.slot + 1)
         k, v = keys[near, :, : batch.length], values[near, :, : batch.length]
@@ -62,12 +62,12 @@ def _attend(parts: FusedAttention, q: Tensor, keys: Tensor, values: Tensor, batc
         q, mask = q[:, :, None], mask[:, None, None]
     k, v = k.to(q.dtype), v.to(q.dtype)
     if parts.softcap:
-        made = _capped_attention(parts, q, k, v, mask)
+        output = _capped_attention(parts, q, k, v, mask)
     else:
-        made = scaled_dot_product_attention(
+        output = scaled_dot_product_attention(
             q, k, v, attn_mask=mask, scale=parts.scaling, enable_gqa=True
         )
-    return made[0].transpose(0, 1) if batch.slot is not None else made[:, :, 0]
+    return output[0].transpose(0, 1) if batch.slot is not None else output[:, :, 0]
 
 
 def _capped_attention(
@@ -80,7 +80,7 @@ def _capped_attention(
     return weights.to(q.dtype) @ v
 
 
-def _turned(x: Tensor, parts: FusedAttention, positions: Tensor) -> Tensor:
+def _rotate(x: Tensor, parts: FusedAttention, positions: Tensor) -> Tensor:
     """Rotary embedding of x [rows, heads, head_dim]; pairs are (i, i + rotary_dim / 2)."""
     if parts.cos is None or parts.sin is None:
         return x
@@ -94,21 +94,21 @@ def _turned(x: Tensor, parts: FusedAttention, positions: Tensor) -> Tensor:
 def run_mlp(parts: FusedBlock, hidden: Tensor) -> Tensor:
     """What the MLP adds to `hidden` [rows, width], float32, before the residual multiplier."""
     mlp = parts.mlp
-    x = _normed(mlp.before, hidden).to(parts.dtype)
+    x = _apply_norm(mlp.before, hidden).to(parts.dtype)
     if mlp.module is not None:
-        made: Any = mlp.module(x[None])
-        made = (made[0] if isinstance(made, tuple) else made).view_as(hidden)
+        output: Any = mlp.module(x[None])
+        output = (output[0] if isinstance(output, tuple) else output).view_as(hidden)
     else:
         gate, up = torch.cat([linear(x) for linear in mlp.gate_up], -1).chunk(2, -1)
-        made = mlp.down((_activated(gate.float(), mlp.act) * up.float()).to(parts.dtype))
-    return _normed(mlp.after, made).float()
+        output = mlp.down((_activate(gate.float(), mlp.act) * up.float()).to(parts.dtype))
+    return _apply_norm(mlp.after, output).float()
 
 
-def _activated(x: Tensor, act: str) -> Tensor:
+def _activate(x: Tensor, act: str) -> Tensor:
     if act == "silu":
         return silu(x)
     return gelu(x, approximate="tanh" if act == "gelu_tanh" else "none")
 
 
-def _normed(norm: Norm | None, x: Tensor) -> Tensor:
+def _apply_norm(norm: Norm | None, x: Tensor) -> Tensor:
     return x if norm is None else norm(x)

@@ -36,8 +36,8 @@ class ModelTrace:
 
 def windows_of(model: LoadedModel) -> dict[str, int]:
     """The windows that the config names."""
-    found = {name: getattr(model.config, name, None) for name in WINDOWS}
-    return {name: size for name, size in found.items() if isinstance(size, int) and size > 0}
+    sizes = {name: getattr(model.config, name, None) for name in WINDOWS}
+    return {name: size for name, size in sizes.items() if isinstance(size, int) and size > 0}
 
 
 @contextlib.contextmanager
@@ -54,20 +54,20 @@ def narrow(model: LoadedModel) -> Iterator[None]:
             setattr(model.config, name, size)
 
 
-def watch(model: LoadedModel, blocks: nn.ModuleList, start: int) -> ModelTrace:
+def trace_blocks(model: LoadedModel, blocks: nn.ModuleList, start: int) -> ModelTrace:
     """Run the model on random tokens from position `start` on and note what goes in and out."""
     seeded = torch.Generator().manual_seed(0)
     most = model.module.get_input_embeddings().weight.shape[0]
-    seen = ModelTrace(torch.randint(0, most, (PROOF_TOKENS,), generator=seeded), torch.empty(0))
+    trace = ModelTrace(torch.randint(0, most, (PROOF_TOKENS,), generator=seeded), torch.empty(0))
     handles: list[Any] = []
 
     def block_hook(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        seen.inputs.append(args[0] if args else kwargs["hidden_states"])
-        seen.outputs.append(out[0] if isinstance(out, tuple) else out)
-        seen.rotaries.append(kwargs.get("position_embeddings"))
+        trace.inputs.append(args[0] if args else kwargs["hidden_states"])
+        trace.outputs.append(out[0] if isinstance(out, tuple) else out)
+        trace.rotaries.append(kwargs.get("position_embeddings"))
 
     def rotary_hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        seen.calls.append((module, args, kwargs, out))
+        trace.calls.append((module, args, kwargs, out))
 
     for module in model.module.modules():
         if type(module).__name__.endswith("RotaryEmbedding"):
@@ -75,29 +75,29 @@ def watch(model: LoadedModel, blocks: nn.ModuleList, start: int) -> ModelTrace:
     handles += [block.register_forward_hook(block_hook, with_kwargs=True) for block in blocks]
     try:
         positions = torch.arange(start, start + PROOF_TOKENS, device=model.device)[None]
-        ids = seen.ids[None].to(model.device)
+        ids = trace.ids[None].to(model.device)
         out = model.module(input_ids=ids, position_ids=positions, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    seen.logits = out.logits[0].float()
-    return seen
+    trace.logits = out.logits[0].float()
+    return trace
 
 
-def tables_of(seen: ModelTrace, index: int, capacity: int) -> tuple[Tensor, Tensor] | None:
+def tables_of(trace: ModelTrace, index: int, capacity: int) -> tuple[Tensor, Tensor] | None:
     """(cos, sin) float32 [capacity, rotary_dim / 2] of block `index`, None if it is handed none.
 
     Raises Unfit where the angles depend on more than the position.
     """
-    given = seen.rotaries[index]
-    if given is None:
+    angles = trace.rotaries[index]
+    if angles is None:
         return None
-    call = next((c for c in seen.calls if c[3] is given or c[3][0] is given[0]), None)
-    if call is None or not isinstance(given, tuple):
+    call = next((c for c in trace.calls if c[3] is angles or c[3][0] is angles[0]), None)
+    if call is None or not isinstance(angles, tuple):
         raise NotFusable("its rotary angles come from elsewhere than a rotary embedding")
-    if id(call) not in seen.tables:  # blocks share them
-        seen.tables[id(call)] = _table(call, given[0].device, capacity)
-    return seen.tables[id(call)]
+    if id(call) not in trace.tables:  # blocks share them
+        trace.tables[id(call)] = _table(call, angles[0].device, capacity)
+    return trace.tables[id(call)]
 
 
 def _table(call: Call, device: torch.device, capacity: int) -> tuple[Tensor, Tensor]:

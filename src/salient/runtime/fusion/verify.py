@@ -17,12 +17,20 @@ from salient.models.build import block_list
 from salient.runtime.kv_cache import Batch, KeyValueCache
 from salient.runtime.model_loader import LoadedModel
 
-from .difference import TOLERANCES, differs
+from .difference import TOLERANCES, max_row_error
 from .head import ModelHead, find_head
-from .match import FusedBlock, NotFusable, find_parts
+from .match import FusedBlock, NotFusable, match_block
 from .native_blocks import NativeBlocks
 from .torch_blocks import run_block
-from .trace import PROOF_TOKENS, PROOF_WINDOW, ModelTrace, narrow, tables_of, watch, windows_of
+from .trace import (
+    PROOF_TOKENS,
+    PROOF_WINDOW,
+    ModelTrace,
+    narrow,
+    tables_of,
+    trace_blocks,
+    windows_of,
+)
 
 # After all blocks. Seen: 1e-5 to 3e-4; activations are rounded to 15 bits a group.
 NATIVE_TOLERANCE = 1e-2
@@ -66,15 +74,15 @@ def _fuse(model: LoadedModel, capacity: int, audit: FusionAudit) -> FusedModel:
     if model.module.config.get_text_config() is not model.module.config:
         raise NotFusable("it takes more than text, and positions are then not a simple count")
     with narrow(model):
-        seen = watch(model, blocks, 0)
+        trace = trace_blocks(model, blocks, 0)
     proven = []
     for index, block in enumerate(blocks):
-        proposal = _proposal(model, f"{name}.{index}", block, tables_of(seen, index, capacity))
-        proven.append(_proven(model, proposal, seen, index, audit))
+        proposal = _proposal(model, f"{name}.{index}", block, tables_of(trace, index, capacity))
+        proven.append(_proven(model, proposal, trace, index, audit))
         _note(audit, proven[-1])
-    head, error = find_head(model, seen)
+    head, error = find_head(model, trace)
     audit.error = max(audit.error, error)
-    native = _why_not_native(model, proven, seen, audit)
+    native = _why_not_native(model, proven, trace, audit)
     _check_far(model, blocks, proven, capacity)
     parts = [_with_window(block, windows_of(model)) for block in proven]
     audit.fused = True
@@ -91,13 +99,13 @@ def _with_window(parts: FusedBlock, windows: dict[str, int]) -> FusedBlock:
 
 def _proposal(model: LoadedModel, name: str, block: nn.Module, rotary: Any) -> FusedBlock:
     try:
-        return find_parts(model, name, block, rotary)
+        return match_block(model, name, block, rotary)
     except NotFusable as unfit:
         raise NotFusable(f"{name}: {unfit}") from None
 
 
 def _proven(
-    model: LoadedModel, proposal: FusedBlock, seen: ModelTrace, index: int, audit: FusionAudit
+    model: LoadedModel, proposal: FusedBlock, trace: ModelTrace, index: int, audit: FusionAudit
 ) -> FusedBlock:
     """`proposal` with or without rotary embedding and window, whichever gives the block's output.
 
@@ -108,7 +116,7 @@ def _proven(
     windows = (0, PROOF_WINDOW) if "sliding_window" in windows_of(model) else (0,)
     for (cos, sin), window in itertools.product(rotaries.values(), windows):
         parts = replace(proposal, attention=replace(a, cos=cos, sin=sin, window=window))
-        errors.append(_error(model, parts, seen.inputs[index][0], seen.outputs[index][0]))
+        errors.append(_error(model, parts, trace.inputs[index][0], trace.outputs[index][0]))
         if errors[-1] <= TOLERANCES[model.dtype]:
             audit.error = max(audit.error, errors[-1])
             return parts
@@ -126,12 +134,12 @@ def _check_far(
     if start <= PROOF_TOKENS:
         return
     with narrow(model):
-        seen = watch(model, blocks, start)
+        trace = trace_blocks(model, blocks, start)
     for index, parts in enumerate(proven):
         a = parts.attention
         cos, sin = (None if table is None else table[start:] for table in (a.cos, a.sin))
         far = replace(parts, attention=replace(a, cos=cos, sin=sin))
-        error = _error(model, far, seen.inputs[index][0], seen.outputs[index][0])
+        error = _error(model, far, trace.inputs[index][0], trace.outputs[index][0])
         if not error <= TOLERANCES[model.dtype]:
             raise NotFusable(
                 f"{parts.name} does otherwise from position {start} on: run fused, its output "
@@ -139,17 +147,17 @@ def _check_far(
             )
 
 
-def _error(model: LoadedModel, parts: FusedBlock, given: Tensor, wanted: Tensor) -> float:
+def _error(model: LoadedModel, parts: FusedBlock, inputs: Tensor, wanted: Tensor) -> float:
     """The difference between the fused block's output and `wanted`."""
     a = parts.attention
     cache = KeyValueCache([(a.kv_heads, a.head_dim)], 1, PROOF_TOKENS, model.dtype, model.device)
     batch = Batch.prefill(0, 0, PROOF_TOKENS, model.device)
-    made = run_block(parts, given, batch, cache, 0)
-    return differs(made, wanted, given)
+    output = run_block(parts, inputs, batch, cache, 0)
+    return max_row_error(output, wanted, inputs)
 
 
 def _why_not_native(
-    model: LoadedModel, parts: list[FusedBlock], seen: ModelTrace, audit: FusionAudit
+    model: LoadedModel, parts: list[FusedBlock], trace: ModelTrace, audit: FusionAudit
 ) -> str | None:
     """Why the blocks cannot run as C++ calls, None if they can: then they gave the same output."""
     if model.device.type != "cpu" or model.dtype != torch.float32:
@@ -160,9 +168,9 @@ def _why_not_native(
         blocks = NativeBlocks(parts, cache)
     except NotFusable as unfit:
         return str(unfit)
-    made = blocks(seen.inputs[0][0].clone(), Batch.prefill(0, 0, PROOF_TOKENS, model.device))
-    wanted = seen.outputs[-1][0]
-    error = differs(made, wanted, seen.inputs[0][0])
+    output = blocks(trace.inputs[0][0].clone(), Batch.prefill(0, 0, PROOF_TOKENS, model.device))
+    wanted = trace.outputs[-1][0]
+    error = max_row_error(output, wanted, trace.inputs[0][0])
     if not error <= NATIVE_TOLERANCE:
         return f"their output differs by {error:.0e} after {len(parts)} blocks"
     audit.error = max(audit.error, error)

@@ -80,7 +80,7 @@ def answer_probes(engine: Engine, probes: Sequence[RetrievalProbe]) -> ProbeAnsw
     """
     sampling = SamplingParams(max_new_tokens=ANSWER_TOKENS, stop=(".",))
     answers: list[str | None] = [None] * len(probes)
-    step, computed = (1 if engine.runner.keeps_prefixes else SPARSE), 0
+    step, computed = (1 if engine.runner.reuses_prefixes else SPARSE), 0
     for number in range(step // 2, len(probes), step):
         (answer,) = engine.generate([probes[number].prompt], sampling)
         answers[number] = answer.text

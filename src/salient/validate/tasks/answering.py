@@ -170,7 +170,7 @@ def answer_questions(
     """
     choices = [q for q in questions if q.example.choices]
     continuations = Continuations(engine)
-    likelihoods = continuations.ask([q.tokens for q in choices])
+    likelihoods = continuations.score([q.tokens for q in choices])
     chosen = iter([_chosen(q.example, each) for q, each in zip(choices, likelihoods, strict=True)])
     prompts = [q.tokens.context for q in questions if not q.example.choices]
     written = write_answers(

@@ -286,7 +286,7 @@ class EngineModel:
 
 def _measure(engine: Engine, chunk: Sequence[ChoiceRequest]) -> ModelAnswer:
     continuations = Continuations(engine)
-    answers: list[object] = [[asdict(each) for each in one] for one in continuations.ask(chunk)]
+    answers: list[object] = [[asdict(each) for each in one] for one in continuations.score(chunk)]
     return ModelAnswer(answers, continuations.computed, 0)
 
 
