@@ -114,7 +114,7 @@ def test_windows_and_other_families_are_the_same(kind, tmp_path):
 
 
 def test_a_model_that_takes_no_pieces_is_asked_in_one(toy, monkeypatch):
-    monkeypatch.setattr("salient.runtime.runner.HEAD_ROWS", 5)
+    monkeypatch.setattr("salient.runtime.runner.LOGIT_ROWS", 5)
     engine = engine_of(toy, fuse=False)
     for chunked_prefill in (False, True):
         monkeypatch.setattr(engine.runner, "chunked_prefill", chunked_prefill)
@@ -123,7 +123,7 @@ def test_a_model_that_takes_no_pieces_is_asked_in_one(toy, monkeypatch):
 
 def test_long_ones_in_pieces_are_the_same(toy, monkeypatch):
     monkeypatch.setattr(asking, "CHUNK", 8)
-    monkeypatch.setattr("salient.runtime.spans.HEAD_ROWS", 3)
+    monkeypatch.setattr("salient.runtime.runner.LOGIT_ROWS", 3)
     long = [*examples(), ChoiceRequest(prompt(2), [prompt(40, seed=1), prompt(3, seed=2)])]
     assert_as_directly(toy, engine_of(toy, slots=3), EXACT, long)
 

@@ -12,7 +12,7 @@ from typing import Any
 from salient.core.errors import RequestError
 
 from .engine import CHUNK, MIN_COPY, Engine, common_start
-from .spans import Logprob, TokenSpan
+from .runner import Logprob, TokenSpan
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from operator import getitem
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from salient.core.errors import ModelError
 from salient.core.system import cache_folder
 from salient.runtime.fusion.difference import TOLERANCES, max_row_error
 from salient.runtime.fusion.native_blocks import NativeBlocks
@@ -21,10 +23,28 @@ from salient.runtime.fusion.verify import FusedModel
 
 from .kv_cache import Batch, KeyValueCache
 from .model_loader import LoadedModel
-from .spans import LOGIT_ROWS, Logprob, TokenSpan, logprobs_of
+from .sampler import NO_NUMBERS
 
 LENGTHS = 256  # a compiled step is made for multiples of so many positions, doubling
 PROOF_IDS, PROOF_CUT = (3, 17, 5, 40, 8, 29, 11, 23), 6  # a prompt, and where it is cut in two
+LOGIT_ROWS = 64  # rows of logits that are there at once: a row has the whole vocabulary
+
+# Log-probability in nats, and whether no token is likelier.
+Logprob = tuple[float, bool]
+
+
+@dataclass(frozen=True)
+class TokenSpan:
+    """Tokens that one sequence goes on with.
+
+    ids: go to `slot` from position `start` on
+    asked: (i, token): how likely is `token` right after ids[i]; in order of i
+    """
+
+    slot: int
+    start: int
+    ids: list[int]
+    targets: list[tuple[int, int]]
 
 
 class Runner(ABC):
@@ -264,6 +284,33 @@ class ModelRunner(Runner):
         self._plain_cache = type(self._caches[0]) is DynamicCache
         self._caches.clear()
         return max_row_error(pieces[None], whole[None]) <= TOLERANCES[self.model.dtype]
+
+
+def logprobs_of(
+    logits_of: Callable[[Tensor], Tensor], targets: Sequence[tuple[int, int]], device: torch.device
+) -> list[Logprob]:
+    """The log-probability of each (row, token), from float32 logits.
+
+    logits_of: logits float32 [rows, vocab] of some rows int64 [rows]; called for a few at a time
+
+    Raises ModelError where logits are not numbers.
+    """
+    if not targets:
+        return []
+    pairs = torch.tensor(targets, device=device)
+    rows, places = pairs[:, 0].unique(return_inverse=True)
+    results = torch.empty(2, len(targets), device=device)
+    for start in range(0, len(rows), LOGIT_ROWS):
+        logits = logits_of(rows[start : start + LOGIT_ROWS])
+        here = (places >= start) & (places < start + LOGIT_ROWS)
+        own = places[here] - start
+        chosen, totals = logits[own, pairs[here, 1]], logits.logsumexp(-1)
+        if not totals.isfinite().all():
+            raise ModelError(NO_NUMBERS)
+        results[0, here] = chosen - totals[own]
+        results[1, here] = (chosen == logits.amax(-1)[own]).float()
+    logprobs, likeliest = results.tolist()
+    return [(value, flag == 1.0) for value, flag in zip(logprobs, likeliest, strict=True)]
 
 
 def _power(least: int, start: int) -> int:
