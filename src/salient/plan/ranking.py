@@ -71,9 +71,9 @@ def _candidate(
     ]
     if required.tune:
         reasons.append(f"fine-tuning: {form.tuning}")
-    if unfit := memory.stored.unfit:
-        more = f" and {len(unfit) - 1} more" if len(unfit) > 1 else ""
-        reasons.append(f"unquantized: {unfit[0]}{more}")
+    if memory.stored.unfit:
+        first, *rest = memory.stored.unfit
+        reasons.append(f"unquantized: {first}" + (f" and {len(rest)} more" if rest else ""))
     return Candidate(form, route, memory, speed, unmet, tuple(reasons), score)
 
 

@@ -11,8 +11,10 @@ _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3}
 _RATES = {"": 1.0, "tok/s": 1.0, "t/s": 1.0, "/s": 1.0}
 _BYTES = {"": 1e9, "gb": 1e9, "gib": 2.0**30, "mb": 1e6, "mib": 2.0**20}
 _UNITS = {"ttft": _SECONDS, "decode": _RATES, "throughput": _RATES, "memory": _BYTES}
-_KNOWN = "ttft=1s, decode=30 (tokens a second of one sequence), throughput=500 (of all), "
-_KNOWN += "memory=20GB (of each GPU), tune (fine-tuning later)"
+_KNOWN = (
+    "ttft=1s, decode=30 (tokens a second of one sequence), throughput=500 (of all), "
+    "memory=20GB (of each GPU), tune (fine-tuning later)"
+)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def run_server(options: ServeOptions, extend: "ExtendApp | None" = None) -> int:
 
 def _with_checkpoint(options: ServeOptions) -> ServeOptions:
     """The options with the demo model's checkpoint in its place, quantized on the first use."""
-    from salient.models.demo import DEMO_NAME, demo_checkpoint
+    from salient.models.demo import demo_checkpoint
+    from salient.shapes.resolve import DEMO_NAME
 
     if options.checkpoint == DEMO_NAME:
         folder = demo_checkpoint()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import ceil
 
 from .config_reader import ConfigReader
-from .family import AttentionNames, ExpertNames, Fact, MlpNames
+from .families import AttentionNames, ExpertNames, Fact, MlpNames
 from .model_shape import BlockShape, CacheShape, LinearShape, Part
 
 KINDS = {
@@ -233,7 +233,7 @@ MIXERS: dict[str, Callable[[str, ConfigReader], BlockShape]] = {
     "lightning": _lightning,
     "convolution": _convolution,
     # of an unknown family: only that there is one
-    "unknown": lambda *_: BlockShape("linear attention", (), CacheShape()),
+    "unknown": lambda module, config: BlockShape("linear attention", (), CacheShape()),
 }
 
 

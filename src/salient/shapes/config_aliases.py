@@ -4,9 +4,9 @@ Each function returns the values, under Llama's names, that replace those of the
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from .config_reader import MOST_LAYERS, ConfigReader
+from .config_reader import MOST_LAYERS, ConfigReader, list_of
 
 PATTERN = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 
@@ -50,14 +50,15 @@ def _lfm2(config: ConfigReader) -> dict[str, Any]:
 def _nemotron_h(config: ConfigReader) -> dict[str, Any]:
     """Blocks are a mixer, an attention, an MLP or experts, by a list or a string of letters."""
     letters = config.values.get("hybrid_override_pattern")
-    names = config.values.get("layers_block_type")
-    if names is None and letters is not None:
+    listed = config.values.get("layers_block_type")
+    if listed is None and letters is not None:
         if not isinstance(letters, str) or not set(letters) <= set(PATTERN):
             config.refuse("hybrid_override_pattern", f"a string of the letters {' '.join(PATTERN)}")
-        names = [PATTERN[letter] for letter in letters]
-    if names is None:
+        listed = [PATTERN[letter] for letter in letters]
+    if listed is None:
         config.missing("layers_block_type")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    names = list_of(listed, str)
+    if names is None:
         config.refuse("layers_block_type", "a list of names")
     feeds = [{"moe": "sparse", "mlp": "dense"}.get(name, "none") for name in names]
     return {
@@ -100,9 +101,10 @@ def _per_block(config: ConfigReader) -> dict[str, Any]:
     for key in ("num_experts", "moe_topk", "num_shared_expert", "moe_intermediate_size"):
         value = config.values.get(key)
         if isinstance(value, list) and value:
-            if value != value[:1] * len(value):
+            first = cast(list[Any], value)[0]
+            if value != [first] * len(cast(list[Any], value)):
                 config.refuse(key, "one number, or the same for each block")
-            values[key] = value[0]
+            values[key] = first
     return values
 
 

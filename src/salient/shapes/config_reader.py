@@ -7,7 +7,7 @@ the key, the value and what fits.
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 from salient.core.errors import ModelError
 
@@ -41,6 +41,17 @@ def brief(value: object) -> str:
         return reprlib.repr(value)
     except ValueError:  # Python writes no integer of more than 4300 digits
         return f"a {type(value).__name__} too long to show"
+
+
+Item = TypeVar("Item", int, str)
+
+
+def list_of(value: Any, kind: type[Item]) -> list[Item] | None:
+    """`value` if it is a list of `kind` (no booleans for int), else None."""
+    if not isinstance(value, list):
+        return None
+    items = cast(list[Any], value)
+    return items if all(type(item) is kind for item in items) else None
 
 
 @dataclass(frozen=True)
@@ -113,27 +124,29 @@ class ConfigReader:
         key, value = self.value(name)
         if value is None:
             return None
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        names = list_of(value, str)
+        if names is None:
             self.refuse(key, "a list of names", value)
-        if len(value) != length:
+        if len(names) != length:
             self.refuse(key, f"a list of {length} names, one for each layer", value)
-        return value
+        return names
 
     def integers(self, name: str) -> list[int] | None:
         """A list of whole numbers, None where there is none. Raises ModelError otherwise."""
         key, value = self.value(name)
         if value is None:
             return None
-        if not isinstance(value, list) or not all(type(item) is int for item in value):
+        numbers = list_of(value, int)
+        if numbers is None:
             self.refuse(key, "a list of whole numbers", value)
-        return value
+        return numbers
 
     def section(self, name: str) -> dict[str, Any]:
         """A JSON object, {} where there is none. Raises ModelError for anything else."""
         key, value = self.value(name)
         if value is not None and not isinstance(value, Mapping):
             self.refuse(key, "a JSON object", value)
-        return dict(value or {})
+        return dict(cast(Mapping[str, Any], value or {}))
 
     def missing(self, key: str) -> NoReturn:
         """Raise ModelError for a missing key."""

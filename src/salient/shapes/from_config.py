@@ -13,8 +13,7 @@ from salient.core.errors import ModelError
 from .blocks import MIXERS, attention_block, dense_block, experts_block, is_true
 from .config_aliases import ALIASES
 from .config_reader import MOST_LAYERS, ConfigReader, brief
-from .families import ARCHITECTURES
-from .family import ExpertNames, Family, MlpNames
+from .families import ARCHITECTURES, ExpertNames, Family, MlpNames
 from .layer_types import attentions, feeds
 from .model_shape import BlockShape, CacheShape, ModelShape
 from .multimodal import towers
@@ -69,7 +68,7 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
     `source` is the file's name for errors. Raises ModelError naming the key, its value and what
     fits, or the kinds of model that fit.
     """
-    if not isinstance(config, Mapping):
+    if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ModelError(f"{source} holds {brief(config)}, not a JSON object. Fetch it again.")
     whole = ConfigReader(config, source)
     text = _text_part(whole)

@@ -7,7 +7,7 @@ sizes. Imports no torch.
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 from salient.core.errors import ModelError
 from salient.core.model_files import StoredTensor
@@ -94,7 +94,7 @@ def frame_of(
 
     Raises ModelError where no embedding or block is found.
     """
-    packed: dict[str, Any] = quantization if isinstance(quantization, dict) else {}
+    packed = cast(dict[str, Any], quantization) if isinstance(quantization, dict) else {}
     groups = _grouped(dict(unpacked(t, packed) for t in tensors if is_parameter(t)), None)
     tables = [shape for shape in groups.embedding.values() if len(shape) == 2 and prod(shape)]
     if not tables:
@@ -161,7 +161,7 @@ def _block(block: BlockShape, sizes: Sizes, shape: ModelShape, *, known: bool) -
     counted = {linear.name: linear for linear in block.linears}
     active = max((linear.active for linear in block.linears if linear.copies > 1), default=0)
     total = _elements(sizes)
-    linears = []
+    linears: list[LinearShape] = []
     for name, (copies, out, width, bias) in _matrices(sizes, shape.hidden).items():
         linear = counted.get(name)
         if linear is None:

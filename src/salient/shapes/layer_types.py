@@ -4,7 +4,7 @@ Imports no torch.
 """
 
 from .config_reader import MOST_LAYERS, ConfigReader
-from .family import Family
+from .families import Family
 
 # The name of a block's attention in configs -> ours: "mixer" replaces it, "both" has both in
 # parallel, "none" is a block that has only an MLP.

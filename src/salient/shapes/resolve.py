@@ -170,12 +170,17 @@ def _from_hub(name: str) -> ModelShape:
 def _hub_config(name: str) -> Any:
     """A Hub model's config.json: from the cache, else fetched in one attempt."""
     from huggingface_hub import hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub.utils import (
+        build_hf_headers,  # pyright: ignore[reportUnknownVariableType]
+        get_session,
+        hf_raise_for_status,
+    )
 
     cached = try_to_load_from_cache(name, "config.json")
     if isinstance(cached, str):
         return json.loads(Path(cached).read_text(encoding="utf-8"))
-    url, headers = hf_hub_url(name, "config.json"), build_hf_headers()
+    url = hf_hub_url(name, "config.json")
+    headers = build_hf_headers()  # pyright: ignore[reportUnknownVariableType]
     response = get_session().get(url, headers=headers, timeout=FETCH_SECONDS, follow_redirects=True)
     hf_raise_for_status(response)
     return response.json()

@@ -5,7 +5,7 @@ Imports no torch.
 
 import re
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 from salient.core.model_files import ELEMENT_BYTES, StoredTensor
 
@@ -89,12 +89,15 @@ def unpacked(tensor: StoredTensor, quantization: dict[str, Any]) -> tuple[str, t
 
 def _bits(quantization: dict[str, Any]) -> int:
     """Bits of a code, 4 where the config does not say."""
-    groups = quantization.get("config_groups")
     bits = quantization.get("bits", quantization.get("w_bit"))
-    for group in groups.values() if isinstance(groups, dict) else ():
-        weights = group.get("weights") if isinstance(group, dict) else None
-        bits = weights.get("num_bits") if isinstance(weights, dict) else bits
+    for group in _object(quantization.get("config_groups")).values():
+        bits = _object(_object(group).get("weights")).get("num_bits", bits)
     return bits if type(bits) is int and bits in (2, 3, 4, 8) else 4
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """`value` if it is a JSON object, else an empty one."""
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 
 
 def is_tower(name: str) -> bool:
