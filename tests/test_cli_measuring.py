@@ -43,7 +43,7 @@ def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-toy")
     with toy_server(Manner()) as server:
         call(server.url, *FEW, "--concurrency", "1")
-        assert server.seen.headers[0]["authorization"] == "Bearer sk-toy"
+        assert server.requests.headers[0]["authorization"] == "Bearer sk-toy"
 
 
 def test_without_a_model_the_server_lists_its_own():

@@ -1,4 +1,4 @@
-"""What the panels show is what the run noted and what the weights give; what is missing is said."""
+"""The panels show the run's record and the weights' values, or the reason why data are missing."""
 
 import shutil
 
@@ -20,7 +20,7 @@ from salient.models.skeleton import Skeleton
 
 @pytest.fixture(scope="module")
 def checkpoint(toy, text, tmp_path_factory):
-    """A checkpoint beside its source, so that it is found."""
+    """A checkpoint next to its source."""
     home = tmp_path_factory.mktemp("explored")
     shutil.copytree(toy, home / "model")
     run(home / "model", home / "out", text)
@@ -40,7 +40,7 @@ def names(state, block=0):
     return [r["name"] for i in inputs_data(state.viewer, block)["inputs"] for r in i["readers"]]
 
 
-def test_the_overview_tells_what_the_run_noted(state, checkpoint):
+def test_the_overview_shows_what_the_run_recorded(state, checkpoint):
     data = state.overview()
     assert data["made_from"] == "model"
     assert data["source"].startswith("model, the model this checkpoint was made from")
@@ -51,29 +51,29 @@ def test_the_overview_tells_what_the_run_noted(state, checkpoint):
     assert data["progress"]["words"] == "384 tokens of the checkpoint's own calibration texts"
 
 
-def test_the_inputs_of_a_block_hold_each_linear_once_with_the_exponents_noted(state):
+def test_the_inputs_of_a_block_have_each_linear_once_with_its_exponents(state):
     entries = state.evidence.blocks
     for block, entry in enumerate(entries):
-        found = inputs_data(state.viewer, block)
-        assert found["why"] == ""
+        inputs = inputs_data(state.viewer, block)
+        assert inputs["why"] == ""
         assert sorted(names(state, block)) == sorted(state.viewer.layers.shapes(block))
         noted = {g.readers[0]: g.exponents[0] for g in entry.groups}
-        for each in found["inputs"]:
+        for each in inputs["inputs"]:
             assert each["exponents"] == noted[each["readers"][0]["name"]]
 
 
-def test_salience_is_sorted_and_is_the_inputs_mean_size(state):
+def test_salience_is_the_sorted_mean_size_of_the_input(state):
     view = state.viewer.view(1, "mlp.up_proj")
     data = salience_data(view)
     assert data["values"] == sorted(data["values"], reverse=True)
     mean = view.tokens.abs().mean(0)
-    hidden = torch.finfo(torch.bfloat16).eps  # what hidden states are kept in
+    hidden = torch.finfo(torch.bfloat16).eps  # the dtype of stored hidden states
     assert data["largest"] == pytest.approx(float(mean.max()), rel=hidden)
     assert data["top"][0]["channel"] == int(mean.argmax())
     assert data["channels"] == len(data["values"]) == 64
 
 
-def test_the_curve_holds_the_chosen_point_and_plain_rounding(state):
+def test_the_curve_has_the_chosen_point_and_plain_rounding(state):
     for name in names(state):
         view = state.viewer.view(0, name)
         data = curve_data(state.viewer, view, state.scheme, state.dtype)
@@ -84,8 +84,8 @@ def test_the_curve_holds_the_chosen_point_and_plain_rounding(state):
         assert on_line[data["chosen"]["a"]] == data["chosen"]["error"]
 
 
-def test_a_layers_error_as_written_is_near_the_one_that_was_noted(state):
-    """Both on other tokens, and here by scales that were found anew from the codes."""
+def test_a_layers_error_as_written_is_near_the_recorded_one(state):
+    """On other tokens, and with scales that are fitted to the codes."""
     for block, entry in enumerate(state.evidence.blocks):
         for group in entry.groups:
             for name, noted in group.layers.items():
@@ -95,7 +95,7 @@ def test_a_layers_error_as_written_is_near_the_one_that_was_noted(state):
                 assert errors["plain"]["layer"] == pytest.approx(noted.plain, rel=0.5)
 
 
-def test_the_fitted_scale_is_what_the_norm_gave_up(state, checkpoint):
+def test_the_fitted_scale_is_divided_out_of_the_norm(state, checkpoint):
     view = state.viewer.view(0, "mlp.gate_proj")
     assert view.chosen.scaled
     skeletons = (state.viewer.layers.source, state.viewer.layers.checkpoint)
@@ -128,7 +128,7 @@ def test_a_group_shows_the_models_own_weights_and_the_checkpoints_own_codes(stat
     assert (data["groups"], data["sizes"]) == (3, [16, 32])
 
 
-def test_what_was_looked_at_before_the_pass_came_there_has_its_errors_afterwards(checkpoint):
+def test_a_panel_shown_before_the_pass_has_its_errors_afterwards(checkpoint):
     state = measured(explorer_state(checkpoint))
     passed, state.calibration.blocks = state.calibration.blocks, []
     view = state.viewer.view(1, "mlp.up_proj")
@@ -142,7 +142,7 @@ def test_what_was_looked_at_before_the_pass_came_there_has_its_errors_afterwards
 
 
 @pytest.mark.parametrize(
-    ("block", "name", "asked", "words"),
+    ("block", "name", "changes", "message"),
     [
         (2, "mlp.up_proj", {}, "There is no block 2: the model has 2, from 0."),
         (0, "mlp.nothing", {}, "Block 0 has no linear 'mlp.nothing'. It has self_attn.q_proj"),
@@ -151,15 +151,15 @@ def test_what_was_looked_at_before_the_pass_came_there_has_its_errors_afterwards
         (0, "mlp.up_proj", {"scheme": Scheme(48)}, "A group size of 48 does not divide the 64"),
     ],
 )
-def test_what_is_not_there_is_refused_in_words(state, block, name, asked, words):
-    with pytest.raises(RequestError, match=words.replace(".", r"\.")):
-        group_data(state.viewer, state.viewer.view(block, name), query(**asked))
+def test_unknown_blocks_layers_and_groups_are_refused(state, block, name, changes, message):
+    with pytest.raises(RequestError, match=message.replace(".", r"\.")):
+        group_data(state.viewer, state.viewer.view(block, name), query(**changes))
 
 
 # What is missing
 
 
-def test_without_a_source_the_weights_are_the_codes_own_and_that_is_said(checkpoint, tmp_path):
+def test_without_a_source_the_weights_are_the_dequantized_codes(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "alone")
     state = measured(explorer_state(tmp_path / "alone"))
     data = state.overview()
@@ -169,17 +169,17 @@ def test_without_a_source_the_weights_are_the_codes_own_and_that_is_said(checkpo
     )
     assert "`--reference MODEL`" in data["no_source"]
     view = state.viewer.view(0, "mlp.up_proj")
-    found = group_data(state.viewer, view, query(row=1))
+    group = group_data(state.viewer, view, query(row=1))
     written = state.viewer.layers.linear(0, "mlp.up_proj").written
-    assert found["weights"] == written.dequantize()[1, :32].tolist()
-    assert found["why"] == data["no_source"]
-    assert found["errors"]["now"]["layer"] is None
+    assert group["weights"] == written.dequantize()[1, :32].tolist()
+    assert group["why"] == data["no_source"]
+    assert group["errors"]["now"]["layer"] is None
     assert salience_data(view) == {"why": data["no_source"]}
     assert curve_data(state.viewer, view, state.scheme, state.dtype) == {"why": data["no_source"]}
     assert len(names(state)) == 7
 
 
-def test_a_checkpoint_of_another_tool_says_so_and_its_reference_still_serves(tmp_path):
+def test_a_checkpoint_of_another_tool_works_with_a_reference(tmp_path):
     folder = rounded_toy(tmp_path)
     state = measured(explorer_state(folder, tmp_path / "model"))
     data = state.overview()
@@ -193,28 +193,30 @@ def test_a_checkpoint_of_another_tool_says_so_and_its_reference_still_serves(tmp
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"run": 3}, "salient.json is not as Salient writes it: run is int, not dict"),
         ({"blocks": [{"block": "x"}]}, "blocks.0.error_plain is missing"),
     ],
 )
-def test_a_broken_salient_json_is_said_and_the_rest_works(change, words, checkpoint, tmp_path):
+def test_a_broken_salient_json_is_reported_and_the_rest_works(
+    change, message, checkpoint, tmp_path
+):
     shutil.copytree(checkpoint, tmp_path / "out")
     rewrite_json(tmp_path / "out" / "salient.json", **change)
     state = measured(explorer_state(tmp_path / "out"))
-    assert words in state.overview()["no_evidence"]
+    assert message in state.overview()["no_evidence"]
     assert group_data(state.viewer, state.viewer.view(0, "mlp.up_proj"), query())["weights"]
 
 
-def test_a_name_in_salient_json_reaches_no_folder_elsewhere(checkpoint, tmp_path, toy):
+def test_a_name_in_salient_json_cannot_leave_the_folder(checkpoint, tmp_path, toy):
     shutil.copytree(checkpoint, tmp_path / "a" / "b" / "out")
     shutil.copytree(toy, tmp_path / "model")
     rewrite_json(tmp_path / "a" / "b" / "out" / "salient.json", model="../../model")
     assert isinstance(explorer_state(tmp_path / "a" / "b" / "out").source, str)
 
 
-def test_another_model_of_the_same_name_is_not_taken_for_the_source(checkpoint, tmp_path):
+def test_another_model_of_the_same_name_is_not_the_source(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "out")
     toy_folder(tmp_path / "model", seed=5)
     assert isinstance(explorer_state(tmp_path / "out").source, str)
@@ -231,23 +233,23 @@ def test_a_16_bit_model_is_its_own_source(toy):
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "message"),
     [
         (RuntimeError("secret words"), "The pass failed; the server's log says why."),
         (ModelError("{} cannot be run block by block"), "model cannot be run block by block"),
     ],
 )
-def test_a_pass_that_cannot_be_made_is_said_and_no_path_is(error, words, checkpoint, monkeypatch):
+def test_a_failed_pass_is_reported_without_paths(error, message, checkpoint, monkeypatch):
     def broken(*_):
         raise type(error)(str(error).format(checkpoint.parent / "model"))
 
     monkeypatch.setattr(Skeleton, "calls", broken)
     state = measured(explorer_state(checkpoint))
     assert state.progress["state"] == "failed"
-    assert state.viewer.view(0, "mlp.up_proj").why == words
+    assert state.viewer.view(0, "mlp.up_proj").why == message
 
 
-def test_experts_are_looked_at_one_by_one(tmp_path):
+def test_experts_are_shown_one_by_one(tmp_path):
     folder = rounded_toy(tmp_path, "mixtral")
     state = measured(explorer_state(folder, tmp_path / "model"))
     inputs = inputs_data(state.viewer, 0)["inputs"]
@@ -261,14 +263,14 @@ def test_experts_are_looked_at_one_by_one(tmp_path):
             assert errors["written"]["layer"] == pytest.approx(errors["plain"]["layer"], rel=0.1)
 
 
-def test_no_pass_is_begun_that_the_memory_has_no_room_for(checkpoint, monkeypatch):
+def test_no_pass_starts_without_enough_memory(checkpoint, monkeypatch):
     monkeypatch.setattr("salient.explorer.calibration_pass.available_memory", lambda: 1000)
     state = measured(explorer_state(checkpoint))
     assert state.progress["state"] == "failed"
     assert "GiB are free. Use a larger machine." in state.progress["words"]
 
 
-def test_memory_is_told_by_part_and_no_path_is(state, checkpoint):
+def test_memory_is_shown_by_part_without_paths(state, checkpoint):
     data = state.running()
     assert {part["name"] for part in data["parts"]} >= {"weights", "keys and values"}
     assert all(part["bytes"] >= 0 for part in data["parts"])

@@ -1,4 +1,4 @@
-"""Rounding other than the checkpoint's goes through the one rounding; what was folded is found."""
+"""The explorer's rounding is core.quant's; folded scales are fitted."""
 
 import pytest
 import torch
@@ -27,20 +27,20 @@ def test_without_scale_and_clip_it_is_plain_rounding(bits, symmetric):
     assert torch.equal(grid.scale, plain.scale)
 
 
-def test_a_scale_goes_into_the_weight_before_rounding_and_comes_out_after():
+def test_a_scale_is_multiplied_before_rounding_and_divided_after():
     weight, scale = random(8, 64), random(64).exp()
     scheme = Scheme(32)
-    made = Rounding(scheme, 1.0, torch.float16).of(weight, scale)
+    rounded = Rounding(scheme, 1.0, torch.float16).of(weight, scale)
     wanted = quantize(weight * scale, scheme, name="w").dequantize() / scale
-    assert_within(made, wanted, worst(4) * wanted.abs())
+    assert_within(rounded, wanted, worst(4) * wanted.abs())
 
 
 def test_a_clipped_range_ends_where_it_is_clipped():
     weight = random(4, 32)
-    made = Rounding(Scheme(32), 0.5, torch.float16).of(weight, torch.ones(32))
+    rounded = Rounding(Scheme(32), 0.5, torch.float16).of(weight, torch.ones(32))
     step = (weight.amax(1) - weight.amin(1)) / 30
-    assert bool((made.amax(1) <= weight.amax(1) / 2 + step).all())
-    assert bool((made.amin(1) >= weight.amin(1) / 2 - step).all())
+    assert bool((rounded.amax(1) <= weight.amax(1) / 2 + step).all())
+    assert bool((rounded.amin(1) >= weight.amin(1) / 2 - step).all())
 
 
 def test_more_bits_lose_less():
@@ -62,26 +62,26 @@ def test_the_tokens_give_the_error_of_their_gram_matrix():
 
 
 @pytest.mark.parametrize(("by_columns", "by_rows"), [(1, 0), (0, 1), (1, 1)])
-def test_scales_that_were_folded_are_found_and_undone(by_columns, by_rows):
+def test_folded_scales_are_fitted_and_unfolded(by_columns, by_rows):
     weight = random(512, 256)
     columns = (0.4 * random(256) * by_columns).exp()
     rows = (random(512) * by_rows).exp()
     written = quantize(weight * columns, Scheme(32), name="w").dequantize() * rows[:, None]
-    found = fit_folded(weight, written, columns=bool(by_columns), rows=bool(by_rows))
-    apart = found.columns / columns  # but for one factor of all, which rows have the other half of
+    folded = fit_folded(weight, written, columns=bool(by_columns), rows=bool(by_rows))
+    apart = folded.columns / columns  # but for one factor of all, which rows have the other half of
     torch.testing.assert_close(apart, apart.mean().expand(256), rtol=0.06, atol=0)
     wanted = quantize(weight * columns, Scheme(32), name="w").dequantize() / columns
-    undone = found.unfold(weight, written)
-    errors = [float((made - weight).norm()) for made in (undone, wanted)]
+    unfolded = folded.unfold(weight, written)
+    errors = [float((rounded - weight).norm()) for rounded in (unfolded, wanted)]
     assert errors[0] == pytest.approx(errors[1], rel=0.02)
 
 
 def test_dead_channels_and_rows_have_no_scale():
     weight = random(64, 32)
     weight[:, 3], weight[5] = 0, 0
-    found = fit_folded(weight, weight * 2, columns=True, rows=True)
-    assert float(found.columns[3]) == 1.0
-    assert torch.isfinite(found.unfold(weight, weight * 2)).all()
+    folded = fit_folded(weight, weight * 2, columns=True, rows=True)
+    assert float(folded.columns[3]) == 1.0
+    assert torch.isfinite(folded.unfold(weight, weight * 2)).all()
 
 
 def test_rows_are_spread_from_the_first_to_the_last():

@@ -1,4 +1,4 @@
-"""The explorer over HTTP: its page asks nobody else, wrong questions are 400, nothing leaks."""
+"""The explorer over HTTP: its page uses only this server, bad queries are 400, nothing leaks."""
 
 import re
 from importlib.resources import files
@@ -57,21 +57,21 @@ def test_the_page_allows_nothing_but_this_server(server):
     assert reply.headers["referrer-policy"] == "no-referrer"
 
 
-def test_every_file_that_the_page_names_is_there_and_named_by_it(server):
+def test_every_file_of_the_page_exists_and_is_used(server):
     named = set(re.findall(r'"/explorer/([\w.]+)"', server.request("/").body.decode()))
     left = list(named)
     while left:
         script = server.request(f"/explorer/{left.pop()}").body.decode()
-        found = set(re.findall(r'from "\./([\w.]+)"', script)) - named
-        named |= found
-        left += found
+        imported = set(re.findall(r'from "\./([\w.]+)"', script)) - named
+        named |= imported
+        left += imported
     there = {entry.name for entry in PAGE.iterdir()} - {"index.html"}
     assert named == there
     assert all(server.request(f"/explorer/{name}").status == 200 for name in there)
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in PAGE.iterdir()])
-def test_no_file_of_the_page_asks_elsewhere_or_writes_markup(name):
+def test_no_file_of_the_page_requests_elsewhere_or_writes_markup(name):
     text = (PAGE / name).read_text(encoding="utf-8")
     assert set(re.findall(r"https?://[\w./]+", text)) <= {"http://www.w3.org/2000/svg"}
     for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "style="):
@@ -81,7 +81,7 @@ def test_no_file_of_the_page_asks_elsewhere_or_writes_markup(name):
 @pytest.mark.parametrize(
     "path", ["/explorer/nothing.js", "/explorer/..%2Froutes.py", "/explorer/%2Fetc%2Fpasswd"]
 )
-def test_no_other_file_is_given(server, path):
+def test_no_other_file_is_served(server, path):
     assert server.request(path).status == 404
 
 
@@ -97,7 +97,7 @@ def test_with_a_key_the_page_is_open_and_its_data_are_not(alone):
 # Its data
 
 
-def test_every_panel_answers(server):
+def test_every_panel_has_data(server):
     scene = server.request(f"{API}/scene").data
     assert (scene["model"], scene["reference"], scene["chat"]) == ("toy", "full", True)
     block = server.request(f"{API}/block?block=1").data
@@ -109,7 +109,7 @@ def test_every_panel_answers(server):
 
 
 @pytest.mark.parametrize(
-    ("path", "words"),
+    ("path", "message"),
     [
         ("block", "block: Field required"),
         ("block?block=-1", "block: Input should be greater than or equal to 0"),
@@ -130,20 +130,20 @@ def test_every_panel_answers(server):
         (f"salience?block=0&layer={'x' * 301}", "layer: String should have at most 300"),
     ],
 )
-def test_wrong_questions_are_refused_in_the_apis_shape(server, path, words):
+def test_invalid_queries_are_refused_in_openais_form(server, path, message):
     reply = server.request(f"{API}/{path}")
     assert reply.status == 400
     assert reply.error["type"] == "invalid_request_error"
-    assert words in reply.error["message"]
+    assert message in reply.error["message"]
 
 
-def test_without_a_source_panels_say_what_is_missing(alone):
+def test_without_a_source_panels_show_what_is_missing(alone):
     alone.headers["Authorization"] = "Bearer sesame"
     scene = alone.request(f"{API}/scene").data
     assert "`--reference MODEL`" in scene["no_source"]
-    found = alone.request(GROUP)
-    assert found.status == 200
-    assert "`--reference MODEL`" in found.data["why"]
+    data = alone.request(GROUP)
+    assert data.status == 200
+    assert "`--reference MODEL`" in data.data["why"]
     for path in ("reference/chat", "reference/completions", "divergence"):
         body = {**TALK, "answer": "x", "prompt": "x"} if path != "divergence" else None
         reply = alone.request(f"{API}/{path}", body or {"prompt": "x", "answer": "x"})
@@ -155,23 +155,23 @@ def test_without_a_source_panels_say_what_is_missing(alone):
 # The reference
 
 
-def test_the_reference_streams_beside_the_checkpoint(server):
-    asked = {**TALK, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
-    whole = server.request(f"{API}/reference/chat", asked).data
+def test_the_reference_streams_next_to_the_checkpoint(server):
+    body = {**TALK, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    whole = server.request(f"{API}/reference/chat", body).data
     assert whole["model"] == "full"
-    events = server.request(f"{API}/reference/chat", {**asked, "stream": True}).events
-    said = "".join(e["choices"][0]["delta"].get("content", "") for e in events)
-    assert said == whole["choices"][0]["message"]["content"]
+    events = server.request(f"{API}/reference/chat", {**body, "stream": True}).events
+    text = "".join(e["choices"][0]["delta"].get("content", "") for e in events)
+    assert text == whole["choices"][0]["message"]["content"]
     plain = {"prompt": "one two", "max_tokens": 4, "temperature": 0}
     assert server.request(f"{API}/reference/completions", plain).data["model"] == "full"
 
 
-def test_each_token_of_an_answer_tells_how_far_the_two_are_apart(server):
-    found = server.request(f"{API}/divergence", {**TALK, "answer": "some words"}).data
-    tokens = found["tokens"]
+def test_each_token_of_an_answer_has_its_kl(server):
+    data = server.request(f"{API}/divergence", {**TALK, "answer": "some words"}).data
+    tokens = data["tokens"]
     assert "".join(t["text"] for t in tokens) == "some words"
-    assert found["mean_kl"] == pytest.approx(sum(t["kl"] for t in tokens) / len(tokens))
-    assert found["mean_kl"] > 0
+    assert data["mean_kl"] == pytest.approx(sum(t["kl"] for t in tokens) / len(tokens))
+    assert data["mean_kl"] > 0
     for token in tokens:
         assert token["kl"] >= 0
         for side in ("reference", "quantized"):
@@ -182,37 +182,35 @@ def test_each_token_of_an_answer_tells_how_far_the_two_are_apart(server):
         assert token["same"] == (token["reference"][0]["text"] == token["quantized"][0]["text"])
 
 
-def test_a_model_beside_itself_does_not_part(home):
+def test_a_model_next_to_itself_has_no_divergence(home):
     with explorer_app(explorer_state(home / "rounded", home / "rounded")) as running:
-        found = running.request(f"{API}/divergence", {"prompt": "one two", "answer": " three"}).data
-    assert found["mean_kl"] < kl_rounding(0)
-    assert found["agreed"] == 1.0
+        data = running.request(f"{API}/divergence", {"prompt": "one two", "answer": " three"}).data
+    assert data["mean_kl"] < kl_rounding(0)
+    assert data["agreed"] == 1.0
 
 
-def test_a_long_answer_is_cut_to_the_context_and_that_is_said(server):
-    found = server.request(f"{API}/divergence", {"prompt": "p" * 100, "answer": "a" * 60}).data
-    assert len(found["tokens"]) + found["cut"] == 60
-    assert found["cut"] > 20
+def test_a_long_answer_is_cut_to_the_context(server):
+    data = server.request(f"{API}/divergence", {"prompt": "p" * 100, "answer": "a" * 60}).data
+    assert len(data["tokens"]) + data["cut"] == 60
+    assert data["cut"] > 20
 
 
-def test_a_long_prompt_goes_in_piece_by_piece_and_gives_the_same(server):
-    asked, lengths = {"prompt": "p" * 70, "answer": "aaa"}, []
-    whole = server.request(f"{API}/divergence", asked).data
+def test_a_long_prompt_in_chunks_gives_the_same(server):
+    body, lengths = {"prompt": "p" * 70, "answer": "aaa"}, []
+    whole = server.request(f"{API}/divergence", body).data
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("salient.explorer.divergence.CHUNK", 32)
         logits = Engine.logits
-        patch.setattr(
-            Engine, "logits", lambda *given: lengths.append(len(given[1])) or logits(*given)
-        )
-        pieces = server.request(f"{API}/divergence", asked).data
+        patch.setattr(Engine, "logits", lambda *args: lengths.append(len(args[1])) or logits(*args))
+        pieces = server.request(f"{API}/divergence", body).data
     assert sorted(lengths) == sorted(2 * [32, 64, 72])
-    kls = [[token["kl"] for token in found["tokens"]] for found in (whole, pieces)]
+    kls = [[token["kl"] for token in data["tokens"]] for data in (whole, pieces)]
     for whole_kl, pieces_kl in zip(*kls, strict=True):
         assert abs(whole_kl - pieces_kl) <= kl_rounding(whole_kl, coded=True)
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         ({"answer": "x"}, "give either messages or a prompt"),
         ({**TALK, "prompt": "x", "answer": "x"}, "give either messages or a prompt"),
@@ -223,13 +221,13 @@ def test_a_long_prompt_goes_in_piece_by_piece_and_gives_the_same(server):
         ({"prompt": "x", "answer": "\ud800"}, ""),
     ],
 )
-def test_what_cannot_be_compared_is_refused(server, body, words):
+def test_invalid_comparisons_are_refused(server, body, message):
     reply = server.request(f"{API}/divergence", body)
     assert reply.status == 400
-    assert words in reply.error["message"]
+    assert message in reply.error["message"]
 
 
-def test_where_too_much_waits_the_explorer_says_try_again(server):
+def test_too_many_waiting_requests_are_refused(server):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("salient.explorer.background.MAX_WAITING", 0)
         reply = server.request(GROUP)

@@ -13,11 +13,11 @@ SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 
 @dataclass(frozen=True)
 class Manner:
-    """How the server answers; seconds.
+    """How the server responds; seconds.
 
     first: before the first chunk; gap: between chunks; a chunk carries `tokens` tokens
-    usage: send token counts where they are asked for
-    raw: written instead of any answer, then the connection is closed, or kept where `hang` is set
+    usage: send token counts on request
+    raw: written instead of a response; then the connection is closed, or stays open if `hang`
     again: written over and over after `raw`, until the client goes
     dies: close the connection after this many chunks
     """
@@ -34,8 +34,8 @@ class Manner:
 
 
 @dataclass
-class Seen:
-    """Requests as they came: bodies, headers with names in lower case, paths; the most at once."""
+class RecordedRequests:
+    """Received requests: bodies, headers with names in lower case, paths. most: at once"""
 
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -47,13 +47,13 @@ class Seen:
 @dataclass
 class ToyServer:
     url: str
-    seen: Seen
+    requests: RecordedRequests
 
 
 @contextlib.contextmanager
 def toy_server(manner: Manner) -> Iterator[ToyServer]:
     """A server on a free port of 127.0.0.1, in a thread of its own."""
-    loop, seen, port = asyncio.new_event_loop(), Seen(), []
+    loop, requests, port = asyncio.new_event_loop(), RecordedRequests(), []
     ready, ended = threading.Event(), asyncio.Event()
 
     async def serve() -> None:
@@ -62,7 +62,7 @@ def toy_server(manner: Manner) -> Iterator[ToyServer]:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             tasks.add(asyncio.current_task())
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                await _converse(reader, writer, manner, seen)
+                await _converse(reader, writer, manner, requests)
             writer.transport.abort()
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
@@ -83,13 +83,13 @@ def toy_server(manner: Manner) -> Iterator[ToyServer]:
     thread.start()
     ready.wait()
     try:
-        yield ToyServer(f"http://127.0.0.1:{port[0]}", seen)
+        yield ToyServer(f"http://127.0.0.1:{port[0]}", requests)
     finally:
         loop.call_soon_threadsafe(ended.set)
         thread.join()
 
 
-async def _converse(reader, writer, manner: Manner, seen: Seen) -> None:
+async def _converse(reader, writer, manner: Manner, requests: RecordedRequests) -> None:
     if await reader.readexactly(1) != b"P":  # no POST: the start of TLS
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await writer.drain()
@@ -97,18 +97,18 @@ async def _converse(reader, writer, manner: Manner, seen: Seen) -> None:
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines) if k}
     body = json.loads(await reader.readexactly(int(headers["content-length"])))
-    seen.bodies.append(body)
-    seen.headers.append(headers)
-    seen.paths.append(first.split()[1])
-    seen.under_way += 1
-    seen.most = max(seen.most, seen.under_way)
+    requests.bodies.append(body)
+    requests.headers.append(headers)
+    requests.paths.append(first.split()[1])
+    requests.under_way += 1
+    requests.most = max(requests.most, requests.under_way)
     try:
         if manner.raw is None:
             await _stream(writer, body, manner, chat="messages" in body)
         else:
             await _misbehave(writer, manner)
     finally:
-        seen.under_way -= 1
+        requests.under_way -= 1
 
 
 async def _misbehave(writer, manner: Manner) -> None:
@@ -127,7 +127,7 @@ async def _stream(writer, body: dict[str, Any], manner: Manner, *, chat: bool) -
     chunked = manner.framing == "chunked"
     writer.write(SSE_HEAD + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n"))
 
-    async def say(data: str) -> None:
+    async def send(data: str) -> None:
         event = f"data: {data}\n\n".encode()
         writer.write(b"%x\r\n%s\r\n" % (len(event), event) if chunked else event)
         await writer.drain()
@@ -137,13 +137,13 @@ async def _stream(writer, body: dict[str, Any], manner: Manner, *, chat: bool) -
         if number == manner.dies:
             return
         await asyncio.sleep(manner.gap if number else manner.first)
-        await say(json.dumps({"choices": [_choice(chat=chat, text="word ")]}))
-    await say(json.dumps({"choices": [_choice(chat=chat, text="", end="length")]}))
+        await send(json.dumps({"choices": [_choice(chat=chat, text="word ")]}))
+    await send(json.dumps({"choices": [_choice(chat=chat, text="", end="length")]}))
     if manner.usage and body["stream_options"]["include_usage"]:
         prompt = body["messages"][0]["content"] if chat else body["prompt"]
         counts = {"prompt_tokens": len(prompt.split()), "completion_tokens": body["max_tokens"]}
-        await say(json.dumps({"choices": [], "usage": counts}))
-    await say("[DONE]")
+        await send(json.dumps({"choices": [], "usage": counts}))
+    await send("[DONE]")
     if chunked:
         writer.write(b"0\r\n\r\n")
     writer.close()
@@ -151,5 +151,5 @@ async def _stream(writer, body: dict[str, Any], manner: Manner, *, chat: bool) -
 
 
 def _choice(*, chat: bool, text: str, end: str | None = None) -> dict[str, Any]:
-    said = {"delta": {"content": text}} if chat else {"text": text}
-    return {"index": 0, "finish_reason": end, **said}
+    content = {"delta": {"content": text}} if chat else {"text": text}
+    return {"index": 0, "finish_reason": end, **content}

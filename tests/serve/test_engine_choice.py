@@ -1,4 +1,4 @@
-"""Which engine serves, and what it says of itself."""
+"""The choice of the engine, and its messages."""
 
 import socket
 
@@ -6,74 +6,73 @@ import pytest
 
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import MissingExtra, RequestError, ResourceError
-from salient.serve import capacity, engine_choice
+from salient.serve import capacity, server
 from salient.serve.capacity import MAX_SEQUENCES, sequences
-from salient.serve.embedded import ServerInfo
-from salient.serve.engine_choice import chosen_engine
+from salient.serve.embedded import ServerInfo, started_event
 from salient.serve.http_server import is_loopback
-from salient.serve.messages import command_event, started_event
 from salient.serve.options import ServeOptions
-from salient.serve.vllm import launch as vllm
+from salient.serve.server import chosen_engine, command_event
+from salient.serve.vllm import locate
 
 FACTS = ServerInfo("http://127.0.0.1:8000", "toy", 128, 4, ["cpu"], "fused blocks, C++")
 
 
-def chosen(**asked) -> str:
-    return chosen_engine(ServeOptions("x", **asked))
+def chosen(**options) -> str:
+    return chosen_engine(ServeOptions("x", **options))
 
 
 @pytest.mark.parametrize(("there", "wanted"), [(None, "embedded"), (object(), "vllm")])
-def test_auto_is_vllm_where_it_is_found(there, wanted, monkeypatch):
-    monkeypatch.setattr(vllm, "find_vllm", lambda _: there)
+def test_auto_is_vllm_if_it_is_installed(there, wanted, monkeypatch):
+    monkeypatch.setattr(locate, "find_vllm", lambda _: there)
     assert chosen() == wanted
 
 
 @pytest.mark.parametrize(
-    "asked", [{"vllm_args": ("--seed", "1")}, {"vllm_python": "/x"}, {"print_command": True}]
+    "options", [{"vllm_args": ("--seed", "1")}, {"vllm_python": "/x"}, {"print_command": True}]
 )
-def test_words_for_vllm_choose_it(asked):
-    assert chosen(**asked) == "vllm"
-    with pytest.raises(RequestError, match=r"are for vLLM, but the embedded engine was asked for"):
-        chosen(engine="embedded", **asked)
+def test_vllm_options_select_vllm(options):
+    assert chosen(**options) == "vllm"
+    with pytest.raises(RequestError, match=r"are for vLLM, but the embedded engine was requested"):
+        chosen(engine="embedded", **options)
     with pytest.raises(RequestError, match=r"\(--reference needs it\). Leave them out"):
-        chosen(reference="model", **asked)
+        chosen(reference="model", **options)
 
 
-def test_a_reference_chooses_the_embedded_engine_and_refuses_vllm():
+def test_a_reference_selects_the_embedded_engine_and_refuses_vllm():
     assert chosen(reference="model") == "embedded"
-    with pytest.raises(RequestError, match="explorer, which runs with the embedded engine alone"):
+    with pytest.raises(RequestError, match="explorer, which runs only with the embedded engine"):
         chosen(engine="vllm", reference="model")
 
 
-def test_an_unknown_engine_is_refused_with_those_there_are():
-    with pytest.raises(RequestError, match=r"Unknown engine .sglang.\. Give one of auto, embed"):
+def test_an_unknown_engine_is_refused_with_the_valid_ones():
+    with pytest.raises(RequestError, match=r"Unknown engine .sglang.\. Use one of auto, embed"):
         chosen(engine="sglang")
 
 
-def test_the_extra_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr(engine_choice, "find_spec", lambda name: None if name == "uvicorn" else 1)
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setattr(server, "find_spec", lambda name: None if name == "uvicorn" else 1)
     with pytest.raises(
-        MissingExtra, match=r"extra 'serve' \(uvicorn cannot be found\): pip install"
+        MissingExtra, match=r"extra 'serve' \(uvicorn cannot be imported\): pip install"
     ):
-        engine_choice.check_extra()
+        server.check_extra()
 
 
 # How many sequences
 
 
-def test_sequences_are_as_many_as_memory_holds(tmp_path, monkeypatch):
+def test_as_many_sequences_run_as_memory_holds(tmp_path, monkeypatch):
     folder = rounded_toy(tmp_path)
     assert sequences([folder], 64, "cpu") == MAX_SEQUENCES
     weights = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     each = 2 * 2 * 2 * 16 * 64 * 2  # keys and values, blocks, heads, numbers, tokens, bytes
     few = (weights + 3.5 * each) / capacity.SHARE
     monkeypatch.setattr(capacity, "free_memory", lambda _: int(few))
-    found = sequences([folder], 64, "cpu")
-    assert 1 <= found < MAX_SEQUENCES
-    assert sequences([folder], 32, "cpu") in (2 * found, 2 * found + 1)
+    count = sequences([folder], 64, "cpu")
+    assert 1 <= count < MAX_SEQUENCES
+    assert sequences([folder], 32, "cpu") in (2 * count, 2 * count + 1)
 
 
-def test_where_not_one_sequence_fits_the_memory_is_told(tmp_path, monkeypatch):
+def test_no_room_for_one_sequence_is_refused_with_the_sizes(tmp_path, monkeypatch):
     monkeypatch.setattr(capacity, "free_memory", lambda _: 10_000)
     with pytest.raises(ResourceError, match=r"one sequence of 64 tokens .* --context-length"):
         sequences([rounded_toy(tmp_path)], 64, "cpu")
@@ -93,12 +92,12 @@ def test_the_command_of_vllm_hides_the_key():
     ("host", "key", "warned"),
     [("127.0.0.1", None, False), ("0.0.0.0", None, True), ("0.0.0.0", "key", False)],
 )
-def test_a_door_to_others_without_a_key_is_warned_of(host, key, warned):
+def test_a_public_address_without_a_key_gives_a_warning(host, key, warned):
     event = started_event(FACTS, ServeOptions("x", host=host, api_key=key))
     assert any("no key is required" in line for line in event.lines) == warned
     assert event.data["api_key"] == (key is not None)
 
 
-def test_loopback_is_this_machine_alone():
+def test_loopback_is_only_this_machine():
     assert all(map(is_loopback, ("127.0.0.1", "::1", "localhost", "127.8.8.8")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", socket.gethostname() + ".x")))

@@ -9,7 +9,7 @@ from helpers.served_app import served
 from salient.serve.app import AppSettings
 
 
-def test_a_body_gone_wrong_is_answered_and_never_with_a_500(tmp_path):
+def test_a_malformed_body_never_gives_a_500(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         never_dense(patch)
         with served(rounded_toy(tmp_path), AppSettings("toy"), context_length=64) as server:

@@ -26,7 +26,7 @@ class Mood(BaseModel):
 def server(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         never_dense(patch)
-        folder = rounded_toy(tmp_path_factory.mktemp("asked"))
+        folder = rounded_toy(tmp_path_factory.mktemp("body"))
         settings = AppSettings("toy", api_key=KEY)
         with served(folder, settings, max_waiting=2, context_length=256) as running:
             running.headers["Authorization"] = f"Bearer {KEY}"
@@ -35,8 +35,8 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(server):
-    with openai.OpenAI(**reached(server)) as made:
-        yield made
+    with openai.OpenAI(**reached(server)) as connected:
+        yield connected
 
 
 def reached(server, **more) -> dict:
@@ -48,17 +48,17 @@ def reached(server, **more) -> dict:
     }
 
 
-def test_models_are_listed_and_got(client):
+def test_models_are_listed_and_retrieved(client):
     assert [model.id for model in client.models.list()] == ["toy"]
     assert client.models.retrieve("toy").owned_by == "salient"
 
 
-def test_a_chat_is_the_same_whole_and_streamed(client):
-    asked = {"model": "toy", "messages": TALK, "max_tokens": 12, "temperature": 0}
-    whole = client.chat.completions.create(**asked)
+def test_a_chat_is_the_same_streamed_and_not(client):
+    body = {"model": "toy", "messages": TALK, "max_tokens": 12, "temperature": 0}
+    whole = client.chat.completions.create(**body)
     assert whole.usage.completion_tokens == 12
     assert whole.choices[0].finish_reason == "length"
-    with client.chat.completions.stream(**asked, stream_options={"include_usage": True}) as stream:
+    with client.chat.completions.stream(**body, stream_options={"include_usage": True}) as stream:
         assert len(list(stream)) > 12
         final = stream.current_completion_snapshot
     assert final.choices[0].message.content == whole.choices[0].message.content
@@ -66,11 +66,11 @@ def test_a_chat_is_the_same_whole_and_streamed(client):
     assert final.usage == whole.usage
 
 
-def test_choices_log_probabilities_and_stops_come_in_the_clients_types(client):
-    asked = {"model": "toy", "messages": TALK, "max_completion_tokens": 5, "seed": 1, "n": 2}
-    made = client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
-    assert [choice.index for choice in made.choices] == [0, 1]
-    token = made.choices[0].logprobs.content[0]
+def test_choices_and_log_probabilities_have_the_clients_types(client):
+    body = {"model": "toy", "messages": TALK, "max_completion_tokens": 5, "seed": 1, "n": 2}
+    reply = client.chat.completions.create(**body, logprobs=True, top_logprobs=2)
+    assert [choice.index for choice in reply.choices] == [0, 1]
+    token = reply.choices[0].logprobs.content[0]
     assert token.logprob <= 0
     assert len(token.top_logprobs) == 2
     endless = {"temperature": 0, "extra_body": {"ignore_eos": True}}
@@ -81,10 +81,10 @@ def test_choices_log_probabilities_and_stops_come_in_the_clients_types(client):
 
 
 def test_an_answer_is_parsed_into_a_model(client):
-    made = client.chat.completions.parse(
+    reply = client.chat.completions.parse(
         model="toy", messages=TALK, response_format=Mood, max_tokens=60, temperature=0
     )
-    assert isinstance(made.choices[0].message.parsed, Mood)
+    assert isinstance(reply.choices[0].message.parsed, Mood)
 
 
 def test_errors_are_the_clients_own(server, client):
@@ -99,25 +99,25 @@ def test_errors_are_the_clients_own(server, client):
         stranger.models.list()
 
 
-def test_a_client_that_is_refused_for_load_comes_again_and_is_answered(server):
+def test_a_client_refused_for_load_retries_and_succeeds(server):
     """2 slots, 2 places to wait, 8 clients: with its usual retries each gets its answer."""
 
     async def all_of_them() -> list[str]:
         async with openai.AsyncOpenAI(**reached(server, max_retries=20)) as client:
-            made = [
+            calls = [
                 client.completions.create(
                     model="toy", prompt="one", max_tokens=100, temperature=0, stop="\x00\x00"
                 )
                 for _ in range(8)
             ]
-            return [answer.choices[0].text for answer in await asyncio.gather(*made)]
+            return [answer.choices[0].text for answer in await asyncio.gather(*calls)]
 
     texts = asyncio.run(all_of_them())
     assert len(texts) == 8
     assert len(set(texts)) == 1
 
 
-def test_a_stream_that_is_closed_stops_the_answer(server, client):
+def test_closing_a_stream_cancels_the_request(server, client):
     stream = client.completions.create(
         model="toy", prompt="one", max_tokens=200, stream=True, extra_body={"ignore_eos": True}
     )

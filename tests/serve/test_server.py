@@ -1,4 +1,4 @@
-"""The server: OpenAI's shapes around what the engine says; nothing breaks it, nothing leaks."""
+"""The server: the engine's output in OpenAI's form; nothing breaks it, nothing leaks."""
 
 import contextlib
 import http.client
@@ -24,8 +24,8 @@ TALK = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "te
 
 
 def by_schema(schema) -> dict:
-    """The fields that ask for JSON by `schema`."""
-    form = {"type": "json_schema", "json_schema": {"name": "asked", "schema": schema}}
+    """The fields that request JSON by `schema`."""
+    form = {"type": "json_schema", "json_schema": {"name": "body", "schema": schema}}
     return {"response_format": form}
 
 
@@ -65,7 +65,7 @@ def alone(folder, **sampling):
 # Answers
 
 
-def test_a_completion_is_what_the_engine_says(server, folder):
+def test_a_completion_is_the_engines_text(server, folder):
     wanted = alone(folder)
     reply = server.request("/v1/completions", GREEDY)
     assert reply.status == 200
@@ -81,17 +81,17 @@ def test_a_completion_is_what_the_engine_says(server, folder):
     assert (reply.data["object"], reply.data["model"]) == ("text_completion", "toy")
 
 
-def test_a_stream_joined_is_the_whole_answer(server):
+def test_a_joined_stream_is_the_complete_text(server):
     whole = server.request("/v1/completions", GREEDY).data["choices"][0]["text"]
-    asked = {**GREEDY, "stream": True, "stream_options": {"include_usage": True}}
-    *events, last = server.request("/v1/completions", asked).events
+    body = {**GREEDY, "stream": True, "stream_options": {"include_usage": True}}
+    *events, last = server.request("/v1/completions", body).events
     assert "".join(e["choices"][0]["text"] for e in events) == whole
     assert [e["choices"][0]["finish_reason"] for e in events] == [None] * 7 + ["length"]
     assert {e["id"] for e in events} == {last["id"]}
     assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 8)
 
 
-def test_a_chat_says_the_same_streamed_and_not(server):
+def test_a_chat_has_the_same_text_streamed_and_not(server):
     whole = server.request("/v1/chat/completions", TALK)
     message = whole.data["choices"][0]["message"]
     events = server.request("/v1/chat/completions", {**TALK, "stream": True}).events
@@ -104,8 +104,8 @@ def test_a_chat_says_the_same_streamed_and_not(server):
 
 
 def test_several_prompts_and_choices_are_numbered_prompt_by_prompt(server):
-    asked = {**GREEDY, "prompt": [PROMPT, "another"], "n": 2}
-    choices = server.request("/v1/completions", asked).data["choices"]
+    body = {**GREEDY, "prompt": [PROMPT, "another"], "n": 2}
+    choices = server.request("/v1/completions", body).data["choices"]
     assert [c["index"] for c in choices] == [0, 1, 2, 3]
     assert choices[0]["text"] == choices[1]["text"]
     assert (
@@ -115,41 +115,41 @@ def test_several_prompts_and_choices_are_numbered_prompt_by_prompt(server):
     assert choices[2]["text"] == other["text"]
 
 
-def test_the_choices_of_a_seed_differ_and_come_again(server):
-    asked = {**GREEDY, "temperature": 1.5, "seed": 3, "n": 3}
+def test_the_choices_of_a_seed_differ_and_repeat(server):
+    body = {**GREEDY, "temperature": 1.5, "seed": 3, "n": 3}
     first, second = (
-        [c["text"] for c in server.request("/v1/completions", asked).data["choices"]]
+        [c["text"] for c in server.request("/v1/completions", body).data["choices"]]
         for _ in range(2)
     )
     assert first == second
     assert len(set(first)) == 3
 
 
-def test_tokens_are_a_prompt_too(server):
+def test_a_prompt_can_be_token_ids(server):
     ids = server.request("/tokenize", {"prompt": PROMPT}).data["tokens"]
     assert ids == server.engine.tokenizer(PROMPT).input_ids
     by_ids = server.request("/v1/completions", {**GREEDY, "prompt": ids}).data["choices"][0]["text"]
     assert by_ids == server.request("/v1/completions", GREEDY).data["choices"][0]["text"]
 
 
-def test_token_ids_are_told_where_asked_whole_and_streamed(server, folder):
+def test_token_ids_are_returned_on_request_streamed_and_not(server, folder):
     wanted = [p.token for p in alone(folder).picked]
-    asked = {**GREEDY, "return_token_ids": True}
-    assert server.request("/v1/completions", asked).data["choices"][0]["token_ids"] == wanted
-    events = server.request("/v1/completions", {**asked, "stream": True}).events
+    body = {**GREEDY, "return_token_ids": True}
+    assert server.request("/v1/completions", body).data["choices"][0]["token_ids"] == wanted
+    events = server.request("/v1/completions", {**body, "stream": True}).events
     assert [i for e in events for i in e["choices"][0]["token_ids"]] == wanted
     assert "token_ids" not in server.request("/v1/completions", GREEDY).data["choices"][0]
 
 
 def test_log_probabilities_are_the_engines(server, folder):
     wanted = alone(folder, logprobs=2).picked
-    found = server.request("/v1/completions", {**GREEDY, "logprobs": 2}).data["choices"][0][
+    logprobs = server.request("/v1/completions", {**GREEDY, "logprobs": 2}).data["choices"][0][
         "logprobs"
     ]
     rounding = 2 * logits_rounding(coded=True)
-    assert found["token_logprobs"] == pytest.approx([p.logprob for p in wanted], abs=rounding)
-    assert len(found["tokens"]) == len(found["text_offset"]) == 8
-    for top, picked in zip(found["top_logprobs"], wanted, strict=True):
+    assert logprobs["token_logprobs"] == pytest.approx([p.logprob for p in wanted], abs=rounding)
+    assert len(logprobs["tokens"]) == len(logprobs["text_offset"]) == 8
+    for top, picked in zip(logprobs["top_logprobs"], wanted, strict=True):
         assert max(top.values()) == pytest.approx(picked.top[0][1], abs=rounding)
     talk = {**TALK, "logprobs": True, "top_logprobs": 3}
     (choice,) = server.request("/v1/chat/completions", talk).data["choices"]
@@ -159,7 +159,7 @@ def test_log_probabilities_are_the_engines(server, folder):
         assert bytes(token["bytes"]).decode(errors="replace") == token["token"]
 
 
-def test_a_stop_string_ends_the_answer_and_is_not_in_it(server):
+def test_a_stop_string_ends_the_text_and_is_cut_off(server):
     text = server.request("/v1/completions", GREEDY).data["choices"][0]["text"]
     stop = text[3:5]
     (choice,) = server.request("/v1/completions", {**GREEDY, "stop": stop}).data["choices"]
@@ -168,15 +168,15 @@ def test_a_stop_string_ends_the_answer_and_is_not_in_it(server):
 
 
 @pytest.mark.parametrize("temperature", [0, 2])
-def test_an_answer_by_a_schema_is_json_of_that_schema(temperature, server):
-    """Whatever a random model would rather say; and it ends by itself."""
+def test_a_schema_gives_json_of_that_schema(temperature, server):
+    """Whatever the random model prefers; and the text ends by itself."""
     schema = {
         "type": "object",
         "properties": {"mood": {"enum": ["good", "bad"]}},
         "required": ["mood"],
         "additionalProperties": False,
     }
-    asked = {
+    body = {
         **GREEDY,
         **by_schema(schema),
         "max_tokens": 100,
@@ -184,17 +184,17 @@ def test_an_answer_by_a_schema_is_json_of_that_schema(temperature, server):
         "n": 2,
         "seed": 4,
     }
-    for choice in server.request("/v1/completions", asked).data["choices"]:
-        said = json.loads(choice["text"])
-        assert said["mood"] in ("good", "bad")
-        assert set(said) == {"mood"}
+    for choice in server.request("/v1/completions", body).data["choices"]:
+        value = json.loads(choice["text"])
+        assert value["mood"] in ("good", "bad")
+        assert set(value) == {"mood"}
         assert choice["finish_reason"] == "stop"
 
 
-def test_a_chat_in_json_mode_begins_an_object_and_others_go_on_as_before(server):
+def test_json_mode_gives_an_object_and_leaves_other_requests_alone(server):
     before = server.request("/v1/completions", GREEDY).data["choices"][0]["text"]
-    asked = {**TALK, "response_format": {"type": "json_object"}}
-    (choice,) = server.request("/v1/chat/completions", asked).data["choices"]
+    body = {**TALK, "response_format": {"type": "json_object"}}
+    (choice,) = server.request("/v1/chat/completions", body).data["choices"]
     assert choice["message"]["content"].startswith("{")
     assert server.request("/v1/completions", GREEDY).data["choices"][0]["text"] == before
 
@@ -202,7 +202,7 @@ def test_a_chat_in_json_mode_begins_an_object_and_others_go_on_as_before(server)
 # Names and doors
 
 
-def test_the_model_is_listed_and_any_other_is_refused(server):
+def test_the_model_is_listed_and_others_are_refused(server):
     assert [m["id"] for m in server.request("/v1/models").data["data"]] == ["toy"]
     assert server.request("/v1/models/toy").data["max_model_len"] == 128
     for reply in (
@@ -214,7 +214,7 @@ def test_the_model_is_listed_and_any_other_is_refused(server):
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "words"),
+    ("path", "body", "message"),
     [
         ("completions", {}, "prompt: Field required"),
         ("completions", {**GREEDY, "n": 0}, "n: Input should be greater than or equal to 1"),
@@ -252,22 +252,22 @@ def test_the_model_is_listed_and_any_other_is_refused(server):
         ("chat/completions", {**TALK, "top_logprobs": 2}, "top_logprobs needs logprobs"),
     ],
 )
-def test_what_cannot_be_asked_is_a_400_in_the_api_s_shape(path, body, words, server):
+def test_invalid_requests_are_a_400_in_openais_form(path, body, message, server):
     reply = server.request(f"/v1/{path}", body)
     assert reply.status == 400, reply.body
-    assert words in reply.error["message"]
+    assert message in reply.error["message"]
     assert reply.error["type"] == "invalid_request_error"
     assert "Traceback" not in reply.error["message"]
     assert "/" not in reply.error["message"].replace("and/or", "")
 
 
-def test_a_path_that_there_is_not_and_a_wrong_method_are_told(server):
+def test_unknown_paths_and_wrong_methods_are_refused(server):
     assert server.request("/v1/nothing").status == 404
     assert server.request("/v1/completions").status == 405
     assert server.request("/v1/nothing").error["type"] == "invalid_request_error"
 
 
-def test_a_body_beyond_the_bound_is_refused_unread(folder, monkeypatch):
+def test_a_body_over_the_limit_is_refused_unread(folder, monkeypatch):
     never_dense(monkeypatch)
     with served(folder, AppSettings("toy", max_body=1000)) as small:
         reply = small.request("/v1/completions", {**GREEDY, "prompt": "x" * 2000})
@@ -281,7 +281,7 @@ def test_a_body_beyond_the_bound_is_refused_unread(folder, monkeypatch):
         assert small.request("/v1/completions", GREEDY).status == 200
 
 
-def test_without_the_key_nothing_but_health_is_told(folder, monkeypatch):
+def test_without_the_key_only_health_is_open(folder, monkeypatch):
     never_dense(monkeypatch)
     with served(folder, AppSettings("toy", api_key="secret")) as guarded:
         for path in ("/health", "/ready", "/metrics", "/version"):
@@ -314,14 +314,14 @@ def local(folder):
         ("\xff", 403),
     ],
 )
-def test_a_local_server_answers_only_to_its_own_names(host, status, local):
+def test_a_local_server_serves_only_its_own_names(host, status, local):
     """Else any page could have its own name lead here, and read along."""
     reply = local.request("/v1/models", Host=host)
     assert reply.status == status
     assert status == 200 or "serves only localhost" in reply.error["message"]
 
 
-def test_a_port_that_is_taken_is_said():
+def test_a_port_in_use_is_refused():
     with bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(RequestError, match=rf"Cannot listen on 127.0.0.1:{port} .* --port"):
@@ -343,7 +343,7 @@ def left_early(server, body) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_stops_its_answer(stream, server):
+def test_a_disconnect_cancels_the_request(stream, server):
     before = server.metric("request_success_total")
     slow = {**GREEDY, "max_tokens": 120, "n": 6, "stream": stream}
     left_early(server, slow)
@@ -353,7 +353,7 @@ def test_a_client_that_goes_stops_its_answer(stream, server):
     assert server.request("/v1/completions", GREEDY).status == 200
 
 
-def test_beyond_the_bound_requests_are_asked_to_come_again(server):
+def test_requests_over_the_limit_are_refused_with_retry_after(server):
     """2 slots and 4 places to wait: of 30 requests at once some are refused, none is lost."""
     replies = []
     body = {**GREEDY, "max_tokens": 100}
@@ -375,7 +375,7 @@ def test_beyond_the_bound_requests_are_asked_to_come_again(server):
     assert len(texts) == 1
 
 
-def test_the_access_log_has_a_line_for_each_request_and_no_words_of_it(server, caplog):
+def test_the_access_log_has_a_line_a_request_without_its_text(server, caplog):
     caplog.set_level(logging.INFO, "salient.access")
     server.request("/v1/completions", {**GREEDY, "prompt": "a very secret prompt"})
     until(lambda: any("/v1/completions" in r.message for r in caplog.records))
@@ -389,11 +389,11 @@ def test_the_counters_count(server):
     usage = server.request("/v1/completions", {**GREEDY, "n": 2}).data["usage"]
     until(lambda: server.metric("num_requests_running") == 0)
     assert server.metric("prompt_tokens_total") - before["prompt_tokens"] == usage["prompt_tokens"]
-    made = server.metric("generation_tokens_total") - before["generation_tokens"]
-    assert made == usage["completion_tokens"] == 16
+    count = server.metric("generation_tokens_total") - before["generation_tokens"]
+    assert count == usage["completion_tokens"] == 16
 
 
-def test_an_engine_that_breaks_is_told_to_all_and_to_health(folder, monkeypatch):
+def test_a_broken_engine_shows_in_responses_and_health(folder, monkeypatch):
     never_dense(monkeypatch)
     with served(folder, AppSettings("toy"), context_length=128) as broken:
 

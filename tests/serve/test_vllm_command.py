@@ -1,4 +1,4 @@
-"""The arguments that vLLM gets, and what the user's own words settle."""
+"""The arguments of vLLM: ours, and the user's."""
 
 import json
 import sys
@@ -13,12 +13,11 @@ from helpers.vllm_process import stand_in
 from salient.core.errors import ModelError, RequestError
 from salient.plan.gpus import find_gpu
 from salient.serve.options import ServeOptions
-from salient.serve.vllm.command import untracked, words_of
-from salient.serve.vllm.device import TargetDevice
-from salient.serve.vllm.launch import command_of
+from salient.serve.vllm.launch import command_line, command_of
 from salient.serve.vllm.locate import VllmInstall
 from salient.serve.vllm.memory_fit import MemoryFit
-from salient.serve.vllm.target import survey
+from salient.serve.vllm.preflight import untracked
+from salient.serve.vllm.target import TargetDevice, launch_context
 
 GIB = 2**30
 FIT = MemoryFit(context=64)
@@ -35,40 +34,42 @@ def on_gpu(checkpoint):
     """What is known on a machine with one RTX 4090."""
 
     def known(*vllm_args, gpu="RTX 4090", vllm=VLLM, **changes):
-        found = survey(ServeOptions(str(checkpoint), vllm_args=vllm_args, **changes), vllm)
-        return replace(found, place=TargetDevice(find_gpu(gpu), 1, 24 * GIB))
+        context = launch_context(
+            ServeOptions(str(checkpoint), vllm_args=vllm_args, **changes), vllm
+        )
+        return replace(context, device=TargetDevice(find_gpu(gpu), 1, 24 * GIB))
 
     return known
 
 
-def words(found, fit=FIT):
-    return words_of(found, fit)[0]
+def argv(context, fit=FIT):
+    return command_line(context, fit)[0]
 
 
-def pairs(found, fit=FIT):
+def pairs(context, fit=FIT):
     """Each option with the word behind it."""
-    said = words(found, fit)
-    return {a: b for a, b in zip(said, [*said[1:], ""], strict=True) if a.startswith("--")}
+    options = argv(context, fit)
+    return {a: b for a, b in zip(options, [*options[1:], ""], strict=True) if a.startswith("--")}
 
 
-def test_the_arguments_are_those_of_the_plan_and_no_quantization_is_forced(on_gpu, checkpoint):
-    found = on_gpu(concurrency=3, tensor_parallel_size=2)
-    assert words(found)[:3] == ["vllm", "serve", str(checkpoint)]
-    said = pairs(found)
-    assert "--quantization" not in said
-    assert json.loads(said["--model-loader-extra-config"]) == {"enable_weights_track": True}
-    assert said["--tensor-parallel-size"] == "2"
-    assert said["--max-num-seqs"] == "3"
-    assert said["--max-model-len"] == "64"
-    assert said["--gpu-memory-utilization"] == "0.92"
-    assert said["--dtype"] == "float16"
-    assert "--enable-prefix-caching" in said
-    assert (said["--host"], said["--port"]) == ("127.0.0.1", "8000")
-    assert said["--served-model-name"] == "rounded"
+def test_the_arguments_follow_the_plan_and_force_no_quantization(on_gpu, checkpoint):
+    context = on_gpu(concurrency=3, tensor_parallel_size=2)
+    assert argv(context)[:3] == ["vllm", "serve", str(checkpoint)]
+    options = pairs(context)
+    assert "--quantization" not in options
+    assert json.loads(options["--model-loader-extra-config"]) == {"enable_weights_track": True}
+    assert options["--tensor-parallel-size"] == "2"
+    assert options["--max-num-seqs"] == "3"
+    assert options["--max-model-len"] == "64"
+    assert options["--gpu-memory-utilization"] == "0.92"
+    assert options["--dtype"] == "float16"
+    assert "--enable-prefix-caching" in options
+    assert (options["--host"], options["--port"]) == ("127.0.0.1", "8000")
+    assert options["--served-model-name"] == "rounded"
 
 
 @pytest.mark.parametrize(
-    ("given", "gone"),
+    ("arguments", "gone"),
     [
         (("--max-model-len", "32"), "--max-model-len"),
         (("--max_model_len=32",), "--max-model-len"),
@@ -84,35 +85,35 @@ def test_the_arguments_are_those_of_the_plan_and_no_quantization_is_forced(on_gp
         (("--served-model-name", "a", "b"), "--served-model-name"),
     ],
 )
-def test_the_users_own_words_win_and_stand_there_once(on_gpu, given, gone):
-    said = words(on_gpu(*given, tensor_parallel_size=2))
-    ours = said[: len(said) - len(given)]
-    assert tuple(said[len(ours) :]) == given
+def test_the_users_arguments_replace_ours(on_gpu, arguments, gone):
+    options = argv(on_gpu(*arguments, tensor_parallel_size=2))
+    ours = options[: len(options) - len(arguments)]
+    assert tuple(options[len(ours) :]) == arguments
     assert gone not in ours
 
 
-def test_words_of_several_machines_and_unknown_ones_pass_through(on_gpu):
-    given = ("--nnodes", "2", "--node-rank", "0", "--master-addr", "h", "-pp", "2", "--made-up")
-    assert tuple(words(on_gpu(*given))[-len(given) :]) == given
+def test_arguments_of_several_machines_and_unknown_ones_pass_through(on_gpu):
+    arguments = ("--nnodes", "2", "--node-rank", "0", "--master-addr", "h", "-pp", "2", "--made-up")
+    assert tuple(argv(on_gpu(*arguments))[-len(arguments) :]) == arguments
 
 
-def test_a_file_of_settings_wins_too(on_gpu, tmp_path):
+def test_a_config_file_replaces_our_arguments(on_gpu, tmp_path):
     (tmp_path / "vllm.yaml").write_text("max-model-len: 32\ntensor-parallel-size: 2\n")
-    found = on_gpu("--config", str(tmp_path / "vllm.yaml"))
-    assert "--max-model-len" not in words(found)
-    assert (found.tp, found.context) == (2, 32)
+    context = on_gpu("--config", str(tmp_path / "vllm.yaml"))
+    assert "--max-model-len" not in argv(context)
+    assert (context.tp, context.context) == (2, 32)
     with pytest.raises(RequestError, match="is not there"):
         on_gpu("--config", str(tmp_path / "none.yaml"))
 
 
-@pytest.mark.parametrize("given", [("--model", "other"), ("other",)])
-def test_a_second_model_is_refused(on_gpu, given):
-    with pytest.raises(RequestError, match="'other' is a second one beside"):
-        on_gpu(*given)
+@pytest.mark.parametrize("arguments", [("--model", "other"), ("other",)])
+def test_a_second_model_is_refused(on_gpu, arguments):
+    with pytest.raises(RequestError, match="'other' is a second one in addition to"):
+        on_gpu(*arguments)
 
 
 @pytest.mark.parametrize(
-    ("version", "given", "tracked"),
+    ("version", "arguments", "tracked"),
     [
         ("0.20.1", (), False),
         ("0.21.0", (), True),
@@ -121,28 +122,28 @@ def test_a_second_model_is_refused(on_gpu, given):
         ("0.32.0", ("--load-format", "safetensors"), True),
     ],
 )
-def test_weights_are_tracked_where_vllm_knows_how(on_gpu, version, given, tracked):
-    found = on_gpu(*given, vllm=VllmInstall(("vllm", "serve"), "", version))
-    assert ("--model-loader-extra-config" in words(found)) is tracked
+def test_weights_are_tracked_if_vllm_can(on_gpu, version, arguments, tracked):
+    context = on_gpu(*arguments, vllm=VllmInstall(("vllm", "serve"), "", version))
+    assert ("--model-loader-extra-config" in argv(context)) is tracked
 
 
-def test_words_that_end_the_tracking_are_told(on_gpu):
+def test_arguments_that_end_the_tracking_give_a_warning(on_gpu):
     assert untracked(on_gpu()) == ""
     config = "--model-loader-extra-config"
     assert 'Add "enable_weights_track": true to it.' in untracked(on_gpu(config, "{}"))
     assert untracked(on_gpu(config, '{"enable_weights_track": false}')) == ""
 
 
-def test_the_kernel_that_takes_float16_alone_gets_it(on_gpu, checkpoint, tmp_path):
+def test_a_kernel_for_float16_only_gets_float16(on_gpu, checkpoint, tmp_path):
     """AWQ on a T4 before Marlin took it."""
     folder = copied(checkpoint, tmp_path / "bf16")
     rewrite_json(folder / "config.json", dtype="bfloat16", torch_dtype="bfloat16")
     old = VllmInstall(("vllm", "serve"), "", "0.9.2")
-    found = replace(on_gpu(gpu="T4", vllm=old), folder=folder)
-    assert found.dtype == "float16"
+    context = replace(on_gpu(gpu="T4", vllm=old), folder=folder)
+    assert context.dtype == "float16"
 
 
-def test_the_key_is_no_word_of_the_command(checkpoint, tmp_path, monkeypatch):
+def test_the_key_is_not_in_the_command(checkpoint, tmp_path, monkeypatch):
     stand_in(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     request = ServeOptions(str(checkpoint), api_key="s3cret", vllm_python=sys.executable)
@@ -151,7 +152,7 @@ def test_the_key_is_no_word_of_the_command(checkpoint, tmp_path, monkeypatch):
     assert variables["VLLM_API_KEY"] == "s3cret"
 
 
-def test_without_vllm_the_line_is_that_of_its_command(checkpoint, monkeypatch):
+def test_without_vllm_the_command_is_vllm_serve(checkpoint, monkeypatch):
     monkeypatch.setattr("salient.serve.vllm.launch.find_vllm", lambda _: None)
     command, _ = command_of(ServeOptions(str(checkpoint)))
     assert command[:3] == ["vllm", "serve", str(checkpoint)]
@@ -159,28 +160,28 @@ def test_without_vllm_the_line_is_that_of_its_command(checkpoint, monkeypatch):
 
 def test_on_a_processor_the_cache_has_a_size_and_the_type_is_bfloat16(checkpoint, monkeypatch):
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
-    found = survey(ServeOptions(str(checkpoint)), replace(VLLM, cpu=True))
-    command, variables = words_of(found, MemoryFit(64, cache_gib=2))
+    context = launch_context(ServeOptions(str(checkpoint)), replace(VLLM, cpu=True))
+    command, variables = command_line(context, MemoryFit(64, cache_gib=2))
     assert variables == {"VLLM_CPU_KVCACHE_SPACE": "2"}
     assert "--gpu-memory-utilization" not in command
     assert command[command.index("--dtype") + 1] == "bfloat16"
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"tensor_parallel_size": 0}, "--tensor-parallel-size 0 is out of range: give 1 to"),
         ({"port": 70000}, "--port 70000 is out of range: give 0 to 65535"),
-        ({"context_length": 10**6}, "more than the model was made for: 512 tokens"),
+        ({"context_length": 10**6}, "exceeds the model's maximum of 512 tokens"),
         ({"concurrency": -1}, "--concurrency -1 is out of range"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(checkpoint, changes, words):
-    with pytest.raises(RequestError, match=words):
+def test_invalid_numbers_are_refused(checkpoint, changes, message):
+    with pytest.raises(RequestError, match=message):
         command_of(ServeOptions(str(checkpoint), **changes))
 
 
-def test_a_model_that_is_no_folder_is_refused(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"There is no folder .*config\.json and safetensors"):
         command_of(ServeOptions(str(tmp_path / "none")))
     with pytest.raises(ModelError, match=r"has no config\.json"):

@@ -1,4 +1,4 @@
-"""Where vLLM is, and by which words it is started."""
+"""Where vLLM is, and how it is started."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ PYTHON = sys.executable
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    """A folder that is all of PATH, with no vLLM beside our own Python."""
+    """A folder that is all of PATH, with no vLLM next to our own Python."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(
         "salient.serve.vllm.locate.sys.executable", str(tmp_path / "ours" / "python")
@@ -25,39 +25,39 @@ def path(tmp_path, monkeypatch):
 
 
 def script(folder, first_lines):
-    made = folder / "vllm"
-    made.write_text(first_lines + "\n")
-    made.chmod(0o755)
-    return str(made)
+    path = folder / "vllm"
+    path.write_text(first_lines + "\n")
+    path.chmod(0o755)
+    return str(path)
 
 
-def test_where_there_is_none_it_is_said_how_to_get_it_and_how_to_do_without(path, tmp_path):
+def test_a_missing_vllm_is_refused_with_the_ways_out(path, tmp_path):
     assert find_vllm(None) is None
-    words = "pip install vllm.* --vllm-python .*--engine embedded"
-    with pytest.raises(RequestError, match=words):
+    message = "pip install vllm.* --vllm-python .*--engine embedded"
+    with pytest.raises(RequestError, match=message):
         run_vllm(ServeOptions(str(tmp_path)), print)
 
 
-def test_on_path_it_is_started_by_its_command(path, tmp_path, monkeypatch):
+def test_vllm_on_path_is_started_by_its_command(path, tmp_path, monkeypatch):
     stand_in(tmp_path / "site", "vllm", "0.32.0+cu130")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    found = script(path, f"#!{PYTHON}")
+    path_to_script = script(path, f"#!{PYTHON}")
     vllm = find_vllm(None)
-    assert vllm.start == (found, "serve")
+    assert vllm.start == (path_to_script, "serve")
     assert (vllm.version, vllm.release, vllm.cpu) == ("0.32.0+cu130", (0, 32), False)
 
 
-def test_a_script_with_a_long_path_to_its_python_is_understood(path, tmp_path, monkeypatch):
+def test_a_script_with_a_long_python_path_is_parsed(path, tmp_path, monkeypatch):
     stand_in(tmp_path / "site", "vllm", "0.21.0")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     script(path, f'''#!/bin/sh\n\'\'\'exec' "{PYTHON}" "$0" "$@"\n' \'\'\'''')
     assert find_vllm(None).release == (0, 21)
 
 
-def test_a_wrapper_of_somebodys_own_is_started_as_it_is(path):
-    found = script(path, "#!/bin/sh")
+def test_a_wrapper_script_is_started_unchanged(path):
+    path_to_script = script(path, "#!/bin/sh")
     vllm = find_vllm(None)
-    assert (vllm.start, vllm.python, vllm.version) == ((found, "serve"), "", "")
+    assert (vllm.start, vllm.python, vllm.version) == ((path_to_script, "serve"), "", "")
 
 
 def test_a_build_under_another_name_is_started_by_its_module(path, tmp_path, monkeypatch):
@@ -68,10 +68,10 @@ def test_a_build_under_another_name_is_started_by_its_module(path, tmp_path, mon
     vllm = find_vllm(None)
     assert vllm.start[1:] == ("-m", "vllm.entrypoints.openai.api_server", "--model")
     assert (vllm.version, vllm.cpu) == ("0.32.0", True)
-    assert vllm.words == f"vLLM 0.32.0 ({PYTHON})"
+    assert vllm.label == f"vLLM 0.32.0 ({PYTHON})"
 
 
-def test_a_python_or_the_folder_of_its_environment_may_be_named(path, tmp_path, monkeypatch):
+def test_vllm_python_is_a_python_or_its_environment(path, tmp_path, monkeypatch):
     stand_in(tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     (tmp_path / "env" / "bin").mkdir(parents=True)
@@ -81,18 +81,18 @@ def test_a_python_or_the_folder_of_its_environment_may_be_named(path, tmp_path, 
         assert find_vllm(name).python == str(tmp_path / "env" / "bin" / "python")
 
 
-def test_a_python_without_vllm_is_refused_by_name(monkeypatch):
+def test_a_python_without_vllm_is_refused(monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     with pytest.raises(RequestError, match=f"--vllm-python {PYTHON} has no vLLM. Install"):
         find_vllm(PYTHON)
 
 
-def test_what_is_no_python_is_refused(tmp_path):
-    with pytest.raises(RequestError, match="is no Python that can be started"):
+def test_a_missing_python_is_refused(tmp_path):
+    with pytest.raises(RequestError, match="is not a Python that can be started"):
         find_vllm(str(tmp_path / "python"))
 
 
-def test_a_folder_that_happens_to_be_called_vllm_is_none(tmp_path, monkeypatch):
+def test_a_folder_named_vllm_is_not_vllm(tmp_path, monkeypatch):
     (tmp_path / "vllm").mkdir()
     monkeypatch.setenv("PYTHONPATH", os.fspath(tmp_path))
     with pytest.raises(RequestError, match="has no vLLM"):

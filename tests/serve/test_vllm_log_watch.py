@@ -1,4 +1,4 @@
-"""What is said while vLLM's log passes through."""
+"""What is lines while vLLM's log passes through."""
 
 import io
 import os
@@ -11,10 +11,9 @@ import pytest
 from helpers.vllm_process import gone
 from salient.core.errors import RequestError
 from salient.diagnose.finding import Finding
-from salient.serve.vllm.ending import ending, exit_code
-from salient.serve.vllm.log_watch import LogWatch, answers
+from salient.serve.vllm.log_watch import LogWatch, accepts
 from salient.serve.vllm.preflight import Address
-from salient.serve.vllm.supervisor import ExitStatus, StopReason, run_child
+from salient.serve.vllm.supervisor import ExitStatus, StopReason, exit_code, exit_lines, run_child
 
 KERNEL = (
     b"(Worker pid=2) INFO 11-21 01:38:10 [auto_awq.py:451] Using MarlinLinearKernel for "
@@ -36,69 +35,69 @@ class Closed(io.TextIOBase):
 
 @pytest.fixture
 def watched(capfdbinary):
-    said = []
-    watch = LogWatch(None, quantized=True, said=said.append)
+    lines = []
+    watch = LogWatch(None, quantized=True, on_line=lines.append)
 
-    def hear(*pieces):
+    def feed(*pieces):
         for piece in pieces:
-            watch.heard(piece)
-            watch._news = 0.0  # what is new is looked for now
+            watch.feed(piece)
+            watch._next_reading = 0.0  # what is new is looked for now
             watch.tick(StopReason())
-        return said
+        return lines
 
-    hear.watch = watch
-    return hear
+    feed.watch = watch
+    return feed
 
 
 @pytest.mark.parametrize(
-    ("line", "words"), [(KERNEL, "through MarlinLinearKernel."), (OLDER, "through Marlin.")]
+    ("line", "text"), [(KERNEL, "through MarlinLinearKernel."), (OLDER, "through Marlin.")]
 )
-def test_a_kernel_is_named_once_by_old_and_new_releases(watched, line, words):
-    said = watched(line, line)
-    assert len(said) == 1
-    assert said[0].endswith(words)
+def test_a_kernel_is_named_once_for_old_and_new_releases(watched, line, text):
+    lines = watched(line, line)
+    assert len(lines) == 1
+    assert lines[0].endswith(text)
 
 
-def test_nothing_is_said_within_a_line_of_the_log(watched):
-    said = watched(KERNEL + b"Loading: 40%")
-    assert said == []
+def test_no_line_interrupts_a_line_of_the_log(watched):
+    lines = watched(KERNEL + b"Loading: 40%")
+    assert lines == []
     watched(b" done\n")
-    assert len(said) == 1
+    assert len(lines) == 1
 
 
-def test_what_waited_for_the_end_of_a_line_is_said_at_the_end_of_the_log(watched):
-    said = watched(KERNEL + b"no end of it")
+def test_waiting_lines_are_shown_at_the_end_of_the_log(watched):
+    lines = watched(KERNEL + b"no end of it")
     assert watched.watch.end() == []
-    assert len(said) == 1
+    assert len(lines) == 1
 
 
-def test_the_log_passes_byte_by_byte(watched, capfdbinary):
+def test_the_log_passes_unchanged(watched, capfdbinary):
     pieces = (b"\x1b[31mred\x1b[0m\r", b"\xff\x00half", b" line\n")
     watched(*pieces)
     assert capfdbinary.readouterr().err == b"".join(pieces)
 
 
-def test_an_error_that_nobody_reads_any_more_ends_nothing(watched, monkeypatch):
+def test_a_closed_standard_error_ends_nothing(watched, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Closed())
     assert len(watched(KERNEL, b"more\n")) == 1
 
 
-def test_a_server_answers_when_it_listens(tmp_path):
+def test_a_listening_server_accepts(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert answers(Address("127.0.0.1", port))
-        assert answers(Address("0.0.0.0", port))
-    assert not answers(Address("127.0.0.1", port))
+        assert accepts(Address("127.0.0.1", port))
+        assert accepts(Address("0.0.0.0", port))
+    assert not accepts(Address("127.0.0.1", port))
     path = str(tmp_path / "socket")
-    assert not answers(Address("", 0, path))
+    assert not accepts(Address("", 0, path))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen()
-        assert answers(Address("", 0, path))
+        assert accepts(Address("", 0, path))
 
 
 @pytest.mark.parametrize(
-    ("code", "stop", "errors", "ours", "words"),
+    ("code", "stop", "errors", "ours", "text"),
     [
         (0, StopReason(), [], 0, "vLLM ended by itself (exit code 0)."),
         (0, StopReason(), [DIED], 1, "vLLM stopped by itself (exit code 0)."),
@@ -122,11 +121,11 @@ def test_a_server_answers_when_it_listens(tmp_path):
         (-40, StopReason(), [], 168, "killed by signal 40"),
     ],
 )
-def test_each_end_has_its_words_and_its_exit_code(code, stop, errors, ours, words):
-    ended = ExitStatus(code, stop, 0)
-    lines = ending(ended, errors, ready=True)
-    assert exit_code(ended, errors) == ours
-    assert words in lines[0]
+def test_each_end_has_its_line_and_exit_code(code, stop, errors, ours, text):
+    status = ExitStatus(code, stop, 0)
+    lines = exit_lines(status, errors, ready=True)
+    assert exit_code(status, errors) == ours
+    assert text in lines[0]
     assert ("    do: look above" in lines) is (bool(errors) and stop.signal is None)
 
 
@@ -145,45 +144,51 @@ SHORT = "print('up', flush=True); import time; time.sleep(1)"
     ],
     ids=["stubborn", "ignored"],
 )
-def test_what_does_not_end_in_time_is_killed_and_an_ignored_signal_stays_so(
+def test_a_stubborn_child_is_killed_and_an_ignored_signal_stays_ignored(
     code, number, ended, killed
 ):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    heard, sent = [], []
+    outputs, sent = [], []
 
     def tick(stop):
-        if b"up" in b"".join(heard) and not sent:
+        if b"up" in b"".join(outputs) and not sent:
             sent.append(os.kill(os.getpid(), number))
 
     try:
-        found = run_child(
-            [sys.executable, "-c", code], dict(os.environ), heard=heard.append, tick=tick, grace=0.5
+        status = run_child(
+            [sys.executable, "-c", code],
+            dict(os.environ),
+            on_output=outputs.append,
+            on_tick=tick,
+            grace=0.5,
         )
         after = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert (found.code, found.stop.killed, len(sent)) == (ended, killed, 1)
+    assert (status.code, status.stop.killed, len(sent)) == (ended, killed, 1)
     assert after == handlers
 
 
-def test_a_program_that_cannot_be_started_is_refused_by_name(tmp_path):
+def test_a_missing_program_is_refused_by_name(tmp_path):
     with pytest.raises(RequestError, match=r"none cannot be started \(No such file.*--vllm-python"):
-        run_child([str(tmp_path / "none")], {}, heard=print, tick=print)
+        run_child([str(tmp_path / "none")], {}, on_output=print, on_tick=print)
 
 
-def test_an_error_of_ours_ends_the_child_before_it_is_told():
+def test_an_error_of_ours_ends_the_child():
     children = []
 
     def tick(stop):
         raise ZeroDivisionError
 
-    def heard(data):
+    def outputs(data):
         children.extend(int(word) for word in data.split())
 
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     with pytest.raises(ZeroDivisionError):
-        run_child([sys.executable, "-c", code], dict(os.environ), heard=heard, tick=_once(tick))
+        run_child(
+            [sys.executable, "-c", code], dict(os.environ), on_output=outputs, on_tick=_once(tick)
+        )
     assert children
     assert gone(children[0])
 

@@ -1,4 +1,4 @@
-"""The engine's thread: what it is asked it answers, even when the engine has broken."""
+"""The engine's thread: every request is answered, even if the engine breaks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,14 +20,14 @@ def folder(tmp_path_factory):
     return rounded_toy(tmp_path_factory.mktemp("worked"))
 
 
-def with_worker(folder, ask: Callable[[Worker], Awaitable[Any]]) -> Any:
-    """What `ask` gives of a worker that runs as long as it takes."""
+def with_worker(folder, use: Callable[[Worker], Awaitable[Any]]) -> Any:
+    """The result of `use` with a running worker."""
 
     async def run() -> Any:
         worker = Worker(opened(folder).engine, max_waiting=4)
         worker.start()
         try:
-            return await ask(worker)
+            return await use(worker)
         finally:
             worker.stop()
 
@@ -47,30 +47,30 @@ async def text_of(ticket) -> str:
             return text
 
 
-def test_work_between_steps_changes_no_answer(folder):
-    async def ask(worker: Worker) -> tuple[str, str]:
+def test_work_between_steps_changes_no_output(folder):
+    async def use(worker: Worker) -> tuple[str, str]:
         alone = await text_of(worker.submit([5, 6, 7], LONG))
         ticket = worker.submit([5, 6, 7], LONG)
         for _ in range(20):
             assert await worker.between_steps(lambda engine: engine.context) == 64
         return alone, await text_of(ticket)
 
-    alone, disturbed = with_worker(folder, ask)
+    alone, disturbed = with_worker(folder, use)
     assert alone == disturbed
 
 
-def test_an_error_of_the_work_is_its_askers_and_nobody_elses(folder):
-    async def ask(worker: Worker) -> str:
+def test_an_error_between_steps_reaches_only_its_caller(folder):
+    async def use(worker: Worker) -> str:
         ticket = worker.submit([5, 6, 7], LONG)
         with pytest.raises(ZeroDivisionError):
             await worker.between_steps(lambda _: 1 / 0)
         return await text_of(ticket)
 
-    assert with_worker(folder, ask)
+    assert with_worker(folder, use)
 
 
-def test_when_the_engine_breaks_everything_asked_since_is_answered(folder):
-    async def ask(worker: Worker) -> None:
+def test_a_broken_engine_refuses_all_requests(folder):
+    async def use(worker: Worker) -> None:
         def breaks() -> None:
             raise RuntimeError("broken")
 
@@ -86,17 +86,17 @@ def test_when_the_engine_breaks_everything_asked_since_is_answered(folder):
         with pytest.raises(ResourceError, match="restart the server"):
             worker.admit(1)
 
-    with_worker(folder, ask)
+    with_worker(folder, use)
 
 
-def test_a_ticket_that_is_cancelled_ends_and_others_go_on(folder):
-    async def ask(worker: Worker) -> tuple[str, str, int]:
+def test_a_cancelled_ticket_ends_and_others_continue(folder):
+    async def use(worker: Worker) -> tuple[str, str, int]:
         first, second = (worker.submit([5, 6, n], LONG) for n in (7, 8))
         await first.outputs.get()
         worker.cancel(first)
         cut, whole = await asyncio.gather(text_of(first), text_of(second))
         return cut, whole, worker.load.running
 
-    cut, whole, running = with_worker(folder, ask)
+    cut, whole, running = with_worker(folder, use)
     assert len(cut) < len(whole)
     assert running == 0

@@ -179,7 +179,7 @@ def test_a_server_that_streams_is_timed(pair):
     with toy_server(Manner(gap=0.001)) as server:
         request = LoadRequest(server.url, "toy", SMALL)
         stage = measure_load(pair, request, ValidationCache(), silent)
-        assert {body["model"] for body in server.seen.bodies} == {"toy"}
+        assert {body["model"] for body in server.requests.bodies} == {"toy"}
     assert stage.to_dict()["target"] == server.url
     assert judge(read_policy("lenient"), stage.measurements(), ["load"]).word == "pass"
 

@@ -4,7 +4,7 @@
 
 The server runs already (`salient serve CHECKPOINT`; with `--reference MODEL` for --chat). The page
 is opened in headless Chromium, as wide as a desktop (1400) and as a phone (390), light and dark.
-Exit code 1 if any of these is found:
+Exit code 1 for any of these:
 
     an error or warning in the console      a request to anything but the server
     a page wider than its window            a chart with nothing in it and no note

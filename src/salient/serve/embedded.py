@@ -15,7 +15,7 @@ from salient.runtime.options import EngineOptions
 from .app import AppSettings, create_app
 from .capacity import sequences
 from .http_server import is_loopback, run_app, url_of
-from .options import ServeOptions
+from .options import ServeOptions, ServerEvent
 from .worker import Worker
 
 REFERENCE_SLOTS = 2  # only the explorer uses it
@@ -46,27 +46,20 @@ class ServerInfo:
     how: str
 
 
-def serve_embedded(
-    request: ServeOptions,
-    listening: socket,
-    started: Callable[[ServerInfo], None],
-    extend: ExtendApp | None = None,
-) -> None:
-    """Serve on `listening` until a signal.
-
-    started: called as soon as the server accepts requests   extend: adds routes to the app
+def serve_embedded(options: ServeOptions, listening: socket, extend: ExtendApp | None) -> None:
+    """Serve on `listening` until a signal. extend: adds routes to the app
 
     Raises SalientError if the server cannot start.
     """
-    folder = model_folder(str(request.checkpoint))
-    reference_folder = model_folder(str(request.reference)) if request.reference else None
-    served = _load_served(request, folder, reference_folder)
-    reference = _load_reference(request, reference_folder) if reference_folder else None
+    folder = model_folder(str(options.checkpoint))
+    reference_folder = model_folder(str(options.reference)) if options.reference else None
+    served = _load_served(options, folder, reference_folder)
+    reference = _load_reference(options, reference_folder) if reference_folder else None
     settings = AppSettings(
         served.name,
-        request.api_key,
-        origins=strings(request.allow_origin),
-        only_local=is_loopback(request.host) and request.api_key is None,
+        options.api_key,
+        origins=strings(options.allow_origin),
+        only_local=is_loopback(options.host) and options.api_key is None,
     )
     app = create_app(served.worker, settings, [reference.worker] if reference else [])
     if extend:
@@ -80,29 +73,52 @@ def serve_embedded(
         [name for name, _ in served.loaded.model.kernels],
         engine.runner.how,
     )
-    run_app(app, listening, request.deadline, lambda: started(info))
+    event = started_event(info, options)
+    run_app(app, listening, options.deadline, lambda: options.emit(event))
 
 
-def _load_served(request: ServeOptions, folder: Path, reference: Path | None) -> ServedModel:
-    slots = request.concurrency
+def started_event(info: ServerInfo, options: ServeOptions) -> ServerEvent:
+    """The server's addresses."""
+    lines = [
+        f"Serving {info.model} at {info.url}: {info.slots} sequences at once of up to "
+        f"{info.context} tokens; {', '.join(info.kernels) or '16-bit'}, {info.how}.",
+        f"OpenAI's API is at {info.url}/v1, the explorer at {info.url}/ , Prometheus metrics at "
+        f"{info.url}/metrics. Ctrl-C: graceful shutdown.",
+    ]
+    if not is_loopback(options.host) and options.api_key is None:
+        lines.append(
+            f"warning: {options.host} can be reached from other machines, and no key is required. "
+            "Set --api-key, or SALIENT_API_KEY in the environment."
+        )
+    data = {"engine": "embedded", "url": info.url, "model": info.model, "slots": info.slots}
+    more = {"context": info.context, "kernels": info.kernels, "runs_as": info.how}
+    return ServerEvent(lines, {**data, **more, "api_key": options.api_key is not None})
+
+
+def _load_served(options: ServeOptions, folder: Path, reference: Path | None) -> ServedModel:
+    slots = options.concurrency
     if slots is None:
         folders = [folder, reference] if reference else [folder]
-        slots = sequences(folders, request.context_length, request.device)
-    options = EngineOptions(
-        device=request.device,
-        dtype=request.dtype,
-        context_length=request.context_length,
-        slots=slots,
+        slots = sequences(folders, options.context_length, options.device)
+    loaded = load(
+        str(folder),
+        EngineOptions(
+            device=options.device,
+            dtype=options.dtype,
+            context_length=options.context_length,
+            slots=slots,
+        ),
     )
-    loaded = load(str(folder), options)
-    name = request.served_model_name or folder.resolve().name
-    return ServedModel(name, folder, loaded, Worker(loaded.engine, request.max_waiting))
+    name = options.served_model_name or folder.resolve().name
+    return ServedModel(name, folder, loaded, Worker(loaded.engine, options.max_waiting))
 
 
-def _load_reference(request: ServeOptions, folder: Path) -> ServedModel:
-    options = EngineOptions(
-        device=request.device, context_length=request.context_length, slots=REFERENCE_SLOTS
+def _load_reference(options: ServeOptions, folder: Path) -> ServedModel:
+    loaded = load(
+        str(folder),
+        EngineOptions(
+            device=options.device, context_length=options.context_length, slots=REFERENCE_SLOTS
+        ),
     )
-    loaded = load(str(folder), options)
-    name = str(request.reference or folder.name)
-    return ServedModel(name, folder, loaded, Worker(loaded.engine, request.max_waiting))
+    name = str(options.reference or folder.name)
+    return ServedModel(name, folder, loaded, Worker(loaded.engine, options.max_waiting))

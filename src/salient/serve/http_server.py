@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 BACKLOG = 2048
-KEEP_ALIVE_SECONDS = 75  # longer than the 60 of the usual proxies, so that they close first
+IDLE_SECONDS = 75  # longer than the 60 of the usual proxies, so that they close first
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -68,7 +68,7 @@ def run_app(
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=deadline,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=IDLE_SECONDS,
         server_header=False,
         lifespan="on",
     )

@@ -78,3 +78,8 @@ class ServeOptions:
     ] = 30
     progress: Progress = silent
     on_event: Callable[[ServerEvent], None] | None = None
+
+    def emit(self, event: ServerEvent) -> None:
+        """Pass `event` to `on_event`, if there is one."""
+        if self.on_event:
+            self.on_event(event)

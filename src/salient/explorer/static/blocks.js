@@ -16,9 +16,9 @@ import {
 let at = 0,
   redraw = () => {};
 
-export function drawBlocks(scene, choose) {
-  const { blocks, kinds, worst } = scene.evidence;
-  const indexOf = name => scene.blocks.indexOf(name);
+export function drawBlocks(overview, choose) {
+  const { blocks, kinds, worst } = overview.evidence;
+  const indexOf = name => overview.blocks.indexOf(name);
   redraw = () =>
     chart(
       byId("blocks-chart"),
@@ -26,7 +26,7 @@ export function drawBlocks(scene, choose) {
       frame => marks(frame, blocks, choose),
     );
   redraw();
-  words(blocks, kinds);
+  describe(blocks, kinds);
   byId("kinds").replaceChildren(
     scroll(
       table(
@@ -72,7 +72,7 @@ export function drawBlocks(scene, choose) {
     scroll(
       table(
         "Output error of each block",
-        [["block"], ["plain", true], ["as written", true], ["plain rounding kept for"]],
+        [["block"], ["plain", true], ["as written", true], ["plain rounding for"]],
         blocks.map((b, i) => [
           String(i),
           percent(b.plain),
@@ -89,17 +89,17 @@ export function markBlock(block) {
   redraw();
 }
 
-function words(blocks, kinds) {
+function describe(blocks, kinds) {
   const ratio = Math.exp(
     blocks.reduce((sum, b) => sum + Math.log((b.plain + 1e-12) / (b.awq + 1e-12)), 0) /
       blocks.length,
   );
   const fell = blocks.flatMap((b, i) => (b.fell_back ? [i] : []));
   const partly = blocks.filter(b => !b.fell_back && b.plain_groups.length).length;
-  byId("blocks-words").textContent = [
+  byId("blocks-note").textContent = [
     `AWQ leaves ${ratio.toFixed(1)} times less error than plain rounding ` +
       "(geometric mean over blocks).",
-    kinds.length ? `${kinds[0].kind} hurts most.` : "",
+    kinds.length ? `${kinds[0].kind} has the largest error.` : "",
     fell.length
       ? `Blocks ${fell.join(", ")} fell back to plain rounding.`
       : "No block fell back to plain rounding.",

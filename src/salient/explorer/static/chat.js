@@ -1,45 +1,45 @@
-// Panel 6: a chat that streams, beside the 16-bit reference where one runs.
+// Panel 6: a streaming chat, next to the 16-bit reference if one runs.
 
 import { byId, el, notice } from "./draw.js";
 import { events, post } from "./net.js";
-import { drawParting } from "./parting.js";
+import { drawDivergence } from "./divergence.js";
 
 const NO_REFERENCE =
-  "No 16-bit reference runs beside this checkpoint, so nothing can be compared. " +
+  "No 16-bit reference runs next to this checkpoint, so nothing can be compared. " +
   "Start the server with `--reference MODEL`.";
-let scene,
+let overview,
   history = [],
   stopper = null,
   refresh = () => {};
 
-export function startChat(given, after) {
-  [scene, refresh] = [given, after];
+export function startChat(data, after) {
+  [overview, refresh] = [data, after];
   byId("chat-lead").textContent =
-    (scene.chat
-      ? "Ask the model something; the answer comes token by token."
-      : "This is no chat model: give it the beginning of a text, and it goes on from there.") +
-    (scene.reference
-      ? ` The 16-bit reference, ${scene.reference}, answers beside it. Then the reference's ` +
-        "answer is given to both, token by token, and each token is coloured by how far their " +
-        "opinions of it were apart."
+    (overview.chat
+      ? "Send the model a message; the answer streams token by token."
+      : "This is not a chat model: it continues the beginning of a text.") +
+    (overview.reference
+      ? ` The 16-bit reference, ${overview.reference}, answers next to it. Then both models ` +
+        "read the reference's answer, and each token is coloured by how much their " +
+        "probabilities differ."
       : "");
-  byId("ask-label").textContent = scene.chat ? "Your message" : "The beginning of a text";
-  if (!scene.reference) notice("chat", NO_REFERENCE);
+  byId("message-label").textContent = overview.chat ? "Your message" : "The beginning of a text";
+  if (!overview.reference) notice("chat", NO_REFERENCE);
   byId("temperature").addEventListener("input", () => {
-    byId("temperature-said").textContent = byId("temperature").value;
+    byId("temperature-value").textContent = byId("temperature").value;
   });
-  byId("ask").addEventListener("submit", event => {
+  byId("chat-form").addEventListener("submit", event => {
     event.preventDefault();
     send();
   });
   byId("message").addEventListener("keydown", event => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
-      byId("ask").requestSubmit();
+      byId("chat-form").requestSubmit();
     }
   });
   byId("stop").addEventListener("click", () => stopper?.abort());
-  byId("anew").addEventListener("click", () => {
+  byId("restart").addEventListener("click", () => {
     stopper?.abort();
     history = [];
     byId("turns").replaceChildren();
@@ -47,41 +47,41 @@ export function startChat(given, after) {
 }
 
 async function send() {
-  const said = byId("message").value.trim();
-  if (!said || stopper) return;
+  const message = byId("message").value.trim();
+  if (!message || stopper) return;
   stopper = new AbortController();
   busy(true);
   byId("message").value = "";
-  const asked = scene.chat
-    ? { messages: [...history, { role: "user", content: said }] }
-    : { prompt: said };
-  const ours = answer("This checkpoint", scene.scheme ?? "16 bits"),
-    theirs = scene.reference ? answer("The 16-bit reference", scene.reference) : null;
-  const parting = el("div", { class: "parting" });
+  const query = overview.chat
+    ? { messages: [...history, { role: "user", content: message }] }
+    : { prompt: message };
+  const own = answer("This checkpoint", overview.scheme ?? "16 bits"),
+    other = overview.reference ? answer("The 16-bit reference", overview.reference) : null;
+  const comparison = el("div", { class: "divergence" });
   byId("turns").append(
     el(
       "li",
       {},
-      el("p", { class: "said" }, said),
-      el("div", { class: theirs ? "answers pair" : "answers" }, ours.box, theirs?.box),
-      parting,
+      el("p", { class: "prompt" }, message),
+      el("div", { class: other ? "answers pair" : "answers" }, own.box, other?.box),
+      comparison,
     ),
   );
   const body = {
-    ...asked,
+    ...query,
     max_tokens: Number(byId("most").value) || 96,
     temperature: Number(byId("temperature").value),
     seed: Math.floor(Math.random() * 2 ** 31), // the same for both
   };
-  const kind = scene.chat
+  const kind = overview.chat
     ? ["/v1/chat/completions", "/explorer/api/reference/chat"]
     : ["/v1/completions", "/explorer/api/reference/completions"];
   const [first, second] = await Promise.all([
-    stream(kind[0], body, ours),
-    theirs && stream(kind[1], body, theirs),
+    stream(kind[0], body, own),
+    other && stream(kind[1], body, other),
   ]);
-  if (scene.chat) history = [...asked.messages, { role: "assistant", content: first }];
-  if (second) await compare({ ...asked, answer: second }, parting);
+  if (overview.chat) history = [...query.messages, { role: "assistant", content: first }];
+  if (second) await compare({ ...query, answer: second }, comparison);
   stopper = null;
   busy(false);
   refresh();
@@ -131,12 +131,12 @@ async function stream(path, body, into) {
   return whole;
 }
 
-async function compare(asked, parting) {
-  parting.replaceChildren(el("p", { class: "note" }, "Comparing the two token by token …"));
+async function compare(query, host) {
+  host.replaceChildren(el("p", { class: "note" }, "Comparing the two token by token …"));
   try {
-    drawParting(parting, await post("/explorer/api/divergence", asked, stopper.signal));
+    drawDivergence(host, await post("/explorer/api/divergence", query, stopper.signal));
   } catch (error) {
-    parting.replaceChildren(
+    host.replaceChildren(
       el(
         "p",
         { class: "notice" },

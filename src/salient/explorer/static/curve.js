@@ -15,36 +15,36 @@ import {
   table,
 } from "./draw.js";
 
-export function drawCurve(found) {
-  missing("curve", found.why);
-  if (found.why) return;
-  const { chosen, plain, activations, line } = found;
+export function drawCurve(data) {
+  missing("curve", data.why);
+  if (data.why) return;
+  const { chosen, plain, activations, line } = data;
   byId("curve-key").textContent =
-    found.b === null ? "for b = 0" : `for b = ${number(found.b)}, which was chosen`;
+    data.b === null ? "for b = 0" : `for b = ${number(data.b)}, the chosen one`;
   const fixed = chosen && chosen.a === 0 && chosen.b === 0;
-  byId("curve-words").textContent = [
+  byId("curve-note").textContent = [
     chosen && !fixed
       ? `Chosen: a = ${number(chosen.a)}, b = ${number(chosen.b)}, with ${percent(chosen.error)} ` +
         `of the output in error instead of ${percent(plain)}.`
       : "",
     fixed
-      ? `No scale was taken here: plain exponents, ${percent(plain)} of the output in error.`
+      ? `No scale was chosen here: both exponents are 0, ${percent(plain)} of the output in error.`
       : "",
-    found.absorber
-      ? `The scale is divided out of ${found.absorber}, which was proven to change nothing.`
-      : found.refusal
-        ? `Nothing can take the scale up here: ${found.refusal}.`
+    data.absorber
+      ? `The scale is divided out of ${data.absorber}, which provably changes nothing.`
+      : data.refusal
+        ? `No module can absorb the scale here: ${data.refusal}.`
         : "",
-    found.tied ? "Heads that share keys and values share their scales." : "",
-    "The search had the whole calibration and also chose finer grids afterwards; " +
-      `this curve is ${found.tokens} tokens with plain grids, at ${found.scheme}.`,
+    data.tied ? "Heads that share keys and values share their scales." : "",
+    "The search used the whole calibration set and then chose finer grids; " +
+      `this curve uses ${data.tokens} tokens and plain grids, at ${data.scheme}.`,
   ]
     .filter(Boolean)
     .join(" ");
   chart(
     byId("curve-chart"),
     "Output error over the exponent a; the table below has the figures",
-    frame => marks(frame, found),
+    frame => marks(frame, data),
   );
   const rows = activations.map(p => [
     number(p.a),
@@ -55,7 +55,7 @@ export function drawCurve(found) {
     scroll(
       table(
         "Output error over the exponent",
-        [["a"], [`b = ${number(found.b ?? 0)}`, true], ["b = 1 − a", true]],
+        [["a"], [`b = ${number(data.b ?? 0)}`, true], ["b = 1 − a", true]],
         rows,
       ),
     ),

@@ -1,8 +1,8 @@
-// Elements, numbers in words, tables, and charts of SVG over an axis.
+// Elements, formatted numbers, tables, and SVG charts with axes.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-function made(element, attributes, children) {
+function build(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
@@ -13,12 +13,12 @@ function made(element, attributes, children) {
 }
 
 export const el = (tag, attributes = {}, ...children) =>
-  made(document.createElement(tag), attributes, children);
+  build(document.createElement(tag), attributes, children);
 export const svg = (tag, attributes = {}, ...children) =>
-  made(document.createElementNS(SVG, tag), attributes, children);
+  build(document.createElementNS(SVG, tag), attributes, children);
 export const byId = id => document.getElementById(id);
 
-// A share as per cent, with the digits that count.
+// A share in per cent, with two or three significant digits.
 export const percent = value => {
   if (value === null || value === undefined) return "–";
   const hundred = 100 * value;
@@ -40,7 +40,7 @@ export function table(caption, columns, rows) {
   return el(
     "table",
     {},
-    el("caption", { class: "unseen" }, caption),
+    el("caption", { class: "visually-hidden" }, caption),
     el(
       "thead",
       {},
@@ -69,31 +69,31 @@ export function table(caption, columns, rows) {
 export const scroll = (...children) =>
   el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, ...children);
 
-// A notice under a panel's heading, or none; what stands in backquotes is something to type.
-export function notice(panel, words) {
-  const parts = words.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
-  byId(`${panel}-missing`).hidden = !words;
+// A notice under a panel's heading, or none; text in backquotes is code.
+export function notice(panel, message) {
+  const parts = message.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
+  byId(`${panel}-missing`).hidden = !message;
   byId(`${panel}-missing`).replaceChildren(...parts);
 }
 
-// Says in words what is missing, or shows the panel.
-export function missing(panel, words) {
-  notice(panel, words);
-  byId(`${panel}-body`).classList.toggle("absent", Boolean(words));
+// Shows the panel, or the reason why its data are missing.
+export function missing(panel, reason) {
+  notice(panel, reason);
+  byId(`${panel}-body`).classList.toggle("absent", Boolean(reason));
 }
 
-// A chart that fills `host`, drawn again when its width changes. draw(frame) puts marks into it.
+// A chart that fills `host`, redrawn when its width changes. draw(frame) adds the marks.
 const drawn = new WeakMap();
 const resized = new ResizeObserver(entries => entries.forEach(({ target }) => paint(target)));
-export function chart(host, words, draw) {
+export function chart(host, label, draw) {
   const known = drawn.has(host);
-  drawn.set(host, { words, draw });
+  drawn.set(host, { label, draw });
   if (known) paint(host);
   else resized.observe(host);
 }
 
 function paint(host) {
-  const { words, draw } = drawn.get(host);
+  const { label, draw } = drawn.get(host);
   const { clientWidth: width, clientHeight: height } = host;
   if (!width || !height) return;
   const focus = host.contains(document.activeElement) && document.activeElement.dataset.number;
@@ -101,7 +101,7 @@ function paint(host) {
     width,
     height,
     viewBox: `0 0 ${width} ${height}`,
-    "aria-label": words,
+    "aria-label": label,
   });
   const box = { left: 52, top: 12, right: width - 14, bottom: height - 34 };
   draw({ root, box, width, height });
@@ -140,16 +140,16 @@ export function logTicks(low, high) {
   return ticks;
 }
 
-// Lines across with their figures, and a name for the axis along the bottom.
-export function axes({ root, box }, y, yTicks, yWords, x, xTicks, xWords, bottom) {
+// Grid lines with their labels, and the name of the bottom axis.
+export function axes({ root, box }, y, yTicks, yLabel, x, xTicks, xLabel, bottom) {
   for (const tick of yTicks)
     root.append(
       svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y(tick), y2: y(tick) }),
-      svg("text", { x: box.left - 8, y: y(tick) + 4, "text-anchor": "end" }, yWords(tick)),
+      svg("text", { x: box.left - 8, y: y(tick) + 4, "text-anchor": "end" }, yLabel(tick)),
     );
   for (const tick of xTicks)
     root.append(
-      svg("text", { x: x(tick), y: box.bottom + 16, "text-anchor": "middle" }, xWords(tick)),
+      svg("text", { x: x(tick), y: box.bottom + 16, "text-anchor": "middle" }, xLabel(tick)),
     );
   root.append(
     svg(

@@ -1,18 +1,18 @@
-// Panel 4: a weight group beside its codes, rounded anew as the sliders say.
+// Panel 4: a group of weights next to its codes, rounded with the settings of the sliders.
 
 import { byId, notice, number, percent } from "./draw.js";
 import { get, latest } from "./net.js";
 import { drawGroup } from "./weights.js";
 
-const DEQUANTIZED = "These are not the 16-bit weights but what the checkpoint's codes stand for. ";
+const DEQUANTIZED = "These are not the 16-bit weights but the dequantized codes of the checkpoint. ";
 const slider = id => byId(id);
-let scene,
+let overview,
   sizes = [],
   exponents = null,
-  where = null;
+  place = null;
 
-export function startGroup(given) {
-  scene = given;
+export function startGroup(data) {
+  overview = data;
   for (const id of ["bits", "size", "clip", "a", "b", "row", "at"])
     slider(id).addEventListener("input", event => changed(event.target.id));
   byId("as-plain").addEventListener("click", () => preset(0, 0));
@@ -21,10 +21,10 @@ export function startGroup(given) {
 }
 
 // Another layer: its own exponents, the checkpoint's scheme, the group with the largest channel.
-export async function showGroup(chosen, found, salience) {
-  const input = found.inputs.find(each => each.readers.some(r => r.name === chosen.layer));
+export async function showGroup(chosen, data, salience) {
+  const input = data.inputs.find(each => each.readers.some(r => r.name === chosen.layer));
   const shape = input.readers.find(r => r.name === chosen.layer);
-  where = { block: chosen.block, layer: chosen.layer, out: shape.out, in: shape.in };
+  place = { block: chosen.block, layer: chosen.layer, out: shape.out, in: shape.in };
   sizes = [16, 32, 64, 128, 256].filter(size => shape.in % size === 0);
   const none = sizes.length
     ? ""
@@ -32,11 +32,11 @@ export async function showGroup(chosen, found, salience) {
   byId("group-body").classList.toggle("absent", Boolean(none));
   if (none) return notice("group", none);
   exponents = input.exponents ?? null;
-  slider("bits").value = scene.bits;
+  slider("bits").value = overview.bits;
   slider("size").max = sizes.length - 1;
   slider("size").value = Math.max(
     0,
-    sizes.includes(scene.group_size) ? sizes.indexOf(scene.group_size) : sizes.length - 1,
+    sizes.includes(overview.group_size) ? sizes.indexOf(overview.group_size) : sizes.length - 1,
   );
   slider("clip").value = 1;
   for (const id of ["a", "b", "as-chosen"]) byId(id).disabled = Boolean(salience.why);
@@ -61,42 +61,42 @@ function changed(id) {
   if (id === "size") {
     // stay at the same channels
     const first = Number(slider("at").value) * lastSize;
-    slider("at").max = where.in / size() - 1;
+    slider("at").max = place.in / size() - 1;
     slider("at").value = Math.floor(first / size());
   }
   update();
 }
 
-function speak() {
+function showValues() {
   lastSize = size();
-  const said = {
-    "bits-said": `${slider("bits").value}: ${2 ** slider("bits").value} marks`,
-    "size-said": String(size()),
-    "clip-said": percent(Number(slider("clip").value)),
-    "a-said": number(Number(slider("a").value)),
-    "b-said": number(Number(slider("b").value)),
-    "row-said": `${slider("row").value} of ${where.out}`,
-    "at-said": `${slider("at").value} of ${where.in / size()}`,
+  const labels = {
+    "bits-value": `${slider("bits").value}: ${2 ** slider("bits").value} marks`,
+    "size-value": String(size()),
+    "clip-value": percent(Number(slider("clip").value)),
+    "a-value": number(Number(slider("a").value)),
+    "b-value": number(Number(slider("b").value)),
+    "row-value": `${slider("row").value} of ${place.out}`,
+    "at-value": `${slider("at").value} of ${place.in / size()}`,
   };
-  for (const [id, words] of Object.entries(said)) {
-    byId(id).textContent = words;
-    slider(id.replace("-said", "")).setAttribute("aria-valuetext", words);
+  for (const [id, label] of Object.entries(labels)) {
+    byId(id).textContent = label;
+    slider(id.replace("-value", "")).setAttribute("aria-valuetext", label);
   }
 }
 
-let begun = 0;
+let requested = 0; // when the sliders moved
 const update = () => {
-  speak();
-  begun ||= performance.now();
+  showValues();
+  requested ||= performance.now();
   return fetchGroup();
 };
 
 const fetchGroup = latest(async () => {
-  const started = begun;
-  begun = 0;
+  const started = requested;
+  requested = 0;
   const query = new URLSearchParams({
-    block: where.block,
-    layer: where.layer,
+    block: place.block,
+    layer: place.layer,
     row: slider("row").value,
     group: slider("at").value,
     bits: slider("bits").value,
@@ -106,10 +106,10 @@ const fetchGroup = latest(async () => {
     b: slider("b").value,
   });
   try {
-    const found = await get(`/explorer/api/group?${query}`);
-    byId("weight-key").textContent = scene.no_source ? "weight" : "16-bit weight";
-    notice("group", (scene.no_source ? DEQUANTIZED : "") + found.why);
-    drawGroup(found, scene.scheme);
+    const data = await get(`/explorer/api/group?${query}`);
+    byId("weight-key").textContent = overview.no_source ? "weight" : "16-bit weight";
+    notice("group", (overview.no_source ? DEQUANTIZED : "") + data.why);
+    drawGroup(data, overview.scheme);
     const took = performance.now() - (started || performance.now());
     byId("group-time").textContent = `Recomputed in ${Math.round(took)} ms.`;
     byId("group-time").dataset.ms = took;

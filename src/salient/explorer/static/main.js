@@ -1,4 +1,4 @@
-// The page: fetches the scene once, and has every panel follow what is chosen.
+// The page: fetches the overview once; every panel follows the chosen layer.
 
 import { byId, el, mebibytes, missing, number, percent } from "./draw.js";
 import { get, latest } from "./net.js";
@@ -11,51 +11,51 @@ import { startChat } from "./chat.js";
 
 const API = "/explorer/api";
 const POLL = 400; // milliseconds, while the pass runs
-let scene,
+let overview,
   chosen = { block: 0, layer: "" };
 
 async function start() {
-  scene = await get(`${API}/scene`);
+  overview = await get(`${API}/scene`);
   head();
-  const named = scene.blocks.map((_, i) => String(i));
+  const named = overview.blocks.map((_, i) => String(i));
   byId("block").append(...named.map(name => el("option", { value: name }, name)));
-  missing("blocks", scene.no_evidence);
-  if (scene.evidence) drawBlocks(scene, choose);
-  startGroup(scene);
-  startChat(scene, running);
+  missing("blocks", overview.no_evidence);
+  if (overview.evidence) drawBlocks(overview, choose);
+  startGroup(overview);
+  startChat(overview, running);
   byId("block").addEventListener("change", () => choose(Number(byId("block").value)));
   byId("layer").addEventListener("change", () => choose(chosen.block, byId("layer").value));
-  const worst = scene.evidence?.worst[0];
-  choose(worst ? scene.blocks.indexOf(worst.block) : 0, worst ? worst.layer : "");
+  const worst = overview.evidence?.worst[0];
+  choose(worst ? overview.blocks.indexOf(worst.block) : 0, worst ? worst.layer : "");
   await running();
   await watch();
 }
 
 function head() {
-  byId("title").textContent = scene.model;
-  document.title = `${scene.model}: quantization at work`;
-  const { plain, awq } = scene.heldout,
+  byId("title").textContent = overview.model;
+  document.title = `${overview.model}: quantization at work`;
+  const { plain, awq } = overview.heldout,
     tiles = [];
   tiles.push([
     "scheme",
-    scene.scheme ?? "16 bits",
-    scene.scheme ? `${number(scene.bits_per_weight, 4)} bits a weight` : "not quantized",
+    overview.scheme ?? "16 bits",
+    overview.scheme ? `${number(overview.bits_per_weight, 4)} bits a weight` : "not quantized",
   ]);
   if (awq)
     tiles.push(
       ["KL to the 16-bit model", `${number(awq.kl)} nats`, `plain rounding: ${number(plain?.kl)}`],
-      ["same likeliest next token", percent(awq.top1), `plain rounding: ${percent(plain?.top1)}`],
+      ["same most likely token", percent(awq.top1), `plain rounding: ${percent(plain?.top1)}`],
     );
-  if (scene.bytes.after)
+  if (overview.bytes.after)
     tiles.push([
       "size on disk",
-      mebibytes(scene.bytes.after),
-      `before: ${mebibytes(scene.bytes.before)}`,
+      mebibytes(overview.bytes.after),
+      `before: ${mebibytes(overview.bytes.before)}`,
     ]);
   tiles.push([
     "16-bit model",
-    scene.source ? "at hand" : "not at hand",
-    scene.source ?? "see panels 2 to 4",
+    overview.source ? "available" : "not available",
+    overview.source ?? "see panels 2 to 4",
   ]);
   byId("tiles").replaceChildren(
     ...tiles.map(([name, figure, remark]) =>
@@ -74,11 +74,11 @@ function head() {
   );
 }
 
-// Wait for the pass; panels whose block it reached meanwhile are drawn then.
+// Wait for the pass; draw a panel when the pass has reached its block.
 async function watch() {
   for (;;) {
     const progress = await get(`${API}/progress`);
-    said(progress);
+    showProgress(progress);
     if (progress.state === "measuring") {
       if (waiting && progress.done > chosen.block) show();
       await new Promise(resolve => setTimeout(resolve, POLL));
@@ -90,17 +90,17 @@ async function watch() {
   }
 }
 
-function said({ state, done, total, words }) {
+function showProgress({ state, done, total, words: label }) {
   const text = {
     none: "",
     waiting: "",
     measuring:
-      "Measuring: a few calibration tokens pass the 16-bit model, " +
+      "Measuring: a few calibration tokens run through the 16-bit model, " +
       `block ${done} of ${total || "?"}.`,
-    ready: `Measured on ${words}, just now.`,
-    failed: `Nothing could be measured. ${words}`,
+    ready: `Measured on ${label}, just now.`,
+    failed: `Nothing could be measured. ${label}`,
   }[state];
-  byId("progress").textContent = [text, scene.source_remark].filter(Boolean).join(" ");
+  byId("progress").textContent = [text, overview.source_remark].filter(Boolean).join(" ");
 }
 
 function choose(block, layer = chosen.layer) {
@@ -121,10 +121,10 @@ const show = latest(async () => {
 
 async function panels() {
   const { block } = chosen;
-  const found = await get(`${API}/block?block=${block}`);
+  const data = await get(`${API}/block?block=${block}`);
   if (block !== chosen.block) return;
-  waiting = Boolean(found.why) && !scene.no_source;
-  fillLayers(found);
+  waiting = Boolean(data.why) && !overview.no_source;
+  fillLayers(data);
   const query = `block=${block}&layer=${encodeURIComponent(chosen.layer)}`;
   const [salience, curve] = await Promise.all([
     get(`${API}/salience?${query}`),
@@ -133,18 +133,18 @@ async function panels() {
   if (block !== chosen.block) return;
   drawSalience(salience);
   drawCurve(curve);
-  await showGroup(chosen, found, salience);
+  await showGroup(chosen, data, salience);
 }
 
-// The linears by the input that they share. A layer may be chosen by its kind: stars for numbers.
-function fillLayers(found) {
-  const names = found.inputs.flatMap(input => input.readers.map(r => r.name));
+// The linears by the input that they share. A kind of layer has stars instead of numbers.
+function fillLayers(data) {
+  const names = data.inputs.flatMap(input => input.readers.map(r => r.name));
   const pattern = name => name.replace(/(^|\.)\d+(?=\.|$)/g, "$1*");
   const kind = chosen.layer;
   chosen.layer =
     names.find(n => n === kind) ?? names.find(n => pattern(n) === pattern(kind)) ?? names[0];
   byId("layer").replaceChildren(
-    ...found.inputs.map((input, i) =>
+    ...data.inputs.map((input, i) =>
       el(
         "optgroup",
         { label: `input ${i + 1}` },
@@ -153,7 +153,7 @@ function fillLayers(found) {
     ),
   );
   byId("layer").value = chosen.layer;
-  const input = found.inputs.find(each => each.readers.some(r => r.name === chosen.layer));
+  const input = data.inputs.find(each => each.readers.some(r => r.name === chosen.layer));
   const shape = input.readers.find(r => r.name === chosen.layer);
   const shared = input.readers.filter(r => r.name !== chosen.layer).map(r => r.name);
   byId("chosen").textContent =

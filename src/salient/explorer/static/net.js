@@ -1,16 +1,16 @@
-// Requests to this server: with the key if it wants one, streams, and the latest of many.
+// Requests to this server, with its key if it requires one; streams; and the latest of many calls.
 
 const KEY = "salient-key";
 const dialog = document.getElementById("key-dialog");
 
-export class Refused extends Error {
-  constructor(status, words) {
-    super(words);
+export class RequestFailed extends Error {
+  constructor(status, message) {
+    super(message);
     this.status = status;
   }
 }
 
-export async function ask(path, body, signal) {
+export async function request(path, body, signal) {
   for (;;) {
     const key = sessionStorage.getItem(KEY);
     const headers = body ? { "Content-Type": "application/json" } : {};
@@ -25,49 +25,49 @@ export async function ask(path, body, signal) {
       });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Refused(0, "The server does not answer. Is it still running?");
+      throw new RequestFailed(0, "The server does not respond. Is it still running?");
     }
     if (reply.status === 401) {
-      await askForKey(key !== null);
+      await requestKey(key !== null);
       continue;
     }
-    if (!reply.ok) throw new Refused(reply.status, await wordsOf(reply));
+    if (!reply.ok) throw new RequestFailed(reply.status, await errorMessage(reply));
     return reply;
   }
 }
 
-export const get = async path => (await ask(path)).json();
-export const post = async (path, body, signal) => (await ask(path, body, signal)).json();
+export const get = async path => (await request(path)).json();
+export const post = async (path, body, signal) => (await request(path, body, signal)).json();
 
-async function wordsOf(reply) {
+async function errorMessage(reply) {
   try {
     return (await reply.json()).error.message;
   } catch {
-    return `The server answers with status ${reply.status}.`;
+    return `The server responded with status ${reply.status}.`;
   }
 }
 
-let asking = null; // one dialog for all requests that wait
-function askForKey(wrong) {
-  asking ??= new Promise(resolve => {
+let pendingKey = null; // one dialog for all waiting requests
+function requestKey(wrong) {
+  pendingKey ??= new Promise(resolve => {
     const form = document.getElementById("key-form");
     document.getElementById("key-wrong").hidden = !wrong;
     form.onsubmit = event => {
       event.preventDefault();
       sessionStorage.setItem(KEY, document.getElementById("key").value);
-      asking = null;
+      pendingKey = null;
       dialog.close();
       resolve();
     };
     dialog.oncancel = event => event.preventDefault();
     dialog.showModal();
   });
-  return asking;
+  return pendingKey;
 }
 
-// The data of server-sent events, one by one; an error on the way is thrown.
+// The data of server-sent events, one by one; throws errors in the stream.
 export async function* events(path, body, signal) {
-  const reply = await ask(path, { ...body, stream: true }, signal);
+  const reply = await request(path, { ...body, stream: true }, signal);
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   let left = "";
   for (;;) {
@@ -79,18 +79,18 @@ export async function* events(path, body, signal) {
       const data = part.replace(/^data: /, "");
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
-      if (event.error) throw new Refused(500, event.error.message);
+      if (event.error) throw new RequestFailed(500, event.error.message);
       yield event;
     }
   }
 }
 
-// Runs `work` for the last of the arguments that come while it runs, and never twice at once.
+// Runs `work` with the latest arguments that came while it ran, and never twice at once.
 export function latest(work) {
   let running = false,
     waiting = null;
-  return async (...given) => {
-    waiting = given;
+  return async (...args) => {
+    waiting = args;
     if (running) return;
     running = true;
     try {

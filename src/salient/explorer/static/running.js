@@ -2,8 +2,8 @@
 
 import { byId, chart, el, mebibytes, number, scroll, svg, table } from "./draw.js";
 
-export function drawRunning(found) {
-  const { parts, total } = found;
+export function drawRunning(data) {
+  const { parts, total } = data;
   chart(
     byId("memory-chart"),
     `Memory by part, ${mebibytes(total)} in all; the list below has the figures`,
@@ -19,19 +19,19 @@ export function drawRunning(found) {
       ),
     ),
   );
-  byId("memory-words").textContent =
-    `${found.device}, activations in ${found.dtype}; ${found.runs_as}. ` +
-    (found.kv_bytes_full
-      ? `A token's keys and values take ${number(found.kv_bytes_a_token / 1024)} KiB; all ` +
-        `${found.slots} slots of ${found.context} tokens would take ` +
-        `${mebibytes(found.kv_bytes_full)}.`
+  byId("memory-note").textContent =
+    `${data.device}, activations in ${data.dtype}; ${data.runs_as}. ` +
+    (data.kv_bytes_full
+      ? `A token's keys and values take ${number(data.kv_bytes_a_token / 1024)} KiB; all ` +
+        `${data.slots} slots of ${data.context} tokens would take ` +
+        `${mebibytes(data.kv_bytes_full)}.`
       : "");
   byId("kernels").replaceChildren(
     scroll(
       table(
         "Kernels",
         [["kernel"], ["linears", true], ["why"]],
-        found.kernels.map(k => [k.kernel, String(k.linears), k.why]),
+        data.kernels.map(k => [k.kernel, String(k.linears), k.why]),
       ),
     ),
   );
@@ -40,7 +40,7 @@ export function drawRunning(found) {
       table(
         "What was fused",
         [["what"], ["blocks", true], ["why not"]],
-        found.fusion.map(f => [f.what, String(f.blocks), f.why || "proven, fused"]),
+        data.fusion.map(f => [f.what, String(f.blocks), f.why || "proven, fused"]),
       ),
     ),
   );

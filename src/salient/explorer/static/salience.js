@@ -16,24 +16,24 @@ import {
   table,
 } from "./draw.js";
 
-export function drawSalience(found) {
-  missing("salience", found.why);
-  if (found.why) return;
-  const times = found.largest / Math.max(found.median, 1e-30);
-  byId("salience-words").textContent =
-    `What ${found.readers.slice(0, 3).join(", ")} read${found.readers.length > 1 ? "" : "s"}: ` +
-    `the largest of ${found.channels} channels is ${number(times)} times the median, and the ` +
-    `largest ${found.salient === 1 ? "one carries" : `${found.salient} carry`} ${percent(found.share)} of all magnitude. ` +
-    `Measured on ${found.tokens} tokens.`;
-  chart(byId("salience-chart"), `Mean size of ${found.channels} channels, sorted`, frame =>
-    marks(frame, found),
+export function drawSalience(data) {
+  missing("salience", data.why);
+  if (data.why) return;
+  const times = data.largest / Math.max(data.median, 1e-30);
+  byId("salience-note").textContent =
+    `The input of ${data.readers.slice(0, 3).join(", ")}: ` +
+    `the largest of ${data.channels} channels is ${number(times)} times the median, and the ` +
+    `largest ${data.salient === 1 ? "one carries" : `${data.salient} carry`} ${percent(data.share)} of all magnitude. ` +
+    `Measured on ${data.tokens} tokens.`;
+  chart(byId("salience-chart"), `Mean size of ${data.channels} channels, sorted`, frame =>
+    marks(frame, data),
   );
   byId("salience-table").replaceChildren(
     scroll(
       table(
         "The largest channels",
         [["channel"], ["mean |x|", true], ["scale, median = 1", true]],
-        found.top.map(t => [
+        data.top.map(t => [
           String(t.channel),
           number(t.mean_abs),
           t.scale === null ? "–" : number(t.scale),

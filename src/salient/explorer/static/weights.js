@@ -1,4 +1,4 @@
-// A group of weights beside what their codes stand for: chart, errors, table.
+// A group of weights next to the values of their codes: chart, errors, table.
 
 import {
   axes,
@@ -14,29 +14,29 @@ import {
   table,
 } from "./draw.js";
 
-const WAYS = [
-  ["now", "as the sliders say"],
-  ["written", "as the checkpoint has it"],
+const VARIANTS = [
+  ["now", "with these sliders"],
+  ["written", "as in the checkpoint"],
   ["plain", "plain rounding, these bits and groups"],
 ];
-const MOST_MARKS = 4200; // of the ruler, that can be told apart
+const MOST_MARKS = 4200; // of the ruler, that are distinguishable
 
-// scheme: the checkpoint's own, as it is called; null if it has none
-export function drawGroup(found, scheme) {
-  const first = found.group * found.weights.length,
-    last = first + found.weights.length - 1;
-  byId("group-said").textContent =
-    `Row ${found.row}, channels ${first} to ${last} of ${found.layer}`;
-  byId("group-words").textContent =
-    `${found.scheme}: ${number(found.bits_per_weight, 4)} bits a weight with the rulers. ` +
-    `Zero is at mark ${found.zero}, a step is ${number(found.step)}.`;
+// scheme: the name of the checkpoint's own; null without one
+export function drawGroup(data, scheme) {
+  const first = data.group * data.weights.length,
+    last = first + data.weights.length - 1;
+  byId("group-caption").textContent =
+    `Row ${data.row}, channels ${first} to ${last} of ${data.layer}`;
+  byId("group-note").textContent =
+    `${data.scheme}: ${number(data.bits_per_weight, 4)} bits a weight with the rulers. ` +
+    `Zero is at mark ${data.zero}, a step is ${number(data.step)}.`;
   chart(
     byId("group-chart"),
-    "Weights and what their codes stand for; the table below has the figures",
-    frame => marks(frame, found),
+    "Weights and the values of their codes; the table below has the figures",
+    frame => marks(frame, data),
   );
-  errors(found.errors, scheme);
-  const { now, written } = found.values;
+  errors(data.errors, scheme);
+  const { now, written } = data.values;
   byId("group-table").replaceChildren(
     scroll(
       table(
@@ -45,34 +45,34 @@ export function drawGroup(found, scheme) {
           ["channel"],
           ["weight", true],
           ["code", true],
-          ["stands for", true],
+          ["value", true],
           ["scale", true],
           ["written code", true],
-          ["stands for", true],
+          ["value", true],
           ["mean |x|", true],
         ],
-        found.weights.map((w, i) => [
+        data.weights.map((w, i) => [
           String(first + i),
           number(w, 4),
-          String(found.codes[i]),
+          String(data.codes[i]),
           number(now[i], 4),
-          number(found.scale[i]),
-          found.written_codes ? String(found.written_codes[i]) : "–",
+          number(data.scale[i]),
+          data.written_codes ? String(data.written_codes[i]) : "–",
           number(written?.[i], 4),
-          number(found.mean_abs?.[i]),
+          number(data.mean_abs?.[i]),
         ]),
       ),
     ),
   );
 }
 
-function errors(found, scheme) {
-  const rows = WAYS.map(([way, about]) => {
-    const e = found[way],
-      words = way === "written" && scheme ? `${about} (${scheme})` : about;
+function errors(data, scheme) {
+  const rows = VARIANTS.map(([variant, about]) => {
+    const e = data[variant],
+      label = variant === "written" && scheme ? `${about} (${scheme})` : about;
     return e
-      ? [words, percent(e.weight), percent(e.output), percent(e.layer)]
-      : [words, "–", "–", "–"];
+      ? [label, percent(e.weight), percent(e.output), percent(e.layer)]
+      : [label, "–", "–", "–"];
   });
   byId("group-errors").replaceChildren(
     scroll(
@@ -90,12 +90,12 @@ function errors(found, scheme) {
   );
 }
 
-function marks(frame, found) {
+function marks(frame, data) {
   const { root, box } = frame,
-    { weights, scale, codes, mean_abs: mean } = found,
+    { weights, scale, codes, mean_abs: mean } = data,
     count = weights.length;
-  const now = found.values.now,
-    most = 2 ** Number(found.scheme.match(/^w(\d+)/)[1]) - 1;
+  const now = data.values.now,
+    most = 2 ** Number(data.scheme.match(/^w(\d+)/)[1]) - 1;
   const low = Math.min(...weights, ...now),
     high = Math.max(...weights, ...now),
     room = (high - low) * 0.06 || 1;
@@ -105,7 +105,7 @@ function marks(frame, found) {
     half = (x(1) - x(0)) / 2,
     r = Math.max(1.6, Math.min(4.5, half * 0.6));
   const middle = i => x(i) + half,
-    first = found.group * count;
+    first = data.group * count;
   const labels = [0, count / 4, count / 2, (3 * count) / 4].map(Math.floor);
   axes(
     frame,
@@ -118,7 +118,7 @@ function marks(frame, found) {
     "input channel",
   );
   if ((most + 1) * count <= MOST_MARKS)
-    root.append(svg("path", { class: "marks", d: ruler(found, most, y, middle, half, box) }));
+    root.append(svg("path", { class: "marks", d: ruler(data, most, y, middle, half, box) }));
   const largest = mean ? Math.max(...mean, 1e-30) : 1;
   weights.forEach((weight, i) => {
     const [cx, from, to] = [middle(i), y(weight), y(now[i])];
@@ -158,7 +158,7 @@ function marks(frame, found) {
   );
 }
 
-// Every value that a code can stand for: a channel with a larger scale has finer marks.
+// Every value of a code: a channel with a larger scale has finer marks.
 function ruler({ scale, zero, step }, most, y, middle, half, box) {
   const lines = [];
   scale.forEach((s, i) => {

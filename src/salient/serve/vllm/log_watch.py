@@ -1,4 +1,4 @@
-"""vLLM's log as it comes: passed through unchanged, and what it means said between its lines."""
+"""vLLM's log as it comes: passed through unchanged, its meaning printed between its lines."""
 
 import socket
 import sys
@@ -12,61 +12,63 @@ from salient.diagnose.report import finding_lines
 from .preflight import Address
 from .supervisor import StopReason
 
-NEWS = 0.5  # seconds between looks at what the log means, and whether the server answers
+READ_EVERY = 0.5  # seconds between two readings of the log
+CONNECT_EVERY = 1.0  # seconds between attempts to connect
 CONNECT = 0.5  # seconds that a connection may take
-KNOCKS = 1.0  # seconds between attempts to connect
 NAME = "vLLM's log"
-# told at once, while vLLM runs; an error is told with its cause when vLLM has ended
+# shown while vLLM runs; errors are shown with their causes after its end
 _AT_ONCE = ("slow",)
 _KERNEL = "kernel-awq-marlin"  # of older releases, which name no class
 
 
 class LogWatch:
-    """Passes a log on and says what it means.
+    """Passes a log through and explains it.
 
-    address: where the server will answer, None where it does not; quantized: whether a kernel for
-    codes is to be named; ready: whether the server has taken a connection
+    address: where the server will listen, if it does   quantized: whether to name the kernel
+    ready: whether the server has accepted a connection
     """
 
     def __init__(
-        self, address: Address | None, *, quantized: bool, said: Callable[[str], None]
+        self, address: Address | None, *, quantized: bool, on_line: Callable[[str], None]
     ) -> None:
-        self._address, self._quantized, self._said = address, quantized, said
-        self._reader, self._told = LogReader(NAME), set[str]()
+        self._address, self._quantized, self._on_line = address, quantized, on_line
+        self._reader, self._shown = LogReader(NAME), set[str]()
         self._waiting: list[str] = []
-        self._news = self._knock = 0.0
+        self._next_reading = self._next_connect = 0.0
         self._fresh, self._line_start, self._broken = False, True, False
-        self._stop = StopReason()
         self.ready = False
 
-    def heard(self, data: bytes) -> None:
-        """A piece of the log."""
+    def feed(self, data: bytes) -> None:
+        """Add output of vLLM."""
         if data:
-            self._pass_on(data)
+            self._pass_through(data)
             self._reader.feed(data)
             self._fresh = True
 
     def tick(self, stop: StopReason) -> None:
-        """Look what is new. Called several times a second."""
+        """Show what is new. Called several times a second."""
         now = time.monotonic()
-        if self._fresh and now >= self._news:
-            self._fresh, self._news = False, now + NEWS
-            self._look()
-        if not self.ready and self._address and now >= self._knock and not stop.signal:
-            self._knock = now + KNOCKS
-            self._try(self._address)
-        self._tell_stop(stop)
-        self._say_waiting()
+        if self._fresh and now >= self._next_reading:
+            self._fresh, self._next_reading = False, now + READ_EVERY
+            self._read()
+        if not self.ready and self._address and now >= self._next_connect and not stop.signal:
+            self._next_connect = now + CONNECT_EVERY
+            self._connect(self._address)
+        if stop.signal is not None:
+            self._once("signal", "Signal forwarded; vLLM is ending. A second signal kills it.")
+        if stop.killed:
+            self._once("killed", f"vLLM is killed: {stop.killed}.")
+        self._show_waiting()
 
     def end(self) -> list[Finding]:
-        """What went wrong, by the whole log: causes before consequences."""
+        """The errors of the whole log: causes before consequences."""
         self._reader.close()
-        self._look()
-        self._say_waiting(at_once=True)
-        return [one for one in self._reader.reading().findings if one.level == "error"]
+        self._read()
+        self._show_waiting(at_once=True)
+        return [finding for finding in self._reader.reading().findings if finding.level == "error"]
 
-    def _pass_on(self, data: bytes) -> None:
-        """To standard error, as it is. A reader that has gone does not end vLLM."""
+    def _pass_through(self, data: bytes) -> None:
+        """To standard error. A closed one does not end vLLM."""
         if self._broken:
             return
         self._line_start = data.endswith(b"\n")
@@ -80,8 +82,7 @@ class LogWatch:
         except (OSError, ValueError):
             self._broken = self._line_start = True
 
-    def _look(self) -> None:
-        """Say what the log newly means."""
+    def _read(self) -> None:
         reading = self._reader.reading()
         for kernel in reading.facts.kernels:
             self._once(f"kernel {kernel}", f"vLLM runs the quantized weights through {kernel}.")
@@ -91,45 +92,37 @@ class LogWatch:
             if finding.level in _AT_ONCE:
                 self._once(finding.id, *finding_lines(finding))
 
-    def _try(self, address: Address) -> None:
-        """Connect: vLLM listens when its engine can answer, and not before."""
-        if not answers(address):
+    def _connect(self, address: Address) -> None:
+        """vLLM listens as soon as its engine can serve, and not before."""
+        if not accepts(address):
             return
         self.ready = True
-        self._look()
-        if self._quantized and not any(one.startswith("kernel ") for one in self._told):
+        self._read()
+        if self._quantized and not any(key.startswith("kernel ") for key in self._shown):
             self._once("no kernel", "vLLM's log names no kernel for the quantized weights.")
-        self._once("ready", f"Ready: {address.words}")
-
-    def _tell_stop(self, stop: StopReason) -> None:
-        if stop.signal is not None:
-            self._once("signal", "Handed on; vLLM is ending. A second signal kills it.")
-        if stop.killed:
-            self._once("killed", f"vLLM is killed: {stop.killed}.")
+        self._once("ready", f"Ready: {address.url}")
 
     def _once(self, key: str, *lines: str) -> None:
-        if key not in self._told:
-            self._told.add(key)
+        if key not in self._shown:
+            self._shown.add(key)
             self._waiting += lines
 
-    def _say_waiting(self, *, at_once: bool = False) -> None:
-        """Never within a line of the log's, unless there will be no end of it."""
+    def _show_waiting(self, *, at_once: bool = False) -> None:
+        """Only between two lines of the log, or at its end."""
         if self._waiting and (self._line_start or at_once):
-            waiting, self._waiting = self._waiting, []
-            for line in waiting:
-                self._said(line)
+            lines, self._waiting = self._waiting, []
+            for line in lines:
+                self._on_line(line)
 
 
-def answers(address: Address) -> bool:
-    """Whether a connection is taken at `address`."""
-    unix = bool(address.path)
-    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-    host = host.strip("[]")
-    family = socket.AF_UNIX if unix else socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+def accepts(address: Address) -> bool:
+    """Whether a server accepts connections at `address`."""
+    host = address.local_host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(socket.AF_UNIX if address.path else family) as probe:
         probe.settimeout(CONNECT)
         try:
-            probe.connect(address.path if unix else (host, address.port))
+            probe.connect(address.path or (host, address.port))
         except OSError:
             return False
     return True

@@ -1,6 +1,6 @@
-"""What is checked before vLLM starts: the address, the checkpoint's files, memory, the settings.
+"""Checks before vLLM starts: the address, the checkpoint's files, memory, the settings.
 
-vLLM itself would find most of it after half a minute of imports, and some of it never: it loads a
+vLLM itself would find most faults after half a minute of imports, and some never: it loads a
 checkpoint that lacks a tensor, and shares a port with another vLLM of the same user.
 """
 
@@ -15,48 +15,52 @@ from salient.diagnose.env_vars import relevant
 from salient.diagnose.finding import Finding
 from salient.diagnose.report import finding_lines
 from salient.diagnose.serving.serving_rules import judge_settings
+from salient.plan.commands import OUR_METHODS, TRACK_WEIGHTS
 from salient.serve.http_server import bind
 
-from .command import untracked
 from .memory_fit import MemoryFit
-from .target import LaunchContext
-from .user_arguments import settings_of
+from .target import LaunchContext, settings_of
 
-TOLD = ("error", "slow", "warning")
-REFUSED_MOST = 5  # findings that a refusal lists
-# judged better by the plan, which knows what is free
-_JUDGED_ELSEWHERE = ("context-no-room",)
+SHOWN = ("error", "slow", "warning")
+MAX_REFUSED = 5  # findings of a refusal that are shown
+# judged by memory_fit.py, which knows the free memory
+_SKIPPED = ("context-no-room",)
+_LOCAL = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server will listen. path: of a Unix socket, "" where it is host and port"""
+    """Where the server listens. path: of a Unix socket, "" for host and port"""
 
     host: str
     port: int
     path: str = ""
 
     @property
-    def words(self) -> str:
-        """ "http://127.0.0.1:8000"; of all addresses, the one to reach it by from here."""
+    def local_host(self) -> str:
+        """The host to connect to from this machine."""
+        return _LOCAL.get(self.host, self.host).strip("[]")
+
+    @property
+    def url(self) -> str:
+        """ "http://127.0.0.1:8000"."""
         if self.path:
             return f"unix:{self.path}"
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        host = f"[{self.local_host}]" if ":" in self.local_host else self.local_host
         return f"http://{host}:{self.port}"
 
 
-def address_of(found: LaunchContext) -> Address | None:
-    """Where this vLLM will listen; None where it will not: a further machine of several."""
-    if found.given.values.get("headless"):
+def address_of(context: LaunchContext) -> Address | None:
+    """Where this vLLM will listen; None for a further machine of several, which does not."""
+    user, options = context.arguments, context.options
+    if user.values.get("headless"):
         return None
-    given = found.given
-    host, port = given.text("host", found.request.host), given.number("port", found.request.port)
-    return Address(host, port, given.text("uds", ""))
+    host, port = user.text("host", options.host), user.number("port", options.port)
+    return Address(host, port, user.text("uds", ""))
 
 
 def check_address(address: Address) -> None:
-    """Raises RequestError where the address is taken or cannot be listened on."""
+    """Raise RequestError if the address is in use or invalid."""
     if address.path:
         return
     try:
@@ -65,57 +69,75 @@ def check_address(address: Address) -> None:
         raise RequestError(f"{error} vLLM was not started.") from None
 
 
-def check_checkpoint(found: LaunchContext, said: Callable[[str], None]) -> None:
-    """Look at every header, scale and zero. Raises CheckpointError for what would make wrong
-    numbers or stop vLLM; ModelError where nothing can be read; says what is doubtful."""
-    reading = read_checkpoint(found.folder)
-    wrong = [
-        one for one in reading.findings if one.level == "error" and one.certainty != "possible"
-    ]
-    if wrong:
-        lines = [line for one in wrong[:REFUSED_MOST] for line in finding_lines(one)]
-        more = len(wrong) - REFUSED_MOST
+def check_checkpoint(context: LaunchContext, on_line: Callable[[str], None]) -> None:
+    """Check every header, scale and zero.
+
+    Raises CheckpointError for faults that stop vLLM or give wrong numbers, ModelError for
+    unreadable files.
+    """
+    reading = read_checkpoint(context.folder)
+    faults = [f for f in reading.findings if f.level == "error" and f.certainty != "possible"]
+    if faults:
+        lines = [line for fault in faults[:MAX_REFUSED] for line in finding_lines(fault)]
+        more = len(faults) - MAX_REFUSED
         lines += [f"and {more} more"] * (more > 0)
         raise CheckpointError(
-            f"{found.folder} would not load, or would compute wrong numbers; vLLM was not started. "
-            "Found:\n" + "\n".join(lines) + f"\nAll of it: salient doctor {found.folder}"
+            f"{context.folder} would not load, or would compute wrong numbers; vLLM was not "
+            "started. Found:\n" + "\n".join(lines) + f"\nAll of it: salient doctor {context.folder}"
         )
-    tell(reading.findings, said)
+    show(reading.findings, on_line)
     if reading.modules:
-        said(f"Checkpoint: {reading.modules} quantized linears, {reading.method}, no fault found.")
-    gpu = found.place.gpu if found.place and found.place.gpu.vendor != "cpu" else None
+        on_line(f"Checkpoint: {reading.modules} quantized linears, {reading.method}, no faults.")
+    gpu = context.device.gpu if context.device and context.device.gpu.vendor != "cpu" else None
     if gpu:
-        version = found.version if found.vllm and found.vllm.version else None
-        tell(judge_kernel(found.config, reading, gpu, found.tp, version), said)
+        version = context.known_version
+        show(judge_kernel(context.config, reading, gpu, context.tp, version), on_line)
 
 
-def check_fit(fit: MemoryFit, said: Callable[[str], None]) -> None:
-    """Raises ResourceError where the model cannot fit; says what was planned."""
-    if fit.refused:
-        raise ResourceError(f"{fit.refused}\nvLLM was not started.")
-    for line in fit.said:
-        said(line)
+def check_fit(fit: MemoryFit, on_line: Callable[[str], None]) -> None:
+    """Raise ResourceError if the model cannot fit; show the plan."""
+    if fit.refusal:
+        raise ResourceError(f"{fit.refusal}\nvLLM was not started.")
+    for line in fit.lines:
+        on_line(line)
 
 
 def check_settings(
-    found: LaunchContext, command: list[str], variables: dict[str, str], said: Callable[[str], None]
+    context: LaunchContext,
+    command: list[str],
+    variables: dict[str, str],
+    on_line: Callable[[str], None],
 ) -> None:
-    """Say what the arguments mean for speed and safety. None of it stops vLLM: it judges its own
-    arguments, and knows more of them than we do."""
-    start = len(found.vllm.start) if found.vllm else 2
+    """Show what the arguments mean for speed and safety. vLLM itself checks them at its start."""
+    start = len(context.vllm.start) if context.vllm else 2
     environment = relevant({**os.environ, **variables})
     settings = settings_of(["m", *command[start + 1 :]], environment)
-    gpu = found.place.gpu if found.place else None
-    version = found.version if found.vllm and found.vllm.version else None
-    told = judge_settings(settings, gpu=gpu, version=version, config=found.config)
-    tell((one for one in told if one.id not in _JUDGED_ELSEWHERE), said)
-    if words := untracked(found):
-        said(words)
+    gpu = context.device.gpu if context.device else None
+    findings = judge_settings(
+        settings, gpu=gpu, version=context.known_version, config=context.config
+    )
+    show((finding for finding in findings if finding.id not in _SKIPPED), on_line)
+    if warning := untracked(context):
+        on_line(warning)
 
 
-def tell(findings: Iterable[Finding], said: Callable[[str], None]) -> None:
-    """Say the findings that are bad or doubtful, the worst first."""
+def untracked(context: LaunchContext) -> str:
+    """A warning if the user's arguments keep vLLM from tracking tensors, else ""."""
+    method = context.packing.method if context.packing else ""
+    config = context.arguments.values.get("model_loader_extra_config")
+    tracked = isinstance(config, dict) and config.keys() & TRACK_WEIGHTS
+    if method not in OUR_METHODS or config is None or tracked:
+        return ""
+    (key,) = TRACK_WEIGHTS
+    return (
+        "Your --model-loader-extra-config replaces ours, so vLLM will not report a missing "
+        f'tensor. Add "{key}": true to it.'
+    )
+
+
+def show(findings: Iterable[Finding], on_line: Callable[[str], None]) -> None:
+    """Show errors and warnings, the worst first."""
     for finding in findings:
-        if finding.level in TOLD:
+        if finding.level in SHOWN:
             for line in finding_lines(finding):
-                said(line)
+                on_line(line)

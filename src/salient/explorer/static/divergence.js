@@ -1,16 +1,16 @@
-// The reference's answer, each token coloured by KL(reference || checkpoint) at its place.
+// The reference's answer, each token coloured by its KL(reference || checkpoint).
 
 import { el, number, percent } from "./draw.js";
 
 const LEVELS = [0.01, 0.05, 0.25, 1]; // nats between the colours
 const level = kl => LEVELS.filter(edge => kl >= edge).length;
-const WORDS = ["below 0.01", "to 0.05", "to 0.25", "to 1", "1 nat and more"];
+const LABELS = ["below 0.01", "to 0.05", "to 0.25", "to 1", "1 nat and more"];
 const shown = text => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥") || "␣";
 const quoted = text => `“${text.replace(/\n/g, "⏎")}”`;
 
-export function drawParting(host, found) {
+export function drawDivergence(host, data) {
   const detail = el("div", { class: "detail", "aria-live": "polite" });
-  const tokens = found.tokens.map((token, i) =>
+  const tokens = data.tokens.map((token, i) =>
     el(
       "button",
       {
@@ -19,49 +19,49 @@ export function drawParting(host, found) {
         tabindex: i ? -1 : 0,
         "aria-label":
           `${quoted(token.text)}, KL ${number(token.kl, 2)} nats` +
-          (token.same ? "" : ", another favourite"),
-        onmouseenter: () => tell(detail, token),
-        onfocus: () => tell(detail, token),
-        onclick: () => tell(detail, token),
+          (token.same ? "" : ", another most likely token"),
+        onmouseenter: () => showDetail(detail, token),
+        onfocus: () => showDetail(detail, token),
+        onclick: () => showDetail(detail, token),
         onkeydown: event => walk(event, tokens, i),
       },
       shown(token.text),
     ),
   );
-  const differ = found.tokens.filter(token => !token.same).length;
+  const differ = data.tokens.filter(token => !token.same).length;
   host.replaceChildren(
-    el("h3", {}, "Where they part ", el("small", {}, "the reference's answer, read by both")),
+    el("h3", {}, "Where they differ ", el("small", {}, "the reference's answer, read by both models")),
     el(
       "ul",
       { class: "legend" },
-      WORDS.map((words, i) => el("li", {}, el("i", { class: `key token kl${i}` }), words)),
-      el("li", {}, el("i", { class: "key token other" }), "another favourite"),
+      LABELS.map((label, i) => el("li", {}, el("i", { class: `key token kl${i}` }), label)),
+      el("li", {}, el("i", { class: "key token other" }), "another most likely token"),
     ),
     el(
       "div",
       {
         class: "tokens",
         role: "group",
-        "aria-label": "Tokens of the reference's answer; arrow keys go from one to the next",
+        "aria-label": "Tokens of the reference's answer; arrow keys move from one to the next",
       },
       // A line break within a token breaks the line behind it.
-      found.tokens.flatMap((token, i) =>
+      data.tokens.flatMap((token, i) =>
         token.text.includes("\n") ? [tokens[i], el("br")] : [tokens[i]],
       ),
     ),
     el(
       "p",
       { class: "note" },
-      `Mean KL ${number(found.mean_kl)} nats a token; at ${differ} of ${found.tokens.length} ` +
-        "places the likeliest token is another." +
-        (found.cut ? ` The last ${found.cut} tokens were left out.` : "") +
-        " Point at a token, or go there with the arrow keys, to see both opinions.",
+      `Mean KL ${number(data.mean_kl)} nats a token; at ${differ} of ${data.tokens.length} ` +
+        "positions the most likely token differs." +
+        (data.cut ? ` The last ${data.cut} tokens were left out.` : "") +
+        " Point at a token, or use the arrow keys, to see the probabilities of both models.",
     ),
     detail,
   );
-  tell(
+  showDetail(
     detail,
-    found.tokens.reduce((worst, token) => (token.kl > worst.kl ? token : worst)),
+    data.tokens.reduce((worst, token) => (token.kl > worst.kl ? token : worst)),
   );
 }
 
@@ -81,7 +81,7 @@ function walk(event, tokens, i) {
   tokens[to].focus();
 }
 
-function tell(detail, token) {
+function showDetail(detail, token) {
   const side = (who, list, own) =>
     el(
       "div",
@@ -100,7 +100,7 @@ function tell(detail, token) {
           ),
         ),
       ),
-      el("p", { class: "note" }, `gave this token ${percent(own)}`),
+      el("p", { class: "note" }, `probability of this token: ${percent(own)}`),
     );
   detail.replaceChildren(
     el(
@@ -108,7 +108,7 @@ function tell(detail, token) {
       {},
       el("strong", {}, quoted(token.text)),
       ` KL ${number(token.kl)} nats`,
-      token.same ? "" : ": the two would have gone on differently",
+      token.same ? "" : ": the two models would continue differently",
     ),
     el(
       "div",
