@@ -175,7 +175,7 @@ ERRORS = {
         untouched,
         ("--samples", "5000"),
         "CalibrationError",
-        r"holds \d+ tokens, but 5000 samples of 64 need 320000\. Ask for --samples \d+",
+        r"has \d+ tokens, but 5000 samples of 64 need 320000\. Use --samples \d+",
     ),
     "a weight that is NaN": (
         not_a_number,

@@ -55,13 +55,13 @@ def test_too_little_memory_is_said_before_starting(toy, text, tmp_path, monkeypa
         (
             {"samples": 5000},
             CalibrationError,
-            r"holds \d+ tokens, but 5000 samples .* Ask for --samples",
+            r"has \d+ tokens, but 5000 samples .* Use --samples",
         ),
         ({"sequence_length": 1024}, CalibrationError, r"longer than the model's 512 positions"),
         (
             {"sequence_length": 8},
             CalibrationError,
-            r"--samples 6 of --sequence-length 8: give at least 1 of 64 tokens",
+            r"--samples 6 of --sequence-length 8: use at least 1 of 64 tokens",
         ),
         ({"calibration": "no/such/file.txt"}, CalibrationError, r"No text file .*'builtin'"),
     ],

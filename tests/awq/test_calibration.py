@@ -89,15 +89,15 @@ def test_more_text_after_enough_changes_no_token(tokenizer):
     ("samples", "length"), [(0, 512), (-1, 512), (1, FEWEST_TOKENS - 1), (1, 0)]
 )
 def test_too_few_samples_or_tokens_say_the_fewest(samples, length, tokenizer):
-    words = rf"--samples {samples} of --sequence-length {length}: give at least 1 of 64 tokens"
+    words = rf"--samples {samples} of --sequence-length {length}: use at least 1 of 64 tokens"
     with pytest.raises(CalibrationError, match=words):
         pack_tokens([letters(1000)], tokenizer, samples, length, "texts")
 
 
 def test_too_little_text_says_how_many_samples_it_makes(tokenizer):
     words = (
-        r"my\.txt holds 300 tokens, but 3 samples of 128 need 384\. "
-        r"Ask for --samples 2, or give more text"
+        r"my\.txt has 300 tokens, but 3 samples of 128 need 384\. "
+        r"Use --samples 2, or more text"
     )
     with pytest.raises(CalibrationError, match=words):
         pack_tokens([letters(300)], tokenizer, 3, 128, "my.txt")
@@ -105,9 +105,9 @@ def test_too_little_text_says_how_many_samples_it_makes(tokenizer):
 
 def test_too_little_text_speaks_in_the_options_of_its_command(tokenizer):
     options = ("--windows", "--window-length")
-    with pytest.raises(CalibrationError, match=r"Ask for --windows 2, or give more text"):
+    with pytest.raises(CalibrationError, match=r"Use --windows 2, or more text"):
         pack_tokens([letters(300)], tokenizer, 3, 128, "my.txt", options)
-    with pytest.raises(CalibrationError, match=r"shorter --window-length .*, or give more text"):
+    with pytest.raises(CalibrationError, match=r"shorter --window-length .*, or more text"):
         pack_tokens([letters(300)], tokenizer, 1, 512, "my.txt", options)
 
 
@@ -118,7 +118,7 @@ def test_too_little_text_speaks_in_the_options_of_its_command(tokenizer):
 def test_the_advice_on_too_little_text_works_when_it_is_followed(
     tokens, samples, length, tokenizer
 ):
-    with pytest.raises(CalibrationError, match="or give more text") as raised:
+    with pytest.raises(CalibrationError, match="or more text") as raised:
         pack_tokens([letters(tokens)], tokenizer, samples, length, "my.txt")
     words = str(raised.value)
     if fewer := re.search(r"--samples (\d+)", words):
@@ -135,7 +135,7 @@ def test_text_shorter_than_the_shortest_sample_is_not_told_to_shorten_it(tokeniz
 
 
 def test_no_documents_are_too_little_text(tokenizer):
-    with pytest.raises(CalibrationError, match=r"my\.txt holds 0 tokens, .* more text"):
+    with pytest.raises(CalibrationError, match=r"my\.txt has 0 tokens, .* more text"):
         pack_tokens([], tokenizer, 1, 64, "my.txt")
 
 

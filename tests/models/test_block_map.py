@@ -31,7 +31,7 @@ def test_blocks_of_one_shape_are_shown_once_with_their_groups(tmp_path):
     assert all(0 <= g["proof_error"] < TOLERANCE for g in kind["groups"])
     table = next(t for t in report.tables if t.title == "model.layers.0 and 1 like it")
     assert [row[-1] for row in table.rows] == ["scaled"] * 4
-    assert "At 16 bits outside the blocks: embedding, norms, head." in report.lines
+    assert "Unquantized outside the blocks: embedding, norms, head." in report.lines
 
 
 def test_experts_are_shown_together_and_routers_at_sixteen_bits(tmp_path):
@@ -47,7 +47,7 @@ def test_experts_are_shown_together_and_routers_at_sixteen_bits(tmp_path):
     assert set(entry["readers"]) == {"mlp.gate", *shared, *experts}
     assert (down["absorber"], down["count"]) == ("mlp.experts.*.up_proj", 8)
     assert sparse["at_16_bits"] == {"mlp.gate": "a router"}
-    assert "At 16 bits: 1 x model.layers.*.mlp.gate (a router)." in report.lines
+    assert "Unquantized: 1 x model.layers.*.mlp.gate (a router)." in report.lines
 
 
 def test_a_refusal_names_who_stood_in_the_way(tmp_path):

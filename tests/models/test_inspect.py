@@ -78,7 +78,7 @@ def test_a_config_that_claims_codes_over_sixteen_bits_is_found_out(made, toy, tm
     folder = Path(shutil.copytree(toy, tmp_path / "copy"))
     claim = json.loads((made["awq"] / "config.json").read_text())["quantization_config"]
     rewrite_json(folder / "config.json", quantization_config=claim)
-    words = r"calls itself awq, but holds no \*\.qweight\. Its config\.json belongs to another"
+    words = r"declares the format awq, but has no \*\.qweight\. Its config\.json belongs to another"
     with pytest.raises(CheckpointError, match=words):
         api.inspect(str(folder))
 

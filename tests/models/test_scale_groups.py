@@ -224,4 +224,4 @@ def test_groups_that_do_not_hold_beside_the_others_are_refused(settings, monkeyp
     monkeypatch.setattr(FoldProof, "error", lambda p, gs: 1.0 if len(gs) == 4 else alone(p, gs))
     groups = find_groups(block, probe)
     assert [g.proven for g in groups] == [True, True, True, False]
-    assert groups[-1].refusal == "it does not hold beside the block's others"
+    assert groups[-1].refusal == "it fails in combination with the block's other groups"

@@ -335,7 +335,7 @@ def test_experts_and_linears_of_one_input_are_kept_together():
 
 
 def test_a_text_too_short_says_so_before_anything_is_measured(model, plain, text, tmp_path):
-    with pytest.raises(CalibrationError, match=r"9000 samples of 64 need .* Ask for --windows \d"):
+    with pytest.raises(CalibrationError, match=r"9000 samples of 64 need .* Use --windows \d"):
         attribute(plain, model, text, tmp_path, windows=9000)
 
 

@@ -148,10 +148,10 @@ def test_without_a_text_the_built_in_held_out_one_is_measured(made, toy):
         ),
         (
             {"windows": 9000},
-            r"holds \d+ tokens, but 9000 samples of 96 need .* Ask for --windows \d",
+            r"has \d+ tokens, but 9000 samples of 96 need .* Use --windows \d",
         ),
-        ({"window_length": 8}, r"of --window-length 8: give at least 1 of 64 tokens"),
-        ({"windows": 0}, r"--windows 0 of .*: give at least 1 of 64 tokens"),
+        ({"window_length": 8}, r"of --window-length 8: use at least 1 of 64 tokens"),
+        ({"windows": 0}, r"--windows 0 of .*: use at least 1 of 64 tokens"),
     ],
 )
 def test_windows_that_cannot_be_cut_say_what_fits(changes, words, made, toy, text):

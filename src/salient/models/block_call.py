@@ -1,4 +1,4 @@
-"""What a block is called with beside the hidden states, and a block run with it."""
+"""Arguments of a decoder block, running it, recording its inputs, and its placeholder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,20 +36,21 @@ class StopForward(Exception):
 
 
 class ExtraOutput:
-    """Stands for what a block returns beside the hidden states."""
+    """Placeholder for the outputs of a block other than the hidden states."""
 
 
 class BlockPlaceholder(nn.Module):
-    """Stands where a block stood: notes its call and hands the hidden states on."""
+    """Placeholder for a decoder block: records its arguments and returns the hidden states."""
 
     def __init__(
         self, block: nn.Module, reached: Callable[[int, Tensor, BlockCall], Any], index: int
     ):
         super().__init__()
-        self.__dict__.update(stood_for=block, reached=reached, index=index)
+        self.__dict__.update(wrapped_block=block, reached=reached, index=index)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["stood_for"], name)  # models read e.g. `layer.attention_type`
+        # Models read e.g. `layer.attention_type`.
+        return getattr(self.__dict__["wrapped_block"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
@@ -57,7 +58,7 @@ class BlockPlaceholder(nn.Module):
 
 
 class InputRecorder:
-    """Catches the inputs of some modules of a block while it runs: [tokens, in], by name."""
+    """Records the inputs of modules of a block while it runs: [tokens, in], by name."""
 
     def __init__(self, block: nn.Module, names: list[str]):
         self.inputs: dict[str, Tensor] = {}

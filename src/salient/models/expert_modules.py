@@ -1,10 +1,10 @@
 """Fused experts as one small MLP each, so that every expert's weights are linears like any other.
 
-Transformers keeps the experts of a block as 3-D parameters, `gate_up_proj` and `down_proj`. Engines
-want them one by one, and so does calibration: an expert sees only the tokens routed to it. How a
-fused module lays its weights out is partly declared by Transformers, partly guessed, and always
-shown on a small twin: fused and one by one must give the same output. A module that no layout
-reproduces stays as it is, at 16 bits.
+Transformers stores the experts of a block as 3-D parameters, `gate_up_proj` and `down_proj`.
+Engines need them one by one, and so does calibration: only the tokens routed to an expert reach it.
+The layout of a fused module is partly declared by Transformers, partly guessed, and always tested
+on a small twin: fused and one by one must give the same output. A module that no layout reproduces
+stays unchanged and unquantized.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ SAME = 1e-5  # relative difference that float32 explains
 
 @dataclass(frozen=True)
 class ExpertLayout:
-    """How a fused module keeps its experts' weights.
+    """How a fused module stores its experts' weights.
 
     experts, width, inner: how many; channels of the hidden states; channels within an expert
     transposed: [in, out] for each expert, not [out, in]
     interleaved: rows of gate and up alternate, not gate first
-    gated: whether there is a gate beside up
+    gated: whether there is a gate in addition to up
     biased: whether every linear has a bias
     """
 
@@ -49,7 +49,7 @@ class ExpertLayout:
         return "gate_up_proj" if self.gated else "up_proj"
 
     def part(self, name: str) -> tuple[str, TensorPart]:
-        """Where the fused module has what is called e.g. '3.gate_proj.weight' one by one.
+        """The slice of the fused module that is e.g. '3.gate_proj.weight' one by one.
 
         Returns the fused parameter's name, and the part of it.
         """
@@ -103,7 +103,7 @@ class UnfusedExperts(nn.ModuleList):
     """All experts of a block, called as the fused module was.
 
     With `index` and `weights` (int64 and float [tokens, k]): each token goes to the experts of its
-    row. Without: `x` [experts * tokens, width] holds every expert's input, zeros for tokens that
+    row. Without: `x` [experts * tokens, width] is every expert's input, zeros for tokens that
     are not its own.
     """
 
@@ -113,7 +113,7 @@ class UnfusedExperts(nn.ModuleList):
 
     @property
     def layout(self) -> ExpertLayout:
-        """How the fused module keeps these weights."""
+        """How the fused module stores these weights."""
         return self.how[0]
 
     def forward(
@@ -131,13 +131,13 @@ class UnfusedExperts(nn.ModuleList):
         for number in index.unique().tolist():
             if number < len(self):
                 token, slot = torch.where(index == number)
-                found = self[number](x[token]) * weights[token, slot, None]
-                out.index_add_(0, token, found.to(out.dtype))
+                output = self[number](x[token]) * weights[token, slot, None]
+                out.index_add_(0, token, output.to(out.dtype))
         return out
 
 
 def unfused(fused: nn.Module) -> UnfusedExperts | None:
-    """The experts of `fused` one by one, without weights; None if it holds none that are known.
+    """The experts of `fused` one by one, without weights; None if they are of no known form.
 
     The module may be without weights itself.
     """
@@ -151,33 +151,33 @@ def unfused(fused: nn.Module) -> UnfusedExperts | None:
 
 def _layouts(fused: nn.Module) -> list[ExpertLayout]:
     """The layouts that the parameters' names and shapes, and what is declared, leave open."""
-    found = {name: tuple(p.shape) for name, p in fused.named_parameters(recurse=False)}
-    down = found.get("down_proj", ())
+    shapes = {name: tuple(p.shape) for name, p in fused.named_parameters(recurse=False)}
+    down = shapes.get("down_proj", ())
     if len(down) != 3 or any(True for _ in fused.children() if list(_.parameters())):
         return []
     choices = (_declared(fused, "is_transposed"), _declared(fused, "is_concatenated"))
     layouts = []
     for transposed, concatenated in itertools.product(*choices):
         inner, width = down[1:] if transposed else down[:0:-1]
-        gated, biased = "gate_up_proj" in found, "down_proj_bias" in found
-        made = ExpertLayout(down[0], width, inner, transposed, not concatenated, gated, biased)
-        if made.shapes() == found:
-            layouts.append(made)
+        gated, biased = "gate_up_proj" in shapes, "down_proj_bias" in shapes
+        layout = ExpertLayout(down[0], width, inner, transposed, not concatenated, gated, biased)
+        if layout.shapes() == shapes:
+            layouts.append(layout)
     return layouts
 
 
 def _declared(fused: nn.Module, name: str) -> tuple[bool, ...]:
-    """What Transformers says of a layout; both, likelier first, where it says nothing."""
-    said = getattr(fused, name, None)
+    """A layout's flag by Transformers; both values, likelier first, if it declares none."""
+    declared = getattr(fused, name, None)
     usual = name == "is_concatenated"
-    return (usual, not usual) if said is None else (bool(said),)
+    return (usual, not usual) if declared is None else (bool(declared),)
 
 
 def _activation(fused: nn.Module, layout: ExpertLayout) -> Callable[[Tensor], Tensor]:
     if not layout.gated:
         return fused.act_fn  # type: ignore[return-value]
     if hasattr(fused, "_apply_gate"):
-        # Bound to a copy without parameters: what it needs beside them are settings.
+        # Bound to a copy without parameters: all else that it needs are settings.
         bare = copy.copy(fused)
         bare._parameters = {}
         return bare._apply_gate  # type: ignore[return-value]
@@ -201,7 +201,7 @@ def _reproduces(
 ) -> bool:
     """Whether small twins of `fused` and of its experts one by one give the same output.
 
-    The twin of `fused` runs Transformers' own forward, with its sizes where it has noted them.
+    The twin of `fused` runs Transformers' own forward, with its sizes where it stores them.
     """
     random = torch.Generator().manual_seed(0)
     sizes: dict[int, int] = {}

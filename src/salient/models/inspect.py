@@ -1,4 +1,8 @@
-"""The verb `inspect`: what is in a checkpoint folder, from its files alone."""
+"""The verb `inspect`: a checkpoint folder's format and evidence; the blocks of a 16-bit model.
+
+The first block of each kind of a 16-bit model is read and traced on random tokens, and its scale
+groups are proven, as in a run.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -55,8 +59,8 @@ def inspect_checkpoint(name: str, progress: Progress) -> Report:
         counts = [(kind, str(count)) for kind, count in kinds.items()]
         tables.append(Table("Quantized linears", ("kind", "count"), counts))
     if checkpoint.format is None:
-        found, maps, lines = map_blocks(checkpoint, progress)
-        return Report(data | found, tables + maps, lines)
+        blocks, maps, lines = map_blocks(checkpoint, progress)
+        return Report(data | blocks, tables + maps, lines)
     evidence = read_evidence(checkpoint.folder)
     lines = ["No salient.json: the checkpoint carries no evidence."]
     if evidence is not None:
@@ -75,12 +79,12 @@ def quantized_modules(checkpoint: Checkpoint) -> list[str]:
 
 
 def _check_complete(checkpoint: Checkpoint, modules: list[str]) -> None:
-    """Complain of a missing tensor: vLLM would load the checkpoint and answer nonsense."""
+    """Refuse a missing tensor: vLLM would load the checkpoint and produce nonsense."""
     if checkpoint.format is None or checkpoint.scheme is None:
         return
     if not modules:
         raise CheckpointError(
-            f"{checkpoint.folder} calls itself {checkpoint.format.name}, but holds no "
+            f"{checkpoint.folder} declares the format {checkpoint.format.name}, but has no "
             f"*.{checkpoint.format.suffix}. Its config.json belongs to another folder; write the "
             "checkpoint again."
         )
@@ -113,7 +117,7 @@ def _evidence_lines(evidence: RunEvidence) -> tuple[Table, list[str]]:
 
 @dataclass(frozen=True)
 class BlockKind:
-    """Blocks of one shape, the groups of the first, and what stays at 16 bits in it, and why."""
+    """Blocks of one shape, the groups of the first, and its unquantized linears with reasons."""
 
     blocks: list[str]
     groups: list[ScaleGroup]
@@ -156,7 +160,7 @@ def _kinds(skeleton: Skeleton, progress: Progress) -> list[BlockKind]:
     kinds = []
     for number, indices in enumerate(homes.values()):
         first = indices[0]
-        progress(number, len(homes), f"{skeleton.blocks[first]}: watching, proving", "")
+        progress(number, len(homes), f"{skeleton.blocks[first]}: tracing, proving", "")
         groups = prober.groups(first, skeleton.block(first), hidden)
         unfit = skeleton.unfit(first)
         unfit |= {n: g.refusal for g in groups if not g.called for n in g.readers}
@@ -205,17 +209,17 @@ def _table(kind: BlockKind) -> Table:
 
 
 def sixteen_bit_lines(left: dict[str, str]) -> list[str]:
-    """What stays at 16 bits, by kind of module: a line, or none. `left`: name -> why."""
+    """The unquantized linears by kind: one line, or none. `left`: name -> reason."""
     kinds: dict[tuple[str, str], int] = {}
     for name, reason in left.items():
         key = pattern(name), reason
         kinds[key] = kinds.get(key, 0) + 1
-    words = [f"{count} x {name} ({reason})" for (name, reason), count in kinds.items()]
-    return [f"At 16 bits: {', '.join(words)}."] if words else []
+    kinds_text = [f"{count} x {name} ({reason})" for (name, reason), count in kinds.items()]
+    return [f"Unquantized: {', '.join(kinds_text)}."] if kinds_text else []
 
 
 def left_out_lines(names: list[str]) -> list[str]:
-    """The tensors of the source that the checkpoint will not have: a line, or none."""
+    """The tensors of the source that the checkpoint omits: one line, or none."""
     if not names:
         return []
     named = ", ".join(names[:3]) + (" ..." if names[3:] else "")
@@ -228,7 +232,7 @@ def left_out_lines(names: list[str]) -> list[str]:
 def _outer_lines(skeleton: Skeleton) -> list[str]:
     towers = dict.fromkeys(".".join(n.split(".")[:2]) for n in skeleton.tower_modules())
     outside = ", ".join(["embedding", "norms", "head", *towers])
-    line = f"At 16 bits outside the blocks: {outside}."
+    line = f"Unquantized outside the blocks: {outside}."
     return [line, *left_out_lines(skeleton.unknown_names())]
 
 

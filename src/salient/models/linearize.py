@@ -1,6 +1,6 @@
-"""A model's odd linears as plain ones: fused experts one by one, GPT-2's Conv1D as nn.Linear.
+"""Replace special linears by nn.Linear: fused experts one by one, GPT-2's Conv1D.
 
-Everything after this sees nn.Linear alone. `places` remembers where Transformers has each weight.
+All later code handles nn.Linear only. `places` maps to Transformers' location of each weight.
 """
 
 from torch import nn
@@ -15,16 +15,16 @@ FEWEST_OUTPUTS = 8  # a packed word of the formats
 
 
 def make_plain(blocks: nn.ModuleList, prefix: str) -> dict[str, StoredSlice]:
-    """Replace the odd linears of `blocks` (on the meta device) and tell where their weights were.
+    """Replace the special linears of `blocks` (on the meta device); returns their weights' places.
 
     `prefix` is the name of `blocks` in the model. Returns full parameter name -> place.
     """
     places = {}
     for path, module in list(blocks.named_modules()):
-        made, own = _plain(module)
-        if made is None:
+        plain, own = _plain(module)
+        if plain is None:
             continue
-        blocks.set_submodule(path, made)
+        blocks.set_submodule(path, plain)
         home = f"{prefix}.{path}"
         places |= {
             f"{home}.{name}": StoredSlice(f"{home}.{place.name}", place.part, place.order)
@@ -51,9 +51,9 @@ def _place(layout: ExpertLayout, name: str) -> StoredSlice:
 
 
 def unfit_linears(block: nn.Module) -> dict[str, str]:
-    """The modules of `block` with a matrix that stays at 16 bits -> why.
+    """The modules of `block` with an unquantized matrix -> reason.
 
-    Routers: what gives a number for each expert. Gates: linears of few outputs. Fused experts that
+    Routers: one output for each expert. Gates: linears of few outputs. Fused experts that
     no layout reproduces.
     """
     experts = {name: len(m) for name, m in block.named_modules() if isinstance(m, UnfusedExperts)}

@@ -67,7 +67,7 @@ class Adapter:
 
 
 def _alone(module: str, weight: Tensor, *, embedding: bool) -> nn.Module:
-    """A model that has nothing but the linear, or embedding, called `module`."""
+    """A model with only the linear, or embedding, called `module`."""
     rows, width = weight.shape
     layer = nn.Embedding(rows, width) if embedding else nn.Linear(width, rows, bias=False)
     layer.weight.data = weight
@@ -84,7 +84,7 @@ def _alone(module: str, weight: Tensor, *, embedding: bool) -> nn.Module:
 def open_adapter(folder: Path) -> Adapter:
     """Read the LoRA adapter in `folder`.
 
-    Raises ModelError if it is none that can be merged, MissingExtra without peft.
+    Raises ModelError if it cannot be merged, MissingExtra without peft.
     """
     weights, settings = folder / WEIGHTS, folder / CONFIG
     if not weights.is_file() or not settings.is_file():
@@ -99,8 +99,8 @@ def open_adapter(folder: Path) -> Adapter:
     with piece.reading():
         for key in sorted(piece.files):
             name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
-            module, found, _ = name.partition(".lora_")
-            home = parts.setdefault(module, {}) if found else replaced
+            module, separator, _ = name.partition(".lora_")
+            home = parts.setdefault(module, {}) if separator else replaced
             home[name] = piece.tensor(key)
     digest = hashlib.sha256(weights.read_bytes() + settings.read_bytes()).hexdigest()
     return Adapter(folder, config, parts, replaced, digest)
@@ -146,7 +146,7 @@ class AdaptedCheckpoint(Checkpoint):
 
     @staticmethod
     def over(source: Checkpoint, adapter: Adapter) -> "AdaptedCheckpoint":
-        """`source` seen through `adapter`.
+        """`source` with `adapter` merged.
 
         Raises ModelError if the adapter names a module that the model lacks.
         """
@@ -165,12 +165,12 @@ class AdaptedCheckpoint(Checkpoint):
         """The tensor called `name` with the adapter merged in; float32 where it changed."""
         assert self.adapter is not None
         replaced = self.adapter.replaced.get(name)
-        found = super().tensor(name) if replaced is None else replaced
+        tensor = super().tensor(name) if replaced is None else replaced
         module, _, kind = name.rpartition(".")
         if kind == "weight" and module in self.adapter.parts:
             with torch.no_grad():
-                return self.adapter.merged(module, found)
-        return found
+                return self.adapter.merged(module, tensor)
+        return tensor
 
     def entry(self, name: str, index: int) -> Tensor:
         """Entry `index` along the first axis of `name`, with the adapter merged in."""

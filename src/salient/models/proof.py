@@ -1,8 +1,8 @@
-"""The proof of a scale group: fold a random scale in, and nothing must change.
+"""The proof of a scale group: folding a random scale must not change the output.
 
 The readers' columns are multiplied by the scale, the absorber's rows divided by it. If the absorber
 feeds anything else, or what lies between bends the scale, the block's output changes: the group is
-refused, and says who stood in the way.
+refused, with the module that prevents it.
 """
 
 from dataclasses import dataclass, replace
@@ -53,13 +53,13 @@ class ScaleGroup:
 
 
 def kind_of(group: ScaleGroup) -> tuple[tuple[str, ...], str, str]:
-    """What the groups of like experts have in common: readers, absorber, refusal, with stars."""
+    """The readers, absorber and refusal that groups of like experts share, with stars."""
     readers = tuple(dict.fromkeys(map(pattern, group.readers)))
     return readers, pattern(group.absorber or ""), group.refusal
 
 
 class FoldProof:
-    """Proves groups of `block` (float32 weights) on `probe`; leaves the block as it was."""
+    """Proves groups of `block` (float32 weights) on `probe`; the block ends unchanged."""
 
     def __init__(self, block: nn.Module, probe: BlockProbe):
         self.block, self.probe = block, probe
@@ -98,14 +98,14 @@ class FoldProof:
                 scale = self._random_scale(group, random)
                 fold(self.block, group, scale)
                 folded.append((group, 1 / scale))
-            found = run_block(self.block, self.probe.sequences, self.probe.sequences_call)
+            output = run_block(self.block, self.probe.sequences, self.probe.sequences_call)
         finally:
             for group, inverse in reversed(folded):
                 fold(self.block, group, inverse)
             for name, value in norms.items():  # 1 + weight is not divided exactly
                 self.block.get_parameter(name).data.copy_(value)
         size = self.expected.norm(dim=-1).clamp(min=1e-30)
-        change = (found - self.expected).norm(dim=-1) / size
+        change = (output - self.expected).norm(dim=-1) / size
         return float(change.nan_to_num(nan=float("inf")).max())
 
     def _random_scale(self, group: ScaleGroup, random: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
-"""Which output row of a linear feeds which input channel of another, found by running the block.
+"""Match the output rows of a linear to the input channels of another by running the block.
 
 Rows are doubled in patterns, one pattern a bit of the row's number, and the channels that double
-tell the number. That finds v -> o under grouped-query attention (several channels name one row: the
+give the number. That finds v -> o under grouped-query attention (several channels name one row: the
 scale is tied), fused qkv and gate_up (a slice of the rows), up -> down, and fc1 -> fc2 through a
 ReLU. One token a sequence makes attention pass its values through, so that queries and keys do not
 disturb the answer.
@@ -36,9 +36,9 @@ def feeding_rows(block: nn.Module, absorber: str, reader: str, probe: BlockProbe
     """Which output row of the linear `absorber` feeds each input channel of `reader`.
 
     Returns int64 [in], or None where some channel is not proportional to one row, or `reader` does
-    not run on single tokens. A channel that a
-    row bends (a gate) is told from one that it doubles or leaves still; for each bit both halves of
-    the rows are doubled in turn, so that a bent answer from one half is settled by the other.
+    not run on single tokens. A channel that a row changes non-linearly (a gate) is distinguished
+    from one that it doubles or leaves unchanged: for each bit both halves of the rows are doubled
+    in turn, so that the other half decides where one is non-linear.
     """
     weight = block.get_parameter(f"{absorber}.weight")
     number = torch.arange(weight.shape[0], device=weight.device)

@@ -1,18 +1,18 @@
 """Scale groups: linears of a block that may share a scale, and the module that takes the inverse.
 
-AWQ multiplies the input columns of some linears (the readers) by a scale and divides whatever feeds
-them (the absorber) by the same. That is free only if the absorber feeds nobody else. Nothing here
-knows an architecture:
+AWQ multiplies the input columns of some linears (the readers) by a scale and divides the module
+that feeds them (the absorber) by the same scale. That is exact only if the absorber feeds no other
+module. No architecture is hard-coded:
 
-1. *Watch* a block run (watching.py): what holds the same values, or some tokens of them, as a
-   norm's output is read from that norm: linears, routers, experts, whoever they belong to.
+1. *Trace* a block run (tracing.py): a tensor with the values of a norm's output, or of some of
+   its tokens, is read from that norm, whichever module reads it: linears, routers, experts.
 2. *Propose* an absorber. A module with a one-dimensional weight whose output is that input is a
-   norm. Otherwise each linear that ran before is asked which of its rows feeds which input channel
-   (feeding.py). Experts are alike: what holds for one is proposed for all.
+   norm. Otherwise each earlier linear is tested for rows that feed input channels
+   (row_matching.py). The proposal for one expert is made for all.
 3. *Prove* each proposal: fold a random positive scale into absorber and readers; the block's output
    must not change.
 
-A group that is not proven is not scaled, and says why, and who stood in the way.
+A group that is not proven is not scaled; its refusal names the reason and the module.
 """
 
 from collections.abc import Iterable
@@ -43,16 +43,16 @@ TRIES = 3  # experts for which an absorber is sought; the others are taken to be
 
 
 def find_groups(
-    block: nn.Module, probe: BlockProbe, seen: list[ScaleGroup] | None = None
+    block: nn.Module, probe: BlockProbe, proposals: list[ScaleGroup] | None = None
 ) -> list[ScaleGroup]:
     """The scale groups of `block` (float32 weights), each proven or refused.
 
-    Every linear is in one. `seen` are the groups of an earlier block of the same shape: they are
-    taken as proposals, which saves the search for absorbers, and proven again here.
+    Every linear is in one. `proposals` are the groups of an earlier block of this shape: they are
+    proven again here, which saves the search for absorbers.
     """
     watched = watch(block, probe)
     finder = _Finder(block, probe, watched)
-    return finder.confirmed(seen) or finder.all_groups()
+    return finder.confirmed(proposals) or finder.all_groups()
 
 
 class _Finder:
@@ -64,17 +64,17 @@ class _Finder:
         self.idle = idle_inputs(watched)
         self.position = {name: at for at, (name, _) in enumerate(block.named_modules())}
 
-    def confirmed(self, seen: list[ScaleGroup] | None) -> list[ScaleGroup] | None:
-        """The groups `seen` elsewhere, if they hold here, too; what was refused stays so."""
-        if seen is None:
+    def confirmed(self, proposals: list[ScaleGroup] | None) -> list[ScaleGroup] | None:
+        """The groups of `proposals` if they hold here too; refused ones stay refused."""
+        if proposals is None:
             return None
         inputs = self.watched.inputs
-        for names in (names for group in seen for names in group.inputs):
+        for names in (names for group in proposals for names in group.inputs):
             there = [inputs[name] for name in names if name in inputs]
             if not all(same(x, there[0]) for x in there):
                 return None
-        found = self._all_at_once(seen)
-        return found and [g if g.proven else replace(g, proof_error=None) for g in found]
+        groups = self._all_at_once(proposals)
+        return groups and [g if g.proven else replace(g, proof_error=None) for g in groups]
 
     def _all_at_once(self, groups: list[ScaleGroup]) -> list[ScaleGroup] | None:
         """`groups` with the error of folding all that are proven together; None if that fails."""
@@ -102,8 +102,8 @@ class _Finder:
             taken.update(group.readers)
             single = "*" in kind[0] and len(group.inputs) == 1
             alike.setdefault(kind, []).append(group) if single else groups.append(group)
-        for found in alike.values():
-            groups += self._prove_alike(found)
+        for similar in alike.values():
+            groups += self._prove_alike(similar)
         groups += [
             ScaleGroup(((name,),), refusal=f"it runs {times} times in the block")
             for name, times in self.watched.repeated.items()
@@ -111,14 +111,14 @@ class _Finder:
         return self._all_at_once(groups) or self._one_after_another(groups)
 
     def _one_after_another(self, groups: list[ScaleGroup]) -> list[ScaleGroup]:
-        """`groups` without those that do not hold beside the others."""
-        kept: list[ScaleGroup] = []
+        """`groups` without those that fail in combination with the others."""
+        accepted: list[ScaleGroup] = []
         for number, group in enumerate(groups):
-            if group.proven and self.proof.error([*kept, group]) <= TOLERANCE:
-                kept.append(group)
+            if group.proven and self.proof.error([*accepted, group]) <= TOLERANCE:
+                accepted.append(group)
             elif group.proven:
                 groups[number] = replace(
-                    group, refusal="it does not hold beside the block's others"
+                    group, refusal="it fails in combination with the block's other groups"
                 )
         return groups
 
@@ -127,18 +127,18 @@ class _Finder:
         return tuple(sorted(names, key=self.position.__getitem__))
 
     def _prove_alike(self, groups: list[ScaleGroup]) -> list[ScaleGroup]:
-        """What was found for one expert holds for all, also for those that were tried in vain.
+        """The group of one expert holds for all, also for those whose own search failed.
 
-        A single token reaches few experts: the rows that feed one are found on the others.
+        A single token reaches few experts: their rows are matched on the others.
         """
-        found = next((group for group in groups if group.proven), None)
-        if found is not None:
-            likened = [_like(found, group.inputs[0]) for group in groups]
+        model = next((group for group in groups if group.proven), None)
+        if model is not None:
+            likened = [_like(model, group.inputs[0]) for group in groups]
             if self.proof.error(likened) <= TOLERANCE:
                 groups = likened
             else:
                 groups = [
-                    g if g is found else self._find(g.inputs[0], [g.inputs[0]]) for g in groups
+                    g if g is model else self._find(g.inputs[0], [g.inputs[0]]) for g in groups
                 ]
         return sorted(groups, key=lambda group: self.position[group.readers[0]])
 
@@ -165,15 +165,15 @@ class _Finder:
         x = inputs[names[0]]
         if x.shape[-1] != out.shape[-1]:  # heads may share a norm
             return self._prove_norm(norm, [names]) if same_values(x, out) else None
-        found = None
+        best = None
         for reads in (some_of, multiples_of):
             if reads(x, out):
                 group = self._prove_norm(norm, [c for c in clusters if reads(inputs[c[0]], out)])
                 if group.proven or reads is some_of:  # multiples may be so by chance
-                    found = group
-            if found is not None and found.proven:
+                    best = group
+            if best is not None and best.proven:
                 break
-        return found
+        return best
 
     def _prove_norm(self, norm: str, readers: list[tuple[str, ...]]) -> ScaleGroup:
         """The group of `readers`, and of idle ones like them, proven or refused."""
@@ -215,7 +215,7 @@ class _Finder:
 
 
 def _like(group: ScaleGroup, names: tuple[str, ...]) -> ScaleGroup:
-    """What `group`, found for one expert, is for the readers `names` of another."""
+    """`group` of one expert, for the readers `names` of another."""
     absorber, own = group.absorber, numbers(group.readers[0])
     if absorber is not None and numbers(absorber) == own:
         others = iter(numbers(names[0]))
@@ -235,7 +235,7 @@ class GroupProver:
         self._skeleton = skeleton
         self._sequences = skeleton.calls(ids[:samples, :tokens])[1]
         self._tokens = skeleton.calls(ids[0, :tokens, None])[1]
-        self._seen: dict[str, list[ScaleGroup]] = {}
+        self._proposals: dict[str, list[ScaleGroup]] = {}
 
     def groups(self, index: int, block: nn.Module, hidden: Tensor) -> list[ScaleGroup]:
         """The groups of block `index` in float32; the first block of a shape proposes them.
@@ -245,16 +245,16 @@ class GroupProver:
         samples, tokens = PROBE
         sequences, single = hidden[:samples, :tokens], hidden[0, :tokens, None]
         probe = BlockProbe(sequences, self._sequences[index], single, self._tokens[index])
-        found = find_groups(block, probe, self._seen.get(shape_of(block)))
-        self._seen.setdefault(shape_of(block), found)
-        return found
+        groups = find_groups(block, probe, self._proposals.get(shape_of(block)))
+        self._proposals.setdefault(shape_of(block), groups)
+        return groups
 
     def ensure_proposals(self, index: int, hidden: Tensor) -> None:
-        """Have the proposals that block `index`, a finished one, made for others of its shape."""
-        if shape_of(self._skeleton.bare(index)) not in self._seen:
+        """Compute the proposals of a finished block `index` for others of its shape."""
+        if shape_of(self._skeleton.bare(index)) not in self._proposals:
             self.groups(index, self._skeleton.block(index, torch.float32), hidden)
 
 
 def shape_of(block: nn.Module) -> str:
-    """What blocks of one kind have in common: the names and shapes of their parameters."""
+    """The names and shapes of a block's parameters; blocks of one kind share them."""
     return repr([(name, tuple(p.shape)) for name, p in block.named_parameters()])

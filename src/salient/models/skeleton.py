@@ -1,10 +1,10 @@
 """A model as a skeleton and its blocks: the whole is never in memory.
 
 The skeleton is the Transformers model built without weights. Its embedding, norms and head are read
-once; its decoder layers are replaced by stubs. Running the skeleton then does two jobs that would
-otherwise need a table of architectures: it shows what every block is called with (masks, rotary
-angles, whatever the model hands down), and it turns the last block's output into logits exactly as
-the model does (final norm, head, scaling, soft-capping). Blocks are read one at a time.
+once; its decoder layers are replaced by placeholders. Running the skeleton does two jobs that would
+otherwise need a table of architectures: it records the arguments of every block (masks, rotary
+angles and all else that the model passes), and it turns the last block's output into logits exactly
+as the model does (final norm, head, scaling, soft-capping). Blocks are read one at a time.
 """
 
 import contextlib
@@ -48,8 +48,8 @@ class Skeleton:
         self._calls: list[BlockCall] = []
         self._hidden: Tensor | None = None
         self._inject: Tensor | None = None
-        # What a block returns beside the hidden states; () alone in a tuple, '' bare.
-        self._beside: tuple[Any, ...] | str | None = None
+        # Outputs of a block other than the hidden states; () alone in a tuple, '' bare.
+        self._extra_outputs: tuple[Any, ...] | str | None = None
         for index, block in enumerate(self._meta):
             layers[index] = BlockPlaceholder(block, self._reached, index)
         self._stubs = tuple(f"{block}." for block in self.blocks)
@@ -69,12 +69,12 @@ class Skeleton:
 
     @property
     def longest_context(self) -> int | None:
-        """Positions that the model was made for, None if its config does not say."""
+        """The model's maximum positions, None if its config has none."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def experts_per_token(self) -> int | None:
-        """How many experts each token is routed to, None if the config does not say."""
+        """Experts per token, None if the config has none."""
         config = self.model.config.get_text_config()
         values = (getattr(config, key, None) for key in KEYS["num_experts_per_tok"])
         return next((value for value in values if isinstance(value, int)), None)
@@ -117,20 +117,20 @@ class Skeleton:
         return {n: m for n, m in self._meta[index].named_modules() if isinstance(m, nn.Linear)}
 
     def unfit(self, index: int) -> dict[str, str]:
-        """What block `index` has beside linears to quantize: name within it -> why not this one.
+        """The unquantized linears of block `index`: name within it -> reason.
 
-        Routers and gates decide, with few weights; engines want them at 16 bits.
+        Routers and gates have few weights and much influence; engines expect them in 16-bit.
         """
         return unfit_linears(self._meta[index])
 
     def parameter_names(self, index: int) -> list[str]:
-        """The full names of all parameters and kept buffers of block `index`."""
+        """The full names of all parameters and stored buffers of block `index`."""
         return [f"{self.blocks[index]}.{name}" for name in self._meta[index].state_dict()]
 
     def block(
         self, index: int, dtype: torch.dtype | None = None, swap: Swap | None = None
     ) -> nn.Module:
-        """Block `index` with its weights, in `dtype` (the skeleton's unless given).
+        """Block `index` with its weights, in `dtype` (the skeleton's by default).
 
         `swap` may replace parts of it before anything is read. Raises ModelError on NaN.
         """
@@ -149,7 +149,7 @@ class Skeleton:
         The input is [samples, tokens, width].
         """
         self._read_outer(with_head=False)
-        if self._beside is None:
+        if self._extra_outputs is None:
             self._learn_what_blocks_return(ids[:1, :2])
         self._calls, self._hidden, self._inject = [], None, None
         self._forward(ids, body_only=True)
@@ -160,7 +160,7 @@ class Skeleton:
     def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """Logits [samples, tokens, vocab] from the last block's output, in the skeleton's dtype."""
         self._read_outer(with_head=True)
-        if self._beside is None:
+        if self._extra_outputs is None:
             self._learn_what_blocks_return(ids[:1, :2])
         self._calls, self._inject = [], hidden.to(self.device, self.dtype)
         try:
@@ -179,7 +179,7 @@ class Skeleton:
         return self.model
 
     def forget_outer(self) -> None:
-        """Free the embedding, norms and head until they are asked for again."""
+        """Free the embedding, norms and head until their next use."""
         for module in self.model.modules():
             for name, value in module._parameters.items():
                 if value is not None:
@@ -208,7 +208,7 @@ class Skeleton:
         with torch.no_grad():
             out = block(self._hidden, *call.args, **call.kwargs)
         several = isinstance(out, tuple)
-        self._beside = (
+        self._extra_outputs = (
             tuple(None if o is None else ExtraOutput() for o in out[1:]) if several else ""
         )
 
@@ -222,16 +222,20 @@ class Skeleton:
         self._calls.append(call)
         if index == 0:
             self._hidden = hidden
-            if self._beside is None:
+            if self._extra_outputs is None:
                 raise StopForward
             if self._inject is not None:
                 hidden = self._inject
-        return hidden if isinstance(self._beside, str) else (hidden, *(self._beside or ()))
+        return (
+            hidden
+            if isinstance(self._extra_outputs, str)
+            else (hidden, *(self._extra_outputs or ()))
+        )
 
     def _read_outer(self, *, with_head: bool) -> None:
-        """Read what is not a block and is not there yet.
+        """Read the tensors outside the blocks that are not loaded yet.
 
-        The head waits until logits are asked for: it is large.
+        The head is read only for logits: it is large.
         """
         if self._has_body and (self._has_head or not with_head):
             return
@@ -249,7 +253,7 @@ class Skeleton:
         self.model.eval().requires_grad_(requires_grad=False)
 
     def _tie(self) -> None:
-        """Give a head that the files do not have the embedding's weights, if the model says so."""
+        """Tie a head that the files lack to the embedding, if the config says so."""
         self.model.tie_weights()
         for name, parameter in self.model.named_parameters():
             if parameter.is_meta and name.rpartition(".")[0] == self._head:
@@ -270,21 +274,21 @@ class Skeleton:
     def _assign(
         self, module: nn.Module, local: str, name: str, target: Tensor, dtype: torch.dtype
     ) -> None:
-        found = self.files.read(name)
-        if found.shape != target.shape:
+        value = self.files.read(name)
+        if value.shape != target.shape:
             raise ModelError(
-                f"{name!r} is {list(found.shape)} on disk, but config.json makes it "
+                f"{name!r} is {list(value.shape)} on disk, but config.json makes it "
                 f"{list(target.shape)}. config.json and the safetensors do not belong together: "
                 "fetch the model again."
             )
-        check_finite(name, found)
-        found = found.contiguous()  # a part of a stored tensor may be transposed
-        kept = found.to(dtype) if found.is_floating_point() else found
+        check_finite(name, value)
+        value = value.contiguous()  # a part of a stored tensor may be transposed
+        converted = value.to(dtype) if value.is_floating_point() else value
         owner = module.get_submodule(local.rpartition(".")[0])
         leaf = local.rpartition(".")[2]
         if leaf in owner._parameters:
             owner._parameters[leaf] = nn.Parameter(
-                kept.clone() if kept is found else kept, requires_grad=False
+                converted.clone() if converted is value else converted, requires_grad=False
             )
         else:
-            owner._buffers[leaf] = kept
+            owner._buffers[leaf] = converted

@@ -1,4 +1,4 @@
-"""Texts -> token batches, and an account of every token: used, or dropped and why.
+"""Texts -> token batches, with counts of used and dropped tokens.
 
 Documents are tokenized one by one, joined with the end-of-text token between them, and cut into
 samples of equal length: short ones are packed together, long ones cut. What is left over when
@@ -17,8 +17,8 @@ from transformers import AutoTokenizer
 from salient.core.corpus import Document
 from salient.core.errors import CalibrationError, ModelError
 
-MOST_TOKENS = 2**24  # where all of a text is asked for
-FEWEST_TOKENS = 64  # a sample shorter than this says nothing about attention
+MOST_TOKENS = 2**24  # of a whole text
+FEWEST_TOKENS = 64  # shorter samples say nothing about attention
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def pack_tokens(
     """
     if length < FEWEST_TOKENS or (samples is not None and samples < 1):
         raise CalibrationError(
-            f"{options[0]} {samples} of {options[1]} {length}: give at least 1 of {FEWEST_TOKENS} "
+            f"{options[0]} {samples} of {options[1]} {length}: use at least 1 of {FEWEST_TOKENS} "
             "tokens."
         )
     wanted, stream, dropped = (MOST_TOKENS if samples is None else samples * length), [], 0
@@ -78,22 +78,22 @@ def pack_tokens(
         wanted = samples * length
     if len(stream) < wanted:
         raise CalibrationError(
-            f"{where} holds {len(stream)} tokens, but {samples} samples of {length} need {wanted}. "
+            f"{where} has {len(stream)} tokens, but {samples} samples of {length} need {wanted}. "
             f"{_advice(len(stream), samples, length, options)} more text."
         )
     return TokenBatch(torch.tensor(stream[:wanted]).reshape(samples, length), used, dropped, kinds)
 
 
 def _advice(tokens: int, samples: int, length: int, options: tuple[str, str]) -> str:
-    """What to ask for when there are only so many tokens."""
+    """Advice for a text of only `tokens` tokens."""
     fits, longest = tokens // length, tokens // samples
     if fits:
-        return f"Ask for {options[0]} {fits}, or give"
+        return f"Use {options[0]} {fits}, or"
     if longest >= FEWEST_TOKENS:
-        return f"Ask for a shorter {options[1]} (up to {longest}), or give"
+        return f"Use a shorter {options[1]} (up to {longest}), or"
     if tokens >= FEWEST_TOKENS:
-        return f"Ask for {options[0]} 1 and a {options[1]} of up to {tokens}, or give"
-    return "Give"
+        return f"Use {options[0]} 1 and a {options[1]} of up to {tokens}, or"
+    return "Use"
 
 
 def token_ids(document: Document, tokenizer: Any) -> list[int]:
@@ -120,7 +120,7 @@ def check_vocabulary(batch: TokenBatch, vocabulary: int, where: str) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`. Raises ModelError if Transformers can read none there."""
+    """The tokenizer in `folder`. Raises ModelError if Transformers cannot read one there."""
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:

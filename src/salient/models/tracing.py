@@ -1,4 +1,4 @@
-"""A block watched while it runs: what its linears read, what its norms and linears give."""
+"""Trace a block run: the inputs of its linears, the outputs of its norms and linears."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -31,16 +31,16 @@ class BlockTrace:
 
 def watch(block: nn.Module, probe: BlockProbe) -> BlockTrace:
     """Run `block` once on `probe`'s sequences."""
-    seen, runs = BlockTrace(), dict[str, int]()
+    trace, runs = BlockTrace(), dict[str, int]()
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
             runs[name] = runs.get(name, 0) + 1
             weight = module.get_parameter("weight")
             if weight.ndim == 2 and args and args[0].shape[-1] == weight.shape[1]:
-                seen.inputs[name] = args[0].detach()
+                trace.inputs[name] = args[0].detach()
             if isinstance(out, Tensor):
-                seen.outputs[name] = out.detach()
+                trace.outputs[name] = out.detach()
 
         return hook
 
@@ -53,11 +53,11 @@ def watch(block: nn.Module, probe: BlockProbe) -> BlockTrace:
         run_block(block, probe.sequences, probe.sequences_call)
     for name, module in weighted.items():
         if isinstance(module, nn.Linear) and name not in runs:
-            seen.idle.append(name)
-        elif name in seen.inputs and runs[name] > 1:
-            seen.repeated[name] = runs[name]
-            del seen.inputs[name]
-    return seen
+            trace.idle.append(name)
+        elif name in trace.inputs and runs[name] > 1:
+            trace.repeated[name] = runs[name]
+            del trace.inputs[name]
+    return trace
 
 
 def shared_inputs(inputs: dict[str, Tensor]) -> list[tuple[str, ...]]:

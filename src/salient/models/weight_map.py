@@ -1,6 +1,6 @@
-"""Names: a parameter is called one way inside Transformers and may be called another in the files.
+"""Map parameters to the files: their names inside Transformers may differ from those in the files.
 
-The files keep the names that the model was published under, and engines expect those; Transformers'
+The files have the names that the model was published under, and engines expect those; Transformers'
 own loading rules (renamings, a base prefix that is missing or there once more, experts stacked into
 one tensor) lead from one to the other. Some parameters are only a part of a stored tensor: an
 expert of a fused one, or a linear that is stored transposed.
@@ -48,7 +48,7 @@ class TensorPart:
 class StoredParameter:
     """Where the files have a parameter.
 
-    name: the tensor that holds it
+    name: the tensor with it
     written: the name to write it under, on its own
     part: which part of the tensor it is; None if it is all of it
     """
@@ -65,7 +65,7 @@ class StoredParameter:
 
 @dataclass(frozen=True)
 class StoredSlice:
-    """Where Transformers has what Salient holds as a parameter of its own: `part` of `name`.
+    """Transformers' location of a parameter that Salient stores separately: `part` of `name`.
 
     order: of several that Transformers stacks into `name` for one expert, which one
     """
@@ -93,7 +93,7 @@ class ParameterFiles:
         """The parameter `name` as the files have it; float32 where they have codes."""
         stored = self.stored(name)
         if name not in self and name not in self.source.files:
-            self._check_made_of_others(name)
+            self._check_combined(name)
         if stored.part is None:
             return self.source.parameter(stored.name)
         if stored.part.expert is None:
@@ -101,9 +101,9 @@ class ParameterFiles:
         whole = self.source.entry(stored.name, stored.part.expert)
         return replace(stored.part, expert=None).of(whole)
 
-    def _check_made_of_others(self, name: str) -> None:
+    def _check_combined(self, name: str) -> None:
         """Raise ModelError if `name` may be missing because Transformers would make it."""
-        others = made_of_others(self.architecture, self.source)
+        others = combined_parameters(self.architecture, self.source)
         if others:
             raise ModelError(
                 f"{self.source.folder} has no tensor {name!r}. Transformers makes some parameters "
@@ -118,7 +118,7 @@ class ParameterFiles:
         return stored.written.removesuffix(".weight") if stored else name
 
     def names(self) -> dict[str, str]:
-        """Parameter -> the tensor that holds it."""
+        """Parameter -> its stored tensor."""
         return {name: stored.name for name, stored in self._stored.items()}
 
 
@@ -128,7 +128,7 @@ class LoadingRules:
 
     model: on the meta device
     wanted: its state as Transformers builds it
-    places: the parameters that Salient holds another way
+    places: the parameters that Salient stores differently
     """
 
     model: Any
@@ -162,15 +162,15 @@ def stored_names(architecture: LoadingRules, source: Checkpoint) -> dict[str, St
             target = singly.get((target, _last_number(name), order))
         if target is not None:
             whole[target] = name
-    found = {own: StoredParameter.whole(name) for own, name in whole.items() if own not in stacked}
+    stored = {own: StoredParameter.whole(name) for own, name in whole.items() if own not in stacked}
     for own, place in places.items():
         name = whole.get(place.name)
-        if own not in found and name is not None:
-            found[own] = _part_of(name, own, place, source)
-    return found
+        if own not in stored and name is not None:
+            stored[own] = _part_of(name, own, place, source)
+    return stored
 
 
-def made_of_others(architecture: LoadingRules, source: Checkpoint) -> list[str]:
+def combined_parameters(architecture: LoadingRules, source: Checkpoint) -> list[str]:
     """The tensors of `source` that Transformers turns into others by rules not followed here."""
     model = architecture.model
     rules = get_model_conversion_mapping(model)
@@ -193,7 +193,7 @@ def _part_of(name: str, own: str, place: StoredSlice, source: Checkpoint) -> Sto
 
 
 def _stacks_experts(rule: WeightConverter) -> bool:
-    """Whether `rule` does nothing but stack tensors of single experts into one."""
+    """Whether `rule` only stacks tensors of single experts into one."""
     kinds = [type(operation) for operation in rule.operations]
     return kinds in ([MergeModulelist], [MergeModulelist, Concatenate])
 
