@@ -17,9 +17,8 @@ mend words beside
 """
 BANNED = frozenset(WORDS.split())
 # Folders whose identifiers are held to the ban list; the others follow.
-CLEAN: frozenset[str] = frozenset(
-    {"explorer", "kernels", "loadtest", "plan", "runtime", "serve", "shapes"}
-)
+CLEAN_FOLDERS = "awq core explorer formats kernels loadtest models plan runtime serve shapes"
+CLEAN = frozenset(CLEAN_FOLDERS.split())
 # File names that say what a file is in each of several folders of the same form.
 FORMS = """
 __init__ options report measure result render memory kernels serving

@@ -70,7 +70,7 @@ def collect_evidence(
             tokens_used=job.batch.ids.numel(),
             tokens_dropped=job.batch.dropped_tokens,
             tokens_by_kind=job.batch.kinds,
-            samples_held_out=len(run.heldout),
+            heldout_samples=len(run.heldout),
         ),
         heldout=HeldoutEvidence(
             **{kind: LogitsFigures(**logits.figures()) for kind, logits in measured.items()}
@@ -119,7 +119,7 @@ Measured on {awq.tokens} calibration tokens that the search did not see. On your
 `salient evaluate {name} --reference MODEL --text FILE`.
 
 Size: {before} before, {after} after. Calibration: {calibration.tokens_used} tokens of
-{calibration.texts}. {count.kept} of {count.inputs} inputs kept their AWQ scales and grids, the others fell
+{calibration.texts}. {count.improved} of {count.inputs} inputs kept their AWQ scales and grids, the others fell
 back to plain rounding. `salient.json` holds the evidence, block by block.
 
 ```

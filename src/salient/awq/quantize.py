@@ -104,7 +104,7 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
         refused.setdefault(", ".join(group.readers), group.refusal)
     lines = [
         f"{count.proven} of {count.inputs} shared inputs have a proven scale group; "
-        f"{count.kept} kept AWQ, {count.inputs - count.kept} fell back to plain rounding"
+        f"{count.improved} kept AWQ, {count.inputs - count.improved} fell back to plain rounding"
         + (f"; {plain_blocks} whole blocks fell back" if plain_blocks else "")
         + ".",
         *[f"Not scaled: {readers}: {reason}." for readers, reason in refused.items()],

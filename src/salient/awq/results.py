@@ -144,7 +144,7 @@ def _group_evidence(results: list[GroupResult]) -> GroupEvidence:
         proof_error=group.proof_error,
         refusal=refusal,
         count=len(results),
-        kept=sum(r.improved for r in results),
+        improved=sum(r.improved for r in results),
         exponents=tuple(r.exponents for r in results),
         rounding={kind: roundings.count(kind) for kind in dict.fromkeys(roundings)},
         layers={kind: _layer_evidence(members) for kind, members in layers.items()},

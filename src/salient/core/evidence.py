@@ -5,7 +5,7 @@ else. A checkpoint may be anybody's, so `read_evidence` refuses what Salient doe
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +57,7 @@ class GroupEvidence:
     """Shared inputs of a kind (`count` of them; experts are many and alike).
 
     readers: the linears' names, with a star for an expert's number
-    kept: how many kept AWQ; the others fell back to plain rounding
+    improved: how many use AWQ; the others fell back to plain rounding
     exponents: of the scale of each input (awq/search.py), of activations and of weights
     """
 
@@ -66,7 +66,7 @@ class GroupEvidence:
     proof_error: float | None
     refusal: Name
     count: Count
-    kept: Count
+    improved: Count = field(metadata={"key": "kept"})
     exponents: tuple[tuple[Exponent, Exponent], ...]
     rounding: dict[str, Count]
     layers: dict[str, LayerEvidence]
@@ -97,7 +97,7 @@ class CalibrationEvidence:
     tokens_used: Count
     tokens_dropped: Count
     tokens_by_kind: dict[str, Count]
-    samples_held_out: Count
+    heldout_samples: Count = field(metadata={"key": "samples_held_out"})
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,11 @@ class RunEvidence:
 
 @dataclass(frozen=True)
 class GroupTotals:
-    """Over blocks: shared inputs, those with a proven scale group, those that kept AWQ."""
+    """Over blocks: shared inputs, those with a proven scale group, those that use AWQ."""
 
     inputs: int
     proven: int
-    kept: int
+    improved: int
 
 
 def group_totals(blocks: Iterable[BlockEvidence]) -> GroupTotals:
@@ -160,7 +160,7 @@ def group_totals(blocks: Iterable[BlockEvidence]) -> GroupTotals:
     return GroupTotals(
         sum(g.count for g in groups),
         sum(g.count for g in groups if g.absorber is not None),
-        sum(g.kept for g in groups),
+        sum(g.improved for g in groups),
     )
 
 

@@ -1,6 +1,7 @@
 """Frozen dataclasses to JSON and back. Input may be anybody's file: nothing is trusted.
 
-`to_json` gives dicts, lists and scalars with the fields' names as keys, in their order. `from_json`
+`to_json` gives dicts, lists and scalars with the fields' names (or
+`metadata["key"]`) as keys, in their order. `from_json`
 takes a dataclass from them by its annotations, which may be int, float, str, bool, None, unions,
 Literal, tuples, lists, dicts with text keys, other dataclasses, and `Annotated` with `Bounds`.
 Unknown keys are ignored, so that an older Salient reads a newer file.
@@ -43,7 +44,8 @@ class FormatFault(CheckpointError):
 def to_json(value: Any) -> Any:
     """`value`, a record or anything in one, as JSON's dicts, lists and scalars."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = dataclasses.fields(value)
+        return {_key(field): to_json(getattr(value, field.name)) for field in fields}
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -59,6 +61,11 @@ def from_json(kind: type[Record], value: object, where: str = "") -> Record:
 @cache
 def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
+
+
+def _key(field: "dataclasses.Field[Any]") -> str:
+    """The key of `field` in JSON: its name, or `metadata={"key": ...}`."""
+    return field.metadata.get("key", field.name)
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
@@ -88,9 +95,10 @@ def _record(kind: Any, value: Any, where: str) -> Any:
     members = _of_type(value, dict, where)
     values = {}
     for field in dataclasses.fields(kind):
-        path = f"{where}.{field.name}".lstrip(".")
-        if field.name in members:
-            values[field.name] = _read(_hints(kind)[field.name], members[field.name], path)
+        key = _key(field)
+        path = f"{where}.{key}".lstrip(".")
+        if key in members:
+            values[field.name] = _read(_hints(kind)[field.name], members[key], path)
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise FormatFault(path, "is missing")
     return kind(**values)

@@ -86,7 +86,7 @@ def blocks_data(evidence: RunEvidence) -> dict[str, Any]:
 
 
 def _block(block: BlockEvidence) -> dict[str, Any]:
-    plain = [", ".join(g.readers) for g in block.groups if g.kept < g.count]
+    plain = [", ".join(g.readers) for g in block.groups if g.improved < g.count]
     return {
         "name": block.block,
         "plain": block.error_plain,

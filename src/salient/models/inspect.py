@@ -104,7 +104,7 @@ def _evidence_lines(evidence: RunEvidence) -> tuple[Table, list[str]]:
     for block in sorted(evidence.blocks, key=lambda b: -b.error_awq)[:5]:
         count = group_totals([block])
         errors = (f"{block.error_plain:.2e}", f"{block.error_awq:.2e}")
-        rows.append((block.block, *errors, f"{count.kept}/{count.inputs}"))
+        rows.append((block.block, *errors, f"{count.improved}/{count.inputs}"))
     awq, plain = evidence.heldout.awq, evidence.heldout.plain
     lines = [
         f"Held-out KL {awq.kl:.4f} (plain rounding {plain.kl:.4f}), top-1 {awq.top1:.1%}, "
