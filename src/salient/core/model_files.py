@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .errors import ModelError
 
@@ -60,6 +60,16 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} contains a {type(value).__name__}, not a JSON object. Download it again."
         )
     return value
+
+
+def as_object(value: object) -> dict[str, Any]:
+    """`value` if it is a JSON object, {} for anything else."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    """`value` if it is a list, [] for anything else."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def weight_files(folder: Path) -> dict[str, Path]:

@@ -69,7 +69,8 @@ def _tail(
     """The tensors at a file's end that are zeros, and whether one of them cannot be."""
     packed = contents.packed.values()
     coded = {tensor.name for p in packed for tensor in (p.codes, p.scales) if tensor}
-    tail, proof = [], False
+    tail: list[StoredTensor] = []
+    proof = False
     for tensor in backwards:
         share = zero_tail(tensor, reader)
         if share < 1:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from salient.core.errors import ModelError
 from salient.diagnose.finding import Finding
+from salient.diagnose.rule import Place
 
 from .contents import (
     FINDINGS,
@@ -142,7 +143,7 @@ def check_config_sizes(contents: CheckpointContents) -> list[Finding]:
 
 
 def _sizes(contents: CheckpointContents, sizes: Sizes, prefix: str | None) -> list[Finding]:
-    odd = []
+    odd: list[Place] = []
     pairs: set[tuple[int, int]] = set()
     for linear in contents.packed.values():
         spot = in_block(linear.name)

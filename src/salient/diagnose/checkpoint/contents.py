@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from salient.core.model_files import StoredTensor
+from salient.core.model_files import StoredTensor, as_list, as_object
 from salient.diagnose.tables import read_templates
 
 FINDINGS = read_templates(Path(__file__).with_name("findings.toml"))
@@ -69,7 +69,7 @@ class QuantizedLinear:
 
     name: str
     suffixes: Suffixes
-    parts: dict[str, StoredTensor] = field(default_factory=dict)
+    parts: dict[str, StoredTensor] = field(default_factory=dict[str, StoredTensor])
     out: int = 0
     width: int = 0
     groups: int = 0
@@ -121,15 +121,14 @@ class CheckpointContents:
     settings: dict[str, Any]
     where: str
     method: str = ""
-    packed: dict[str, QuantizedLinear] = field(default_factory=dict)
-    plain: dict[str, StoredTensor] = field(default_factory=dict)
+    packed: dict[str, QuantizedLinear] = field(default_factory=dict[str, QuantizedLinear])
+    plain: dict[str, StoredTensor] = field(default_factory=dict[str, StoredTensor])
     asymmetric: bool | None = None
 
     @property
     def text_config(self) -> dict[str, Any]:
         """The language model's part of config.json."""
-        part = self.config.get("text_config")
-        return part if isinstance(part, dict) else self.config
+        return as_object(self.config.get("text_config")) or self.config
 
     def config_value(self, *keys: str) -> Any:
         """The first of `keys` in config.json, in the language model's part or above it."""
@@ -296,4 +295,4 @@ def as_integer(value: Any) -> int | None:
 
 def strings(value: Any) -> list[str]:
     """The strings of a list, [] for anything else."""
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+    return [item for item in as_list(value) if isinstance(item, str)]

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from salient.core.model_files import as_object
 from salient.diagnose.finding import Finding
 
 from .contents import (
@@ -53,16 +54,15 @@ class WeightArgs:
 
 def read_groups(contents: CheckpointContents) -> list[WeightArgs]:
     """The config groups with weights; those of a wrong type are left out."""
-    groups = contents.settings.get("config_groups")
-    args = []
-    for name, group in groups.items() if isinstance(groups, dict) else ():
-        weights = group.get("weights") if isinstance(group, dict) else None
-        if isinstance(weights, dict):
+    groups = as_object(contents.settings.get("config_groups"))
+    args: list[WeightArgs] = []
+    for name, group in ((name, as_object(value)) for name, value in groups.items()):
+        if isinstance(group.get("weights"), dict):
             kind = group.get("format") or contents.settings.get("format")
             where = f"{contents.where}.config_groups.{name}"
             targets = tuple(strings(group.get("targets")))
             inputs = bool(group.get("input_activations"))
-            args.append(WeightArgs(where, targets, str(kind), weights, inputs))
+            args.append(WeightArgs(where, targets, str(kind), group["weights"], inputs))
     return args
 
 
@@ -90,11 +90,12 @@ def check_ct_config(contents: CheckpointContents, groups: list[WeightArgs]) -> l
     settings = contents.settings
     if not settings:
         return []
-    listed = settings.get("config_groups")
+    listed = as_object(settings.get("config_groups"))
     where = f"{contents.where}.config_groups"
-    if not isinstance(listed, dict) or not listed:
-        return wrong_type(where, as_json(listed), "a JSON object with at least one group")
-    findings = []
+    if not listed:
+        text = as_json(settings.get("config_groups"))
+        return wrong_type(where, text, "a JSON object with at least one group")
+    findings: list[Finding] = []
     kind = settings.get("format")
     if not isinstance(kind, str) and not all(args.format != "None" for args in groups):
         steps = change(contents.where, "format", kind, PACKED)
@@ -102,7 +103,7 @@ def check_ct_config(contents: CheckpointContents, groups: list[WeightArgs]) -> l
             [(f"{contents.where}.format", as_json(kind))], steps=steps
         )
     for name, group in listed.items():
-        if not isinstance(group, dict) or not isinstance(group.get("weights"), dict):
+        if not isinstance(as_object(group).get("weights"), dict):
             findings += wrong_type(f"{where}.{name}.weights", as_json(group), "a JSON object")
             continue
         targets = group.get("targets")
@@ -117,7 +118,7 @@ def _check_args(args: WeightArgs) -> list[Finding]:
     weights, where = args.weights, f"{args.where}.weights"
     if args.format not in (PACKED, "None") or args.inputs or weights.get("type") == "float":
         return []
-    findings = []
+    findings: list[Finding] = []
     strategy, size = weights.get("strategy"), weights.get("group_size")
     if strategy is not None and strategy not in STRATEGIES:
         findings += FINDINGS["config-strategy"].at(

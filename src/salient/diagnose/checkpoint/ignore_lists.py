@@ -69,7 +69,7 @@ def named(module: str, entry: str, method: str) -> bool:
 def check_ignore_list(contents: CheckpointContents) -> list[Finding]:
     """The list's type, each entry, and the list that vLLM derives from an empty one."""
     value = contents.settings.get(contents.skip_key)
-    if value is not None and (not isinstance(value, list) or len(strings(value)) != len(value)):
+    if value is not None and value != strings(value):
         where = f"{contents.where}.{contents.skip_key}"
         return wrong_type(where, as_json(value), "a list of names")
     entries = contents.skip_entries
@@ -192,7 +192,7 @@ def _partly_merged(contents: CheckpointContents) -> dict[str, str]:
         expert = EXPERT.match(module)
         if expert:
             together[expert[1]].append(module)
-    split = {}
+    split: dict[str, str] = {}
     for name, modules in together.items():
         coded = [module for module in modules if module in contents.packed]
         for module in modules if coded else ():

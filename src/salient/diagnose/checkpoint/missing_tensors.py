@@ -12,7 +12,7 @@ from salient.core.model_files import missing_tensors
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import SHOWN, Place
 
-from .contents import FINDINGS, CheckpointContents, QuantizedLinear, in_block, pattern
+from .contents import FINDINGS, CheckpointContents, QuantizedLinear, in_block, pattern, strings
 from .ct_config import WeightArgs, args_of
 
 SILENT = (
@@ -82,7 +82,7 @@ class BlockPart:
 
 def check_siblings(contents: CheckpointContents) -> list[Finding]:
     """Linears that a block or an expert lacks and its siblings have."""
-    missing = []
+    missing: list[Place] = []
     coded = set(contents.packed)
     for name in contents.packed:
         coded |= {name[:i] for i, letter in enumerate(name) if letter == "."}
@@ -143,12 +143,8 @@ def kind_of(contents: CheckpointContents, index: int, layers: int) -> tuple[Any,
     """
     count = contents.config_value("num_hidden_layers", "n_layer", "num_layers")
     count = count if type(count) is int else layers
-    kinds = [
-        value[index]
-        for value in contents.text_config.values()
-        if isinstance(value, (list, str)) and len(value) == count > index
-        if all(isinstance(one, str) for one in value) and count > 1
-    ]
+    lists = [v if isinstance(v, str) else strings(v) for v in contents.text_config.values()]
+    kinds = [kind[index] for kind in lists if len(kind) == count > max(index, 1)]
     shared = contents.config_value("num_kv_shared_layers")
     shared = shared if type(shared) is int else 0
     return (*kinds, index >= count - shared, index >= count)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from salient.core.errors import ModelError
-from salient.core.model_files import read_json
+from salient.core.model_files import as_object, read_json
 from salient.diagnose.finding import Finding
+from salient.diagnose.rule import Place
 
 from .contents import (
     FINDINGS,
@@ -41,10 +42,10 @@ def find_settings(
     folder: Path, config: dict[str, Any]
 ) -> tuple[list[ConfigLocation], list[Finding]]:
     """Every place with settings, the one that counts first; and values that are no JSON object."""
-    text = config.get("text_config")
+    text = as_object(config.get("text_config"))
     spots: list[tuple[str, Any, bool]] = [
         (f"{CONFIG}: {KEY}", config.get(KEY), True),
-        (f"{CONFIG}: text_config.{KEY}", text.get(KEY) if isinstance(text, dict) else None, True),
+        (f"{CONFIG}: text_config.{KEY}", text.get(KEY), True),
         (f"{CONFIG}: compression_config", config.get("compression_config"), False),
     ]
     findings: list[Finding] = []
@@ -54,10 +55,10 @@ def find_settings(
         except ModelError as error:
             if (folder / name).exists():
                 findings += wrong_type(name, str(error), "a JSON object")
-    locations = []
+    locations: list[ConfigLocation] = []
     for where, settings, main in spots:
-        if isinstance(settings, dict) and settings:
-            locations.append(ConfigLocation(where, settings, main))
+        if as_object(settings):
+            locations.append(ConfigLocation(where, as_object(settings), main))
         elif settings is not None and not isinstance(settings, dict):
             findings += wrong_type(where, as_json(settings), "a JSON object")
     return locations, findings
@@ -165,7 +166,7 @@ def check_awq_config(contents: CheckpointContents, *, gemm: bool) -> list[Findin
     settings, where = contents.settings, contents.where
     if not settings:
         return []
-    findings = []
+    findings: list[Finding] = []
     if settings.get("zero_point") is None:
         steps = change(where, "zero_point", None, new=True)
         findings += FINDINGS["config-zero-point"].at(
@@ -215,9 +216,9 @@ def _spellings(settings: dict[str, Any], where: str) -> list[Finding]:
     )
 
 
-def _legacy(settings: dict[str, Any]) -> list[tuple[str, str]]:
+def _legacy(settings: dict[str, Any]) -> list[Place]:
     """Keys that AWQ's settings inherit from GPTQ's and that mean nothing for AWQ."""
-    odd = []
+    odd: list[Place] = []
     if settings.get("sym") is True and settings.get("zero_point") is True:
         odd.append(("sym", "true, though zero_point is true"))
     if settings.get("desc_act"):

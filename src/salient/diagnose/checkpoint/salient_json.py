@@ -3,7 +3,7 @@
 from typing import Any
 
 from salient.core.errors import ModelError
-from salient.core.model_files import read_json
+from salient.core.model_files import as_object, read_json
 from salient.core.scheme import Scheme, parse_scheme
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Place
@@ -23,8 +23,8 @@ def check_evidence(contents: CheckpointContents, group: int | None) -> list[Find
         evidence = read_json(path)
     except ModelError as error:
         return FINDINGS["evidence-unreadable"].at([(EVIDENCE, str(error))])
-    run = evidence.get("run")
-    if not isinstance(run, dict):
+    run = as_object(evidence.get("run"))
+    if not isinstance(evidence.get("run"), dict):
         return FINDINGS["evidence-unreadable"].at([(EVIDENCE, "it has no 'run'")])
     wrong = FINDINGS["evidence-contradicts"].at(_contradictions(run, contents, group))
     return wrong or FINDINGS["evidence-there"].at(
@@ -57,7 +57,5 @@ def _scheme(name: Any) -> Scheme | None:
 
 
 def _loss(evidence: dict[str, Any]) -> str:
-    heldout = evidence.get("heldout")
-    awq = heldout.get("awq") if isinstance(heldout, dict) else None
-    loss = awq.get("kl") if isinstance(awq, dict) else None
+    loss = as_object(as_object(evidence.get("heldout")).get("awq")).get("kl")
     return f"KL to the 16-bit model {loss:.4f} nats a token" if type(loss) is float else "read"

@@ -124,7 +124,7 @@ def _problems(
     linear: QuantizedLinear, summary: ScaleSummary, reader: TensorReader
 ) -> list[tuple[str, str, int]]:
     """(kind, text, count) of each fault of one linear's scales."""
-    problems = []
+    problems: list[tuple[str, str, int]] = []
     for kind in ("NaN", "Inf", "subnormal", "negative"):
         if kind in summary.counts:
             problems.append((kind, _where(linear, summary, kind), summary.counts[kind]))

@@ -14,6 +14,7 @@ from salient.core.model_files import (
     INDEX,
     SINGLE,
     StoredTensor,
+    as_object,
     read_header,
     read_json,
     weight_files,
@@ -44,12 +45,12 @@ class FolderContents:
     gaps, duplicates: headers that do not fit their data, and tensors in two files
     """
 
-    tensors: dict[str, StoredTensor] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
-    paths: list[Path] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    gaps: list[Place] = field(default_factory=list)
-    duplicates: list[Place] = field(default_factory=list)
+    tensors: dict[str, StoredTensor] = field(default_factory=dict[str, StoredTensor])
+    lost: dict[str, str] = field(default_factory=dict[str, str])
+    paths: list[Path] = field(default_factory=list[Path])
+    findings: list[Finding] = field(default_factory=list[Finding])
+    gaps: list[Place] = field(default_factory=list[Place])
+    duplicates: list[Place] = field(default_factory=list[Place])
     indexed: bool = False
 
     def add(self, path: Path, owner: Mapping[str, Any]) -> dict[str, StoredTensor]:
@@ -93,8 +94,7 @@ def _read_index(folder: Path, contents: FolderContents) -> dict[str, Any] | None
         fault = "weight_map is missing, empty or no JSON object"
     except ModelError as error:
         index, fault = {}, str(error)
-    weight_map = index.get("weight_map")
-    if isinstance(weight_map, dict) and weight_map:
+    if as_object(index.get("weight_map")):
         return index
     contents.findings += FINDINGS["index-damaged"].at([(INDEX, fault)])
     return None
@@ -109,7 +109,9 @@ def _read_indexed(folder: Path, index: dict[str, Any], contents: FolderContents)
             shards.setdefault(file, []).append(name)
         else:
             outside.append(name)
-    absent, damaged, misplaced = {}, {}, {}
+    absent: dict[str, list[str]] = {}
+    damaged: dict[str, str] = {}
+    misplaced: dict[str, str] = {}
     for file, names in sorted(shards.items()):
         if not (folder / file).is_file():
             absent[file] = names
@@ -141,8 +143,7 @@ def _read_indexed(folder: Path, index: dict[str, Any], contents: FolderContents)
 def _index_findings(index: dict[str, Any], contents: FolderContents) -> list[Finding]:
     named = index["weight_map"]
     extra = [tensor for name, tensor in contents.tensors.items() if name not in named]
-    metadata = index.get("metadata")
-    size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    size = as_object(index.get("metadata")).get("total_size")
     real = sum(t.bytes for name, t in contents.tensors.items() if name in named)
     differs = type(size) is int and size != real and not contents.lost
     place = (f"{INDEX}: metadata.total_size", str(size))

@@ -9,10 +9,12 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from salient.core.model_files import as_object
 from salient.diagnose.env_vars import plain
 
 from .environment import GpuInfo, ToolError
@@ -85,44 +87,41 @@ def query_nvml() -> tuple[list[GpuInfo], str] | None:
 
 
 def _nvml_answer() -> tuple[list[GpuInfo], str] | None:
-    import pynvml
-
+    nvml: Any = import_module("pynvml")
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
         return None
     try:
-        count = pynvml.nvmlDeviceGetCount()
-        cards = [_nvml_card(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
-        version = pynvml.nvmlSystemGetCudaDriverVersion()
-    except pynvml.NVMLError:
+        count = nvml.nvmlDeviceGetCount()
+        cards = [_nvml_card(nvml, nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
+        version = nvml.nvmlSystemGetCudaDriverVersion()
+    except nvml.NVMLError:
         return None
     finally:
-        pynvml.nvmlShutdown()
+        nvml.nvmlShutdown()
     return (cards, f"{version // 1000}.{version % 1000 // 10}") if cards else None
 
 
-def _nvml_card(handle: Any) -> GpuInfo:
-    import pynvml
-
+def _nvml_card(nvml: Any, handle: Any) -> GpuInfo:
     def value(function: Callable[..., Any], default: Any, **options: Any) -> Any:
         try:
             return function(handle, **options)
-        except pynvml.NVMLError:  # a card or driver without it
+        except nvml.NVMLError:  # a card or driver without it
             return default
 
     # the older form counts the driver's own memory as used
-    memory = value(pynvml.nvmlDeviceGetMemoryInfo, None, version=pynvml.nvmlMemory_v2)
-    memory = memory or value(pynvml.nvmlDeviceGetMemoryInfo, None)
-    major, minor = value(pynvml.nvmlDeviceGetCudaComputeCapability, (0, 0))
+    memory = value(nvml.nvmlDeviceGetMemoryInfo, None, version=nvml.nvmlMemory_v2)
+    memory = memory or value(nvml.nvmlDeviceGetMemoryInfo, None)
+    major, minor = value(nvml.nvmlDeviceGetCudaComputeCapability, (0, 0))
     return GpuInfo(
-        plain(value(pynvml.nvmlDeviceGetName, "NVIDIA GPU")),
+        plain(value(nvml.nvmlDeviceGetName, "NVIDIA GPU")),
         "nvidia",
         memory=memory.total // _MIB if memory else 0,
         used=memory.used // _MIB if memory else 0,
         capability=10 * major + minor,
-        throttle=value(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, 0),
-        width=value(pynvml.nvmlDeviceGetCurrPcieLinkWidth, 0),
+        throttle=value(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, 0),
+        width=value(nvml.nvmlDeviceGetCurrPcieLinkWidth, 0),
     )
 
 
@@ -168,8 +167,8 @@ def _query_rocm_smi(run: Run, troubles: list[ToolError]) -> list[GpuInfo]:
         answer = json.loads(text[text.index("{") :])  # warnings may precede it
     except (ValueError, RecursionError):
         return []
-    rows = [row for name, row in sorted(answer.items()) if name.startswith("card")]
-    cards = [_amd_card(row) for row in rows if isinstance(row, dict)]
+    rows = [as_object(row) for name, row in sorted(answer.items()) if name.startswith("card")]
+    cards = [_amd_card(row) for row in rows if row]
     if all(card.gfx for card in cards):
         return cards
     agents = _AGENT.findall(_output(run, ["rocminfo"], []))

@@ -6,6 +6,7 @@ The checkpoint's tensors are not read; only the log names the kernel that runs i
 import difflib
 import re
 
+from salient.core.model_files import as_object
 from salient.plan.vllm.versions import AUTO_AWQ, AWQ_TRIES_ALL, TURING_MARLIN
 
 from .rule_context import AWQ_METHODS, HALF, SINGLE, Condition, RuleContext
@@ -89,8 +90,8 @@ def _disabled_fast(context: RuleContext) -> str:
 
 
 def _tracks_weights(context: RuleContext) -> bool:
-    config = context.value("model_loader_extra_config")
-    return isinstance(config, dict) and config.get("enable_weights_track") is True
+    config = as_object(context.value("model_loader_extra_config"))
+    return config.get("enable_weights_track") is True
 
 
 def _rounds_activations(context: RuleContext) -> bool:
@@ -120,18 +121,14 @@ CONDITIONS: dict[str, Condition] = {
     "awq-forced-slow-sglang": _forces_awq,
     "awq-named-needlessly": _needless,
     "awq-marlin-on-cpu": lambda c: c.vendor == "cpu" and c.text("quantization") in AWQ_METHODS[1:],
-    "awq-marlin-on-old-gpu": lambda c: (
-        0 < c.capability < 80 and c.text("quantization") == "awq_marlin"
-    ),
+    "awq-marlin-on-old-gpu": _marlin_on_old_gpu,
     "capability-too-low": lambda c: c.vendor == "nvidia" and 0 < c.capability < 75 and c.awq,
     "awq-rocm": _slow_on_rocm,
     "quantization-unknown": _unknown_method,
     "model-not-quantized": _unquantized,
     "method-from-checkpoint": lambda c: c.awq and not c.is_set("quantization"),
     "float32-with-awq": lambda c: c.awq and c.text("dtype") in SINGLE,
-    "bfloat16-with-slow-awq": lambda c: (
-        c.text("dtype") == "bfloat16" and c.text("quantization") == "awq"
-    ),
+    "bfloat16-with-slow-awq": _bfloat16_with_awq,
     "bfloat16-on-old-gpu": lambda c: 0 < c.capability < 80 and c.text("dtype") == "bfloat16",
     "cpu-float16": lambda c: c.vendor == "cpu" and c.text("dtype") in HALF,
     "linear-backend-slow": lambda c: c.may_be_nvidia and c.text("linear_backend") in _SLOW_BACKENDS,

@@ -1,6 +1,6 @@
 """Conditions of rules about several GPUs and nodes."""
 
-from typing import Any
+from salient.core.model_files import as_object
 
 from .rule_context import Condition, RuleContext
 
@@ -11,14 +11,9 @@ _SIZES = (1, 2, 4, 8, 16)
 def group_size(context: RuleContext) -> int:
     """Inputs per scale, by the checkpoint's config; 0 where it has none."""
     config = context.quantization
-    groups: Any = config.get("config_groups")
-    first = next(iter(groups.values()), None) if isinstance(groups, dict) and groups else None
-    weights = first.get("weights") if isinstance(first, dict) else None
-    sizes = (
-        config.get("group_size"),
-        config.get("q_group_size"),
-        weights.get("group_size") if isinstance(weights, dict) else None,
-    )
+    first = next(iter(as_object(config.get("config_groups")).values()), None)
+    weights = as_object(as_object(first).get("weights"))
+    sizes = (config.get("group_size"), config.get("q_group_size"), weights.get("group_size"))
     known = [size for size in sizes if isinstance(size, int) and not isinstance(size, bool)]
     return known[0] if known and 0 < known[0] < 2**20 else 0
 

@@ -79,6 +79,8 @@ def _assigned_names(tree: ast.Module) -> Names:
                 names[name] = value
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
                 names[name] = value
+            case _:
+                pass
     return names
 
 
@@ -98,7 +100,8 @@ def _function(call: ast.Call) -> str:
     match call.func:
         case ast.Attribute(attr=name) | ast.Name(id=name):
             return name
-    return ""
+        case _:
+            return ""
 
 
 def _engine_calls(tree: ast.Module) -> Iterator[ast.Call]:

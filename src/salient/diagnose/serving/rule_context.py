@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+from salient.core.model_files import as_object
 from salient.diagnose.env_vars import plain
 from salient.diagnose.rule import Match, Rule
 from salient.plan.gpus import Gpu
@@ -93,8 +94,9 @@ class RuleContext:
         return any(part.get(name) for part in self._parts() for name in names)
 
     def _parts(self) -> list[dict[str, Any]]:
-        config = self.config if isinstance(self.config, dict) else {}
-        return [part for name in _NESTED if isinstance(part := config.get(name), dict)] + [config]
+        config = as_object(self.config)
+        nested = [as_object(config.get(name)) for name in _NESTED]
+        return [*(part for part in nested if part), config]
 
     @property
     def head_dim(self) -> int:
@@ -106,8 +108,10 @@ class RuleContext:
     @property
     def quantization(self) -> dict[str, Any]:
         """The config's quantization_config, {} where there is none."""
-        values = [part.get("quantization_config") for part in reversed(self._parts())]
-        return next((value for value in values if isinstance(value, dict)), {})
+        for part in reversed(self._parts()):
+            if config := as_object(part.get("quantization_config")):
+                return config
+        return {}
 
     @property
     def method(self) -> str:

@@ -3,6 +3,10 @@
 `salient plan` counts the memory of the weights.
 """
 
+from typing import Any
+
+from salient.core.model_files import as_object
+
 from .rule_context import Condition, RuleContext
 
 LONG_CONTEXT = 131072
@@ -141,8 +145,9 @@ def _eager(context: RuleContext) -> bool:
 
 def _uncompiled(context: RuleContext) -> bool:
     config = context.value("compilation_config")
-    mode = config.get("mode", config.get("level")) if isinstance(config, dict) else config
-    off = isinstance(mode, int) and mode == 0 and not isinstance(mode, bool)
+    modes = as_object(config)
+    mode: Any = modes.get("mode", modes.get("level")) if modes else config
+    off = isinstance(mode, int) and not isinstance(mode, bool) and mode == 0
     level = context.value("optimization_level")
     return (off or level in ("0", 0)) and not _eager(context) and context.vendor != "cpu"
 

@@ -40,7 +40,7 @@ def _unknown_arguments(context: RuleContext) -> list[Match]:
     """Arguments that 0.32 does not have, with the most similar name."""
     settings, newest = context.settings, context.version == NEWEST
     unknown = [key for key in settings.values if key not in KINDS and key not in REMOVED]
-    matches = []
+    matches: list[Match] = []
     for key in unknown[:_MOST_UNKNOWN]:
         near = nearest(key)
         steps = ["leave it out, or correct its name"]
@@ -62,7 +62,7 @@ def _unknown_arguments(context: RuleContext) -> list[Match]:
 def _removed_arguments(context: RuleContext) -> list[Match]:
     """Arguments of older releases."""
     settings, version = context.settings, context.version
-    matches = []
+    matches: list[Match] = []
     for key, instead in REMOVED.items():
         since = REMOVED_IN.get(key)
         release = parse_version(since) if since else NEWEST
@@ -95,7 +95,7 @@ def _removed_variables(context: RuleContext) -> list[Match]:
 def _invalid_choices(context: RuleContext) -> list[Match]:
     """Values that are not among an argument's choices."""
     settings, newest = context.settings, context.version == NEWEST
-    matches = []
+    matches: list[Match] = []
     for key, choices in CHOICES.items():
         value = context.value(key)
         if key == "quantization" or not isinstance(value, str) or value in choices:

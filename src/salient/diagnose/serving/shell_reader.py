@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from salient.core.model_files import as_object
+
 from .server_arguments import KINDS, SGLANG_FLAGS, value_of
 from .settings import UNKNOWN, Engine, ServingSettings
 from .shell_tokens import BROKEN, ShellToken, commands_of
@@ -129,8 +131,8 @@ def _put_nested(
     value: Any = _parsed(name, text)
     for key in reversed(path):
         value = {key.rstrip("+"): value}
-    before = settings.values.pop(name, None)
-    merged = {**before, **value} if isinstance(before, dict) else value
+    before = as_object(settings.values.pop(name, None))
+    merged = {**before, **value} if before else value
     settings.put(name, merged, line, f"--{name.replace('_', '-')}")
 
 

@@ -60,7 +60,8 @@ class ShellToken:
             return text
         if "$(" in text or "{{" in text or "`" in text:
             return UNKNOWN
-        values = [variables.get(m[1] or m[3], m[2]) for m in _VARIABLE.finditer(text)]
+        names = _VARIABLE.finditer(text)
+        values: list[str | None] = [variables.get(m[1] or m[3], m[2]) for m in names]
         if None in values or UNKNOWN in values:
             return UNKNOWN
         return _VARIABLE.sub(lambda match: variables.get(match[1] or match[3], match[2]), text)

@@ -8,9 +8,10 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from salient.core.errors import RequestError
+from salient.core.model_files import as_list, as_object
 
 from .server_arguments import KINDS, ON_BY_DEFAULT, REMOVED, nearest, value_of
 from .settings import UNKNOWN, ServingSettings
@@ -45,13 +46,13 @@ def read_yaml(settings: ServingSettings, text: str) -> bool:
     if len(text) > YAML_LIMIT:
         raise _refused(settings, f"has {len(text):,} characters of YAML; {YAML_LIMIT:,} fit")
     try:
-        loader = yaml.SafeLoader(text)
-        nodes = []
+        loader: Any = yaml.SafeLoader(text)
+        nodes: list[Any] = []
         while loader.check_node():
             nodes.append(loader.get_node())
         if sum(_size(node, {}) for node in nodes) > ITEMS_LIMIT:
             raise _refused(settings, f"holds more than {ITEMS_LIMIT:,} values")
-        documents = [loader.construct_document(node) for node in nodes]
+        documents: list[Any] = [loader.construct_document(node) for node in nodes]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" on line {mark.line + 1}" if mark else ""
@@ -77,8 +78,7 @@ def read_json(settings: ServingSettings, text: str) -> bool:
 
 def _read_object(settings: ServingSettings, data: Any, text: str, lines: dict[str, int]) -> bool:
     """Add a mapping's engine arguments, or its first engine's container."""
-    if not isinstance(data, dict):
-        return False
+    data = as_object(data)
     keys = {str(key).replace("-", "_") for key in data}
     if keys & _SGLANG_KEYS:
         settings.engine = "sglang"
@@ -111,7 +111,7 @@ def _are_arguments(settings: ServingSettings, keys: set[str]) -> bool:
 
 
 def _put_arguments(
-    settings: ServingSettings, data: dict[Any, Any], text: str, lines: dict[str, int]
+    settings: ServingSettings, data: dict[str, Any], text: str, lines: dict[str, int]
 ) -> None:
     for name, value in data.items():
         written = str(name)
@@ -137,16 +137,16 @@ def _read_value(settings: ServingSettings, key: str, value: Any) -> Any:
     return value
 
 
-def _containers(data: Any, depth: int) -> Iterator[dict[Any, Any]]:
+def _containers(data: Any, depth: int) -> Iterator[dict[str, Any]]:
     """Every mapping in `data` that has a command."""
-    if isinstance(data, dict) and depth and ("command" in data or "args" in data):
+    if depth and {"command", "args"} & as_object(data).keys():
         yield data
-    nested = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
-    for value in nested if depth else ():
+    nested = [*as_object(data).values(), *as_list(data)] if depth else []
+    for value in nested:
         yield from _containers(value, depth - 1)
 
 
-def _script(container: dict[Any, Any]) -> str:
+def _script(container: dict[str, Any]) -> str:
     """Entrypoint, command and arguments, one after another, quoted for a shell.
 
     An item of a list that is a script of its own, after `sh -c`, gets its own lines.
@@ -156,8 +156,8 @@ def _script(container: dict[Any, Any]) -> str:
         value = container.get(key)
         if isinstance(value, str):
             parts.append(value.replace("\\\n", " ").replace("\n", " "))
-        elif isinstance(value, list):
-            texts = [str(item) for item in value]
+        else:
+            texts = [str(item) for item in as_list(value)]
             parts += [f"\n{text}\n" if _is_script(text) else _quoted(text) for text in texts]
     return " ".join(parts)
 
@@ -166,19 +166,20 @@ def _is_script(text: str) -> bool:
     return any(start in text.strip() for start in ("vllm serve ", "api_server ", "launch_server "))
 
 
-def _is_engine(container: dict[Any, Any]) -> bool:
+def _is_engine(container: dict[str, Any]) -> bool:
     text = str(container.get("image", "")) + _script(container)
     return "vllm" in text or "sglang" in text
 
 
-def _put_container(settings: ServingSettings, container: dict[Any, Any], text: str) -> None:
+def _put_container(settings: ServingSettings, container: dict[str, Any], text: str) -> None:
     settings.kind = "command"
     for name, value in _variables(container):
         settings.put_variable(name, value, _line(text, {}, name))
     script = _script(container)
     if not read_command(settings, script):
         settings.engine = "sglang" if "sglang" in str(container.get("image")) else "vllm"
-        put_arguments(settings, next(iter(commands_of(script)), []), {})
+        commands = commands_of(script)
+        put_arguments(settings, commands[0] if commands else [], {})
     for key, value in settings.values.items():
         written = str(value) if settings.names[key] == "model" else settings.names[key]
         settings.lines[key] = _line(text, {}, written)
@@ -189,14 +190,13 @@ def _quoted(word: str) -> str:
     return word if word.startswith("$(") else shlex.quote(word)
 
 
-def _variables(container: dict[Any, Any]) -> Iterator[tuple[str, str]]:
+def _variables(container: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """`environment` of docker-compose (a mapping or NAME=value), `env` of Kubernetes."""
     for variables in (container.get("environment"), container.get("env")):
-        if isinstance(variables, dict):
-            yield from ((str(name), str(value)) for name, value in variables.items())
-        for item in variables if isinstance(variables, list) else ():
-            if isinstance(item, dict) and "name" in item:
-                yield str(item["name"]), str(item.get("value", UNKNOWN))
+        yield from ((str(name), str(value)) for name, value in as_object(variables).items())
+        for item in as_list(variables):
+            if name := as_object(item).get("name"):
+                yield str(name), str(item.get("value", UNKNOWN))
             elif isinstance(item, str) and "=" in item:
                 name, _, value = item.partition("=")
                 yield name, value
@@ -215,17 +215,21 @@ def _size(node: Any, sizes: dict[int, int]) -> int:
     if id(node) in sizes:
         return sizes[id(node)]
     sizes[id(node)] = ITEMS_LIMIT + 1  # a node inside itself has no end
-    items = node.value if isinstance(node.value, list) else []
-    parts = [part for item in items for part in (item if isinstance(item, tuple) else (item,))]
+    parts = [part for item in as_list(node.value) for part in _pair(item)]
     sizes[id(node)] = min(1 + sum(_size(part, sizes) for part in parts), ITEMS_LIMIT + 1)
     return sizes[id(node)]
 
 
 def _lines(node: Any) -> dict[str, int]:
     """The keys of the top mapping, and the line of each."""
-    items = node.value if node is not None and isinstance(node.value, list) else []
-    pairs = [item for item in items if isinstance(item, tuple)]
-    return {str(key.value): key.start_mark.line + 1 for key, _ in pairs}
+    pairs = [_pair(item) for item in as_list(node and node.value)]
+    keys = [pair[0] for pair in pairs if len(pair) == 2]
+    return {str(key.value): key.start_mark.line + 1 for key in keys}
+
+
+def _pair(item: Any) -> tuple[Any, ...]:
+    """The key and value of a mapping's item, or the item of a list."""
+    return cast("tuple[Any, ...]", item) if isinstance(item, tuple) else (item,)
 
 
 def _refused(settings: ServingSettings, fault: str) -> RequestError:
