@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from helpers.shapes import released, small_shape
-from salient.plan.advice import advice
 from salient.plan.commands import commands
 from salient.plan.engine_profiles import ENGINES
 from salient.plan.gpus import find_gpu, gpu_of_memory
 from salient.plan.memory import Workload, budget
+from salient.plan.planner import advice
 from salient.plan.ranking import candidates
 from salient.plan.requirements import Requirements
 from salient.plan.weight_formats import FORMATS
@@ -97,9 +97,9 @@ def test_what_fits_needs_no_advice():
     ("model", "changes", "message"),
     [
         ("Llama-3.1-70B", {"gpu": "RTX 4090"}, r"--tp 4 fits|--tp 2 fits|a device of \d+ GiB"),
-        ("Llama-3.1-8B", {"gpu": 10.0, "context": 65536}, r"--context \d+ fits"),
+        ("Llama-3.1-8B", {"gpu": 10.0, "context": 65536}, r"--context-length \d+ fits"),
         ("Llama-3.1-8B", {"gpu": "RTX 4090", "sequences": 100}, r"--concurrency \d+ fits"),
-        ("Llama-3.1-8B", {"gpu": 24.0, "context": 131072}, r"--kv-dtype fp8 fits|--context"),
+        ("Llama-3.1-8B", {"gpu": 24.0, "context": 131072}, r"--kv-dtype fp8 fits|--context-length"),
         ("DeepSeek-V3", {"gpu": "M3 Max", "engine": "llama.cpp"}, r"a device of|no device of"),
     ],
 )
@@ -109,8 +109,8 @@ def test_each_advice_is_one_that_fits(model, changes, message):
     steps = advice(shape, at, best)
     assert re.search(message, " ".join(steps))
     for line in steps:
-        if match := re.match(r"--(context|concurrency|tp) (\d+) fits", line):
-            field = {"context": "context", "concurrency": "sequences", "tp": "tp"}[match[1]]
+        if match := re.match(r"--(context-length|concurrency|tp) (\d+) fits", line):
+            field = {"context-length": "context", "concurrency": "sequences", "tp": "tp"}[match[1]]
             assert budget(shape, best.form, replace(at, **{field: int(match[2])})).fits
 
 

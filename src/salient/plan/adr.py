@@ -31,7 +31,7 @@ def write_record(plan: Plan, path: Path, today: date) -> None:
 
 def record(plan: Plan, today: date) -> str:
     """The record's text."""
-    model = plan.request.model
+    model = plan.options.model
     sections = [
         f"# How to serve {model}",
         f"Date: {today.isoformat()}. Status: proposed.",
@@ -48,12 +48,12 @@ def record(plan: Plan, today: date) -> str:
 
 
 def _context(plan: Plan) -> str:
-    required = plan.request.require or "nothing beyond running and fitting"
+    required = plan.options.require or "nothing beyond running and fitting"
     first = plan.devices[0].load if plan.devices else None
     load = f" Load: {first.summary}." if first else ""
     notes = "".join(f" {note}." for note in plan.shape.notes)
     return (
-        f"{plan.request.model} ({plan.origin}) is to be served with {plan.request.engine}.{load} "
+        f"{plan.options.model} ({plan.origin}) is to be served with {plan.options.engine}.{load} "
         f"Required: {required}.{notes}"
     )
 

@@ -1,30 +1,32 @@
-"""The verb plan: a model, devices and wishes -> every format planned on each device."""
+"""The verb plan: a model, devices and requirements -> every format on each device, best first."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from salient.core.errors import RequestError
 from salient.core.options import strings
+from salient.core.report import mebibytes
 from salient.core.scheme import GROUP_SIZES
-from salient.plan.vllm.route import fitting_tp
+from salient.plan.vllm.sharding import fitting_tp
 from salient.plan.vllm.versions import parse_version
 from salient.shapes.model_shape import ModelShape
 from salient.shapes.resolve import full_name, resolve_shape
 
-from .advice import advice
 from .commands import commands
-from .engine_profiles import find_engine, kv_bytes
-from .gpus import Gpu, find_gpu, gpu_of_memory
-from .memory import Workload
+from .engine_profiles import GIB, find_engine, kv_bytes
+from .gpus import Gpu, catalogue, find_gpu, gpu_of_memory
+from .memory import Workload, budget, utilization
 from .options import PlanOptions
 from .ranking import Candidate, candidates
 from .requirements import Requirements, parse_requirements
 
 DEFAULT_CONTEXT = 8192
+LEAST_CONTEXT = 256  # tokens; less is of no use
 
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """One device: the load on it, the formats best first, what to change, what to type."""
+    """One device: its load, the formats best first, what to change, what to type."""
 
     load: Workload
     candidates: list[Candidate]
@@ -42,9 +44,9 @@ class DevicePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that was asked and found. devices is empty where no device was named."""
+    """The plan of every device; `devices` is empty where none was named."""
 
-    request: PlanOptions
+    options: PlanOptions
     shape: ModelShape
     origin: str
     requirements: Requirements
@@ -57,59 +59,98 @@ class Plan:
         return not self.devices or any(device.best.good for device in self.devices)
 
 
-def make_plan(request: PlanOptions) -> Plan:
-    """Plan `request`. Raises ModelError for the model, RequestError for what was asked."""
-    shape, origin = resolve_shape(str(request.model))
-    _check(request)
-    requirements = parse_requirements(request.require)
-    devices = tuple(_device(shape, request, gpu, requirements) for gpu in _gpus(request))
+def make_plan(options: PlanOptions) -> Plan:
+    """Raises ModelError for the model, RequestError for the other options."""
+    shape, origin = resolve_shape(str(options.model))
+    _check(options)
+    requirements = parse_requirements(options.require)
+    devices = tuple(_device(shape, options, gpu, requirements) for gpu in _gpus(options))
     sizes = {group: fitting_tp(shape, group) for group in reversed(GROUP_SIZES)}
-    return Plan(request, shape, origin, requirements, devices, sizes)
+    return Plan(options, shape, origin, requirements, devices, sizes)
 
 
-def _check(request: PlanOptions) -> None:
-    engine = find_engine(request.engine)
-    kv_bytes(engine, request.kv_dtype)
-    if request.tensor_parallel_size > 1 and not engine.tensor_parallel:
+def _check(options: PlanOptions) -> None:
+    engine = find_engine(options.engine)
+    kv_bytes(engine, options.kv_dtype)
+    if options.tensor_parallel_size > 1 and not engine.tensor_parallel:
         raise RequestError(
             f"{engine.name} does not support --tensor-parallel-size. Omit it, or plan for vllm."
         )
 
 
-def _gpus(request: PlanOptions) -> list[Gpu]:
-    if request.gpu and request.vram is not None:
-        raise RequestError("--gpu and --vram name the same thing twice. Give one of them.")
-    if request.vram is not None:
-        return [gpu_of_memory(request.vram)]
-    return [find_gpu(name) for name in strings(request.gpu) if name.strip()]
+def _gpus(options: PlanOptions) -> list[Gpu]:
+    if options.gpu and options.vram is not None:
+        raise RequestError("--gpu and --vram are alternatives. Give one of them.")
+    if options.vram is not None:
+        return [gpu_of_memory(options.vram)]
+    return [find_gpu(name) for name in strings(options.gpu) if name.strip()]
 
 
 def _device(
-    shape: ModelShape, request: PlanOptions, gpu: Gpu, requirements: Requirements
+    shape: ModelShape, options: PlanOptions, gpu: Gpu, requirements: Requirements
 ) -> DevicePlan:
-    load = load_on(shape, request, gpu)
+    load = _load(shape, options, gpu)
     ranked = candidates(shape, load, requirements)
     best = ranked[0]
-    lines = commands(full_name(str(request.model)), shape, best, load) if best.runs else ()
+    lines = commands(full_name(str(options.model)), shape, best, load) if best.runs else ()
     return DevicePlan(load, ranked, advice(shape, load, best), lines)
 
 
-def load_on(shape: ModelShape, request: PlanOptions, gpu: Gpu) -> Workload:
-    """What `request` puts on `gpu`. Raises RequestError for more tokens than the model takes."""
+def _load(shape: ModelShape, options: PlanOptions, gpu: Gpu) -> Workload:
+    """Raises RequestError for a context length above the model's."""
     most = shape.context
-    context = request.context_length or min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
+    context = options.context_length or min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
     if most and context > most:
         raise RequestError(
             f"--context-length {context} is more than the model was made for: {most} tokens "
             "(max_position_embeddings in its config.json)."
         )
-    load = Workload(
-        find_engine(request.engine),
+    return Workload(
+        find_engine(options.engine),
         gpu,
         context,
-        request.concurrency,
-        request.tensor_parallel_size,
-        request.kv_dtype,
+        options.concurrency,
+        options.tensor_parallel_size,
+        options.kv_dtype,
+        min(options.prompt_tokens, context),
+        parse_version(options.engine_version),
     )
-    version = parse_version(request.engine_version)
-    return replace(load, prompt=min(request.prompt_tokens, context), version=version)
+
+
+def advice(shape: ModelShape, load: Workload, best: Candidate) -> tuple[str, ...]:
+    """Changes with which `best` fits, the cheapest first; each is tried. Empty where it fits."""
+    if best.budget.fits:
+        return ()
+    return tuple(_changes(shape, load, best)) or (
+        f"no device of the catalogue holds {mebibytes(best.budget.taken)}: use pipeline "
+        "parallelism over several machines, or a smaller model",
+    )
+
+
+def _changes(shape: ModelShape, load: Workload, best: Candidate) -> Iterator[str]:
+    memory = best.budget
+    if load.sequences == 1 and LEAST_CONTEXT <= memory.largest_context < load.context:
+        yield f"--context-length {memory.largest_context} fits"
+    if 0 < memory.most_sequences < load.sequences:
+        yield f"--concurrency {memory.most_sequences} fits"
+    yield from _smaller_cache(shape, load, best)
+    if load.engine.tensor_parallel and load.gpu.vendor != "cpu":
+        for tp in fitting_tp(shape, best.form.group or 1):
+            if tp > load.tp and budget(shape, best.form, replace(load, tp=tp)).fits:
+                yield f"--tp {tp} fits: {tp} of these GPUs"
+                break
+    needed = memory.taken / utilization(load.engine, load.gpu) / GIB
+    larger = [g for g in catalogue() if g.vendor == load.gpu.vendor and g.memory >= needed]
+    if larger:
+        smallest = sorted(larger, key=lambda gpu: gpu.memory)[:3]
+        names = ", ".join(f"{gpu.name} ({gpu.memory:g} GiB)" for gpu in smallest)
+        yield f"a device of {needed:.0f} GiB: {names}"
+
+
+def _smaller_cache(shape: ModelShape, load: Workload, best: Candidate) -> Iterator[str]:
+    for kind in ("fp8", "q8_0", "q4_0"):
+        if kind in load.engine.kv_bytes and load.kv_dtype == "auto":
+            smaller = budget(shape, best.form, replace(load, kv_dtype=kind))
+            if smaller.fits:
+                yield f"--kv-dtype {kind} fits: {mebibytes(smaller.taken)}"
+                return

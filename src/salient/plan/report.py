@@ -26,7 +26,7 @@ def to_report(plan: Plan) -> Report:
     else:
         tables.append(_stored_table(plan))
         lines.append("For memory and speed name a device: --gpu NAME, or --vram GB.")
-    if plan.request.engine == "vllm":
+    if plan.options.engine == "vllm":
         sizes = "; ".join(f"g{g}: {', '.join(map(str, tp))}" for g, tp in plan.tp_sizes.items())
         lines.append(f"Tensor-parallel sizes with whole groups: {sizes}.")
     lines += [f"note: {note}" for note in plan.shape.notes]
@@ -36,7 +36,7 @@ def to_report(plan: Plan) -> Report:
 def parts_table(plan: Plan) -> Table:
     """Parameters by part, and the cache of a token."""
     rows = [(name, f"{count:,}") for name, count in parts(plan.shape).items()]
-    title = f"{plan.request.model}: {plan.shape.parameters / 1e9:.2f} billion parameters"
+    title = f"{plan.options.model}: {plan.shape.parameters / 1e9:.2f} billion parameters"
     if plan.shape.active_parameters < plan.shape.parameters - sum(plan.shape.towers.values()):
         title += f", {plan.shape.active_parameters / 1e9:.2f} active for a token"
     return Table(title, ("part", "parameters"), rows + _cache_rows(plan.shape))
@@ -159,7 +159,7 @@ def to_data(plan: Plan) -> dict[str, Any]:
     """The plan as JSON data."""
     shape = plan.shape
     return {
-        "model": plan.request.model,
+        "model": plan.options.model,
         "origin": plan.origin,
         "parameters": shape.parameters,
         "active_parameters": shape.active_parameters,
