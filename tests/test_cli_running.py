@@ -136,8 +136,8 @@ def test_bench_times_no_kernel_that_is_wrong(checkpoint, monkeypatch):
         (("--concurrency", "1,two"), "--concurrency '1,two' is not a list of numbers"),
         (("--concurrency", "0"), "--concurrency 0 is out of range: give at least 1"),
         (("--kernels", "fast"), "Unknown kernel 'fast'"),
-        (("--plot", "figures.txt"), "figures.txt is no picture"),
-        (("--plot", "no/such/folder/a.png"), "There is no folder no/such/folder"),
+        (("--plot", "figures.txt"), "figures.txt is not an image file"),
+        (("--plot", "no/such/folder/a.png"), "The folder no/such/folder of a.png does not exist"),
     ],
 )
 def test_what_cannot_be_measured_is_an_error_in_words(checkpoint, words, said):

@@ -16,7 +16,7 @@ from salient.kernels.cpu_library import Library, load_library
 from salient.models.model_folder import load_dequantized
 from salient.runtime.fusion import native_blocks
 from salient.runtime.fusion import verify as fusing
-from salient.runtime.fusion.difference import max_row_error
+from salient.runtime.fusion.trace import max_row_error
 from salient.runtime.fusion.verify import fuse
 from salient.runtime.model_loader import load_model
 from salient.runtime.runner import FusedRunner

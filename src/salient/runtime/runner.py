@@ -16,9 +16,9 @@ from transformers import DynamicCache
 
 from salient.core.errors import ModelError
 from salient.core.system import cache_folder
-from salient.runtime.fusion.difference import TOLERANCES, max_row_error
 from salient.runtime.fusion.native_blocks import NativeBlocks
 from salient.runtime.fusion.torch_blocks import run_block
+from salient.runtime.fusion.trace import TOLERANCES, max_row_error
 from salient.runtime.fusion.verify import FusedModel
 
 from .kv_cache import Batch, KeyValueCache

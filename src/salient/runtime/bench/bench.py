@@ -22,9 +22,8 @@ from salient.runtime.options import BenchOptions, EngineOptions
 from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import TokenSequence
 
-from .bench_report import BenchMeasurement, BenchRow, bench_report
+from .bench_report import BenchMeasurement, BenchRow, bench_report, check_plot, plot_bench
 from .memory_bandwidth import bytes_a_step, read_bandwidth
-from .plot import check_plot, plot_bench
 
 CHECKED_TOKENS = 64
 # Nats a token against the reference kernel in float32; more is wrong and is not timed. Seen: below

@@ -1,15 +1,18 @@
-"""What `bench` measured: its records, and the report made of them."""
+"""Results of `bench`: records, the report, the plot."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from salient.core.errors import MissingExtra, RequestError
 from salient.core.report import Report, Table
 
 PERCENTILES = (50, 90, 99)
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @dataclass
@@ -53,19 +56,7 @@ def bench_report(settings: dict[str, Any], rows: list[BenchRow]) -> Report:
         "rows": [_plain(row, bandwidth) for row in rows],
         "winners": winners(rows),
     }
-    columns = (
-        "kernel",
-        "n",
-        "TTFT p50",
-        "p90",
-        "p99",
-        "ITL p50",
-        "p90",
-        "p99",
-        "tok/s",
-        "MiB",
-        "bw",
-    )
+    columns = ("kernel", "n", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99", "tok/s", "MiB", "bw")
     table = [cells for row in data["rows"] for cells in _cells(row)]
     lines = [
         f"n sequences together on {device}, {settings['threads']} threads; milliseconds to the "
@@ -114,7 +105,8 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 
 def _cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
     def milliseconds(seconds: dict[str, float]) -> list[str]:
-        return [f"{1e3 * v:.1f}" if v < 0.1 else f"{1e3 * v:.0f}" for v in seconds.values()]
+        values = (seconds["p50"], seconds["p99"])
+        return [f"{1e3 * v:.1f}" if v < 0.1 else f"{1e3 * v:.0f}" for v in values]
 
     return [
         (
@@ -148,3 +140,51 @@ def winners(rows: list[BenchRow]) -> list[dict[str, Any]]:
             }
         )
     return won
+
+
+def check_plot(path: Path) -> None:
+    """Check that a plot can be written, before measuring. Raises MissingExtra or RequestError."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingExtra(
+            "--plot needs the extra 'plot': pip install 'salient-awq[plot]'."
+        ) from None
+    if path.suffix not in PLOT_SUFFIXES:
+        raise RequestError(f"{path} is not an image file. Use one of {', '.join(PLOT_SUFFIXES)}.")
+    if not path.parent.is_dir():
+        raise RequestError(f"The folder {path.parent} of {path.name} does not exist.")
+
+
+def plot_bench(data: dict[str, Any], path: Path) -> None:
+    """Plot throughput and inter-token latency over the concurrency, one line for each kernel."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    speed, delay = figure.subplots(1, 2)
+    for row in data["rows"]:
+        batches = [b["batch"] for b in row["batches"]]
+        if not batches:
+            continue
+        measured = row["batches"]
+        speed.plot(batches, [b["tokens_a_second"] for b in measured], "o-", label=row["kernel"])
+        half, most = (
+            [1e3 * b["between_tokens_seconds"][name] for b in measured] for name in ("p50", "p99")
+        )
+        (line,) = delay.plot(batches, half, "o-", label=row["kernel"])
+        delay.fill_between(batches, half, most, color=line.get_color(), alpha=0.15)
+    for axes, title, unit in (
+        (speed, "Throughput", "tokens a second, all sequences"),
+        (delay, "Between tokens, p50 and up to p99", "milliseconds"),
+    ):
+        axes.set(title=title, xlabel="sequences together", ylabel=unit, xscale="log", ylim=0)
+        ticks = sorted({b["batch"] for row in data["rows"] for b in row["batches"]})
+        axes.set_xticks(ticks, [str(t) for t in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+    name, tokens = Path(data["checkpoint"]).name, data["prompt_tokens"]
+    figure.suptitle(f"{name} on {data['device']}, {tokens} prompt tokens")
+    partial = path.with_name(f".{path.name}.partial{path.suffix}")
+    figure.savefig(partial, dpi=130)
+    partial.replace(path)

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from salient.models.build import decoder_of
 from salient.runtime.model_loader import LoadedModel
 
-from .difference import TOLERANCES, max_row_error
 from .match import NotFusable
-from .trace import ModelTrace
+from .trace import TOLERANCES, ModelTrace, max_row_error
 
 
 @dataclass

@@ -17,7 +17,6 @@ from salient.models.build import block_list
 from salient.runtime.kv_cache import Batch, KeyValueCache
 from salient.runtime.model_loader import LoadedModel
 
-from .difference import TOLERANCES, max_row_error
 from .head import ModelHead, find_head
 from .match import FusedBlock, NotFusable, match_block
 from .native_blocks import NativeBlocks
@@ -25,7 +24,9 @@ from .torch_blocks import run_block
 from .trace import (
     PROOF_TOKENS,
     PROOF_WINDOW,
+    TOLERANCES,
     ModelTrace,
+    max_row_error,
     narrow,
     tables_of,
     trace_blocks,
