@@ -126,7 +126,7 @@ def test_bench_times_no_kernel_that_is_wrong(checkpoint, monkeypatch):
     monkeypatch.setattr(DenseWeight, "forward", lambda self, x: right(self, x).roll(1, -1))
     sizes = ("--concurrency", "1", "--prompt-tokens", 8, "--max-new-tokens", 2)
     report = json.loads(call("bench", checkpoint, *sizes, "--kernels", "dense", "--json").stdout)
-    assert report["rows"][0]["refused"].startswith("it is wrong: KL")
+    assert report["rows"][0]["refused"].startswith("wrong results: KL")
     assert report["rows"][0]["batches"] == report["winners"] == []
 
 

@@ -217,7 +217,7 @@ def test_scales_are_kept_exactly_in_the_smallest_type_that_can(scales, held):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int8], ids=str)
 def test_other_types_are_refused_in_words(dtype):
     ours, _ = both(17, 96, Scheme(32), torch.float16)
-    with pytest.raises(ModelError, match=f"was given {dtype}. Run the model in one of these"):
+    with pytest.raises(ModelError, match=f"not {dtype}. Run the model in one of these"):
         ours(torch.zeros(1, 96, dtype=dtype, device=DEVICE))
 
 

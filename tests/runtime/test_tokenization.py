@@ -96,14 +96,14 @@ def test_without_a_chat_template_a_plain_prompt_is_advised():
 
 
 def test_what_the_template_refuses_is_said_in_its_own_words():
-    words = r"refuses the conversation: System role not supported\. Its roles are system, user; "
+    words = r"rejects the conversation: System role not supported\. Its roles are system, user; "
     with pytest.raises(RequestError, match=words + "give the ones that the model was trained on"):
         chat_ids(chatty(FUSSY), CHAT)
     assert chat_ids(chatty(FUSSY), CHAT[1:])
 
 
 def test_a_template_with_a_mistake_is_said_to_refuse():
-    with pytest.raises(RequestError, match=r"chat template refuses the conversation: .*endfor"):
+    with pytest.raises(RequestError, match=r"chat template rejects the conversation: .*endfor"):
         chat_ids(chatty("{% for message in messages %}"), CHAT)
 
 
@@ -115,9 +115,9 @@ def test_a_template_that_writes_nothing_is_refused():
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ([], r"messages=\[\] is no conversation\. Give a list with at least one"),
-        ("Why?", r"messages='Why\?' is no conversation"),
-        (CHAT[0], r"is no conversation"),
+        ([], r"messages=\[\] is not a conversation\. Give a list with at least one"),
+        ("Why?", r"messages='Why\?' is not a conversation"),
+        (CHAT[0], r"is not a conversation"),
         (["Why?"], r"Message 0 is 'Why\?'\. Give an object with 'role' and 'content'"),
         ([CHAT[0], {"role": "user"}], r"Message 1 is \{'role': 'user'\}\. Give an object"),
         ([CHAT[0] | {"role": "bot"}], r"role 'bot'\. Give one of system, user, assistant, tool\."),

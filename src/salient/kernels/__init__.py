@@ -1,1 +1,1 @@
-"""y = x @ W.T over packed codes, several ways: reference, cpu, triton."""
+"""Kernels for y = x @ W.T over packed codes: reference, dense, CPU, Triton."""

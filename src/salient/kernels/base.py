@@ -1,9 +1,9 @@
-"""What every kernel is: a way to hold a weight of codes, and to multiply by it.
+"""The kernel interface: pack a quantized weight and multiply by it.
 
     y = x @ W.T        x [..., in], W [out, in] = (codes - zero) * scale, y [..., out]
 
-A kernel keeps the weight in an order of its own, made from the same codes; none of them rounds a
-weight again. `reference` is the definition that the others are held to.
+A kernel packs the weight in its own layout, from the same codes; none rounds a weight again.
+`reference` is the definition that the others are tested against.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from salient.core.scheme import Scheme
 
 @dataclass(frozen=True)
 class Layer:
-    """The layer that a kernel is asked to take: W [out, width] of `scheme`, on `device`.
+    """A linear layer: W [out, width] of `scheme`, on `device`.
 
     dtype: of the activations, in and out
     """
@@ -32,10 +32,9 @@ class Layer:
 
 
 class PackedWeight(nn.Module, ABC):
-    """A weight as one kernel keeps it; its tensors are buffers.
+    """A weight in the layout of one kernel; its tensors are buffers.
 
-    kernel: the kernel's name
-    out, width: the shape of the weight that it stands for
+    kernel: the kernel's name   out, width: the shape of the dequantized weight
     """
 
     kernel: ClassVar[str]
@@ -50,35 +49,35 @@ class PackedWeight(nn.Module, ABC):
 
     @abstractmethod
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight [out, width] that the codes stand for, in `dtype`."""
+        """The dequantized weight [out, width] in `dtype`."""
 
     def rows(self, start: int, stop: int) -> "PackedWeight | None":
-        """The outputs [start, stop) as a weight that shares this one's memory; None if it cannot.
+        """A view of the outputs [start, stop), or None if the layout has none.
 
-        Where it can, weights with the same input are packed as one and used alone or together.
+        With views, weights of the same input are packed as one and used alone or together.
         """
         return None
 
     @property
     def bytes(self) -> int:
-        """Bytes of memory that the weight takes."""
+        """Size in memory."""
         return sum(b.numel() * b.element_size() for b in self.buffers())
 
     def store(self, **tensors: Tensor) -> None:
-        """Keep `tensors` as buffers, which no state dict shows."""
+        """Register `tensors` as non-persistent buffers."""
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
 
 
 class Kernel(ABC):
-    """A way to multiply by codes."""
+    """A matrix multiplication kernel for quantized weights."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def unsupported(self, layer: Layer) -> str | None:
-        """Why this kernel cannot take `layer` here, in words; None if it can."""
+        """Why this kernel does not support `layer` here; None if it does."""
 
     @abstractmethod
     def pack(self, weight: QuantizedWeight, layer: Layer) -> PackedWeight:
-        """`weight` as this kernel keeps it, on the layer's device. It does not refuse `layer`."""
+        """`weight` in this kernel's layout, on the device of a supported `layer`."""

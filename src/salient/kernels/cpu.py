@@ -1,4 +1,4 @@
-"""Int4 on any CPU: our C++ kernels (cpp/), built on the machine that runs them.
+"""Int4 on any CPU: C++ kernels (cpp/), built on the machine that runs them.
 
 Activations of one group become int16 with a scale of their own, so that codes and activations
 multiply and add as integers: one instruction multiplies 16 (AVX2) or 32 (AVX-512 VNNI) pairs, and
@@ -20,12 +20,12 @@ from .cpu_library import INPUTS, LANES, Library, LinearC, codes_linear, codes_ma
 from .reference import ReferenceWeight
 
 LARGEST_GROUP = 256  # int32 holds the sum of 256 products of 15 and 32767, and rounding stays fine
-# Relative to the largest output. Seen: 1e-5 to 3e-5; a wrong order of codes gives about 1.
+# Relative to the largest output. Usual: 1e-5 to 3e-5; a wrong order of codes gives about 1.
 TOLERANCE = 1e-3
 
 
 class CpuWeight(PackedWeight):
-    """Codes in blocks of 16 outputs and steps of 8 inputs, as cpp/linear.h has them.
+    """Codes in blocks of 16 outputs and steps of 8 inputs; the layout of cpp/linear.h.
 
     codes: uint8 [blocks, steps, 64]   scale: float32, zero: uint8 [blocks, groups, 16]
     """
@@ -45,7 +45,7 @@ class CpuWeight(PackedWeight):
 
     @staticmethod
     def of(weight: QuantizedWeight, library: Library) -> "CpuWeight":
-        """The codes of `weight` in this order; outputs are padded to a multiple of 16."""
+        """`weight` in this layout; outputs are padded to a multiple of 16."""
         out, width = weight.codes.shape
         group = span(weight.scheme.group_size)
         repeat = weight.scheme.group_size // group
@@ -62,7 +62,7 @@ class CpuWeight(PackedWeight):
         )
 
     def rows(self, start: int, stop: int) -> "CpuWeight | None":
-        """The outputs [start, stop), where whole blocks of 16 hold them."""
+        """A view of the outputs [start, stop) if they are whole blocks of 16."""
         if start % LANES or (stop % LANES and stop != self.out):
             return None
         blocks = slice(start // LANES, -(-stop // LANES))
@@ -70,7 +70,7 @@ class CpuWeight(PackedWeight):
         return CpuWeight(stop - start, self.width, *parts, self.library)
 
     def linear(self, bias: Tensor | None = None) -> LinearC:
-        """What the C++ functions take; valid as long as this weight and `bias` [blocks * 16]."""
+        """The struct for C++; valid while this weight and `bias` [blocks * 16] exist."""
         return codes_linear(self.codes, self.scale, self.zero, bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,12 +83,12 @@ class CpuWeight(PackedWeight):
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight [out, width] that the codes stand for, in `dtype`."""
+        """The dequantized weight [out, width] in `dtype`."""
         return self.library.dequantize(self.linear())[: self.out].to(dtype)
 
 
 def span(group_size: int) -> int:
-    """How many inputs add up as integers: the group, or a part of it where it is large."""
+    """Inputs that are summed as integers: the group, or a part of a large one."""
     if group_size <= LARGEST_GROUP:
         return group_size
     fits = (s for s in range(LARGEST_GROUP, 0, -INPUTS) if group_size % s == 0)
@@ -105,12 +105,12 @@ def _in_blocks(codes: Tensor) -> Tensor:
 
 
 class CpuKernel(Kernel):
-    """Takes 4 bits and any group size that is a multiple of 8, on a CPU with a C++ compiler."""
+    """4 bits and any group size that is a multiple of 8, on a CPU with a C++ compiler."""
 
     name = "cpu"
 
     def unsupported(self, layer: Layer) -> str | None:
-        """Why not: the device, the scheme, no compiler, or kernels that fail their check."""
+        """Why `layer` is not supported, there is no compiler, or the kernels fail their check."""
         if layer.device.type != "cpu":
             return f"it computes on the CPU, not on {layer.device}"
         if layer.scheme.bits != 4:
@@ -130,7 +130,7 @@ class CpuKernel(Kernel):
 
 @cache
 def _fails(library: Library) -> str | None:
-    """What goes wrong when the built kernels are held to the definition on this machine."""
+    """The error of the built kernels against the reference kernel, if it is too large."""
     seeded = torch.Generator().manual_seed(0)
     for scheme, out, rows in ((Scheme(64), 48, 5), (Scheme(8, symmetric=True), 21, 1)):
         dense = torch.randn(out, 3 * scheme.group_size, generator=seeded)

@@ -1,7 +1,6 @@
-"""Building the C++ kernels for this machine's processor, once; the library lies in the cache.
+"""Build the C++ kernels for this machine's processor, once, into the cache.
 
-They are built where they run: the compiler then uses all that the processor has (AVX2, AVX-512
-VNNI, NEON). Without a compiler there is no library, and a reason in words.
+Built where they run, they use all instructions of the processor (AVX2, AVX-512 VNNI, NEON).
 """
 
 import hashlib
@@ -30,7 +29,7 @@ LONGEST_BUILD = 300  # seconds
 
 
 class NotBuilt(Exception):
-    """The kernels cannot be built here; the text says why."""
+    """The kernels cannot be built here, with the reason."""
 
 
 @cache
@@ -74,11 +73,11 @@ def _build(compiler: str, extra: tuple[str, ...], library: Path) -> None:
                 return
             errors = (line for line in done.stderr.splitlines() if "error" in line)
             message = message or next(errors, "")
-    raise NotBuilt(f"{compiler} cannot build them ({message.strip() or 'it says no reason'})")
+    raise NotBuilt(f"{compiler} cannot build them ({message.strip() or 'no error message'})")
 
 
 def _key(compiler: str, extra: tuple[str, ...]) -> str:
-    """A name for what would be built: another source, compiler or processor makes another."""
+    """The cache key: a hash of sources, compiler, flags and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
     digest = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
@@ -89,7 +88,7 @@ def _key(compiler: str, extra: tuple[str, ...]) -> str:
 
 
 def _processor() -> str:
-    """What the processor can do, as the system tells it."""
+    """The model and features of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

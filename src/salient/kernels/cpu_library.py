@@ -1,4 +1,4 @@
-"""The C++ kernels as Python sees them: structs and functions of cpp/*.h, called through ctypes."""
+"""Bindings of the C++ kernels: structs and functions of cpp/*.h, through ctypes."""
 
 import ctypes
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
@@ -110,7 +110,7 @@ class BatchC(Structure):
 
 @dataclass
 class ActivationBuffer:
-    """Memory for rounded activations: it grows to what was asked for and is used again."""
+    """A reusable buffer for rounded activations; grows on demand."""
 
     x: Tensor
     scale: Tensor
@@ -118,7 +118,7 @@ class ActivationBuffer:
 
     @staticmethod
     def empty() -> "ActivationBuffer":
-        """Room for nothing yet."""
+        """An empty buffer."""
         return ActivationBuffer(torch.empty(0, dtype=torch.int16), torch.empty(0), torch.empty(0))
 
     def of(self, values: int, groups: int) -> RoundedC:
@@ -133,7 +133,7 @@ class ActivationBuffer:
 class Library:
     """The functions of cpp/native.cpp.
 
-    instructions: what of the processor they use, in words
+    instructions: the instruction set that they use
     threaded: whether they were built with OpenMP
     """
 
@@ -182,13 +182,13 @@ def _function(function: Any, *types: Any) -> Any:
 
 
 def threads() -> int:
-    """Threads that the kernels use: as many as torch."""
+    """Threads of the kernels: those of torch."""
     return torch.get_num_threads()
 
 
 @cache
 def load_library() -> Library | str:
-    """The kernels built for this machine, or why there are none, in words."""
+    """The kernels built for this machine, or the reason why there are none."""
     try:
         return Library(str(built_library()))
     except NotBuilt as error:
@@ -226,7 +226,7 @@ def _there() -> Library:
 
 
 def codes_linear(codes: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None) -> LinearC:
-    """The struct for packed codes; it points into these tensors and does not keep them."""
+    """The struct for packed codes; it points into these tensors without owning them."""
     blocks, groups = scale.shape[:2]
     width = codes.shape[1] * INPUTS
     pointers = (_pointer(codes), _pointer(scale), _pointer(zero), _pointer(bias))

@@ -1,4 +1,4 @@
-"""The fallback: the weight dequantized once, in the activations' type. Takes all schemes."""
+"""The fallback: the weight dequantized once, in the activations' dtype. Supports all schemes."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from .base import Kernel, Layer, PackedWeight
 
 
 class DenseWeight(PackedWeight):
-    """The weight [out, width] as it is multiplied: four times the memory of its codes."""
+    """The dequantized weight [out, width]: four times the memory of its codes."""
 
     kernel = "dense"
 
@@ -23,17 +23,17 @@ class DenseWeight(PackedWeight):
         return linear(x, self.weight.to(x.dtype))  # type: ignore[operator]
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight [out, width] that the codes stand for, in `dtype`."""
+        """The dequantized weight [out, width] in `dtype`."""
         return self.weight.to(dtype)  # type: ignore[operator]
 
 
 class DenseKernel(Kernel):
-    """Takes every layer on every device."""
+    """Supports every layer on every device."""
 
     name = "dense"
 
     def unsupported(self, layer: Layer) -> str | None:
-        """Nothing is refused."""
+        """None: every layer is supported."""
         return None
 
     def pack(self, weight: QuantizedWeight, layer: Layer) -> DenseWeight:

@@ -1,4 +1,4 @@
-"""The definition: dequantize in float32, multiply in float32. Slow, and right everywhere."""
+"""The definition: dequantize and multiply in float32. Slow, correct on every device."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from .base import Kernel, Layer, PackedWeight
 
 
 class ReferenceWeight(PackedWeight):
-    """Codes, scale and zero as QuantizedWeight has them."""
+    """Codes, scale and zero of a QuantizedWeight."""
 
     kernel = "reference"
 
@@ -28,18 +28,18 @@ class ReferenceWeight(PackedWeight):
         return linear(x.float(), self.dequantize(torch.float32)).to(x.dtype)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight [out, width] that the codes stand for, in `dtype`."""
+        """The dequantized weight [out, width] in `dtype`."""
         weight = QuantizedWeight(self.codes, self.scale, self.zero, self.scheme)  # type: ignore[arg-type]
         return weight.dequantize().to(dtype)
 
 
 class ReferenceKernel(Kernel):
-    """Takes every layer on every device."""
+    """Supports every layer on every device."""
 
     name = "reference"
 
     def unsupported(self, layer: Layer) -> str | None:
-        """Nothing is refused."""
+        """None: every layer is supported."""
         return None
 
     def pack(self, weight: QuantizedWeight, layer: Layer) -> ReferenceWeight:

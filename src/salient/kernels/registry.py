@@ -1,4 +1,4 @@
-"""Which kernel takes a layer, and why; at how many rows a dense product overtakes it."""
+"""Select the kernel of a layer; measure from how many rows a dense product is faster."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from salient.core.errors import ModelError
 
 from .base import Kernel, Layer, PackedWeight
 
-# Name -> module and class; imported when asked for. In order of preference; `dense` takes all.
+# Name -> module and class, imported lazily. In order of preference; `dense` supports every layer.
 KERNELS = {
     "triton": ("triton", "TritonKernel"),
     "cpu": ("cpu", "CpuKernel"),
@@ -21,7 +21,7 @@ KERNELS = {
     "dense": ("dense", "DenseKernel"),
     "reference": ("reference", "ReferenceKernel"),
 }
-# Other people's, to compare with: taken only where they are asked for.
+# vLLM's kernels, for comparison: only selected by name.
 FOREIGN = {"marlin": ("vllm_kernels", "marlin"), "machete": ("vllm_kernels", "machete")}
 CROSSOVER_ROWS = (16, 64, 256)
 MARGIN = 1.2  # a dense product must be this much faster: it rounds activations to 16 bits
@@ -30,14 +30,14 @@ NEVER = 2**31
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """The kernel for a layer, and in words why it and not another."""
+    """The kernel of a layer, and the reason for it."""
 
     kernel: Kernel
     why: str
 
 
 def find_kernel(name: str) -> Kernel:
-    """The kernel called `name`. Raises ModelError listing the known ones."""
+    """The kernel called `name`. Raises ModelError for an unknown name."""
     known = KERNELS | FOREIGN
     if name not in known:
         raise ModelError(f"Unknown kernel {name!r}. Known kernels: {', '.join(known)}.")
@@ -46,9 +46,9 @@ def find_kernel(name: str) -> Kernel:
 
 
 def select_kernel(layer: Layer, wanted: str = "auto") -> KernelChoice:
-    """The kernel for `layer`: the first in KERNELS that takes it, or the one `wanted` by name.
+    """The first kernel of KERNELS that supports `layer`, or the one called `wanted`.
 
-    Raises ModelError where the wanted kernel refuses the layer.
+    Raises ModelError if the wanted kernel does not support the layer.
     """
     if wanted != "auto":
         kernel = find_kernel(wanted)
@@ -71,16 +71,15 @@ def select_kernel(layer: Layer, wanted: str = "auto") -> KernelChoice:
 
 
 def runs_on(name: str, device: torch.device) -> bool:
-    """Whether a user of `device` would ask why it is not `name`."""
+    """Whether the kernel called `name` is made for devices of this type."""
     on_gpu = name == "triton" or name in FOREIGN
     return on_gpu != (device.type == "cpu")
 
 
 def measured_crossover(weight: PackedWeight, device: torch.device) -> tuple[int, torch.dtype]:
-    """From how many rows on dequantizing `weight` for a dense product is faster, and its type.
+    """From how many rows on a dense product is faster than `weight`, and its dtype.
 
-    Measured here and now on a CPU, at CROSSOVER_ROWS; NEVER where it is not. The GPU's kernel
-    decides that itself.
+    Measured on a CPU, at CROSSOVER_ROWS; NEVER on a GPU, whose kernel decides that itself.
     """
     if device.type != "cpu" or weight.kernel in ("dense", "reference"):
         return NEVER, torch.float32
@@ -101,7 +100,7 @@ def dense_product(weight: PackedWeight, x: Tensor, dtype: torch.dtype) -> Tensor
 
 
 def _seconds(work: Callable[[], Tensor]) -> float:
-    """The shortest of three runs after one that does not count."""
+    """The shortest of three runs after a warm-up run."""
     work()
     taken = []
     for _ in range(3):

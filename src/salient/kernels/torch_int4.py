@@ -1,7 +1,7 @@
-"""Int4 on a CPU without a compiler: the operator that PyTorch ships.
+"""PyTorch's int4 operator, for CPUs without a C++ compiler.
 
-It is fast in bfloat16 only (its float16 and float32 are far slower than a dense product), for few
-rows only, and takes the group sizes 32, 64, 128 and 256.
+Fast only in bfloat16 (float16 and float32 are far slower than a dense product) and for few rows;
+group sizes 32, 64, 128 and 256.
 """
 
 import torch
@@ -17,7 +17,7 @@ INNER_K_TILES = 1  # the operator ignores it on a CPU
 
 
 class TorchInt4Weight(PackedWeight):
-    """The operator's packing, and two codes a byte beside it, from which to dequantize.
+    """The operator's packed weight, and two codes a byte for dequantization.
 
     packed: uint8 [out, width / 2]   scales_zeros: bfloat16 [groups, out, 2]
     pairs: uint8 [out, width / 2]    scale: float32 [out, groups]   zero: uint8 [out, groups]
@@ -50,19 +50,19 @@ class TorchInt4Weight(PackedWeight):
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight [out, width] that the codes stand for, in `dtype`."""
+        """The dequantized weight [out, width] in `dtype`."""
         codes = torch.stack((self.pairs & 15, self.pairs >> 4), -1).flatten(1)  # type: ignore[operator]
         weight = QuantizedWeight(codes, self.scale, self.zero, self.scheme)  # type: ignore[arg-type]
         return weight.dequantize().to(dtype)
 
 
 class TorchInt4(Kernel):
-    """Takes 4 bits, group sizes 32 to 256, outputs in sixteens, bfloat16."""
+    """4 bits, group sizes 32 to 256, outputs in multiples of 16, bfloat16."""
 
     name = "torch-int4"
 
     def unsupported(self, layer: Layer) -> str | None:
-        """Why not: the device, the dtype, the scheme, the shape, or a PyTorch without it."""
+        """Why `layer` is not supported, or PyTorch lacks the operator."""
         if layer.device.type != "cpu":
             return f"it computes on the CPU, not on {layer.device}"
         if layer.dtype != torch.bfloat16:
@@ -79,5 +79,5 @@ class TorchInt4(Kernel):
         return None
 
     def pack(self, weight: QuantizedWeight, layer: Layer) -> TorchInt4Weight:
-        """The codes in the operator's order, in main memory."""
+        """The codes in the operator's layout, in main memory."""
         return TorchInt4Weight(weight)

@@ -1,7 +1,7 @@
-"""GPUs: codes stay four bits in memory and become numbers in registers. NVIDIA and AMD, by Triton.
+"""NVIDIA and AMD GPUs, with Triton: 4-bit codes in memory, dequantized in registers.
 
 Decoding reads the whole weight for each token, so its time is bytes over bandwidth: a quarter of
-16-bit's. Three programs (`triton_kernels.py`) share the range of rows, and a table says which:
+16-bit's. Three programs (`triton_kernels.py`), by the number of rows:
 
     rows        program                              why
     1 to 16     narrow    slices of the inputs       the weight's bytes are the time
@@ -10,11 +10,10 @@ Decoding reads the whole weight for each token, so its time is bytes over bandwi
     1024 on     dequantize, then torch.mm            two passes over 16-bit weights are by then a
                                                      small part, and the vendor's product is best
 
-What it refuses: other than 4 bits, activations that are not float16 or bfloat16, devices that are
-no GPU (but for TRITON_INTERPRET=1, where Triton's interpreter runs the programs on a CPU, slowly:
-for tests).
+Not supported: other bit widths, activations other than float16 and bfloat16, and CPUs (except
+with TRITON_INTERPRET=1, Triton's slow interpreter, for tests).
 
-The same inputs give the same bits: no atomic additions, and nothing is tuned while running.
+Deterministic: no atomic additions, no tuning at run time.
 """
 
 import importlib.util
@@ -40,7 +39,7 @@ class TritonWeight(PackedWeight):
     scale: int32 [groups, outputs / 2], two 16-bit scales each, or one float32 [groups, outputs]
     zero:  int32 [groups, outputs / 8], eight zeros each; empty if symmetric
 
-    Outputs are padded to 16, inputs to 64. Scales are held as integers so that a module's change
+    Outputs are padded to 16, inputs to 64. Scales are stored as integers so that a module's change
     of dtype cannot round them.
     """
 
@@ -69,19 +68,19 @@ class TritonWeight(PackedWeight):
         """
         if x.dtype not in DTYPES:
             raise ModelError(
-                f"The triton kernel multiplies float16 and bfloat16, and was given {x.dtype}. "
-                "Run the model in one of these, or take another kernel."
+                f"The triton kernel multiplies float16 and bfloat16, not {x.dtype}. "
+                "Run the model in one of these, or use another kernel."
             )
         rows = x.reshape(-1, self.width).contiguous()
         y = torch.ops.salient.matmul_w4(rows, *self._operands())
         return y.reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight [out, width] that the codes stand for, in `dtype`."""
+        """The dequantized weight [out, width] in `dtype`."""
         return torch.ops.salient.dequantize_w4(*self._operands(), self.width, dtype)
 
     def _operands(self) -> tuple[Any, ...]:
-        """What the operators take to know the weight."""
+        """The weight's arguments of the operators."""
         facts = (self.scale_dtype, self.out, self.group_size)
         return (self.packed, self.scale, self.zero, *facts)
 
@@ -92,7 +91,7 @@ class TritonKernel(Kernel):
     name = "triton"
 
     def unsupported(self, layer: Layer) -> str | None:
-        """Why this kernel cannot take `layer` here, in words; None if it can."""
+        """Why this kernel does not support `layer` here; None if it does."""
         scheme = layer.scheme
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed; install it with: pip install 'salient-awq[gpu]'"
@@ -112,7 +111,7 @@ class TritonKernel(Kernel):
 
 
 def _no_gpu(device: torch.device) -> str | None:
-    """Why `device` is no GPU that the programs run on; None if it is one."""
+    """Why the programs do not run on `device`; None if they do."""
     if interpreted() and device.type == "cpu":
         return None
     if device.type != "cuda":
@@ -134,7 +133,7 @@ def _no_gpu(device: torch.device) -> str | None:
 def pack_codes(codes: Tensor) -> Tensor:
     """Codes uint8 [out, width] as words int16 [width / 64, out / 16, 32, 8], both rounded up.
 
-    The order is told in `triton_kernels.py`. Padding is code 0.
+    `triton_kernels.py` defines the order. Padding is code 0.
     """
     out, width = codes.shape
     blocks = (_up(out, BLOCK_OUT) // BLOCK_OUT, _up(width, BLOCK_IN) // BLOCK_IN)

@@ -23,7 +23,7 @@ written, whether Triton's interpreter runs it: it has no product of bfloat16).
 import triton
 import triton.language as tl
 
-# Triton compiles a program anew when such a number becomes 1 or a multiple of 16: no gain here.
+# Triton recompiles a program when such a number becomes 1 or a multiple of 16: no gain here.
 NOT_SPECIAL = ("rows", "blocks", "groups", "steps")
 
 
@@ -258,7 +258,7 @@ def add(parts, y, count, PARTS: tl.constexpr, SIZE: tl.constexpr):
 def dequantize(
     packed, scale, zero, w, out, width, padded, blocks, groups, FORM: tl.constexpr, S: tl.constexpr
 ):
-    """The weight itself: w [out, width], 16 outputs by 64 S inputs a program."""
+    """The dequantized weight: w [out, width], 16 outputs by 64 S inputs a program."""
     weight = (scale, zero, padded, groups)
     flat = tl.arange(0, S * 16)
     n = tl.program_id(0) * 16 + flat % 16

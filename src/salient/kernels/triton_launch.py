@@ -1,4 +1,4 @@
-"""How the Triton programs are launched: settings by rows, parts, and the two operators of PyTorch.
+"""Launch the Triton programs: settings by rows, parts, and two PyTorch operators.
 
 The operators are opaque to torch.compile, which calls them as they are: no graph breaks, and CUDA
 graphs capture them. They allocate their results and launch; nothing waits for the GPU.
@@ -93,7 +93,7 @@ MOST_ROWS = 1023  # beyond: dequantize once, then torch.mm
 
 @lru_cache
 def settings_of(device: torch.device) -> LaunchSettings:
-    """The settings of the GPU; the interpreter plays one."""
+    """The settings of the GPU; the interpreter has NVIDIA's."""
     if torch.version.hip is not None:
         return KINDS["amd"]
     if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10):
@@ -102,13 +102,13 @@ def settings_of(device: torch.device) -> LaunchSettings:
 
 
 def fitted_narrow(s: NarrowSettings, group_size: int) -> NarrowSettings:
-    """`s` as groups of this size need it: none may end inside a step."""
+    """`s` adapted to the group size: no group may end inside a step."""
     blocks = s.blocks if group_size % (s.blocks * BLOCK_IN) == 0 else 1
     return replace(s, blocks=blocks, stages=_stages(s.stages, group_size))
 
 
 def fitted_wide(s: WideSettings, group_size: int) -> WideSettings:
-    """`s` as groups of this size need it."""
+    """`s` adapted to the group size."""
     return replace(s, stages=_stages(s.stages, group_size))
 
 
@@ -119,13 +119,13 @@ def _stages(stages: int, group_size: int) -> int:
 
 
 def interpreted() -> bool:
-    """Whether Triton's interpreter stands in for the GPU."""
+    """Whether Triton's interpreter replaces the GPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @dataclass(frozen=True)
 class PackedOperands:
-    """A packed weight as the operators see it, and what the programs need to know of it."""
+    """A packed weight as arguments of the programs."""
 
     packed: Tensor
     scale: Tensor
@@ -160,7 +160,7 @@ def matmul(
     out: int,
     group_size: int,
 ) -> Tensor:
-    """y [rows, out] = x [rows, width] @ W.T. Neither waits for the GPU nor makes it wait."""
+    """y [rows, out] = x [rows, width] @ W.T. Asynchronous."""
     weight = PackedOperands(packed, scale, zero, scale_dtype, out, group_size)
     rows, width = x.shape
     if rows == 0 or rows > MOST_ROWS:
@@ -235,7 +235,7 @@ def run_wide(x: Tensor, weight: PackedOperands, s: WideSettings) -> Tensor:
 
 
 def parts_of(tiles: int, most: int, device: torch.device) -> int:
-    """Into how many parts the inputs are cut, so that `tiles` programs a part fill the GPU.
+    """The number of parts of the inputs at which `tiles` programs a part fill the GPU.
 
     A power of two, at most `most`; 1 where nine tenths of the multiprocessors have work already.
     """
@@ -247,7 +247,7 @@ def parts_of(tiles: int, most: int, device: torch.device) -> int:
 
 @lru_cache
 def processors(device: torch.device) -> int:
-    """Multiprocessors of the GPU; the interpreter plays a small one."""
+    """Multiprocessors of the GPU; 8 for the interpreter."""
     if device.type != "cuda":
         return 8
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,8 +1,8 @@
-"""Other people's kernels, where they are installed: vLLM's Marlin and Machete.
+"""vLLM's kernels Marlin and Machete, where vLLM is installed.
 
-For comparison only: no engine of ours chooses them, and Salient never installs them, because vLLM
-pins versions of its own. Written from the signatures of vLLM 0.32 and not run: no machine of ours
-has its CUDA build. Where another version differs, `refuses` or the first call says so in words.
+For comparison only: never selected automatically and never installed by Salient, because vLLM pins
+its own versions. Written from the signatures of vLLM 0.32 and not run: no test machine has its CUDA
+build. If another version differs, `unsupported` or the first call reports it.
 """
 
 from typing import Any
@@ -17,11 +17,11 @@ from salient.core.quant import QuantizedWeight
 
 from .base import Kernel, Layer, PackedWeight
 
-MISMATCHES = (TypeError, AttributeError, RuntimeError)  # what other arguments end in
+MISMATCHES = (TypeError, AttributeError, RuntimeError)  # raised for wrong arguments
 
 
 class ForeignWeight(PackedWeight):
-    """A weight in another project's order: tensors of its own."""
+    """A weight in the layout of a vLLM kernel."""
 
     def __init__(self, weight: QuantizedWeight, layer: Layer):
         super().__init__(layer.out, layer.width)
@@ -35,7 +35,7 @@ class ForeignWeight(PackedWeight):
             raise _another_version(self.kernel, error) from error
 
     def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
-        """Keep the weight: packed int32 [width / 8, out], scale and zero int32 [groups, out]."""
+        """Store the weight: packed int32 [width / 8, out], scale and zero int32 [groups, out]."""
         raise NotImplementedError
 
     def product(self, x: Tensor) -> Tensor:
@@ -58,18 +58,18 @@ class ForeignWeight(PackedWeight):
 
     @property
     def type(self) -> Any:
-        """vLLM's name of the codes: with zeros, or with 8 taken off."""
+        """vLLM's scalar type of the codes: with zero points, or biased by 8."""
         types = _vllm("vllm.scalar_type").scalar_types
         return types.uint4b8 if self.symmetric else types.uint4
 
 
 class MarlinWeight(ForeignWeight):
-    """As Marlin holds it."""
+    """Marlin's layout."""
 
     kernel = "marlin"
 
     def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
-        """vLLM's own repacking."""
+        """Repack with vLLM."""
         ops = _vllm("vllm._custom_ops")
         tools = _vllm("vllm.model_executor.layers.quantization.utils.marlin_utils")
         sizes = (self.width, self.out)
@@ -93,12 +93,12 @@ class MarlinWeight(ForeignWeight):
 
 
 class MacheteWeight(ForeignWeight):
-    """As Machete holds it: zeros multiplied by their scales."""
+    """Machete's layout: zeros multiplied by their scales."""
 
     kernel = "machete"
 
     def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
-        """vLLM's own repacking, which takes columns."""
+        """Repack with vLLM, column-major."""
         prepack = _vllm("vllm._custom_ops").machete_prepack_B
         columns = packed.t().contiguous().t()
         self.store(
@@ -125,7 +125,7 @@ class VllmKernelWrapper(Kernel):
         self.name = weight_class.kernel  # type: ignore[misc]
 
     def unsupported(self, layer: Layer) -> str | None:
-        """Why it cannot take `layer` here, in words; None if it can."""
+        """Why this kernel does not support `layer` here; None if it does."""
         try:
             _vllm("vllm._custom_ops")
         except MissingExtra as error:
@@ -145,7 +145,7 @@ class VllmKernelWrapper(Kernel):
         return None
 
     def pack(self, weight: QuantizedWeight, layer: Layer) -> ForeignWeight:
-        """The codes in its order, on the layer's device."""
+        """The codes in its layout, on the layer's device."""
         return self.weight_class(weight, layer)
 
 
@@ -165,7 +165,7 @@ def pack_gptq(codes: Tensor) -> Tensor:
 
 
 def _another_version(name: str, error: Exception) -> ModelError:
-    """Says whose fault it is when another version of vLLM takes other arguments."""
+    """The error for a version of vLLM with other signatures."""
     return ModelError(
         f"vLLM's {name} does not take what that of vLLM 0.32 takes: "
         f"{str(error).splitlines()[0]}. Compare with another version, or without it."

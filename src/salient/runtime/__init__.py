@@ -1,1 +1,1 @@
-"""Running what was written: load, fuse, generate, measure. Meets `awq` on disk alone."""
+"""Run checkpoints: load, fuse, generate, measure."""

@@ -31,7 +31,7 @@ class Conversation:
         self._ids([{"role": "user", "content": "?"}])  # no template, or it refuses a system text
 
     def send(self, text: str) -> Iterator[str]:
-        """The answer to `text`, as it comes; what was said when the loop is left stays said.
+        """The answer to `text`, streamed; the text up to an early exit stays in the history.
 
         Raises RequestError, and forgets `text`, where it does not fit the context alone.
         """
@@ -52,7 +52,7 @@ class Conversation:
         raise_failed([answer])
 
     def reset(self) -> None:
-        """Forget all turns."""
+        """Clear the history."""
         self.messages.clear()
 
     def _fitting(self) -> list[int]:
@@ -64,8 +64,8 @@ class Conversation:
             if len(ids) + least <= context or len(self.messages) == 1:
                 if len(ids) + 1 > context:
                     raise RequestError(
-                        f"What you said takes {len(ids)} tokens, the context is {context}. Say it "
-                        "shorter."
+                        f"The message takes {len(ids)} tokens, the context is {context}. "
+                        "Shorten it."
                     )
                 return ids
             del self.messages[:2]

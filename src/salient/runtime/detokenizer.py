@@ -1,12 +1,12 @@
 """Tokens -> text, one token at a time, and stop strings.
 
-A token is no piece of text. A character may take several tokens, SentencePiece writes the space
+A token is not a piece of text. A character may take several tokens, SentencePiece writes the space
 before a word that is not the first, and a stop string begins and ends anywhere. So each push
-decodes a short window: tokens whose text is out already, for context, and those whose text is not.
-The window's text less the context's is new, and is let out once it can change no more: it ends in
-a whole character, and in nothing that could begin a stop string.
+decodes a short window: tokens whose text is emitted, for context, and pending ones.
+The window's text minus the context's is new. It is emitted once it is final: it ends in a whole
+character, and not in the beginning of a stop string.
 
-Special tokens have no text, and no place in the window. Bytes that are no UTF-8 become U+FFFD.
+Special tokens have no text and are not in the window. Invalid UTF-8 becomes U+FFFD.
 """
 
 from collections.abc import Sequence
@@ -41,16 +41,16 @@ class TextStream:
 
     @property
     def text(self) -> str:
-        """All the text let out so far."""
+        """The text emitted so far."""
         return "".join(self._pieces)
 
     @property
     def stopped_by(self) -> str | None:
-        """The stop string that was found, after which nothing more comes."""
+        """The matched stop string, after which nothing is emitted."""
         return self._stops.match
 
     def push(self, token: int) -> str:
-        """The text that is certain now that `token` has come; often none."""
+        """The text that is final after `token`; often empty."""
         if not self._has_text(token):
             return ""
         self._pending.append(token)
@@ -66,13 +66,13 @@ class TextStream:
         return self._emit(self._stops.push(fresh))
 
     def finish(self) -> str:
-        """What was held back: no more tokens will come."""
+        """The rest of the text, after the last token."""
         fresh = self._new_text(self._decode(self._context + self._pending)) if self._pending else ""
         self._pending = []
         return self._emit(self._stops.push(fresh) + self._stops.finish())
 
     def _set_context(self, prompt_ids: Sequence[int]) -> None:
-        """Make the prompt's end the context: the fewest tokens that end in whole characters.
+        """Set the context to the prompt's end: the fewest tokens that end in whole characters.
 
         A context that began inside a character would spoil the bytes that follow it. Where the
         prompt itself ends inside one, that character's beginning waits for the rest.
@@ -94,7 +94,7 @@ class TextStream:
                     return
 
     def _has_text(self, token: int) -> bool:
-        """Whether `token` has text: models have more ids than their tokenizer."""
+        """Whether `token` has text: models have more ids than their tokenizers."""
         if token in self._special:
             return False
         return self._tokenizer.convert_ids_to_tokens(token) is not None
@@ -116,7 +116,7 @@ class TextStream:
         return self._decode(self._pending)
 
     def _flush_incomplete(self, fresh: str) -> str:
-        """Let out what is certain of a window that never ends in a whole character.
+        """Flush the final part of a window that never ends in a whole character.
 
         Returns `fresh` without the end that later tokens may still change.
         """
@@ -135,7 +135,7 @@ class TextStream:
 
 
 class StopStrings:
-    """Lets text through up to the first stop string, wherever its pieces are cut.
+    """Passes text up to the first stop string, however it is split.
 
     The first is the one that is complete first; of those that end together, the longest.
     """
@@ -146,7 +146,7 @@ class StopStrings:
         self.match: str | None = None
 
     def push(self, text: str) -> str:
-        """The text that is certain not to be, or to follow, a stop string."""
+        """The text that is certainly before any stop string."""
         if self.match is not None:
             return ""
         text = self._tail + text
@@ -160,7 +160,7 @@ class StopStrings:
         return text[: len(text) - length]
 
     def finish(self) -> str:
-        """What was held back and became no stop string."""
+        """The withheld text, which is not a stop string."""
         tail, self._tail = self._tail, ""
         return tail
 

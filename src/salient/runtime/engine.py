@@ -1,7 +1,7 @@
-"""Generation: sequences come and go, and share every step (continuous batching).
+"""The generation engine, with continuous batching and chunked prefill.
 
-A step computes one piece of one waiting prompt, and one more token of every running sequence. What
-a sequence gives does not depend on what runs beside it.
+A step computes one chunk of one waiting prompt, and one more token of every running sequence. The
+output of a sequence does not depend on the other sequences.
 """
 
 import time
@@ -23,8 +23,8 @@ from .sampling_params import SampledToken, SamplingParams
 from .token_sequence import StepOutput, TokenSequence, raise_failed
 from .tokenization import check_length
 
-CHUNK = 512  # tokens of a prompt in one step: running sequences wait no longer than for these
-MIN_COPY = 16  # tokens that a prompt must share with another slot's to copy them
+CHUNK = 512  # tokens of a prefill chunk: bounds how long running sequences wait
+MIN_COPY = 16  # shared prefix tokens from which on copying from another slot pays off
 
 
 class Engine:
@@ -54,12 +54,12 @@ class Engine:
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens whose keys and values the slots hold, of answers under way and of earlier ones."""
+        """Tokens whose keys and values are in the slots, of running and earlier sequences."""
         return sum(map(len, self._slot_tokens))
 
     @cached_property
     def grammars(self) -> Grammars:
-        """Makes constraints of answers. Raises MissingExtra without the library for it."""
+        """Compiles grammars. Raises MissingExtra without llguidance."""
         return Grammars(self.tokenizer, self.runner.vocabulary, self.ends)
 
     def submit(
@@ -67,7 +67,7 @@ class Engine:
     ) -> TokenSequence:
         """Queue a prompt of token ids; `constraint` is this answer's own.
 
-        Raises RequestError for what cannot be run.
+        Raises RequestError for invalid parameters or a prompt that does not fit.
         """
         sampling.check()
         if not ids:
@@ -89,18 +89,18 @@ class Engine:
         self._finish(answer, "cancelled")
 
     def clear_cache(self) -> None:
-        """Reuse nothing that the slots hold: whoever calls this computes in them. While none runs.
+        """Mark all slots as empty, so that the caller can compute in them.
 
-        Raises RequestError while one does.
+        Raises RequestError while sequences run.
         """
         if self.busy:
             raise RequestError("The engine is busy with answers. Wait for them, then ask again.")
         self._slot_tokens = [[] for _ in self._slot_tokens]
 
     def logits(self, ids: Sequence[int], last: int) -> Tensor:
-        """Logits float32 [last, vocab] after each of the last of `ids`, beside whatever runs.
+        """Logits float32 [last, vocab] after each of the last of `ids`; other sequences may run.
 
-        Raises RequestError for what has no room, ResourceError where no slot is free.
+        Raises RequestError for too many tokens, ResourceError if no slot is free.
         """
         tokens = list(ids)
         self._check_known(tokens)
@@ -161,7 +161,7 @@ class Engine:
             )
 
     def _admit(self) -> None:
-        """Give the first waiting prompt a slot, the one that holds most of its beginning."""
+        """Assign the first waiting prompt to the free slot with the longest shared prefix."""
         taken = {answer.slot for answer in self._running}
         free = [slot for slot in range(self.runner.slots) if slot not in taken]
         if not free:
@@ -171,7 +171,7 @@ class Engine:
         answer.slot, answer.reused, answer._done = slot, reused, reused
 
     def _take_slot(self, free: list[int], ids: list[int]) -> tuple[int, int]:
-        """A slot of `free` for `ids`, and how many of them it holds already, never all."""
+        """A slot of `free` for `ids`, and how many of them it already contains, never all."""
         shared = [common_start(cached, ids) for cached in self._slot_tokens]
         slot = max(free, key=lambda s: (shared[s], -self._used[s]))
         best = max(range(len(shared)), key=lambda s: shared[s])
@@ -216,7 +216,7 @@ class Engine:
         """Add `token`, or one chosen from its logits, to an answer, or end it there."""
         try:
             picked = answer.sampler.pick(logits) if token is None else SampledToken(token)
-        except ModelError as error:  # no numbers; the others go on
+        except ModelError as error:  # logits are not finite; the other sequences continue
             answer.error = error
             self._finish(answer, "failed")
             return StepOutput(answer, answer.stream.finish(), None, "failed")
@@ -249,6 +249,6 @@ class Engine:
 
 
 def common_start(cached: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many first tokens of `prompt` are in `held`; its last is always computed."""
+    """How many first tokens of `prompt` are in `held`; the last is always computed."""
     most = min(len(cached), len(prompt) - 1)
     return next((i for i in range(most) if cached[i] != prompt[i]), most)

@@ -1,7 +1,7 @@
-"""Answers that must be JSON: which tokens may come next, by the library llguidance (extra `serve`).
+"""Structured output: constrain answers to JSON with llguidance (extra `serve`).
 
-What it masks is decided anew after every token, from the grammar of a JSON Schema. A constraint
-belongs to one answer; `fresh` gives one that stands at the beginning again.
+The token mask is computed after every token, from the grammar of a JSON Schema. A constraint
+belongs to one answer; `fresh` copies it in its initial state.
 """
 
 import json
@@ -14,14 +14,14 @@ from torch import Tensor
 from salient.core.errors import MissingExtra, ModelError, RequestError
 
 ANY_OBJECT = {"type": "object"}
-SPACE = r"( |\n {0,8})?"  # between values: a small model may go on with spaces for ever
-LONGEST_REASON = 300  # characters of the library's words that are passed on
+SPACE = r"( |\n {0,8})?"  # between values: a small model may emit spaces for ever
+LONGEST_REASON = 300  # characters of the library's message
 
 
 class Constraint:
-    """Which tokens an answer may go on with.
+    """The tokens that may come next.
 
-    ended: whether nothing may follow any more
+    ended: whether the answer is complete
     """
 
     def __init__(self, matcher: Any):
@@ -33,7 +33,7 @@ class Constraint:
         return Constraint(self._matcher.deep_copy())
 
     def allowed(self, scores: Tensor) -> Tensor:
-        """`scores` [vocab], minus infinity where a token may not come; a copy."""
+        """`scores` [vocab], minus infinity for forbidden tokens; a copy."""
         bits = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
         each = (bits[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
         may = each.flatten()[: len(scores)].bool().to(scores.device)
@@ -44,13 +44,13 @@ class Constraint:
         return scores.masked_fill(~may, float("-inf"))
 
     def accept(self, token: int) -> None:
-        """Go on after `token`, one of those allowed."""
+        """Advance by an allowed `token`."""
         self._matcher.consume_token(token)
         self.ended = self._matcher.is_stopped()
 
 
 class Grammars:
-    """Makes constraints for one tokenizer.
+    """Compiles constraints for one tokenizer.
 
     vocabulary: how many ids the model has   ends: tokens that may follow a complete answer
     """
@@ -69,7 +69,8 @@ class Grammars:
             )
         except ValueError as error:
             raise RequestError(
-                f"This model's tokenizer cannot be held to JSON ({str(error)[:LONGEST_REASON]}). "
+                "This model's tokenizer does not support JSON constraints "
+                f"({str(error)[:LONGEST_REASON]}). "
                 "Leave response_format out."
             ) from None
 
@@ -89,7 +90,7 @@ class Grammars:
             reason = str(error)
         if reason:
             raise RequestError(
-                f"The JSON Schema cannot be followed: {reason.strip()[:LONGEST_REASON]}. Mend it, "
+                f"The JSON Schema cannot be followed: {reason.strip()[:LONGEST_REASON]}. Fix it, "
                 "or ask for type json_object."
             )
         return Constraint(LLMatcher(self._tokens, grammar, log_level=0))

@@ -1,4 +1,4 @@
-"""The verb `inspect --runtime`: how a checkpoint runs here, what was fused, and why not."""
+"""The verb `inspect --runtime`: kernels, fused blocks and memory of a checkpoint, with reasons."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def inspect_runtime(checkpoint: str, options: EngineOptions) -> Report:
     rows = [
         ("device", data["device"]),
         ("activations", data["dtype"]),
-        ("keys and values", data["kv_dtype"] or "as Transformers keeps them"),
+        ("keys and values", data["kv_dtype"] or "Transformers' cache"),
         ("weights in memory", mebibytes(data["weight_bytes"])),
         ("a token's keys and values", _kibibytes(data["kv_bytes_a_token"])),
         ("context", f"{data['context']} tokens, {data['slots']} sequences at once"),
@@ -36,7 +36,7 @@ def inspect_runtime(checkpoint: str, options: EngineOptions) -> Report:
 
 
 def runtime_to_dict(opened: LoadedEngine) -> dict[str, Any]:
-    """How `opened` runs, as plain data."""
+    """The runtime of `opened` as plain data."""
     model, runner = opened.model, opened.engine.runner
     many, many_dtype = model.crossover
     cache = runner.cache if isinstance(runner, FusedRunner) else None

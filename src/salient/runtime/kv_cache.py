@@ -1,4 +1,4 @@
-"""Keys and values of the sequences that run: one slot each, positions in order."""
+"""The key/value cache: one slot for each running sequence, positions in order."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Which tokens a step computes: a row each.
+    """The tokens that a step computes, one row each.
 
     slots, positions: int64 [rows], where a row's keys and values go
     length: positions that any row may read, 0 to length - 1
@@ -73,7 +73,7 @@ class KeyValueCache:
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
 
     def copy(self, source: int, target: int, count: int) -> None:
-        """Give slot `target` the first `count` positions of slot `source`."""
+        """Copy the first `count` positions of slot `source` to slot `target`."""
         for tensor in (*self.keys, *self.values):
             tensor[target, :, :count] = tensor[source, :, :count]
 

@@ -1,4 +1,4 @@
-"""Linears as they run: weights of codes, and 16-bit weights beside float32 activations."""
+"""Linear layers: quantized weights, and 16-bit weights with float32 activations."""
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,9 @@ from salient.kernels.registry import NEVER, dense_product
 
 
 class QuantLinear(nn.Module):
-    """A linear whose weight is codes. In place of an nn.Linear of the same shape.
+    """A linear with a quantized weight; replaces an nn.Linear of the same shape.
 
-    many, many_dtype: from how many rows on a dense product in that type is faster; measured
+    dense_rows, dense_dtype: from how many rows on a dense product in that dtype is faster
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class QuantLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight float32 [out, in], dequantized anew: models look at its type or device."""
+        """The weight float32 [out, in], dequantized on each access: models read its dtype."""
         return self.packed.dequantize(torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class QuantLinear(nn.Module):
 
 
 class HalfLinear(nn.Module):
-    """A linear that keeps its weight in 16 bits, whatever type the activations have.
+    """A linear with a 16-bit weight, for activations of any dtype.
 
     weight: float16 or bfloat16 [out, in]   bias: [out] or None
     """
@@ -70,7 +70,7 @@ class HalfLinear(nn.Module):
 
 
 class HalfEmbedding(nn.Module):
-    """An embedding that keeps its weight in 16 bits and gives `dtype`, multiplied by `factor`.
+    """An embedding with a 16-bit weight; its output is in `dtype`, multiplied by `factor`.
 
     weight: float16 or bfloat16 [vocab, width]
     """

@@ -1,4 +1,4 @@
-"""A checkpoint, opened to generate: device, types, kernels, fusion and engine in one call."""
+"""Load a checkpoint into an engine: device, dtypes, kernels, fusion."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from .runner import FusedRunner, ModelRunner, Runner
 from .tokenization import eos_ids
 
 LONGEST_DEFAULT = 8192  # positions, unless asked for more
-# Of keys and values, by the activations' type: float16 has 11 bits, and is half to read of float32.
+# Activation dtype -> dtype of keys and values: float16 has 11 bits, half the bytes of float32.
 KV_DTYPES = {
     torch.float32: torch.float16,
     torch.bfloat16: torch.bfloat16,
@@ -29,7 +29,7 @@ CHOICES = ("auto", "on", "off")
 
 @dataclass
 class LoadedEngine:
-    """A checkpoint that runs: `engine` generates with `model`; `audit` says what was fused."""
+    """A loaded checkpoint: the engine, its model, and the audit of the fusion."""
 
     model: LoadedModel
     engine: Engine
@@ -40,7 +40,7 @@ class LoadedEngine:
 def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
     """Open `checkpoint` (folder, Hub id or demo name), 4-bit or 16-bit, ours or others'.
 
-    Raises ModelError and CheckpointError for what cannot be run, RequestError for bad options.
+    Raises ModelError, CheckpointError, or RequestError for invalid options.
     """
     options = options or EngineOptions()
     device = find_device(options.device)
@@ -48,7 +48,7 @@ def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
     kv_dtype = dtype_of(options.kv_dtype, KV_DTYPES[dtype], "kv_dtype")
     model = load_model(checkpoint, device, dtype, options.kernel)
     context = _context(model, options)
-    # One position more: rows of a compiled step that stand for no sequence go there.
+    # One extra position, for the padding rows of a compiled step.
     fused, audit = fuse(model, context + 1) if options.fuse else (None, FusionAudit())
     if not options.fuse:
         audit.note("the model runs as Transformers has it", "fusion was switched off")

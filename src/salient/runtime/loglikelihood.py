@@ -1,4 +1,4 @@
-"""How likely given texts are after a context: the way to answer a multiple choice without writing.
+"""Log-likelihood of continuations of a context, as in multiple-choice tasks.
 
 A context is computed once. Its keys and values are copied to a slot for each of its continuations,
 and those of several contexts go through the blocks together. What a context shares with the one
@@ -32,20 +32,20 @@ class ContinuationScore:
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of `text`, with the special tokens that the tokenizer puts around a text; not
-    with a second one at the beginning, where `text` spells it."""
+    """The tokens of `text`, with special tokens; without a second BOS token if `text` starts
+    with one."""
     spelled = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     return tokenizer(text, add_special_tokens=not spelled, verbose=False).input_ids
 
 
 def encode_choices(tokenizer: Any, context: str, continuations: Sequence[str]) -> ChoiceRequest:
-    """A context and what may follow it as tokens: both together are encoded, then cut.
+    """The tokens of a context and its continuations: encoded together, then cut.
 
-    As EleutherAI's lm-evaluation-harness does it for causal models (lm_eval/api/model.py,
+    As EleutherAI's lm-evaluation-harness does for causal models (lm_eval/api/model.py,
     TemplateLM._encode_pair): special tokens are the tokenizer's own choice, and the white space
     between the two, which belongs to the next token, is the continuation's.
 
-    Raises RequestError where nothing is left of one.
+    Raises RequestError for a continuation without tokens.
     """
     bare = context.rstrip()
     ids, space = encode(tokenizer, bare), context[len(bare) :]
@@ -59,7 +59,7 @@ def encode_choices(tokenizer: Any, context: str, continuations: Sequence[str]) -
 
 
 class Continuations:
-    """Asks an engine that nothing runs on.
+    """Scores continuations on an idle engine.
 
     computed: tokens that went through the model so far
     """
@@ -69,10 +69,10 @@ class Continuations:
         self._stem, self._stem_slot = [], 0  # the last context, and where it is
 
     def score(self, requests: Sequence[ChoiceRequest]) -> list[list[ContinuationScore]]:
-        """How likely each continuation of each context is.
+        """The score of each continuation of each context.
 
-        Raises RequestError for what the model has no room or no tokens for, ModelError where it
-        gives no numbers.
+        Raises RequestError for invalid or too long requests, ModelError for logits that are not
+        finite.
         """
         if not requests:
             return []
@@ -89,7 +89,7 @@ class Continuations:
         return [[_total(tokens) for tokens in logprobs[n]] for n in range(len(requests))]
 
     def _score_alone(self, request: ChoiceRequest) -> list[list[Logprob]]:
-        """Context and continuation anew for each of them."""
+        """The log-probabilities with the context computed again for each continuation."""
         logprobs = []
         for tokens in request.continuations:
             first = len(request.context) - 1
@@ -98,8 +98,8 @@ class Continuations:
         return logprobs
 
     def _groups(self, requests: Sequence[ChoiceRequest]) -> list[list[int]]:
-        """Which go together: as many as have slots. One that shares much with the one before it
-        waits for that one's keys and values."""
+        """Group requests, as many as have slots; one that shares a long prefix with the previous
+        request waits for its keys and values."""
         most = max(1, self.engine.runner.slots - 1)
         order = sorted(range(len(requests)), key=lambda n: requests[n].context)
         groups, left, stem = [], 0, []
@@ -141,7 +141,7 @@ class Continuations:
         return logprobs
 
     def _begin(self, request: ChoiceRequest, slot: int) -> TokenSpan:
-        """What is still to compute of a context; its last token is asked what may come first."""
+        """The uncomputed end of a context, with the continuations' first tokens as targets."""
         start = common_start(self._stem, request.context)
         if slot != self._stem_slot:
             start = start if start >= MIN_COPY else 0
@@ -152,7 +152,7 @@ class Continuations:
         return TokenSpan(slot, start, ids, firsts)
 
     def _run(self, spans: list[TokenSpan]) -> list[list[Logprob]]:
-        """What the spans ask, as many at once as the runner takes."""
+        """The log-probabilities of the spans, batched."""
         runner, logprobs = self.engine.runner, []
         self.computed += sum(len(span.ids) for span in spans)
         for batch in _batches(spans):
@@ -183,18 +183,18 @@ def _check(request: ChoiceRequest, engine: Engine) -> None:
 
 
 def _width(request: ChoiceRequest) -> int:
-    """Slots that a context is worth: the tokens after the first go on from a copy of it."""
+    """Slots of a context: one for each continuation of more than one token."""
     return max(1, sum(len(tokens) > 1 for tokens in request.continuations))
 
 
 def _after(request: ChoiceRequest, index: int, slot: int) -> TokenSpan:
-    """The tokens of a continuation, each asked about the next."""
+    """The tokens of a continuation, each with the next as its target."""
     tokens = request.continuations[index]
     return TokenSpan(slot, len(request.context), tokens[:-1], list(enumerate(tokens[1:])))
 
 
 def _batches(spans: list[TokenSpan]) -> list[list[TokenSpan]]:
-    """Spans in their order, as many together as a prompt's piece has tokens."""
+    """Spans in batches of at most a prefill chunk of tokens."""
     batches: list[list[TokenSpan]] = []
     rows = CHUNK
     for span in spans:
@@ -207,7 +207,7 @@ def _batches(spans: list[TokenSpan]) -> list[list[TokenSpan]]:
 
 
 def _pieces(span: TokenSpan) -> list[TokenSpan]:
-    """A long span in pieces, as prompts come."""
+    """A long span in prefill chunks."""
     return [
         TokenSpan(
             span.slot,

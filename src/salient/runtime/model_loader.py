@@ -1,4 +1,4 @@
-"""A quantized checkpoint as a model that runs: Transformers' own, its linears multiplying codes."""
+"""Load a checkpoint as a Transformers model with quantized linears."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 @dataclass
 class MergedSiblings:
-    """Sibling linears whose codes lie one after the other: `packed` computes all at once."""
+    """Sibling linears packed as one weight: `packed` computes all at once."""
 
     packed: PackedWeight
     parts: list[QuantLinear]
@@ -64,9 +64,9 @@ def load_model(
     dtype: torch.dtype,
     kernel: str = "auto",
 ) -> LoadedModel:
-    """The model of `checkpoint`, 4-bit or 16-bit, its codes never dequantized as a whole.
+    """The model of `checkpoint`, 4-bit or 16-bit, without dequantizing the model as a whole.
 
-    Raises ModelError, CheckpointError for files that contradict each other.
+    Raises ModelError, CheckpointError for inconsistent files.
     """
     source = open_checkpoint(model_folder(checkpoint))
     skeleton = Skeleton(source, dtype, device)
@@ -83,7 +83,7 @@ def load_model(
 
 
 class _Loader:
-    """Puts QuantLinears into a model, block by block."""
+    """Replaces the linears of a model by QuantLinears, block by block."""
 
     def __init__(self, model: LoadedModel, skeleton: Skeleton, kernel: str):
         self.model, self.skeleton, self.kernel = model, skeleton, kernel
@@ -122,7 +122,7 @@ class _Loader:
         return weight
 
     def _packed(self, weight: QuantizedWeight, linears: int = 1) -> PackedWeight:
-        """`weight` as the chosen kernel has it; counted as `linears`."""
+        """`weight` packed by the selected kernel; counted as `linears`."""
         out, width = weight.codes.shape
         layer = Layer(out, width, weight.scheme, self.model.device, self.model.dtype)
         choice: KernelChoice = select_kernel(layer, self.kernel)
@@ -135,7 +135,7 @@ class _Loader:
         setattr(parent, name, put)
 
     def _join(self, home: str, parent: nn.Module, linears: dict[str, nn.Linear]) -> None:
-        """Pack siblings as one weight; each alone is then a view of its rows."""
+        """Pack siblings as one weight; each is a view of its rows."""
         weights = [self._codes(f"{home}.{name}", linear) for name, linear in linears.items()]
         whole = self._packed(_one_after_the_other(weights), len(weights))
         views, start = [], 0
@@ -156,7 +156,7 @@ class _Loader:
             self.model.merged[home] = MergedSiblings(whole, parts)
 
     def measure(self) -> None:
-        """Find out from how many rows on dense products are faster, on the largest linear."""
+        """Measure on the largest linear from how many rows on dense products are faster."""
         if not self.linears:
             return
         largest = max(self.linears, key=lambda linear: linear.packed.out * linear.packed.width)
@@ -173,8 +173,8 @@ def _one_after_the_other(weights: list[QuantizedWeight]) -> QuantizedWeight:
 
 
 def _use_half_embeddings(model: LoadedModel) -> None:
-    """Embedding and head in the 16-bit type that they were stored in, where that is exact and the
-    C++ kernels multiply it by float32."""
+    """Store embedding and head in the checkpoint's 16-bit dtype, if that is exact and the C++
+    kernels multiply it by float32."""
     named = model.checkpoint.config
     named = {**(named.get("text_config") or {}), **named}
     stored = stored_sixteen_bits(named)

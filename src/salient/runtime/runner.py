@@ -1,4 +1,4 @@
-"""How a loaded model computes tokens: fused blocks over one cache, or Transformers' own forward."""
+"""Runners compute logits: fused blocks over one cache, or Transformers' own forward."""
 
 import inspect
 import os
@@ -27,7 +27,7 @@ from .sampler import NO_NUMBERS
 
 LENGTHS = 256  # a compiled step is made for multiples of so many positions, doubling
 PROOF_IDS, PROOF_CUT = (3, 17, 5, 40, 8, 29, 11, 23), 6  # a prompt, and where it is cut in two
-LOGIT_ROWS = 64  # rows of logits that are there at once: a row has the whole vocabulary
+LOGIT_ROWS = 64  # rows of logits in memory at once: a row has the whole vocabulary
 
 # Log-probability in nats, and whether no token is likelier.
 Logprob = tuple[float, bool]
@@ -35,10 +35,10 @@ Logprob = tuple[float, bool]
 
 @dataclass(frozen=True)
 class TokenSpan:
-    """Tokens that one sequence goes on with.
+    """Tokens that continue one sequence.
 
     ids: go to `slot` from position `start` on
-    asked: (i, token): how likely is `token` right after ids[i]; in order of i
+    targets: (i, token): compute the log-probability of `token` after ids[i]; in order of i
     """
 
     slot: int
@@ -50,10 +50,10 @@ class TokenSpan:
 class Runner(ABC):
     """Computes the next logits of sequences, each in a slot.
 
-    slots, capacity: how many sequences, of how many positions   how: in words
-    vocabulary: how many tokens the model knows
-    keeps_prefixes: whether a slot's keys and values can serve another sequence that begins alike
-    in_pieces: whether a prompt may come in pieces
+    slots: number of sequences   capacity: positions of each   how: description
+    vocabulary: number of token ids
+    reuses_prefixes: whether a sequence can copy the keys and values of a shared prefix
+    chunked_prefill: whether a prompt can be computed in chunks
     """
 
     slots: int
@@ -72,17 +72,17 @@ class Runner(ABC):
         """Logits float32 [sequences, vocab] after one more token each."""
 
     def logits(self, slot: int, ids: list[int], start: int, last: int) -> Tensor:
-        """Logits float32 [last, vocab] after each of the last of `ids`, as `prefill` has them."""
+        """Logits float32 [last, vocab] after each of the last of `ids`, as in `prefill`."""
         raise NotImplementedError
 
     def copy(self, source: int, target: int, count: int) -> None:
-        """Give `target` the first `count` positions of `source`."""
+        """Copy the first `count` positions of `source` to `target`."""
         raise NotImplementedError
 
     def logprobs(self, spans: Sequence[TokenSpan]) -> list[list[Logprob]]:
-        """What each span asks. No two are of one slot.
+        """The log-probabilities of each span's targets; every span in a slot of its own.
 
-        Raises ModelError where logits are not numbers.
+        Raises ModelError for logits that are not finite.
         """
         raise NotImplementedError
 
@@ -142,7 +142,7 @@ class FusedRunner(Runner):
             self.cache.copy(source, target, count)
 
     def logprobs(self, spans: Sequence[TokenSpan]) -> list[list[Logprob]]:
-        """What each span asks, all spans in one step."""
+        """The log-probabilities of each span's targets, in one step."""
         device, head = self.model.device, self.fused.head
         tokens = torch.tensor([token for span in spans for token in span.ids], device=device)
         begins = [0, *accumulate(len(span.ids) for span in spans)]
@@ -156,7 +156,7 @@ class FusedRunner(Runner):
     def _blocks(self, hidden: Tensor, batch: Batch) -> Tensor:
         if batch.length > self.capacity + 1:  # C++ would write past the end
             raise IndexError(f"position {batch.length - 1} of {self.capacity}")
-        # Processors with matrix units multiply many rows faster dequantized: load.py measured it.
+        # CPUs with matrix units multiply many rows faster dequantized: the loader measured it.
         if self._native is not None and len(hidden) < self.model.crossover[0]:
             return self._native(hidden, batch)
         for index, parts in enumerate(self.fused.parts):
@@ -164,7 +164,7 @@ class FusedRunner(Runner):
         return hidden
 
     def _step(self, tokens: Tensor, positions: Tensor, length: int) -> Tensor:
-        """What is compiled: one token of each of the first slots, a row each."""
+        """The compiled function: one token of each of the first slots, a row each."""
         slots = torch.arange(len(tokens), device=tokens.device)
         hidden = self.fused.head.embed(tokens)
         batch = Batch(slots, positions, length)
@@ -194,14 +194,14 @@ class FusedRunner(Runner):
 
 
 class RoundedCache(DynamicCache):
-    """Transformers' cache with keys and values rounded to `kept`, as the fused blocks keep them."""
+    """Transformers' cache with keys and values rounded to `dtype`, as in the fused blocks."""
 
     def __init__(self, dtype: torch.dtype, config: Any):
         super().__init__(config=config)
         self.kv_dtype = dtype
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Keep more keys and values."""
+        """Append rounded keys and values."""
         key, value = (t.to(self.kv_dtype).to(t.dtype) for t in (key_states, value_states))
         return super().update(key, value, *args, **kwargs)
 
@@ -209,7 +209,7 @@ class RoundedCache(DynamicCache):
 class ModelRunner(Runner):
     """Transformers' own forward, a cache a sequence: any architecture, one sequence at a time.
 
-    The model makes the cache itself, of whatever kind it wants.
+    The model creates its own kind of cache.
     """
 
     def __init__(self, model: LoadedModel, slots: int, capacity: int, kv_dtype: torch.dtype):
@@ -218,7 +218,7 @@ class ModelRunner(Runner):
         self.vocabulary = model.module.get_input_embeddings().weight.shape[0]
         takes = inspect.signature(model.module.forward).parameters
         self._cache = "cache_params" if "cache_params" in takes else "past_key_values"
-        # Some caches do not know how long they are. Images make positions more than a count.
+        # Some caches do not know their length. With images, positions are not a simple count.
         text_only = model.config is model.module.config
         self._counts = "position_ids" in takes and text_only
         self._limits_logits = "logits_to_keep" in takes
@@ -242,7 +242,7 @@ class ModelRunner(Runner):
         return torch.cat([self._forward(slot, [token], at) for slot, token, at in rows])
 
     def logprobs(self, spans: Sequence[TokenSpan]) -> list[list[Logprob]]:
-        """What each span asks, one span after the other, in pieces where the model allows it."""
+        """The log-probabilities of each span's targets, one span after the other."""
         return [self._span_logprobs(span) for span in spans]
 
     def _span_logprobs(self, span: TokenSpan) -> list[Logprob]:
@@ -275,7 +275,7 @@ class ModelRunner(Runner):
         return out.logits[0, -last:].float()
 
     def _adds_up(self) -> bool:
-        """Whether a prompt in pieces gives what it gives in one: not every recurrence goes on."""
+        """Whether chunked prefill gives the same logits: not every recurrent state carries over."""
         ids = [number % self.vocabulary for number in PROOF_IDS]
         with torch.no_grad():
             whole = self.prefill(0, ids, 0)
@@ -293,7 +293,7 @@ def logprobs_of(
 
     logits_of: logits float32 [rows, vocab] of some rows int64 [rows]; called for a few at a time
 
-    Raises ModelError where logits are not numbers.
+    Raises ModelError for logits that are not finite.
     """
     if not targets:
         return []

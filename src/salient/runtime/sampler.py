@@ -1,6 +1,6 @@
-"""Choosing the next token of one sequence from the model's logits.
+"""Sample the next token of one sequence from the model's logits.
 
-In the order of vLLM, so that a request means the same here and there:
+In the order of vLLM, so that a request means the same in both:
 
     1. repetition penalty     over prompt and generated tokens, as Transformers has it
     2. frequency penalty      times how often a token was generated
@@ -14,7 +14,7 @@ In the order of vLLM, so that a request means the same here and there:
     10. one draw              from a generator of this sequence alone
 
 The draw is one uniform number from a generator on the CPU, so the same seed gives the same tokens
-on any device and whatever runs beside it. Reported log probabilities are of the model's own
+on any device and in any batch. Reported log probabilities are of the model's own
 distribution, before step 1.
 """
 
@@ -38,9 +38,9 @@ NO_NUMBERS = (
 
 
 class Sampler:
-    """Chooses the tokens of one sequence, and remembers them; `constraint` forbids some.
+    """Samples the tokens of one sequence; `constraint` forbids some.
 
-    Call `pick` once a token: each call draws, and counts what it drew.
+    Call `pick` once a token: each call draws and updates the counts for penalties.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class Sampler:
 
     @property
     def plain(self) -> bool:
-        """Whether the largest logit is all there is to it."""
+        """Whether sampling is the argmax of the logits."""
         return self.sampling.plain and self.constraint is None
 
     def pick(self, logits: Tensor) -> SampledToken:
         """The next token, from logits [vocab], which are left as they are.
 
-        Raises ModelError where the logits are not numbers.
+        Raises ModelError for logits that are not finite.
         """
         logits = logits.float()
         scores = self._penalize(logits) if self.sampling.penalizes else logits
@@ -144,7 +144,7 @@ def nucleus(weights: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
 def greedy_batch(logits: Tensor) -> list[int | None]:
     """The largest of each row of logits [rows, vocab], the first of equals: one look at the device.
 
-    None where a row is not numbers.
+    None for a row that is not finite.
     """
     if logits.device.type == "cpu":  # where torch takes ten times as long as numpy
         rows = logits.float().numpy()

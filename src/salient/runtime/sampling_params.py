@@ -1,4 +1,4 @@
-"""How to choose the tokens of an answer, and where to stop: the fields, and what fits them."""
+"""Sampling parameters and their limits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,9 +55,9 @@ LIMITS: tuple[tuple[str, tuple[type, ...], Callable[[Any], bool], str], ...] = (
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to choose the tokens of one answer, and where to stop.
+    """Sampling parameters of one sequence.
 
-    temperature: 0 is greedy. top_k: 0 is no limit. seed: None draws anew each time.
+    temperature: 0 is greedy. top_k: 0 is no limit. seed: None is random.
     stop: texts, stop_tokens: ids that end the answer. logprobs: how many of the likeliest tokens
     to report with each token; 0 reports the chosen one's alone, None nothing.
     """
@@ -77,7 +77,7 @@ class SamplingParams:
     logprobs: int | None = None
 
     def check(self) -> None:
-        """Raise RequestError for the first field that does not fit, saying what does."""
+        """Raise RequestError for the first invalid field, with the valid range."""
         for name, types, fits, advice in LIMITS:
             value = getattr(self, name)
             # True is an int to Python, and a mistake to whoever asked for a number
@@ -126,13 +126,13 @@ class SamplingParams:
 
     @property
     def plain(self) -> bool:
-        """Whether the largest logit is all there is to it, so that `greedy_batch` may choose."""
+        """Whether sampling is the argmax of the logits, so that `greedy_batch` applies."""
         return self.greedy and not self.penalizes and self.logprobs is None
 
 
 @dataclass(frozen=True)
 class SampledToken:
-    """A chosen token, and what the model itself thought of it.
+    """A sampled token with its log-probability.
 
     logprob: nats; None where `logprobs` is None. top: the likeliest tokens, likeliest first; the
     chosen one need not be among them.

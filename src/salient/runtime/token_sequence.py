@@ -1,4 +1,4 @@
-"""A prompt and what becomes of it, as engines hand it on."""
+"""A sequence: its prompt, tokens and state; the output of a step."""
 
 import time
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from .sampling_params import SampledToken, SamplingParams
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a step gave one sequence.
+    """The output of one step for one sequence.
 
     picked: None where the answer failed
     finished: '' while it runs; 'stop' (its end, a stop token or string), 'length', 'cancelled',
@@ -28,10 +28,10 @@ class StepOutput:
 
 @dataclass(eq=False)
 class TokenSequence:
-    """A prompt and what became of it.
+    """A prompt and its answer.
 
     tokens: of the answer, without the one that ended it   reused: prompt tokens not computed again
-    started, times: seconds of time.perf_counter(), when it was submitted and when each token came
+    started, times: seconds of time.perf_counter(), of submission and of each token
     """
 
     prompt: list[int]
@@ -47,7 +47,7 @@ class TokenSequence:
     reused: int = 0
     started: float = field(default_factory=time.perf_counter)
     slot: int = -1
-    _done: int = 0  # prompt tokens whose keys and values are there
+    _done: int = 0  # prompt tokens that are computed
 
     @property
     def text(self) -> str:

@@ -1,7 +1,6 @@
-"""What a person asks -> token ids, and the ids that end an answer.
+"""Prompts and conversations -> token ids; EOS ids.
 
-Whatever cannot become a prompt is a RequestError, raised before the model runs: a server passes
-its words on.
+An invalid prompt raises RequestError before the model runs; a server returns its message.
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 def prompt_ids(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of `text`, with the special tokens that the tokenizer puts around a text.
+    """The tokens of `text`, with the tokenizer's special tokens.
 
     Raises RequestError for a prompt without tokens.
     """
@@ -22,7 +21,7 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     ids = tokenizer(text, add_special_tokens=True, verbose=False).input_ids
     if not ids:
         raise RequestError(
-            f"The prompt {text!r} has no tokens: there is nothing to go on from. Give at least one "
+            f"The prompt {text!r} has no tokens: nothing to continue from. Give at least one "
             "character of text."
         )
     return ids
@@ -33,11 +32,11 @@ def chat_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
 
     `messages` are objects with 'role' and 'content'; the model's chat template writes them.
 
-    Raises RequestError where there is no template, or it refuses the conversation.
+    Raises RequestError without a template, or if it rejects the conversation.
     """
     if not tokenizer.chat_template:
         raise RequestError(
-            "The model has no chat template: it is no chat model, or its folder lacks "
+            "The model has no chat template: it is not a chat model, or its folder lacks "
             "chat_template.jinja. Use a plain prompt (completions), or add the template's file to "
             "the folder."
         )
@@ -51,14 +50,14 @@ def chat_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
         ).input_ids
     except (TemplateError, ValueError) as error:
         raise RequestError(
-            f"The model's chat template refuses the conversation: {error}. Its roles are "
+            f"The model's chat template rejects the conversation: {error}. Its roles are "
             f"{', '.join(m['role'] for m in spoken)}; give the ones that the model was trained on, "
             "usually a system message, then user and assistant in turn."
         ) from error
     if not ids:
         raise RequestError(
             "The model's chat template makes no tokens of the conversation. Use a plain prompt "
-            "(completions), or mend the template."
+            "(completions), or fix the template."
         )
     return ids
 
@@ -75,9 +74,9 @@ def eos_ids(config: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def check_length(ids: Sequence[int], max_new_tokens: int, context: int) -> int:
-    """How many tokens the answer may have: `max_new_tokens`, or what the context leaves.
+    """The token limit of the answer: `max_new_tokens`, or the rest of the context.
 
-    Raises RequestError when the prompt leaves no room for even one.
+    Raises RequestError if the prompt leaves no room.
     """
     room = context - len(ids)
     if room < 1:
@@ -92,7 +91,7 @@ def check_length(ids: Sequence[int], max_new_tokens: int, context: int) -> int:
 def _check_messages(messages: Any) -> None:
     if not isinstance(messages, (list, tuple)) or not messages:
         raise RequestError(
-            f"messages={short(messages)} is no conversation. Give a list with at least one "
+            f"messages={short(messages)} is not a conversation. Give a list with at least one "
             "{'role': 'user', 'content': '...'}."
         )
     for number, message in enumerate(messages):

@@ -1,4 +1,4 @@
-"""The verb `bench`: kernels against each other on one checkpoint, checked before they are timed."""
+"""The verb `bench`: verify and time kernels on one checkpoint."""
 
 import gc
 import random
@@ -26,8 +26,8 @@ from .bench_report import BenchMeasurement, BenchRow, bench_report, check_plot, 
 from .memory_bandwidth import bytes_a_step, read_bandwidth
 
 CHECKED_TOKENS = 64
-# Nats a token against the reference kernel in float32; more is wrong and is not timed. Seen: below
-# 1e-6 in float32; 16-bit arithmetic alone makes 1e-3 to 3e-3 of a small model.
+# Nats a token against the reference kernel in float32; kernels above are not timed. Usual: below
+# 1e-6 in float32; 16-bit arithmetic alone gives 1e-3 to 3e-3 with a small model.
 LARGEST_KL = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 
 REFERENCE = "16-bit"
@@ -107,7 +107,7 @@ def _load(options: BenchOptions, kernel: str) -> LoadedEngine:
     sixteen = kernel == REFERENCE
     model = options.reference if sixteen else options.checkpoint
     cpu = find_device(options.device).type == "cpu"
-    # These compute in 16 bits; everything else in what suits the device.
+    # These compute in 16-bit; all others in the dtype of the device.
     halves = sixteen or kernel in ("torch-int4", "dense")
     engine_options = EngineOptions(
         device=options.device,
@@ -133,7 +133,7 @@ def _checked(
     row.kl = compare_logits(wanted, logits, torch.zeros(len(logits), dtype=torch.long)).kl
     most = LARGEST_KL[opened.model.dtype]
     if name != REFERENCE and not row.kl <= most:
-        row.refused = f"it is wrong: KL {row.kl:.1e} to the reference kernel, {most} allowed"
+        row.refused = f"wrong results: KL {row.kl:.1e} to the reference kernel, {most} allowed"
         return row, None
     return row, opened
 
@@ -143,7 +143,7 @@ def _text() -> str:
 
 
 def _ids(opened: LoadedEngine, count: int, seed: int = 0) -> list[int]:
-    """Random tokens: what they say makes no difference to the time."""
+    """Random tokens: the content does not change the time."""
     most = len(opened.model.tokenizer)
     return [random.Random(seed + i).randrange(most) for i in range(count)]
 
@@ -158,7 +158,7 @@ def _logits(opened: LoadedEngine, ids: list[int]) -> Tensor:
 
 
 def measure(opened: LoadedEngine, batch: int, prompt: int, new_tokens: int) -> BenchMeasurement:
-    """`batch` requests handed in together, after a short run that does not count."""
+    """Time `batch` concurrent requests, after a warm-up."""
     sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
     warm = SamplingParams(max_new_tokens=2, ignore_eos=True)
     opened.engine.generate([_ids(opened, 8, 7)] * min(batch, 2), warm)

@@ -34,7 +34,7 @@ class BenchMeasurement:
 
 @dataclass
 class BenchRow:
-    """One way to run the checkpoint. refused: why it was not measured"""
+    """Results of one kernel. refused: why it was not measured"""
 
     name: str
     kl: float | None = None
@@ -45,12 +45,12 @@ class BenchRow:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that `percent` of them are at most, interpolated."""
+    """The interpolated percentile."""
     return float(torch.tensor(values, dtype=torch.float64).quantile(percent / 100))
 
 
 def bench_report(settings: dict[str, Any], rows: list[BenchRow]) -> Report:
-    """The report of what was measured under `settings`, which it repeats."""
+    """The report of `rows`, measured with `settings`."""
     bandwidth, device = settings["bandwidth_bytes_a_second"], settings["device"]
     data = settings | {
         "rows": [_plain(row, bandwidth) for row in rows],
@@ -123,7 +123,7 @@ def _cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def winners(rows: list[BenchRow]) -> list[dict[str, Any]]:
-    """For each batch size the fastest kernel, and how much faster than the next it is."""
+    """The fastest kernel for each batch size, and its ratio to the next."""
     won = []
     for batch in dict.fromkeys(m.batch for row in rows for m in row.measured):
         speeds = [(m.speed, row.name) for row in rows for m in row.measured if m.batch == batch]

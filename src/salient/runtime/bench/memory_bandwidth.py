@@ -1,4 +1,4 @@
-"""Bytes of a loaded model, and how fast this device reads bytes."""
+"""The bytes of a loaded model, and the memory bandwidth of a device."""
 
 import time
 
@@ -12,7 +12,7 @@ PROBE_RUNS = 5
 
 
 def weight_bytes(model: LoadedModel) -> int:
-    """Bytes of all weights; what several modules share counts once."""
+    """Bytes of all weights; shared tensors count once."""
     return _distinct(model.module)
 
 

@@ -1,4 +1,4 @@
-"""What is around the blocks: embedding, last norm and head, proven."""
+"""Embedding, final norm and head, verified against the model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +41,9 @@ class ModelHead:
 
 
 def find_head(model: LoadedModel, trace: ModelTrace) -> tuple[ModelHead, float]:
-    """Embedding and head, with the factors that the model multiplies by; proven.
+    """Embedding and head with the model's factors, verified.
 
-    Returns it and its difference. Raises Unfit.
+    Returns them and the largest error. Raises NotFusable.
     """
     _, decoder = decoder_of(model.module)
     norm = getattr(decoder, "norm", None)

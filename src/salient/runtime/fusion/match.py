@@ -1,7 +1,7 @@
-"""The parts of a decoder block that can run fused, found by Transformers' usual names.
+"""Match the parts of a decoder block by Transformers' usual names.
 
-What is found is a proposal; fuse.py proves it against the block itself. A new architecture with the
-usual names is proposed and proven, one with other arithmetic under these names is disproven.
+The result is a proposal; verify.py tests it against the block itself. New architectures with these
+names are accepted if they compute the same, and rejected if not.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ ACTS = {
 
 
 class NotFusable(Exception):
-    """The block cannot run fused; the text says why."""
+    """The block cannot run fused, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class MergedLinear:
 def match_block(model: LoadedModel, name: str, block: nn.Module, rotary: Any) -> FusedBlock:
     """The parts of `block`, called `name`. `rotary`: (cos, sin) of its positions, or None.
 
-    Raises Unfit.
+    Raises NotFusable.
     """
     attention = _child(block, "self_attn")
     norms = _norms(block)
@@ -174,7 +174,7 @@ def _norms(block: nn.Module) -> tuple[Norm | None, ...]:
 
 
 def rms_norm(module: nn.Module) -> Norm:
-    """`module` as a Norm: its weight is read off what it makes of ones. Raises Unfit."""
+    """`module` as a Norm: its weight is its output for ones. Raises NotFusable."""
     eps = next((e for n in ("variance_epsilon", "eps") if (e := getattr(module, n, None))), None)
     weight = getattr(module, "weight", None)
     if eps is None or weight is None or getattr(module, "bias", None) is not None:
@@ -198,7 +198,7 @@ def _head_norm(attention: nn.Module, name: str, dim: int) -> Norm | None:
 def _linears(
     model: LoadedModel, home: str, parent: nn.Module, apart: tuple[str, ...], whole: str
 ) -> tuple[tuple[Any, ...], list[Any]]:
-    """The linears to call, and those that they stand for."""
+    """The linears to call, and those that they replace."""
     if hasattr(parent, whole):
         return (getattr(parent, whole),), [getattr(parent, whole)]
     parts = [_child(parent, name) for name in apart]
@@ -226,7 +226,7 @@ def _mlp(
 
 
 def _act(module: nn.Module) -> str:
-    """Our name of the activation function of `module`; '' if it is none that we have."""
+    """Our name of the activation function of `module`; '' if unsupported."""
     function = getattr(module, "act_fn", getattr(module, "activation_fn", None))
     for theirs, ours in ACTS.items():
         if ours in ACTIVATIONS and type(function) is type(ACT2FN[theirs]):

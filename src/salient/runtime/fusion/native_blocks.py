@@ -1,4 +1,4 @@
-"""Decoder blocks as C++ calls: all blocks of a step in one, where every part is in place for it."""
+"""Decoder blocks in C++: all blocks of a step in one call."""
 
 import ctypes
 from ctypes import byref
@@ -31,21 +31,21 @@ from salient.runtime.linear import QuantLinear
 from .match import FusedBlock, MergedLinear, Norm, NotFusable
 from .torch_blocks import run_mlp
 
-MOST_ROWS = 512  # of one call: what it works in stays small
+MOST_ROWS = 512  # of one call: bounds the scratch memory
 
 
 class NativeBlocks:
-    """The blocks `parts`, with their keys and values in `cache`, as C++ runs them.
+    """The blocks `parts`, with their keys and values in `cache`, as C++ calls.
 
-    Raises Unfit where a part is not what the C++ code takes.
+    Raises NotFusable for parts that the C++ code does not support.
     """
 
     def __init__(self, parts: list[FusedBlock], cache: KeyValueCache):
         library = load_library()
         if not isinstance(library, Library):
-            raise NotFusable(f"the C++ kernels are not there: {library}")
+            raise NotFusable(f"no C++ kernels: {library}")
         self.parts, self.library = parts, library
-        self._references: list[Any] = []  # what the structs point into
+        self._references: list[Any] = []  # tensors that the structs point into
         self._blocks: Any = (BlockC * len(parts))()
         for index, block in enumerate(parts):
             self._blocks[index] = self._block(block, cache, index)
@@ -64,7 +64,7 @@ class NativeBlocks:
         first = 0
         for index, block in enumerate(self.parts):
             if block.mlp.module is None and index + 1 < len(self.parts):
-                continue  # it goes with the ones after it
+                continue  # runs in one call with the next blocks
             at = byref(self._blocks, first * ctypes.sizeof(BlockC))
             pointer = ctypes.cast(at, ctypes.POINTER(BlockC))
             self.library.blocks(pointer, index + 1 - first, byref(where), threads())
@@ -132,13 +132,11 @@ class NativeBlocks:
         if isinstance(linear, nn.Linear) and linear.weight.dtype in KINDS:
             self._references += [linear.weight, bias]
             return dense_linear(linear.weight, bias)
-        raise NotFusable(
-            f"{parts.name}: a {type(linear).__name__} holds its weight in another order"
-        )
+        raise NotFusable(f"{parts.name}: a {type(linear).__name__} has another weight layout")
 
 
 class _Workspace:
-    """Memory that the blocks work in, for the most rows asked for so far."""
+    """Scratch memory of the blocks; grows with the number of rows."""
 
     def __init__(self, blocks: Any, capacity: int):
         linears = [

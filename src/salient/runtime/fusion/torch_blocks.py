@@ -1,7 +1,7 @@
 """Decoder blocks in PyTorch, over rows of several sequences and one key/value cache.
 
-The definition of what a fused block computes, and what runs on GPUs and under torch.compile; on a
-CPU with a compiler native.py runs the same as one C++ call.
+The definition of a fused block; runs on GPUs and under torch.compile. On a CPU with a compiler
+native_blocks.py runs the same as one C++ call.
 """
 
 from typing import Any
@@ -18,10 +18,10 @@ from .match import FusedAttention, FusedBlock, Norm
 def run_block(
     parts: FusedBlock, hidden: Tensor, batch: Batch, cache: KeyValueCache, index: int
 ) -> Tensor:
-    """The hidden states float32 [rows, width] after block `index`; the cache takes keys and values.
+    """The hidden states float32 [rows, width] after block `index`; updates the cache.
 
-    Between blocks they stay float32 whatever linears compute in: 16 bits would lose what a block
-    adds beside the few large channels.
+    Hidden states stay float32 whatever the dtype of linears: 16-bit would lose what a block adds to
+    channels other than the few large ones.
     """
     x = _apply_norm(parts.attention.before, hidden).to(parts.dtype)
     output = _attention(parts.attention, x, batch, cache, index)
@@ -32,7 +32,7 @@ def run_block(
 def _attention(
     parts: FusedAttention, x: Tensor, batch: Batch, cache: KeyValueCache, index: int
 ) -> Tensor:
-    """What attention adds, of normed hidden states `x` [rows, width]."""
+    """The output of attention for normed hidden states `x` [rows, width]."""
     qkv = torch.cat([linear(x) for linear in parts.qkv], -1).unflatten(-1, (-1, parts.head_dim))
     q, k, v = qkv.split((parts.heads, parts.kv_heads, parts.kv_heads), -2)
     q = _rotate(_apply_norm(parts.q_norm, q), parts, batch.positions)
@@ -92,7 +92,7 @@ def _rotate(x: Tensor, parts: FusedAttention, positions: Tensor) -> Tensor:
 
 
 def run_mlp(parts: FusedBlock, hidden: Tensor) -> Tensor:
-    """What the MLP adds to `hidden` [rows, width], float32, before the residual multiplier."""
+    """The output of the MLP for `hidden` [rows, width], float32, before the residual multiplier."""
     mlp = parts.mlp
     x = _apply_norm(mlp.before, hidden).to(parts.dtype)
     if mlp.module is not None:

@@ -1,4 +1,4 @@
-"""What a model does with a few tokens: inputs and outputs of its blocks, and its rotary tables."""
+"""Trace a model on a few tokens: inputs and outputs of its blocks, rotary tables."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from salient.runtime.model_loader import LoadedModel
 from .match import NotFusable
 
 PROOF_TOKENS = 12
-# What a model's config calls the positions that a block may see; the proof makes them few.
+# Config names of the attention window; the trace narrows it.
 WINDOWS = ("sliding_window", "attention_chunk_size")
 PROOF_WINDOW = 5
 # Bounds of `max_row_error`. In float32 correct proposals give 1e-7 to 6e-5 and wrong ones 6e-3 and
@@ -27,7 +27,7 @@ Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]
 
 @dataclass
 class ModelTrace:
-    """What a run of the whole model showed."""
+    """The recorded run of a model."""
 
     ids: Tensor
     logits: Tensor
@@ -39,7 +39,7 @@ class ModelTrace:
 
 
 def windows_of(model: LoadedModel) -> dict[str, int]:
-    """The windows that the config names."""
+    """The attention windows in the config."""
     sizes = {name: getattr(model.config, name, None) for name in WINDOWS}
     return {name: size for name, size in sizes.items() if isinstance(size, int) and size > 0}
 
@@ -59,7 +59,7 @@ def narrow(model: LoadedModel) -> Iterator[None]:
 
 
 def trace_blocks(model: LoadedModel, blocks: nn.ModuleList, start: int) -> ModelTrace:
-    """Run the model on random tokens from position `start` on and note what goes in and out."""
+    """Run the model on random tokens from position `start` on and record the blocks' tensors."""
     seeded = torch.Generator().manual_seed(0)
     most = model.module.get_input_embeddings().weight.shape[0]
     trace = ModelTrace(torch.randint(0, most, (PROOF_TOKENS,), generator=seeded), torch.empty(0))
@@ -89,9 +89,9 @@ def trace_blocks(model: LoadedModel, blocks: nn.ModuleList, start: int) -> Model
 
 
 def tables_of(trace: ModelTrace, index: int, capacity: int) -> tuple[Tensor, Tensor] | None:
-    """(cos, sin) float32 [capacity, rotary_dim / 2] of block `index`, None if it is handed none.
+    """(cos, sin) float32 [capacity, rotary_dim / 2] of block `index`, None if it gets none.
 
-    Raises Unfit where the angles depend on more than the position.
+    Raises NotFusable if the angles depend on more than the position.
     """
     angles = trace.rotaries[index]
     if angles is None:
@@ -105,7 +105,7 @@ def tables_of(trace: ModelTrace, index: int, capacity: int) -> tuple[Tensor, Ten
 
 
 def _table(call: Call, device: torch.device, capacity: int) -> tuple[Tensor, Tensor]:
-    """(cos, sin) of all positions, from the `call` of a rotary embedding. Raises Unfit."""
+    """(cos, sin) of all positions, from the `call` of a rotary embedding. Raises NotFusable."""
     module, args, kwargs, _ = call
     positions = torch.arange(capacity, device=device)[None]
     args = tuple(_positions(a, positions) for a in args)

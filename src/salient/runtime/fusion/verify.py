@@ -1,8 +1,8 @@
-"""Which blocks run fused, proven: a proposal must give what Transformers' own block gives.
+"""Fuse blocks and verify them: a proposal must reproduce the output of Transformers' own block.
 
-The whole model runs once on a few tokens while its blocks' inputs and outputs are noted. Each
-proposal then computes the same inputs; what differs is not fused, and the model runs as
-Transformers has it. The audit says what was fused of how many blocks, what was not, and why.
+The whole model runs once on a few tokens to record its blocks' inputs and outputs. Each proposal
+then computes the same inputs. If one differs, the model runs unfused, by Transformers' forward. The
+audit lists what was fused in how many blocks, what was not, and why.
 """
 
 import itertools
@@ -33,26 +33,26 @@ from .trace import (
     windows_of,
 )
 
-# After all blocks. Seen: 1e-5 to 3e-4; activations are rounded to 15 bits a group.
+# After all blocks. Usual: 1e-5 to 3e-4; activations are rounded to 15 bits a group.
 NATIVE_TOLERANCE = 1e-2
 
 
 @dataclass
 class FusionAudit:
-    """What was fused: (what, how many blocks, how or why not); a line for each kind of finding."""
+    """The result of the fusion. findings: (what, how or why not) -> number of blocks"""
 
     fused: bool = False
     error: float = 0.0
     findings: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def note(self, what: str, how: str, blocks: int = 1) -> None:
-        """More blocks of which this is true."""
+        """Count `blocks` with this finding."""
         self.findings[what, how] = self.findings.get((what, how), 0) + blocks
 
 
 @dataclass
 class FusedModel:
-    """The model as fused blocks. native: they run as C++ calls, or in words why not."""
+    """The model as fused blocks. native: why they do not run as C++ calls; None: they do"""
 
     head: ModelHead
     parts: list[FusedBlock]
@@ -108,9 +108,9 @@ def _proposal(model: LoadedModel, name: str, block: nn.Module, rotary: Any) -> F
 def _proven(
     model: LoadedModel, proposal: FusedBlock, trace: ModelTrace, index: int, audit: FusionAudit
 ) -> FusedBlock:
-    """`proposal` with or without rotary embedding and window, whichever gives the block's output.
+    """`proposal` with or without rotary embedding and window, as reproduces the block's output.
 
-    A window is the proof's, PROOF_WINDOW.
+    Windows are PROOF_WINDOW wide.
     """
     a, errors = proposal.attention, []
     rotaries = {(a.cos is not None): (a.cos, a.sin), False: (None, None)}
@@ -130,7 +130,7 @@ def _proven(
 def _check_far(
     model: LoadedModel, blocks: nn.ModuleList, proven: list[FusedBlock], capacity: int
 ) -> None:
-    """Raise Unfit if blocks do otherwise at the last positions than at the first."""
+    """Raise NotFusable if blocks differ from their proposals at the last positions."""
     start = capacity - PROOF_TOKENS
     if start <= PROOF_TOKENS:
         return
@@ -160,7 +160,7 @@ def _error(model: LoadedModel, parts: FusedBlock, inputs: Tensor, wanted: Tensor
 def _why_not_native(
     model: LoadedModel, parts: list[FusedBlock], trace: ModelTrace, audit: FusionAudit
 ) -> str | None:
-    """Why the blocks cannot run as C++ calls, None if they can: then they gave the same output."""
+    """Why the blocks cannot run as C++ calls, None if they can and reproduce the output."""
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return f"the C++ blocks take float32 on the CPU, not {model.dtype} on {model.device}"
     shapes = [(p.attention.kv_heads, p.attention.head_dim) for p in parts]
