@@ -65,7 +65,7 @@ def test_tokens_are_counted_by_the_server_or_else_by_chunks(usage, who, output):
 
 @pytest.mark.parametrize("concurrency", [1, 3, 6])
 def test_concurrency_bounds_the_requests_in_flight(concurrency):
-    with toy_server(Manner(first=0.02)) as server:
+    with toy_server(Manner(first=0.1)) as server:
         (result,) = run_load(
             target(server.url), plan(LoadStep(concurrency), requests=12, warmups=9)
         )
