@@ -5,7 +5,7 @@ import pytest
 from salient.core.metrics import LogitsComparison
 from salient.validate.likelihood.protocols import (
     PROTOCOLS,
-    ROWS,
+    PUBLISHED,
     EvaluationProtocol,
     published_for,
 )
@@ -36,8 +36,8 @@ def test_a_model_is_known_by_its_shape_and_its_positions():
     assert published_for({}, PROTOCOLS["classic"], {}) == ()
 
 
-def test_no_two_rows_have_one_shape():
-    assert len({row.shape for row in ROWS}) == len(ROWS)
+def test_no_two_rows_have_one_model():
+    assert len({row[0] for row in PUBLISHED.values()}) == len(PUBLISHED)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ from salient.core.quant import quantize
 from salient.core.scheme import GROUP_SIZES, Scheme
 from salient.models.block_call import InputRecorder
 from salient.models.skeleton import Skeleton
+from salient.validate.likelihood.streaming import WindowStream
 from salient.validate.model_pair import ModelPair
 
-from .mixing import Mixed, Mixer, Windows
+from .mixing import Mixed, Mixer
 from .result import DamageResult
 
 ROWS = 32  # tokens compared at once: their logits stay in the processor's cache
@@ -42,7 +43,7 @@ class _Pass:
         self.ids, self.skeletons = ids, pair.skeletons
         self.scheme = pair.checkpoint.source.scheme
         self.mixer = Mixer(pair, ids)
-        self.mine, self.theirs = (Windows(skeleton, ids) for skeleton in pair.skeletons)
+        self.mine, self.theirs = (WindowStream(skeleton, ids) for skeleton in pair.skeletons)
         self.clean, self.whole = self.mine.start, self.theirs.start
         same = torch.equal(self.clean, self.whole)
         self.outside = None if same else self.whole

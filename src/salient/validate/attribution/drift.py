@@ -24,9 +24,9 @@ from salient.core.progress import Progress
 from salient.models.block_call import InputRecorder
 from salient.models.tokens import check_vocabulary, load_tokenizer, pack_tokens
 from salient.models.tracing import numbers, shared_inputs
+from salient.validate.likelihood.streaming import WindowStream
 from salient.validate.model_pair import ModelPair
 
-from .mixing import Windows
 from .result import DriftFigures
 
 SALIENT = 0.01  # of an input's channels
@@ -95,7 +95,7 @@ def measure_drift(
     """
     length = two[0].shape[1]
     skeleton = pair.reference.skeleton
-    windows = [Windows(skeleton, ids[:, :length]) for ids in (*two, *texts.values())]
+    windows = [WindowStream(skeleton, ids[:, :length]) for ids in (*two, *texts.values())]
     hidden = [each.start for each in windows]
     figures: list[list[DriftFigures]] = [[] for _ in (None, *texts)]
     for index, name in enumerate(skeleton.blocks):

@@ -8,41 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor, nn
 
 from salient.core.metrics import relative_error
-from salient.models.block_call import run_block
 from salient.models.scale_groups import GroupProver
-from salient.models.skeleton import Skeleton
 from salient.models.tracing import pattern
-from salient.validate.likelihood.streaming import BATCH_TOKENS
 from salient.validate.model_pair import ModelPair, PairMember
 
 from .unscale import Scales, find_scales
 
 UNLIKE = 0.05  # of the checkpoint's own error, that unscaled linears may differ from it by
 FLOOR = 1e-8  # squared relative error that two ways to compute a block in float32 may have
-
-
-class Windows:
-    """The windows `ids` [windows, tokens] on their way through the blocks of one model.
-
-    start: the first block's input, float32 [windows, tokens, width] on the CPU
-    """
-
-    def __init__(self, skeleton: Skeleton, ids: Tensor):
-        self.skeleton, self.ids = skeleton, ids
-        batches = ids.split(max(1, BATCH_TOKENS // ids.shape[1]))
-        started = [skeleton.calls(batch) for batch in batches]
-        self.start = torch.cat([hidden.float().cpu() for hidden, _ in started])
-        self._sizes = [len(batch) for batch in batches]
-        self._calls = [calls for _, calls in started]
-
-    def run(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
-        """`hidden` [windows, tokens, width] after block `index`: float32, on the CPU."""
-        batches = zip(hidden.split(self._sizes), self._calls, strict=True)
-        return torch.cat([run_block(block, h, calls[index]).cpu() for h, calls in batches])
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from torch import Tensor
 from salient.core.progress import Progress
 from salient.core.scheme import Scheme
 from salient.models.tracing import pattern
+from salient.validate.likelihood.streaming import WindowStream
 from salient.validate.model_pair import ModelPair
 
 from .block_damage import divergences
-from .mixing import Mixed, Mixer, Windows, quantized_linears
+from .mixing import Mixed, Mixer, quantized_linears
 from .result import DamageResult, Suggestion
 
 MOST = 0.1  # of the blocks that may stay in 16-bit
@@ -127,7 +128,7 @@ def measure_options(
     if not wanted:
         return []
     mixer = Mixer(pair, ids)
-    mine, theirs = (Windows(skeleton, ids) for skeleton in pair.skeletons)
+    mine, theirs = (WindowStream(skeleton, ids) for skeleton in pair.skeletons)
     clean, whole = mine.start, theirs.start
     changed: dict[int, Tensor] = {}
     names = pair.reference.skeleton.blocks

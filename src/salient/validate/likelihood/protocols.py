@@ -12,11 +12,12 @@ own perplexity shows whether it is the model of the table.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from salient.core.errors import CalibrationError
+from salient.core.metrics import LogitsComparison
 
 TEXT = "wikitext2"
 SAME = 0.01  # relative: a reference nearer than this to the published one is the same model
@@ -24,7 +25,13 @@ SCHEME = "AWQ, w4-g128"
 PAPER = "AWQ (arXiv 2306.00978), table 4"
 DEEPCOMPRESSOR = "README of github.com/mit-han-lab/deepcompressor"
 
-SHAPE = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
+SHAPE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+)
 
 
 @dataclass(frozen=True)
@@ -66,36 +73,20 @@ class EvaluationProtocol:
 PROTOCOLS = {"classic": EvaluationProtocol(2048, 2048), "sliding": EvaluationProtocol(2048, 512)}
 
 
-@dataclass(frozen=True)
-class PublishedPerplexity:
-    """Perplexities of WikiText-2 by the classic protocol, in 16-bit and at SCHEME.
-
-    shape: the values of SHAPE, and max_position_embeddings
-    """
-
-    model: str
-    shape: tuple[int, int, int, int, int]
-    reference: float
-    quantized: float
-    source: str
-
-
-ROWS = (
-    PublishedPerplexity("Llama-7B", (4096, 32, 11008, 32000, 2048), 5.68, 5.78, PAPER),
-    PublishedPerplexity("Llama-2-7B", (4096, 32, 11008, 32000, 4096), 5.47, 5.60, PAPER),
-    PublishedPerplexity("Llama-2-13B", (5120, 40, 13824, 32000, 4096), 4.88, 4.97, PAPER),
-    PublishedPerplexity("Llama-2-70B", (8192, 80, 28672, 32000, 4096), 3.32, 3.41, PAPER),
-    PublishedPerplexity("Llama-3-8B", (4096, 32, 14336, 128256, 8192), 6.14, 6.54, DEEPCOMPRESSOR),
-    PublishedPerplexity("Llama-3-70B", (8192, 80, 28672, 128256, 8192), 2.85, 3.20, DEEPCOMPRESSOR),
-    PublishedPerplexity(
-        "Llama-3.1-8B", (4096, 32, 14336, 128256, 131072), 6.24, 6.60, DEEPCOMPRESSOR
-    ),
-    PublishedPerplexity(
-        "Llama-3.1-70B", (8192, 80, 28672, 128256, 131072), 2.81, 3.22, DEEPCOMPRESSOR
-    ),
-    PublishedPerplexity("Mistral-7B", (4096, 32, 14336, 32000, 32768), 5.25, 5.37, DEEPCOMPRESSOR),
-    PublishedPerplexity("Yi-34B", (7168, 60, 20480, 64000, 4096), 4.60, 4.67, DEEPCOMPRESSOR),
-)
+# Values of SHAPE -> model, its perplexities of WikiText-2 by the classic protocol in 16-bit and at
+# SCHEME, and their source.
+PUBLISHED = {
+    (4096, 32, 11008, 32000, 2048): ("Llama-7B", 5.68, 5.78, PAPER),
+    (4096, 32, 11008, 32000, 4096): ("Llama-2-7B", 5.47, 5.60, PAPER),
+    (5120, 40, 13824, 32000, 4096): ("Llama-2-13B", 4.88, 4.97, PAPER),
+    (8192, 80, 28672, 32000, 4096): ("Llama-2-70B", 3.32, 3.41, PAPER),
+    (4096, 32, 14336, 128256, 8192): ("Llama-3-8B", 6.14, 6.54, DEEPCOMPRESSOR),
+    (8192, 80, 28672, 128256, 8192): ("Llama-3-70B", 2.85, 3.20, DEEPCOMPRESSOR),
+    (4096, 32, 14336, 128256, 131072): ("Llama-3.1-8B", 6.24, 6.60, DEEPCOMPRESSOR),
+    (8192, 80, 28672, 128256, 131072): ("Llama-3.1-70B", 2.81, 3.22, DEEPCOMPRESSOR),
+    (4096, 32, 14336, 32000, 32768): ("Mistral-7B", 5.25, 5.37, DEEPCOMPRESSOR),
+    (7168, 60, 20480, 64000, 4096): ("Yi-34B", 4.60, 4.67, DEEPCOMPRESSOR),
+}
 
 
 @dataclass(frozen=True)
@@ -133,33 +124,19 @@ class PublishedComparison:
         )
 
 
-class Perplexities(Protocol):
-    """Perplexities of both models, as core.metrics.LogitsComparison has them."""
-
-    @property
-    def perplexity_reference(self) -> float: ...
-    @property
-    def perplexity_quantized(self) -> float: ...
-
-
 def published_for(
-    config: Mapping[str, Any], protocol: EvaluationProtocol, measured: Mapping[str, Perplexities]
+    config: Mapping[str, Any],
+    protocol: EvaluationProtocol,
+    measured: Mapping[str, LogitsComparison],
 ) -> tuple[PublishedComparison, ...]:
-    """The published rows of a model with this config.json, each with what was measured.
+    """The published row of a model with this config.json and what was measured, if there is one.
 
-    measured: text -> perplexities; only those of WikiText-2 by the classic protocol are comparable
+    measured: by text; only WikiText-2 by the classic protocol is comparable
     """
-    shape = tuple(config.get(key) for key in (*SHAPE, "max_position_embeddings"))
+    shape = tuple(config.get(key) for key in SHAPE)
+    row = next((row for known, row in PUBLISHED.items() if known == shape), None)
+    if row is None:
+        return ()
     own = measured.get(TEXT) if protocol == PROTOCOLS["classic"] else None
-    return tuple(
-        PublishedComparison(
-            row.model,
-            row.reference,
-            row.quantized,
-            row.source,
-            measured_reference=own.perplexity_reference if own else None,
-            measured_quantized=own.perplexity_quantized if own else None,
-        )
-        for row in ROWS
-        if row.shape == shape
-    )
+    perplexities = (own.perplexity_reference, own.perplexity_quantized) if own else (None, None)
+    return (PublishedComparison(*row, TEXT, "classic", SCHEME, *perplexities),)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from salient.core.corpus import builtin, read_texts
 from salient.core.errors import CalibrationError
 from salient.core.progress import Progress
-from salient.models.block_call import BlockCall, run_block
+from salient.models.block_call import run_block
 from salient.models.skeleton import Skeleton
 from salient.models.tokens import check_vocabulary, load_tokenizer, pack_tokens
 from salient.validate.model_pair import ModelPair
@@ -42,27 +42,41 @@ def text_tokens(
     return batch.ids.flatten()
 
 
+class WindowStream:
+    """The windows `ids` [windows, tokens] streamed through the blocks of one model.
+
+    start: the first block's input, float32 [windows, tokens, width] on the CPU
+    """
+
+    def __init__(self, skeleton: Skeleton, ids: Tensor):
+        self.skeleton, self.ids = skeleton, ids
+        batches = ids.split(max(1, BATCH_TOKENS // ids.shape[1]))
+        started = [skeleton.calls(batch) for batch in batches]
+        self.start = torch.cat([hidden.float().cpu() for hidden, _ in started])
+        self._sizes = [len(batch) for batch in batches]
+        self._calls = [calls for _, calls in started]
+
+    def run(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
+        """`hidden` [windows, tokens, width] after block `index`: float32, on the CPU."""
+        batches = zip(hidden.split(self._sizes), self._calls, strict=True)
+        return torch.cat([run_block(block, h, calls[index]).cpu() for h, calls in batches])
+
+
 def run_both(skeletons: list[Skeleton], ids: Tensor, progress: Progress) -> list[Tensor]:
     """The last hidden states of both models over `ids` [windows, tokens].
 
     float32 [windows, tokens, width] each, on the CPU.
     """
-    batches = ids.split(max(1, BATCH_TOKENS // ids.shape[1]))
-    hidden: list[list[Tensor]] = []
-    calls: list[list[list[BlockCall]]] = []
-    for skeleton in skeletons:
-        started = [skeleton.calls(batch) for batch in batches]
-        hidden.append([states.cpu() for states, _ in started])
-        calls.append([each for _, each in started])
+    streams = [WindowStream(skeleton, ids) for skeleton in skeletons]
+    hidden = [stream.start for stream in streams]
     names = skeletons[0].blocks
     for index, name in enumerate(names):
-        progress(index, len(names), f"{name}: both models", "")
-        for skeleton, states, called in zip(skeletons, hidden, calls, strict=True):
-            block = skeleton.block(index)
-            for number, each in enumerate(called):
-                states[number] = run_block(block, states[number], each[index]).cpu()
-    progress(len(names), len(names), "comparing", "")
-    return [torch.cat(states) for states in hidden]
+        progress(index, len(names), f"{name}: both models")
+        for side, stream in enumerate(streams):
+            block = stream.skeleton.block(index)
+            hidden[side] = stream.run(index, block, hidden[side])
+    progress(len(names), len(names), "comparing")
+    return hidden
 
 
 def logits_of_both(
