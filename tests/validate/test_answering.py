@@ -69,7 +69,7 @@ def questions_of(*examples: Example) -> list[TaskQuestion]:
     return [encode_question(example, byte_tokenizer()) for example in examples]
 
 
-def test_together_each_example_is_answered_as_alone(toy):
+def test_examples_are_answered_together_as_alone(toy):
     engine = engine_of(toy)
     together = answer_questions(engine, questions_of(*EXAMPLES), NEW)
     alone = [
@@ -82,14 +82,14 @@ def test_together_each_example_is_answered_as_alone(toy):
     assert together.prompt_tokens > max(len(e.prompt) for e in EXAMPLES)
 
 
-def test_the_choice_with_the_largest_sum_is_taken_however_long_the_choices_are(toy):
+def test_the_choice_with_the_largest_sum_wins_whatever_its_length(toy):
     """Sums, not sums by length: among these, the two differ."""
     model, tokenizer = load_dequantized(str(toy))[0], byte_tokenizer()
     choices = ("a", "bird", "a dog and a cat", "xyz")
     examples = [choice(f"{start} sat on the", *choices) for start in ("Cat", "A dog", "It", "Z")]
-    found = answer_questions(engine_of(toy), questions_of(*examples), NEW).answers
+    answers = answer_questions(engine_of(toy), questions_of(*examples), NEW).answers
     rules = []
-    for example, said in zip(examples, found, strict=True):
+    for example, answer in zip(examples, answers, strict=True):
         sums = []
         for text in example.continuations:
             ids = torch.tensor([tokenizer(example.context + text).input_ids])
@@ -97,25 +97,25 @@ def test_the_choice_with_the_largest_sum_is_taken_however_long_the_choices_are(t
                 rows = model(ids).logits[0, len(example.context) - 1 : -1].log_softmax(-1)
             sums.append(rows[range(len(text)), ids[0, len(example.context) :]].sum().item())
         by_length = [value / len(text) for value, text in zip(sums, choices, strict=True)]
-        assert said == choices[sums.index(max(sums))]
-        rules.append(choices[by_length.index(max(by_length))] == said)
+        assert answer == choices[sums.index(max(sums))]
+        rules.append(choices[by_length.index(max(by_length))] == answer)
     assert not all(rules)
 
 
-def test_a_written_answer_is_the_models_first_line_that_is_not_blank(toy):
+def test_a_written_answer_is_the_first_line_that_is_not_blank(toy):
     engine, tokenizer = engine_of(toy), byte_tokenizer()
     for number in range(5):
         prompt = f"Line {number}:"
         ids = tokenizer(prompt).input_ids
-        said = engine.generate([ids], SamplingParams(NEW))[0].text
-        (found,) = answer_questions(engine, questions_of(written(prompt)), NEW).answers
-        assert found == first_line(said)
+        text = engine.generate([ids], SamplingParams(NEW))[0].text
+        (answer,) = answer_questions(engine, questions_of(written(prompt)), NEW).answers
+        assert answer == first_line(text)
     assert first_line("\n \n 52 \nQuestion: 3") == first_line(" 52") == "52"
     assert first_line(" \n ") == ""
 
 
 def test_writing_stops_where_it_is_done(toy):
-    """What is read so far decides; the others go on."""
+    """The text so far decides; the others continue."""
     engine, tokenizer = engine_of(toy), byte_tokenizer()
     prompts = [tokenizer(text).input_ids for text in ("One", "Two", "Three")]
     sampling = SamplingParams(NEW, ignore_eos=True)
@@ -130,14 +130,14 @@ def test_writing_stops_where_it_is_done(toy):
         assert 3 <= len(short.text) < len(long.text)
 
 
-def test_an_outcome_is_the_choice_itself_or_scored_by_its_match():
+def test_an_resultis_the_choice_itself_or_scored_by_its_match():
     example = choice("One and", "two", "too", answer=1)
     assert outcome(example, "too").correct
     assert not outcome(example, "two").correct
     assert outcome(written("Say", "Yes"), " yes ").correct
 
 
-def test_words_without_tokens_are_an_error_that_names_the_example(monkeypatch):
+def test_text_without_tokens_is_an_error_that_names_the_example(monkeypatch):
     tokenizer = byte_tokenizer()
     monkeypatch.setattr("salient.runtime.loglikelihood.encode", lambda *_: [])
     with pytest.raises(CalibrationError, match=r"toy:One: 'two' has no tokens|toy:One: ' two'"):
@@ -148,9 +148,9 @@ def test_words_without_tokens_are_an_error_that_names_the_example(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["arithmetic", "code", "knowledge", "language"])
-def test_bundled_prompts_need_what_their_tokens_say(name):
-    found = TaskSet(name, read_tasks(name).examples[:4])
-    for each in questions_of(*found.examples):
+def test_bundled_prompts_need_the_positions_of_their_tokens(name):
+    answers = TaskSet(name, read_tasks(name).examples[:4])
+    for each in questions_of(*answers.examples):
         longest = max(map(len, each.example.continuations), default=NEW)
         assert each.positions(NEW) == len(each.example.context) + longest
 
@@ -165,21 +165,21 @@ def examinee(toy, tmp_path) -> Examinee:
     )
 
 
-def test_a_model_whose_answers_are_kept_is_not_opened(examinee, tmp_path):
+def test_a_model_with_cached_answers_is_not_opened(examinee, tmp_path):
     questions = questions_of(*EXAMPLES)
-    ask = lambda engine: answer_questions(engine, questions, NEW)  # noqa: E731
-    first = examinee.part("toy", {"n": 1}, ask)
+    answer = lambda engine: answer_questions(engine, questions, NEW)  # noqa: E731
+    first = examinee.part("toy", {"n": 1}, answer)
     assert examinee.throughput.cached == 0
     assert examinee.throughput.tokens_a_second > 0
     again = Examinee(examinee.side, ValidationCache(tmp_path), "cpu", 96)
-    assert again.part("toy", {"n": 1}, ask) == first
+    assert again.part("toy", {"n": 1}, answer) == first
     assert again._opened is None
     assert again.throughput.cached == again.throughput.parts == 1
     assert again.throughput.seconds == examinee.throughput.seconds
     assert "PyTorch" in again.throughput.runs_as
 
 
-def test_fewer_sequences_run_at_once_where_memory_is_short(examinee, monkeypatch):
+def test_short_memory_limits_the_sequences_at_once(examinee, monkeypatch):
     assert slots_that_fit(examinee.side, "cpu", 96) == SLOTS
     weights = examinee.side.source.bytes_on_disk * 1.1
     slot = 4 * 2 * 2 * 16 * 10_000  # two blocks, two heads of 16 channels
@@ -190,7 +190,7 @@ def test_fewer_sequences_run_at_once_where_memory_is_short(examinee, monkeypatch
     assert slots_that_fit(examinee.side, "cpu", 10_000) == 1
 
 
-# What lm-evaluation-harness asks
+# Requests of lm-evaluation-harness
 
 
 class Request:
@@ -203,7 +203,7 @@ def model(examinee) -> EngineModel:
     return EngineModel(examinee, lambda _: None)
 
 
-def test_log_probabilities_are_given_in_the_order_of_the_requests(model, toy):
+def test_log_probabilities_have_the_order_of_the_requests(model, toy):
     whole = load_dequantized(str(toy))[0]
     context, other = model.tok_encode("The cat"), model.tok_encode("A")
     requests = [
@@ -211,12 +211,12 @@ def test_log_probabilities_are_given_in_the_order_of_the_requests(model, toy):
         for text in (" sat", " s", " sat")
         for ids in (context, other)
     ]
-    found = model._loglikelihood_tokens(requests)
-    for (_, ids, tokens), (logprob, greedy) in zip(requests, found, strict=True):
+    answers = model._loglikelihood_tokens(requests)
+    for (_, ids, tokens), (logprob, greedy) in zip(requests, answers, strict=True):
         with torch.no_grad():
             rows = whole(torch.tensor([ids + tokens])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
-        kept = TOY_LOGIT * unit_roundoff(torch.float16)  # keys and values are kept in 16 bits
-        rounding = 2 * (logits_rounding() + kept) * len(tokens)
+        storage = TOY_LOGIT * unit_roundoff(torch.float16)  # keys and values are kept in 16 bits
+        rounding = 2 * (logits_rounding() + storage) * len(tokens)
         assert logprob == pytest.approx(rows[range(len(tokens)), tokens].sum().item(), abs=rounding)
         assert greedy == (rows.argmax(-1).tolist() == tokens)
 
@@ -233,26 +233,26 @@ def test_a_context_that_is_too_long_loses_its_beginning(model):
 
 
 def test_written_answers_end_before_the_first_text_that_ends_them(model):
-    given = {"until": [], "max_gen_toks": NEW, "do_sample": False}
-    (whole,) = model.generate_until([Request("One two", given)])
+    options = {"until": [], "max_gen_toks": NEW, "do_sample": False}
+    (whole,) = model.generate_until([Request("One two", options)])
     ends = [whole[5:7], whole[3:5]]
     texts = model.generate_until(
-        [Request("One two", {**given, "until": until}) for until in (ends, ends[0], ["", "\0\0"])]
+        [Request("One two", {**options, "until": until}) for until in (ends, ends[0], ["", "\0\0"])]
     )
     assert texts == [whole[: whole.index(ends[1])], whole[: whole.index(ends[0])], whole]
     assert model.generate_until([Request("One two", {"max_tokens": 1})])[0] == whole[:1]
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("options", "message"),
     [
         ({"do_sample": True, "temperature": 0.7}, "drawn at random"),
         ({}, r"requests 256 new tokens; the model has 96 positions"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(model, given, words):
-    with pytest.raises(CalibrationError, match=words):
-        model.generate_until([Request("One", given)])
+def test_requests_that_are_not_comparable_are_refused(model, options, message):
+    with pytest.raises(CalibrationError, match=message):
+        model.generate_until([Request("One", options)])
 
 
 def sample(number: int, **changes: Any) -> dict[str, Any]:
@@ -273,12 +273,13 @@ def sample(number: int, **changes: Any) -> dict[str, Any]:
     }
 
 
-def test_samples_become_examples_and_outcomes_by_the_tasks_own_metric():
-    ((example, said), (_, other)), words = read_samples("sky", [sample(3), sample(4, acc_norm=0.0)])
-    assert "right by lm-eval's acc_norm" in words
+def test_samples_become_examples_and_outcomes_by_the_metric_of_the_task():
+    answered, note = read_samples("sky", [sample(3), sample(4, acc_norm=0.0)])
+    (example, result), (_, other) = answered
+    assert "right by lm-eval's acc_norm" in note
     assert (example.id, example.kind, example.prompt) == ("sky:3", "sky", "Sky is")
     assert (example.expected, example.chance) == (("green and blue",), 0.5)
-    assert (said.answer, said.correct, other.correct) == ("green and blue", True, False)
+    assert (result.answer, result.correct, other.correct) == ("green and blue", True, False)
 
 
 def test_only_the_first_filter_counts_and_texts_are_answers_too():
@@ -287,13 +288,18 @@ def test_only_the_first_filter_counts_and_texts_are_answers_too():
     ]
     rows = [{k: v for k, v in row.items() if not k.startswith("acc")} for row in rows]
     both = [{**rows[0], "exact_match": 1.0}, {**rows[0], "exact_match": 0.0, "filter": "loose"}]
-    ((example, said),), _ = read_samples("sums", both)
-    assert (said.answer, said.correct, example.expected, example.chance) == ("4", True, ("4",), 0)
+    ((example, result),), _ = read_samples("sums", both)
+    assert (result.answer, result.correct, example.expected, example.chance) == (
+        "4",
+        True,
+        ("4",),
+        0,
+    )
     with pytest.raises(CalibrationError, match=r"sums does not say .* \(it has perplexity\)"):
         read_samples("sums", [{**rows[0], "perplexity": (-3.2, 5)}])
 
 
 @pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm-eval is installed here")
-def test_without_the_library_its_tasks_say_what_to_install():
+def test_tasks_of_a_missing_library_name_the_extra():
     with pytest.raises(MissingExtra, match=r"pip install 'salient-awq\[eval\]'"):
         find_tasks(["hellaswag"])

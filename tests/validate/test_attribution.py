@@ -84,8 +84,8 @@ def kl_of(reference: nn.Module, other: nn.Module, ids: torch.Tensor) -> float:
     return sum(lost) / ids.numel()
 
 
-def assert_kl(found: float, expected: float) -> None:
-    assert abs(found - expected) <= kl_rounding(expected, blocks=4)
+def assert_kl(actual: float, expected: float) -> None:
+    assert abs(actual - expected) <= kl_rounding(expected, blocks=4)
 
 
 def damage(folder: Path, name: str) -> None:
@@ -126,40 +126,40 @@ def test_scales_that_were_folded_are_taken_out_exactly(kind, tmp_path):
         assert not scales.doubts
         assert scales.columns
         for name in skeleton.linears(index):
-            expected, found = (b.get_parameter(f"{name}.weight") for b in (reference, folded))
-            # a scale is itself found by a division of two rounded products
-            for made, right in (
-                (scales.taken_out(name, found), expected),
-                (scales.put_in(name, expected), found),
+            expected, scaled = (b.get_parameter(f"{name}.weight") for b in (reference, folded))
+            # a scale is itself computed by a division of two rounded products
+            for actual, right in (
+                (scales.taken_out(name, scaled), expected),
+                (scales.put_in(name, expected), scaled),
             ):
-                assert_within(made, right, worst(16) * right.abs())
+                assert_within(actual, right, worst(16) * right.abs())
 
 
-def test_a_block_and_a_kind_cost_what_the_mixed_whole_models_show(model, plain, text):
+def test_the_damage_of_a_block_and_a_kind_is_that_of_mixed_models(model, plain, text):
     pair = opened(plain, model)
     ids = windows_of(pair, text)
-    found = measure_damage(pair, ids, silent)
+    damage = measure_damage(pair, ids, silent)
     reference, mixed, checkpoint = (whole(folder) for folder in (model, model, plain))
-    assert_kl(found.whole, kl_of(reference, checkpoint, ids))
-    assert found.outside < kl_rounding(0, 4)
+    assert_kl(damage.whole, kl_of(reference, checkpoint, ids))
+    assert damage.outside < kl_rounding(0, 4)
     mixed.model.layers[2] = checkpoint.model.layers[2]
-    assert_kl(found.blocks[BLOCKS[2]], kl_of(reference, mixed, ids))
+    assert_kl(damage.blocks[BLOCKS[2]], kl_of(reference, mixed, ids))
     mixed = whole(model)
     for own, other in zip(mixed.model.layers, checkpoint.model.layers, strict=True):
         own.mlp.down_proj = other.mlp.down_proj
-    assert_kl(found.kinds["mlp.down_proj"], kl_of(reference, mixed, ids))
+    assert_kl(damage.kinds["mlp.down_proj"], kl_of(reference, mixed, ids))
 
 
 def test_kinds_add_up_to_the_whole_where_scales_are_folded(model, scaled, text):
     pair = opened(scaled, model)
-    found = measure_damage(pair, windows_of(pair, text), silent)
-    assert found.doubts == {}
+    damage = measure_damage(pair, windows_of(pair, text), silent)
+    assert damage.doubts == {}
     norm = f"{BLOCKS[0]}.input_layernorm.weight"
     folded, own = (skeleton.files.read(norm) for skeleton in pair.skeletons)
     assert not torch.allclose(folded.float(), own.float(), rtol=0.05)
-    for parts in (found.blocks, found.kinds):
-        assert sum(parts.values()) == pytest.approx(found.whole, rel=0.3)
-    assert found.together[0] == [f"self_attn.{n}_proj" for n in "qkv"]
+    for parts in (damage.blocks, damage.kinds):
+        assert sum(parts.values()) == pytest.approx(damage.whole, rel=0.3)
+    assert damage.together[0] == [f"self_attn.{n}_proj" for n in "qkv"]
 
 
 @each_format
@@ -190,7 +190,7 @@ def test_a_block_that_stands_out_looks_damaged_and_others_do_not(model, plain, t
     assert not any("damaged" in row["what"] for row in sound["suggestions"])
 
 
-def test_what_is_kept_at_16_bits_leaves_what_is_measured(model, plain, text, tmp_path):
+def test_options_leave_the_kl_of_mixed_models(model, plain, text, tmp_path):
     stage = attribute(plain, model, text, tmp_path)
     blocks = stage.to_dict()["blocks"]
     worst = max(range(4), key=lambda index: blocks[index]["kl"])
@@ -213,7 +213,7 @@ def test_what_is_kept_at_16_bits_leaves_what_is_measured(model, plain, text, tmp
     assert others == []  # there is no group smaller than 32
 
 
-def test_the_estimate_of_smaller_groups_is_what_plain_rounding_does_to_outputs(text, tmp_path):
+def test_the_estimate_of_smaller_groups_is_the_output_error_of_plain_rounding(text, tmp_path):
     sizes = {"intermediate_size": 128, "num_hidden_layers": 1}
     model = toy_folder(tmp_path / "model", **sizes)
     out = rounded(model, tmp_path / "out", scheme="w4-g64")
@@ -229,19 +229,17 @@ def test_the_estimate_of_smaller_groups_is_what_plain_rounding_does_to_outputs(t
     ratio = halved_errors(mixed, {name: x}, Scheme(64))
     assert ratio == {name: pytest.approx(float(after / before), rel=0.02)}
     assert ratio[name] < 0.9
-    found = measure_damage(pair, ids, silent)
-    assert found.halved == pytest.approx(ratio[name], rel=0.1)
+    damage = measure_damage(pair, ids, silent)
+    assert damage.halved == pytest.approx(ratio[name], rel=0.1)
     data = attribute(out, model, text, tmp_path).to_dict()
     row = data["suggestions"][-1]
     assert row["what"].startswith("groups of 32 (--scheme w4-g32)")
-    assert row["kl"] == pytest.approx(data["whole"] * found.halved)
+    assert row["kl"] == pytest.approx(data["whole"] * damage.halved)
     assert not row["measured"]
     assert halved_errors(mixed, {name: x}, Scheme(32)) == {}
 
 
-def test_a_fold_that_its_readers_do_not_have_is_a_doubt_and_no_figure(
-    model, scaled, text, tmp_path
-):
+def test_a_fold_without_its_readers_is_a_doubt_and_no_figure(model, scaled, text, tmp_path):
     out = copied(scaled, tmp_path / "out")
 
     def unfold(tensors):
@@ -269,7 +267,7 @@ def test_a_part_that_no_linear_explains_is_a_doubt_too(model, plain, text, tmp_p
     assert data["kinds"] == []
 
 
-def test_an_embedding_or_head_of_its_own_is_said(model, plain, text, tmp_path):
+def test_a_changed_embedding_or_head_is_reported(model, plain, text, tmp_path):
     out = copied(plain, tmp_path / "out")
     random = torch.Generator().manual_seed(0)
 
@@ -286,9 +284,7 @@ def test_an_embedding_or_head_of_its_own_is_said(model, plain, text, tmp_path):
     )
 
 
-def test_fewer_windows_are_taken_where_memory_is_short_and_none_where_it_is_out(
-    model, plain, text, tmp_path, monkeypatch
-):
+def test_short_memory_limits_the_windows(model, plain, text, tmp_path, monkeypatch):
     where = "salient.validate.attribution.measure.available_memory"
     one = (4 + 7 + 4) * LENGTH * 64 * 4  # variants, tokens, channels
     monkeypatch.setattr(where, lambda: 4 * one)
@@ -303,7 +299,7 @@ def test_fewer_windows_are_taken_where_memory_is_short_and_none_where_it_is_out(
     ]
 
 
-def test_what_was_measured_is_not_measured_again(model, plain, text, tmp_path):
+def test_cached_parts_are_not_measured_again(model, plain, text, tmp_path):
     request = AttributionRequest((str(text),), WINDOWS, LENGTH)
     stages, taken = [], []
     for _ in range(2):
@@ -314,7 +310,7 @@ def test_what_was_measured_is_not_measured_again(model, plain, text, tmp_path):
     assert stages[0] == stages[1]
 
 
-def test_progress_goes_over_all_passes_in_one(model, scaled, text, tmp_path):
+def test_progress_covers_all_passes(model, scaled, text, tmp_path):
     steps = []
     request = AttributionRequest((str(text),), WINDOWS, LENGTH)
     measure_attribution(
@@ -326,7 +322,7 @@ def test_progress_goes_over_all_passes_in_one(model, scaled, text, tmp_path):
     assert steps == [(1000 * done // 4, 3000) for done in range(12)]
 
 
-def test_experts_and_linears_of_one_input_are_kept_together():
+def test_experts_and_linears_of_one_input_are_skipped_together():
     together = [["q", "k", "v"], ["o"], ["mlp.experts.*.up"], ["mlp.experts.*.down"]]
     kl = {"q": 1.0, "k": 1.0, "v": 1.0, "o": 2.0}
     assert worst_kinds(kl, together) == (("q", "k", "v"), ("q", "k", "v"))
@@ -334,7 +330,7 @@ def test_experts_and_linears_of_one_input_are_kept_together():
     assert worst_kinds(kl | experts, together) == (("mlp.experts.*",), tuple(experts))
 
 
-def test_a_text_too_short_says_so_before_anything_is_measured(model, plain, text, tmp_path):
+def test_a_short_text_is_refused_before_anything_is_measured(model, plain, text, tmp_path):
     with pytest.raises(CalibrationError, match=r"9000 samples of 64 need .* Use --windows \d"):
         attribute(plain, model, text, tmp_path, windows=9000)
 
@@ -350,9 +346,9 @@ def test_tokens_that_a_head_masks_add_nothing():
     random = torch.Generator().manual_seed(0)
     clean, other = torch.randn(2, 2, 5, 9, generator=random)
     ids = torch.zeros(2, 5, dtype=torch.int64)
-    found = divergences(ids, Head(), clean, {"own": (Head(), clean), "other": (Head(), other)})
+    kl = divergences(ids, Head(), clean, {"own": (Head(), clean), "other": (Head(), other)})
     log_r, log_q = (each[..., :-1].log_softmax(-1) for each in (clean, other))
     rounding = 2 * (nats(clean) + nats(other))
-    assert found["own"] == pytest.approx(0, abs=rounding)
+    assert kl["own"] == pytest.approx(0, abs=rounding)
     expected = (log_r.exp() * (log_r - log_q)).sum(-1).mean()
-    assert found["other"] == pytest.approx(float(expected), abs=rounding)
+    assert kl["other"] == pytest.approx(float(expected), abs=rounding)

@@ -1,4 +1,4 @@
-"""Parts of a long measurement: found again when nothing that they depend on has changed."""
+"""Cached parts are reused while nothing that they depend on has changed."""
 
 import json
 import os
@@ -19,7 +19,7 @@ class Part:
     note: str | None
 
 
-class Made:
+class CountedMeasure:
     """Counts how often something was measured."""
 
     def __init__(self, value=None):
@@ -30,59 +30,63 @@ class Made:
         return self.value
 
 
-def test_a_part_is_measured_once_where_a_run_goes_on(tmp_path):
-    made = Made()
+def test_a_resumed_run_measures_a_part_once(tmp_path):
+    measure = CountedMeasure()
     for _ in range(2):
-        kept = ValidationCache(tmp_path, resume=True)
-        assert kept.part("likelihood", SETTINGS, made, dict[str, float]) == {"kl": 0.1}
-    assert (made.count, kept.reused) == (1, 1)
+        stored = ValidationCache(tmp_path, resume=True)
+        assert stored.part("likelihood", SETTINGS, measure, dict[str, float]) == {"kl": 0.1}
+    assert (measure.count, stored.reused) == (1, 1)
 
 
-def test_a_fresh_run_measures_the_checkpoint_again_and_takes_the_reference(tmp_path):
-    own, shared = Made(), Made()
+def test_a_fresh_run_measures_the_checkpoint_again_and_reuses_the_reference(tmp_path):
+    own, shared = CountedMeasure(), CountedMeasure()
     for _ in range(2):
-        kept = ValidationCache(tmp_path)
-        kept.part("answers", SETTINGS, own, dict[str, float])
-        kept.part("answers", {"reference": "b"}, shared, dict, shared=True)
+        stored = ValidationCache(tmp_path)
+        stored.part("answers", SETTINGS, own, dict[str, float])
+        stored.part("answers", {"reference": "b"}, shared, dict, shared=True)
     assert (own.count, shared.count) == (2, 1)
 
 
 @pytest.mark.parametrize("change", [{"checkpoint": "b"}, {"windows": 5}, {"new": None}], ids=str)
-def test_what_depends_on_something_else_is_another_part(change, tmp_path):
-    made = Made()
+def test_other_settings_are_another_part(change, tmp_path):
+    measure = CountedMeasure()
     for settings in (SETTINGS, SETTINGS | change):
-        ValidationCache(tmp_path, resume=True).part("likelihood", settings, made, dict[str, float])
-    ValidationCache(tmp_path, resume=True).part("context", SETTINGS, made, dict[str, float])
-    assert made.count == 3
+        ValidationCache(tmp_path, resume=True).part(
+            "likelihood", settings, measure, dict[str, float]
+        )
+    ValidationCache(tmp_path, resume=True).part("context", SETTINGS, measure, dict[str, float])
+    assert measure.count == 3
 
 
-def test_a_part_of_another_release_is_not_taken(tmp_path, monkeypatch):
-    made = Made()
+def test_a_part_of_another_release_is_not_reused(tmp_path, monkeypatch):
+    measure = CountedMeasure()
     for version in ("1.0", "1.1"):
         monkeypatch.setattr(cache, "__version__", version)
-        ValidationCache(tmp_path, resume=True).part("likelihood", SETTINGS, made, dict[str, float])
-    assert made.count == 2
+        ValidationCache(tmp_path, resume=True).part(
+            "likelihood", SETTINGS, measure, dict[str, float]
+        )
+    assert measure.count == 2
 
 
-def test_what_is_measured_reads_as_what_is_found_again(tmp_path):
-    made = Made(Part(((1, 2.5),), None))
-    first = ValidationCache(tmp_path).part("x", SETTINGS, made, Part)
-    assert first == ValidationCache(tmp_path, resume=True).part("x", SETTINGS, made, Part)
+def test_a_cached_part_equals_the_measured_one(tmp_path):
+    measure = CountedMeasure(Part(((1, 2.5),), None))
+    first = ValidationCache(tmp_path).part("x", SETTINGS, measure, Part)
+    assert first == ValidationCache(tmp_path, resume=True).part("x", SETTINGS, measure, Part)
 
 
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", '{"value": {"kl": "much"}}', '{"settings": 1}', "\0"]
 )
 def test_a_damaged_part_is_measured_again(content, tmp_path):
-    made = Made()
-    ValidationCache(tmp_path).part("x", SETTINGS, made, dict[str, float])
+    measure = CountedMeasure()
+    ValidationCache(tmp_path).part("x", SETTINGS, measure, dict[str, float])
     (path,) = tmp_path.glob("*.json")
     path.write_text(content)
     assert (
-        ValidationCache(tmp_path, resume=True).part("x", SETTINGS, made, dict[str, float])
-        == made.value
+        ValidationCache(tmp_path, resume=True).part("x", SETTINGS, measure, dict[str, float])
+        == measure.value
     )
-    assert made.count == 2
+    assert measure.count == 2
     assert json.loads(path.read_text())["settings"] == SETTINGS
 
 
@@ -95,9 +99,9 @@ def test_a_measurement_that_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_old_parts_are_forgotten_and_new_ones_kept(tmp_path):
+def test_old_parts_are_removed(tmp_path):
     for number in range(2):
-        ValidationCache(tmp_path).part("x", {"number": number}, Made(), dict[str, float])
+        ValidationCache(tmp_path).part("x", {"number": number}, CountedMeasure(), dict[str, float])
     old, new = sorted(tmp_path.glob("*.json"))
     then = time.time() - cache.MAX_AGE - 60
     os.utime(old, (then, then))

@@ -51,9 +51,9 @@ LONG_ROPE = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A tiny model and its rounded checkpoint; do not change them."""
-    made = tmp_path_factory.mktemp("context")
-    rounded(toy_folder(made / "model"), made / "rounded")
-    return made
+    root = tmp_path_factory.mktemp("context")
+    rounded(toy_folder(root / "model"), root / "rounded")
+    return root
 
 
 @pytest.fixture
@@ -80,9 +80,9 @@ def shared(folder, text, tmp_path_factory) -> ContextResult:
 
 
 def measured(
-    both: ModelPair, text: Path, store: Path, *, resume: bool = False, **asked: Any
+    both: ModelPair, text: Path, store: Path, *, resume: bool = False, **options: Any
 ) -> ContextResult:
-    request = ContextRequest(text=str(text), **{"lengths": FEW, "windows": 2, **asked})
+    request = ContextRequest(text=str(text), **{"lengths": FEW, "windows": 2, **options})
     return measure_context(both, request, ValidationCache(store, resume), silent)
 
 
@@ -110,15 +110,15 @@ def expected(
     return LogitsComparison.of([direct(folder, ids, start, length).sums() for start in starts])
 
 
-def test_the_figures_of_each_length_are_the_whole_models_own(folder, both, text, shared):
-    found = shared.to_dict()["lengths"]
-    assert [row["length"] for row in found] == list(FEW)
-    assert [row["windows"] for row in found] == [5, 4, 2]
-    for row in found:
+def test_the_figures_of_each_length_are_those_of_the_whole_models(folder, both, text, shared):
+    result = shared.to_dict()["lengths"]
+    assert [row["length"] for row in result] == list(FEW)
+    assert [row["windows"] for row in result] == [5, 4, 2]
+    for row in result:
         starts = [row["length"] * n for n in range(row["windows"])]
         assert_figures(row, expected(folder, both, text, row["length"], starts).figures())
-    assert list(found[0]["intervals"]) == list(found[0])[2:-1][1:]  # all figures but tokens
-    assert found[1]["intervals"] == {}
+    assert list(result[0]["intervals"]) == list(result[0])[2:-1][1:]  # all figures but tokens
+    assert result[1]["intervals"] == {}
 
 
 def test_a_window_that_begins_a_longer_one_is_not_run(both, text, tmp_path, monkeypatch):
@@ -136,16 +136,16 @@ def test_a_window_that_begins_a_longer_one_is_not_run(both, text, tmp_path, monk
 
 
 def test_growth_is_of_the_same_tokens_late_and_early(folder, both, text, shared):
-    found = shared
+    result = shared
     ids = text_tokens(both, str(text), None, 64, ("", ""))
     late = sum(direct(folder, ids, start, 256).kl[192:].sum() for start in (0, 256))
     early = sum(direct(folder, ids, start, 64).kl.sum() for start in (192, 448))
     rounding = sum(kl_rounding(kl / 128) / (kl / 128) for kl in (late, early))  # of 128 tokens
-    assert found.to_dict()["growth"]["value"] == pytest.approx(late / early, rel=rounding)
-    measurement = found.measurements()[0]
+    assert result.to_dict()["growth"]["value"] == pytest.approx(late / early, rel=rounding)
+    measurement = result.measurements()[0]
     assert (measurement.what, measurement.sample) == ("kl_growth", 2)
-    assert measurement.value == found.to_dict()["growth"]["value"]
-    assert any(line.startswith("KL growth") for line in render_stage(found)[1])
+    assert measurement.value == result.to_dict()["growth"]["value"]
+    assert any(line.startswith("KL growth") for line in render_stage(result)[1])
 
 
 def test_positions_run_from_the_first_to_the_last_of_the_longest(shared):
@@ -159,14 +159,14 @@ def test_positions_run_from_the_first_to_the_last_of_the_longest(shared):
     assert places[-1]["interval"] is None
 
 
-def test_a_model_that_turns_long_texts_otherwise_has_every_window_run(tmp_path, text):
+def test_a_model_that_rotates_long_texts_differently_has_every_window_run(tmp_path, text):
     changes = {"rope_parameters": LONG_ROPE, "max_position_embeddings": 400}
     model = toy_folder(tmp_path / "model", **changes)
     rounded(model, tmp_path / "rounded")
     both = open_pair(str(tmp_path / "rounded"), str(model), "cpu")
-    found = measured(both, text, tmp_path / "store", lengths=BARE)
-    assert any("otherwise than a short text" in note for note in found.to_dict()["notes"])
-    for row in found.to_dict()["lengths"]:
+    result = measured(both, text, tmp_path / "store", lengths=BARE)
+    assert any("otherwise than a short text" in note for note in result.to_dict()["notes"])
+    for row in result.to_dict()["lengths"]:
         starts = [row["length"] * n for n in range(row["windows"])]
         assert_figures(row, expected(tmp_path, both, text, row["length"], starts).figures())
 
@@ -186,75 +186,75 @@ def test_logits_in_slices_are_those_of_the_whole_window(kind, tmp_path, monkeypa
         assert_within(joined, whole, 2 * likely(64) * whole.abs().max())
 
 
-def test_an_interrupted_run_goes_on_with_the_lengths_that_are_done(both, text, tmp_path):
+def test_an_interrupted_run_resumes_with_the_cached_lengths(both, text, tmp_path):
     first = measured(both, text, tmp_path)
-    kept = list(tmp_path.glob("*.json"))
-    next(path for path in kept if path.name.startswith("context-64-")).unlink()
+    retention = list(tmp_path.glob("*.json"))
+    next(path for path in retention if path.name.startswith("context-64-")).unlink()
     store = ValidationCache(tmp_path, resume=True)
     request = ContextRequest(FEW, str(text), windows=2)
     again = measure_context(both, request, store, silent)
     assert again.to_dict() == first.to_dict()
-    assert store.reused == len(kept) - 1 > 4
+    assert store.reused == len(retention) - 1 > 4
 
 
 def test_the_references_answers_serve_other_checkpoints(folder, text, tmp_path):
     other = rounded(folder / "model", tmp_path / "other", "w4-g32-sym", "compressed-tensors")
     taken = []
-    for made in (folder / "rounded", other):
+    for checkpoint in (folder / "rounded", other):
         store = ValidationCache(tmp_path / "store")
         measure_retrieval(
-            open_pair(str(made), str(folder / "model"), "cpu"), (256,), 0, store, silent
+            open_pair(str(checkpoint), str(folder / "model"), "cpu"), (256,), 0, store, silent
         )
         taken.append(store.reused)
     assert taken == [0, 4]  # of each text, the reference's answers
 
 
-def test_a_random_model_finds_nothing_and_that_is_no_pass(shared):
-    found = shared
-    kept = found.measurements()[1]
-    assert (kept.what, kept.value) == ("retrieval_retention", None)
-    assert "the reference finds none of" in kept.why
-    rows = found.to_dict()["retrieval"]["rows"]
-    assert sum(row["count"] for row in rows) == found.to_dict()["retrieval"]["count"] >= 4
-    assert found.to_dict()["retrieval"]["reference"] == 0
+def test_a_random_model_finds_nothing_and_does_not_pass(shared):
+    result = shared
+    retention = result.measurements()[1]
+    assert (retention.what, retention.value) == ("retrieval_retention", None)
+    assert "the reference finds none of" in retention.why
+    rows = result.to_dict()["retrieval"]["rows"]
+    assert sum(row["count"] for row in rows) == result.to_dict()["retrieval"]["count"] >= 4
+    assert result.to_dict()["retrieval"]["reference"] == 0
 
 
 def test_questions_compute_their_text_once(folder):
     engine = opened(folder / "model", context_length=512, slots=1).engine
     encode = lambda text: engine.tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
     probes = make_probes(encode, encode("a dark night " * 9), [], (256, 512), 0)
-    found = answer_probes(engine, probes)
-    assert len(found.answers) == len(probes) == 4
+    result = answer_probes(engine, probes)
+    assert len(result.answers) == len(probes) == 4
     questions = sum(60 for _ in probes)
-    assert 480 < found.computed < 512 + questions < sum(len(p.prompt) for p in probes)
+    assert 480 < result.computed < 512 + questions < sum(len(p.prompt) for p in probes)
 
 
-def test_an_engine_that_keeps_no_text_is_asked_less(folder):
+def test_an_engine_without_prefix_reuse_answers_fewer_probes(folder):
     engine = opened(folder / "model", context_length=512, slots=1, fuse=False).engine
     assert not engine.runner.keeps_prefixes
     probes = make_probes(lambda text: [3 + len(word) for word in text.split()], [9], [], (512,), 0)
-    found = answer_probes(engine, probes)
-    asked = [probe for probe, a in zip(probes, found.answers, strict=True) if a is not None]
-    assert (len(probes), len(asked)) == (10, 2)
-    assert found.computed == sum(len(probe.prompt) for probe in asked)
+    result = answer_probes(engine, probes)
+    answered = [probe for probe, a in zip(probes, result.answers, strict=True) if a is not None]
+    assert (len(probes), len(answered)) == (10, 2)
+    assert result.computed == sum(len(probe.prompt) for probe in answered)
 
 
 def test_retention_counts_the_references_right_answers():
     probes = make_probes(lambda t: [ord(c) for c in t], [97], [], (2048, 4096), 0)
     reference = [True] * 10 + [False] * 10
     quantized = [True] * 8 + [False] * 9 + [True] * 3
-    found = RetrievalResult(probes, reference, quantized, {})
-    assert found.totals == (10, 11)
-    kept = found.retention
-    assert kept.middle == pytest.approx(1.1)
-    assert kept.low < 1.1 < kept.high
-    rows = [vars(row) for row in found.rows]
+    result = RetrievalResult(probes, reference, quantized, {})
+    assert result.totals == (10, 11)
+    retention = result.retention
+    assert retention.middle == pytest.approx(1.1)
+    assert retention.low < 1.1 < retention.high
+    rows = [vars(row) for row in result.rows]
     assert [(r["length"], r["count"]) for r in rows] == [(2048, 1)] * 10 + [(4096, 1)] * 10
     assert sum(r["quantized"] for r in rows if r["length"] == 2048) == 8
     assert RetrievalResult(probes, [False] * 20, quantized, {}).retention is None
 
 
-def test_short_texts_are_asked_more_often_than_long_ones():
+def test_short_lengths_are_in_more_texts_than_long_ones():
     texts = texts_of((512, 2048, 8192), "cpu")
     assert texts == [[512, 2048, 8192], [512, 2048], [512], [512]]
 
@@ -263,37 +263,37 @@ def test_without_memory_to_generate_the_windows_are_still_measured(
     both, text, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(model_pair, "free_memory", lambda _: 1000)
-    found = measured(both, text, tmp_path, lengths=(256,), windows=1)
-    assert found.to_dict()["lengths"][0]["kl"] > 0
-    assert "GiB are free" in found.to_dict()["retrieval"]["error"]
-    assert found.measurements()[1].value is None
-    assert "GiB are free" in found.measurements()[1].why
-    assert any("could not be searched for" in line for line in render_stage(found)[1])
+    result = measured(both, text, tmp_path, lengths=(256,), windows=1)
+    assert result.to_dict()["lengths"][0]["kl"] > 0
+    assert "GiB are free" in result.to_dict()["retrieval"]["error"]
+    assert result.measurements()[1].value is None
+    assert "GiB are free" in result.measurements()[1].why
+    assert any("could not be searched for" in line for line in render_stage(result)[1])
 
 
 # What does not fit
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("options", "message"),
     [
         ({"lengths": (64, 1024)}, r"--contexts 1024 is longer than the model's 512 positions"),
         ({"lengths": (16, 64)}, r"--contexts 16 is too short .* at least 64"),
         ({"windows": 0}, "0 windows of 256 tokens. Give 1 or more"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_before_anything_runs(asked, words, both, text):
-    request = ContextRequest(text=str(text), **{"lengths": FEW, **asked})
-    with pytest.raises(CalibrationError, match=words):
+def test_an_invalid_request_is_refused_before_anything_runs(options, message, both, text):
+    request = ContextRequest(text=str(text), **{"lengths": FEW, **options})
+    with pytest.raises(CalibrationError, match=message):
         check_context(both, request)
 
 
-def test_a_text_that_is_too_short_drops_lengths_and_then_says_what_fits(both, text, tmp_path):
+def test_a_short_text_drops_lengths_and_names_what_fits(both, text, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text(text.read_text()[:200])
-    found = measured(both, short, tmp_path / "store")
-    assert [row["length"] for row in found.to_dict()["lengths"]] == [64, 128]
-    assert "256 tokens left out: the text holds 192" in found.to_dict()["notes"]
+    result = measured(both, short, tmp_path / "store")
+    assert [row["length"] for row in result.to_dict()["lengths"]] == [64, 128]
+    assert "256 tokens left out: the text holds 192" in result.to_dict()["notes"]
     short.write_text(text.read_text()[:70])
     with pytest.raises(CalibrationError, match=r"holds 64 tokens, .* is 64.*at most 63"):
         measured(both, short, tmp_path / "store")
@@ -303,29 +303,29 @@ def test_a_text_that_is_too_short_drops_lengths_and_then_says_what_fits(both, te
     ("longest", "lengths"),
     [(None, LENGTHS), (131072, LENGTHS), (4096, LENGTHS[:3]), (2047, (512,)), (300, (300,))],
 )
-def test_the_usual_lengths_are_cut_to_what_the_model_allows(longest, lengths):
+def test_the_default_lengths_are_those_that_the_model_allows(longest, lengths):
     assert default_lengths(longest) == lengths
 
 
-def test_the_cut_is_told(tmp_path, text):
+def test_lengths_left_out_are_noted(tmp_path, text):
     model = toy_folder(tmp_path / "model", max_position_embeddings=100)
     both = open_pair(str(rounded(model, tmp_path / "rounded")), str(model), "cpu")
-    found = measured(both, text, tmp_path / "store", lengths=(), windows=1)
-    assert [row["length"] for row in found.to_dict()["lengths"]] == [100]
-    words = "512, 2048, 4096, 8192 tokens left out: the model has 100 positions"
-    assert found.to_dict()["notes"] == [words]
-    assert f"{words}." in render_stage(found)[1]
+    result = measured(both, text, tmp_path / "store", lengths=(), windows=1)
+    assert [row["length"] for row in result.to_dict()["lengths"]] == [100]
+    message = "512, 2048, 4096, 8192 tokens left out: the model has 100 positions"
+    assert result.to_dict()["notes"] == [message]
+    assert f"{message}." in render_stage(result)[1]
 
 
-def test_attention_that_holds_all_scores_is_bounded(tmp_path, text, monkeypatch):
+def test_attention_with_all_scores_in_memory_is_bounded(tmp_path, text, monkeypatch):
     model = toy_folder(tmp_path / "model", "gemma2")
     both = open_pair(str(rounded(model, tmp_path / "rounded")), str(model), "cpu")
     needed = {n: long_windows.needed_memory(both, n) for n in BARE}
     assert needed[128] == 4 * needed[64] > 128 * 128 * 4 * 4
     monkeypatch.setattr(measure, "free_memory", lambda device: 3 * needed[64])
-    found = measured(both, text, tmp_path / "store", lengths=BARE)
-    assert [row["length"] for row in found.to_dict()["lengths"]] == [64]
-    assert any("128 tokens left out: attention takes" in note for note in found.to_dict()["notes"])
+    result = measured(both, text, tmp_path / "store", lengths=BARE)
+    assert [row["length"] for row in result.to_dict()["lengths"]] == [64]
+    assert any("128 tokens left out: attention takes" in note for note in result.to_dict()["notes"])
     monkeypatch.setattr(measure, "free_memory", lambda device: needed[64])
     with pytest.raises(ResourceError, match=r"64 tokens left out: attention takes .* are free"):
         measured(both, text, tmp_path / "store", lengths=BARE)

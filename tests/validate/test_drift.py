@@ -32,7 +32,7 @@ WINDOWS, LENGTH = 3, 64
 
 
 @pytest.fixture(scope="module")
-def made(toy, text, tmp_path_factory) -> Path:
+def checkpoint(toy, text, tmp_path_factory) -> Path:
     """The toy's checkpoint, calibrated on the session's text; do not change it."""
     out = tmp_path_factory.mktemp("drift") / "out"
     run(toy, out, text)
@@ -62,8 +62,10 @@ def later(text: Path, folder: Path) -> Path:
     return path
 
 
-def test_another_kind_of_text_is_far_and_the_same_kind_is_near(made, toy, text, digits, tmp_path):
-    pair = opened(made, toy)
+def test_another_kind_of_text_is_far_and_the_same_kind_near(
+    checkpoint, toy, text, digits, tmp_path
+):
+    pair = opened(checkpoint, toy)
     calibration = find_calibration(pair)
     assert calibration.name == str(text)
     assert calibration.ids.shape == (6, 64)
@@ -77,8 +79,8 @@ def test_another_kind_of_text_is_far_and_the_same_kind_is_near(made, toy, text, 
     assert far.salient_share < near.salient_share
 
 
-def test_a_text_is_at_no_distance_from_itself(made, toy, text):
-    pair = opened(made, toy)
+def test_a_text_is_at_no_distance_from_itself(checkpoint, toy, text):
+    pair = opened(checkpoint, toy)
     ids = windows_of(pair, text)
     assert measure_drift(pair, (ids, ids), {"itself": ids}, silent)[1] == DriftFigures(1.0, 0.0)
 
@@ -88,10 +90,10 @@ def test_the_figures_are_those_of_the_channels():
     calibration[:2] = torch.tensor([9.0, 8.0])
     text = calibration.clone()
     text[1], text[7] = 1.0, 9.0
-    found = drift_figures(calibration, text)
-    assert found.salient_share == 0.5
+    figures = drift_figures(calibration, text)
+    assert figures.salient_share == 0.5
     expected = (torch.tensor(8.0).log() + torch.tensor(9.0).log()) / 200
-    assert found.log_ratio == pytest.approx(float(expected), rel=worst(200))
+    assert figures.log_ratio == pytest.approx(float(expected), rel=worst(200))
 
 
 def test_halves_take_turns_over_all_of_the_calibration():
@@ -105,9 +107,9 @@ def test_halves_take_turns_over_all_of_the_calibration():
     assert halves(ids[:2], 4, 99)[0].shape == (1, 10)
 
 
-def test_drift_says_to_calibrate_with_text_like_yours(made, toy, text, digits, tmp_path):
+def test_drift_suggests_calibration_with_such_text(checkpoint, toy, text, digits, tmp_path):
     request = AttributionRequest((str(digits), str(text)), WINDOWS, LENGTH)
-    stage = measure_attribution(opened(made, toy), request, ValidationCache(tmp_path), silent)
+    stage = measure_attribution(opened(checkpoint, toy), request, ValidationCache(tmp_path), silent)
     drift = stage.to_dict()["drift"]
     assert drift["calibration"] == str(text)
     assert [(row["text"], row["words"] == LABELS["far"]) for row in drift["texts"]] == [
@@ -136,18 +138,18 @@ def test_drift_says_to_calibrate_with_text_like_yours(made, toy, text, digits, t
     ],
     ids=str,
 )
-def test_a_calibration_that_cannot_be_had_says_why(change, why, made, toy, tmp_path):
-    out = copied(made, tmp_path / "out")
+def test_an_unavailable_calibration_has_a_reason(change, why, checkpoint, toy, tmp_path):
+    out = copied(checkpoint, tmp_path / "out")
     path = out / "salient.json"
     rewrite_json(path, run=read_json(path)["run"] | change)
-    found = find_calibration(opened(out, toy))
-    assert found.ids is None
-    assert re.search(why, found.reason)
-    assert len(found.reason) < 600
+    calibration = find_calibration(opened(out, toy))
+    assert calibration.ids is None
+    assert re.search(why, calibration.reason)
+    assert len(calibration.reason) < 600
 
 
-def test_a_checkpoint_without_evidence_says_so_in_the_stage(made, toy, text, tmp_path):
-    out = copied(made, tmp_path / "out")
+def test_a_checkpoint_without_evidence_is_noted_in_the_stage(checkpoint, toy, text, tmp_path):
+    out = copied(checkpoint, tmp_path / "out")
     for content in ("{", None):
         if content is None:
             (out / "salient.json").unlink()

@@ -74,32 +74,32 @@ def test_the_embedded_engine_answers_every_request_at_every_step(folder):
     engine = opened(folder, slots=3, context_length=64).engine
     results = run_embedded(engine, SMALL, silent)
     assert [r.concurrency for r in results] == [1, 3]
-    for found in results:
-        assert (found.completed, found.failed) == (4, 0)
-        assert found.output_tokens == 4 * 6
-        assert 4 * 10 < found.input_tokens <= 4 * 24
-        assert found.ttft.p50 < found.e2e.p50
-        assert found.tpot.mean * 5 == pytest.approx(found.e2e.mean - found.ttft.mean)
+    for figures in results:
+        assert (figures.completed, figures.failed) == (4, 0)
+        assert figures.output_tokens == 4 * 6
+        assert 4 * 10 < figures.input_tokens <= 4 * 24
+        assert figures.ttft.p50 < figures.e2e.p50
+        assert figures.tpot.mean * 5 == pytest.approx(figures.e2e.mean - figures.ttft.mean)
     assert results[1].peak == 3
     assert not engine.busy
 
 
-def test_the_embedded_engine_finds_no_prompts_beginning_in_a_slot(folder):
+def test_the_embedded_engine_reuses_no_prefix_of_a_prompt(folder):
     engine = opened(folder, slots=3, context_length=64).engine
-    asked = []
+    requests = []
     submit = engine.submit
-    engine.submit = lambda *given: asked.append(submit(*given)) or asked[-1]
+    engine.submit = lambda *arguments: requests.append(submit(*arguments)) or requests[-1]
     run_embedded(engine, SMALL, silent)
-    assert len(asked) == 10
-    assert max(answer.reused for answer in asked) <= 1
+    assert len(requests) == 10
+    assert max(answer.reused for answer in requests) <= 1
 
 
 def test_the_embedded_engine_ends_in_time_where_seconds_are_set(folder):
     engine = opened(folder, slots=1, context_length=64).engine
     plan = replace(SMALL, steps=(LoadStep(1),), requests=None, seconds=0.2, warmups=0)
-    (found,) = run_embedded(engine, plan, silent)
-    assert found.completed >= 1
-    assert found.seconds < 5
+    (figures,) = run_embedded(engine, plan, silent)
+    assert figures.completed >= 1
+    assert figures.seconds < 5
 
 
 def test_the_embedded_engine_has_no_rate(folder):
@@ -108,7 +108,7 @@ def test_the_embedded_engine_has_no_rate(folder):
         run_embedded(engine, replace(SMALL, steps=(LoadStep(1, rate=1.0),)), silent)
 
 
-def test_the_stage_tells_the_embedded_engines_figures(pair):
+def test_the_stage_has_the_figures_of_the_embedded_engine(pair):
     stage = measure_load(pair, LoadRequest(plan=SMALL), ValidationCache(), silent)
     assert stage.to_dict()["target"] == "embedded"
     assert [step["completed"] for step in stage.to_dict()["steps"]] == [4, 4]
@@ -121,38 +121,41 @@ def test_the_stage_tells_the_embedded_engines_figures(pair):
 
 def test_the_worst_step_is_judged_and_the_best_throughput():
     steps = [result(1, p90=50.0, tokens=100), result(8, 9, 1, p90=900.0, tokens=5000)]
-    found = {m.what: m for m in measurements_of(steps)}
-    assert found["error_rate"].value == pytest.approx(0.1)
-    assert found["error_rate"].interval.low < 0.1 < found["error_rate"].interval.high
-    assert found["ttft_p90"].value == found["itl_p90"].value == pytest.approx(0.9)
-    assert found["throughput"].value == 500
+    figures = {m.what: m for m in measurements_of(steps)}
+    assert figures["error_rate"].value == pytest.approx(0.1)
+    assert figures["error_rate"].interval.low < 0.1 < figures["error_rate"].interval.high
+    assert figures["ttft_p90"].value == figures["itl_p90"].value == pytest.approx(0.9)
+    assert figures["throughput"].value == 500
 
 
-def test_the_times_of_those_that_got_through_prove_nothing_where_many_did_not():
-    found = {m.what: m for m in measurements_of([result(1), result(4, 8, 2, p90=10.0)])}
-    assert found["error_rate"].value == pytest.approx(0.2)
+def test_times_are_not_measured_where_many_requests_failed():
+    figures = {m.what: m for m in measurements_of([result(1), result(4, 8, 2, p90=10.0)])}
+    assert figures["error_rate"].value == pytest.approx(0.2)
     for name in ("ttft_p90", "itl_p90", "throughput"):
-        assert found[name].value is None
-        assert found[name].why == "2 of 10 requests failed with 4 at once"
+        assert figures[name].value is None
+        assert figures[name].why == "2 of 10 requests failed with 4 at once"
 
 
 def test_a_step_without_an_answer_leaves_the_others_times_undecided():
-    found = {m.what: m for m in measurements_of([result(1), result(4, 0, 0, tokens=0)])}
-    assert found["error_rate"].value == 1.0
-    assert found["throughput"].value is found["ttft_p90"].value is None
+    figures = {m.what: m for m in measurements_of([result(1), result(4, 0, 0, tokens=0)])}
+    assert figures["error_rate"].value == 1.0
+    assert figures["throughput"].value is figures["ttft_p90"].value is None
 
 
-def test_times_that_a_tool_does_not_tell_are_not_guessed():
-    found = {m.what: m for m in measurements_of([replace(result(1), itl=None, tool="guidellm")])}
-    assert (found["itl_p90"].value, found["itl_p90"].why) == (None, "guidellm does not report it")
-    assert found["ttft_p90"].value == pytest.approx(0.1)
+def test_times_that_a_tool_does_not_report_are_undecided():
+    figures = {m.what: m for m in measurements_of([replace(result(1), itl=None, tool="guidellm")])}
+    assert (figures["itl_p90"].value, figures["itl_p90"].why) == (
+        None,
+        "guidellm does not report it",
+    )
+    assert figures["ttft_p90"].value == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("steps", [[result(1, 0, 20, tokens=0)], [result(1, 0, 0, tokens=0)]])
 def test_a_server_that_answers_nothing_never_passes(steps):
-    found = measurements_of(steps)
-    assert {m.what: m.value for m in found}["ttft_p90"] is None
-    assert judge(read_policy("lenient"), found, ["load"]).word != "pass"
+    figures = measurements_of(steps)
+    assert {m.what: m.value for m in figures}["ttft_p90"] is None
+    assert judge(read_policy("lenient"), figures, ["load"]).word != "pass"
 
 
 @pytest.mark.parametrize(
@@ -184,10 +187,10 @@ def test_a_server_that_streams_is_timed(pair):
     assert judge(read_policy("lenient"), stage.measurements(), ["load"]).word == "pass"
 
 
-# What is asked
+# Requests
 
 
 @pytest.mark.parametrize("target", ["embeded", "localhost:8000", "ftp://x", ""])
-def test_a_target_that_is_none_says_what_fits(target, pair):
+def test_an_invalid_target_names_what_fits(target, pair):
     with pytest.raises(RequestError, match=r"--load-test: .* Or 'embedded', or 'off'"):
         check_load(pair, LoadRequest(target))

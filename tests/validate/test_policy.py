@@ -1,4 +1,4 @@
-"""Policies: what is read, what is refused and in which words, and what the shipped ones decide."""
+"""Policies: valid files are read, faults are named, the shipped ones have their bounds."""
 
 import re
 from pathlib import Path
@@ -43,7 +43,7 @@ def written(folder: Path, text: str | bytes) -> str:
     return str(path)
 
 
-def test_a_policy_is_what_its_file_says(tmp_path):
+def test_a_policy_has_the_values_of_its_file(tmp_path):
     assert read_policy(written(tmp_path, WHOLE)) == Policy(
         name="mine",
         use="middle",
@@ -62,11 +62,11 @@ def test_a_policy_is_what_its_file_says(tmp_path):
 def test_every_threshold_can_be_set_to_its_ends(tmp_path):
     for pick in ("least", "most"):
         rows = [f"{t.stage}.{t.key} = {getattr(t, pick)}" for t in THRESHOLDS]
-        found = read_policy(written(tmp_path, "\n".join(rows)))
-        assert found.bounds == {(t.stage, t.key): getattr(t, pick) for t in THRESHOLDS}
+        own = read_policy(written(tmp_path, "\n".join(rows)))
+        assert own.bounds == {(t.stage, t.key): getattr(t, pick) for t in THRESHOLDS}
 
 
-def test_a_policy_that_does_not_say_takes_the_pessimistic_end(tmp_path):
+def test_the_pessimistic_end_is_the_default(tmp_path):
     assert read_policy(written(tmp_path, "likelihood.kl_max = 1")).use == "upper"
 
 
@@ -78,14 +78,14 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_policy_says_something_of_every_stage(name):
+def test_a_shipped_policy_has_a_rule_for_every_stage(name):
     policy = read_policy(name)
     assert policy.name == name
     assert {stage for stage, _ in policy.bounds} == set(STAGES)
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS, ids=lambda t: t.key)
-def test_a_stricter_shipped_policy_asks_for_more(threshold):
+def test_a_stricter_shipped_policy_has_tighter_bounds(threshold):
     key = (threshold.stage, threshold.key)
     bounds = [p.bounds[key] for p in map(read_policy, SHIPPED) if key in p.bounds]
     assert len(bounds) in (0, len(SHIPPED))
@@ -93,7 +93,7 @@ def test_a_stricter_shipped_policy_asks_for_more(threshold):
     assert len(set(bounds)) == len(bounds)
 
 
-def test_a_stricter_shipped_policy_asks_for_more_examples():
+def test_a_stricter_shipped_policy_requires_more_examples():
     fewest = [read_policy(name).minimum_examples for name in SHIPPED]
     assert fewest == sorted(set(fewest), reverse=True)
 
@@ -168,17 +168,17 @@ CONTRADICTIONS = [
 FAULTS = UNKNOWN + MISFITS + NO_TOML + CONTRADICTIONS
 
 
-@pytest.mark.parametrize(("text", "words"), FAULTS, ids=[words[:40] for _, words in FAULTS])
-def test_what_is_wrong_in_a_policy_is_said_with_its_file_and_what_fits(tmp_path, text, words):
+@pytest.mark.parametrize(("text", "message"), FAULTS, ids=[message[:40] for _, message in FAULTS])
+def test_a_fault_names_the_file_and_what_fits(tmp_path, text, message):
     path = written(tmp_path, text)
-    with pytest.raises(RequestError, match=re.escape(words)) as caught:
+    with pytest.raises(RequestError, match=re.escape(message)) as caught:
         read_policy(path)
     assert f"Policy {path}" in str(caught.value)
     assert len(str(caught.value)) < len(path) + 600
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [
         (
             "strikt",
@@ -194,13 +194,13 @@ def test_what_is_wrong_in_a_policy_is_said_with_its_file_and_what_fits(tmp_path,
     ],
     ids=lambda text: text[:12].replace("\0", "NUL"),
 )
-def test_a_name_without_a_policy_is_told_the_shipped_ones(name, words, tmp_path, monkeypatch):
+def test_an_unknown_name_lists_the_shipped_policies(name, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RequestError, match=re.escape(words)):
+    with pytest.raises(RequestError, match=re.escape(message)):
         read_policy(name)
 
 
-def test_a_file_beside_does_not_hide_a_shipped_policy(tmp_path, monkeypatch):
+def test_a_file_of_the_same_name_does_not_hide_a_shipped_policy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("strict").write_text("likelihood.kl_max = 9", encoding="utf-8")
     assert read_policy("strict").bounds["likelihood", "kl_max"] < 1

@@ -36,11 +36,11 @@ def test_tokens_sum_to_the_comparison_of_the_text():
     reference, quantized = (torch.randn(tokens, vocab, generator=dice) for _ in range(2))
     reference[3, 5] = -torch.inf
     ids = torch.randint(6, vocab, (tokens + 1,), generator=dice)
-    found = compare_tokens(reference, quantized, ids[1:])
-    assert len(found) == tokens
+    figures = compare_tokens(reference, quantized, ids[1:])
+    assert len(figures) == tokens
     # the last token's next one is known here and not there
     expected = compare_logits(reference, quantized, ids[:-1])
-    sums, short = found.sums(), found[:-1].sums()
+    sums, short = figures.sums(), figures[:-1].sums()
     assert (sums.tokens, sums.agreed) == (expected.tokens, expected.agreed)
     rounding = 2 * nats(reference)  # of a token's figures, which are more than a tenth of a nat
     assert sums.kl_sum == pytest.approx(expected.kl_sum, rel=10 * rounding)
@@ -49,10 +49,10 @@ def test_tokens_sum_to_the_comparison_of_the_text():
     assert short.nll_quantized == pytest.approx(expected.nll_quantized, rel=rounding)
 
 
-def test_what_is_written_reads_back_to_six_digits():
-    found = figures_of(noise(40, 1))
-    back = TokenFigures.from_columns(json.loads(json.dumps(found.to_columns())))
-    for mine, theirs in zip(found.columns(), back.columns(), strict=True):
+def test_columns_round_trip_to_six_digits():
+    figures = figures_of(noise(40, 1))
+    back = TokenFigures.from_columns(json.loads(json.dumps(figures.to_columns())))
+    for mine, theirs in zip(figures.columns(), back.columns(), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=5e-6)
 
 
@@ -72,7 +72,7 @@ def test_each_position_is_the_mean_of_the_windows_that_reach_it():
     assert [b.interval is None for b in buckets] == [False, False, True, True]
 
 
-def test_a_bucket_that_a_window_ends_in_weighs_tokens_and_not_windows():
+def test_a_bucket_in_which_a_window_ends_is_weighted_by_tokens():
     long, short = figures_of(np.full(60, 1.0)), figures_of(np.full(35, 4.0))
     last = by_position([long, short], 2)[1]
     assert last.kl == pytest.approx((30 * 1 + 5 * 4) / 35)
@@ -84,33 +84,33 @@ def test_buckets_never_outnumber_positions():
 
 @pytest.mark.parametrize("factor", [0.6, 1.0, 1.5])
 def test_growth_is_the_factor_between_the_same_tokens_late_and_early(factor):
-    held = 0
+    covered = 0
     for trial in range(40):
         early = [noise(400, 100 * trial + n) for n in range(8)]
         jitter = np.random.default_rng(trial)
         late = [factor * kl * jitter.lognormal(0, 0.4, kl.size) / 1.0833 for kl in early]
-        found = growth([figures_of(x) for x in late], [figures_of(x) for x in early])
-        assert found.drawn == "8 windows"
-        held += found.interval.low <= factor <= found.interval.high
+        figures = growth([figures_of(x) for x in late], [figures_of(x) for x in early])
+        assert figures.drawn == "8 windows"
+        covered += figures.interval.low <= factor <= figures.interval.high
         if factor != 1:
-            assert found.grows is (factor > 1)
-    assert held >= 34  # of 40 at 95 %: 38 are expected
+            assert figures.grows is (factor > 1)
+    assert covered >= 34  # of 40 at 95 %: 38 are expected
 
 
 def test_hard_text_at_the_end_is_no_growth():
     """The last quarter has five times the KL; so has the same text by itself."""
     hard = [noise(300, n, mean=0.5) for n in range(6)]
     late = [kl * np.random.default_rng(n).uniform(0.9, 1.1, kl.size) for n, kl in enumerate(hard)]
-    found = growth([figures_of(x) for x in late], [figures_of(x) for x in hard])
-    assert found.value == pytest.approx(1, abs=0.03)
-    assert found.grows is None
+    figures = growth([figures_of(x) for x in late], [figures_of(x) for x in hard])
+    assert figures.value == pytest.approx(1, abs=0.03)
+    assert figures.grows is None
 
 
-def test_of_few_windows_stretches_are_drawn_and_of_few_stretches_nothing():
+def test_few_windows_are_resampled_by_stretches():
     window = figures_of(noise(STRETCH * FEWEST, 3))
-    found = growth([window], [window])
-    assert found.drawn == f"{FEWEST} stretches of {STRETCH} tokens"
-    assert found.interval.low <= 1 <= found.interval.high
+    figures = growth([window], [window])
+    assert figures.drawn == f"{FEWEST} stretches of {STRETCH} tokens"
+    assert figures.interval.low <= 1 <= figures.interval.high
     short = window[: STRETCH * 2]
     assert growth([short], [short]).interval is None
     assert growth([short], [short]).grows is None

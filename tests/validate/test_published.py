@@ -25,7 +25,7 @@ def measured(reference: float, quantized: float) -> LogitsComparison:
     return LogitsComparison(10, 0.0, 10, 10, 10 * math.log(reference), 10 * math.log(quantized))
 
 
-def test_a_model_is_known_by_its_shape_and_its_positions():
+def test_a_model_is_recognized_by_its_shape_and_positions():
     (row,) = published_for(LLAMA_2_7B, PROTOCOLS["classic"], {})
     assert (row.model, row.reference, row.quantized) == ("Llama-2-7B", 5.47, 5.60)
     (older,) = published_for(
@@ -41,7 +41,7 @@ def test_no_two_rows_have_one_model():
 
 
 @pytest.mark.parametrize(
-    ("protocol", "text", "words"),
+    ("protocol", "text", "message"),
     [
         (PROTOCOLS["classic"], "wikitext2", "this reference measures 5.48, the checkpoint 5.61"),
         (PROTOCOLS["sliding"], "wikitext2", "To compare: --text wikitext2 --protocol classic"),
@@ -49,12 +49,12 @@ def test_no_two_rows_have_one_model():
         (PROTOCOLS["classic"], "mine.txt", "To compare"),
     ],
 )
-def test_only_the_same_text_by_the_same_protocol_is_compared(protocol, text, words):
+def test_only_the_same_text_by_the_same_protocol_is_compared(protocol, text, message):
     (row,) = published_for(LLAMA_2_7B, protocol, {text: measured(5.48, 5.61)})
-    assert words in row.summary
-    assert (row.measured_reference is None) == ("To compare" in words)
+    assert message in row.summary
+    assert (row.measured_reference is None) == ("To compare" in message)
 
 
-def test_a_reference_that_measures_otherwise_is_another_model():
+def test_a_reference_with_another_perplexity_is_another_model():
     (row,) = published_for(LLAMA_2_7B, PROTOCOLS["classic"], {"wikitext2": measured(6.94, 7.10)})
     assert "measures 6.94: it has that shape and is another model" in row.summary

@@ -117,12 +117,12 @@ def test_a_choice_is_the_text_or_the_letter_that_comes_first(answer, right):
 @pytest.mark.parametrize(
     ("answer", "place"), [("1", 0), ("12", 1), ("1.5", 2), ("1.", 0), ("125", None), ("12.5", None)]
 )
-def test_a_choice_is_not_taken_for_the_start_of_a_longer_one(answer, place):
+def test_a_choice_does_not_match_the_start_of_a_longer_one(answer, place):
     right = [score(chosen("1", "12", "1.5", answer=n), answer) for n in range(3)]
     assert right == [n == place for n in range(3)]
 
 
-def test_a_pattern_that_backtracks_for_ever_is_ended(monkeypatch):
+def test_a_pattern_that_backtracks_forever_is_stopped(monkeypatch):
     monkeypatch.setattr(scoring, "PATIENCE", 0.5)
     started = time.monotonic()
     with pytest.raises(
@@ -153,8 +153,8 @@ def test_a_choice_without_a_number_is_never_chosen_over_one_with(normalized):
     assert choose([math.nan, -900.0], [1, 1], normalized=normalized) == 1
 
 
-def outcomes(*told: tuple[str, bool]) -> list[TaskOutcome]:
-    return [TaskOutcome(answer, correct) for answer, correct in told]
+def outcomes(*rows: tuple[str, bool]) -> list[TaskOutcome]:
+    return [TaskOutcome(answer, correct) for answer, correct in rows]
 
 
 EXAMPLES = [written("exact", "1", kind=kind) for kind in ("a", "a", "a", "b", "b")]
@@ -162,9 +162,9 @@ REFERENCE = outcomes(("1", True), ("1", True), ("2", False), ("x", False), ("x",
 QUANTIZED = outcomes(("1", True), ("3", False), ("1", True), ("x ", False), ("y", False))
 
 
-def test_flips_are_told_in_both_directions_with_both_answers():
-    found = compare(EXAMPLES, REFERENCE, QUANTIZED)
-    assert [(f.direction, f.reference, f.quantized) for f in found.flips] == [
+def test_flips_are_reported_in_both_directions_with_both_answers():
+    comparison = compare(EXAMPLES, REFERENCE, QUANTIZED)
+    assert [(f.direction, f.reference, f.quantized) for f in comparison.flips] == [
         ("lost", "1", "3"),
         ("gained", "2", "1"),
     ]
@@ -192,17 +192,19 @@ def test_kinds_add_up_to_the_total():
     one, two = (
         [TaskOutcome(rng.choice("123"), rng.random() < 0.6) for _ in examples] for _ in range(2)
     )
-    found = compare(examples, one, two)
+    comparison = compare(examples, one, two)
     for name in ("count", "right_reference", "right_quantized", "lost", "gained", "changed"):
-        assert getattr(found.total, name) == sum(getattr(kind, name) for kind in found.kinds)
-    assert found.total.right_quantized - found.total.right_reference == (
-        found.total.gained - found.total.lost
+        assert getattr(comparison.total, name) == sum(
+            getattr(kind, name) for kind in comparison.kinds
+        )
+    assert comparison.total.right_quantized - comparison.total.right_reference == (
+        comparison.total.gained - comparison.total.lost
     )
-    assert found.total.chance == pytest.approx(20 * 0.25 / 80)
-    assert len(found.flips) == found.total.lost + found.total.gained
+    assert comparison.total.chance == pytest.approx(20 * 0.25 / 80)
+    assert len(comparison.flips) == comparison.total.lost + comparison.total.gained
 
 
-def test_the_figures_of_a_comparison_hold_every_flip_and_kind():
+def test_the_result_has_every_flip_and_kind():
     figures = TaskResult.of(["mine"], compare(EXAMPLES, REFERENCE, QUANTIZED), {}).to_dict()
     assert set(figures["kinds"]) == {"a", "b"}
     assert [flip["id"] for flip in figures["flips"]] == ["mine:1", "mine:1"]

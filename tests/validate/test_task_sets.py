@@ -21,7 +21,7 @@ SIGNS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 WEEK = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 
-def asked(example: Example) -> str:
+def question_of(example: Example) -> str:
     """The question itself, without the worked ones before it."""
     return example.prompt.rpartition("\n\n")[2]
 
@@ -42,10 +42,10 @@ def printed(code: str) -> str:
     """What code prints that has a few builtins and no import; "" for code that fails."""
     assert not any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(ast.parse(code)))
     assert "__" not in code
-    heard = io.StringIO()
-    with contextlib.redirect_stdout(heard), contextlib.suppress(TypeError):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.suppress(TypeError):
         exec(code, {"__builtins__": BUILTINS})
-    return heard.getvalue().strip()
+    return output.getvalue().strip()
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -55,7 +55,7 @@ def test_a_set_has_a_hundred_examples_of_its_kind_and_no_question_twice(name):
     assert {example.kind for example in examples} == {name}
     assert len({example.prompt for example in examples}) == len(examples)
     if name != "code":
-        assert len({asked(example) for example in examples}) == len(examples)
+        assert len({question_of(example) for example in examples}) == len(examples)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -76,7 +76,7 @@ def test_the_bundled_files_are_what_the_script_writes(name, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_the_right_choice_stands_at_each_place_equally_often(name):
+def test_the_right_choice_is_at_each_index_equally_often(name):
     examples = read_tasks(name).examples
     (many,) = {len(example.choices) for example in examples}
     places = Counter(example.answer for example in examples)
@@ -109,13 +109,13 @@ def test_the_right_choice_is_not_given_away_by_its_length(name):
 def test_every_sum_is_right_in_its_question_and_in_the_worked_ones():
     for example in read_tasks("arithmetic").examples:
         for question in worked(example):
-            found = re.fullmatch(r"Question: What is ([\d +*-]+)\?\nAnswer:(?: (\d+))?", question)
-            assert found, question
-            right = value(ast.parse(found[1], mode="eval").body)
-            assert str(right) == (found[2] or example.expected[0])
+            match = re.fullmatch(r"Question: What is ([\d +*-]+)\?\nAnswer:(?: (\d+))?", question)
+            assert match, question
+            right = value(ast.parse(match[1], mode="eval").body)
+            assert str(right) == (match[2] or example.expected[0])
 
 
-def test_an_extracted_value_stands_once_in_its_text():
+def test_an_extracted_value_is_once_in_its_text():
     for example in read_tasks("extraction").examples:
         for part in worked(example):
             text, _, question = part.partition("\nQuestion: ")
@@ -140,17 +140,17 @@ AROUND = {
 }
 
 
-def test_an_extracted_value_is_the_one_that_is_asked_for():
-    seen = set()
+def test_an_extracted_value_is_the_one_in_question():
+    questions = set()
     for example in read_tasks("extraction").examples:
         for part in worked(example):
             text, _, rest = part.partition("\nQuestion: ")
             question, _, answer = rest.partition("\nAnswer:")
-            found = re.search(AROUND[question], text)
-            assert found, part
-            assert found[1] == (answer.strip() or example.expected[0])
-            seen.add(question)
-    assert seen == set(AROUND)
+            match = re.search(AROUND[question], text)
+            assert match, part
+            assert match[1] == (answer.strip() or example.expected[0])
+            questions.add(question)
+    assert questions == set(AROUND)
 
 
 def test_only_the_right_choice_is_what_the_code_prints():
@@ -158,18 +158,18 @@ def test_only_the_right_choice_is_what_the_code_prints():
     assert len(snippets) >= 60
     for example in snippets:
         for part in worked(example):
-            code, _, said = part.removeprefix("Code:\n").partition("\nOutput:")
-            assert printed(code) == (said.strip() or example.expected[0])
+            code, _, output = part.removeprefix("Code:\n").partition("\nOutput:")
+            assert printed(code) == (output.strip() or example.expected[0])
 
 
 def test_only_the_right_line_gives_the_result_of_a_functions_example():
     functions = [e for e in read_tasks("code").examples if e.prompt.startswith("def ")]
     assert len(functions) >= 20
     for example in functions:
-        found = re.search(r">>> (.+)\n    (.+)\n", example.prompt)
-        assert found
+        match = re.search(r">>> (.+)\n    (.+)\n", example.prompt)
+        assert match
         fits = [
-            printed(f"{example.prompt}{line}\nprint(repr({found[1]}))") == found[2]
+            printed(f"{example.prompt}{line}\nprint(repr({match[1]}))") == match[2]
             for line in example.choices
         ]
         assert fits == [n == example.answer for n in range(4)], example.prompt
@@ -178,13 +178,13 @@ def test_only_the_right_line_gives_the_result_of_a_functions_example():
 def follow(question: str) -> str:
     """The answer to a question of the set "reasoning", worked out from its words."""
     numbers = [int(n) for n in re.findall(r"\d+", question)]
-    if found := re.search(r"box to the (\w+)\.", question):
-        return f"In the {found[1]}"
-    if found := re.search(r"is one of the (\w+)\.", question):
-        return re.findall(rf"all {found[1]} are (\w+)", question)[0].capitalize()
-    if found := re.search(r"Today is (\w+)\. What day (.+)\?", question):
+    if match := re.search(r"box to the (\w+)\.", question):
+        return f"In the {match[1]}"
+    if match := re.search(r"is one of the (\w+)\.", question):
+        return re.findall(rf"all {match[1]} are (\w+)", question)[0].capitalize()
+    if match := re.search(r"Today is (\w+)\. What day (.+)\?", question):
         ahead = {"is tomorrow": 1, "is the day after tomorrow": 2, "is it in three days": 3}
-        return WEEK[(WEEK.index(found[1]) + ahead.get(found[2], -1)) % 7]
+        return WEEK[(WEEK.index(match[1]) + ahead.get(match[2], -1)) % 7]
     if "next number in the row" in question:
         return str(2 * numbers[-1] - numbers[-2])
     if "more and gives" in question:
@@ -196,19 +196,19 @@ def follow(question: str) -> str:
     return answer
 
 
-def test_every_conclusion_follows_from_its_words():
+def test_every_conclusion_follows_from_its_text():
     for example in read_tasks("reasoning").examples:
         for part in worked(example):
             question, _, answer = part.partition("\nAnswer:")
             assert follow(question) == (answer.strip() or example.expected[0]), part
 
 
-def test_no_other_choice_is_an_answer_that_the_set_gives_elsewhere_to_the_same_question():
+def test_no_other_choice_is_the_answer_to_the_same_question_elsewhere():
     subjects = {}
     for example in read_tasks("knowledge").examples:
-        found = re.fullmatch(r"Question: What is the capital of (.+)\?\nAnswer:", example.prompt)
-        if found:
-            subjects[found[1]] = example.expected[0]
+        match = re.fullmatch(r"Question: What is the capital of (.+)\?\nAnswer:", example.prompt)
+        if match:
+            subjects[match[1]] = example.expected[0]
     assert len(subjects) > 30
     assert len(set(subjects.values())) == len(subjects)
 
@@ -220,9 +220,9 @@ PASTS |= {"caught", "taught", "swam", "drove", "sang"}
 
 def is_right(start: str, end: str) -> bool:
     """Whether a sentence of the set "language" is good English, by rules for its form."""
-    words, first = start.split(), end.split()[0].strip(".")
-    many = words[1].endswith("s") or words[1] in {"children", "men", "women"}
-    he = any(word.strip(",") in MEN for word in words)
+    tokens, first = start.split(), end.split()[0].strip(".")
+    many = tokens[1].endswith("s") or tokens[1] in {"children", "men", "women"}
+    he = any(word.strip(",") in MEN for word in tokens)
     rules = {
         r"The \w+ (near|that) the": first in (("are", "were") if many else ("is", "was")),
         r"Yesterday I saw": first == "that",

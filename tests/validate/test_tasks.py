@@ -1,4 +1,4 @@
-"""Task files: what is read, and what each thing that does not fit is told."""
+"""Task files: valid lines are read, each invalid one names what fits."""
 
 import json
 from pathlib import Path
@@ -19,12 +19,12 @@ def file_of(folder: Path, *rows: object) -> str:
     return str(path)
 
 
-def test_a_written_answer_is_exact_and_of_kind_task_unless_it_says_otherwise(tmp_path):
-    plain, told = read_tasks(
+def test_a_written_answer_is_exact_and_of_kind_task_by_default(tmp_path):
+    plain, explicit = read_tasks(
         file_of(tmp_path, WRITTEN, WRITTEN | {"match": "contains", "kind": "sums"})
     ).examples
     assert (plain.match, plain.kind, plain.expected) == ("exact", "task", ("2",))
-    assert (told.match, told.kind) == ("contains", "sums")
+    assert (explicit.match, explicit.kind) == ("contains", "sums")
     assert (plain.choices, plain.answer, plain.chance) == ((), None, 0)
 
 
@@ -39,22 +39,22 @@ def test_an_answer_is_an_index_or_the_text_of_a_choice(tmp_path):
 
 
 def test_choices_that_are_digits_are_texts_and_not_indices(tmp_path):
-    (found,) = read_tasks(
+    (example,) = read_tasks(
         file_of(tmp_path, CHOSEN | {"choices": ["1", "0"], "answer": "0"})
     ).examples
-    assert found.answer == 1
+    assert example.answer == 1
 
 
 def test_several_expected_answers_and_numbers_are_read(tmp_path):
     rows = {"expected": ["2", "two"]}, {"expected": 2.5, "match": "numeric"}
-    found = read_tasks(file_of(tmp_path, *(WRITTEN | row for row in rows))).examples
-    assert [example.expected for example in found] == [("2", "two"), ("2.5",)]
+    example = read_tasks(file_of(tmp_path, *(WRITTEN | row for row in rows))).examples
+    assert [example.expected for example in example] == [("2", "two"), ("2.5",)]
 
 
 def test_an_example_is_named_by_its_file_and_line(tmp_path):
-    found = read_tasks(file_of(tmp_path, WRITTEN, "", "  \r", CHOSEN))
-    assert found.name == "mine"
-    assert [example.id for example in found.examples] == ["mine:1", "mine:4"]
+    example = read_tasks(file_of(tmp_path, WRITTEN, "", "  \r", CHOSEN))
+    assert example.name == "mine"
+    assert [example.id for example in example.examples] == ["mine:1", "mine:4"]
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_an_example_is_named_by_its_file_and_line(tmp_path):
     [("The sky is", "The sky is", " blue"), ("def f():\n    ", "def f():", "\n    blue")],
 )
 def test_white_space_at_a_prompts_end_goes_to_the_choices(tmp_path, prompt, context, first):
-    (found,) = read_tasks(file_of(tmp_path, CHOSEN | {"prompt": prompt})).examples
-    assert found.context == context
-    assert found.continuations[0] == first
+    (example,) = read_tasks(file_of(tmp_path, CHOSEN | {"prompt": prompt})).examples
+    assert example.context == context
+    assert example.continuations[0] == first
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
@@ -116,18 +116,18 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("row", "told"), WRONG)
-def test_a_line_that_does_not_fit_is_told_what_fits(tmp_path, row, told):
-    with pytest.raises(CalibrationError, match=r"mine\.jsonl, line 1: .*" + told):
+@pytest.mark.parametrize(("row", "message"), WRONG)
+def test_an_invalid_line_names_what_fits(tmp_path, row, message):
+    with pytest.raises(CalibrationError, match=r"mine\.jsonl, line 1: .*" + message):
         read_tasks(file_of(tmp_path, row))
 
 
-def test_the_line_that_does_not_fit_is_named(tmp_path):
+def test_an_invalid_line_is_named(tmp_path):
     with pytest.raises(CalibrationError, match=r"mine\.jsonl, line 3: found"):
         read_tasks(file_of(tmp_path, WRITTEN, "", {"prompt": "a"}))
 
 
-def test_bytes_that_are_not_utf8_are_told_their_line(tmp_path):
+def test_bytes_that_are_not_utf8_name_their_line(tmp_path):
     path = tmp_path / "latin.jsonl"
     path.write_bytes(json.dumps(WRITTEN).encode() + b"\n\xe9\n")
     with pytest.raises(CalibrationError, match=r"latin\.jsonl, line 2: not UTF-8.*iconv"):
@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["", "arithmetics", "tasks.json"])
-def test_an_unknown_name_is_told_the_bundled_ones(name):
+def test_an_unknown_name_lists_the_bundled_sets(name):
     with pytest.raises(CalibrationError, match=f"No task set '{name}'.*bundled.*arithmetic, code"):
         read_tasks(name)
 

@@ -1,4 +1,4 @@
-"""The tasks stage: two models on the same examples, kept as they come, compared, never guessed."""
+"""The tasks stage: two models on the same examples, answers cached and compared."""
 
 import json
 import sys
@@ -31,17 +31,17 @@ from salient.validate.tasks.measure import TasksRequest, check_tasks, measure_ta
 from salient.validate.tasks.result import TaskResult, retention_of
 from salient.validate.tasks.task_sets import read_tasks
 
-WORDS = ("cat", "dog", "mat", "sun", "sky", "sea", "hat", "jam")
-SEEN, COUNTED = 24, 4
+NOUNS = ("cat", "dog", "mat", "sun", "sky", "sea", "hat", "jam")
+CHOICES, COUNTED = 24, 4
 NEW = 8
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reference in model/, its 4-bit checkpoint in rounded/; do not change them."""
-    made = tmp_path_factory.mktemp("tasks")
-    rounded_toy(made)
-    return made
+    folder = tmp_path_factory.mktemp("tasks")
+    rounded_toy(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -59,15 +59,15 @@ def pair(folder: Path) -> ModelPair:
 
 @cache
 def lines() -> list[dict[str, Any]]:
-    """Choices of two words as long as each other, in which the models differ; and some to write."""
+    """Choices of two words of equal length, in which the models differ; and some to write."""
     choices = [
         {
-            "prompt": f"The {WORDS[n % 8]} and the {WORDS[n // 8]} see the",
-            "choices": [WORDS[(n + 3) % 8], WORDS[(n + 5) % 8]],
+            "prompt": f"The {NOUNS[n % 8]} and the {NOUNS[n // 8]} see the",
+            "choices": [NOUNS[(n + 3) % 8], NOUNS[(n + 5) % 8]],
             "answer": n * n // 3 % 2,
             "kind": "seeing",
         }
-        for n in range(SEEN)
+        for n in range(CHOICES)
     ]
     return choices + [
         {"prompt": f"Count to {n}:", "expected": str(n), "match": "contains", "kind": "counting"}
@@ -91,7 +91,7 @@ def measure(pair: ModelPair, request: TasksRequest, folder: Path, **how: Any) ->
 
 
 def rights(model: Path, request: TasksRequest) -> list[bool]:
-    """What `model` gets right of the examples, asked here and one by one."""
+    """Which examples `model` gets right, answered here one by one."""
     engine, tokenizer = opened(model, context_length=128).engine, byte_tokenizer()
     return [
         outcome(
@@ -101,13 +101,13 @@ def rights(model: Path, request: TasksRequest) -> list[bool]:
     ]
 
 
-def test_the_figures_are_those_of_the_two_models_asked_one_by_one(pair, request_, folder, tmp_path):
-    found = measure(pair, request_, tmp_path)
+def test_the_figures_are_those_of_the_two_models_one_by_one(pair, request_, folder, tmp_path):
+    result = measure(pair, request_, tmp_path)
     reference, quantized = (rights(folder / name, request_) for name in ("model", "rounded"))
-    assert found.to_dict()["count"] == SEEN + COUNTED
-    kinds = {"seeing": slice(SEEN), "counting": slice(SEEN, None), "all": slice(None)}
+    assert result.to_dict()["count"] == CHOICES + COUNTED
+    kinds = {"seeing": slice(CHOICES), "counting": slice(CHOICES, None), "all": slice(None)}
     for kind, rows in kinds.items():
-        figures = found.to_dict() if kind == "all" else found.to_dict()["kinds"][kind]
+        figures = result.to_dict() if kind == "all" else result.to_dict()["kinds"][kind]
         r, q = reference[rows], quantized[rows]
         assert figures["accuracy_reference"] == pytest.approx(sum(r) / len(r))
         assert figures["accuracy_quantized"] == pytest.approx(sum(q) / len(q))
@@ -118,24 +118,24 @@ def test_the_figures_are_those_of_the_two_models_asked_one_by_one(pair, request_
             interval = ratio(q, r)
             assert figures["interval"] == pytest.approx([interval.low, interval.high])
     flipped = [r != q for r, q in zip(reference, quantized, strict=True)]
-    assert len(found.to_dict()["flips"]) == sum(flipped) > 0
-    assert 0 < sum(reference[:SEEN]) < SEEN
+    assert len(result.to_dict()["flips"]) == sum(flipped) > 0
+    assert 0 < sum(reference[:CHOICES]) < CHOICES
 
 
-def test_the_measurements_are_what_a_policy_asks_for(pair, request_, tmp_path):
-    found = measure(pair, request_, tmp_path)
-    kinds = [m.kind for m in found.measurements()]
+def test_the_measurements_are_those_of_a_policys_rules(pair, request_, tmp_path):
+    result = measure(pair, request_, tmp_path)
+    kinds = [m.kind for m in result.measurements()]
     assert kinds == ["seeing", "counting", "all"]
     names = {(t.stage, t.what) for t in THRESHOLDS}
-    assert {(m.stage, m.what) for m in found.measurements()} <= names
+    assert {(m.stage, m.what) for m in result.measurements()} <= names
     policy = replace(read_policy("lenient"), kinds={"seeing": 0.1}, use="middle", examples={})
-    rules = judge(policy, found.measurements(), ["tasks"]).rules
+    rules = judge(policy, result.measurements(), ["tasks"]).rules
     assert [rule.kind for rule in rules] == ["all", "seeing"]
     assert all(rule.value is not None for rule in rules)
 
 
-def test_a_run_that_was_stopped_goes_on(pair, request_, tmp_path, monkeypatch):
-    """Only what is not there is asked again, and the figures are those of a run in one."""
+def test_a_stopped_run_resumes(pair, request_, tmp_path, monkeypatch):
+    """Only missing parts are computed again, and the figures are those of an uninterrupted run."""
     monkeypatch.setattr(stage, "CHUNK", 10)
     whole = measure(pair, request_, tmp_path / "whole")
 
@@ -143,7 +143,7 @@ def test_a_run_that_was_stopped_goes_on(pair, request_, tmp_path, monkeypatch):
         pass
 
     def stop(done: int, total: int, doing: str, note: str) -> None:
-        examples = SEEN + COUNTED
+        examples = CHOICES + COUNTED
         if doing.startswith("checkpoint") and done * 2 * examples >= total * (examples + 9):
             raise Stopped
 
@@ -174,7 +174,7 @@ def test_the_references_answers_serve_another_checkpoint(
     measure(again, request_, tmp_path)
     assert names == ["checkpoint"]
     measure(again, request_, tmp_path)
-    assert names == ["checkpoint", "checkpoint"]  # no resume: the checkpoint is asked anew
+    assert names == ["checkpoint", "checkpoint"]  # no resume: the checkpoint answers again
     measure(again, request_, tmp_path, resume=True)
     assert len(names) == 2
 
@@ -198,19 +198,17 @@ def test_one_model_is_in_memory_at_a_time(pair, request_, tmp_path, monkeypatch)
     measure(pair, request_, tmp_path)
 
 
-def test_a_model_that_has_no_room_is_told_in_place_of_figures(
-    pair, request_, tmp_path, monkeypatch
-):
+def test_a_model_without_room_is_an_unmeasured_stage(pair, request_, tmp_path, monkeypatch):
     monkeypatch.setattr("salient.validate.model_pair.free_memory", lambda _: 1000)
-    found = measure(pair, request_, tmp_path)
-    assert "Measure it on a larger machine" in found.to_dict()["error"]
-    assert [m.kind for m in found.measurements()] == ["all", "seeing", "counting"]
-    assert all(m.value is None and "larger machine" in m.why for m in found.measurements())
-    verdict = judge(read_policy("lenient"), found.measurements(), ["tasks"])
+    result = measure(pair, request_, tmp_path)
+    assert "Measure it on a larger machine" in result.to_dict()["error"]
+    assert [m.kind for m in result.measurements()] == ["all", "seeing", "counting"]
+    assert all(m.value is None and "larger machine" in m.why for m in result.measurements())
+    verdict = judge(read_policy("lenient"), result.measurements(), ["tasks"])
     assert verdict.word == "could not measure"
 
 
-def test_a_checkpoint_that_gives_no_numbers_is_never_passed(folder, request_, tmp_path):
+def test_a_checkpoint_that_gives_no_numbers_never_passes(folder, request_, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in (folder / "rounded").iterdir():
@@ -219,18 +217,18 @@ def test_a_checkpoint_that_gives_no_numbers_is_never_passed(folder, request_, tm
     weights["model.norm.weight"].fill_(torch.nan)
     save_file(weights, broken / "model.safetensors")
     pair = open_pair(str(broken), str(folder / "model"), "cpu")
-    found = measure(pair, request_, tmp_path)
-    assert all(m.value is None for m in found.measurements())
-    assert "error" in found.to_dict()
+    result = measure(pair, request_, tmp_path)
+    assert all(m.value is None for m in result.measurements())
+    assert "error" in result.to_dict()
 
 
-def test_a_quick_look_takes_the_first_of_each_kind(pair, request_, tmp_path):
-    found = measure(pair, replace(request_, limit=3), tmp_path)
-    assert {kind: each["count"] for kind, each in found.to_dict()["kinds"].items()} == {
+def test_a_limit_takes_the_first_of_each_kind(pair, request_, tmp_path):
+    result = measure(pair, replace(request_, limit=3), tmp_path)
+    assert {kind: each["count"] for kind, each in result.to_dict()["kinds"].items()} == {
         "seeing": 3,
         "counting": 3,
     }
-    assert any("only 3 examples, the interval is" in note for note in found.to_dict()["notes"])
+    assert any("only 3 examples, the interval is" in note for note in result.to_dict()["notes"])
 
 
 def test_a_pattern_that_takes_too_long_is_an_error_that_names_its_example(
@@ -243,7 +241,7 @@ def test_a_pattern_that_takes_too_long_is_an_error_that_names_its_example(
 
 
 @pytest.mark.parametrize(
-    ("changes", "row", "error", "words"),
+    ("changes", "row", "error", "message"),
     [
         ({"sets": ("nothing",)}, {}, CalibrationError, "No task set 'nothing'"),
         ({"sets": ()}, {}, RequestError, "No tasks"),
@@ -261,17 +259,17 @@ def test_a_pattern_that_takes_too_long_is_an_error_that_names_its_example(
         ({}, {"match": "regex", "expected": "("}, CalibrationError, "no regular expression"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_before_a_model_is_opened(
-    pair, tmp_path, monkeypatch, changes, row, error, words
+def test_an_invalid_request_is_refused_before_a_model_is_opened(
+    pair, tmp_path, monkeypatch, changes, row, error, message
 ):
     if error is MissingExtra:
         monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setattr(answering.PairMember, "open_engine", None)
     rows = [{"prompt": "One", "expected": "two", **row}]
     request = TasksRequest((task_file(tmp_path, rows),), max_new_tokens=NEW)
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         check_tasks(pair, replace(request, **changes))
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         measure(pair, replace(request, **changes), tmp_path)
 
 
@@ -285,12 +283,12 @@ def test_a_set_alone_shares_its_answers_with_the_same_set_among_others(pair, tmp
     assert twice.to_dict()["count"] == 3
 
 
-# What is said of the counts
+# Notes on the counts
 
 
 def tally(**counts: Any) -> Tally:
-    given = {"right_reference": 0, "right_quantized": 0, "lost": 0, "gained": 0, "changed": 0}
-    return Tally(**{"kind": "toy", "count": 200, "guessed": 50.0, **given, **counts})
+    defaults = {"right_reference": 0, "right_quantized": 0, "lost": 0, "gained": 0, "changed": 0}
+    return Tally(**{"kind": "toy", "count": 200, "guessed": 50.0, **defaults, **counts})
 
 
 def test_the_p_value_is_of_a_loss():
@@ -301,16 +299,16 @@ def test_the_p_value_is_of_a_loss():
     assert gained.p_value == 1
 
 
-def test_nothing_to_keep_is_no_retention():
-    found = retention_of(tally(gained=3, right_quantized=3))
-    assert (found.value, found.interval) == (None, None)
-    assert "solves no example" in found.why
+def test_a_reference_without_right_answers_has_no_retention():
+    result = retention_of(tally(gained=3, right_quantized=3))
+    assert (result.value, result.interval) == (None, None)
+    assert "solves no example" in result.why
     policy = replace(read_policy("lenient"), kinds={"toy": 0.5})
-    assert judge(policy, [found], ["tasks"]).word == "could not measure"
+    assert judge(policy, [result], ["tasks"]).word == "could not measure"
 
 
 @pytest.mark.parametrize(
-    ("right", "count", "words"),
+    ("right", "count", "message"),
     [
         (50, 200, "the reference is not above chance (25% of 200, chance 25%)"),
         (0, 200, "the reference solves none of 200"),
@@ -318,19 +316,19 @@ def test_nothing_to_keep_is_no_retention():
         (150, 200, None),
     ],
 )
-def test_notes_say_what_tells_nothing(right, count, words):
+def test_notes_explain_weak_figures(right, count, message):
     one = tally(right_reference=right, right_quantized=right, count=count, guessed=count / 4)
     comparison = TaskComparison(replace(one, kind="all"), (one,), ())
     notes = [n for n in TaskResult.of(["toy"], comparison, {}).notes if n.startswith("toy:")]
-    assert len(notes) == (words is not None)
-    assert all(words in note for note in notes)
+    assert len(notes) == (message is not None)
+    assert all(message in note for note in notes)
 
 
-def test_a_models_words_move_no_cursor():
+def test_a_models_answer_moves_no_cursor():
     example = read_tasks("knowledge").examples[0]
     flip = AnswerFlip(example, "lost", "\x1b[2Jyes\n" + "y" * 999, "[bold]no")
     one = tally(right_reference=1, count=1)
-    said = "\n".join(render_stage(TaskResult.of([], TaskComparison(one, (), (flip,)), {}))[1])
-    assert "\x1b" not in said
-    assert "[bold]no" in said
-    assert len(max(said.splitlines(), key=len)) < 400
+    output = "\n".join(render_stage(TaskResult.of([], TaskComparison(one, (), (flip,)), {}))[1])
+    assert "\x1b" not in output
+    assert "[bold]no" in output
+    assert len(max(output.splitlines(), key=len)) < 400

@@ -1,4 +1,4 @@
-"""The gate: what passes, what fails, what cannot be said, and in which words."""
+"""The verdict: what passes, what fails, what stays undecided, and the reasons."""
 
 import io
 import json
@@ -18,14 +18,14 @@ from salient.validate.policy.verdict import Measurement, RuleResult, Verdict, ju
 
 KL = Measurement("likelihood", "kl", 0.05, interval=Interval(0.04, 0.05, 0.07), sample=64)
 TOP1 = Measurement("likelihood", "top1", 0.90, interval=Interval(0.88, 0.90, 0.92), sample=64)
-KEPT = Measurement(
+RETENTION = Measurement(
     "tasks", "retention", 0.92, interval=Interval(0.88, 0.92, 0.97), sample=300, p_value=0.20
 )
 TTFT = Measurement("load", "ttft_p90", 1.5, unit="s", sample=200)
 
 
-def policy(use: str = "upper", **given) -> Policy:
-    return Policy("mine", use=use, **given)  # pyright: ignore[reportArgumentType]
+def policy(use: str = "upper", **fields) -> Policy:
+    return Policy("mine", use=use, **fields)  # pyright: ignore[reportArgumentType]
 
 
 def only(verdict: Verdict) -> RuleResult:
@@ -33,8 +33,8 @@ def only(verdict: Verdict) -> RuleResult:
     return rule
 
 
-def decided(bounds: dict, measured: Measurement, use: str = "upper", **given) -> RuleResult:
-    return only(judge(policy(use, bounds=bounds, **given), [measured]))
+def decided(bounds: dict, measured: Measurement, use: str = "upper", **fields) -> RuleResult:
+    return only(judge(policy(use, bounds=bounds, **fields), [measured]))
 
 
 # One threshold
@@ -44,7 +44,7 @@ RETENTION_MIN, TTFT_MAX = ("tasks", "retention_min"), ("load", "ttft_p90_max_s")
 
 
 @pytest.mark.parametrize(
-    ("use", "key", "measured", "bound", "passed", "words"),
+    ("use", "key", "measured", "bound", "passed", "message"),
     [
         ("upper", KL_MAX, KL, 0.07, True, "the interval's worse end, 0.07, is at most 0.07"),
         (
@@ -75,17 +75,17 @@ RETENTION_MIN, TTFT_MAX = ("tasks", "retention_min"), ("load", "ttft_p90_max_s")
         ("upper", TTFT_MAX, TTFT, 1.0, False, "1.5 is not at most 1"),
     ],
 )
-def test_a_threshold_is_held_against_the_end_that_the_policy_says(
-    use, key, measured, bound, passed, words
+def test_a_threshold_applies_to_the_end_that_the_policy_names(
+    use, key, measured, bound, passed, message
 ):
     rule = decided({key: bound}, measured, use)
     assert rule.passed is passed
-    assert re.search(re.escape(words) + "$", rule.reason)
+    assert re.search(re.escape(message) + "$", rule.reason)
 
 
 @pytest.mark.parametrize("use", ["upper", "middle"])
 @pytest.mark.parametrize(
-    ("measured", "words"),
+    ("measured", "message"),
     [
         ([], "not measured"),
         ([TOP1], "not measured"),
@@ -94,10 +94,10 @@ def test_a_threshold_is_held_against_the_end_that_the_policy_says(
         ([replace(KL, value=None)], "could not be measured: no reason is given"),
     ],
 )
-def test_what_was_not_measured_is_undecided(use, measured, words):
+def test_unmeasured_rules_are_undecided(use, measured, message):
     rule = only(judge(policy(use, bounds={KL_MAX: 9.0}), measured))
     assert rule.passed is None
-    assert rule.reason == words
+    assert rule.reason == message
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -120,36 +120,36 @@ def test_an_interval_without_bounds_is_undecided_by_its_end_and_decided_by_its_m
 
 @pytest.mark.parametrize("use", ["upper", "middle"])
 @pytest.mark.parametrize(
-    ("low", "passed", "words"),
+    ("low", "passed", "message"),
     [
         (0.85, None, "0.2 wide: 0.85 to 1.05 can be both; take more"),
         (0.92, True, "0.13 wide: even its worse end, 0.92, is at least 0.9"),
     ],
 )
-def test_of_too_few_examples_the_interval_decides_and_its_width_is_said(use, low, passed, words):
-    few = replace(KEPT, value=1.0, interval=Interval(low, 1.0, 1.05), sample=12)
+def test_with_too_few_examples_the_interval_decides(use, low, passed, message):
+    few = replace(RETENTION, value=1.0, interval=Interval(low, 1.0, 1.05), sample=12)
     rule = decided({RETENTION_MIN: 0.9}, few, use, minimum_examples=100)
     assert rule.passed is passed
-    asked = "only 12 examples, 100 are required, so the interval decides, "
-    assert rule.reason == asked + words
+    own = "only 12 examples, 100 are required, so the interval decides, "
+    assert rule.reason == own + message
 
 
 @pytest.mark.parametrize("interval", [None, Interval(-math.inf, 1.0, math.inf)])
 def test_too_few_examples_without_an_interval_are_undecided(interval):
-    few = replace(KEPT, interval=interval, sample=12)
+    few = replace(RETENTION, interval=interval, sample=12)
     rule = decided({RETENTION_MIN: 0.1}, few, "middle", minimum_examples=13)
     assert (rule.passed, rule.reason) == (None, "only 12 examples, 13 are required: take more")
 
 
 def test_few_examples_that_nearly_all_fail_are_enough():
-    broken = replace(KEPT, value=0.1, interval=Interval(0.02, 0.1, 0.4), sample=12)
+    broken = replace(RETENTION, value=0.1, interval=Interval(0.02, 0.1, 0.4), sample=12)
     rule = decided({RETENTION_MIN: 0.9}, broken, minimum_examples=100)
     assert rule.passed is False
     assert re.search("0.38 wide: even its better end, 0.4, misses 0.9", rule.reason)
 
 
 @pytest.mark.parametrize(
-    ("p_value", "passed", "words"),
+    ("p_value", "passed", "message"),
     [
         (0.20, None, r"0.92 is not at least 0.95, but luck can do that \(p = 0.2, proven below"),
         (0.05, None, "take more examples$"),
@@ -157,26 +157,26 @@ def test_few_examples_that_nearly_all_fail_are_enough():
         (None, False, "0.92 is not at least 0.95$"),
     ],
 )
-def test_a_loss_fails_only_when_it_is_proven(p_value, passed, words):
-    measured = replace(KEPT, p_value=p_value)
+def test_a_loss_fails_only_when_it_is_proven(p_value, passed, message):
+    measured = replace(RETENTION, p_value=p_value)
     rule = decided({RETENTION_MIN: 0.95}, measured, "middle", significance=0.05)
     assert rule.passed is passed
-    assert re.search(words, rule.reason)
+    assert re.search(message, rule.reason)
 
 
 def test_a_proven_loss_within_the_bound_passes():
-    measured = replace(KEPT, p_value=1e-6)
+    measured = replace(RETENTION, p_value=1e-6)
     assert decided({RETENTION_MIN: 0.9}, measured, "middle", significance=0.05).passed
 
 
 def test_the_pessimistic_end_takes_no_excuse_of_luck():
-    rule = decided({RETENTION_MIN: 0.9}, KEPT, "upper", significance=0.05)
+    rule = decided({RETENTION_MIN: 0.9}, RETENTION, "upper", significance=0.05)
     assert rule.passed is False
     assert re.search("worse end, 0.88, is not at least 0.9", rule.reason)
 
 
-def test_a_kind_is_held_against_its_own_bound_and_examples():
-    asked = policy(
+def test_a_kind_has_its_own_bound_and_examples():
+    own = policy(
         "middle",
         bounds={RETENTION_MIN: 0.9},
         kinds={"arithmetic": 0.8, "code": 0.8},
@@ -184,18 +184,18 @@ def test_a_kind_is_held_against_its_own_bound_and_examples():
         minimum_examples=100,
     )
     wide = Interval(0.7, 0.92, 1.0)
-    arithmetic = replace(KEPT, value=0.85, interval=wide, kind="arithmetic")
-    code = replace(KEPT, interval=wide, kind="code")
-    verdict = judge(asked, [KEPT, arithmetic, replace(code, sample=20)])
+    arithmetic = replace(RETENTION, value=0.85, interval=wide, kind="arithmetic")
+    code = replace(RETENTION, interval=wide, kind="code")
+    verdict = judge(own, [RETENTION, arithmetic, replace(code, sample=20)])
     assert [(r.kind, r.bound) for r in verdict.rules] == [
         ("all", 0.9),
         ("arithmetic", 0.8),
         ("code", 0.8),
     ]
     assert verdict.word == "pass"
-    assert judge(asked, [KEPT, arithmetic, replace(code, sample=19)]).rules[2].passed is None
-    assert judge(asked, [KEPT, replace(arithmetic, sample=99), code]).rules[1].passed is None
-    assert judge(asked, [KEPT, replace(arithmetic, value=0.7), code]).word == "fail"
+    assert judge(own, [RETENTION, arithmetic, replace(code, sample=19)]).rules[2].passed is None
+    assert judge(own, [RETENTION, replace(arithmetic, sample=99), code]).rules[1].passed is None
+    assert judge(own, [RETENTION, replace(arithmetic, value=0.7), code]).word == "fail"
 
 
 # The verdict
@@ -218,44 +218,44 @@ def test_the_verdict_is_the_worst_that_is_sure(passed, word, code):
     assert render_verdict(verdict)[1][-1].startswith(f"Verdict: {word}. ")
 
 
-def test_stages_that_are_not_asked_for_are_named_and_not_judged():
-    asked = policy(bounds={KL_MAX: 0.1, TTFT_MAX: 1.0})
-    verdict = judge(asked, [KL], stages=["likelihood"])
+def test_stages_that_are_not_selected_are_named_and_not_judged():
+    own = policy(bounds={KL_MAX: 0.1, TTFT_MAX: 1.0})
+    verdict = judge(own, [KL], stages=["likelihood"])
     assert (verdict.word, verdict.left_out) == ("pass", ("load",))
     assert "Not selected, so not judged: load." in render_verdict(verdict)[1]
-    assert judge(asked, [KL]).word == "could not measure"
-    nothing = judge(asked, [KL], stages=["context"])
+    assert judge(own, [KL]).word == "could not measure"
+    nothing = judge(own, [KL], stages=["context"])
     assert nothing.word == "could not measure"
     assert re.search("no rule for the stages that were run", render_verdict(nothing)[1][-1])
 
 
-def test_a_stage_that_there_is_not_is_refused():
-    words = "No stage 'speed'. The stages are likelihood, tasks, context, load."
-    with pytest.raises(RequestError, match=re.escape(words)):
+def test_an_unknown_stage_is_refused():
+    message = "No stage 'speed'. The stages are likelihood, tasks, context, load."
+    with pytest.raises(RequestError, match=re.escape(message)):
         judge(policy(), [], stages=["load", "speed"])
 
 
-def test_a_thing_measured_twice_is_refused():
-    words = re.escape("likelihood: kl (all) was measured twice. Give each measurement once.")
-    with pytest.raises(RequestError, match=words):
+def test_a_repeated_measurement_is_refused():
+    message = re.escape("likelihood: kl (all) was measured twice. Give each measurement once.")
+    with pytest.raises(RequestError, match=message):
         judge(policy(), [KL, KL])
 
 
-def test_measurements_without_a_threshold_are_left():
+def test_measurements_without_a_threshold_are_ignored():
     other = Measurement("likelihood", "entropy", 2.0)
     assert len(judge(policy(bounds={KL_MAX: 1.0}), [KL, other, TOP1]).rules) == 1
 
 
-# What is told
+# The verdict as text and as JSON
 
 
 def mixed() -> Verdict:
     bounds = {KL_MAX: 0.1, TOP1_MIN: 0.95, RETENTION_MIN: 0.9, TTFT_MAX: 1.0}
     unbounded = replace(TOP1, interval=Interval(-math.inf, 0.9, math.inf))
-    return judge(policy(bounds=bounds, kinds={"code": 0.5}), [KL, unbounded, KEPT])
+    return judge(policy(bounds=bounds, kinds={"code": 0.5}), [KL, unbounded, RETENTION])
 
 
-def test_people_read_every_rule_and_why_each_that_does_not_hold():
+def test_the_table_has_every_rule_and_the_lines_each_that_does_not_hold():
     table, lines = render_verdict(mixed())
     assert [(row[0], row[-1]) for row in table.rows] == [
         ("likelihood: kl", "yes"),
@@ -274,7 +274,7 @@ def test_people_read_every_rule_and_why_each_that_does_not_hold():
     assert "worse end of each interval" in console.export_text()
 
 
-def test_programs_read_the_same_as_json_without_infinities():
+def test_json_has_no_infinities():
     data = json.loads(Report(mixed().to_dict()).to_json())
     assert (data["verdict"], data["exit_code"], data["policy"]) == ("fail", 1, "mine")
     assert [rule["passed"] for rule in data["rules"]] == [True, None, False, None, None]
@@ -302,15 +302,15 @@ LLAMA = (0.04, 0.90, 6.54 / 6.14 - 1)
 
 
 @pytest.mark.parametrize(
-    ("figures", "words"),
+    ("figures", "message"),
     [(f, {"lenient": "pass", "balanced": "fail", "strict": "fail"}) for f in AWQ]
     + [(f, dict.fromkeys(("lenient", "balanced", "strict"), "fail")) for f in PLAIN]
     + [(LLAMA, {"lenient": "pass", "balanced": "pass", "strict": "fail"})]
     + [((0.02, 0.93, 0.02), dict.fromkeys(("lenient", "balanced", "strict"), "pass"))],
 )
-def test_the_shipped_policies_tell_published_checkpoints_apart(figures, words):
-    found = {n: judge(read_policy(n), likelihood(*figures), ["likelihood"]) for n in words}
-    assert {name: verdict.word for name, verdict in found.items()} == words
+def test_the_shipped_policies_separate_published_checkpoints(figures, message):
+    verdicts = {n: judge(read_policy(n), likelihood(*figures), ["likelihood"]) for n in message}
+    assert {name: verdict.word for name, verdict in verdicts.items()} == message
 
 
 @pytest.mark.parametrize("figures", [*AWQ, *PLAIN])

@@ -22,12 +22,12 @@ def bigram(ids: torch.Tensor) -> torch.Tensor:
 
 
 def measured(ids: torch.Tensor, protocol: EvaluationProtocol) -> LogitsComparison:
-    found = LogitsComparison()
+    sums = LogitsComparison()
     for number, window in enumerate(protocol.windows(ids)):
         first = protocol.first_counted(number)
         logits = bigram(window)[first:]
-        found.add(compare_logits(logits, logits, window[first:]))
-    return found
+        sums.add(compare_logits(logits, logits, window[first:]))
+    return sums
 
 
 @pytest.mark.parametrize(("window", "stride"), [(8, 8), (8, 4), (8, 1), (16, 3)])
@@ -43,7 +43,7 @@ def test_every_token_counts_once(window, stride):
         assert counted == list(range(1, counted[-1] + 1))
 
 
-def test_a_sliding_perplexity_is_the_textbooks():
+def test_a_sliding_perplexity_has_the_textbook_value():
     """By hand: exp of the mean of -log p(token | what its window has before it)."""
     ids = torch.randint(VOCAB, (40,), generator=torch.Generator().manual_seed(1))
     window, stride = 10, 5
@@ -55,12 +55,12 @@ def test_a_sliding_perplexity_is_the_textbooks():
         for at in range(new, window):
             total -= math.log(float(chances[at - 1, piece[at]]))
             count += 1
-    found = measured(ids, EvaluationProtocol(window, stride))
-    assert found.predicted == count
-    assert found.perplexity_reference == pytest.approx(math.exp(total / count), rel=ROUNDING)
+    sums = measured(ids, EvaluationProtocol(window, stride))
+    assert sums.predicted == count
+    assert sums.perplexity_reference == pytest.approx(math.exp(total / count), rel=ROUNDING)
 
 
-def test_windows_side_by_side_are_the_published_protocol():
+def test_adjacent_windows_are_the_published_protocol():
     """As GPTQ has it: pieces of the length, each on its own, its first token not predicted."""
     ids = torch.randint(VOCAB, (48,), generator=torch.Generator().manual_seed(2))
     pieces = ids.reshape(6, 8)
@@ -68,8 +68,8 @@ def test_windows_side_by_side_are_the_published_protocol():
         torch.nn.functional.cross_entropy(bigram(p)[:-1], p[1:], reduction="sum") for p in pieces
     ]
     expected = math.exp(float(torch.stack(losses).sum()) / (6 * 7))
-    found = measured(ids, EvaluationProtocol(8, 8))
-    assert found.perplexity_reference == pytest.approx(expected, rel=ROUNDING)
+    sums = measured(ids, EvaluationProtocol(8, 8))
+    assert sums.perplexity_reference == pytest.approx(expected, rel=ROUNDING)
 
 
 @pytest.mark.parametrize("stride", [0, -1, 9])
