@@ -18,7 +18,7 @@ mend words beside
 BANNED = frozenset(WORDS.split())
 # Folders whose identifiers are held to the ban list; the others follow.
 CLEAN_FOLDERS = (
-    "awq core diagnose explorer formats kernels loadtest models plan runtime serve shapes"
+    "awq core diagnose explorer formats kernels loadtest models plan runtime serve shapes validate"
 )
 CLEAN = frozenset(CLEAN_FOLDERS.split())
 # File names that say what a file is in each of several folders of the same form.

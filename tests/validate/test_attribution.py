@@ -67,7 +67,7 @@ def attribute(checkpoint: Path, model: Path, text: Path, store: Path, **changes)
 
 
 def windows_of(pair: ModelPair, text: Path) -> torch.Tensor:
-    ids = text_tokens(pair, str(text), WINDOWS, LENGTH, ("--windows", "--window-length"))
+    ids = text_tokens(pair, str(text), WINDOWS, LENGTH, ("--samples", "--window-length"))
     return ids.reshape(WINDOWS, LENGTH)
 
 
@@ -331,7 +331,7 @@ def test_experts_and_linears_of_one_input_are_skipped_together():
 
 
 def test_a_short_text_is_refused_before_anything_is_measured(model, plain, text, tmp_path):
-    with pytest.raises(CalibrationError, match=r"9000 samples of 64 need .* Use --windows \d"):
+    with pytest.raises(CalibrationError, match=r"9000 samples of 64 need .* Use --samples \d"):
         attribute(plain, model, text, tmp_path, windows=9000)
 
 

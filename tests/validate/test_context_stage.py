@@ -277,8 +277,11 @@ def test_without_memory_to_generate_the_windows_are_still_measured(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lengths": (64, 1024)}, r"--contexts 1024 is longer than the model's 512 positions"),
-        ({"lengths": (16, 64)}, r"--contexts 16 is too short .* at least 64"),
+        (
+            {"lengths": (64, 1024)},
+            r"--context-lengths 1024 is longer than the model's 512 positions",
+        ),
+        ({"lengths": (16, 64)}, r"--context-lengths 16 is too short .* at least 64"),
         ({"windows": 0}, "0 windows of 256 tokens. Give 1 or more"),
     ],
 )

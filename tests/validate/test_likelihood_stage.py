@@ -1,4 +1,4 @@
-"""Evaluating a checkpoint: streamed block by block, its figures are the whole models' own."""
+"""The likelihood stage: streamed block by block, its figures are those of the whole models."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from helpers.tolerance import assert_figures, kl_rounding, logits_rounding
 from helpers.toy_models import byte_tokenizer, toy_folder
 from salient import api
-from salient.core.errors import CalibrationError, CheckpointError
+from salient.core.errors import CalibrationError, CheckpointError, RequestError
 from salient.core.metrics import LogitsComparison, compare_logits
 from salient.core.progress import Progress, silent
 from salient.validate.cache import ValidationCache
@@ -22,7 +22,7 @@ WINDOWS, LENGTH = 3, 96
 
 
 @pytest.fixture(scope="module")
-def made(toy, text, tmp_path_factory) -> Path:
+def checkpoint(toy, text, tmp_path_factory) -> Path:
     """The toy's checkpoint; do not change it."""
     out = tmp_path_factory.mktemp("evaluation") / "out"
     options = {"samples": 4, "sequence_length": 64, "calibration": str(text)}
@@ -50,28 +50,28 @@ def ids_of(path: Path) -> torch.Tensor:
 
 def direct(reference: Path, checkpoint: Path, ids: torch.Tensor) -> LogitsComparison:
     """Both models whole, in float32, window by window."""
-    models, found = (
+    models, sums = (
         [api.load(str(folder))[0] for folder in (reference, checkpoint)],
         LogitsComparison(),
     )
     for window in ids:
         with torch.no_grad():
             logits = [model(window[None], use_cache=False).logits[0] for model in models]
-        found.add(compare_logits(*logits, window))
-    return found
+        sums.add(compare_logits(*logits, window))
+    return sums
 
 
 def evaluate(checkpoint: Path, reference: Path, *texts: Path, **changes):
-    options = {"samples": WINDOWS, "sequence_length": LENGTH, **changes}
-    given = {"reference": str(reference), "text": [str(t) for t in texts]}
-    return api.evaluate(str(checkpoint), **given, **options).report
+    options = {"samples": WINDOWS, "sequence_length": LENGTH, "fresh": True, **changes}
+    arguments = {"reference": str(reference), "text": [str(t) for t in texts]}
+    return api.evaluate(str(checkpoint), **arguments, **options).report
 
 
-def test_the_figures_are_those_of_the_whole_models_for_each_text(made, toy, text, other):
-    report = evaluate(made, toy, text, other)
+def test_the_figures_are_those_of_the_whole_models_for_each_text(checkpoint, toy, text, other):
+    report = evaluate(checkpoint, toy, text, other)
     assert list(report.data["likelihood"]["texts"]) == [str(text), str(other)]
     for path in (text, other):
-        expected = direct(toy, made, ids_of(path)).figures()
+        expected = direct(toy, checkpoint, ids_of(path)).figures()
         assert_figures(report.data["likelihood"]["texts"][str(path)], expected)
         assert expected["tokens"] == WINDOWS * LENGTH
     assert [row[0] for row in report.tables[0].rows] == [str(text), str(other)]
@@ -79,37 +79,37 @@ def test_the_figures_are_those_of_the_whole_models_for_each_text(made, toy, text
     assert first["kl"] != second["kl"]
 
 
-def test_a_stride_counts_the_same_tokens_with_more_before_them(made, toy, text):
-    apart = evaluate(made, toy, text).data["likelihood"]
-    sliding = evaluate(made, toy, text, stride=LENGTH // 2).data["likelihood"]
+def test_a_stride_counts_the_same_tokens_with_more_before_them(checkpoint, toy, text):
+    apart = evaluate(checkpoint, toy, text).data["likelihood"]
+    sliding = evaluate(checkpoint, toy, text, stride=LENGTH // 2).data["likelihood"]
     assert (apart["stride"], sliding["stride"]) == (LENGTH, LENGTH // 2)
-    ids, found = ids_of(text).flatten(), LogitsComparison()
-    models = [api.load(str(folder))[0] for folder in (toy, made)]
+    ids, sums = ids_of(text).flatten(), LogitsComparison()
+    models = [api.load(str(folder))[0] for folder in (toy, checkpoint)]
     for number, window in enumerate(ids.unfold(0, LENGTH, LENGTH // 2)):
         first = 0 if number == 0 else LENGTH - LENGTH // 2 - 1
         with torch.no_grad():
             logits = [m(window[None], use_cache=False).logits[0, first:] for m in models]
-        found.add(compare_logits(*logits, window[first:]))
-    assert_figures(sliding["texts"][str(text)], found.figures())
-    assert found.predicted == WINDOWS * LENGTH - 1
+        sums.add(compare_logits(*logits, window[first:]))
+    assert_figures(sliding["texts"][str(text)], sums.figures())
+    assert sums.predicted == WINDOWS * LENGTH - 1
 
 
-def test_enough_windows_have_intervals_and_too_few_say_so(made, toy, text):
-    few = evaluate(made, toy, text, windows=2)
+def test_enough_windows_have_intervals_and_too_few_a_note(checkpoint, toy, text):
+    few = evaluate(checkpoint, toy, text, samples=2)
     assert few.data["likelihood"]["texts"][str(text)]["intervals"] == {}
     assert "Too few windows for intervals" in few.lines[1]
-    many = evaluate(made, toy, text, windows=6, window_length=64)
+    many = evaluate(checkpoint, toy, text, samples=6, sequence_length=64)
     figures = many.data["likelihood"]["texts"][str(text)]
     low, high = figures["intervals"]["kl"]
     assert low < figures["kl"] < high
     assert "[" in many.tables[0].rows[0][2]
 
 
-def test_batches_of_windows_change_no_figure(made, toy, text, other, monkeypatch):
-    together = evaluate(made, toy, text, other).data["likelihood"]["texts"]
+def test_batches_of_windows_change_no_figure(checkpoint, toy, text, other, monkeypatch):
+    together = evaluate(checkpoint, toy, text, other).data["likelihood"]["texts"]
     monkeypatch.setattr("salient.validate.likelihood.streaming.BATCH_TOKENS", 1)
     monkeypatch.setattr("salient.validate.likelihood.measure.STATE_BYTES", 2 * 4 * 64 * LENGTH * 4)
-    apart = evaluate(made, toy, text, other).data["likelihood"]["texts"]
+    apart = evaluate(checkpoint, toy, text, other).data["likelihood"]["texts"]
     for name, figures in together.items():
         assert_figures(apart[name], figures)
 
@@ -132,75 +132,77 @@ def test_a_model_is_at_no_distance_from_itself(toy, text):
     assert figures["perplexity_quantized"] == figures["perplexity_reference"]
 
 
-def test_without_a_text_the_built_in_held_out_one_is_measured(made, toy):
-    report = evaluate(made, toy)
+def test_the_default_text_is_the_built_in_held_out_one(checkpoint, toy):
+    report = evaluate(checkpoint, toy)
     assert list(report.data["likelihood"]["texts"]) == ["builtin (held out)"]
     assert report.data["likelihood"]["texts"]["builtin (held out)"]["tokens"] == WINDOWS * LENGTH
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"stride": 0}, r"--stride 0 does not fit windows of"),
         (
-            {"window_length": 1024},
-            r"--window-length 1024 is longer than the model's 512 positions\. Give at most 512",
+            {"sequence_length": 1024},
+            r"--sequence-length 1024 is longer than the model's 512 positions\. Give at most 512",
         ),
         (
-            {"windows": 9000},
-            r"has \d+ tokens, but 9000 samples of 96 need .* Use --windows \d",
+            {"samples": 9000},
+            r"has \d+ tokens, but 9000 samples of 96 need .* Use --samples \d",
         ),
-        ({"window_length": 8}, r"of --window-length 8: use at least 1 of 64 tokens"),
-        ({"windows": 0}, r"--windows 0 of .*: use at least 1 of 64 tokens"),
+        ({"sequence_length": 8}, r"of --sequence-length 8: use at least 1 of 64 tokens"),
+        ({"samples": 0}, "--samples 0 is out of range"),
     ],
 )
-def test_windows_that_cannot_be_cut_say_what_fits(changes, words, made, toy, text):
-    with pytest.raises(CalibrationError, match=words):
-        evaluate(made, toy, text, **changes)
+def test_windows_that_do_not_fit_name_what_fits(changes, message, checkpoint, toy, text):
+    with pytest.raises((CalibrationError, RequestError), match=message):
+        evaluate(checkpoint, toy, text, **changes)
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"num_hidden_layers": 3}, "blocks is 2 in the checkpoint and 3 in the reference"),
         ({"vocab_size": 300}, "vocabulary is 320 in the checkpoint and 300 in the reference"),
     ],
     ids=str,
 )
-def test_a_reference_of_another_shape_is_no_reference(changes, words, made, tmp_path, text):
+def test_a_reference_of_another_shape_is_refused(changes, message, checkpoint, tmp_path, text):
     other_model = toy_folder(tmp_path / "model", **changes)
-    with pytest.raises(CheckpointError, match=rf"are not the same model: {words}\. Give the model"):
-        evaluate(made, other_model, text)
+    with pytest.raises(
+        CheckpointError, match=rf"are not the same model: {message}\. Give the model"
+    ):
+        evaluate(checkpoint, other_model, text)
 
 
-def test_a_reference_of_another_architecture_is_no_reference(made, tmp_path, text):
+def test_a_reference_of_another_architecture_is_refused(checkpoint, tmp_path, text):
     other_model = toy_folder(tmp_path / "model", "qwen2")
-    words = "architecture is LlamaForCausalLM in the checkpoint and Qwen2ForCausalLM in the"
-    with pytest.raises(CheckpointError, match=words):
-        evaluate(made, other_model, text)
+    message = "architecture is LlamaForCausalLM in the checkpoint and Qwen2ForCausalLM in the"
+    with pytest.raises(CheckpointError, match=message):
+        evaluate(checkpoint, other_model, text)
 
 
-def test_a_reference_that_is_quantized_is_refused(made, text):
+def test_a_reference_that_is_quantized_is_refused(checkpoint, text):
     with pytest.raises(CheckpointError, match=r"is quantized itself\. Give the 16-bit model"):
-        evaluate(made, made, text)
+        evaluate(checkpoint, checkpoint, text)
 
 
-def test_the_figures_are_those_of_whole_distributions(made, toy, text):
+def test_the_figures_are_those_of_whole_distributions(checkpoint, toy, text):
     """KL and perplexity again, in float64, from every logit of both whole models."""
     ids = ids_of(text)
-    models = [api.load(str(folder))[0] for folder in (toy, made)]
+    models = [api.load(str(folder))[0] for folder in (toy, checkpoint)]
     with torch.no_grad():
         logs = [m(ids, use_cache=False).logits.double().log_softmax(-1) for m in models]
     kl = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
     nll = [-x[:, :-1].gather(-1, ids[:, 1:, None]).mean() for x in logs]
-    figures = evaluate(made, toy, text).data["likelihood"]["all"]
+    figures = evaluate(checkpoint, toy, text).data["likelihood"]["all"]
     assert figures["kl"] == pytest.approx(float(kl), abs=kl_rounding(float(kl)))
     for name, value in zip(("perplexity_reference", "perplexity_quantized"), nll, strict=True):
         assert math.log(figures[name]) == pytest.approx(float(value), abs=2 * logits_rounding())
 
 
-def test_of_several_texts_the_worst_is_judged(made, toy, text, other):
-    pair = open_pair(str(made), str(toy), "cpu")
+def test_of_several_texts_the_worst_is_judged(checkpoint, toy, text, other):
+    pair = open_pair(str(checkpoint), str(toy), "cpu")
     request = LikelihoodRequest((str(text), str(other)), WINDOWS, LENGTH)
     stage = measure_likelihood(pair, request, ValidationCache(), silent)
     figures = stage.to_dict()["texts"].values()
@@ -211,19 +213,19 @@ def test_of_several_texts_the_worst_is_judged(made, toy, text, other):
     assert any("the worst is judged" in line for line in render_stage(stage)[1])
 
 
-def test_a_named_protocol_takes_all_of_a_text(made, toy, text, monkeypatch):
+def test_a_named_protocol_takes_all_of_a_text(checkpoint, toy, text, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "classic", EvaluationProtocol(LENGTH, LENGTH))
-    stage = evaluate(made, toy, text, samples=None, protocol="classic").data["likelihood"]
+    stage = evaluate(checkpoint, toy, text, samples=None, protocol="classic").data["likelihood"]
     stream = sum(len(byte_tokenizer()(p).input_ids) + 1 for p in text.read_text().split("\n\n"))
     assert stage["texts"][str(text)]["windows"] == stream // LENGTH
     with pytest.raises(CalibrationError, match=r"No protocol 'clasic'\. Known: classic, sliding"):
-        evaluate(made, toy, text, protocol="clasic")
+        evaluate(checkpoint, toy, text, protocol="clasic")
 
 
-def test_progress_counts_the_blocks_to_the_end(made, toy, text):
+def test_progress_counts_the_blocks_to_the_end(checkpoint, toy, text):
     steps = []
     record = Progress(lambda done, total, action, _: steps.append((done / total, action)))
-    evaluate(made, toy, text, progress=record)
+    evaluate(checkpoint, toy, text, progress=record)
     shares = [share for share, _ in steps]
     assert shares == sorted(shares)
     assert shares[-1] == 1

@@ -1,4 +1,4 @@
-"""The gate: a good checkpoint passes, a damaged one fails and says where; nothing unsure passes."""
+"""A validation: a good checkpoint passes, a damaged one fails, nothing unsure passes."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ QUICK = {**SIZES, "context_lengths": None, "load_test": None}
 
 
 @pytest.fixture(scope="module")
-def made(toy, text, tmp_path_factory) -> Path:
+def checkpoint(toy, text, tmp_path_factory) -> Path:
     """The toy's checkpoint; do not change it."""
     out = tmp_path_factory.mktemp("validator") / "out"
     options = {"samples": 6, "sequence_length": 64, "calibration": str(text)}
@@ -37,15 +37,15 @@ def tasks(tmp_path) -> str:
     return str(path)
 
 
-def policy(tmp_path: Path, words: str) -> str:
+def policy(tmp_path: Path, toml: str) -> str:
     path = tmp_path / "own.toml"
-    path.write_text(words)
+    path.write_text(toml)
     return str(path)
 
 
-def damaged(made: Path, to: Path, block: int = 1) -> Path:
-    """The checkpoint with the scales of one block's linear drawn anew."""
-    folder = copied(made, to)
+def damaged(checkpoint: Path, to: Path, block: int = 1) -> Path:
+    """The checkpoint with the scales of one block's linear drawn again."""
+    folder = copied(checkpoint, to)
 
     def change(tensors: dict[str, torch.Tensor]) -> None:
         seeded = torch.Generator().manual_seed(0)
@@ -58,17 +58,17 @@ def damaged(made: Path, to: Path, block: int = 1) -> Path:
 
 
 def validate(checkpoint: Path, reference: Path, **options: Any):
-    given = {**QUICK, "tasks": None, **options}
-    return api.validate(checkpoint, reference=reference, **given).report
+    arguments = {**QUICK, "tasks": None, **options}
+    return api.validate(checkpoint, reference=reference, **arguments).report
 
 
-def test_a_good_checkpoint_passes_and_a_damaged_one_fails_and_is_named(made, toy, text, tmp_path):
+def test_a_good_checkpoint_passes_and_a_damaged_one_fails_by_name(checkpoint, toy, text, tmp_path):
     own = policy(tmp_path, 'use = "upper"\n[likelihood]\nkl_max = 0.01\n')
-    good = validate(made, toy, text=[str(text)], policy=own, attribute=True)
+    good = validate(checkpoint, toy, text=[str(text)], policy=own, attribute=True)
     assert good.data["verdict"]["verdict"] == "pass", good.lines
     assert (good.passed, good.data["verdict"]["exit_code"]) == (True, 0)
     bad = validate(
-        damaged(made, tmp_path / "bad"), toy, text=[str(text)], policy=own, attribute=True
+        damaged(checkpoint, tmp_path / "bad"), toy, text=[str(text)], policy=own, attribute=True
     )
     assert (bad.passed, bad.data["verdict"]["exit_code"]) == (False, 1)
     blocks = bad.data["attribution"]["blocks"]
@@ -78,9 +78,9 @@ def test_a_good_checkpoint_passes_and_a_damaged_one_fails_and_is_named(made, toy
     assert rule["value"] > rule["bound"]
 
 
-def test_the_whole_of_a_validation_is_in_its_data(made, toy, text, tasks, tmp_path):
+def test_the_whole_of_a_validation_is_in_its_data(checkpoint, toy, text, tasks, tmp_path):
     report = api.validate(
-        str(made),
+        str(checkpoint),
         reference=str(toy),
         text=[str(text)],
         tasks=[tasks],
@@ -99,27 +99,27 @@ def test_the_whole_of_a_validation_is_in_its_data(made, toy, text, tasks, tmp_pa
     assert parts == pytest.approx(data["memory"]["checkpoint_bytes"], rel=0.1)
     for name in ("report.html", "report.md", "report.json"):
         assert (tmp_path / "report" / name).stat().st_size > 500
-    kept = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert kept["verdict"]["verdict"] == data["verdict"]["verdict"]
-    assert "## Validation" in (made / "README.md").read_text()
+    document = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert document["verdict"]["verdict"] == data["verdict"]["verdict"]
+    assert "## Validation" in (checkpoint / "README.md").read_text()
 
 
-def test_a_stage_that_is_left_out_is_not_judged_and_is_said(made, toy, text):
-    report = validate(made, toy, text=[str(text)], policy="lenient")
+def test_a_stage_that_is_left_out_is_named_and_not_judged(checkpoint, toy, text):
+    report = validate(checkpoint, toy, text=[str(text)], policy="lenient")
     assert set(report.data["verdict"]["left_out"]) == {"tasks", "context", "load"}
     assert any("Not selected, so not judged: tasks, context, load" in x for x in report.lines)
 
 
 def test_a_stage_that_breaks_is_undecided_and_the_others_are_measured(
-    made, toy, text, monkeypatch, tmp_path
+    checkpoint, toy, text, monkeypatch, tmp_path
 ):
     def breaks(*_):
         raise CheckpointError("the file went away")
 
-    row = stages._STAGES["likelihood"]
-    monkeypatch.setitem(stages._STAGES, "likelihood", stages._Row(row.check, breaks, 1))
+    row = stages.STAGES["likelihood"]
+    monkeypatch.setitem(stages.STAGES, "likelihood", stages.Stage(row.check, breaks, 1))
     own = policy(tmp_path, "[likelihood]\nkl_max = 1.0\ntop1_min = 0.0\n")
-    report = validate(made, toy, text=[str(text)], policy=own, attribute=True)
+    report = validate(checkpoint, toy, text=[str(text)], policy=own, attribute=True)
     assert report.data["verdict"]["exit_code"] == 2
     assert report.data["likelihood"] == {"error": "the file went away"}
     assert [rule["passed"] for rule in report.data["verdict"]["rules"]] == [None, None]
@@ -127,21 +127,21 @@ def test_a_stage_that_breaks_is_undecided_and_the_others_are_measured(
     assert any("could not be measured: the file went away" in line for line in report.lines)
 
 
-def test_a_run_that_was_stopped_goes_on_and_ends_alike(made, toy, text, monkeypatch):
-    whole = validate(made, toy, text=[str(text)], policy="lenient").data
+def test_a_resumed_run_ends_with_the_same_figures(checkpoint, toy, text, monkeypatch):
+    whole = validate(checkpoint, toy, text=[str(text)], policy="lenient").data
     calls = []
-    measure = stages._STAGES["likelihood"].measure
+    measure = stages.STAGES["likelihood"].measure
     monkeypatch.setattr(
         "salient.validate.likelihood.measure.logits_of_both", lambda *a: calls.append(a) or []
     )
     assert measure is not None
-    again = validate(made, toy, text=[str(text)], policy="lenient").data
+    again = validate(checkpoint, toy, text=[str(text)], policy="lenient").data
     assert calls == []
     assert again["likelihood"]["texts"] == whole["likelihood"]["texts"]
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "words"),
+    ("options", "error", "message"),
     [
         ({"policy": "strickt"}, RequestError, "No policy 'strickt'. Did you mean strict"),
         ({"tasks": ("/none.jsonl",)}, CalibrationError, "Cannot read the task file"),
@@ -153,29 +153,29 @@ def test_a_run_that_was_stopped_goes_on_and_ends_alike(made, toy, text, monkeypa
         ({"report": "/dev/null/x"}, RequestError, "/dev/null/x"),
     ],
 )
-def test_what_is_asked_wrongly_is_said_before_anything_is_measured(
-    options, error, words, made, toy, monkeypatch
+def test_invalid_options_are_refused_before_anything_is_measured(
+    options, error, message, checkpoint, toy, monkeypatch
 ):
     def never(*_):
         raise AssertionError("it measured")
 
-    for name, row in stages._STAGES.items():
-        monkeypatch.setitem(stages._STAGES, name, stages._Row(row.check, never, 1))
-    with pytest.raises(error, match=words):
-        validate(made, toy, **options)
+    for name, row in stages.STAGES.items():
+        monkeypatch.setitem(stages.STAGES, name, stages.Stage(row.check, never, 1))
+    with pytest.raises(error, match=message):
+        validate(checkpoint, toy, **options)
 
 
-def test_a_damaged_task_file_is_named_by_its_line(made, toy, tmp_path):
+def test_a_damaged_task_file_is_named_by_its_line(checkpoint, toy, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"prompt": "a", "expected": "b"}\n{"prompt": "a"\n')
     with pytest.raises(CalibrationError, match=r"bad.jsonl, line 2: not JSON"):
-        validate(made, toy, tasks=(str(path),))
+        validate(checkpoint, toy, tasks=(str(path),))
     path.write_text("\n\n")
     with pytest.raises(CalibrationError, match="holds no example"):
-        validate(made, toy, tasks=(str(path),))
+        validate(checkpoint, toy, tasks=(str(path),))
 
 
-def test_a_reference_of_another_vocabulary_is_refused(made, tmp_path):
+def test_a_reference_of_another_vocabulary_is_refused(checkpoint, tmp_path):
     other = toy_folder(tmp_path / "other", vocab_size=300)
     with pytest.raises(CheckpointError, match="vocabulary is 320 in the checkpoint and 300"):
-        validate(made, other)
+        validate(checkpoint, other)

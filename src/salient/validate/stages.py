@@ -1,10 +1,11 @@
-"""The stages that were asked for, run one after another."""
+"""The stages that the options select, measured one after another."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from salient.core.errors import SalientError
+from salient.core.options import numbers, strings
 from salient.core.progress import Progress
 from salient.core.system import release_memory
 from salient.validate.attribution.measure import AttributionRequest, measure_attribution
@@ -15,80 +16,86 @@ from salient.validate.tasks.measure import TasksRequest, check_tasks, measure_ta
 
 from .cache import ValidationCache
 from .model_pair import ModelPair
+from .options import EvaluateOptions, ValidateOptions
 from .stage import StageResult, UnmeasuredStage
 
-
-@dataclass(frozen=True)
-class StageSelection:
-    """What to measure; None is left out."""
-
-    likelihood: LikelihoodRequest | None = None
-    tasks: TasksRequest | None = None
-    context: ContextRequest | None = None
-    load: LoadRequest | None = None
-    attribution: AttributionRequest | None = None
-
-    @property
-    def names(self) -> list[str]:
-        """The stages, in their order."""
-        return [name for name in _STAGES if getattr(self, name) is not None]
+StageRequest = LikelihoodRequest | TasksRequest | ContextRequest | LoadRequest | AttributionRequest
+Selection = dict[str, StageRequest]  # by stage, in the order of STAGES
 
 
 @dataclass(frozen=True)
-class _Row:
-    """check: raises for what cannot be asked, before long work; weight: about how long it takes,
-    against the others"""
+class Stage:
+    """check: refuses an invalid request before long work; weight: relative time"""
 
     check: Callable[[ModelPair, Any], object]
     measure: Callable[[ModelPair, Any, ValidationCache, Progress], StageResult]
     weight: int
 
 
-def _nothing(pair: ModelPair, request: Any) -> None:
-    """There is nothing to ask wrongly."""
-
-
-_STAGES = {
-    "likelihood": _Row(windows_of, measure_likelihood, 1),
-    "tasks": _Row(check_tasks, measure_tasks, 6),
-    "context": _Row(check_context, measure_context, 4),
-    "load": _Row(check_load, measure_load, 1),
-    "attribution": _Row(_nothing, measure_attribution, 3),
+STAGES = {
+    "likelihood": Stage(windows_of, measure_likelihood, 1),
+    "tasks": Stage(check_tasks, measure_tasks, 6),
+    "context": Stage(check_context, measure_context, 4),
+    "load": Stage(check_load, measure_load, 1),
+    "attribution": Stage(lambda *_: None, measure_attribution, 3),
 }
 
 
-def check_stages(pair: ModelPair, asked: StageSelection) -> None:
-    """Raises SalientError for what cannot be measured as it was asked."""
-    for name in asked.names:
-        _STAGES[name].check(pair, getattr(asked, name))
+def select_stages(options: EvaluateOptions) -> Selection:
+    """All stages of a validation that are not switched off.
+
+    An evaluation has the stages that its options name; likelihood with texts, or if it names none.
+    """
+    texts, tasks, lengths = strings(options.text), strings(options.tasks), options.context_lengths
+    selection: Selection = {}
+    if tasks:
+        selection["tasks"] = TasksRequest(tasks)
+    if lengths is not None:
+        chosen = () if isinstance(lengths, str) else tuple(sorted(set(numbers(lengths))))
+        selection["context"] = ContextRequest(chosen)
+    if isinstance(options, ValidateOptions) and options.load_test is not None:
+        selection["load"] = LoadRequest(options.load_test)
+    if options.attribute:
+        selection["attribution"] = AttributionRequest(texts)
+    if isinstance(options, ValidateOptions) or texts or not selection:
+        likelihood = LikelihoodRequest(
+            texts, options.samples, options.sequence_length, options.stride, options.protocol
+        )
+        selection = {"likelihood": likelihood, **selection}
+    return selection
+
+
+def check_stages(pair: ModelPair, selection: Selection) -> None:
+    """Raises SalientError for an invalid request."""
+    for name, request in selection.items():
+        STAGES[name].check(pair, request)
 
 
 def run_stages(
     pair: ModelPair,
-    asked: StageSelection,
-    store: ValidationCache,
+    selection: Selection,
+    cache: ValidationCache,
     progress: Progress,
     *,
-    go_on: bool,
+    tolerant: bool,
 ) -> Iterator[tuple[str, StageResult]]:
     """Each stage as it ends.
 
-    go_on: a stage that cannot be measured after all says so in place of its figures, and the next
-    one runs; else its error is raised
+    tolerant: a stage that fails is unmeasured, and the next one runs; else its error is raised
     """
-    total = sum(_STAGES[name].weight for name in asked.names)
+    total = sum(STAGES[name].weight for name in selection)
     done = 0
-    for name in asked.names:
-        row = _STAGES[name]
-        step = progress.part(done, row.weight, total, name)
+    for name, request in selection.items():
+        stage = STAGES[name]
+        step = progress.part(done, stage.weight, total, name)
         try:
-            yield name, row.measure(pair, getattr(asked, name), store, step)
+            yield name, stage.measure(pair, request, cache, step)
         except SalientError as error:
-            if not go_on:
+            if not tolerant:
                 raise
             yield name, UnmeasuredStage(name, str(error))
-        done += row.weight
+        done += stage.weight
         for skeleton in pair.skeletons:
             skeleton.forget_outer()
         release_memory()
-    progress(total, total, "done", "")
+    progress(total, total, "done")

@@ -16,11 +16,10 @@ from .model_pair import ModelPair, open_pair
 from .options import EvaluateOptions, ValidateOptions
 from .render import to_report
 from .report import check_folder, write_report
-from .request import evaluation_stages, validation_stages
 from .result import ValidationResult
 from .run_environment import memory_use, model_summary, run_environment
 from .stage import StageResult
-from .stages import StageSelection, check_stages, run_stages
+from .stages import check_stages, run_stages, select_stages
 
 
 def validate_checkpoint(options: ValidateOptions) -> tuple[ValidationResult, Report]:
@@ -28,26 +27,25 @@ def validate_checkpoint(options: ValidateOptions) -> tuple[ValidationResult, Rep
 
     Raises SalientError for invalid options; what fails later is an undecided rule.
     """
-    return _run(options, validation_stages(options), read_policy(str(options.policy)))
+    return _run(options, read_policy(str(options.policy)))
 
 
 def evaluate_checkpoint(options: EvaluateOptions) -> tuple[ValidationResult, Report]:
     """Measure the selected stages. Raises SalientError for what cannot be measured."""
-    return _run(options, evaluation_stages(options), None)
+    return _run(options, None)
 
 
-def _run(
-    options: EvaluateOptions, selection: StageSelection, policy: Policy | None
-) -> tuple[ValidationResult, Report]:
+def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationResult, Report]:
     started, progress = time.monotonic(), options.progress
     if options.report is not None:
         check_folder(Path(options.report))
+    selection = select_stages(options)
     progress(0, 1, "reading both models")
     pair = open_pair(str(options.checkpoint), str(options.reference), options.device)
     check_stages(pair, selection)
-    store = ValidationCache(resume=not options.fresh)
-    store.remove_old()
-    stages = dict(run_stages(pair, selection, store, progress, go_on=policy is not None))
+    cache = ValidationCache(resume=not options.fresh)
+    cache.remove_old()
+    stages = dict(run_stages(pair, selection, cache, progress, tolerant=policy is not None))
     result = ValidationResult(
         checkpoint=pair.checkpoint.name,
         reference=pair.reference.name,
@@ -59,7 +57,7 @@ def _run(
         memory=memory_use(pair),
         **stages,  # pyright: ignore[reportArgumentType]
         verdict=judge_stages(policy, stages) if policy is not None else None,
-        cached_parts=store.reused,
+        cached_parts=cache.reused,
     )
     report = to_report(result)
     if options.report is not None:
