@@ -231,7 +231,7 @@ def test_questions_compute_their_text_once(folder):
 
 def test_an_engine_without_prefix_reuse_answers_fewer_probes(folder):
     engine = opened(folder / "model", context_length=512, slots=1, fuse=False).engine
-    assert not engine.runner.keeps_prefixes
+    assert not engine.runner.reuses_prefixes
     probes = make_probes(lambda text: [3 + len(word) for word in text.split()], [9], [], (512,), 0)
     result = answer_probes(engine, probes)
     answered = [probe for probe, a in zip(probes, result.answers, strict=True) if a is not None]
