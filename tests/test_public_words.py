@@ -74,7 +74,7 @@ def test_one_idea_has_one_spelling(name, field):
     assert field.option.help.endswith((".", "..."))
 
 
-@pytest.mark.parametrize("old", set(RENAMED) - {"--prompt"})
+@pytest.mark.parametrize("old", sorted(RENAMED.keys() - {"--prompt"}))
 def test_an_old_option_is_an_error_that_names_the_new_one(old):
     result = invoke("validate", "x", "--reference", "y", old, "3")
     assert (result.exit_code, result.stdout) == (2, "")
