@@ -1,7 +1,8 @@
-"""Good checkpoints of every writer raise no alarm; other layouts and methods are told apart."""
+"""Good checkpoints of every writer raise no alarm; other layouts and methods are recognized."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,14 +16,17 @@ from helpers.faults import (
     first,
     linears,
     settings,
-    words,
+    text_of,
     write_config,
 )
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import save, tiny_model
 from salient.core.model_files import SINGLE, read_json
 from salient.core.progress import Progress
+from salient.diagnose.checkpoint import check
 from salient.diagnose.checkpoint.check import read_checkpoint
+from salient.diagnose.checkpoint.contents import FINDINGS
+from salient.diagnose.checkpoint.tensor_layout import LAYOUTS
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +42,13 @@ def toy(good, tmp_path):
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "deepseek_v3", "qwen3_next", "qwen2_vl"])
 @pytest.mark.parametrize("format", ["awq", "compressed-tensors"])
-def test_what_the_writers_wrote_raises_no_alarm(tmp_path, kind, format):
+def test_checkpoints_of_each_writer_raise_no_alarm(tmp_path, kind, format):
     reading = read_checkpoint(rounded_toy(tmp_path, kind, format=format))
     assert alarms(reading) == []
     assert (reading.method, reading.group, reading.bits, reading.zeros) == (format, 32, 4, True)
     assert reading.modules > 10
-    told = next(f for f in reading.findings if f.id == "checkpoint-whole")
-    assert f"{reading.modules} linears" in told.title
+    finding = next(f for f in reading.findings if f.id == "checkpoint-whole")
+    assert f"{reading.modules} linears" in finding.title
 
 
 @pytest.mark.parametrize("format", ["awq", "compressed-tensors"])
@@ -69,8 +73,8 @@ def test_choices_of_the_writer_raise_no_alarm(tmp_path, format, kind, how):
 
 
 def as_autoawq(folder, **changes):
-    """AutoAWQ 0.2's own words around the tensors, with what Transformers adds to them."""
-    found = {
+    """AutoAWQ 0.2's own settings, with Transformers' additions."""
+    model_config = {
         "backend": "autoawq",
         "bits": 4,
         "do_fuse": False,
@@ -81,7 +85,7 @@ def as_autoawq(folder, **changes):
         "version": "gemm",
         "zero_point": True,
     }
-    config(quantization_config=found | changes)(folder)
+    config(quantization_config=model_config | changes)(folder)
 
 
 def test_autoawqs_own_settings_raise_no_alarm(toy):
@@ -90,18 +94,18 @@ def test_autoawqs_own_settings_raise_no_alarm(toy):
 
 
 @pytest.mark.parametrize(("sym", "desc_act"), [(True, False), (False, True)])
-def test_words_inherited_from_gptq_are_a_note(toy, sym, desc_act):
+def test_keys_inherited_from_gptq_are_a_note(toy, sym, desc_act):
     as_autoawq(toy, sym=sym, desc_act=desc_act)
     reading = read_checkpoint(toy)
     assert alarms(reading) == []
     assert "config-legacy" in [f.id for f in reading.findings]
 
 
-def test_settings_in_text_config_are_found_and_noted(tmp_path):
+def test_settings_in_text_config_are_read_with_a_note(tmp_path):
     toy = rounded_toy(tmp_path, "qwen2_vl")
-    found = read_json(toy / "config.json")
-    found["text_config"]["quantization_config"] = found.pop("quantization_config")
-    write_config(toy, found)
+    model_config = read_json(toy / "config.json")
+    model_config["text_config"]["quantization_config"] = model_config.pop("quantization_config")
+    write_config(toy, model_config)
     reading = read_checkpoint(toy)
     assert alarms(reading) == []
     assert "config-nested" in [f.id for f in reading.findings]
@@ -113,7 +117,7 @@ def test_a_16_bit_folder_is_not_quantized_and_no_error(tmp_path):
     assert [f.id for f in reading.findings] == ["not-quantized"]
 
 
-def test_the_head_beside_a_tied_embedding_is_a_note(toy):
+def test_a_head_in_addition_to_a_tied_embedding_is_a_note(toy):
     edit(toy, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
     config(tie_word_embeddings=True)(toy)
     reading = read_checkpoint(toy)
@@ -122,11 +126,11 @@ def test_the_head_beside_a_tied_embedding_is_a_note(toy):
 
 
 def test_progress_ends_with_all_bytes_and_never_falls(good):
-    told = []
-    read_checkpoint(good, progress=Progress(lambda *step: told.append(step)))
-    done = [step[0] for step in told]
+    steps = []
+    read_checkpoint(good, progress=Progress(lambda *step: steps.append(step)))
+    done = [step[0] for step in steps]
     assert done == sorted(done)
-    assert told[-1][0] == told[-1][1] > 0
+    assert steps[-1][0] == steps[-1][1] > 0
 
 
 def other_layout(name):
@@ -136,17 +140,17 @@ def other_layout(name):
         for linear in linears(tensors):
             width, out = tensors[f"{linear}.qweight"].shape[0], tensors[f"{linear}.scales"].shape[1]
             groups = width // 32
-            words = max(4, -(-groups // 8))  # GEMV pads zeros of groups of 32 to four words
-            made = {
+            columns = max(4, -(-groups // 8))  # GEMV pads zeros of groups of 32 to four words
+            parts = {
                 "gemv": {
                     "qweight": torch.ones(out, width // 8, dtype=torch.int32),
-                    "qzeros": torch.ones(out, words, dtype=torch.int32),
-                    "scales": torch.ones(out, words * 8, dtype=torch.float16),
+                    "qzeros": torch.ones(out, columns, dtype=torch.int32),
+                    "scales": torch.ones(out, columns * 8, dtype=torch.float16),
                 },
                 "gemv-fast": {
                     "qweight": torch.ones(out // 4, width, dtype=torch.int16),
-                    "qzeros": torch.ones(words * 8, out, dtype=torch.float16),
-                    "scales": torch.ones(words * 8, out, dtype=torch.float16),
+                    "qzeros": torch.ones(columns * 8, out, dtype=torch.float16),
+                    "scales": torch.ones(columns * 8, out, dtype=torch.float16),
                 },
                 "marlin": {
                     "qweight": torch.ones(width // 16, out * 2, dtype=torch.int32),
@@ -161,7 +165,7 @@ def other_layout(name):
             }[name]
             for suffix in ("qweight", "qzeros", "scales"):
                 tensors.pop(f"{linear}.{suffix}")
-            tensors |= {f"{linear}.{suffix}": tensor for suffix, tensor in made.items()}
+            tensors |= {f"{linear}.{suffix}": tensor for suffix, tensor in parts.items()}
 
     return change
 
@@ -169,10 +173,10 @@ def other_layout(name):
 @pytest.mark.parametrize("name", ["gemv", "gemv-fast", "marlin", "gptq"])
 def test_other_layouts_are_named_by_their_shapes(toy, name):
     edit(toy, other_layout(name))
-    told = first(toy)
-    assert told.id == f"layout-{name}"
-    assert f"{SINGLE}: model.layers" in words(told)
-    assert "salient quantize" in words(told)
+    finding = first(toy)
+    assert finding.id == f"layout-{name}"
+    assert f"{SINGLE}: model.layers" in text_of(finding)
+    assert "salient quantize" in text_of(finding)
 
 
 def test_gptqs_own_settings_over_the_same_names_are_not_judged(toy):
@@ -187,26 +191,26 @@ def test_gptqs_own_settings_over_the_same_names_are_not_judged(toy):
 def test_zero_point_false_over_symmetric_weights_is_slow_and_no_error(tmp_path):
     toy = rounded_toy(tmp_path, scheme="w4-g32-sym")
     settings(toy, zero_point=False)
-    told = first(toy)
-    assert (told.id, told.level) == ("zero-point-slow", "slow")
-    assert '+  "zero_point": true' in told.do
+    finding = first(toy)
+    assert (finding.id, finding.level) == ("zero-point-slow", "slow")
+    assert '+  "zero_point": true' in finding.do
 
 
 def test_negative_scales_are_damage_only_where_there_are_zero_points(tmp_path):
     """AutoRound's symmetric schemes have them."""
     toy = rounded_toy(tmp_path, scheme="w4-g32-sym")
     edit(toy, lambda t: t[f"{DOWN}.scales"].neg_())
-    told = first(toy)
-    assert (told.id, told.level) == ("scale-negative-symmetric", "warning")
+    finding = first(toy)
+    assert (finding.id, finding.level) == ("scale-negative-symmetric", "warning")
 
 
 def test_a_bare_parameter_under_an_empty_list_misleads_vllm(tmp_path):
     """Its own list then names the whole mixer: quantization/auto_awq.py, maybe_update_config."""
     toy = rounded_toy(tmp_path, "mamba2")
     settings(toy, modules_to_not_convert=None)
-    told = first(toy)
-    assert told.id == "skip-list-derived"
-    assert f"{SINGLE}: backbone.layers.0.mixer." in words(told)
+    finding = first(toy)
+    assert finding.id == "skip-list-derived"
+    assert f"{SINGLE}: backbone.layers.0.mixer." in text_of(finding)
     settings(toy, modules_to_not_convert=["lm_head"])
     assert alarms(read_checkpoint(toy)) == []
 
@@ -251,3 +255,13 @@ def test_harmless_oddities_are_notes(toy, fault, note):
 def test_zeros_of_8_throughout_are_a_note(tmp_path):
     reading = read_checkpoint(rounded_toy(tmp_path, scheme="w4-g32-sym"))
     assert "zeros-symmetric" in [f.id for f in reading.findings if f.level == "note"]
+
+
+def test_every_row_of_the_table_is_used():
+    folder = Path(check.__file__).parent
+    code = "".join(path.read_text() for path in folder.glob("*.py"))
+    rows = {row for row in FINDINGS if not row.startswith("layout-")}
+    assert not [row for row in rows if f'"{row}"' not in code]
+    assert {f"layout-{name}" for name in (*LAYOUTS, "gemv-fast")} - FINDINGS.keys() == {
+        "layout-gemm"
+    }

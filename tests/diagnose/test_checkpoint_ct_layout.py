@@ -1,9 +1,9 @@
-"""compressed-tensors: every fault is told first; llm-compressor's own folders raise no alarm."""
+"""compressed-tensors: faults are the first finding; llm-compressor's folders raise no alarm."""
 
 import pytest
 import torch
 
-from helpers.faults import DOWN, alarms, copied, edit, first, linears, settings, weights, words
+from helpers.faults import DOWN, alarms, copied, edit, first, linears, settings, text_of, weights
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.model_files import SINGLE, read_json
 from salient.diagnose.checkpoint.check import read_checkpoint
@@ -33,10 +33,10 @@ def gone(suffix):
     return lambda folder: edit(folder, lambda t: t.pop(f"{DOWN}.{suffix}"))
 
 
-def put(suffix, made):
-    """A tensor of DOWN made anew from the old one."""
+def put(suffix, change):
+    """Replaces a tensor of DOWN by a function of it."""
     name = f"{DOWN}.{suffix}"
-    return lambda folder: edit(folder, lambda t: t.update({name: made(t[name])}))
+    return lambda folder: edit(folder, lambda t: t.update({name: change(t[name])}))
 
 
 def nan_scale(scales):
@@ -49,7 +49,7 @@ def zero_scale(scales):
     return scales
 
 
-def said(*drop, **changes):
+def declared(*drop, **changes):
     return lambda folder: settings(folder, *drop, **changes)
 
 
@@ -78,11 +78,11 @@ FAULTS = {
     "order": (of_weights(actorder="group"), "config-actorder", "no longer supported"),
     "group in letters": (of_weights(group_size="32"), "config-type", "weights.group_size"),
     "no bits": (of_weights("num_bits"), "config-type", "weights.num_bits"),
-    "no groups": (said("config_groups"), "config-type", "config_groups"),
+    "no groups": (declared("config_groups"), "config-type", "config_groups"),
     "no targets": (no_targets, "config-type", '["Linear"]'),
-    "no format": (said("format"), "config-format", '+  "format": "pack-quantized"'),
-    "ignored": (said(ignore=["lm_head", DOWN]), "skip-entry-hits", f"names {DOWN}"),
-    "ignored by pattern": (said(ignore=["re:.*down_proj"]), "skip-entry-hits", "2 linears"),
+    "no format": (declared("format"), "config-format", '+  "format": "pack-quantized"'),
+    "ignored": (declared(ignore=["lm_head", DOWN]), "skip-entry-hits", f"names {DOWN}"),
+    "ignored by pattern": (declared(ignore=["re:.*down_proj"]), "skip-entry-hits", "2 linears"),
     "bytes for zeros": (
         put("weight_zero_point", lambda _: torch.zeros(64, 3, dtype=torch.int8)),
         "zeros-unpacked",
@@ -107,21 +107,21 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_of_packed_linears_is_told_first(toy, name):
+def test_a_fault_of_packed_linears_is_the_first_finding(toy, name):
     fault, expected, text = FAULTS[name]
     fault(toy)
-    told = first(toy)
-    assert told.id == expected
-    assert told.level == "error"
-    assert text in words(told)
+    finding = first(toy)
+    assert finding.id == expected
+    assert finding.level == "error"
+    assert text in text_of(finding)
 
 
-def test_settings_that_promise_zero_points_over_none_are_mended_by_one_word(symmetric, tmp_path):
+def test_asymmetric_settings_without_zero_points_are_fixed_by_one_key(symmetric, tmp_path):
     toy = copied(symmetric, tmp_path / "toy")
     weights(toy, symmetric=False)
-    told = first(toy)
-    assert told.id == "zeros-absent"
-    assert '+  "symmetric": true' in told.do
+    finding = first(toy)
+    assert finding.id == "zeros-absent"
+    assert '+  "symmetric": true' in finding.do
     weights(toy, symmetric=True)
     assert alarms(read_checkpoint(toy)) == []
 
@@ -133,16 +133,16 @@ def test_a_16_bit_linear_that_ignore_does_not_name_is_an_error(toy):
         tensors[f"{DOWN}.weight"] = torch.ones(64, 96, dtype=torch.float16)
 
     edit(toy, change)
-    told = first(toy)
-    assert told.id == "linear-16-bit"
-    assert f'+  "ignore": ["lm_head", "{DOWN}"]' in told.do
+    finding = first(toy)
+    assert finding.id == "linear-16-bit"
+    assert f'+  "ignore": ["lm_head", "{DOWN}"]' in finding.do
     settings(toy, ignore=["lm_head", DOWN])
     assert alarms(read_checkpoint(toy)) == []
 
 
 def test_llm_compressors_own_settings_raise_no_alarm(toy):
     """What llm-compressor 0.14 writes beside its tensors, routers and all."""
-    found = {
+    changes = {
         "config_groups": {
             "group_0": {
                 "format": "pack-quantized",
@@ -175,7 +175,7 @@ def test_llm_compressors_own_settings_raise_no_alarm(toy):
         "transform_config": {},
         "version": "0.19.0",
     }
-    settings(toy, **found)
+    settings(toy, **changes)
     assert alarms(read_checkpoint(toy)) == []
 
 
@@ -211,9 +211,9 @@ def test_groups_of_settings_hold_for_the_linears_that_their_targets_name(toy):
     assert alarms(read_checkpoint(toy)) == []
     down["targets"] = ["re:.*up_proj$"]
     settings(toy, config_groups=groups | {"group_1": down})
-    told = read_checkpoint(toy).findings[:2]
-    assert [f.id for f in told] == ["group-size-wrong", "group-size-mixed"]
-    assert "config_groups.group_1.weights" in words(told[0])
+    pair = read_checkpoint(toy).findings[:2]
+    assert [f.id for f in pair] == ["group-size-wrong", "group-size-mixed"]
+    assert "config_groups.group_1.weights" in text_of(pair[0])
 
 
 def test_packs_of_small_floats_are_not_judged_as_integers(toy):

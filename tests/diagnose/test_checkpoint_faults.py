@@ -1,4 +1,4 @@
-"""Every fault of an AWQ checkpoint is told first, with its file and tensor."""
+"""Every fault of an AWQ checkpoint is the first finding, with its file and tensor."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from helpers.faults import (
     linears,
     overwrite,
     settings,
-    words,
+    text_of,
 )
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.model_files import SINGLE
@@ -158,7 +158,7 @@ FAULTS = {
         '+  "quant_method": "awq"',
     ),
     "version": (key(version="gemv"), "config-version", "GEMM"),
-    "old words": (
+    "old spellings": (
         key("bits", "group_size", w_bit=4, q_group_size=32),
         "config-spelling",
         '+  "group_size": 32',
@@ -233,16 +233,16 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_told_first_with_its_file_and_tensor(toy, name):
+def test_a_fault_is_the_first_finding_with_its_file_and_tensor(toy, name):
     fault, expected, text = FAULTS[name]
     fault(toy)
-    told = first(toy)
-    assert told.id == expected
-    assert text in words(told)
-    assert told.level in ("error", "warning")
-    assert told.title
-    assert told.why
-    assert told.do
+    finding = first(toy)
+    assert finding.id == expected
+    assert text in text_of(finding)
+    assert finding.level in ("error", "warning")
+    assert finding.title
+    assert finding.why
+    assert finding.do
 
 
 def test_an_expert_that_lost_a_tensor_is_named(tmp_path):
@@ -252,26 +252,26 @@ def test_an_expert_that_lost_a_tensor_is_named(tmp_path):
     for suffix in ("qweight", "qzeros", "scales"):
         del tensors[f"{expert}.{suffix}"]
     save_file(tensors, toy / SINGLE)
-    told = first(toy)
-    assert told.id == "linear-missing"
-    assert told.title == f"{expert} is missing"
+    finding = first(toy)
+    assert finding.id == "linear-missing"
+    assert finding.title == f"{expert} is missing"
 
 
 def test_dense_layers_that_a_routers_entry_hits_get_entries_by_full_names(tmp_path):
     """Of DeepSeek the first block is dense: its gate_proj has the routers' name in it."""
     toy = rounded_toy(tmp_path, "deepseek_v3", changes=FAMILIES["deepseek_v3"].changes)
     settings(toy, modules_to_not_convert=["mlp.gate"])
-    told = first(toy)
-    assert told.id == "skip-entry-hits"
-    assert '+  "modules_to_not_convert": ["model.layers.1.mlp.gate"]' in told.do
+    finding = first(toy)
+    assert finding.id == "skip-entry-hits"
+    assert '+  "modules_to_not_convert": ["model.layers.1.mlp.gate"]' in finding.do
     settings(toy, modules_to_not_convert=["model.layers.1.mlp.gate"])
     assert alarms(read_checkpoint(toy)) == []
 
 
-def test_damage_by_single_bits_of_a_scale_is_found_where_it_is(toy):
+def test_single_damaged_bits_of_a_scale_are_located(toy):
     overwrite(toy / SINGLE, f"{DOWN}.scales", 2 * (64 + 7), (0x7C01).to_bytes(2, "little"))
-    told = first(toy)
-    assert told.id == "scale-not-finite"
-    assert "[1, 7]" in words(told)
+    finding = first(toy)
+    assert finding.id == "scale-not-finite"
+    assert "[1, 7]" in text_of(finding)
     overwrite(toy / SINGLE, f"{DOWN}.scales", 2 * (64 + 7), NORMAL.to_bytes(2, "little"))
     assert alarms(read_checkpoint(toy)) == []

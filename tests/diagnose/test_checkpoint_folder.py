@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from helpers.faults import alarms, copied, edit, first, rewrite_header, settings, shard, words
+from helpers.faults import alarms, copied, edit, first, rewrite_header, settings, shard, text_of
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import ModelError
 from salient.core.model_files import INDEX, SINGLE, read_json
@@ -43,60 +43,60 @@ def test_shards_with_their_index_raise_no_alarm(shards):
     assert alarms(read_checkpoint(shards)) == []
 
 
-def test_a_missing_shard_is_told_and_its_tensors_are_not_told_again(shards):
+def test_a_missing_shard_is_one_finding_without_its_tensors(shards):
     (shards / TWO).unlink()
-    told = first(shards)
-    assert told.id == "shard-missing"
-    assert f"{TWO} named for" in words(told)
+    finding = first(shards)
+    assert finding.id == "shard-missing"
+    assert f"{TWO} named for" in text_of(finding)
     assert alarms(read_checkpoint(shards)) == ["shard-missing"]
 
 
-def test_a_cut_shard_is_told_as_long_as_another_can_be_read(shards):
+def test_a_cut_shard_is_a_finding_while_another_is_readable(shards):
     data = (shards / TWO).read_bytes()
     (shards / TWO).write_bytes(data[:-100])
     assert alarms(read_checkpoint(shards)) == ["file-damaged"]
-    assert TWO in words(first(shards))
+    assert TWO in text_of(first(shards))
     (shards / TWO).write_bytes(b"")
     assert alarms(read_checkpoint(shards)) == ["file-damaged"]
 
 
-def test_nothing_can_be_said_of_a_folder_whose_files_are_all_cut(shards):
+def test_a_folder_of_cut_files_is_refused(shards):
     for name in (ONE, TWO):
         (shards / name).write_bytes(b"12345")
     with pytest.raises(ModelError, match="truncated or damaged"):
         read_checkpoint(shards)
 
 
-def test_nothing_can_be_said_of_a_folder_without_weights(toy):
+def test_a_folder_without_weights_is_refused(toy):
     (toy / SINGLE).unlink()
     with pytest.raises(ModelError, match=r"has neither model\.safetensors nor"):
         read_checkpoint(toy)
 
 
-def test_an_index_that_names_a_tensor_which_its_shard_lacks_is_told(shards):
+def test_an_index_with_a_tensor_that_its_shard_lacks_is_a_finding(shards):
     name = "model.layers.1.mlp.up_proj.qzeros"
     edit(shards, lambda t: t.pop(name), TWO)
-    told = first(shards)
-    assert told.id == "index-wrong"
-    assert f"{TWO}: {name}" in words(told)
+    finding = first(shards)
+    assert finding.id == "index-wrong"
+    assert f"{TWO}: {name}" in text_of(finding)
 
 
 def test_a_file_outside_the_folder_is_not_opened(shards):
     index = read_json(shards / INDEX)
     index["weight_map"]["model.norm.weight"] = "../secret.safetensors"
     (shards / INDEX).write_text(json.dumps(index))
-    assert "model.norm.weight its file is not in this folder" in words(first(shards))
+    assert "model.norm.weight its file is not in this folder" in text_of(first(shards))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"weight_map": 3}', '{"weight_map": {}}'])
-def test_an_index_that_cannot_be_read_is_told_and_the_files_are_read(shards, text):
+def test_an_unreadable_index_is_a_finding_and_the_files_are_read(shards, text):
     (shards / INDEX).write_text(text)
     reading = read_checkpoint(shards)
     assert reading.findings[0].id == "index-damaged"
     assert reading.modules == 14
 
 
-def test_shards_without_an_index_are_read_and_told(shards):
+def test_shards_without_an_index_are_read_with_a_finding(shards):
     (shards / INDEX).unlink()
     assert alarms(read_checkpoint(shards)) == ["index-missing"]
 
@@ -110,12 +110,12 @@ def test_a_wrong_total_and_unnamed_tensors_are_notes(shards):
     assert {"index-total-size", "index-leftover"} <= set(ids(shards))
 
 
-def test_a_tensor_in_two_shards_is_told(shards):
+def test_a_tensor_in_two_shards_is_a_finding(shards):
     extra = load_file(shards / ONE)["model.norm.weight"]
     edit(shards, lambda t: t.update({"model.norm.weight": extra}), TWO)
-    told = first(shards)
-    assert told.id == "tensor-twice"
-    assert f"{TWO}: model.norm.weight {ONE} has it too" in words(told)
+    finding = first(shards)
+    assert finding.id == "tensor-twice"
+    assert f"{TWO}: model.norm.weight {ONE} has it too" in text_of(finding)
 
 
 @pytest.mark.parametrize(
@@ -126,43 +126,43 @@ def test_a_tensor_in_two_shards_is_told(shards):
         (SINGLE, "Transformers reads model.safetensors"),
     ],
 )
-def test_a_stray_beside_an_index_is_told(shards, name, text):
+def test_an_unexpected_file_next_to_an_index_is_a_finding(shards, name, text):
     save_file(load_file(shards / ONE), shards / name)
-    told = first(shards)
-    assert told.id == "file-stray"
-    assert name in words(told)
-    assert text in told.why
+    finding = first(shards)
+    assert finding.id == "file-stray"
+    assert name in text_of(finding)
+    assert text in finding.why
 
 
 def test_a_stray_without_an_index_is_read_by_vllm(toy):
     save_file(load_file(toy / SINGLE), toy / "old.safetensors")
-    told = first(toy)
-    assert told.id == "file-stray"
-    assert "vLLM reads every *.safetensors" in told.why
+    finding = first(toy)
+    assert finding.id == "file-stray"
+    assert "vLLM reads every *.safetensors" in finding.why
 
 
-def test_bytes_after_the_last_tensor_are_refused_by_safetensors_and_told(toy):
+def test_bytes_after_the_last_tensor_are_a_finding_and_refused_by_safetensors(toy):
     with (toy / SINGLE).open("ab") as file:
         file.write(b"1234")
     with pytest.raises(Exception, match="deserializing header"):
         load_file(toy / SINGLE)
-    told = first(toy)
-    assert told.id == "file-layout"
-    assert SINGLE in words(told)
+    finding = first(toy)
+    assert finding.id == "file-layout"
+    assert SINGLE in text_of(finding)
 
 
-def test_a_gap_between_tensors_is_told(toy):
+def test_a_gap_between_tensors_is_a_finding(toy):
     rewrite_header(toy / SINGLE, lambda header: header.pop("model.layers.0.mlp.up_proj.scales"))
     with pytest.raises(Exception, match="deserializing header"):
         load_file(toy / SINGLE)
     assert first(toy).id == "file-layout"
 
 
-def test_a_file_of_no_length_is_told(toy):
+def test_an_empty_file_is_a_finding(toy):
     (toy / "tokenizer_config.json").write_bytes(b"")
-    told = first(toy)
-    assert told.id == "file-empty"
-    assert "tokenizer_config.json" in words(told)
+    finding = first(toy)
+    assert finding.id == "file-empty"
+    assert "tokenizer_config.json" in text_of(finding)
 
 
 def test_a_missing_tokenizer_is_a_warning_and_a_pickle_a_note(toy):
@@ -182,9 +182,9 @@ def test_a_missing_tokenizer_is_a_warning_and_a_pickle_a_note(toy):
 )
 def test_evidence_of_another_checkpoint_is_an_error(toy, run, text):
     (toy / "salient.json").write_text(json.dumps({"run": run}))
-    told = first(toy)
-    assert told.id == "evidence-contradicts"
-    assert text in words(told)
+    finding = first(toy)
+    assert finding.id == "evidence-contradicts"
+    assert text in text_of(finding)
 
 
 def test_evidence_that_agrees_is_good_and_its_absence_a_note(toy):
@@ -192,9 +192,9 @@ def test_evidence_that_agrees_is_good_and_its_absence_a_note(toy):
     run = {"scheme": "w4-g32", "format": "awq"}
     evidence = {"run": run, "heldout": {"awq": {"kl": 0.0123}}}
     (toy / "salient.json").write_text(json.dumps(evidence))
-    told = next(f for f in read_checkpoint(toy).findings if f.id == "evidence-there")
-    assert told.level == "good"
-    assert "0.0123 nats" in words(told)
+    finding = next(f for f in read_checkpoint(toy).findings if f.id == "evidence-there")
+    assert finding.level == "good"
+    assert "0.0123 nats" in text_of(finding)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"run": 3}'])
@@ -203,12 +203,12 @@ def test_evidence_that_cannot_be_read_is_a_warning(toy, text):
     assert "evidence-unreadable" in alarms(read_checkpoint(toy))
 
 
-def test_zeros_at_the_end_of_a_shard_are_told_once_and_not_as_bad_scales(shards):
+def test_zeros_at_the_end_of_a_shard_are_one_finding_and_not_bad_scales(shards):
     data = bytearray((shards / TWO).read_bytes())
     data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
     (shards / TWO).write_bytes(data)
     assert alarms(read_checkpoint(shards)) == ["file-zeros"]
-    assert f"{TWO}: model.layers.1" in words(first(shards))
+    assert f"{TWO}: model.layers.1" in text_of(first(shards))
 
 
 def test_a_zero_matrix_of_zero_scales_inside_a_file_is_no_cut_file(toy):

@@ -5,7 +5,7 @@ import random
 import pytest
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from helpers.faults import alarms, first, settings, words
+from helpers.faults import alarms, first, settings, text_of
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.model_files import SINGLE
 from salient.diagnose.checkpoint.check import read_checkpoint
@@ -32,7 +32,7 @@ EXPERT = "model.layers.0.mlp.experts.3.gate_proj"
         ("layers.0.", GATE, True),
     ],
 )
-def test_an_awq_entry_is_a_piece_of_the_name_that_vllm_asks_by(entry, module, skipped):
+def test_an_awq_entry_is_a_piece_of_the_name_that_vllm_looks_up(entry, module, skipped):
     assert by_vllm(module, entry, "awq") is skipped
 
 
@@ -59,14 +59,14 @@ def test_an_awq_entry_is_matched_as_transformers_does():
         "[01]",
         "a|b",
     )
-    seen = set()
+    outcomes = set()
     for _ in range(2000):
         module = ".".join(rng.choices(parts[:8], k=rng.randint(1, 5)))
         entry = ".".join(rng.choices(parts, k=rng.randint(1, 3)))
         skipped = not should_convert_module(module, [entry])
         assert by_transformers(module, entry, "awq") is skipped, (module, entry)
-        seen.add(skipped)
-    assert seen == {True, False}
+        outcomes.add(skipped)
+    assert outcomes == {True, False}
 
 
 def test_an_entry_that_is_no_pattern_only_ends_names():
@@ -82,23 +82,23 @@ def mixture(tmp_path_factory):
 
 def test_a_short_entry_that_names_only_routers_raises_no_alarm_where_none_is_hit(mixture):
     settings(mixture, modules_to_not_convert=["mlp.gate"])
-    told = read_checkpoint(mixture).findings
-    assert [f.id for f in told if f.level == "error"] == []
+    findings = read_checkpoint(mixture).findings
+    assert [f.id for f in findings if f.level == "error"] == []
 
 
 def test_an_entry_within_experts_names_misleads_older_readers_only(mixture):
     settings(mixture, modules_to_not_convert=["gate"])
-    told = first(mixture)
-    assert (told.id, told.level) == ("skip-entry-hits-experts", "warning")
-    assert "vLLM looks all experts up by one name" in told.why
+    finding = first(mixture)
+    assert (finding.id, finding.level) == ("skip-entry-hits-experts", "warning")
+    assert "vLLM looks all experts up by one name" in finding.why
 
 
 def test_routers_without_an_entry_get_one_that_fits(mixture):
     settings(mixture, modules_to_not_convert=["lm_head"])
-    told = first(mixture)
-    assert (told.id, told.level) == ("skip-entry-missing", "warning")
-    assert f"{SINGLE}: model.layers.0.mlp.gate.weight" in words(told)
-    line = next(step for step in told.do if step.startswith("+"))
+    finding = first(mixture)
+    assert (finding.id, finding.level) == ("skip-entry-missing", "warning")
+    assert f"{SINGLE}: model.layers.0.mlp.gate.weight" in text_of(finding)
+    line = next(step for step in finding.do if step.startswith("+"))
     assert "mlp.gate" in line
     assert '"gate"' not in line  # a piece of gate_proj
 

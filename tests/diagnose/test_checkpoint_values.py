@@ -32,7 +32,7 @@ def by_numpy(values, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
-def test_every_16_bit_float_is_judged_as_numpy_judges_it(dtype):
+def test_every_16_bit_float_is_judged_as_by_numpy(dtype):
     bits = np.arange(2**16, dtype=np.uint16)
     summary = ScaleSummary(dtype)
     summary.add(bits.tobytes(), 0)
@@ -77,7 +77,7 @@ def test_plain_scales_have_their_largest_and_their_median(dtype):
 
 
 @pytest.mark.parametrize(("zeros", "least", "most"), [(0, 0, 0), (0.5, 0.4, 0.6), (1, 1, 1)])
-def test_the_zeros_at_a_tensors_end_are_measured_by_samples(tmp_path, zeros, least, most):
+def test_zeros_at_the_end_of_a_tensor_are_measured_by_samples(tmp_path, zeros, least, most):
     size = 64 * WINDOW
     data = np.full(size, 7, np.uint8)
     data[size - int(size * zeros) :] = 0

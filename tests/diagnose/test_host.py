@@ -1,4 +1,4 @@
-"""A machine as engines find it: what tools print is read, and what is wrong is told."""
+"""The host as engines see it: the output of tools, and findings."""
 
 import json
 import random
@@ -60,9 +60,9 @@ def machine_with(answers: dict[str, str | Exception]):
     """A `run` that answers a command by its beginning; other tools are absent."""
 
     def run(command: list[str]) -> str:
-        words = " ".join(command)
+        text = " ".join(command)
         for start in sorted(answers, key=len, reverse=True):
-            if words.startswith(start):
+            if text.startswith(start):
                 answer = answers[start]
                 if isinstance(answer, Exception):
                     raise answer
@@ -72,8 +72,8 @@ def machine_with(answers: dict[str, str | Exception]):
     return run
 
 
-def failed(words: str, code: int = 9) -> subprocess.CalledProcessError:
-    return subprocess.CalledProcessError(code, ["nvidia-smi"], output=words)
+def failed(text: str, code: int = 9) -> subprocess.CalledProcessError:
+    return subprocess.CalledProcessError(code, ["nvidia-smi"], output=text)
 
 
 def test_nvidia_smis_lines_become_cards():
@@ -86,7 +86,7 @@ def test_nvidia_smis_lines_become_cards():
     assert troubles == ()
 
 
-def test_what_nvidia_smi_does_not_know_is_zero():
+def test_values_that_nvidia_smi_lacks_are_zero():
     cards, cuda, _ = read_cards(machine_with({QUERY: SPARK, "nvidia-smi": failed("no")}))
     assert cards == (GpuInfo("NVIDIA GB10", "nvidia", 0, 0, 121),)
     assert cuda == ""
@@ -202,7 +202,7 @@ def test_rocm_smis_json_becomes_cards(answers, gfx, mib):
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "expected"),
     [
         (failed(DEAD), "driver-dead"),
         (failed(MISMATCH, 18), "driver-mismatch"),
@@ -214,13 +214,13 @@ def test_rocm_smis_json_becomes_cards(answers, gfx, mib):
         (PermissionError(13, "Permission denied"), "gpu-tool-failed"),
     ],
 )  # fmt: skip
-def test_a_tool_that_fails_or_hangs_is_told_and_never_a_crash(answer, told):
+def test_a_tool_that_fails_or_hangs_is_a_finding(answer, expected):
     environment = read_environment(run=machine_with({"nvidia-smi": answer}))
     assert environment.cards == ()
-    found = {finding.id: finding for finding in judge_environment(environment)}
-    assert told in found
-    assert found[told].evidence[0].text.startswith("nvidia-smi: ")
-    assert "no-gpu" not in found
+    findings = {finding.id: finding for finding in judge_environment(environment)}
+    assert expected in findings
+    assert findings[expected].evidence[0].text.startswith("nvidia-smi: ")
+    assert "no-gpu" not in findings
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -254,7 +254,7 @@ def test_a_program_that_hangs_is_ended(monkeypatch):
     assert time.monotonic() - began < 5
 
 
-def test_a_program_gives_what_it_prints_or_how_it_failed():
+def test_a_program_returns_its_output_or_raises_its_failure():
     assert run_program(["echo", "yes"]) == "yes\n"
     with pytest.raises(subprocess.CalledProcessError) as refused:
         run_program(["sh", "-c", "echo why >&2; exit 3"])
@@ -286,7 +286,7 @@ def test_memory_and_limits_are_those_of_the_system(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "max\n", "9223372036854771712\n", "\0"])
-def test_a_machine_that_tells_nothing_is_read_all_the_same(text, monkeypatch, tmp_path):
+def test_a_machine_without_readable_files_is_read(text, monkeypatch, tmp_path):
     (tmp_path / "file").write_text(text)
     monkeypatch.setattr(probe, "CPU_FILE", str(tmp_path / "file"))
     monkeypatch.setattr(probe, "SHARED_FOLDER", str(tmp_path / "missing"))
@@ -298,13 +298,13 @@ def test_a_machine_that_tells_nothing_is_read_all_the_same(text, monkeypatch, tm
     assert judge_environment(environment)
 
 
-def test_packages_are_read_off_their_metadata_and_not_imported(tmp_path):
-    made = {
+def test_packages_are_read_from_metadata_and_not_imported(tmp_path):
+    metadata = {
         "torch-2.13.0.dist-info": "Name: torch\nVersion: 2.13.0\n",
         "vllm-0.32.0.dist-info": "Name: vllm\nVersion: 0.32.0\nRequires-Dist: torch==2.13.0\n"
         "Requires-Dist: numpy\nRequires-Dist: ray>=3; extra == 'ray'\n",
     }
-    for name, text in made.items():
+    for name, text in metadata.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "METADATA").write_text("Metadata-Version: 2.1\n" + text)
     (tmp_path / "vllm.py").write_text("raise SystemExit('imported')\n")
@@ -341,13 +341,13 @@ FIT = {"torch": "2.13.0+cu130", "vllm": "0.32.0", "transformers": "5.19.0",
         (FIT, (("vllm", "torch ="), ("vllm", "\0"), ("vllm", "torch; os == 'x'")), []),
     ],
 )  # fmt: skip
-def test_a_pin_that_another_installation_broke_is_told(packages, needs, broken):
-    found = judge_environment(Environment(packages=packages, needs=needs))
-    told = [finding.title for finding in found if finding.id == "requirement-broken"]
-    assert [title.removesuffix(" is installed") for title in told] == broken
+def test_a_broken_requirement_is_a_finding(packages, needs, broken):
+    findings = judge_environment(Environment(packages=packages, needs=needs))
+    titles = [finding.title for finding in findings if finding.id == "requirement-broken"]
+    assert [title.removesuffix(" is installed") for title in titles] == broken
 
 
-# an environment, and what is told of it
+# an environment, and an expected finding
 RTX = GpuInfo("RTX 4090", "nvidia", 24564, 10, 89, width=16)
 MI = GpuInfo("MI300X", "amd", 196608, 100, gfx="gfx942")
 HEALTHY = Environment(
@@ -410,27 +410,27 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("environment", "told"), CASES)
-def test_what_is_wrong_with_a_machine_is_told(environment, told):
-    found = judge_environment(environment)
-    assert told in [finding.id for finding in found]
-    levels = [LEVELS.index(finding.level) for finding in found]
+@pytest.mark.parametrize(("environment", "expected"), CASES)
+def test_a_fault_of_a_machine_is_a_finding(environment, expected):
+    findings = judge_environment(environment)
+    assert expected in [finding.id for finding in findings]
+    levels = [LEVELS.index(finding.level) for finding in findings]
     assert levels == sorted(levels)
 
 
-def test_every_row_about_a_machine_has_a_case():
+def test_every_rule_about_a_machine_has_a_case():
     assert {rule.id for rule in RULES} <= {finding for _, finding in CASES}
     assert CONDITIONS.keys() == {rule.id for rule in RULES}
 
 
 def test_a_healthy_machine_yields_nothing_above_a_note():
-    found = judge_environment(HEALTHY)
-    assert not [f for f in found if LEVELS.index(f.level) < LEVELS.index("note")]
-    assert {"gpus-ready", "requirements-kept"} <= {f.id for f in found}
+    findings = judge_environment(HEALTHY)
+    assert not [f for f in findings if LEVELS.index(f.level) < LEVELS.index("note")]
+    assert {"gpus-ready", "requirements-kept"} <= {f.id for f in findings}
 
 
 @pytest.mark.parametrize(
-    ("environment", "untold"),
+    ("environment", "absent"),
     [
         (replace(HEALTHY, cuda="13.2"), "driver-too-old"),
         (replace(HEALTHY, cuda="12.4", packages={"torch": "2.9.0+cu128"}), "driver-too-old"),
@@ -441,19 +441,19 @@ def test_a_healthy_machine_yields_nothing_above_a_note():
         (replace(HEALTHY, variables={"CUDA_VISIBLE_DEVICES": "GPU-8932f937"}), "gpu-beyond"),
     ],
 )  # fmt: skip
-def test_what_is_right_is_not_told_as_wrong(environment, untold):
-    assert untold not in [finding.id for finding in judge_environment(environment)]
+def test_a_good_machine_has_no_such_finding(environment, absent):
+    assert absent not in [finding.id for finding in judge_environment(environment)]
 
 
 def test_variables_are_chosen_and_secrets_hidden():
-    held = {
+    environment = {
         "VLLM_API_KEY": "abc123", "HF_TOKEN": "hf_abc123", "HF_HOME": "/cache", "PATH": "/bin",
         "HF_ENDPOINT": "https://u:abc123@hub", "NCCL_DEBUG": "INFO", "AWS_SECRET_ACCESS_KEY": "x",
         "LD_PRELOAD": "libgomp.so", "HUGGING_FACE_HUB_TOKEN": "", "OMP_NUM_THREADS": "4",
     }  # fmt: skip
-    found = relevant(held)
-    assert "abc123" not in str(found)
-    assert found == {
+    findings = relevant(environment)
+    assert "abc123" not in str(findings)
+    assert findings == {
         "VLLM_API_KEY": "(set)", "HF_TOKEN": "(set)", "HF_HOME": "/cache", "NCCL_DEBUG": "INFO",
         "HF_ENDPOINT": "https://(hidden)@hub", "LD_PRELOAD": "libgomp.so",
         "HUGGING_FACE_HUB_TOKEN": "(unset)", "OMP_NUM_THREADS": "4",
@@ -466,7 +466,7 @@ def test_no_name_of_a_secret_shows_its_value(name):
     assert shown(name, "abc") == "(set)"
 
 
-def test_a_secret_of_this_process_is_not_in_what_is_read(monkeypatch):
+def test_a_secret_of_this_process_is_not_read(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_abc123")
     monkeypatch.setenv("VLLM_HTTP_KEY", "hf_abc123")
     environment = read_environment(run=machine_with({}), site=Path("/nowhere"))

@@ -1,4 +1,4 @@
-"""What serving settings mean: each rule holds where it should, and its mend mends."""
+"""Rules about serving settings: each applies where it should, and its steps fix the finding."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from salient.diagnose.finding import BAD, LEVELS, Finding
 from salient.diagnose.serving.read_settings import read_settings
 from salient.diagnose.serving.rule_context import RuleContext
 from salient.diagnose.serving.server_conditions import cache_bytes
-from salient.diagnose.serving.serving_rules import RULES, judge_settings
+from salient.diagnose.serving.serving_rules import CONDITIONS, RULES, judge_settings
 from salient.diagnose.serving.settings import ServingSettings
 from salient.plan.gpus import Gpu
 
@@ -44,7 +44,7 @@ def read(folder: Path, text: str, name: str = "serve.yaml") -> ServingSettings:
     return read_settings(folder / name)
 
 
-# YAML, what is known besides, and the finding that is told first
+# YAML, other known facts, and the first finding
 CASES = [
     (M + "quantization: awq\n", {}, "awq-forced-slow"),
     (M + "quantization: awq\n", {"version": (0, 9)}, "awq-forced-slow"),
@@ -151,34 +151,35 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize(("text", "known", "told"), CASES)
-def test_a_setting_that_matters_is_told_first(text, known, told, tmp_path):
-    found = judge_settings(read(tmp_path, text), **known)
-    assert found[0].id == told
+@pytest.mark.parametrize(("text", "known", "expected"), CASES)
+def test_the_rule_about_a_setting_is_the_first_finding(text, known, expected, tmp_path):
+    findings = judge_settings(read(tmp_path, text), **known)
+    assert findings[0].id == expected
 
 
-@pytest.mark.parametrize(("variable", "known", "told"), VARIABLES)
-def test_a_variable_that_matters_is_told_first(variable, known, told, tmp_path):
+@pytest.mark.parametrize(("variable", "known", "expected"), VARIABLES)
+def test_the_rule_about_a_variable_is_the_first_finding(variable, known, expected, tmp_path):
     text = f"{variable} vllm serve Qwen/Qwen2.5-7B-Instruct-AWQ --host 127.0.0.1"
-    found = judge_settings(read(tmp_path, text, "serve.sh"), **known)
-    assert found[0].id == told
+    findings = judge_settings(read(tmp_path, text, "serve.sh"), **known)
+    assert findings[0].id == expected
 
 
-@pytest.mark.parametrize(("text", "told"), GOOD)
-def test_what_is_right_is_told_too(text, told, tmp_path):
-    found = judge_settings(read(tmp_path, text))
-    assert told in [finding.id for finding in found if finding.level == "good"]
+@pytest.mark.parametrize(("text", "expected"), GOOD)
+def test_good_settings_are_findings_too(text, expected, tmp_path):
+    findings = judge_settings(read(tmp_path, text))
+    assert expected in [finding.id for finding in findings if finding.level == "good"]
 
 
 def test_a_number_that_is_none_is_out_of_range(tmp_path):
-    found = judge_settings(read(tmp_path, M + "gpu-memory-utilization: .nan\n"))
-    assert found[0].id == "memory-out-of-range"
+    findings = judge_settings(read(tmp_path, M + "gpu-memory-utilization: .nan\n"))
+    assert findings[0].id == "memory-out-of-range"
 
 
 def test_every_rule_has_a_case():
-    told = {case[-1] for case in CASES + VARIABLES + GOOD}
-    assert {rule.id for rule in RULES} <= told
+    expected = {case[-1] for case in CASES + VARIABLES + GOOD}
+    assert {rule.id for rule in RULES} <= expected
     assert len({rule.id for rule in RULES}) >= 25
+    assert len(RULES) == len(CONDITIONS)
 
 
 @pytest.mark.parametrize(
@@ -199,11 +200,11 @@ def test_every_rule_has_a_case():
     ],
 )  # fmt: skip
 def test_a_clean_command_yields_nothing_above_a_note(command, known, tmp_path):
-    found = judge_settings(read(tmp_path, command, "serve.sh"), **known)
-    assert not [f for f in found if LEVELS.index(f.level) < LEVELS.index("note")]
+    findings = judge_settings(read(tmp_path, command, "serve.sh"), **known)
+    assert not [f for f in findings if LEVELS.index(f.level) < LEVELS.index("note")]
 
 
-def mended(text: str, finding: Finding) -> str:
+def fixed(text: str, finding: Finding) -> str:
     """The YAML after the finding's diff: lines that begin with - go, those with + come."""
     lines = text.splitlines()
     for step in finding.do:
@@ -222,15 +223,15 @@ WITH_DIFF -= {"context-no-room", "context-long"}
 
 
 @pytest.mark.parametrize(
-    ("text", "known", "told"), [case for case in CASES if case[-1] in WITH_DIFF]
+    ("text", "known", "expected"), [case for case in CASES if case[-1] in WITH_DIFF]
 )
-def test_what_a_finding_says_to_do_makes_it_go_away(text, known, told, tmp_path):
-    found = [f for f in judge_settings(read(tmp_path, text), **known) if f.id == told]
-    after = mended(text, found[0])
+def test_the_steps_of_a_finding_fix_it(text, known, expected, tmp_path):
+    findings = [f for f in judge_settings(read(tmp_path, text), **known) if f.id == expected]
+    after = fixed(text, findings[0])
     assert after != text
-    if told == "base-model-named":
+    if expected == "base-model-named":
         known = {}  # another model has another config
-    assert told not in [f.id for f in judge_settings(read(tmp_path, after), **known)]
+    assert expected not in [f.id for f in judge_settings(read(tmp_path, after), **known)]
 
 
 @pytest.mark.parametrize(
@@ -263,11 +264,11 @@ def test_a_diff_is_spelled_as_the_file_is(name, text, steps, tmp_path):
     ],
 )
 def test_a_forced_method_is_slow_only_where_releases_obey_it(version, level, certainty, tmp_path):
-    found = judge_settings(read(tmp_path, M + "quantization: awq\n"), version=version)
-    assert (found[0].level, found[0].certainty) == (level, certainty)
+    findings = judge_settings(read(tmp_path, M + "quantization: awq\n"), version=version)
+    assert (findings[0].level, findings[0].certainty) == (level, certainty)
 
 
-def test_the_release_of_an_image_is_taken_unless_another_is_told(tmp_path):
+def test_the_release_of_an_image_counts_unless_another_is_passed(tmp_path):
     text = "docker run vllm/vllm-openai:v0.9.2 --model m-awq --quantization awq"
     settings = read(tmp_path, text, "serve.sh")
     assert judge_settings(settings)[0].certainty == "certain"
@@ -276,25 +277,25 @@ def test_the_release_of_an_image_is_taken_unless_another_is_told(tmp_path):
 
 def test_a_base_model_and_its_forced_kernel_are_one_cause(tmp_path):
     text = "model: mistralai/Mistral-7B-Instruct-v0.3\nquantization: awq\n"
-    found = judge_settings(read(tmp_path, text), version=(0, 9))
-    assert [f.id for f in found if f.level in BAD] == ["base-model-named"]
-    assert found[0].do[:2] == (
+    findings = judge_settings(read(tmp_path, text), version=(0, 9))
+    assert [f.id for f in findings if f.level in BAD] == ["base-model-named"]
+    assert findings[0].do[:2] == (
         "- model: mistralai/Mistral-7B-Instruct-v0.3",
         "+ model: mistralai/Mistral-7B-Instruct-v0.3-AWQ",
     )
-    assert any("salient quantize mistralai/Mistral-7B-Instruct-v0.3" in s for s in found[0].do)
+    assert any("salient quantize mistralai/Mistral-7B-Instruct-v0.3" in s for s in findings[0].do)
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "gguf", "gptq_bitblas", "fp8", "awq"])
 def test_a_method_of_some_release_is_no_misspelling(method, tmp_path):
-    found = judge_settings(read(tmp_path, f"model: m-awq\nquantization: {method}\n"))
-    assert "quantization-unknown" not in [f.id for f in found]
+    findings = judge_settings(read(tmp_path, f"model: m-awq\nquantization: {method}\n"))
+    assert "quantization-unknown" not in [f.id for f in findings]
 
 
 @pytest.mark.parametrize("name", ["TheBloke/X-AWQ", "x-int4", "x-4bit", "x.w4a16", "x-GPTQ-Int4"])
 def test_a_name_that_says_quantized_is_no_base_model(name, tmp_path):
-    found = judge_settings(read(tmp_path, f"model: {name}\nquantization: awq\n"))
-    assert "base-model-named" not in [f.id for f in found]
+    findings = judge_settings(read(tmp_path, f"model: {name}\nquantization: awq\n"))
+    assert "base-model-named" not in [f.id for f in findings]
 
 
 def test_a_cache_is_counted_as_published(tmp_path):
@@ -311,8 +312,8 @@ def test_a_cache_is_counted_as_published(tmp_path):
 def test_a_cut_group_says_which_layer_and_which_sizes_fit(tmp_path):
     # vLLM issue 21695: 29568 inputs are 231 groups of 128, which no even number of GPUs divides
     text = M + "tensor-parallel-size: 2\n"
-    found = judge_settings(read(tmp_path, text), config=QWEN_VL_72B)[0]
-    assert "29568 / 2 inputs of down_proj with groups of 128; what fits: 1" in found.title
+    finding = judge_settings(read(tmp_path, text), config=QWEN_VL_72B)[0]
+    assert "29568 / 2 inputs of down_proj with groups of 128; what fits: 1" in finding.title
     smaller = {**QWEN_VL_72B, "quantization_config": {**AWQ, "group_size": 64}}
     assert "groups-cut" not in [f.id for f in judge_settings(read(tmp_path, text), config=smaller)]
 
@@ -326,23 +327,23 @@ def test_groups_are_read_off_compressed_tensors_too(tmp_path):
             "config_groups": {"group_0": {"weights": weights}},
         },
     }
-    found = judge_settings(read(tmp_path, M + "tensor-parallel-size: 4\n"), config=config)
-    assert found[0].id == "groups-cut"
+    findings = judge_settings(read(tmp_path, M + "tensor-parallel-size: 4\n"), config=config)
+    assert findings[0].id == "groups-cut"
 
 
 @pytest.mark.parametrize(("gib", "factor"), [(RTX4090, "32x"), (A100, "64x"), (None, "10 to")])
 def test_offloaded_weights_are_slower_by_the_ratio_of_the_buses(gib, factor, tmp_path):
-    found = judge_settings(read(tmp_path, M + "cpu-offload-gb: 4\n"), gpu=gib)
-    assert factor in found[0].why
+    findings = judge_settings(read(tmp_path, M + "cpu-offload-gb: 4\n"), gpu=gib)
+    assert factor in findings[0].why
 
 
-def test_an_unknown_argument_says_the_nearest_and_keeps_the_value(tmp_path):
-    found = judge_settings(read(tmp_path, M + "gpu-memory-utilisation: 0.9\n"))[0]
-    assert found.do == ("- gpu-memory-utilisation: 0.9", "+ gpu-memory-utilization: 0.9")
-    assert "it has gpu_memory_utilization" in found.title
+def test_an_unknown_argument_is_replaced_by_the_nearest_with_its_value(tmp_path):
+    finding = judge_settings(read(tmp_path, M + "gpu-memory-utilisation: 0.9\n"))[0]
+    assert finding.do == ("- gpu-memory-utilisation: 0.9", "+ gpu-memory-utilization: 0.9")
+    assert "it has gpu_memory_utilization" in finding.title
 
 
 def test_sglang_is_not_judged_by_vllms_arguments(tmp_path):
     text = "python -m sglang.launch_server --model-path m-AWQ --attention-backend fa3 --chunked 1"
-    found = judge_settings(read(tmp_path, text, "serve.sh"))
-    assert not [f for f in found if f.id in ("unknown-argument", "wrong-type")]
+    findings = judge_settings(read(tmp_path, text, "serve.sh"))
+    assert not [f for f in findings if f.id in ("unknown-argument", "wrong-type")]

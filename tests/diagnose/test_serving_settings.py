@@ -156,7 +156,7 @@ def test_the_same_settings_read_the_same_in_every_form(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_setting_stands_on_the_line_that_is_told(name, tmp_path):
+def test_the_line_of_a_setting_is_the_line_in_the_file(name, tmp_path):
     settings = read(tmp_path, name, FORMS[name])
     lines = FORMS[name].splitlines()
     for key in ("tensor_parallel_size", "max_model_len"):
@@ -190,7 +190,7 @@ def test_every_argument_has_one_kind_and_every_short_form_a_known_argument():
         ("--nonsense", "nonsense"),
     ],
 )
-def test_a_word_names_the_argument_that_vllm_takes_it_for(written, name):
+def test_spellings_of_arguments_resolve_as_in_vllm(written, name):
     assert full_name(written) == name
 
 
@@ -211,7 +211,7 @@ def test_a_word_names_the_argument_that_vllm_takes_it_for(written, name):
         ("dtype", "half", "half"),
     ],
 )
-def test_a_text_becomes_the_value_that_vllm_makes_of_it(name, text, value):
+def test_texts_are_parsed_as_in_vllm(name, text, value):
     assert value_of(name, text) == value
 
 
@@ -269,7 +269,7 @@ def test_a_misspelled_name_finds_its_neighbour():
         ("a.py", 'os.environ.setdefault("VLLM_A", str(n))\nLLM("m")\n', {"VLLM_A": UNKNOWN}),
     ],
 )  # fmt: skip
-def test_variables_that_reach_the_server_are_kept(name, text, variables, tmp_path):
+def test_variables_that_reach_the_server_are_read(name, text, variables, tmp_path):
     settings = read(tmp_path, name, text)
     assert settings.environment == variables
     assert settings.values["model"] == "m"
@@ -290,7 +290,7 @@ def test_variables_that_reach_the_server_are_kept(name, text, variables, tmp_pat
         ("a.py", "LLM(sys.argv[1], dtype='half')", "model"),
     ],
 )  # fmt: skip
-def test_what_only_running_could_tell_is_unknown_and_judged_by_no_rule(name, text, key, tmp_path):
+def test_values_known_only_at_run_time_are_unknown_and_judged_by_no_rule(name, text, key, tmp_path):
     settings = read(tmp_path, name, text)
     assert settings.values[key] == UNKNOWN
     assert not [f for f in judge_settings(settings) if any(key in e.text for e in f.evidence)]
@@ -309,7 +309,7 @@ def test_what_only_running_could_tell_is_unknown_and_judged_by_no_rule(name, tex
         ("(cd /x && vllm serve a/b) | tee log", "a/b"),
     ],
 )
-def test_the_model_is_found_in_a_command(text, model, tmp_path):
+def test_the_model_of_a_command_is_read(text, model, tmp_path):
     settings = read(tmp_path, "a.sh", text)
     assert settings.values["model"] == model
     assert set(settings.values) <= {"model", "dtype"}
@@ -326,7 +326,7 @@ def test_another_packages_llm_is_no_engine(tmp_path):
     assert read(tmp_path, "a.py", text).values == {"model": "m"}
 
 
-def test_sglangs_words_become_vllms(tmp_path):
+def test_sglang_arguments_get_vllm_names(tmp_path):
     text = "python -m sglang.launch_server --model-path m --tp 2 --disable-cuda-graph --tool x"
     settings = read(tmp_path, "a.sh", text)
     assert settings.engine == "sglang"
@@ -361,7 +361,7 @@ def test_a_release_is_read_off_an_image_or_a_pin(text, version, tmp_path):
         ("a.yaml", "model: m\nenable_prefix_caching: false\n", "false-overlooked"),
     ],
 )
-def test_the_reader_tells_what_it_found_odd(name, text, note, tmp_path):
+def test_oddities_of_a_file_are_notes(name, text, note, tmp_path):
     settings = read(tmp_path, name, text)
     assert [finding.id for finding in settings.notes] == [note]
     assert note in [finding.id for finding in judge_settings(settings)]
@@ -369,8 +369,8 @@ def test_the_reader_tells_what_it_found_odd(name, text, note, tmp_path):
 
 def test_false_counts_in_yaml_where_vllm_sees_it(tmp_path):
     # 0.32 looks for the option --no-KEY, spelled with dashes, and knows none with underscores
-    told = "enable-prefix-caching: false\nenable_chunked_prefill: false\nenforce_eager: false\n"
-    settings = read(tmp_path, "a.yaml", "model: m\n" + told)
+    flags = "enable-prefix-caching: false\nenable_chunked_prefill: false\nenforce_eager: false\n"
+    settings = read(tmp_path, "a.yaml", "model: m\n" + flags)
     assert settings.values == {
         "model": "m", "enable_prefix_caching": False, "enforce_eager": False,
     }  # fmt: skip
@@ -447,7 +447,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "words"),
+    ("name", "text", "message"),
     [
         ("a.yaml", BOMB, "holds more than 100,000 values"),
         ("a.yaml", "a: &a [*a]", "holds more than 100,000 values"),
@@ -480,15 +480,15 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
          "more than 1,000 arguments"),
     ],
 )  # fmt: skip
-def test_what_holds_no_settings_is_refused_in_words(name, text, words, tmp_path):
+def test_a_file_without_settings_is_refused_with_the_reason(name, text, message, tmp_path):
     began = time.monotonic()
-    with pytest.raises(RequestError, match=words) as refused:
+    with pytest.raises(RequestError, match=message) as refused:
         read(tmp_path, name, text)
     assert str(tmp_path / name) in str(refused.value)
     assert time.monotonic() - began < 5
 
 
-def test_a_folder_and_a_missing_file_are_refused_in_words(tmp_path):
+def test_a_folder_and_a_missing_file_are_refused_with_the_reason(tmp_path):
     with pytest.raises(RequestError, match="is a folder"):
         read_settings(tmp_path)
     with pytest.raises(RequestError, match="is not there"):
@@ -500,9 +500,9 @@ def test_a_folder_and_a_missing_file_are_refused_in_words(tmp_path):
 def test_letters_that_would_move_a_terminal_are_not_shown(tmp_path):
     text = '{"model": "m\\u001b[31m\\ud800", "quantization": "awq", "\\u001b[2Jx": 1}'
     for finding in judge_settings(read(tmp_path, "a.json", text)):
-        words = (finding.title, *finding.do, *(e.text for e in finding.evidence))
-        assert all(word.isprintable() for word in words)
-        assert "".join(words).encode()
+        texts = (finding.title, *finding.do, *(e.text for e in finding.evidence))
+        assert all(text.isprintable() for text in texts)
+        assert "".join(texts).encode()
 
 
 def read_or_refuse(folder: Path, name: str, text: bytes) -> None:
@@ -516,7 +516,7 @@ def read_or_refuse(folder: Path, name: str, text: bytes) -> None:
         assert finding.evidence or finding.level == "good"
 
 
-WORDS = (
+TOKENS = (
     "vllm serve -- --tp -q ' \" \\ \n {{ $( ) { } [ ] : , = model dtype awq &a *a !!int - "
     'sglang.launch_server LLM( ** lambda 0x 1e999 .nan null args: image: command: CMD ["a" '
     "--model-loader-extra-config. -O3 docker run vllm/vllm-openai # sh -c 'vllm env: -e A=1"
@@ -525,11 +525,11 @@ SUFFIXES = (".yaml", ".json", ".py", ".sh", ".txt")
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_bytes_and_words_end_in_settings_or_a_refusal(seed, tmp_path):
+def test_random_texts_end_in_settings_or_a_refusal(seed, tmp_path):
     draw = random.Random(seed)
     for _ in range(40):
         noise = draw.randbytes(draw.randrange(80))
-        text = " ".join(draw.choices(WORDS.split(" "), k=draw.randrange(1, 40))).encode()
+        text = " ".join(draw.choices(TOKENS.split(" "), k=draw.randrange(1, 40))).encode()
         for suffix in SUFFIXES:
             read_or_refuse(tmp_path, "x" + suffix, draw.choice((noise, text, text + noise)))
 
@@ -554,8 +554,8 @@ CONFIGURED = ("quantization_config", "num_attention_heads", "num_hidden_layers",
 def test_a_value_of_any_type_in_any_argument_is_judged_without_a_crash(value, tmp_path):
     for key in JUDGED:
         settings = ServingSettings(tmp_path / "a.yaml", "yaml", {"model": "m-awq", key: value})
-        found = judge_settings(settings, gpu=GPU)
-        assert "wrong-type" in [f.id for f in found] or fits(key, value) or value == UNKNOWN
+        findings = judge_settings(settings, gpu=GPU)
+        assert "wrong-type" in [f.id for f in findings] or fits(key, value) or value == UNKNOWN
     for key in CONFIGURED:
         settings = ServingSettings(
             tmp_path / "a.yaml", "yaml", {"model": "m", "tensor_parallel_size": 3}

@@ -33,17 +33,17 @@ def edit(folder: Path, change: Callable[[Tensors], Any], file: str = SINGLE) -> 
 def settings(folder: Path, *drop: str, **changes: Any) -> None:
     """Change keys of quantization_config in config.json; `drop` removes some."""
     config = read_json(folder / "config.json")
-    found = config["quantization_config"]
-    kept = {k: v for k, v in {**found, **changes}.items() if k not in drop}
-    write_config(folder, config | {"quantization_config": kept})
+    fields = config["quantization_config"]
+    changed = {k: v for k, v in {**fields, **changes}.items() if k not in drop}
+    write_config(folder, config | {"quantization_config": changed})
 
 
 def weights(folder: Path, *drop: str, **changes: Any) -> None:
-    """The same for the words about weights of compressed-tensors' first group."""
+    """The same for the weight settings of compressed-tensors' first group."""
     groups = read_json(folder / "config.json")["quantization_config"]["config_groups"]
     first = next(iter(groups.values()))
-    found = {**first["weights"], **changes}
-    first["weights"] = {key: value for key, value in found.items() if key not in drop}
+    fields = {**first["weights"], **changes}
+    first["weights"] = {key: value for key, value in fields.items() if key not in drop}
     settings(folder, config_groups=groups)
 
 
@@ -60,14 +60,14 @@ def shard(folder: Path, second: Callable[[str], bool], **index: Any) -> None:
         }
         for part in (1, 2)
     }
-    for name, held in parts.items():
-        save_file(held, folder / name, metadata={"format": "pt"})
+    for name, part in parts.items():
+        save_file(part, folder / name, metadata={"format": "pt"})
     (folder / SINGLE).unlink()
-    found = {
+    fields = {
         "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
-        "weight_map": {name: file for file, held in parts.items() for name in held},
+        "weight_map": {name: file for file, part in parts.items() for name in part},
     }
-    (folder / INDEX).write_text(json.dumps(found | index))
+    (folder / INDEX).write_text(json.dumps(fields | index))
 
 
 def overwrite(path: Path, name: str, offset: int, data: bytes) -> None:
@@ -98,16 +98,16 @@ def config(**changes: Any) -> Callable[[Path], None]:
 
 
 def alarms(reading: CheckpointReading) -> list[str]:
-    """What is told above a note."""
+    """Findings above a note."""
     return [f.id for f in reading.findings if f.level not in ("note", "good")]
 
 
 def first(folder: Path) -> Finding:
-    """What is told first of a folder."""
+    """The first finding of a folder."""
     return read_checkpoint(folder).findings[0]
 
 
-def words(finding: Finding) -> str:
-    """All that a person reads of a finding."""
+def text_of(finding: Finding) -> str:
+    """The text of a finding."""
     lines = (finding.title, finding.why, *finding.do)
     return "\n".join((*lines, *(f"{e.where} {e.text}" for e in finding.evidence)))
