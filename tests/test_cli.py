@@ -164,7 +164,7 @@ def untouched(folder: Path) -> None:
 
 
 ERRORS = {
-    "missing model": (missing, (), "ModelError", r"No model folder '.*'\. Give a folder with"),
+    "missing model": (missing, (), "ModelError", r"No model folder '.*'\. Use a folder with"),
     "unknown scheme": (
         untouched,
         ("--scheme", "w3-g7"),

@@ -2,9 +2,11 @@
 
 import inspect
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,7 @@ from salient.core import errors
 from salient.core.errors import RequestError
 from salient.core.options import OptionField, option_fields
 
+ROOT = Path(__file__).parents[1]
 VERBS = {command.name: command for command in COMMANDS}
 # Fields of the records that only Python takes: how a command line shows the verb.
 CALLBACKS = {"progress", "on_finding", "on_event", "on_text"}
@@ -114,6 +117,12 @@ def test_the_root_has_the_verbs_and_imports_no_torch():
         "assert not {'torch', 'transformers', 'rich', 'cyclopts'} & set(sys.modules)",
     ]
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
+
+
+def test_the_reference_of_the_command_line_is_up_to_date():
+    """Otherwise run: python tools/write_cli_docs.py"""
+    tool = runpy.run_path(str(ROOT / "tools" / "write_cli_docs.py"))
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == tool["document"]()
 
 
 # Errors

@@ -99,12 +99,12 @@ def plan(options: PlanOptions) -> PlanResult:
     from salient.plan.planner import make_plan
     from salient.plan.report import to_report
 
-    made = make_plan(options)
-    report = to_report(made)
+    decision = make_plan(options)
+    report = to_report(decision)
     if options.adr:
-        write_record(made, Path(options.adr), date.today())
+        write_record(decision, Path(options.adr), date.today())
         report.lines.append(f"Decision record: {options.adr}")
-    return PlanResult(report, made.devices)
+    return PlanResult(report, decision.devices)
 
 
 @with_options(DoctorOptions)
@@ -226,7 +226,7 @@ def generate(options: GenerateOptions) -> GenerateResult:
 def chat(options: ChatOptions) -> Conversation:
     """Chat with a checkpoint.
 
-    The result's `say(text)` yields the answer as it comes. Options that are None take the model's
+    The result's `send(text)` yields the answer as it comes. Options that are None take the model's
     own defaults.
     """
     from salient.runtime.chat import open_conversation

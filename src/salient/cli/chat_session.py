@@ -1,27 +1,30 @@
-"""A chat on the terminal: one line in, the answer as it comes, figures after it."""
+"""A chat in the terminal: a line, the answer as it comes, its speed."""
 
 import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from salient.core.errors import SalientError
 
-HELP = """/reset   forget the conversation
-/system TEXT   forget it, and tell the model TEXT before all
-/help    this
-/exit    end (or Ctrl-D)
+if TYPE_CHECKING:
+    from salient.runtime.chat import Conversation
+
+HELP = """/reset   clear the conversation
+/system TEXT   clear it and set the system prompt
+/help    show this help
+/exit    end the chat (or Ctrl-D)
 Ctrl-C stops an answer; at the prompt it ends the chat."""
 
 
-def talk(conversation: Any) -> None:
+def talk(conversation: "Conversation") -> None:
     """Read lines and answer them until /exit, Ctrl-D, or Ctrl-C at the prompt."""
     console = Console(stderr=True)
-    console.print("Type a message; /help tells more.", style="dim")
+    console.print("Type a message; /help shows commands.", style="dim")
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - gives input() a history and editing
     while True:
@@ -38,20 +41,20 @@ def talk(conversation: Any) -> None:
             _answer(conversation, line, console)
 
 
-def _command(conversation: Any, line: str, console: Console) -> None:
+def _command(conversation: "Conversation", line: str, console: Console) -> None:
     name, _, rest = line.partition(" ")
     if name in ("/reset", "/system"):
         conversation.reset()
         if name == "/system":
             conversation.system = rest.strip() or None
-        console.print("Forgotten.", style="dim")
+        console.print("Conversation cleared.", style="dim")
     else:
-        known = "" if name == "/help" else f"There is no {name}.\n"
-        console.print(known + HELP, style="dim", markup=False, highlight=False)
+        message = "" if name == "/help" else f"Unknown command {name}.\n"
+        console.print(message + HELP, style="dim", markup=False, highlight=False)
 
 
-def _answer(conversation: Any, line: str, console: Console) -> None:
-    start, forgotten = time.perf_counter(), conversation.forgotten
+def _answer(conversation: "Conversation", line: str, console: Console) -> None:
+    start, dropped = time.perf_counter(), conversation.dropped_turns
     try:
         with _stoppable() as stopped:
             for piece in conversation.send(line):
@@ -63,32 +66,33 @@ def _answer(conversation: Any, line: str, console: Console) -> None:
         return
     print()
     answer = conversation.answer
+    assert answer is not None
     seconds = time.perf_counter() - start
-    words = f"{len(answer.tokens)} tokens, first after {answer.seconds_to_first * 1e3:.0f} ms"
+    summary = f"{len(answer.tokens)} tokens, first after {answer.seconds_to_first * 1e3:.0f} ms"
     if answer.tokens_a_second is not None:
-        words += f", {answer.tokens_a_second:.1f} tokens a second"
+        summary += f", {answer.tokens_a_second:.1f} tokens/s"
     if answer.finished in ("length", "cancelled"):
-        words += {"length": ", cut at its longest", "cancelled": ", stopped"}[answer.finished]
-    if conversation.forgotten > forgotten:
-        words += ". The context is full: the oldest turns are forgotten"
-    console.print(f"[{words}; {seconds:.1f} s]", style="dim", markup=False, highlight=False)
+        summary += {"length": ", token limit reached", "cancelled": ", stopped"}[answer.finished]
+    if conversation.dropped_turns > dropped:
+        summary += ". The context is full: the oldest turns were dropped"
+    console.print(f"[{summary}; {seconds:.1f} s]", style="dim", markup=False, highlight=False)
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[Any]:
-    """Ctrl-C is remembered and looked at between tokens, so that no step is torn; a second one,
-    when a step takes long, breaks in."""
-    came = 0
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C takes effect between tokens, so that no step is interrupted; a second one interrupts
+    a long step."""
+    presses = 0
 
-    def note(*_: object) -> None:
-        nonlocal came
-        came += 1
-        if came > 1:
+    def count(*_: object) -> None:
+        nonlocal presses
+        presses += 1
+        if presses > 1:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, count)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            yield lambda: came > 0
+            yield lambda: presses > 0
     finally:
         signal.signal(signal.SIGINT, before)

@@ -57,9 +57,9 @@ def python_value(field: OptionField, value: Any) -> Any:
 
 def _whole_numbers(field: OptionField, text: str, parts: Sequence[str]) -> tuple[int, ...]:
     if not parts or not all(part.isascii() and part.isdigit() for part in parts):
-        words = "".join(f" or {word}" for word in (*literals(field), field.option.off) if word)
+        others = "".join(f" or {word}" for word in (*literals(field), field.option.off) if word)
         raise RequestError(
-            f"{field.spelling} {text[:80]!r} is not a list of numbers. Give one like 1,4,8{words}."
+            f"{field.spelling} {text[:80]!r} is not a list of numbers. Give one like 1,4,8{others}."
         )
     return tuple(int(part[:18]) for part in parts)
 
@@ -86,10 +86,17 @@ def is_repeated(field: OptionField) -> bool:
 def default_text(field: OptionField) -> str | None:
     """The default as the command line spells it; None where there is none to show."""
     value, option = field.default, field.option
-    if field.required or value is False or value in (None, (), ""):
+    if isinstance(value, bool) or field.required or value in (None, (), ""):
         return option.off or None
     texts = value if isinstance(value, tuple) else [value]
     return option.separator.join(map(str, texts))
+
+
+def value_name(field: OptionField) -> str:
+    """How help names the value: INT, FLOAT, TEXT, or a list of one; '' for a flag."""
+    names = {int: "INT", float: "FLOAT", bool: ""}
+    name = next((names[kind] for kind in names if kind in members(field)), "TEXT")
+    return f"{name}{field.option.separator}..." if field.option.separator else name
 
 
 def _argument(field: OptionField) -> Argument:
@@ -102,6 +109,7 @@ def _argument(field: OptionField) -> Argument:
         name=None if positional else [field.spelling, *([option.alias] if option.alias else [])],
         help=option.help,
         env_var=option.env or None,
+        metavar=None if positional else value_name(field) or None,
         negative=no,
         show_default=lambda _: default_text(field),
         allow_leading_hyphen=not positional,

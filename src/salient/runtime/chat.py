@@ -1,4 +1,4 @@
-"""A conversation with a checkpoint: its history, and answers that stream."""
+"""A conversation with a checkpoint: its history, and streamed answers."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -12,14 +12,14 @@ from .sampling_params import SamplingParams
 from .token_sequence import TokenSequence, raise_failed
 from .tokenization import chat_ids
 
-LEAST_ANSWER = 64  # tokens that must be free for an answer, or old turns are forgotten
+LEAST_ANSWER = 64  # tokens that must be free for an answer, or old turns are dropped
 
 
 class Conversation:
     """Turns of a user and the model, newest last.
 
     messages: role and content of each   answer: the last one, None before the first
-    forgotten: turns dropped from the front so far, because the context was full
+    dropped_turns: dropped from the front so far, because the context was full
     """
 
     def __init__(self, opened: LoadedEngine, sampling: SamplingParams, system: str | None = None):
@@ -27,13 +27,13 @@ class Conversation:
         self.opened, self.sampling, self.system = opened, sampling, system
         self.messages: list[dict[str, str]] = []
         self.answer: TokenSequence | None = None
-        self.forgotten = 0
+        self.dropped_turns = 0
         self._ids([{"role": "user", "content": "?"}])  # no template, or it refuses a system text
 
     def send(self, text: str) -> Iterator[str]:
         """The answer to `text`, streamed; the text up to an early exit stays in the history.
 
-        Raises RequestError, and forgets `text`, where it does not fit the context alone.
+        Raises RequestError, and drops `text`, if it does not fit the context alone.
         """
         self.messages.append({"role": "user", "content": text})
         try:
@@ -69,7 +69,7 @@ class Conversation:
                     )
                 return ids
             del self.messages[:2]
-            self.forgotten += 2
+            self.dropped_turns += 2
 
     def _ids(self, messages: list[dict[str, str]]) -> list[int]:
         first: list[dict[str, str]] = (
