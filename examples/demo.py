@@ -1,4 +1,4 @@
-"""The whole way in one script: quantize the embedded real model, measure it, let it speak.
+"""Quantize the embedded real model, measure it, and generate from the checkpoint.
 
     python examples/demo.py OUTPUT_FOLDER
 
@@ -12,43 +12,43 @@ from pathlib import Path
 
 from rich.console import Console
 
-from salient import api
+import salient
 
 MODEL = "smollm2-135m"
 PROMPT = "What is the capital of France, and what is it known for?"
 
 
-def main(folder: str) -> None:
+def main(folder: str, model: str = MODEL, scheme: str = "w4-g64") -> None:
     """Run the demo, writing the checkpoint below `folder`."""
     console, started = Console(), time.monotonic()
+    progress = line_printer(console)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    output = f"{folder}/{MODEL}-w4-g64"
+    output = f"{folder}/{Path(model).name}-{scheme}"
     console.rule("quantize")
-    report = api.quantize(
-        MODEL, output, scheme="w4-g64", samples=32, fresh=True, progress=line_printer(console)
-    )
-    report.show(console)
+    salient.quantize(
+        model, output, scheme=scheme, samples=32, fresh=True, progress=progress
+    ).report.show(console)
     console.rule("evaluate on held-out texts")
-    api.evaluate(output, reference=MODEL, windows=8, progress=line_printer(console)).show(console)
+    salient.evaluate(output, reference=model, samples=8, progress=progress).report.show(console)
     console.rule("generate from the checkpoint")
-    model, tokenizer = api.load(output)
+    loaded, tokenizer = salient.load(output)
     messages = [{"role": "user", "content": PROMPT}]
     ids = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )["input_ids"]
-    answer = model.generate(ids, max_new_tokens=40, do_sample=False)[0, ids.shape[1] :]
+    answer = loaded.generate(ids, max_new_tokens=40, do_sample=False)[0, ids.shape[1] :]
     console.print(f"{PROMPT}\n[bold]{tokenizer.decode(answer, skip_special_tokens=True)}[/bold]")
     console.print(f"The whole demo took {time.monotonic() - started:.0f} s.")
 
 
-def line_printer(console: Console) -> api.Progress:
+def line_printer(console: Console) -> salient.Progress:
     """A progress that prints a line for each step, which also reads well in a log."""
 
     def step(done: int, total: int, action: str, note: str) -> None:
         if note or done == total:
             console.print(f"[{done}/{total}] {action}  {note}", markup=False, highlight=False)
 
-    return api.Progress(step)
+    return salient.Progress(step)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,8 +60,15 @@ def test_the_command_that_serves_with_vllm_is_accepted(tmp_path):
     assert "vllm" in " ".join(printed)
 
 
+@pytest.mark.usefixtures("short_search")
+def test_the_demo_runs(toy, tmp_path, capsys):
+    model = shutil.copytree(toy, tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ messages[0].content }}", "utf-8")
+    script("demo.py")["main"](str(tmp_path), str(model), "w4-g32")
+    assert "The whole demo took" in capsys.readouterr().out
+
+
 def test_every_example_has_a_test():
-    """demo.py needs the demo model: `make demo` runs it."""
     tested = Path(__file__).read_text("utf-8")
-    names = {path.name for path in EXAMPLES.glob("*.py")} - {"demo.py"}
+    names = {path.name for path in EXAMPLES.glob("*.py")}
     assert not [name for name in names if f'"{name}"' not in tested]
