@@ -1,4 +1,4 @@
-"""Models and devices made by hand, for the rules about kernels."""
+"""Small models and devices for the rules about kernels."""
 
 from typing import Literal
 
@@ -63,7 +63,7 @@ def expert_block(inner: int, hidden: int = 2048, experts: int = 128) -> BlockSha
     )
 
 
-# Two blocks stand for all: the rules look at distinct matrices alone.
+# Two blocks are enough: the rules look only at distinct matrices.
 QWEN2_72B = model(*[block(64, 8, 29568)] * 2)
 LLAMA_8B = model(*[block(32, 8, 14336)] * 2)
 QWEN3_30B_A3B = model(*[expert_block(768)] * 2)

@@ -1,9 +1,9 @@
-"""The families that Salient is tested on: how to build each one tiny, and what must come of it.
+"""The families that Salient is tested on: how to build a tiny model of each, and what is expected.
 
-Random models with spread-out norm gains; every kind of block that a family has is there. `scaled`
-counts the kinds of scale groups that are proven, over all blocks of the tiny model and with the
-groups of like experts as one; `refused` names the first readers of inputs that no scale fits, and
-`left` the matrices in the blocks that stay at 16 bits.
+The models are random with spread-out norm gains and have every kind of block of their family.
+`scaled` counts the kinds of proven scale groups over all blocks, groups of like experts once;
+`refused` names the first readers of inputs that no scale fits, and `left` the unquantized matrices
+of the blocks.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from salient.models.tracing import pattern
 
 @dataclass(frozen=True)
 class Family:
-    """How to build a tiny model of a family (changes to toy.SIZES), and what is expected of it."""
+    """How to build a tiny model of a family (changes to toy_models.SIZES), and what is expected."""
 
     scaled: int
     refused: tuple[str, ...] = ()
@@ -25,7 +25,7 @@ class Family:
 
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
 MHA = {"num_key_value_heads": 4}
-# GPT-2's words
+# GPT-2's names
 GPT = {
     "n_embd": 64,
     "n_layer": 2,
@@ -246,7 +246,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def scaled_and_refused(blocks: Any) -> tuple[int, tuple[str, ...]]:
-    """How many kinds of scale groups are proven in `blocks` (their groups), and who is in none.
+    """The number of kinds of proven scale groups in `blocks`, and the readers that are in none.
 
     Groups of one shape in several blocks, and of experts, count once; refused ones go by their
     first reader.
@@ -259,22 +259,3 @@ def scaled_and_refused(blocks: Any) -> tuple[int, tuple[str, ...]]:
         elif not all("gate" in name or "router" in name for name in group.readers):
             refused[pattern(group.readers[0])] = None
     return len(scaled), tuple(refused)
-
-
-def markdown() -> str:
-    """The README's table: families that come out alike share a row."""
-    rows: dict[tuple[Any, ...], list[str]] = {}
-    for name, family in FAMILIES.items():
-        rows.setdefault((family.scaled, family.refused, family.left), []).append(name)
-    lines = [
-        "| families | scale groups | inputs without a scale | at 16 bits |",
-        "|---|---|---|---|",
-    ]
-    for (scaled, refused, left), names in rows.items():
-        cells = (", ".join(names), str(scaled), ", ".join(refused), ", ".join(left))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(markdown())

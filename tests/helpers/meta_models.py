@@ -1,4 +1,4 @@
-"""Tiny models without weights, of every family in the table of architectures."""
+"""Tiny models without weights, of every family in families.json."""
 
 import functools
 import json
@@ -26,8 +26,8 @@ TINY_VISION = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
     "image_size": 32, "patch_size": 16,
 }  # fmt: skip
-# Rows of the table beside the families of tests/helpers/families.py.
-BESIDE: dict[str, Family] = {
+# Families that are counted but not in tests/helpers/families.py.
+COUNTED: dict[str, Family] = {
     **dict.fromkeys(("internlm3", "ernie4_5", "apertus", "vaultgemma"), Family(0)),
     **dict.fromkeys(("ministral3", "cwm", "olmo3"), Family(0, changes=SLIDING)),
     "gpt_bigcode": Family(0, changes=FAMILIES["gpt2"].changes),
@@ -91,8 +91,8 @@ BESIDE: dict[str, Family] = {
         },
     ),
 }
-ALL = {**FAMILIES, **BESIDE}
-# Published under a name of their own, with a class that Transformers does not have.
+ALL = {**FAMILIES, **COUNTED}
+# Published under another name, without a class in Transformers.
 ALIKE = {"kimi_k2": "deepseek_v3"}
 # Families with a tower that is only estimated.
 ESTIMATED = ("glm4v", "glm4v_moe")

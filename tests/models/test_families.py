@@ -1,17 +1,18 @@
 """The laws that every family keeps, found by watching and proven by folding: no table of them.
 
-What is expected of each family is in tests/helpers/families.py, and in the README's table.
+What is expected of each family is in tests/helpers/families.py, and in docs/architectures.md.
 """
 
 import copy
 import functools
+import runpy
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.families import FAMILIES, markdown, scaled_and_refused
+from helpers.families import FAMILIES, scaled_and_refused
 from helpers.tolerance import model_rounding
 from helpers.toy_models import save, tiny_model
 from salient.awq.block import quantize_block
@@ -183,6 +184,7 @@ def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, watched):
     assert agreement(awq, expected) > agreement(plain, expected) - 0.05
 
 
-def test_the_readme_has_the_table_of_families():
-    readme = Path(__file__).parents[2] / "README.md"
-    assert markdown() in readme.read_text()
+def test_the_document_of_architectures_is_current():
+    root = Path(__file__).parents[2]
+    tool = runpy.run_path(str(root / "tools" / "write_architectures.py"))
+    assert (root / "docs" / "architectures.md").read_text(encoding="utf-8") == tool["document"]()
