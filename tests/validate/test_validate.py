@@ -1,16 +1,20 @@
 """A validation: a good checkpoint passes, a damaged one fails, nothing unsure passes."""
 
 import json
+from io import StringIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from helpers.faults import copied, edit
 from helpers.toy_models import toy_folder
 from salient import api
 from salient.core.errors import CalibrationError, CheckpointError, RequestError
+from salient.core.report import Report
 from salient.validate import stages
 
 SIZES = {"samples": 6, "sequence_length": 64, "device": "cpu"}
@@ -102,6 +106,12 @@ def test_the_whole_of_a_validation_is_in_its_data(checkpoint, toy, text, tasks, 
     document = json.loads((tmp_path / "report" / "report.json").read_text())
     assert document["verdict"]["verdict"] == data["verdict"]["verdict"]
     assert "## Validation" in (checkpoint / "README.md").read_text()
+    for table, width in product(report.tables, (80, 120)):
+        text = StringIO()
+        Report({}, [table]).show(Console(file=text, width=width))
+        assert all(len(line) <= width for line in text.getvalue().splitlines()[1:])
+        cells = {word for row in table.rows for cell in row for word in cell.split()}
+        assert all(word in text.getvalue() for word in cells if len(word) < 20)
 
 
 def test_a_stage_that_is_left_out_is_named_and_not_judged(checkpoint, toy, text):

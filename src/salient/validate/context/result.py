@@ -145,7 +145,7 @@ class ContextResult:
         trend = {
             True: "errors grow with position",
             False: "errors shrink with position",
-            None: "no growth of errors with position can be told",
+            None: "no significant growth of errors with position",
         }[self.growth.grows]
         return (
             f"{trend}; it is the last quarter of {self.longest} positions over the same tokens in "
