@@ -1,6 +1,8 @@
 """Index, shards and what lies beside them; salient.json."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -8,7 +10,17 @@ from safetensors.torch import load_file, save_file
 from helpers.faults import alarms, copied, edit, first, rewrite_header, settings, shard, text_of
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import ModelError
+from salient.core.evidence import (
+    EVIDENCE_FILE,
+    CalibrationEvidence,
+    HeldoutEvidence,
+    LogitsFigures,
+    RunEvidence,
+    RunHeader,
+    SizeEvidence,
+)
 from salient.core.model_files import INDEX, SINGLE, read_json
+from salient.core.records import to_json
 from salient.diagnose.checkpoint.check import read_checkpoint
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -172,6 +184,37 @@ def test_a_missing_tokenizer_is_a_warning_and_a_pickle_a_note(toy):
     assert "file-pickle" in ids(toy)
 
 
+def write_evidence(folder: Path, kl: float = 0.5, **run: str) -> None:
+    """A salient.json of a run on `folder`, whose tensors are w4-g32 in the format awq."""
+    header = RunHeader(
+        salient="0.1.0",
+        model="digest",
+        adapter=None,
+        scheme="w4-g32",
+        format="awq",
+        dtype="float16",
+        skip=(),
+        calibration_texts="builtin",
+        samples=1,
+        sequence_length=64,
+        calibration="digest",
+    )
+    figures = LogitsFigures(64, kl, 0.9, 10.0, 11.0, 0.1)
+    evidence = RunEvidence(
+        run=replace(header, **run),
+        model="toy",
+        scheme_reason="as asked",
+        bits_per_weight=4.6,
+        left_at_16_bits={},
+        left_out=(),
+        calibration=CalibrationEvidence("builtin", 64, 0, {}, 1),
+        heldout=HeldoutEvidence(figures, figures),
+        bytes=SizeEvidence(2, 1),
+        blocks=(),
+    )
+    (folder / EVIDENCE_FILE).write_text(json.dumps(to_json(evidence)))
+
+
 @pytest.mark.parametrize(
     ("run", "text"),
     [
@@ -181,7 +224,7 @@ def test_a_missing_tokenizer_is_a_warning_and_a_pickle_a_note(toy):
     ],
 )
 def test_evidence_of_another_checkpoint_is_an_error(toy, run, text):
-    (toy / "salient.json").write_text(json.dumps({"run": run}))
+    write_evidence(toy, **run)
     finding = first(toy)
     assert finding.id == "evidence-contradicts"
     assert text in text_of(finding)
@@ -189,9 +232,7 @@ def test_evidence_of_another_checkpoint_is_an_error(toy, run, text):
 
 def test_evidence_that_agrees_is_good_and_its_absence_a_note(toy):
     assert "evidence-missing" in ids(toy)
-    run = {"scheme": "w4-g32", "format": "awq"}
-    evidence = {"run": run, "heldout": {"awq": {"kl": 0.0123}}}
-    (toy / "salient.json").write_text(json.dumps(evidence))
+    write_evidence(toy, kl=0.0123)
     finding = next(f for f in read_checkpoint(toy).findings if f.id == "evidence-there")
     assert finding.level == "good"
     assert "0.0123 nats" in text_of(finding)
