@@ -114,7 +114,8 @@ def nothing_kept() -> Iterator[None]:
 def judged(folder: Path, policy: str) -> dict[str, Any]:
     """`salient validate` of one checkpoint, as a process; its verdict, figures and seconds."""
     report = folder.with_name(f"{folder.name}-report")
-    command = [sys.executable, "-m", "salient", "validate", str(folder), "--reference", MODEL]
+    command = [sys.executable, "-m", "salient", "validate", str(folder), "--fresh"]
+    command += ["--reference", MODEL]
     command += ["--policy", policy, "--attribute", "--report", str(report), "--json"]
     say(" ".join(command[2:]))
     started = time.perf_counter()

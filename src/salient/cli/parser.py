@@ -42,10 +42,20 @@ def create_app() -> App:
         verbose=False,
         default_parameter=None,
     )
-    app.register_install_completion_command(sort_key=len(COMMANDS))
+    app.command(
+        lambda: _install_completion(app),
+        name="--install-completion",
+        help="Install completion for the current shell.",
+        sort_key=len(COMMANDS),
+    )
     for place, command in enumerate(COMMANDS):
         app.command(_runner(command), name=command.name, sort_key=place)
     return app
+
+
+def _install_completion(app: App) -> int:
+    print(f"Installed {app.install_completion()}. Restart the shell to use it.")
+    return 0
 
 
 def command_help(command: Command) -> str:
