@@ -320,6 +320,12 @@ def test_an_answer_takes_less_than_seven_tenths_of_a_second(command, good):
     assert any(at_once(*arguments) for _ in range(4))
 
 
+def test_help_takes_less_than_three_tenths_of_a_second():
+    """Or on a slow or busy machine under twice what the libraries alone take."""
+    limit = max(0.3, 2 * seconds_of("-c", LIBRARIES))
+    assert any(seconds_of("-m", "salient", "--help") < limit for _ in range(4))
+
+
 @pytest.mark.parametrize("command", ["plan", "doctor"])
 def test_an_answer_imports_no_torch(command, good):
     arguments = {

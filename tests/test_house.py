@@ -20,7 +20,7 @@ BANNED = frozenset(WORDS.split())
 CLEAN_FOLDERS = (
     "awq core diagnose explorer formats kernels loadtest models plan runtime serve shapes validate"
 )
-CLEAN = frozenset(CLEAN_FOLDERS.split())
+CLEAN = frozenset([*CLEAN_FOLDERS.split(), "api", "cli"])
 # File names that say what a file is in each of several folders of the same form.
 FORMS = """
 __init__ options report measure result render memory kernels serving
