@@ -84,7 +84,7 @@ def test_odd_experts_were_slow_before_marlin_padded_them():
         (model(expert_block(700)), 128, "refused", "experts of 700 by 2048 features"),
     ],
 )
-def test_experts_of_odd_widths_say_which(shape, group, pace, why):
+def test_experts_of_odd_widths_are_named(shape, group, pace, why):
     result = route(shape, WeightPacking("awq", group), ServingTarget(ADA))
     assert result.pace == pace
     assert why in result.why

@@ -129,7 +129,7 @@ def test_a_step_of_vllm_has_the_size_of_its_defaults(gpu, tokens, sequences):
     # "PyTorch activation peak memory takes ..." of vLLM 0.6 to 0.8 with 256 sequences
     [("Llama-3.1-8B", 1.19), ("Qwen2.5-14B", 1.42), ("Qwen3-8B", 1.45)],
 )
-def test_the_sampler_takes_what_published_profiles_say(model, published):
+def test_the_sampler_takes_the_memory_of_published_profiles(model, published):
     shape = released(model)
     size = logits_bytes(shape, ENGINES["vllm"], 2048, 256) / GIB
     assert size == pytest.approx(published, rel=0.05)

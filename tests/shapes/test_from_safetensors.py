@@ -86,7 +86,7 @@ def test_an_unknown_family_is_exact_with_its_files(kind, folders, tmp_path):
     assert shape.notes[0].startswith("model type 'novel' is unknown: its matrices are named from")
 
 
-def test_an_unknown_config_of_other_words_is_counted_from_its_files_alone(folders, tmp_path):
+def test_an_unknown_config_with_other_keys_is_counted_only_from_its_files(folders, tmp_path):
     folder = tmp_path / "novel"
     shutil.copytree(folders("mixtral"), folder)
     (folder / "config.json").write_text('{"model_type": "novel", "width": 64, "depth": 2}')
@@ -121,7 +121,7 @@ def test_where_files_and_config_differ_the_files_count_and_a_note_says_both(fold
     assert shape.notes == (f"mlp: {more:,} parameters in the files, {counted:,} by config.json",)
 
 
-def test_biases_that_the_config_does_not_say_are_found(folders, tmp_path):
+def test_biases_that_the_config_lacks_are_counted(folders, tmp_path):
     def bias(tensors):
         for index in range(2):
             tensors[f"model.layers.{index}.self_attn.q_proj.bias"] = torch.zeros(64)

@@ -3,7 +3,7 @@
 A decoding step reads every weight that it uses once and every cached number of its sequences; its
 time is bytes over bandwidth, or products over peak where that is longer, plus a fixed cost for each
 block. A prompt's time is its products over peak. Shares of the peaks are those of kernels in
-practice; they are assumptions, told with every forecast, and give a range.
+practice; they are assumptions, listed with every forecast, and give a range.
 """
 
 from dataclasses import dataclass
