@@ -22,8 +22,9 @@ from helpers.toy_models import toy_folder, toy_text
 from salient.kernels.cpu_build import NotBuilt, built_library
 
 torch.set_num_threads(1)
-# A shell that runs us in the background ignores SIGINT, and what we start would inherit that.
+# A shell in the background ignores SIGINT, nohup SIGHUP; child processes would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_configure(config: pytest.Config) -> None:
