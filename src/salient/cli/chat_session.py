@@ -4,7 +4,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -79,7 +79,7 @@ def _answer(conversation: "Conversation", line: str, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
+def _stoppable() -> Generator[Callable[[], bool]]:
     """Ctrl-C takes effect between tokens, so that no step is interrupted; a second one interrupts
     a long step."""
     presses = 0

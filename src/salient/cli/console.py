@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 a negative verdict, 2 an error (only its message), 130 int
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NoReturn
 
 from rich.console import Console
@@ -17,7 +17,7 @@ from salient.core.report import Report
 
 
 @contextlib.contextmanager
-def cli_session(*, json: bool, resumes: str = "") -> Iterator[Progress]:
+def cli_session(*, json: bool, resumes: str = "") -> Generator[Progress]:
     """A progress bar on a terminal, nothing elsewhere; our errors as messages with exit code 2.
 
     resumes: how to continue after an interruption; '': nothing is stored
@@ -63,7 +63,7 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _bar(console: Console, *, shown: bool) -> Iterator[Progress]:
+def _bar(console: Console, *, shown: bool) -> Generator[Progress]:
     _quiet_libraries()
     if not shown:
         yield silent

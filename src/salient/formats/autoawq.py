@@ -48,13 +48,14 @@ def unpack(tensors: dict[str, Tensor], scheme: Scheme) -> QuantizedWeight:
 
 def _pack_columns(codes: Tensor) -> Tensor:
     """uint8 [rows, columns] -> int32 [rows, columns/8]."""
-    return pack_nibbles(codes.unflatten(1, (-1, 8))[..., list(NIBBLES)].flatten(1))
+    octets = codes.reshape(len(codes), -1, 8)
+    return pack_nibbles(octets[..., list(NIBBLES)].flatten(1))
 
 
 def _unpack_columns(packed: Tensor) -> Tensor:
     """int32 [rows, columns/8] -> uint8 [rows, columns]."""
     order = sorted(range(8), key=lambda nibble: NIBBLES[nibble])
-    return unpack_nibbles(packed).unflatten(1, (-1, 8))[..., order].flatten(1)
+    return unpack_nibbles(packed).reshape(len(packed), -1, 8)[..., order].flatten(1)
 
 
 def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ closed after it, so that the pages of a model larger than memory do not pile up.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from salient.core.errors import CheckpointError, ModelError
-from salient.core.model_files import read_header, read_json, weight_files
+from salient.core.model_files import as_object, read_header, read_json, weight_files
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme
 
@@ -37,10 +37,10 @@ class Checkpoint:
     files: dict[str, Path]
     format: Format | None = None
     scheme: Scheme | None = None
-    _open: dict[Path, Any] = field(default_factory=dict)
+    _open: dict[Path, Any] = field(default_factory=dict[Path, Any])
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> Generator[None]:
         """Keep the files open that are touched inside; close them at the end."""
         if self._open:
             yield
@@ -91,7 +91,7 @@ class Checkpoint:
         assert self.scheme
         code = load_format(self.format.name)
         names = {suffix: f"{module}.{suffix}" for suffix in code.SUFFIXES}
-        optional = {"weight_zero_point"} if self.scheme.symmetric else set()
+        optional = ["weight_zero_point"] if self.scheme.symmetric else []
         missing = [n for s, n in names.items() if n not in self.files and s not in optional]
         if missing:
             raise CheckpointError(
@@ -125,7 +125,7 @@ class Checkpoint:
         if self.format is None:
             return list(self.files)
         suffixes = load_format(self.format.name).SUFFIXES
-        names = []
+        names: list[str] = []
         for name in self.files:
             module, _, kind = name.rpartition(".")
             if kind == self.format.suffix:
@@ -141,7 +141,7 @@ class Checkpoint:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Generator[Any]:
     try:
         file = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -167,8 +167,8 @@ def open_piece(path: Path, config: dict[str, Any]) -> Checkpoint:
 
 
 def _checkpoint(folder: Path, config: dict[str, Any], files: dict[str, Path]) -> Checkpoint:
-    text = config.get("text_config")
-    settings = config.get("quantization_config") or (text or {}).get("quantization_config")
+    text = as_object(config.get("text_config"))
+    settings = config.get("quantization_config") or text.get("quantization_config")
     if not settings:
         return Checkpoint(folder, config, files)
     method = settings.get("quant_method")

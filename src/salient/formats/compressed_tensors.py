@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from salient.core.errors import CheckpointError
+from salient.core.model_files import as_object
 from salient.core.packing import pack_nibbles, unpack_nibbles
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme, parse_scheme
@@ -36,7 +37,7 @@ def pack(weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def unpack(tensors: dict[str, Tensor], scheme: Scheme) -> QuantizedWeight:
     """Exact inverse of `pack`. Does not modify the input."""
-    out, width = tensors["weight_shape"].tolist()
+    out, width = (int(size) for size in tensors["weight_shape"])
     scale = tensors["weight_scale"].float()
     zero = torch.full(scale.shape, scheme.middle, dtype=torch.uint8)
     if not scheme.symmetric:
@@ -78,8 +79,9 @@ def read_config(settings: dict[str, Any]) -> Scheme:
 
     Raises CheckpointError for other schemes than W4A16.
     """
-    groups = list(settings.get("config_groups", {}).values())
-    weights = (groups[0].get("weights") or {}) if len(groups) == 1 else {}
+    groups = list(as_object(settings.get("config_groups")).values())
+    group = as_object(groups[0]) if len(groups) == 1 else {}
+    weights = as_object(group.get("weights"))
     kind = (
         settings.get("format"),
         weights.get("num_bits"),
@@ -92,7 +94,7 @@ def read_config(settings: dict[str, Any]) -> Scheme:
         kind != ("pack-quantized", 4, "int", "group")
         or size is None
         or reordered
-        or groups[0].get("input_activations")
+        or group.get("input_activations")
     ):
         raise CheckpointError(
             f"quantization_config has {len(groups)} groups with (format, bits, type, strategy) "

@@ -8,9 +8,9 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from salient.core.model_files import read_json
+from salient.core.model_files import as_object, read_json
 
 from .writer import disk_full_errors, write_json
 
@@ -77,14 +77,14 @@ def quantized_config(
 
 def _older_rope(config: dict[str, Any]) -> dict[str, Any]:
     """`rope_theta` and `rope_scaling` (Transformers 4) from `rope_parameters` (5)."""
-    rope = config.get("rope_parameters")
-    if not isinstance(rope, dict) or "rope_theta" in config:
+    rope = as_object(config.get("rope_parameters"))
+    if not rope or "rope_theta" in config:
         return {}
     if "full_attention" in rope:  # one entry a kind of layer (Gemma 3)
         older = _older_rope({"rope_parameters": rope["full_attention"]})
-        local = (rope.get("sliding_attention") or {}).get("rope_theta")
+        local = as_object(rope.get("sliding_attention")).get("rope_theta")
         return older | ({"rope_local_base_freq": local} if local else {})
-    older = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
+    older: dict[str, Any] = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
     if "partial_rotary_factor" in rope and "partial_rotary_factor" not in config:
         older["partial_rotary_factor"] = rope["partial_rotary_factor"]
     scaling = {k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")}
@@ -100,10 +100,10 @@ def _means_the_same(config: dict[str, Any], other: dict[str, Any]) -> bool:
     if "model_type" not in config:
         return True
 
-    def understood(config: dict[str, Any]) -> Any:
+    def understood(config: dict[str, Any]) -> object:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
-            return AutoConfig.from_pretrained(folder).rope_parameters
+            return cast("Any", AutoConfig).from_pretrained(folder).rope_parameters
 
     try:
         return understood(other) == understood(config)

@@ -10,12 +10,12 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from salient.core.errors import ResourceError
@@ -25,7 +25,7 @@ SHARD_BYTES = 5 * 10**9  # the Hub's usual shard
 
 
 @contextlib.contextmanager
-def disk_full_errors(folder: Path) -> Iterator[None]:
+def disk_full_errors(folder: Path) -> Generator[None]:
     """Turn a full disk into a ResourceError: how much is free, and that the run can go on."""
     try:
         yield
@@ -98,7 +98,8 @@ def merge(pieces: list[Path], folder: Path, shard_bytes: int = SHARD_BYTES) -> N
             shards.append([])
         shards[-1].append(piece)
     single = len(shards) == 1
-    weight_map, total = {}, 0
+    weight_map: dict[str, str] = {}
+    total = 0
     for number, parts in enumerate(shards, 1):
         name = SINGLE if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         names, size = _concatenate(parts, folder / name)
@@ -117,7 +118,8 @@ def _concatenate(parts: list[Path], target: Path) -> tuple[list[str], int]:
     The format: 8 bytes of header length, a JSON header, the data.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset, starts = 0, []
+    starts: list[int] = []
+    offset = 0
     for part in parts:
         with part.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
