@@ -6,15 +6,14 @@ import pytest
 
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import MissingExtra, RequestError, ResourceError
-from salient.serve import capacity, server
-from salient.serve.capacity import MAX_SEQUENCES, sequences
-from salient.serve.embedded import ServerInfo, started_event
+from salient.serve import embedded, server
+from salient.serve.embedded import MAX_SEQUENCES, ServerInfo, sequences, started_event
 from salient.serve.http_server import is_loopback
 from salient.serve.options import ServeOptions
 from salient.serve.server import chosen_engine, command_event
 from salient.serve.vllm import locate
 
-FACTS = ServerInfo("http://127.0.0.1:8000", "toy", 128, 4, ["cpu"], "fused blocks, C++")
+FACTS = ServerInfo("embedded", "http://127.0.0.1:8000", "toy", 4, 128, ["cpu"], "fused, C++")
 
 
 def chosen(**options) -> str:
@@ -65,20 +64,20 @@ def test_as_many_sequences_run_as_memory_holds(tmp_path, monkeypatch):
     assert sequences([folder], 64, "cpu") == MAX_SEQUENCES
     weights = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     each = 2 * 2 * 2 * 16 * 64 * 2  # keys and values, blocks, heads, numbers, tokens, bytes
-    few = (weights + 3.5 * each) / capacity.SHARE
-    monkeypatch.setattr(capacity, "free_memory", lambda _: int(few))
+    few = (weights + 3.5 * each) / embedded.SHARE
+    monkeypatch.setattr(embedded, "free_memory", lambda _: int(few))
     count = sequences([folder], 64, "cpu")
     assert 1 <= count < MAX_SEQUENCES
     assert sequences([folder], 32, "cpu") in (2 * count, 2 * count + 1)
 
 
 def test_no_room_for_one_sequence_is_refused_with_the_sizes(tmp_path, monkeypatch):
-    monkeypatch.setattr(capacity, "free_memory", lambda _: 10_000)
+    monkeypatch.setattr(embedded, "free_memory", lambda _: 10_000)
     with pytest.raises(ResourceError, match=r"one sequence of 64 tokens .* --context-length"):
         sequences([rounded_toy(tmp_path)], 64, "cpu")
 
 
-# Telling
+# Messages
 
 
 def test_the_command_of_vllm_hides_the_key():

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,10 +14,10 @@ from salient.core.errors import SalientError
 from salient.core.version import __version__
 from salient.runtime.tokenization import prompt_ids
 
-from .completions import Service, chat_job, completion_job, respond, unknown_model
+from .completions import Service, respond, unknown_model
 from .middleware import GuardMiddleware
 from .openai_format import INTERNAL, INVALID, error_response, response_to
-from .prometheus import CONTENT_TYPE, Metrics
+from .prometheus import CONTENT_TYPE
 from .protocol import ChatCompletionRequest, CompletionRequest, TokenizeRequest
 from .worker import BROKEN, Worker
 
@@ -59,7 +58,7 @@ def create_app(worker: Worker, settings: AppSettings, others: Sequence[Worker] =
         title="Salient", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.ready = False
-    service = Service(worker, settings.model, Metrics(settings.model, worker))
+    service = Service(worker, settings.model)
     app.add_middleware(
         GuardMiddleware,
         api_key=settings.api_key,
@@ -83,11 +82,11 @@ def create_app(worker: Worker, settings: AppSettings, others: Sequence[Worker] =
 def _add_completions(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await respond(service, completion_job, body, request)
+        return await respond(service, body, request)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
-        return await respond(service, chat_job, body, request)
+        return await respond(service, body, request)
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> Response:
@@ -140,7 +139,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:] if not _is_branch(part))
+        parts = [str(part) for part in first["loc"][1:]]
+        # without pydantic's names for branches of a union
+        branches = ("str", "constrained-str")
+        place = ".".join(part for part in parts if "[" not in part and part not in branches)
         message = str(first["msg"]).removeprefix("Value error, ")
         message = f"{place}: {message}" if place else message
         return error_response(message[:500], param=place[:100] or None)
@@ -157,8 +159,3 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:
         return error_response("The server failed; its log says why.", 500, INTERNAL)
-
-
-def _is_branch(part: Any) -> bool:
-    """Whether a part of an error's location is pydantic's name for a branch of a union."""
-    return isinstance(part, str) and ("[" in part or part in ("str", "constrained-str"))

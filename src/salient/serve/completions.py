@@ -4,9 +4,8 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import Request
 from starlette.background import BackgroundTask
@@ -19,10 +18,12 @@ from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import StepOutput
 from salient.runtime.tokenization import chat_ids, check_length, prompt_ids
 
-from .openai_format import INTERNAL, ChoiceState, error_body, error_response, usage
+from .openai_format import INTERNAL, ChoiceState, JsonObject, error_body, error_response, usage
 from .prometheus import Clock, Metrics
-from .protocol import DEFAULT_TOKENS, BaseRequest, ChatCompletionRequest, CompletionRequest
-from .worker import OutputQueue, Worker
+from .protocol import DEFAULT_TOKENS, ChatCompletionRequest, CompletionRequest
+from .worker import OutputQueue, Ticket, Worker
+
+CompletionBody = CompletionRequest | ChatCompletionRequest
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,16 @@ class CompletionJob:
         return sum(map(len, self.prompts))
 
 
-def completion_job(body: CompletionRequest, engine: Engine) -> CompletionJob:
-    """Raises RequestError for prompts and settings that cannot be run."""
-    prompts = [prompt_ids(engine.tokenizer, p) if isinstance(p, str) else p for p in body.prompts]
-    limit = body.max_tokens or DEFAULT_TOKENS
-    return _job(body, engine, prompts, limit, body.logprobs, chat=False)
-
-
-def chat_job(body: ChatCompletionRequest, engine: Engine) -> CompletionJob:
-    """Raises RequestError for messages and settings that cannot be run."""
-    ids = chat_ids(engine.tokenizer, [message.plain for message in body.messages])
-    limit = body.limit or max(1, engine.context - len(ids))
-    return _job(body, engine, [ids], limit, body.logprob_count, chat=True)
-
-
-def _job(
-    body: BaseRequest,
-    engine: Engine,
-    prompts: list[list[int]],
-    limit: int,
-    logprobs: int | None,
-    *,
-    chat: bool,
-) -> CompletionJob:
+def completion_job(body: CompletionBody, engine: Engine) -> CompletionJob:
+    """The work of a request. Raises RequestError for what cannot be run."""
+    tokenizer, chat = engine.tokenizer, isinstance(body, ChatCompletionRequest)
+    if isinstance(body, ChatCompletionRequest):
+        prompts = [chat_ids(tokenizer, [message.plain for message in body.messages])]
+        limit = body.limit or max(1, engine.context - len(prompts[0]))
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    else:
+        prompts = [prompt_ids(tokenizer, p) if isinstance(p, str) else p for p in body.prompts]
+        limit, logprobs = body.max_tokens or DEFAULT_TOKENS, body.logprobs
     samplings = [body.sampling(limit, logprobs, n) for n in range(body.choices)]
     for ids in prompts:
         check_length(ids, limit, engine.context)
@@ -81,8 +69,8 @@ def _job(
 class Service:
     """Serves a worker's engine under the name `model`."""
 
-    def __init__(self, worker: Worker, model: str, metrics: Metrics):
-        self.worker, self.model, self.metrics = worker, model, metrics
+    def __init__(self, worker: Worker, model: str):
+        self.worker, self.model, self.metrics = worker, model, Metrics(model, worker)
         self.created = int(time.time())
 
 
@@ -94,7 +82,7 @@ class RunningJob:
         self.worker.admit(len(job.prompts) * len(job.samplings))
         tokenizer = self.worker.engine.tokenizer
         self._choices: list[ChoiceState] = []
-        self._clocks: dict[Any, tuple[ChoiceState, Clock]] = {}
+        self._clocks: dict[Ticket, tuple[ChoiceState, Clock]] = {}
         for prompt in job.prompts:
             for n, sampling in enumerate(job.samplings):
                 constraint = job.constraint and job.constraint.fresh()
@@ -116,7 +104,7 @@ class RunningJob:
         for ticket in self._clocks:
             self.worker.cancel(ticket)
 
-    async def response(self) -> dict[str, Any]:
+    async def response(self) -> JsonObject:
         """The response that is not streamed. Raises SalientError."""
         async for _ in self._outputs():
             pass
@@ -126,7 +114,7 @@ class RunningJob:
             "usage": usage(self.job.prompt_tokens, self._choices),
         }
 
-    async def events(self, body: BaseRequest) -> AsyncIterator[bytes]:
+    async def events(self, body: CompletionBody) -> AsyncIterator[bytes]:
         """The server-sent events of a streamed response; an error is the last of them."""
         head = {**self._head, "object": "chat.completion.chunk"} if self.job.chat else self._head
         last = {"usage": None} if body.with_usage else {}
@@ -163,17 +151,12 @@ class RunningJob:
             yield choice, output
 
 
-async def respond(
-    service: Service,
-    make_job: Callable[[Any, Engine], CompletionJob],
-    body: BaseRequest,
-    request: Request,
-) -> Response:
+async def respond(service: Service, body: CompletionBody, request: Request) -> Response:
     """The response to `body`. Raises RequestError, and ResourceError if too many wait."""
     if body.model is not None and body.model != service.model:
         return unknown_model(body.model, service)
     # Tokenizing a long prompt takes a while; other requests run meanwhile.
-    job = await asyncio.to_thread(make_job, body, service.worker.engine)
+    job = await asyncio.to_thread(completion_job, body, service.worker.engine)
     running = RunningJob(service, job)
     if body.stream:
         # If the client leaves before the first event, the generator never starts nor closes.
@@ -186,7 +169,7 @@ async def respond(
         running.close()
 
 
-async def _until_disconnect(request: Request, running: RunningJob) -> dict[str, Any]:
+async def _until_disconnect(request: Request, running: RunningJob) -> JsonObject:
     """The response; cancelled when the client disconnects."""
     work = asyncio.ensure_future(running.response())
     disconnect = asyncio.ensure_future(_disconnect(request))
@@ -208,5 +191,5 @@ def unknown_model(name: str, service: Service) -> JSONResponse:
     return error_response(message, 404, "NotFoundError", "model")
 
 
-def _event(data: dict[str, Any]) -> bytes:
+def _event(data: JsonObject) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"

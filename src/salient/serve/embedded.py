@@ -1,24 +1,34 @@
-"""The server of the embedded engine: loads the models, builds the app, runs it."""
+"""The server of the embedded engine: loads the models, builds the app, runs it.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+It runs as many sequences at once as memory holds, up to a few dozen.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
 
 from fastapi import FastAPI
 
+from salient.core.devices import find_device, free_memory
+from salient.core.errors import ModelError, ResourceError
 from salient.core.options import strings
+from salient.core.records import to_json
 from salient.models.model_folder import model_folder
-from salient.runtime.load_engine import LoadedEngine, load
+from salient.runtime.load_engine import LONGEST_DEFAULT, LoadedEngine, load
 from salient.runtime.options import EngineOptions
+from salient.shapes.resolve import shape_of_folder
 
 from .app import AppSettings, create_app
-from .capacity import sequences
 from .http_server import is_loopback, run_app, url_of
 from .options import ServeOptions, ServerEvent
 from .worker import Worker
 
 REFERENCE_SLOTS = 2  # only the explorer uses it
+MAX_SEQUENCES = 32  # a step of more costs more than it gains on the machines of this engine
+UNKNOWN_SHAPE = 8  # sequences if the size of the model's cache is unknown
+SHARE = 0.6  # of the free memory before the weights are loaded
+KV_BYTES = 2  # of an element of the KV cache (runtime/load_engine.py)
 
 
 @dataclass(frozen=True)
@@ -36,14 +46,15 @@ ExtendApp = Callable[[FastAPI, ServedModel, ServedModel | None], None]
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """A started server."""
+    """A started server. slots: sequences at once   how: the runner's own description"""
 
+    engine: str
     url: str
     model: str
-    context: int
     slots: int
+    context: int
     kernels: list[str]
-    how: str
+    how: str = field(metadata={"key": "runs_as"})
 
 
 def serve_embedded(options: ServeOptions, listening: socket, extend: ExtendApp | None) -> None:
@@ -53,8 +64,14 @@ def serve_embedded(options: ServeOptions, listening: socket, extend: ExtendApp |
     """
     folder = model_folder(str(options.checkpoint))
     reference_folder = model_folder(str(options.reference)) if options.reference else None
-    served = _load_served(options, folder, reference_folder)
-    reference = _load_reference(options, reference_folder) if reference_folder else None
+    folders = [folder, reference_folder] if reference_folder else [folder]
+    slots = options.concurrency
+    if slots is None:
+        slots = sequences(folders, options.context_length, options.device)
+    name = options.served_model_name or folder.resolve().name
+    served, reference = _load(options, name, folder, slots, options.dtype), None
+    if reference_folder:
+        reference = _load(options, str(options.reference), reference_folder, REFERENCE_SLOTS)
     settings = AppSettings(
         served.name,
         options.api_key,
@@ -64,17 +81,20 @@ def serve_embedded(options: ServeOptions, listening: socket, extend: ExtendApp |
     app = create_app(served.worker, settings, [reference.worker] if reference else [])
     if extend:
         extend(app, served, reference)
-    engine = served.loaded.engine
-    info = ServerInfo(
-        url_of(listening),
-        served.name,
-        engine.context,
-        engine.runner.slots,
-        [name for name, _ in served.loaded.model.kernels],
-        engine.runner.how,
-    )
+    runner, kernels = served.loaded.engine.runner, [n for n, _ in served.loaded.model.kernels]
+    url, context = url_of(listening), served.loaded.engine.context
+    info = ServerInfo("embedded", url, name, runner.slots, context, kernels, runner.how)
     event = started_event(info, options)
     run_app(app, listening, options.deadline, lambda: options.emit(event))
+
+
+def _load(
+    options: ServeOptions, name: str, folder: Path, slots: int, dtype: str = "auto"
+) -> ServedModel:
+    context, device = options.context_length, options.device
+    engine_options = EngineOptions(device=device, dtype=dtype, context_length=context, slots=slots)
+    loaded = load(str(folder), engine_options)
+    return ServedModel(name, folder, loaded, Worker(loaded.engine, options.max_waiting))
 
 
 def started_event(info: ServerInfo, options: ServeOptions) -> ServerEvent:
@@ -90,35 +110,27 @@ def started_event(info: ServerInfo, options: ServeOptions) -> ServerEvent:
             f"warning: {options.host} can be reached from other machines, and no key is required. "
             "Set --api-key, or SALIENT_API_KEY in the environment."
         )
-    data = {"engine": "embedded", "url": info.url, "model": info.model, "slots": info.slots}
-    more = {"context": info.context, "kernels": info.kernels, "runs_as": info.how}
-    return ServerEvent(lines, {**data, **more, "api_key": options.api_key is not None})
+    return ServerEvent(lines, {**to_json(info), "api_key": options.api_key is not None})
 
 
-def _load_served(options: ServeOptions, folder: Path, reference: Path | None) -> ServedModel:
-    slots = options.concurrency
-    if slots is None:
-        folders = [folder, reference] if reference else [folder]
-        slots = sequences(folders, options.context_length, options.device)
-    loaded = load(
-        str(folder),
-        EngineOptions(
-            device=options.device,
-            dtype=options.dtype,
-            context_length=options.context_length,
-            slots=slots,
-        ),
-    )
-    name = options.served_model_name or folder.resolve().name
-    return ServedModel(name, folder, loaded, Worker(loaded.engine, options.max_waiting))
+def sequences(folders: Sequence[Path], context: int | None, device: str) -> int:
+    """How many sequences of `context` tokens (default: the engine's) fit in memory.
 
-
-def _load_reference(options: ServeOptions, folder: Path) -> ServedModel:
-    loaded = load(
-        str(folder),
-        EngineOptions(
-            device=options.device, context_length=options.context_length, slots=REFERENCE_SLOTS
-        ),
-    )
-    name = str(options.reference or folder.name)
-    return ServedModel(name, folder, loaded, Worker(loaded.engine, options.max_waiting))
+    folders: the models to load, the served one first. Raises ResourceError if no sequence fits.
+    """
+    try:
+        shape = shape_of_folder(folders[0])
+    except ModelError:  # a family that plan does not know may still run
+        return UNKNOWN_SHAPE
+    length = context or min(shape.context or LONGEST_DEFAULT, LONGEST_DEFAULT)
+    sequence = max(1, shape.values_per_token * length * KV_BYTES)
+    weights = sum(p.stat().st_size for folder in folders for p in folder.glob("*.safetensors"))
+    free = free_memory(find_device(device))
+    room = free * SHARE - weights
+    if room < sequence:
+        raise ResourceError(
+            f"The weights take {weights / 2**30:.1f} GiB, and one sequence of {length} tokens "
+            f"{sequence / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free, of which the server "
+            f"takes {SHARE:.0%}. Use a smaller --context-length, or free some memory."
+        )
+    return min(MAX_SEQUENCES, int(room // sequence))

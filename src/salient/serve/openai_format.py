@@ -1,7 +1,7 @@
 """Responses and errors of OpenAI's API. Errors name the client's fault, no detail of the server."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
@@ -9,8 +9,12 @@ from salient.core.errors import RequestError, ResourceError, SalientError
 from salient.runtime.sampling_params import SampledToken
 from salient.runtime.token_sequence import StepOutput
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 INVALID, OVERLOADED, INTERNAL = "invalid_request_error", "rate_limit_error", "server_error"
 RETRY_SECONDS = 1
+JsonObject = dict[str, object]
 
 
 @dataclass
@@ -21,7 +25,7 @@ class ChoiceState:
     """
 
     index: int
-    tokenizer: Any
+    tokenizer: "PreTrainedTokenizerBase"
     chat: bool
     logprobs: bool
     token_ids: bool
@@ -37,93 +41,77 @@ class ChoiceState:
         self.text += output.text
         self.finished = output.finished or self.finished
 
-    def complete(self) -> dict[str, Any]:
+    def complete(self) -> JsonObject:
         """The finished choice of a response that is not streamed."""
         message = {"role": "assistant", "content": self.text, "refusal": None}
-        content = {"message": message} if self.chat else {"text": self.text}
-        return {"index": self.index, **content, **self._end(0)}
+        return self._choice({"message": message} if self.chat else {"text": self.text}, 0)
 
-    def opening(self) -> dict[str, Any]:
+    def opening(self) -> JsonObject:
         """The first chunk of a chat's stream."""
         delta = {"role": "assistant", "content": ""}
         return {"index": self.index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def chunk(self, output: StepOutput) -> dict[str, Any]:
+    def chunk(self, output: StepOutput) -> JsonObject:
         """The chunk of `output`, which was added last."""
         delta = {"content": output.text} if output.text else {}
-        content = {"delta": delta} if self.chat else {"text": output.text}
         start = len(self.picked) - (output.picked is not None)
-        return {"index": self.index, **content, **self._end(start)}
+        return self._choice({"delta": delta} if self.chat else {"text": output.text}, start)
 
-    def _end(self, start: int) -> dict[str, Any]:
-        """Finish reason; log probabilities and ids of the tokens from `start` on."""
+    def _choice(self, content: JsonObject, start: int) -> JsonObject:
+        """`content`; finish reason; log probabilities and ids of the tokens from `start` on."""
         picked, logprobs = self.picked[start:], None
-        if self.logprobs and self.chat:
-            logprobs = chat_logprobs(self.tokenizer, picked)
-        elif self.logprobs:
-            logprobs = completion_logprobs(self.tokenizer, picked, self.offsets[start:])
+        if self.logprobs:
+            shape = self._chat_logprobs if self.chat else self._completion_logprobs
+            logprobs = shape(picked, self.offsets[start:])
         reason = {"": None, "length": "length"}.get(self.finished, "stop")  # all that OpenAI has
-        end: dict[str, Any] = {"logprobs": logprobs, "finish_reason": reason}
-        return end | ({"token_ids": [p.token for p in picked]} if self.token_ids else {})
+        ids = {"token_ids": [p.token for p in picked]} if self.token_ids else {}
+        end = {"logprobs": logprobs, "finish_reason": reason}
+        return {"index": self.index, **content, **end, **ids}
 
-
-def token_text(tokenizer: Any, token: int) -> str:
-    """A token's own text; special tokens show their names."""
-    return tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-def completion_logprobs(
-    tokenizer: Any, picked: list[SampledToken], offsets: list[int]
-) -> dict[str, Any]:
-    """The `logprobs` of a completion's choice."""
-    return {
-        "tokens": [token_text(tokenizer, p.token) for p in picked],
-        "token_logprobs": [p.logprob for p in picked],
-        "top_logprobs": [_by_text(tokenizer, p) if p.top else None for p in picked],
-        "text_offset": offsets,
-    }
-
-
-def chat_logprobs(tokenizer: Any, picked: list[SampledToken]) -> dict[str, Any]:
-    """The `logprobs` of a chat completion's choice."""
-    content = [
-        {
-            **_chat_token(tokenizer, p.token, p.logprob),
-            "top_logprobs": [_chat_token(tokenizer, t, v) for t, v in p.top],
+    def _completion_logprobs(self, picked: list[SampledToken], offsets: list[int]) -> JsonObject:
+        return {
+            "tokens": [token_text(self.tokenizer, p.token) for p in picked],
+            "token_logprobs": [p.logprob for p in picked],
+            "top_logprobs": [self._by_text(p) if p.top else None for p in picked],
+            "text_offset": offsets,
         }
-        for p in picked
-    ]
-    return {"content": content, "refusal": None}
+
+    def _by_text(self, picked: SampledToken) -> dict[str, float | None]:
+        """Top tokens, and the sampled one, by text; of equal texts (parts of characters) the
+        first."""
+        sampled = (picked.token, picked.logprob)
+        alone = all(token != picked.token for token, _ in picked.top)
+        logprobs: dict[str, float | None] = {}
+        for token, logprob in [*picked.top, sampled] if alone else picked.top:
+            logprobs.setdefault(token_text(self.tokenizer, token), logprob)
+        return logprobs
+
+    def _chat_logprobs(self, picked: list[SampledToken], _: list[int]) -> JsonObject:
+        def entry(token: int, logprob: float | None) -> JsonObject:
+            text = token_text(self.tokenizer, token)
+            return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+        content = [
+            {**entry(p.token, p.logprob), "top_logprobs": [entry(*top) for top in p.top]}
+            for p in picked
+        ]
+        return {"content": content, "refusal": None}
 
 
-def _chat_token(tokenizer: Any, token: int, logprob: float | None) -> dict[str, Any]:
-    text = token_text(tokenizer, token)
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+def token_text(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
+    """A token's own text; special tokens show their names."""
+    shown = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    return str(tokenizer.decode([token], **shown))
 
 
-def _by_text(tokenizer: Any, picked: SampledToken) -> dict[str, float | None]:
-    """Top tokens, and the sampled one, by text; of equal texts (parts of characters) the first."""
-    logprobs: dict[str, float | None] = {}
-    for token, logprob in picked.top:
-        logprobs.setdefault(token_text(tokenizer, token), logprob)
-    if all(token != picked.token for token, _ in picked.top):
-        logprobs.setdefault(token_text(tokenizer, picked.token), picked.logprob)
-    return logprobs
-
-
-def usage(prompt_tokens: int, choices: list[ChoiceState]) -> dict[str, int]:
+def usage(prompt_tokens: int, choices: list[ChoiceState]) -> JsonObject:
     """The token counts."""
     count = sum(len(choice.picked) for choice in choices)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": count,
-        "total_tokens": prompt_tokens + count,
-    }
+    total = prompt_tokens + count
+    return {"prompt_tokens": prompt_tokens, "completion_tokens": count, "total_tokens": total}
 
 
-def error_body(
-    message: str, kind: str, param: str | None, code: int | str | None
-) -> dict[str, Any]:
+def error_body(message: str, kind: str, param: str | None, code: int) -> JsonObject:
     """The error object of responses and streams."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -135,7 +123,7 @@ def error_response(
     return JSONResponse(error_body(message, kind, param, status), status, headers)
 
 
-def response_to(error: SalientError, *, alive: bool = True) -> JSONResponse:
+def response_to(error: SalientError, *, alive: bool) -> JSONResponse:
     """The response to Salient's own errors; without details unless the request is at fault."""
     if isinstance(error, RequestError):
         return error_response(str(error))

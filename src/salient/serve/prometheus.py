@@ -15,7 +15,7 @@ class Metrics:
 
     def __init__(self, model: str, worker: Worker):
         self._registry = CollectorRegistry()
-        self._model = model
+        self.model = model
 
         def add(kind: type, name: str, text: str, *labels: str, **options: object):
             names = ("model_name", *labels)
@@ -31,16 +31,12 @@ class Metrics:
         waiting.set_function(lambda: worker.load.waiting)
         self.prompt_tokens = add(Counter, "prompt_tokens", "Prompt tokens.")
         self.new_tokens = add(Counter, "generation_tokens", "Generated tokens.")
-        self._success = add(
+        self.success = add(
             Counter, "request_success", "Finished sequences by reason.", "finished_reason"
         )
         self.first = add_times("time_to_first_token", "Time to the first token.")
         self.between = add_times("inter_token_latency", "Time between two tokens.")
         self.whole = add_times("e2e_request_latency", "Time of whole sequences.")
-
-    def finished(self, reason: str) -> None:
-        """Count a finished sequence. reason: 'stop', 'length' or 'cancelled'"""
-        self._success.labels(self._model, reason).inc()
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -66,6 +62,6 @@ class Clock:
         self._metrics.new_tokens.inc()
 
     def end(self, reason: str) -> None:
-        """The sequence has finished."""
+        """The sequence has finished. reason: 'stop', 'length' or 'cancelled'"""
         self._metrics.whole.observe(time.perf_counter() - self._start)
-        self._metrics.finished(reason)
+        self._metrics.success.labels(self._metrics.model, reason).inc()

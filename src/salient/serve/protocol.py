@@ -4,7 +4,7 @@ Unsupported fields that would change the response are refused by name. Other unk
 ignored, as in vLLM.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
@@ -19,24 +19,26 @@ Token = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Tokens = Annotated[list[Token], Field(min_length=1, max_length=2**20)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-
-# field -> the values that change nothing
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "suffix": (None, ""),
-    "logit_bias": (None, {}),
-    "tools": (None, []),
-    "functions": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "function_call": (None, "none", "auto"),
-    "audio": (None,),
-    "modalities": (None, ["text"]),
-    "guided_json": (None,),
-    "guided_regex": (None,),
-    "guided_choice": (None,),
-    "guided_grammar": (None,),
-    "structured_outputs": (None,),
-    "prompt_logprobs": (None,),
-    "use_beam_search": (None, False),
+Limit = Annotated[int, Field(ge=1, strict=True)] | None
+Count = Annotated[int, Field(ge=1, le=MAX_CHOICES, strict=True)] | None
+Logprobs = Annotated[int, Field(ge=0, le=20, strict=True)] | None
+# fields with the names of SamplingParams
+_SAMPLING = {
+    *("temperature", "top_p", "top_k", "min_p", "ignore_eos"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+}
+# field -> the values that change nothing, in addition to null
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "suffix": ("",),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "use_beam_search": (False,),
+    **dict.fromkeys(("audio", "structured_outputs", "prompt_logprobs"), ()),
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), ()),
 }
 
 
@@ -50,7 +52,7 @@ class StreamOptions(_Body):
 
 class JsonSchema(_Body):
     name: Annotated[str, Field(max_length=200)] | None = None
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    schema_: Annotated[dict[str, object] | None, Field(alias="schema")] = None
 
 
 class ResponseFormat(_Body):
@@ -72,7 +74,7 @@ class BaseRequest(_Body):
     """Fields of both kinds of request."""
 
     model: Annotated[str, Field(max_length=1000)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES, strict=True)] | None = None
+    n: Count = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
@@ -93,7 +95,7 @@ class BaseRequest(_Body):
     @model_validator(mode="after")
     def _refuse(self) -> "BaseRequest":
         for name, value in (self.model_extra or {}).items():
-            if name in _UNSUPPORTED and value not in _UNSUPPORTED[name]:
+            if value is not None and value not in _UNSUPPORTED.get(name, (value,)):
                 raise ValueError(f"{name} is not supported by this server; leave it out")
         return self
 
@@ -108,29 +110,18 @@ class BaseRequest(_Body):
 
     def sampling(self, limit: int, logprobs: int | None, choice: int = 0) -> SamplingParams:
         """The sampling parameters of one choice. Raises RequestError for invalid values."""
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or ()
-        top_k = 0 if self.top_k in (None, -1) else self.top_k
+        fields = {"temperature": 1.0, **self.model_dump(include=_SAMPLING, exclude_none=True)}
+        if self.top_k == -1:  # no limit, as in vLLM
+            del fields["top_k"]
+        if self.seed is not None:
+            fields["seed"] = (self.seed + choice) % 2**63
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        stop_tokens = tuple(self.stop_token_ids or ())
         params = SamplingParams(
-            max_new_tokens=limit,
-            temperature=_or(self.temperature, 1.0),
-            top_p=_or(self.top_p, 1.0),
-            top_k=top_k or 0,
-            min_p=_or(self.min_p, 0.0),
-            repetition_penalty=_or(self.repetition_penalty, 1.0),
-            presence_penalty=_or(self.presence_penalty, 0.0),
-            frequency_penalty=_or(self.frequency_penalty, 0.0),
-            seed=None if self.seed is None else (self.seed + choice) % 2**63,
-            stop=tuple(stop),
-            stop_tokens=tuple(self.stop_token_ids or ()),
-            ignore_eos=bool(self.ignore_eos),
-            logprobs=logprobs,
+            limit, stop=stop, stop_tokens=stop_tokens, logprobs=logprobs, **fields
         )
         params.check()
         return params
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
 
 
 class CompletionRequest(BaseRequest):
@@ -142,10 +133,10 @@ class CompletionRequest(BaseRequest):
         | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
         | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
-    max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+    max_tokens: Limit = None
+    logprobs: Logprobs = None
     echo: Literal[False] | None = None
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES, strict=True)] | None = None
+    best_of: Count = None
 
     @model_validator(mode="after")
     def _one_ranking(self) -> "CompletionRequest":
@@ -186,10 +177,10 @@ class ChatCompletionRequest(BaseRequest):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    max_tokens: Limit = None
+    max_completion_tokens: Limit = None
     logprobs: StrictBool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+    top_logprobs: Logprobs = None
 
     @model_validator(mode="after")
     def _logprobs_first(self) -> "ChatCompletionRequest":
@@ -200,10 +191,6 @@ class ChatCompletionRequest(BaseRequest):
     @property
     def limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-
-    @property
-    def logprob_count(self) -> int | None:
-        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class TokenizeRequest(_Body):

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from salient.core.errors import MissingExtra, RequestError
-from salient.core.progress import Progress
 
 from .http_server import bind
 from .options import ServeOptions, ServerEvent
@@ -83,20 +82,19 @@ def _with_checkpoint(options: ServeOptions) -> ServeOptions:
     if options.checkpoint == DEMO_NAME:
         folder = demo_checkpoint()
         if not (folder / "salient.json").exists():
+            from salient.awq.options import QuantizeOptions
+            from salient.awq.quantize import quantize_model
+
             line = f"Quantizing {DEMO_NAME} into {folder}, once; it takes a minute or two."
             options.emit(ServerEvent([line], {}))
-            _quantize_demo(DEMO_NAME, str(folder), options.progress)
+            # groups of 64: its width of 576 takes no larger
+            demo = QuantizeOptions(
+                DEMO_NAME, folder, scheme="w4-g64", samples=16, progress=options.progress
+            )
+            quantize_model(demo)
         options = replace(options, checkpoint=str(folder))
     options.progress.close()  # a server runs until a signal
     return options
-
-
-def _quantize_demo(name: str, folder: str, progress: Progress) -> None:
-    from salient.awq.options import QuantizeOptions
-    from salient.awq.quantize import quantize_model
-
-    # groups of 64: its width of 576 takes no larger
-    quantize_model(QuantizeOptions(name, folder, scheme="w4-g64", samples=16, progress=progress))
 
 
 def _serve_vllm(options: ServeOptions) -> int:

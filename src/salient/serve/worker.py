@@ -9,8 +9,9 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from salient.core.errors import ResourceError, SalientError
 from salient.runtime.engine import Engine
@@ -113,10 +114,20 @@ class Worker:
     async def between_steps(self, work: Callable[[Engine], T]) -> T:
         """The result of `work`, run in the engine's thread between two steps. Raises its errors,
         and ResourceError if the engine has stopped."""
-        assert self._loop is not None
-        future = self._loop.create_future()
-        self._commands.put(lambda: self._work(work, future))
-        return await future
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():  # the caller was cancelled
+                return
+            try:
+                if self.failure:
+                    raise ResourceError(self.failure)
+                future.set_result(work(self.engine))
+            except Exception as error:  # noqa: BLE001  passed to the caller
+                future.set_exception(error)
+
+        self._commands.put(run)
+        return await asyncio.wrap_future(future)
 
     def _run(self) -> None:
         while self._run_commands():
@@ -157,16 +168,6 @@ class Worker:
             del self._tickets[ticket.sequence]
             self._send([(ticket, StepOutput(ticket.sequence, "", None, "cancelled"))])
 
-    def _work(self, work: Callable[[Engine], Any], future: "asyncio.Future[Any]") -> None:
-        result, error = None, None
-        try:
-            if self.failure:
-                raise ResourceError(self.failure)
-            result = work(self.engine)
-        except Exception as raised:  # noqa: BLE001  passed to the caller
-            error = raised
-        self._in_loop(_settle, future, result, error)
-
     def _deliver(self, step: list[StepOutput]) -> None:
         outputs: list[Output] = []
         for output in step:
@@ -178,12 +179,9 @@ class Worker:
             self._send(outputs)
 
     def _send(self, outputs: list[Output]) -> None:
-        self._in_loop(self._receive, outputs)
-
-    def _in_loop(self, function: Callable[..., None], *args: Any) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(function, *args)
+            self._loop.call_soon_threadsafe(self._receive, outputs)
         except RuntimeError:  # the loop is closed: nobody waits any more
             log.debug("the event loop is closed")
 
@@ -194,13 +192,3 @@ class Worker:
                 ticket.ended = True
                 self._open -= 1
             ticket.outputs.put_nowait((ticket, output))
-
-
-def _settle(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
-    """In the event loop; the caller may have been cancelled."""
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
