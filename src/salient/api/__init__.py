@@ -205,9 +205,10 @@ def serve(options: ServeOptions) -> int:
 
 
 def _add_explorer(app: FastAPI, served: ServedModel, reference: ServedModel | None) -> None:
-    from salient.explorer.routes import mount_explorer
+    from salient.explorer.routes import add_explorer
+    from salient.explorer.state import ExplorerState
 
-    mount_explorer(app, served, reference)
+    add_explorer(app, ExplorerState(served, reference))
 
 
 @with_options(GenerateOptions)

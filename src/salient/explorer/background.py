@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 from salient.core.errors import ResourceError
 
@@ -50,7 +50,7 @@ class RecentResults:
 
     def __init__(self, size: int):
         self._size = size
-        self._results: OrderedDict[Hashable, Any] = OrderedDict()
+        self._results: OrderedDict[Hashable, object] = OrderedDict()
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
         """The result of `key`; computed if it is not cached."""
@@ -59,4 +59,4 @@ class RecentResults:
             while len(self._results) > self._size:
                 self._results.popitem(last=False)
         self._results.move_to_end(key)
-        return self._results[key]
+        return cast("T", self._results[key])

@@ -10,19 +10,18 @@ error: tr(E G E^T) = |X E^T|^2.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from salient.core.corpus import read_texts
 from salient.core.errors import ResourceError, SalientError
 from salient.core.evidence import RunEvidence
 from salient.core.system import available_memory, release_memory
-from salient.formats.checkpoint import open_checkpoint
 from salient.models.block_call import BlockCall, InputRecorder, run_block
 from salient.models.proof import ScaleGroup
 from salient.models.scale_groups import GroupProver
@@ -30,6 +29,7 @@ from salient.models.skeleton import Skeleton
 from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, pack_tokens
 
 from .background import BackgroundWorker, RecentResults
+from .linears import block_reader
 from .reference_model import ReferenceSource
 
 log = logging.getLogger("salient.serve")
@@ -38,14 +38,6 @@ WINDOWS, WINDOW = 8, 128  # 1024 tokens: mean |x| is exact within a few per cent
 HIDDEN = torch.bfloat16  # as in a run: half of float32, with its range
 CACHED_BLOCKS = 2  # whose inputs stay in memory
 ROOM = 2  # of a block's bytes: the block, and what it computes
-
-
-@dataclass(frozen=True)
-class CalibrationWindows:
-    """ids: int64 [windows, tokens]   label: which texts they are"""
-
-    ids: Tensor
-    label: str
 
 
 @dataclass(frozen=True)
@@ -68,16 +60,6 @@ class BlockInputs:
 
 
 @dataclass
-class _PassState:
-    """A running pass, with the hidden states that enter the next block."""
-
-    skeleton: Skeleton
-    calls: list[BlockCall]
-    prober: GroupProver
-    hidden: Tensor
-
-
-@dataclass
 class CalibrationPass:
     """The statistics of `source`. Methods except `start` run in the background thread.
 
@@ -93,16 +75,15 @@ class CalibrationPass:
     blocks: list[BlockInputs] = field(default_factory=list)
     calls: list[BlockCall] = field(default_factory=list)
     _recent: RecentResults = field(default_factory=lambda: RecentResults(CACHED_BLOCKS))
-    _reader: Skeleton | None = None
 
     def start(self) -> None:
         """Start the pass unless it was started."""
         if self.state == "waiting":
             self.state = "measuring"
-            self._submit(self._first_step)
+            self._resume(self._measure())
 
     @property
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> dict[str, object]:
         done = len(self.blocks)
         return {"state": self.state, "done": done, "total": self.total, "words": self.label}
 
@@ -111,13 +92,10 @@ class CalibrationPass:
         """Bytes of the stored hidden states."""
         return sum(block.hidden.numel() * block.hidden.element_size() for block in self.blocks)
 
-    @property
+    @cached_property
     def reader(self) -> Skeleton:
         """The source, to read single parameters and blocks from."""
-        if self._reader is None:
-            source = open_checkpoint(self.source.folder)
-            self._reader = Skeleton(source, torch.float32, torch.device("cpu"))
-        return self._reader
+        return block_reader(self.source.folder)
 
     def tokens(self, index: int, first: str) -> Tensor:
         """The input of block `index` whose first reader is `first`: float32 [tokens, in]."""
@@ -131,38 +109,43 @@ class CalibrationPass:
             run_block(block, inputs.hidden, self.calls[index])
         return {name: x.float() for name, x in recorder.inputs.items()}
 
-    def _first_step(self) -> None:
+    def _measure(self) -> Iterator[None]:
+        """Measure the blocks, with a stop before each."""
         skeleton = self.reader
         self.total = len(skeleton.blocks)
         _check_memory(skeleton)
-        windows = calibration_windows(self.source.folder, skeleton.vocabulary, self.evidence)
-        hidden, self.calls = skeleton.calls(windows.ids)
-        prober = GroupProver(skeleton, windows.ids)
+        ids, label = calibration_windows(self.source.folder, skeleton.vocabulary, self.evidence)
+        hidden, self.calls = skeleton.calls(ids)
+        prober = GroupProver(skeleton, ids)
         skeleton.forget_outer()
-        self.label = windows.label
-        state = _PassState(skeleton, self.calls, prober, hidden)
-        self._submit(lambda: self._step(state))
+        self.label = label
+        for index in range(self.total):
+            yield
+            block = skeleton.block(index)
+            groups = prober.groups(index, block, hidden)
+            inputs, out = _input_statistics(block, groups, hidden, self.calls[index])
+            del block  # before the next one is read
+            self.blocks.append(BlockInputs(hidden.to(HIDDEN), groups, inputs))
+            hidden = out
+        self.state = "ready"
+        release_memory()
 
-    def _step(self, state: _PassState) -> None:
-        self.blocks.append(_measure(state, len(self.blocks)))
-        if len(self.blocks) < self.total:
-            self._submit(lambda: self._step(state))
-        else:
-            self.state = "ready"
-            release_memory()
+    def _resume(self, steps: Iterator[None]) -> None:
+        """Queue the next of `steps`; its error ends the pass."""
 
-    def _submit(self, task: Callable[[], None]) -> None:
-        """Queue `task`; its error ends the pass."""
-
-        def safely() -> None:
+        def step() -> None:
             try:
-                task()
+                next(steps)
+            except StopIteration:
+                return
             except Exception as error:
                 log.exception("the explorer's pass stopped")
                 self.label = _error_message(error, self.source.folder)
                 self.state = "failed"
+            else:
+                self._resume(steps)
 
-        self.background.submit(safely)
+        self.background.submit(step)
 
 
 def _error_message(error: Exception, folder: Path) -> str:
@@ -185,28 +168,28 @@ def _check_memory(skeleton: Skeleton) -> None:
         )
 
 
-def _measure(state: _PassState, index: int) -> BlockInputs:
-    """The statistics of block `index`; moves `state` to the next block."""
-    block = state.skeleton.block(index)
-    groups = state.prober.groups(index, block, state.hidden)
+def _input_statistics(
+    block: nn.Module, groups: list[ScaleGroup], hidden: Tensor, call: BlockCall
+) -> tuple[list[InputStatistics], Tensor]:
+    """The statistics of the block's inputs, and its output."""
     readers = [(names, group) for group in groups for names in group.inputs]
     with InputRecorder(block, [names[0] for names, _ in readers]) as recorder:
-        out = run_block(block, state.hidden, state.calls[index])
+        out = run_block(block, hidden, call)
     inputs = []
     for names, group in readers:
         x = recorder.inputs.get(names[0])
         mean = None if x is None or not len(x) else x.float().abs().mean(0)
         inputs.append(InputStatistics(names, group, mean, 0 if x is None else len(x)))
-    hidden, state.hidden = state.hidden.to(HIDDEN), out
-    return BlockInputs(hidden, groups, inputs)
+    return inputs, out
 
 
 def calibration_windows(
     source: Path, vocabulary: int, evidence: RunEvidence | str
-) -> CalibrationWindows:
+) -> tuple[Tensor, str]:
     """A few evenly spread windows of the checkpoint's calibration, or of the built-in corpus.
 
-    Raises SalientError if neither can be tokenized.
+    Returns ids, int64 [windows, tokens], and which texts they are. Raises SalientError if neither
+    can be tokenized.
     """
     tokenizer = load_tokenizer(source)
     batch = None if isinstance(evidence, str) else _run_calibration(tokenizer, evidence)
@@ -219,7 +202,7 @@ def calibration_windows(
     pool = batch.ids[:, : batch.ids.shape[1] // length * length].reshape(-1, length)
     count = min(WINDOWS, len(pool))
     ids = pool[[number * len(pool) // count for number in range(count)]]
-    return CalibrationWindows(ids, f"{ids.numel()} tokens {label}")
+    return ids, f"{ids.numel()} tokens {label}"
 
 
 def _run_calibration(tokenizer: object, evidence: RunEvidence) -> TokenBatch | None:

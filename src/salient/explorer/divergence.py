@@ -6,9 +6,8 @@ same positions.
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
@@ -20,6 +19,9 @@ from salient.runtime.tokenization import chat_ids, prompt_ids
 from salient.serve.openai_format import token_text
 from salient.serve.protocol import MAX_MESSAGES, ChatMessage, Text
 from salient.serve.worker import Worker
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOP = 5
 MAX_CHARACTERS = 2**16  # of an answer
@@ -77,7 +79,7 @@ def forced_text(body: ForcedAnswer, engine: Engine, other: Engine) -> ForcedText
     return ForcedText(prompt, answer[:most], max(0, len(answer) - most))
 
 
-async def divergence(body: ForcedAnswer, worker: Worker, reference: Worker) -> dict[str, Any]:
+async def divergence(body: ForcedAnswer, worker: Worker, reference: Worker) -> dict[str, object]:
     """KL and both models' most likely tokens at each position of the answer.
 
     Raises RequestError, ResourceError if a model has no free slot, ModelError for NaN logits.
@@ -102,25 +104,16 @@ async def _logits(worker: Worker, text: ForcedText) -> Tensor:
 
 
 def _compare(
-    tokenizer: Any, text: ForcedText, reference: Tensor, quantized: Tensor
-) -> dict[str, Any]:
-    tokens = list(_tokens(tokenizer, text.answer, reference, quantized))
-    return {
-        "tokens": tokens,
-        "mean_kl": sum(token["kl"] for token in tokens) / len(tokens),
-        "agreed": sum(token["same"] for token in tokens) / len(tokens),
-        "cut": text.cut,
-    }
-
-
-def _tokens(
-    tokenizer: Any, answer: Sequence[int], reference: Tensor, quantized: Tensor
-) -> Iterator[dict[str, Any]]:
-    for start in range(0, len(answer), ROWS):
+    tokenizer: "PreTrainedTokenizerBase", text: ForcedText, reference: Tensor, quantized: Tensor
+) -> dict[str, object]:
+    tokens: list[dict[str, object]] = []
+    kls: list[float] = []
+    agreed = 0
+    for start in range(0, len(text.answer), ROWS):
         logs = [x[start : start + ROWS].float().log_softmax(-1) for x in (reference, quantized)]
-        kls = kl_rows(*logs).tolist()
+        kls += kl_rows(*logs).tolist()
         tops = [log.topk(TOP) for log in logs]
-        for row, token in enumerate(answer[start : start + ROWS]):
+        for row, token in enumerate(text.answer[start : start + ROWS]):
             lists = [
                 [
                     {"text": _text(tokenizer, int(i)), "p": math.exp(float(v))}
@@ -128,17 +121,21 @@ def _tokens(
                 ]
                 for top in tops
             ]
-            yield {
-                "text": _text(tokenizer, token),
-                "kl": kls[row],
-                "p": [math.exp(float(log[row, token])) for log in logs],
-                "same": bool(tops[0].indices[row, 0] == tops[1].indices[row, 0]),
-                "reference": lists[0],
-                "quantized": lists[1],
-            }
+            same = bool(tops[0].indices[row, 0] == tops[1].indices[row, 0])
+            agreed += same
+            entry = {"text": _text(tokenizer, token), "kl": kls[start + row], "same": same}
+            entry["p"] = [math.exp(float(log[row, token])) for log in logs]
+            tokens.append({**entry, "reference": lists[0], "quantized": lists[1]})
+    count = len(tokens)
+    return {
+        "tokens": tokens,
+        "mean_kl": sum(kls) / count,
+        "agreed": agreed / count,
+        "cut": text.cut,
+    }
 
 
-def _text(tokenizer: Any, token: int) -> str:
+def _text(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
     """A token's text; for a part of a character, its name in the vocabulary."""
     text = token_text(tokenizer, token)
     return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text

@@ -79,8 +79,6 @@ class LinearReader:
         return BlockLinear(block, name, weight, written)
 
 
-def open_layers(folder: Path, source: Skeleton | None) -> LinearReader:
-    """The linears of the checkpoint in `folder`; its files are opened again, for this thread."""
-    return LinearReader(
-        Skeleton(open_checkpoint(folder), torch.float32, torch.device("cpu")), source
-    )
+def block_reader(folder: Path) -> Skeleton:
+    """The model in `folder`, to read single parameters; its files are opened for this thread."""
+    return Skeleton(open_checkpoint(folder), torch.float32, torch.device("cpu"))

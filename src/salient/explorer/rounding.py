@@ -1,6 +1,5 @@
 """Rounding with other settings than the checkpoint's, by core.quant."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,24 +21,21 @@ class Rounding:
     clip: float
     dtype: torch.dtype
 
-    def grid(self, scaled: Tensor) -> Grid:
-        """The grid of `scaled` float32 [rows, in]."""
-        grouped = scaled.unflatten(1, (-1, self.scheme.group_size))
-        low, high = grouped.amin(-1) * self.clip, grouped.amax(-1) * self.clip
-        return grid_of(low, high, self.scheme, self.dtype)
-
     def of(self, weight: Tensor, scale: Tensor) -> Tensor:
         """`weight` [rows, in] times `scale` [in], rounded and dequantized, divided by the scale."""
-        scaled = weight * scale
-        grouped = scaled.unflatten(1, (-1, self.scheme.group_size))
-        return round_trip(grouped, self.grid(scaled), self.scheme).flatten(1) / scale
+        grouped, grid = self._grid(weight * scale)
+        return round_trip(grouped, grid, self.scheme).flatten(1) / scale
 
     def codes(self, weight: Tensor, scale: Tensor) -> tuple[Tensor, Grid]:
         """The codes of `weight` times `scale`, uint8 [rows, in], and their grid."""
-        scaled = weight * scale
-        grid = self.grid(scaled)
-        grouped = scaled.unflatten(1, (-1, self.scheme.group_size))
+        grouped, grid = self._grid(weight * scale)
         return codes_of(grouped, grid, self.scheme).flatten(1).byte(), grid
+
+    def _grid(self, scaled: Tensor) -> tuple[Tensor, Grid]:
+        """`scaled` float32 [rows, in] by groups, and its grid."""
+        grouped = scaled.unflatten(1, (-1, self.scheme.group_size))
+        low, high = grouped.amin(-1) * self.clip, grouped.amax(-1) * self.clip
+        return grouped, grid_of(low, high, self.scheme, self.dtype)
 
 
 def spread_rows(out: int, width: int, values: int = MORE) -> Tensor:
@@ -55,18 +51,24 @@ def output_power(weight: Tensor, tokens: Tensor) -> float:
 
 @dataclass(frozen=True)
 class FoldedScales:
-    """The scales that were folded into a weight before rounding. columns: float32 [in]
+    """The scales that were folded into a weight before rounding.
 
-    rows_of: (original rows, written rows without their column scales) -> the scales of the rows
+    columns: float32 [in]   rows: whether rows have scales, too
     """
 
     columns: Tensor
-    rows_of: Callable[[Tensor, Tensor], Tensor]
+    rows: bool
 
     def unfold(self, original: Tensor, written: Tensor) -> Tensor:
         """`written` [rows, in] without the scales; `original`: the same rows of the source."""
         bare = written / self.columns
-        return bare / self.rows_of(original, bare)[:, None]
+        return bare / self.row_factors(original, bare)[:, None]
+
+    def row_factors(self, original: Tensor, bare: Tensor) -> Tensor:
+        """The scales of rows [rows, in]. bare: as written, without the scales of the columns"""
+        if not self.rows:
+            return torch.ones(len(original))
+        return _ratio((bare * original).sum(1), original.square().sum(1))
 
 
 def fit_folded(original: Tensor, written: Tensor, *, columns: bool, rows: bool) -> FoldedScales:
@@ -76,21 +78,13 @@ def fit_folded(original: Tensor, written: Tensor, *, columns: bool, rows: bool) 
     checkpoint does not store the scales. Hundreds of codes share each scale, so that rounding
     changes it by a few parts in a thousand.
     """
-    scales = torch.ones(original.shape[1])
-    rows_of = _row_factors if rows else _ones
+    folded = FoldedScales(torch.ones(original.shape[1]), rows)
     for _ in range(FIT_ROUNDS if columns else 0):
         # Without the rows' factors, which scaled the rounding errors, too.
-        even = written / rows_of(original, written / scales)[:, None]
+        even = written / folded.row_factors(original, written / folded.columns)[:, None]
         scales = _ratio((even * original).sum(0), original.square().sum(0))
-    return FoldedScales(scales, rows_of)
-
-
-def _row_factors(original: Tensor, bare: Tensor) -> Tensor:
-    return _ratio((bare * original).sum(1), original.square().sum(1))
-
-
-def _ones(original: Tensor, _: Tensor) -> Tensor:
-    return torch.ones(len(original))
+        folded = FoldedScales(scales, rows)
+    return folded
 
 
 def _ratio(top: Tensor, bottom: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Parameters are bounded, and no request names a file of this machine.
 
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, Query, Request
 from starlette.responses import JSONResponse, Response
@@ -16,10 +16,8 @@ from salient.explorer.panels.curve import curve_data
 from salient.explorer.panels.group import GroupQuery, group_data
 from salient.explorer.panels.linear_view import inputs_data
 from salient.explorer.panels.salience import salience_data
-from salient.serve.completions import Service, chat_job, completion_job, respond
-from salient.serve.embedded import ServedModel
+from salient.serve.completions import CompletionBody, Service, respond
 from salient.serve.openai_format import error_response
-from salient.serve.prometheus import Metrics
 from salient.serve.protocol import ChatCompletionRequest, CompletionRequest
 
 from .divergence import ForcedAnswer, divergence
@@ -52,11 +50,6 @@ Bits = Annotated[int, Query(ge=2, le=8)]
 GroupSize = Annotated[int, Query(ge=1, le=4096)]
 Clip = Annotated[float, Query(ge=0.1, le=1.0, allow_inf_nan=False)]
 Exponent = Annotated[float, Query(ge=-2.0, le=2.0, allow_inf_nan=False)]
-
-
-def mount_explorer(app: FastAPI, served: ServedModel, reference: ServedModel | None) -> None:
-    """Add the page at / and its data to the server of `served`."""
-    add_explorer(app, ExplorerState(served, reference))
 
 
 def add_explorer(app: FastAPI, state: ExplorerState) -> None:
@@ -115,7 +108,7 @@ def _add_panels(app: FastAPI, state: ExplorerState) -> None:
 
     @app.get(f"{API}/curve")
     async def curve(block: Block, layer: Layer) -> Response:
-        def compute() -> dict[str, Any]:
+        def compute() -> dict[str, object]:
             view = state.viewer.view(block, layer)
             scheme = state.scheme_for(view.linear.shape[1])
             return curve_data(state.viewer, view, scheme, state.dtype)
@@ -134,7 +127,7 @@ def _add_panels(app: FastAPI, state: ExplorerState) -> None:
         a: Exponent = 0.0,
         b: Exponent = 0.0,
     ) -> Response:
-        def compute() -> dict[str, Any]:
+        def compute() -> dict[str, object]:
             scheme = Scheme(group_size, state.scheme.symmetric, bits)
             query = GroupQuery(row, group, scheme, clip, a, b, state.dtype)
             return group_data(state.viewer, state.viewer.view(block, layer), query)
@@ -144,22 +137,20 @@ def _add_panels(app: FastAPI, state: ExplorerState) -> None:
 
 def _add_chat(app: FastAPI, state: ExplorerState) -> None:
     reference = state.reference
-    service = None
-    if reference is not None:
-        metrics = Metrics(reference.name, reference.worker)
-        service = Service(reference.worker, reference.name, metrics)
+    service = Service(reference.worker, reference.name) if reference else None
+
+    async def reply(body: CompletionBody, request: Request) -> Response:
+        if service is None:
+            raise RequestError(NO_REFERENCE)
+        return await respond(service, body, request)
 
     @app.post(f"{API}/reference/chat")
     async def chat(body: ChatCompletionRequest, request: Request) -> Response:
-        if service is None:
-            raise RequestError(NO_REFERENCE)
-        return await respond(service, chat_job, body, request)
+        return await reply(body, request)
 
     @app.post(f"{API}/reference/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        if service is None:
-            raise RequestError(NO_REFERENCE)
-        return await respond(service, completion_job, body, request)
+        return await reply(body, request)
 
     @app.post(f"{API}/divergence")
     async def compare(body: ForcedAnswer) -> Response:
@@ -168,9 +159,9 @@ def _add_chat(app: FastAPI, state: ExplorerState) -> None:
         return _json(await divergence(body, state.served.worker, reference.worker))
 
 
-async def _computed(state: ExplorerState, compute: Callable[[], dict[str, Any]]) -> Response:
+async def _computed(state: ExplorerState, compute: Callable[[], dict[str, object]]) -> Response:
     return _json(await state.background.run(compute))
 
 
-def _json(data: dict[str, Any]) -> JSONResponse:
+def _json(data: dict[str, object]) -> JSONResponse:
     return JSONResponse(data, headers={"Cache-Control": "no-store"})

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from salient.awq.search import IDENTITY
 from salient.core.errors import CheckpointError
@@ -57,7 +56,7 @@ def group_exponents(
     return GroupExponents(group, group.exponents[number])
 
 
-def blocks_data(evidence: RunEvidence) -> dict[str, Any]:
+def blocks_data(evidence: RunEvidence) -> dict[str, object]:
     """Loss by block and by kind of layer, and the layers with the largest loss."""
     kinds: dict[str, list[tuple[str, LayerEvidence]]] = {}
     for block in evidence.blocks:
@@ -85,7 +84,7 @@ def blocks_data(evidence: RunEvidence) -> dict[str, Any]:
     }
 
 
-def _block(block: BlockEvidence) -> dict[str, Any]:
+def _block(block: BlockEvidence) -> dict[str, object]:
     plain = [", ".join(g.readers) for g in block.groups if g.improved < g.count]
     return {
         "name": block.block,

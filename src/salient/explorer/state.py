@@ -1,7 +1,6 @@
 """The explorer's state: the served checkpoint, its evidence, and its 16-bit source."""
 
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -9,14 +8,17 @@ from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
 from salient.core.evidence import RunEvidence
 from salient.core.records import to_json
 from salient.core.scheme import Scheme
+from salient.core.system import resident_memory
 from salient.explorer.panels.group import group_sizes
-from salient.explorer.panels.kernels import running_data
 from salient.explorer.panels.linear_view import LinearViewer
+from salient.runtime.bench.memory_bandwidth import weight_bytes
+from salient.runtime.inspect_runtime import runtime_to_dict
+from salient.runtime.load_engine import LoadedEngine
 from salient.serve.embedded import ServedModel
 
 from .background import BackgroundWorker
 from .calibration_pass import CalibrationPass
-from .linears import open_layers
+from .linears import LinearReader, block_reader
 from .reference_model import ReferenceSource, find_source
 from .run_evidence import blocks_data, evidence_or_reason
 
@@ -60,7 +62,7 @@ class ExplorerState:
     def viewer(self) -> LinearViewer:
         missing = self.source if isinstance(self.source, str) else ""
         reader = self.calibration.reader if self.calibration else None
-        layers = open_layers(self.served.folder, reader)
+        layers = LinearReader(block_reader(self.served.folder), reader)
         return LinearViewer(layers, self.calibration, self.evidence, missing)
 
     @property
@@ -81,7 +83,7 @@ class ExplorerState:
             return scheme
         return Scheme(sizes[-1], scheme.symmetric, scheme.bits)
 
-    def overview(self) -> dict[str, Any]:
+    def overview(self) -> dict[str, object]:
         """Everything that does not depend on the chosen layer."""
         loaded, evidence, source = self.served.loaded, self.evidence, self.source
         measured = not isinstance(evidence, str)
@@ -109,15 +111,37 @@ class ExplorerState:
         }
 
     @property
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> dict[str, object]:
         """The progress of the pass; does not start it."""
         calibration = self.__dict__.get("calibration")
         if calibration is None:
             return {"state": "none", "done": 0, "total": 0, "words": ""}
         return calibration.progress
 
-    def running(self) -> dict[str, Any]:
-        """Kernels, fusion, memory."""
-        reference = self.reference.loaded if self.reference else None
-        measured = self.calibration.bytes if self.calibration else 0
-        return running_data(self.served.loaded, reference, measured)
+    def running(self) -> dict[str, object]:
+        """Kernels, fusion, memory by part."""
+        loaded, reference = self.served.loaded, self.reference and self.reference.loaded
+        data = runtime_to_dict(loaded)
+        del data["checkpoint"]  # a path of this machine
+        sizes = {"weights": weight_bytes(loaded.model), "keys and values": _kv_bytes(loaded)}
+        if reference is not None:
+            sizes["the reference's weights"] = weight_bytes(reference.model)
+            sizes["the reference's keys and values"] = _kv_bytes(reference)
+        sizes["this page's measurements"] = self.calibration.bytes if self.calibration else 0
+        device = loaded.model.device
+        cuda = device.type == "cuda"
+        total = torch.cuda.memory_allocated(device) if cuda else resident_memory()
+        sizes["the rest: activations, Python, libraries"] = max(total - sum(sizes.values()), 0)
+        full = data["kv_bytes_a_token"]
+        return {
+            **data,
+            "parts": [{"name": name, "bytes": size} for name, size in sizes.items()],
+            "total": total,
+            "kv_bytes_full": full and full * data["context"] * data["slots"],
+        }
+
+
+def _kv_bytes(loaded: LoadedEngine) -> int:
+    """Bytes of the keys and values in the slots; 0 if unknown."""
+    each = runtime_to_dict(loaded)["kv_bytes_a_token"] or 0
+    return each * loaded.engine.cached_tokens

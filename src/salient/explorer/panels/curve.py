@@ -1,7 +1,5 @@
 """Panel 3: the output error over the exponents of the scale."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -17,7 +15,7 @@ LINE = tuple(step / 8 for step in range(9))  # of the line b = 1 - a
 
 def curve_data(
     viewer: LinearViewer, view: LinearView, scheme: Scheme, dtype: torch.dtype
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Relative output error over `a`, for the chosen `b` and for b = 1 - a.
 
     Measured as in the search, with min-max grids on evenly spread rows of all readers.

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ def group_sizes(width: int) -> list[int]:
     return [size for size in SIZES if width % size == 0]
 
 
-def group_data(viewer: LinearViewer, view: LinearView, query: GroupQuery) -> dict[str, Any]:
+def group_data(viewer: LinearViewer, view: LinearView, query: GroupQuery) -> dict[str, object]:
     """The group's weights, codes and errors. Raises RequestError for an unknown group."""
     start = time.perf_counter()
     _check(view, query)

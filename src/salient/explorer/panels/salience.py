@@ -1,7 +1,5 @@
 """Panel 2: the size of the channels of an input."""
 
-from typing import Any
-
 from .linear_view import LinearView
 
 SALIENT = 0.01  # of an input's channels
@@ -9,7 +7,7 @@ MAX_POINTS = 1024  # of the curve
 TOP = 10  # channels that are listed
 
 
-def salience_data(view: LinearView) -> dict[str, Any]:
+def salience_data(view: LinearView) -> dict[str, object]:
     """Mean |x| of the channels of the view's input, largest first."""
     if view.input is None or view.input.mean_abs is None:
         return {"why": view.why}
