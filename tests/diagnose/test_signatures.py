@@ -128,13 +128,18 @@ def test_every_shared_step_is_used():
 
 
 @pytest.mark.parametrize(
-    ("line", "error"),
-    [("colour = 'red'", TypeError), ("do = ['$nothing']", KeyError), ("level = 3]", ValueError)],
+    ("line", "message"),
+    [
+        ("colour = 'red'", r"\[new\]: .*'colour'"),
+        ("", r"\[new\]: .*'level'"),
+        ("do = ['$nothing']", "nothing"),
+        ("level = 3]", "Expected newline"),
+    ],
 )
-def test_a_row_with_an_unknown_key_step_or_syntax_is_an_error(tmp_path, line, error):
+def test_a_row_with_an_unknown_key_step_or_syntax_is_an_error(tmp_path, line, message):
     for path in FOLDER.glob("*.toml"):
         (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     with (tmp_path / "memory.toml").open("a", encoding="utf-8") as file:
         file.write(f"\n[new]\ntitle = ''\nanchor = ''\nexample = ''\n{line}\n")
-    with pytest.raises(error):
+    with pytest.raises((TypeError, KeyError, ValueError), match=message):
         read_signatures(tmp_path)

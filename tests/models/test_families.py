@@ -118,11 +118,12 @@ def test_every_linear_is_in_a_group_that_is_proven_or_says_why_not(kind, watched
         assert all(g.refusal for g in groups if not g.proven)
     found = scaled_and_refused(groups for _, groups in blocks)
     expected = FAMILIES[kind]
-    assert found == (expected.scaled, expected.refused)
+    row = f"tests/helpers/families.py should have: {found[0]}, refused={found[1]}"
+    assert found == (expected.scaled, expected.refused), row
     uncalled = [n for _, groups in blocks for g in groups if not g.called for n in g.readers]
     assert not any(".experts." in name for name in uncalled)
     left = {pattern(n) for i in range(len(blocks)) for n in skeleton.unfit(i)}
-    assert left | set(uncalled) == set(expected.left)
+    assert left | set(uncalled) == set(expected.left), "the field `left` of the family"
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -185,6 +186,7 @@ def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, watched):
 
 
 def test_the_document_of_architectures_is_current():
+    """Otherwise run: python tools/write_architectures.py"""
     root = Path(__file__).parents[2]
     tool = runpy.run_path(str(root / "tools" / "write_architectures.py"))
     assert (root / "docs" / "architectures.md").read_text(encoding="utf-8") == tool["document"]()

@@ -86,8 +86,11 @@ def test_fp8_is_twice_as_fast_and_only_where_there_is_hardware(gpu):
 
 @ALL
 def test_a_capability_is_nvidias_and_a_target_amds(gpu):
-    assert (gpu.capability in CAPABILITIES.get(gpu.architecture, ())) == (gpu.vendor == "nvidia")
-    assert (gpu.gfx in TARGETS.get(gpu.architecture, ())) == (gpu.vendor == "amd")
+    tables = f"A new {gpu.architecture!r} needs a row in CAPABILITIES or TARGETS of this file"
+    in_capabilities = gpu.capability in CAPABILITIES.get(gpu.architecture, ())
+    in_targets = gpu.gfx in TARGETS.get(gpu.architecture, ())
+    assert in_capabilities == (gpu.vendor == "nvidia"), tables
+    assert in_targets == (gpu.vendor == "amd"), tables
     assert bool(gpu.capability) == (gpu.vendor == "nvidia")
     assert bool(gpu.gfx) == (gpu.vendor == "amd")
 

@@ -125,7 +125,7 @@ def test_what_fuses_is_known_and_what_does_not_says_why(kind, ran):
         assert len(whole) == 1
         assert UNFUSED[kind] in whole[0]
     else:
-        assert audit.fused
+        assert audit.fused, f"UNFUSED of this file should have {kind!r}: {whole}"
         assert not whole
         assert ("run as C++ calls", "") in audit.findings or any(
             what == "run in PyTorch" and "no C++ kernels" in how for what, how in audit.findings

@@ -8,7 +8,8 @@ where the series has `per_core`, the float16 operations (summed in float32) of a
 
     [name, memory, bandwidth in GB/s, float16 TFLOP/s, FP8 TFLOP/s, aliases...]
 
-where the vendor prints rates.
+where the vendor prints rates. A series has `vendor`, `architecture`, `source`, `capability`
+(NVIDIA) or `gfx` (AMD), and a `note` for readers of the file.
 
 - Rates are dense float16 products summed in float32; sources print sparse ones from Ampere on, and
   GeForce cards sum in float32 at half the advertised rate. Before Volta the rate is float32's.

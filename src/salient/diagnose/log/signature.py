@@ -82,7 +82,10 @@ def _signature(
     """versions: the releases that print the line, where not all do"""
     if versions:
         why = f"{why} Printed by vLLM {versions}.".strip()
-    return Signature(why=why, companions=tuple(companions or ()), **row)
+    try:
+        return Signature(why=why, companions=tuple(companions or ()), **row)
+    except TypeError as error:
+        raise TypeError(f"[{row['id']}]: {error}") from error
 
 
 SIGNATURES = read_signatures()
