@@ -5,13 +5,16 @@ document: `calibration` for the statistics, `heldout` for measuring.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from .errors import CalibrationError, MissingExtra
+from .model_files import as_list, as_object
+from .records import is_object, is_sequence
 
 LARGEST_FILE = 4 * 2**30  # bytes; more is a mistake, not a calibration
 MOST_ROWS = 4096  # of a Hub data set, taken from its start
@@ -81,7 +84,7 @@ def _read_file(path: Path) -> list[Document]:
 
 
 def _documents(lines: Iterable[str], where: str) -> list[Document]:
-    documents = []
+    documents: list[Document] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -95,37 +98,31 @@ def _documents(lines: Iterable[str], where: str) -> list[Document]:
     return documents
 
 
-def _document(row: Any, where: str) -> Document:
-    fields = row if isinstance(row, dict) else {}
+def _document(row: object, where: str) -> Document:
+    fields = as_object(row)
     kind = str(fields.get("kind", "text"))
-    messages = fields.get("messages")
-    if isinstance(messages, list) and messages and all(map(_is_message, messages)):
-        spoken = tuple({"role": str(m["role"]), "content": _content(m)} for m in messages)
-        return Document(messages=spoken, kind=kind)
-    if isinstance(fields.get("text"), str):
-        return Document(fields["text"], kind=kind)
+    messages = [as_object(message) for message in as_list(fields.get("messages"))]
+    if messages and all({"role", "content"} <= message.keys() for message in messages):
+        turns = [{"role": str(m["role"]), "content": _content(m["content"])} for m in messages]
+        return Document(messages=tuple(turns), kind=kind)
+    if isinstance(text := fields.get("text"), str):
+        return Document(text, kind=kind)
     raise CalibrationError(
         f"{where}: found {', '.join(map(repr, fields)) or type(row).__name__}. Each line needs a "
         "'text' string or a 'messages' list of objects with 'role' and 'content'."
     )
 
 
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and {"role", "content"} <= message.keys()
-
-
-def _content(message: dict[str, Any]) -> str:
-    """The content of a message: its text, its text parts joined, '' where it only calls a tool."""
-    content = message["content"]
-    if isinstance(content, list):
-        parts = (p.get("text", "") if isinstance(p, dict) else str(p) for p in content)
-        return "".join(parts)
-    return "" if content is None else str(content)
+def _content(content: object) -> str:
+    """A message's text: its text parts joined, '' where it only calls a tool."""
+    if not is_sequence(content):
+        return "" if content is None else str(content)
+    return "".join(str(p.get("text", "") if is_object(p) else p) for p in content)
 
 
 def _read_data_set(name: str) -> list[Document]:
     try:
-        from datasets import load_dataset  # pyright: ignore[reportMissingImports]
+        load: Callable[..., Iterable[dict[str, str]]] = import_module("datasets").load_dataset
     except ImportError:
         raise MissingExtra(
             f"{name!r} is no file here; as a Hub data set it needs the extra 'data': pip install "
@@ -135,9 +132,9 @@ def _read_data_set(name: str) -> list[Document]:
     try:
         if name in JOINED_SETS:
             path, part, split = JOINED_SETS[name]
-            lines = load_dataset(path, part, split=split, streaming=True)
+            lines = load(path, part, split=split, streaming=True)
             return [Document("\n\n".join(row["text"] for row in lines))]
-        rows = load_dataset(path, split=split or "train", streaming=True)
+        rows = load(path, split=split or "train", streaming=True)
         return [
             _document(row, f"{path}, row {i}")
             for i, row in zip(range(MOST_ROWS), rows, strict=False)

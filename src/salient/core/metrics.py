@@ -84,9 +84,8 @@ def compare_logits(reference: Tensor, quantized: Tensor, ids: Tensor) -> LogitsC
     """Compare two models' logits [tokens, vocab] over the text `ids` [tokens] that gave them."""
     sums = LogitsComparison()
     following = torch.cat([ids[1:], ids.new_full((1,), -1)]).to(reference.device)
-    for r, q, n in zip(
-        reference.split(ROWS), quantized.split(ROWS), following.split(ROWS), strict=True
-    ):
+    pieces = (torch.split(tensor, ROWS) for tensor in (reference, quantized, following))
+    for r, q, n in zip(*pieces, strict=True):
         log_r, log_q = r.float().log_softmax(-1), q.float().log_softmax(-1)
         sums.tokens += len(r)
         lost = log_r.exp() * (log_r - log_q)

@@ -9,9 +9,10 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from .errors import ModelError
+from .records import is_list, is_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -22,6 +23,7 @@ ELEMENT_BYTES = {
     "I32": 4, "U32": 4, "F32": 4,
     "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
+LONGEST_NAME = 256  # of a file
 LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 
 
@@ -55,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{path} is not readable JSON ({error}). Fetch the file again.") from error
-    if not isinstance(value, dict):
+    if not is_object(value):
         raise ModelError(
             f"{path} contains a {type(value).__name__}, not a JSON object. Download it again."
         )
@@ -64,23 +66,66 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def as_object(value: object) -> dict[str, Any]:
     """`value` if it is a JSON object, {} for anything else."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    return value if is_object(value) else {}
 
 
 def as_list(value: object) -> list[Any]:
     """`value` if it is a list, [] for anything else."""
-    return cast("list[Any]", value) if isinstance(value, list) else []
+    return value if is_list(value) else []
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The index of a folder's shards.
+
+    files: tensor -> file
+    outside: tensor -> what the index has in place of a file of the folder
+    """
+
+    files: dict[str, str]
+    outside: dict[str, object]
+    metadata: dict[str, Any]
+
+    @property
+    def shards(self) -> dict[str, list[str]]:
+        """File -> its tensors, sorted by file."""
+        shards: dict[str, list[str]] = {file: [] for file in sorted(set(self.files.values()))}
+        for name, file in self.files.items():
+            shards[file].append(name)
+        return shards
+
+
+def read_index(folder: Path) -> ShardIndex | None:
+    """The index of `folder`, None if it has none. Raises ModelError for a damaged one."""
+    if not (folder / INDEX).exists():
+        return None
+    index = read_json(folder / INDEX)
+    files = as_object(index.get("weight_map"))
+    if not files:
+        raise ModelError(f"{INDEX} in {folder} names no tensor. Fetch the file again.")
+    outside = {name: file for name, file in files.items() if not _is_file_name(file)}
+    inside = {name: file for name, file in files.items() if name not in outside}
+    return ShardIndex(inside, outside, as_object(index.get("metadata")))
+
+
+def _is_file_name(file: object) -> bool:
+    return isinstance(file, str) and Path(file).name == file and 0 < len(file) < LONGEST_NAME
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
-    """Each tensor's file, by the index of shards or the single file's own header.
+    """Each tensor's file. Raises ModelError as `stored_tensors`."""
+    return {name: tensor.path for name, tensor in stored_tensors(folder).items()}
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a model folder, by the index of shards or the single file's own header.
 
     Raises ModelError for a missing, truncated or contradictory file.
     """
-    if (folder / INDEX).exists():
-        return _indexed(folder)
+    if index := read_index(folder):
+        return _indexed(folder, index)
     if (folder / SINGLE).exists():
-        return dict.fromkeys(read_header(folder / SINGLE), folder / SINGLE)
+        return read_header(folder / SINGLE)
     pickles = sorted(p.name for p in folder.glob("*.bin"))
     other = (
         f"; {pickles[0]!r} is a pickle, which Salient does not open: convert it to safetensors"
@@ -90,38 +135,25 @@ def weight_files(folder: Path) -> dict[str, Path]:
     raise ModelError(f"{folder} has neither {SINGLE} nor {INDEX}{other}.")
 
 
-def _indexed(folder: Path) -> dict[str, Path]:
-    index = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(index, dict) or not index:
-        raise ModelError(f"{INDEX} in {folder} names no tensor. Fetch the file again.")
-    outside = [s for s in index.values() if not isinstance(s, str) or Path(s).name != s]
-    if outside:
+def _indexed(folder: Path, index: ShardIndex) -> dict[str, StoredTensor]:
+    for file in index.outside.values():
         raise ModelError(
-            f"{INDEX} names {outside[0]!r}, which is no file in its own folder. Do not trust "
-            "this model folder."
+            f"{INDEX} names {file!r}, which is no file in its own folder. Do not trust this model "
+            "folder."
         )
-    missing = sorted({shard for shard in index.values() if not (folder / shard).is_file()})
+    missing = [file for file in index.shards if not (folder / file).is_file()]
     if missing:
         raise ModelError(
             f"{INDEX} names {missing[0]!r}, which is not in {folder} ({len(missing)} missing). "
             "Fetch the missing shards."
         )
-    files = {name: folder / shard for name, shard in index.items()}
-    headers = {path: read_header(path) for path in set(files.values())}
-    lost = next((name for name, path in files.items() if name not in headers[path]), None)
-    if lost:
-        raise ModelError(
-            f"{INDEX} lists {lost!r} in {files[lost].name}, which lacks it. Download that "
-            "shard again."
-        )
-    return files
-
-
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a model folder, from headers alone. Raises ModelError as `weight_files`."""
-    files = weight_files(folder)
-    headers = {path: read_header(path) for path in set(files.values())}
-    return {name: headers[path][name] for name, path in files.items()}
+    headers = {file: read_header(folder / file) for file in index.shards}
+    for name, file in index.files.items():
+        if name not in headers[file]:
+            raise ModelError(
+                f"{INDEX} lists {name!r} in {file}, which lacks it. Download that shard again."
+            )
+    return {name: headers[file][name] for name, file in index.files.items()}
 
 
 def missing_tensors(

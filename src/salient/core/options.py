@@ -21,6 +21,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import RequestError
+from .records import is_sequence
 
 StrPath = str | os.PathLike[str]
 Strings = str | Sequence[str]
@@ -116,12 +117,9 @@ def with_options(
 def check_bounds(options: object) -> None:
     """Raise RequestError for the first number that is out of its option's bounds."""
     for field in option_fields(type(options)):
-        least, most, value = (
-            field.option.minimum,
-            field.option.maximum,
-            getattr(options, field.name),
-        )
-        for number in value if isinstance(value, (list, tuple)) else (value,):
+        least, most = field.option.minimum, field.option.maximum
+        value = getattr(options, field.name)
+        for number in value if is_sequence(value) else (value,):
             if not isinstance(number, (int, float)):
                 continue
             if (least is not None and not number >= least) or (most is not None and number > most):

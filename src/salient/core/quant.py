@@ -49,7 +49,7 @@ class QuantizedWeight:
 
     def dequantize(self) -> Tensor:
         """The weight that these codes represent: float32 [out, in]."""
-        grouped = self.codes.unflatten(1, (-1, self.scheme.group_size)).float()
+        grouped = in_groups(self.codes, self.scheme).float()
         return grouped.sub_(self.zero[..., None]).mul_(self.scale[..., None]).flatten(1)
 
     def can_be_divided(self, rows: Tensor) -> bool:
@@ -67,6 +67,11 @@ class QuantizedWeight:
         scale = in_16_bits(self.scale / rows[:, None], dtype)
         check_scales(name, scale)
         return QuantizedWeight(self.codes, scale, self.zero, self.scheme)
+
+
+def in_groups(weight: Tensor, scheme: Scheme) -> Tensor:
+    """`weight` [out, in] as [out, groups, group_size]."""
+    return weight.reshape(len(weight), -1, scheme.group_size)
 
 
 def in_16_bits(scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -91,7 +96,7 @@ def grid_of(low: Tensor, high: Tensor, scheme: Scheme, dtype: torch.dtype) -> Gr
 
 def minmax_grid(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Grid:
     """Plain rounding's grid for `weight` float32 [out, in]: each group's own range."""
-    grouped = weight.unflatten(1, (-1, scheme.group_size))
+    grouped = in_groups(weight, scheme)
     return grid_of(grouped.amin(-1), grouped.amax(-1), scheme, dtype)
 
 
@@ -125,7 +130,7 @@ def quantize(
     check_finite(name, weight)
     grid = grid or minmax_grid(weight, scheme, dtype)
     check_scales(name, grid.scale)
-    codes = codes_of(weight.unflatten(1, (-1, scheme.group_size)), grid, scheme)
+    codes = codes_of(in_groups(weight, scheme), grid, scheme)
     return QuantizedWeight(codes.flatten(1).byte(), grid.scale, grid.zero.byte(), scheme)
 
 

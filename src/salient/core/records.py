@@ -1,19 +1,30 @@
 """Frozen dataclasses to JSON and back. Input may be anybody's file: nothing is trusted.
 
-`to_json` gives dicts, lists and scalars with the fields' names (or
-`metadata["key"]`) as keys, in their order. `from_json`
-takes a dataclass from them by its annotations, which may be int, float, str, bool, None, unions,
-Literal, tuples, lists, dicts with text keys, other dataclasses, and `Annotated` with `Bounds`.
+`to_json` gives dicts, lists and scalars with the fields' names (or `metadata["key"]`) as keys, in
+their order. `from_json` takes a dataclass from them by its annotations, which may be int, float,
+str, bool, None, unions, Literal, tuples, lists, dicts with text keys, other dataclasses, and
+`Annotated` with `Bounds`.
 Unknown keys are ignored, so that an older Salient reads a newer file.
 """
 
 import dataclasses
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeGuard,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from .errors import CheckpointError
 
@@ -41,14 +52,29 @@ class FormatFault(CheckpointError):
         self.where, self.why = where, why
 
 
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether `value` is a JSON object."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    """Whether `value` is a list."""
+    return isinstance(value, list)
+
+
+def is_sequence(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    """Whether `value` is a list or a tuple."""
+    return isinstance(value, (list, tuple))
+
+
 def to_json(value: Any) -> Any:
     """`value`, a record or anything in one, as JSON's dicts, lists and scalars."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return {_key(field): to_json(getattr(value, field.name)) for field in fields}
     if isinstance(value, Mapping):
-        return {key: to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+        return {key: to_json(item) for key, item in cast("Mapping[str, Any]", value).items()}
+    if is_sequence(value):
         return [to_json(item) for item in value]
     return value
 
@@ -108,11 +134,12 @@ def _items(kind: Any, origin: Any, value: Any, where: str) -> Any:
     arguments = get_args(kind)
     members = _of_type(value, list, where)
     if origin is list or arguments[1:] == (...,):
-        return origin(_read(arguments[0], item, f"{where}.{i}") for i, item in enumerate(members))
+        arguments = arguments[:1] * len(members)
     if len(members) != len(arguments):
         raise FormatFault(where, f"has {len(members)} entries, not {len(arguments)}")
     pairs = enumerate(zip(arguments, members, strict=True))
-    return tuple(_read(each, item, f"{where}.{i}") for i, (each, item) in pairs)
+    items = [_read(each, item, f"{where}.{i}") for i, (each, item) in pairs]
+    return items if origin is list else tuple(items)
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -141,8 +168,7 @@ def _of_type(value: Any, kind: type, where: str) -> Any:
 
 def _bounded(value: Any, bounds: list[Any], where: str) -> Any:
     for bound in (bound for bound in bounds if isinstance(bound, Bounds)):
-        size = len(value) if isinstance(value, (str, list, tuple, dict)) else value
-        inside = math.isfinite(size) and bound.low <= size <= bound.high
-        if not inside:
+        size = len(value) if isinstance(value, Sized) else value
+        if not (math.isfinite(size) and bound.low <= size <= bound.high):
             raise FormatFault(where, f"is {size}, not from {bound.low} to {bound.high}")
     return value

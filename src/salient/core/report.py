@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from .records import is_object, is_sequence
+
 
 @dataclass(frozen=True)
 class Table:
@@ -34,8 +36,8 @@ class Report:
     """
 
     data: dict[str, Any]
-    tables: list[Table] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list[Table])
+    lines: list[str] = field(default_factory=list[str])
     passed: bool = True
 
     def to_json(self) -> str:
@@ -92,9 +94,9 @@ def _vertical(table: Table) -> list[Text]:
 
 def _finite(value: Any) -> Any:
     """`value` with null for NaN and infinity, which JSON has not."""
-    if isinstance(value, dict):
+    if is_object(value):
         return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
+    if is_sequence(value):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -71,16 +71,12 @@ def check_width(name: str, width: int, scheme: Scheme, skip: str | None = None) 
 
 def largest_scheme(widths: dict[str, int]) -> tuple[Scheme, str]:
     """The largest group size that divides every width (layer name -> input features), and why."""
-    for size in GROUP_SIZES:
-        odd = {name: width for name, width in widths.items() if width % size}
-        if not odd:
-            larger = [g for g in GROUP_SIZES if g > size]
-            if not larger:
-                return Scheme(size), f"group size {size} is the largest and divides every layer"
-            name, width = next((n, w) for n, w in widths.items() if w % larger[-1])
-            return Scheme(
-                size
-            ), f"{larger[-1]} does not divide the {width} inputs of {name!r}; {size} divides all"
-    name, width = next(iter(odd.items()))
-    check_width(name, width, Scheme(GROUP_SIZES[-1]))
-    raise AssertionError("unreachable: check_width refuses the width")
+    for name, width in widths.items():
+        check_width(name, width, Scheme(GROUP_SIZES[-1]))
+    size = next(g for g in GROUP_SIZES if not any(width % g for width in widths.values()))
+    if size == GROUP_SIZES[0]:
+        return Scheme(size), f"group size {size} is the largest and divides every layer"
+    larger = GROUP_SIZES[GROUP_SIZES.index(size) - 1]
+    name, width = next((n, w) for n, w in widths.items() if w % larger)
+    reason = f"{larger} does not divide the {width} inputs of {name!r}; {size} divides all"
+    return Scheme(size), reason

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from salient.core.errors import ModelError
 from salient.core.model_files import (
     INDEX,
     SINGLE,
+    ShardIndex,
     StoredTensor,
-    as_object,
     read_header,
-    read_json,
+    read_index,
     weight_files,
 )
 from salient.diagnose.finding import Finding
@@ -24,7 +23,6 @@ from salient.diagnose.rule import Place
 
 from .contents import FINDINGS
 
-LONGEST_NAME = 256
 # Each of these sets is a tokenizer (Transformers 5, tokenization files by class; mistral-common).
 TOKENIZERS = (
     {"tokenizer.json"},
@@ -53,7 +51,7 @@ class FolderContents:
     duplicates: list[Place] = field(default_factory=list[Place])
     indexed: bool = False
 
-    def add(self, path: Path, owner: Mapping[str, Any]) -> dict[str, StoredTensor]:
+    def add(self, path: Path, owner: Mapping[str, str]) -> dict[str, StoredTensor]:
         """Add a file's tensors except those that `owner` (name -> file) assigns to another."""
         header = read_header(path)
         self.paths.append(path)
@@ -85,39 +83,25 @@ def read_files(folder: Path) -> FolderContents:
     return contents
 
 
-def _read_index(folder: Path, contents: FolderContents) -> dict[str, Any] | None:
+def _read_index(folder: Path, contents: FolderContents) -> ShardIndex | None:
     """The index if there is a readable one; its faults become findings."""
-    if not (folder / INDEX).exists():
-        return None
     try:
-        index = read_json(folder / INDEX)
-        fault = "weight_map is missing, empty or no JSON object"
+        return read_index(folder)
     except ModelError as error:
-        index, fault = {}, str(error)
-    if as_object(index.get("weight_map")):
-        return index
-    contents.findings += FINDINGS["index-damaged"].at([(INDEX, fault)])
-    return None
+        contents.findings += FINDINGS["index-damaged"].at([(INDEX, str(error))])
+        return None
 
 
-def _read_indexed(folder: Path, index: dict[str, Any], contents: FolderContents) -> None:
-    weight_map: dict[str, Any] = index["weight_map"]
-    shards: dict[str, list[str]] = {}
-    outside: list[str] = []
-    for name, file in weight_map.items():
-        if isinstance(file, str) and Path(file).name == file and 0 < len(file) < LONGEST_NAME:
-            shards.setdefault(file, []).append(name)
-        else:
-            outside.append(name)
+def _read_indexed(folder: Path, index: ShardIndex, contents: FolderContents) -> None:
     absent: dict[str, list[str]] = {}
     damaged: dict[str, str] = {}
     misplaced: dict[str, str] = {}
-    for file, names in sorted(shards.items()):
+    for file, names in index.shards.items():
         if not (folder / file).is_file():
             absent[file] = names
             continue
         try:
-            header = contents.add(folder / file, weight_map)
+            header = contents.add(folder / file, index.files)
         except ModelError as error:
             damaged[file] = str(error)
             contents.lost |= dict.fromkeys(names, file)
@@ -134,16 +118,16 @@ def _read_indexed(folder: Path, index: dict[str, Any], contents: FolderContents)
         *FINDINGS["file-damaged"].at(damaged.items()),
         *FINDINGS["index-wrong"].at(
             [(f"{f}: {n}", f"{INDEX} places it there; it is absent") for n, f in misplaced.items()]
-            + [(f"{INDEX}: {name}", "its file is not in this folder") for name in outside]
+            + [(f"{INDEX}: {name}", "its file is not in this folder") for name in index.outside]
         ),
         *_index_findings(index, contents),
     ]
 
 
-def _index_findings(index: dict[str, Any], contents: FolderContents) -> list[Finding]:
-    named = index["weight_map"]
+def _index_findings(index: ShardIndex, contents: FolderContents) -> list[Finding]:
+    named = index.files.keys() | index.outside.keys()
     extra = [tensor for name, tensor in contents.tensors.items() if name not in named]
-    size = as_object(index.get("metadata")).get("total_size")
+    size = index.metadata.get("total_size")
     real = sum(t.bytes for name, t in contents.tensors.items() if name in named)
     differs = type(size) is int and size != real and not contents.lost
     place = (f"{INDEX}: metadata.total_size", str(size))
