@@ -404,6 +404,8 @@ CASES = [
      "shared-memory-full"),
     (replace(HEALTHY, limit=16 * GIB), "container-memory"),
     (replace(HEALTHY, files=1024), "few-files"),
+    (replace(HEALTHY, packages={**FIT, "torch": "2.14.1"}, needs=VLLM), "requirement-broken"),
+    (replace(HEALTHY, needs=VLLM), "requirements-kept"),
     (HEALTHY, "gpus-ready"),
     (replace(HEALTHY, variables={"VLLM_BATCH_INVARIANT": "1"}), "batch-invariant"),
     (replace(HEALTHY, variables={"CUDA_LAUNCH_BLOCKING": "1"}), "launch-blocking"),

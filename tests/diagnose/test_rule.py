@@ -22,10 +22,17 @@ def test_a_text_fills_the_braces():
     assert (finding.title, finding.why, finding.do) == ("7 of 1 file", "7.", ("use 7",))
 
 
-def test_places_become_evidence_and_their_number_the_count():
-    (finding,) = apply_rules([rule(lambda facts: PLACES * 4)], facts=0, values={"value": "x"})
+def test_items_become_evidence_and_their_number_the_count():
+    row = rule(lambda facts: [1, 2] * 4, where="log", text="{item} of {value}")
+    (finding,) = apply_rules([row], facts=0, values={"value": "x"})
     assert (finding.title, finding.count) == ("x of 8 files", 8)
-    assert [(one.where, one.text) for one in finding.evidence] == (PLACES * 4)[:5]
+    texts = ["1 of x", "2 of x", "1 of x", "2 of x", "1 of x"]
+    assert [(one.where, one.text) for one in finding.evidence] == [("log", text) for text in texts]
+
+
+def test_a_text_is_the_evidence_of_a_rule_with_a_place():
+    (finding,) = apply_rules([rule(str, where="log")], facts=7)
+    assert [(one.where, one.text) for one in finding.evidence] == [("log", "7")]
 
 
 def test_each_match_gives_a_finding_and_overrides_the_template():
@@ -70,13 +77,14 @@ until = "0.18"
 id = "slow"
 level = "note"
 title = "{count:file}"
+where = "log"
 """
 
 
 def test_a_table_gives_its_rules_in_order_with_their_conditions(tmp_path):
     path = tmp_path / "rules.toml"
     path.write_text(TABLE)
-    rules = read_rules(path, {"slow": str, "slow-again": lambda facts: PLACES})
+    rules = read_rules(path, {"slow": str, "slow-again": lambda facts: [1, 2]})
     assert (rules[0].id, rules[0].level, rules[0].until) == ("slow", "slow", (0, 18))
     findings = apply_rules(rules, 7, (0, 17))
     assert [(one.id, one.title) for one in findings] == [("slow", "7 is slow"), ("slow", "2 files")]

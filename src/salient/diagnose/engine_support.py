@@ -7,31 +7,22 @@ from typing import cast
 from salient.core.errors import SalientError
 from salient.diagnose.checkpoint.check import CheckpointReading
 from salient.plan.gpus import Gpu, find_gpu
-from salient.plan.vllm.route import Route, ServingTarget, WeightPacking, route
+from salient.plan.vllm.route import route
+from salient.plan.vllm.types import Pace, Route, ServingTarget, WeightPacking
 from salient.plan.vllm.versions import NEWEST, Version
 from salient.shapes.from_config import read_shape
 from salient.shapes.model_shape import ModelShape
 
-from .finding import Finding
-from .rule import FindingTemplate, Match
+from .finding import Evidence, Finding, Level
+from .rule import SHOWN
 
 # one device for each of vLLM's code paths
 _DEVICES = ("V100", "T4", "A100", "RTX 4090", "H100", "RTX 5090", "MI300X", "EPYC 9654")
 _MAX_LAYERS = 5  # fallen layers in a finding's evidence
-_TEMPLATES = {
-    "fast": FindingTemplate(
-        "kernel-fast", "good", "vLLM will take {kernel}, a fast kernel", why="{why}", rank=40
-    ),
-    "slow": FindingTemplate(
-        "kernel-slow", "slow", "vLLM will take {kernel}, a slow kernel", why="{why}", rank=40
-    ),
-    "refused": FindingTemplate(
-        "kernel-refused",
-        "error",
-        "vLLM will refuse this checkpoint on {gpu}",
-        why="{why}",
-        rank=40,
-    ),
+_FINDINGS: dict[Pace, tuple[Level, str]] = {
+    "fast": ("good", "vLLM will take {kernel}, a fast kernel"),
+    "slow": ("slow", "vLLM will take {kernel}, a slow kernel"),
+    "refused": ("error", "vLLM will refuse this checkpoint on {gpu}"),
 }
 
 
@@ -46,25 +37,18 @@ class EngineSupport:
     why: str
 
 
-_SALIENT = EngineSupport("Salient", "any", "Salient", "fast", "its own kernels, CPU and GPU")
+# engines that run a format the same way on every device
 _OTHER_ENGINES = {
     "awq": (
-        EngineSupport(
-            "Transformers 5",
-            "any",
-            "gptqmodel",
-            "fast",
-            "needs gptqmodel and accelerate; on a CPU fast in bfloat16 only",
-        ),
-        _SALIENT,
+        ("Transformers 5", "any", "gptqmodel", "fast",
+         "needs gptqmodel and accelerate; on a CPU fast in bfloat16 only"),
+        ("Salient", "any", "Salient", "fast", "its own kernels, CPU and GPU"),
     ),
     "compressed-tensors": (
-        EngineSupport(
-            "Transformers 5", "any", "-", "slow", "dequantizes; needs compressed-tensors"
-        ),
-        _SALIENT,
+        ("Transformers 5", "any", "-", "slow", "dequantizes; needs compressed-tensors"),
+        ("Salient", "any", "Salient", "fast", "its own kernels, CPU and GPU"),
     ),
-}
+}  # fmt: skip
 
 
 def engine_support(
@@ -83,7 +67,7 @@ def engine_support(
     for gpu in map(find_gpu, _DEVICES):
         taken = _route(shape, packing, gpu, tp, release)
         rows.append(EngineSupport(engine, gpu.name, taken.kernel or "-", taken.pace, taken.why))
-    return (*rows, *_OTHER_ENGINES.get(packing.method, ()))
+    return (*rows, *(EngineSupport(*row) for row in _OTHER_ENGINES.get(packing.method, ())))
 
 
 def judge_kernel(
@@ -100,18 +84,21 @@ def judge_kernel(
     taken = _route(shape, packing, gpu, tp, version or NEWEST)
     fallen = [layer for layer in taken.fallen if layer not in taken.why]
     texts = [taken.why, *fallen[:_MAX_LAYERS]]
+    place = f"{gpu.name}, tensor parallel {tp}"
     others = "; ".join(f"{no.kernel}: {no.why}" for no in taken.refusals)
-    match = Match(
-        [(f"{gpu.name}, tensor parallel {tp}", text) for text in texts],
-        {
-            "kernel": taken.kernel,
-            "gpu": gpu.name,
-            "why": f"Not taken: {others}." if others else "",
-        },
+    level, title = _FINDINGS[taken.pace]
+    finding = Finding(
+        f"kernel-{taken.pace}",
+        level,
+        title.format(kernel=taken.kernel, gpu=gpu.name),
+        "certain" if version else "likely",
+        f"Not taken: {others}." if others else "",
         taken.do,
-        certainty="certain" if version else "likely",
+        tuple(Evidence(place, text) for text in texts[:SHOWN]),
+        len(texts),
+        rank=40,
     )
-    return [_TEMPLATES[taken.pace].finding(match)]
+    return [finding]
 
 
 def _route(shape: ModelShape, packing: WeightPacking, gpu: Gpu, tp: int, version: Version) -> Route:

@@ -31,7 +31,8 @@ class Count(int):
 class Match:
     """One case in which a rule applies.
 
-    places: its evidence   values: for the braces of the template's texts
+    places: its evidence   items: the same where the rule has the text of a place
+    values: for the braces of the template's texts
     steps: placed before the template's `do`, verbatim
     count: occurrences; None: the number of places
     level, certainty: override the template's
@@ -43,11 +44,13 @@ class Match:
     count: int | None = None
     level: Level | None = None
     certainty: Certainty | None = None
+    items: Sequence[object] = ()
 
 
 # What a condition returns. False, "", an empty sequence or None: the rule does not apply.
-# A text fills the braces of {value}; each match of a sequence becomes one finding.
-Outcome = Match | Sequence[Match] | Sequence[Place] | str | bool | None
+# A text fills the braces of {value}. Each match of a sequence becomes one finding; other sequences
+# are the items of one finding, each a place of its evidence.
+Outcome = Match | Sequence[object] | str | bool | None
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,15 @@ class Rule(FindingTemplate, Generic[Facts]):
     """A finding and its condition.
 
     when: the cases of some facts; see `Outcome`
+    where, text: a place of its evidence, where a match has no places: braces as in other texts, and
+        {item}; no evidence without `where`
     since, until: the engine releases that it holds for, the last one excluded
     """
 
     when: Callable[[Facts], Outcome]
     _: KW_ONLY
+    where: str = ""
+    text: str = "{item}"
     since: Version = OLDEST
     until: Version = EVER
 
@@ -121,9 +128,14 @@ class Rule(FindingTemplate, Generic[Facts]):
         if isinstance(outcome, Match):
             return [outcome]
         if isinstance(outcome, bool | str):
-            return [Match(values={"value": outcome})]
-        cases = [one for one in outcome if isinstance(one, Match)]
-        return cases or [Match([one for one in outcome if not isinstance(one, Match)])]
+            return [Match(values={"value": outcome}, items=(outcome,))]
+        return [one for one in outcome if isinstance(one, Match)] or [Match(items=outcome)]
+
+    def _places(self, match: Match, values: Mapping[str, object]) -> Sequence[Place]:
+        if match.places or not self.where:
+            return match.places
+        items = match.items or ("",)
+        return [(self.where, self.text.format_map({**values, "item": item})) for item in items]
 
     def findings(
         self,
@@ -141,7 +153,9 @@ class Rule(FindingTemplate, Generic[Facts]):
             certainty = match.certainty or self.certainty
             certainty = "likely" if unsure and certainty == "certain" else certainty
             known = {**(values or {}), **match.values}
-            findings.append(self.finding(replace(match, values=known, certainty=certainty)))
+            places = self._places(match, known)
+            match = replace(match, places=places, values=known, certainty=certainty)
+            findings.append(self.finding(match))
         return findings
 
 

@@ -9,7 +9,10 @@ MiB and its last.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from pathlib import Path
+
+from salient.diagnose.tables import read_toml
 
 from .line_prefix import LogLine
 
@@ -117,18 +120,24 @@ class LogFacts:
         return {"asked" if k == "requested" else k: value for k, value in asdict(self).items()}
 
 
-class FactPattern(NamedTuple):
-    """A line that states facts.
+@dataclass(frozen=True)
+class FactPattern:
+    """A row of facts.toml: a line that states facts.
 
-    pattern: matched from the message's start, so that quoted requests state nothing; without
-        `take`, its named groups are facts
+    pattern: matched from the message's start, so that quoted requests state nothing; <int> and
+        <number> stand for numbers
+    take: the function that reads the match; by default its named groups are facts
     facts: what the line states in addition
     """
 
     anchor: str
     pattern: str
-    take: Callable[[LogFacts, re.Match[str]], None] | None = None
-    facts: Mapping[str, object] = {}
+    take: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict[str, object])
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        return re.compile(self.pattern.replace("<int>", _INT).replace("<number>", _NUMBER))
 
 
 # Fields of `name=value` and of `'name': value`: fact, spellings, value, conversion
@@ -222,81 +231,14 @@ def _acceptance(facts: LogFacts, match: re.Match[str]) -> None:
     facts.traffic.acceptance = float(match["percent"])
 
 
-_VERSION = r"(?P<version>\d[\w.+]*)\s*$"
-_VLLM, _LOADED, _COMPLETE = {"engine": "vllm"}, {"loaded": True}, {"complete": True}
-FACT_PATTERNS = (
-    FactPattern(
-        "LLM engine (v",
-        r"Initializing an? [\w ]*LLM engine \(v(?P<version>[^)]+)\) with config: (?P<config>.*)",
-        _engine,
-    ),
-    FactPattern("█  version ", rf"[^'\"]*█ +version {_VERSION}", facts=_VLLM),
-    FactPattern("LLM API server version ", rf"vLLM API server version {_VERSION}", facts=_VLLM),
-    FactPattern("non-default args: {'", r"non-default args: (?P<settings>\{.*)", _arguments),
-    FactPattern("args: Namespace(", r"args: (?P<settings>Namespace\(.*)", _arguments),
-    FactPattern("server_args=ServerArgs(", r"server_args=(?P<settings>ServerArgs\(.*)", _sglang),
-    FactPattern(
-        "Automatically detected platform", r"Automatically detected platform (?P<device>\w+)"
-    ),
-    FactPattern(
-        "LinearKernel for ",
-        r"Using (?P<kernel>\w+LinearKernel) for (?!mixed-precision)\w+",
-        _kernel,
-    ),
-    FactPattern(" WNA16 MoE backend.", r"Using '(?P<kernel>[\w ]+)' WNA16 MoE backend", _kernel),
-    FactPattern(
-        "KV cache size: ",
-        rf"(?P<device>[A-Z]+) KV cache size: (?P<kv_tokens>{_INT}) tokens",
-        facts=_LOADED,
-    ),
-    FactPattern(
-        "Maximum concurrency for ",
-        r"(?:.{0,40} tokens, )?Maximum concurrency for "
-        rf"(?P<concurrency_context>{_INT}) tokens per request: (?P<concurrency>{_NUMBER})x",
-    ),
-    FactPattern(
-        "Model loading took ",
-        rf"Model loading took (?P<model_gib>{_NUMBER}) Gi?B",
-        facts=_LOADED,
-    ),
-    FactPattern(
-        "Loading model weights took ",
-        rf"Loading model weights took (?P<model_gib>{_NUMBER}) GB",
-        facts=_LOADED,
-    ),
-    FactPattern("Loading weights took ", r"Loading weights took \d", facts=_LOADED),
-    FactPattern(
-        "init engine (profile, create kv cache, warmup model) took ",
-        r"init engine \(profile, .*took",
-        facts=_COMPLETE,
-    ),
-    FactPattern("Application startup complete", "Application startup complete", facts=_COMPLETE),
-    FactPattern("The server is fired up", "The server is fired up", facts=_COMPLETE),
-    FactPattern("Enforce eager set", "Enforce eager set", facts={"eager": True}),
-    FactPattern(
-        "Avg prompt throughput: ",
-        r"(?:Engine \d+: |\d+ Engines Aggregated: )?"
-        rf"Avg prompt throughput: (?P<prompt>{_NUMBER}) tokens/s, "
-        rf"Avg generation throughput: (?P<generation>{_NUMBER}) tokens/s, "
-        r"Running: (?P<running>\d+) reqs,(?: Swapped: \d+ reqs,)? "
-        rf"(?:Waiting|Pending): (?P<waiting>\d+) reqs.*?KV cache usage: (?P<cache>{_NUMBER})%",
-        _statistics,
-    ),
-    FactPattern(
-        "#running-req: ",
-        r"Decode batch[.,] #running-req: (?P<running>\d+),.*"
-        rf"gen throughput \(token/s\): (?P<generation>{_NUMBER}), #queue-req: (?P<waiting>\d+)",
-        _statistics,
-    ),
-    FactPattern(
-        "Draft acceptance rate: ",
-        rf"SpecDecoding metrics: .*Avg Draft acceptance rate: (?P<percent>{_NUMBER})%",
-        _acceptance,
-    ),
-    FactPattern(
-        "Traceback (most", r"Traceback \(most recent call last\):", facts={"traceback": True}
-    ),
-)
+_TAKES = {
+    "engine": _engine,
+    "arguments": _arguments,
+    "sglang": _sglang,
+    "kernel": _kernel,
+    "statistics": _statistics,
+    "acceptance": _acceptance,
+}
 # Counted only.
 REQUESTS = "POST /v1/"
 # The first exception of a traceback is the cause of later ones.
@@ -305,10 +247,11 @@ _EXCEPTION_LINE = re.compile(r"(?:[a-z_]\w*\.)*[A-Z]\w*Error(?:: .+)?$")
 # A line's source file: nothing else shows that a device of kind "cuda" is AMD's.
 _ROCM = "[rocm.py:"
 _ROCM_LINE = re.compile(r"[^'\"]*\[rocm\.py:\d+\] ")
+FACT_PATTERNS = [
+    FactPattern(**row) for row in read_toml(Path(__file__).with_name("facts.toml")).values()
+]
 ANCHORS = (*(row.anchor for row in FACT_PATTERNS), REQUESTS, _EXCEPTION, _ROCM)
 _BY_ANCHOR = {row.anchor: row for row in FACT_PATTERNS}
-
-
 _CONVERSIONS: dict[str, Callable[[str], object]] = {
     "kv_tokens": int,
     "concurrency_context": int,
@@ -321,7 +264,7 @@ def _take_match(facts: LogFacts, row: FactPattern, match: re.Match[str]) -> None
     for name, value in row.facts.items():
         setattr(facts, name, value)
     if row.take:
-        row.take(facts, match)
+        _TAKES[row.take](facts, match)
         return
     for name, text in match.groupdict().items():
         if name == "device":
@@ -336,7 +279,7 @@ def take_facts(facts: LogFacts, anchor: str, line: LogLine) -> None:
     if line.process and room and line.process not in facts.processes:
         facts.processes.append(line.process)
     if row := _BY_ANCHOR.get(anchor):
-        if match := re.match(row.pattern, line.text):
+        if match := row.regex.match(line.text):
             _take_match(facts, row, match)
     elif anchor == _ROCM and _ROCM_LINE.search(line.whole):
         facts.device = "rocm"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import Match, Outcome, Place, Rule, apply_rules
+from salient.diagnose.rule import Match, Outcome, Rule, apply_rules
 from salient.diagnose.tables import read_rules
 from salient.plan.vllm.versions import AUTO_AWQ, CPU_W4A8
 
@@ -38,11 +38,6 @@ class LogCase:
     signatures: Set[str]
 
 
-def _engine_line(facts: LogFacts) -> list[Place]:
-    text = f"quantization={facts.quantization}, dtype={facts.dtype}, device={facts.device}"
-    return [("engine line", text)]
-
-
 def _silent_awq(case: LogCase, device: str) -> bool:
     """AWQ was loaded on the device, and no line names its kernel."""
     facts = case.facts
@@ -53,143 +48,97 @@ def _silent_awq(case: LogCase, device: str) -> bool:
 _KERNEL_SIGNATURES = {*SLOW_SIGNATURES, "kernel-awq-marlin"}
 
 
-def _forced_awq(case: LogCase) -> Outcome:
-    facts = case.facts
-    forced = facts.quantization == "awq" and facts.release < AUTO_AWQ
-    return forced and _silent_awq(case, "gpu") and _engine_line(facts)
+def _forced_awq(case: LogCase) -> bool:
+    forced = case.facts.quantization == "awq" and case.facts.release < AUTO_AWQ
+    return forced and _silent_awq(case, "gpu")
 
 
-def _refused_by_marlin(case: LogCase) -> Outcome:
+def _refused_by_marlin(case: LogCase) -> bool:
     """auto_awq.py of vLLM 0.32 falls back without a line."""
-    auto = case.facts.quantization == "auto_awq"
-    return auto and _silent_awq(case, "gpu") and _engine_line(case.facts)
+    return case.facts.quantization == "auto_awq" and _silent_awq(case, "gpu")
 
 
-def _awq_on_rocm(case: LogCase) -> Outcome:
-    return _silent_awq(case, "rocm") and _engine_line(case.facts)
-
-
-def _slow_bfloat16(case: LogCase) -> Outcome:
+def _slow_bfloat16(case: LogCase) -> bool:
     """CUDA's awq_gemm reads float16 (csrc/quantization/awq/gemm_kernels.cu)."""
     slow = case.signatures & SLOW_SIGNATURES or _forced_awq(case) or _refused_by_marlin(case)
-    wide = case.facts.dtype == "bfloat16" and case.facts.device == "gpu"
-    return [("engine line", "dtype=torch.bfloat16")] if slow and wide else []
+    return bool(slow) and case.facts.dtype == "bfloat16" and case.facts.device == "gpu"
 
 
-def _other_kernel(case: LogCase) -> Outcome:
-    """Kernels that vLLM takes on NVIDIA only where Machete, Marlin and Humming refuse."""
+def _other_kernel(case: LogCase) -> str:
+    """The kernel that vLLM takes on NVIDIA only where Machete, Marlin and Humming refuse."""
     slower = [k for k in case.facts.kernels if k.startswith(("Conch", "Exllama", "Triton"))]
-    if not slower or case.facts.device != "gpu":
-        return None
-    return Match([("kernel line", f"Using {slower[0]}")], {"kernel": slower[0]})
+    return slower[0] if slower and case.facts.device == "gpu" else ""
 
 
-def _eager(case: LogCase) -> Outcome:
-    eager = case.facts.eager and case.facts.device in ("gpu", "rocm")
-    return [("engine line", "enforce_eager=True")] if eager else []
-
-
-def _untracked(case: LogCase) -> Outcome:
+def _untracked(case: LogCase) -> bool:
     """A missing qzeros loads silently (model_loader/default_loader.py of vLLM 0.32)."""
     facts = case.facts
-    silent = facts.awq and facts.loaded and not facts.tracked and facts.engine == "vllm"
-    return silent and _engine_line(facts)
+    return facts.awq and facts.loaded and not facts.tracked and facts.engine == "vllm"
 
 
-def _cpu_w4a8(case: LogCase) -> Outcome:
+def _cpu_w4a8(case: LogCase) -> bool:
     """model_executor/kernels/linear/mixed_precision/cpu.py of vLLM 0.32, which logs nothing."""
     facts = case.facts
     wide = facts.dtype == "bfloat16" and facts.release >= CPU_W4A8
-    place = ("engine line", "dtype=torch.bfloat16, device_config=cpu")
-    return [place] if facts.device == "cpu" and facts.awq and wide else []
+    return facts.device == "cpu" and facts.awq and wide
 
 
-def _cpu_float16(case: LogCase) -> Outcome:
+def _cpu_float16(case: LogCase) -> bool:
     facts = case.facts
-    half = facts.device == "cpu" and facts.dtype == "float16" and facts.loaded
-    return [("engine line", "dtype=torch.float16, device_config=cpu")] if half else []
-
-
-def _low_concurrency(case: LogCase) -> Outcome:
-    times, length = case.facts.concurrency, case.facts.concurrency_context
-    if times is None or times >= LOW_CONCURRENCY:
-        return None
-    text = f"Maximum concurrency for {length:,} tokens per request: {times:.2f}x"
-    return [("key-value cache", text)]
+    return facts.device == "cpu" and facts.dtype == "float16" and facts.loaded
 
 
 def _often(case: LogCase, count: int) -> Outcome:
     """Whether `count` statistics lines are a minute, and a quarter of all."""
     many = count >= MANY_SAMPLES and count * 4 >= case.facts.traffic.samples
-    return Match(_statistics(case), count=count) if many else None
-
-
-def _statistics(case: LogCase) -> list[Place]:
-    traffic = case.facts.traffic
-    text = (
-        f"running up to {traffic.running_most}, waiting up to {traffic.waiting_most}, cache up to "
-        f"{traffic.cache_most:.1f}%, in {traffic.samples} lines looked at"
-    )
-    return [("statistics", text)]
+    return Match(count=count) if many else None
 
 
 def _preemptions(case: LogCase) -> Outcome:
     count = case.facts.traffic.preemptions
-    return Match([("statistics", f"Preemptions: {count}")], count=count) if count else None
+    return Match(count=count) if count else None
 
 
-def _low_prefix_hits(case: LogCase) -> Outcome:
+def _low_prefix_hits(case: LogCase) -> bool:
     hits = case.facts.traffic.prefix_hits
-    if hits is None or hits >= LOW_PREFIX_HITS or case.facts.requests < MANY_REQUESTS:
-        return None
-    return [("statistics", f"Prefix cache hit rate: {hits:.1f}%")]
-
-
-def _low_acceptance(case: LogCase) -> Outcome:
-    rate = case.facts.traffic.acceptance
-    if rate is None or rate >= LOW_ACCEPTANCE:
-        return None
-    return [("statistics", f"Avg Draft acceptance rate: {rate:.1f}%")]
-
-
-def _corrupted(case: LogCase) -> Outcome:
-    count = case.facts.traffic.corrupted
-    return [("statistics", f"Corrupted: {count} reqs")] if count else None
+    return hits is not None and hits < LOW_PREFIX_HITS and case.facts.requests >= MANY_REQUESTS
 
 
 def _throughput(case: LogCase) -> Outcome:
     traffic = case.facts.traffic
     alone = f"; {traffic.alone:.1f} with one request" if traffic.alone else ""
-    return Match(_statistics(case), {"alone": alone}) if traffic.best_generation else None
+    return Match(values={"alone": alone}) if traffic.best_generation else None
 
 
-def _unknown_error(case: LogCase) -> Outcome:
+def _unknown_error(case: LogCase) -> bool:
     """An exception without a signature, of an engine that did not start to serve."""
     facts = case.facts
     served = facts.complete or facts.requests or facts.traffic.samples
-    if not facts.exception or served:
-        return None
-    return Match([("traceback", facts.exception[:300])], {"value": facts.exception[:200]})
+    return bool(facts.exception) and not served
+
+
+def _below(number: float | None, bound: float) -> bool:
+    return number is not None and number < bound
 
 
 # Conditions by the headers of rules.toml.
 _CONDITIONS: dict[str, Callable[[LogCase], Outcome]] = {
-    "awq-rocm": _awq_on_rocm,
+    "awq-rocm": lambda case: _silent_awq(case, "rocm"),
     "awq-slow-kernel": _forced_awq,
     "awq-refused-by-marlin": _refused_by_marlin,
     "awq-slow-bfloat16": _slow_bfloat16,
     "kernel-other": _other_kernel,
-    "eager": _eager,
+    "eager": lambda case: case.facts.eager and case.facts.device in ("gpu", "rocm"),
     "tensors-untracked": _untracked,
     "cpu-w4a8": _cpu_w4a8,
     "cpu-float16": _cpu_float16,
-    "concurrency-low": _low_concurrency,
+    "concurrency-low": lambda case: _below(case.facts.concurrency, LOW_CONCURRENCY),
     "waiting-cache-full": lambda case: _often(case, case.facts.traffic.full),
     "waiting-slots": lambda case: _often(case, case.facts.traffic.free),
     "preemptions": _preemptions,
     "prefix-hits-low": _low_prefix_hits,
-    "drafts-refused": _low_acceptance,
-    "not-a-number-requests": _corrupted,
+    "drafts-refused": lambda case: _below(case.facts.traffic.acceptance, LOW_ACCEPTANCE),
+    "not-a-number-requests": lambda case: case.facts.traffic.corrupted > 0,
     "concurrency": lambda case: (case.facts.concurrency or 0.0) >= LOW_CONCURRENCY,
     "throughput": _throughput,
     "unknown-error": _unknown_error,

@@ -26,6 +26,22 @@ REMOVED_VARIABLES = {
 }
 
 
+def _case(
+    context: RuleContext, key: str, new: str, *, error: bool, certain: bool, **values: object
+) -> Match:
+    """The case of one key and its diff, a warning at most unless it is an `error`."""
+    settings = context.settings
+    return Match(
+        [settings.place(key)],
+        {"key": key, **values},
+        [f"- {settings.current(key)}", f"+ {new}"]
+        if new
+        else ["leave it out, or correct its name"],
+        level=None if error else "warning",
+        certainty="certain" if certain else "likely",
+    )
+
+
 def _wrong_types(context: RuleContext) -> list[Match]:
     """Values of another type than their argument's."""
     settings = context.settings
@@ -43,50 +59,31 @@ def _unknown_arguments(context: RuleContext) -> list[Match]:
     matches: list[Match] = []
     for key in unknown[:_MOST_UNKNOWN]:
         near = nearest(key)
-        steps = ["leave it out, or correct its name"]
-        if near:
-            corrected = settings.spelled(near, settings.values[key])
-            steps = [f"- {settings.current(key)}", f"+ {corrected}"]
-        matches.append(
-            Match(
-                [settings.place(key)],
-                {"key": key, "hint": f"; it has {near}" if near else ""},
-                steps,
-                level="error" if near or newest else "warning",
-                certainty="certain" if newest else "likely",
-            )
-        )
+        new = settings.spelled(near, settings.values[key]) if near else ""
+        hint = f"; it has {near}" if near else ""
+        error = newest or near is not None
+        matches.append(_case(context, key, new, error=error, certain=newest, hint=hint))
     return matches
 
 
 def _removed_arguments(context: RuleContext) -> list[Match]:
     """Arguments of older releases."""
-    settings, version = context.settings, context.version
+    version = context.version
     matches: list[Match] = []
     for key, instead in REMOVED.items():
         since = REMOVED_IN.get(key)
         release = parse_version(since) if since else NEWEST
         if context.is_set(key) and not (version and version < release):
-            matches.append(
-                Match(
-                    [settings.place(key)],
-                    {"key": key, "since": since or "0.32 or before"},
-                    [f"- {settings.current(key)}", f"+ ({instead})"],
-                    level="error" if version else "warning",
-                    certainty="certain" if version else "likely",
-                )
-            )
+            known, since = version is not None, since or "0.32 or before"
+            match = _case(context, key, f"({instead})", error=known, certain=known, since=since)
+            matches.append(match)
     return matches
 
 
 def _removed_variables(context: RuleContext) -> list[Match]:
-    settings, known = context.settings, context.version or NEWEST
+    known = context.version or NEWEST
     return [
-        Match(
-            [settings.place(name)],
-            {"name": name},
-            [f"- {settings.current(name)}", f"+ ({instead})"],
-        )
+        _case(context, name, f"({instead})", error=True, certain=True)
         for name, instead in REMOVED_VARIABLES.items()
         if context.variable(name) and known >= NEWEST
     ]
@@ -94,22 +91,16 @@ def _removed_variables(context: RuleContext) -> list[Match]:
 
 def _invalid_choices(context: RuleContext) -> list[Match]:
     """Values that are not among an argument's choices."""
-    settings, newest = context.settings, context.version == NEWEST
+    newest = context.version == NEWEST
     matches: list[Match] = []
     for key, choices in CHOICES.items():
         value = context.value(key)
         if key == "quantization" or not isinstance(value, str) or value in choices:
             continue  # the rules of quantization find the nearest method
         near = (difflib.get_close_matches(value, choices, 1) or choices)[0]
-        matches.append(
-            Match(
-                [settings.place(key)],
-                {"key": key, "near": near, "choices": ", ".join(choices)},
-                [f"- {settings.current(key)}", f"+ {settings.spelled(key, near)}"],
-                level="error" if newest else "warning",
-                certainty="certain" if newest else "likely",
-            )
-        )
+        values = {"near": near, "choices": ", ".join(choices)}
+        new = context.settings.spelled(key, near)
+        matches.append(_case(context, key, new, error=newest, certain=newest, **values))
     return matches
 
 
