@@ -31,10 +31,10 @@ from machine import conditions
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme
 from salient.kernels import triton_launch
-from salient.kernels.base import Kernel, Layer, PackedWeight
-from salient.kernels.reference import ReferenceKernel
+from salient.kernels.base import Layer, PackedWeight
+from salient.kernels.reference import ReferenceWeight
 from salient.kernels.registry import FOREIGN, find_kernel
-from salient.kernels.triton import TritonKernel, TritonWeight
+from salient.kernels.triton import TritonWeight
 from subprocess_run import say
 
 DTYPE = torch.bfloat16
@@ -120,10 +120,10 @@ def check(scheme: Scheme) -> float:
     worst = 0.0
     for width, out, of in cases:
         weight, layer = random_weight(width, out, of), layer_of(width, out, of)
-        if reason := TritonKernel().unsupported(layer):
+        if reason := TritonWeight.unsupported(layer):
             say(f"The triton kernel does not run here: {reason}.")
             raise SystemExit(2)
-        ours, reference = TritonKernel().pack(weight, layer), ReferenceKernel().pack(weight, layer)
+        ours, reference = TritonWeight(weight, layer), ReferenceWeight(weight, layer)
         worst = max(worst, agree(ours, reference, f"{width} to {out}, {of}"))
     return worst
 
@@ -137,7 +137,7 @@ def agree(ours: PackedWeight, reference: PackedWeight, what: str) -> float:
         expected = reference(x).float()
         off = float((ours(x).float() - expected).norm() / expected.norm())
         if not off <= TOLERANCE:
-            say(f"{ours.kernel} is WRONG for {rows} rows, {what}: {off:.2e}. Nothing is timed.")
+            say(f"{ours.name} is WRONG for {rows} rows, {what}: {off:.2e}. Nothing is timed.")
             raise SystemExit(1)
         worst = max(worst, off)
     return worst
@@ -150,7 +150,7 @@ def time_layer(name: str, scheme: Scheme, bandwidth: float) -> list[dict[str, An
     """A row of figures for each of ROWS: ours, torch.mm, and others that are installed."""
     width, out = LAYERS[name]
     layer = layer_of(width, out, scheme)
-    held = {"triton": packed(TritonKernel(), layer)}
+    held = {"triton": packed(TritonWeight, layer)}
     for kernel in map(find_kernel, FOREIGN):
         if reason := kernel.unsupported(layer):
             say(f"{name}: no {kernel.name}: {reason}")
@@ -173,15 +173,15 @@ def time_layer(name: str, scheme: Scheme, bandwidth: float) -> list[dict[str, An
     return found
 
 
-def packed(kernel: Kernel, layer: Layer) -> list[PackedWeight]:
+def packed(kernel: type[PackedWeight], layer: Layer) -> list[PackedWeight]:
     """As many different weights as no L2 holds; a foreign one is checked first."""
     weight = random_weight(layer.width, layer.out, layer.scheme)
-    first = kernel.pack(weight, layer)
-    if kernel.name != TritonKernel.name:
-        agree(first, ReferenceKernel().pack(weight, layer), str(layer.scheme))
+    first = kernel(weight, layer)
+    if kernel.name != TritonWeight.name:
+        agree(first, ReferenceWeight(weight, layer), str(layer.scheme))
     made = [first]
     while len(made) < copies(first.bytes):
-        made.append(kernel.pack(random_weight(layer.width, layer.out, layer.scheme), layer))
+        made.append(kernel(random_weight(layer.width, layer.out, layer.scheme), layer))
     return made
 
 
@@ -200,9 +200,11 @@ def missed(timed: list[dict[str, Any]]) -> list[str]:
 def sweep(scheme: Scheme) -> list[dict[str, Any]]:
     """Times of other launch settings on one layer, the fastest of each rows first."""
     width, out = LAYERS["gate, up"]
-    weights = packed(TritonKernel(), layer_of(width, out, scheme))
+    weights = packed(TritonWeight, layer_of(width, out, scheme))
     held = [
-        triton_launch.PackedOperands(w.packed, w.scale, w.zero, w.scale_dtype, w.out, w.group_size)
+        triton_launch.PackedOperands(
+            w.packed, w.scale, w.zero, w.scale_dtype, w.out, w.scheme.group_size
+        )
         for w in weights
         if isinstance(w, TritonWeight)
     ]

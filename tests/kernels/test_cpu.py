@@ -14,7 +14,7 @@ from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
 from salient.kernels import cpu, cpu_build
 from salient.kernels.base import Layer
-from salient.kernels.cpu import CpuKernel, CpuWeight
+from salient.kernels.cpu import CpuWeight
 from salient.kernels.cpu_build import SOURCES, NotBuilt, built_library
 from salient.kernels.cpu_library import Library, load_library
 from salient.kernels.reference import ReferenceWeight
@@ -48,7 +48,7 @@ def rows_of(rows: int, width: int) -> Tensor:
 
 def packed(weight: QuantizedWeight, library: object = LIBRARY) -> CpuWeight:
     assert isinstance(library, Library)
-    return CpuWeight.of(weight, library)
+    return CpuWeight(weight, layer(weight.scheme), library)
 
 
 def off(found: Tensor, wanted: Tensor) -> float:
@@ -85,7 +85,7 @@ def test_every_shape_gives_what_the_definition_gives(group, symmetric):
     scheme = Scheme(group, symmetric)
     for out in OUTS:
         weight = weight_of(out, scheme)
-        made, reference = packed(weight), ReferenceWeight(weight, CPU)
+        made, reference = packed(weight), ReferenceWeight(weight, layer(weight.scheme))
         x = rows_of(max(ROWS), made.width)
         wanted = reference(x)
         for rows in ROWS:
@@ -99,7 +99,9 @@ def test_the_dequantized_weight_is_the_definitions_bit_for_bit(group):
         weight = weight_of(out, Scheme(group))
         for dtype in (torch.float32, torch.bfloat16):
             found = packed(weight).dequantize(dtype)
-            assert torch.equal(found, ReferenceWeight(weight, CPU).dequantize(dtype))
+            assert torch.equal(
+                found, ReferenceWeight(weight, layer(weight.scheme)).dequantize(dtype)
+            )
 
 
 @needs_compiler
@@ -110,7 +112,7 @@ def test_a_weight_in_an_order_of_its_own_would_be_noticed():
     swapped[:, [0, 1]] = swapped[:, [1, 0]]
     x = rows_of(4, weight.codes.shape[1])
     wrong = packed(QuantizedWeight(swapped, weight.scale, weight.zero, weight.scheme))
-    assert off(wrong(x), ReferenceWeight(weight, CPU)(x)) > 1e-2
+    assert off(wrong(x), ReferenceWeight(weight, layer(weight.scheme))(x)) > 1e-2
 
 
 @needs_compiler
@@ -181,7 +183,7 @@ def test_activations_of_16_bits_come_back_as_they_came(dtype):
     found = packed(weight)(x)
     assert found.dtype == dtype
     assert found.shape == (1, 5, 48)
-    wanted = ReferenceWeight(weight, CPU)(x.float())[0]
+    wanted = ReferenceWeight(weight, layer(weight.scheme))(x.float())[0]
     assert off(found[0].float(), wanted) < unit_roundoff(dtype) + coded_product()
 
 
@@ -272,14 +274,14 @@ def test_the_library_says_what_it_uses_of_the_processor():
     ],
 )
 def test_what_it_cannot_take_it_says(scheme, device, words):
-    refused = CpuKernel().unsupported(Layer(64, 64, scheme, device, torch.float32))
+    refused = CpuWeight.unsupported(Layer(64, 64, scheme, device, torch.float32))
     assert refused is not None
     assert words in refused
 
 
 def test_without_a_compiler_it_says_so_and_another_kernel_takes_over(forgetful):
     forgetful.setenv("CXX", "no-such-compiler")
-    refused = CpuKernel().unsupported(layer(Scheme(32)))
+    refused = CpuWeight.unsupported(layer(Scheme(32)))
     assert refused is not None
     assert "no C++ compiler" in refused
     for dtype, kernel in ((torch.bfloat16, "torch-int4"), (torch.float32, "dense")):
@@ -332,7 +334,7 @@ def test_a_damaged_library_is_a_reason_and_no_crash(forgetful, tmp_path):
     forgetful.setattr(
         cpu_build, "_build", lambda compiler, extra, library: library.write_text("no")
     )
-    refused = CpuKernel().unsupported(layer(Scheme(32)))
+    refused = CpuWeight.unsupported(layer(Scheme(32)))
     assert refused is not None
     assert "cannot be loaded" in refused
 
@@ -344,9 +346,9 @@ def test_a_library_that_computes_wrongly_is_refused(wrong, forgetful):
     assert isinstance(library, Library)
     right = library.multiply
     forgetful.setattr(library, "multiply", lambda *args: right(*args) * wrong)
-    refused = CpuKernel().unsupported(layer(Scheme(32)))
+    refused = CpuWeight.unsupported(layer(Scheme(32)))
     assert refused is not None
-    assert "built for this processor, it is wrong by" in refused
+    assert "built for this processor, its results differ by" in refused
     assert select_kernel(layer(Scheme(32))).kernel.name == "dense"
 
 

@@ -10,7 +10,7 @@ from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
 from salient.kernels import registry as choosing
 from salient.kernels.base import Layer, PackedWeight
-from salient.kernels.cpu import CpuKernel
+from salient.kernels.cpu import CpuWeight
 from salient.kernels.reference import ReferenceWeight
 from salient.kernels.registry import (
     CROSSOVER_ROWS,
@@ -22,8 +22,8 @@ from salient.kernels.registry import (
     measured_crossover,
     select_kernel,
 )
-from salient.kernels.torch_int4 import TorchInt4
-from salient.kernels.triton import TritonKernel
+from salient.kernels.torch_int4 import TorchInt4Weight
+from salient.kernels.triton import TritonWeight
 
 CPU = torch.device("cpu")
 # Activations, weights and outputs are each rounded once, by 1 / sqrt(3) of u in the mean.
@@ -55,7 +55,7 @@ def off(found: Tensor, wanted: Tensor) -> float:
 
 @pytest.fixture
 def no_cpu(monkeypatch):
-    monkeypatch.setattr(CpuKernel, "unsupported", lambda self, layer: "it is not there today")
+    monkeypatch.setattr(CpuWeight, "unsupported", lambda layer: "it is not there today")
 
 
 def test_every_kernel_of_the_table_is_found_by_its_name():
@@ -74,20 +74,20 @@ def test_an_unknown_kernel_lists_the_known_ones():
 @pytest.mark.parametrize("name", ["dense", "reference"])
 def test_a_kernel_that_was_asked_for_is_taken_and_said(name):
     choice = select_kernel(layer_of(), name)
-    assert (choice.kernel.name, choice.why) == (name, "it was asked for")
+    assert (choice.kernel.name, choice.why) == (name, "selected by name")
 
 
 def test_a_kernel_that_was_asked_for_and_refuses_says_which_layer_and_why():
     words = (
-        r"The kernel 'torch-int4' cannot take a layer of 64 x 64: it is fast in bfloat16 only, "
-        r"not in float32\. Take another, or 'auto'\."
+        r"The kernel 'torch-int4' does not support a layer of 64 x 64: it is fast in bfloat16 "
+        r"only, not in float32\. Use another, or 'auto'\."
     )
     with pytest.raises(ModelError, match=words):
         select_kernel(layer_of(), "torch-int4")
 
 
 def test_the_first_kernel_that_takes_a_layer_is_the_fastest_here(monkeypatch):
-    monkeypatch.setattr(CpuKernel, "unsupported", lambda self, layer: None)
+    monkeypatch.setattr(CpuWeight, "unsupported", lambda layer: None)
     choice = select_kernel(layer_of())
     assert (choice.kernel.name, choice.why) == ("cpu", "the fastest on this device")
 
@@ -125,12 +125,12 @@ def test_a_pytorch_without_the_operator_says_its_version(no_cpu, monkeypatch):
 
 
 def test_a_gpu_is_not_told_about_kernels_of_the_cpu(monkeypatch):
-    monkeypatch.setattr(TritonKernel, "unsupported", lambda self, layer: "it is not there today")
+    monkeypatch.setattr(TritonWeight, "unsupported", lambda layer: "it is not there today")
     elsewhere = torch.device("cuda")
     choice = select_kernel(layer_of(dtype=torch.bfloat16, device=elsewhere))
     assert choice.kernel.name == "dense"
     assert choice.why == "not triton: it is not there today"
-    assert TorchInt4().unsupported(layer_of(device=elsewhere)) == (
+    assert TorchInt4Weight.unsupported(layer_of(device=elsewhere)) == (
         "it computes on the CPU, not on cuda"
     )
 
@@ -139,12 +139,12 @@ def test_a_gpu_is_not_told_about_kernels_of_the_cpu(monkeypatch):
 @pytest.mark.parametrize("group", [32, 64, 128, 256])
 def test_torch_int4_gives_what_the_definition_gives(group, symmetric):
     layer = layer_of(Scheme(group, symmetric), torch.bfloat16, out=48)
-    kernel = TorchInt4()
+    kernel = TorchInt4Weight
     if not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
         pytest.skip(str(kernel.unsupported(layer)))
     assert kernel.unsupported(layer) is None
     weight = weight_of(layer)
-    made, reference = kernel.pack(weight, layer), ReferenceWeight(weight, CPU)
+    made, reference = kernel(weight, layer), ReferenceWeight(weight, layer)
     for rows in (1, 2, 5, 17):
         x = rows_of(rows, layer.width)
         found = made(x.bfloat16())
@@ -162,7 +162,7 @@ def test_dense_gives_what_the_definition_gives_and_takes_all(scheme, dtype):
     layer = layer_of(scheme, dtype, out=21)
     weight, kernel = weight_of(layer), find_kernel("dense")
     assert kernel.unsupported(layer) is None
-    made, reference = kernel.pack(weight, layer), ReferenceWeight(weight, CPU)
+    made, reference = kernel(weight, layer), ReferenceWeight(weight, layer)
     x = rows_of(5, layer.width)
     assert made(x.to(dtype)).dtype == dtype
     assert off(made(x.to(dtype)), reference(x)) < likely(1, dtype) + likely(layer.width)
@@ -173,16 +173,14 @@ def test_kernels_say_what_memory_they_take():
     layer = layer_of(Scheme(32), torch.bfloat16)
     weight = weight_of(layer)
     codes = layer.out * layer.width
-    dense, reference = (
-        find_kernel(name).pack(weight, layer).bytes for name in ("dense", "reference")
-    )
+    dense, reference = (find_kernel(name)(weight, layer).bytes for name in ("dense", "reference"))
     assert dense == 2 * codes
     assert reference == codes + (4 + 1) * weight.scale.numel()
 
 
 def test_a_kernel_that_cannot_part_its_rows_says_none():
     layer = layer_of()
-    assert find_kernel("reference").pack(weight_of(layer), layer).rows(0, 16) is None
+    assert find_kernel("reference")(weight_of(layer), layer).rows(0, 16) is None
 
 
 # At how many rows a dense product overtakes
@@ -191,7 +189,7 @@ def test_a_kernel_that_cannot_part_its_rows_says_none():
 @pytest.mark.parametrize("name", ["reference", "dense"])
 def test_a_dense_product_is_the_kernels(name):
     layer = layer_of()
-    made = find_kernel(name).pack(weight_of(layer), layer)
+    made = find_kernel(name)(weight_of(layer), layer)
     x = rows_of(6, layer.width)
     assert off(dense_product(made, x, torch.float32), made(x)) < 2 * likely(layer.width)
     half = dense_product(made, x, torch.bfloat16)
@@ -202,14 +200,14 @@ def test_a_dense_product_is_the_kernels(name):
 @pytest.mark.parametrize("name", ["dense", "reference"])
 def test_what_is_dense_itself_has_no_crossover(name):
     layer = layer_of()
-    made = find_kernel(name).pack(weight_of(layer), layer)
+    made = find_kernel(name)(weight_of(layer), layer)
     assert measured_crossover(made, CPU) == (NEVER, torch.float32)
 
 
 def test_the_crossover_is_measured_and_is_a_number_of_rows_or_never(monkeypatch):
     layer = layer_of()
-    made = find_kernel("reference").pack(weight_of(layer), layer)
-    monkeypatch.setattr(made, "kernel", "cpu")
+    made = find_kernel("reference")(weight_of(layer), layer)
+    monkeypatch.setattr(made, "name", "cpu")
     rows, dtype = measured_crossover(made, CPU)
     assert rows in (*CROSSOVER_ROWS, NEVER)
     assert dtype in (torch.bfloat16, torch.float32)
@@ -229,6 +227,6 @@ def test_a_dense_product_must_be_faster_by_a_margin(dense_seconds, wanted, monke
 
     monkeypatch.setattr(choosing, "_seconds", seconds)
     layer = layer_of()
-    made: PackedWeight = find_kernel("reference").pack(weight_of(layer), layer)
-    monkeypatch.setattr(made, "kernel", "cpu")
+    made: PackedWeight = find_kernel("reference")(weight_of(layer), layer)
+    monkeypatch.setattr(made, "name", "cpu")
     assert measured_crossover(made, CPU) == wanted

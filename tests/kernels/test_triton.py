@@ -18,7 +18,7 @@ from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.kernels import triton as kernel
 from salient.kernels.base import Layer
-from salient.kernels.triton import TritonKernel, pack_codes
+from salient.kernels.triton import TritonWeight, pack_codes
 
 FILE = Path(__file__).with_name("triton_laws.py")
 LAWS = [
@@ -101,7 +101,7 @@ def interpreter(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_four_bits_in_any_groups_are_taken(group_size, symmetric, dtype):
     assert (
-        TritonKernel().unsupported(layer(Scheme(group_size, symmetric), width=384, dtype=dtype))
+        TritonWeight.unsupported(layer(Scheme(group_size, symmetric), width=384, dtype=dtype))
         is None
     )
 
@@ -120,13 +120,13 @@ def test_four_bits_in_any_groups_are_taken(group_size, symmetric, dtype):
     ],
 )
 def test_what_it_does_not_take_it_refuses_in_words(asked, words):
-    assert TritonKernel().unsupported(asked) == words
+    assert TritonWeight.unsupported(asked) == words
 
 
 def test_without_triton_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(kernel.importlib.util, "find_spec", lambda _: None)
     words = "Triton is not installed; install it with: pip install 'salient-awq[gpu]'"
-    assert TritonKernel().unsupported(layer()) == words
+    assert TritonWeight.unsupported(layer()) == words
 
 
 @pytest.mark.parametrize("value", [None, "0"])
@@ -136,14 +136,14 @@ def test_a_cpu_is_refused_without_the_interpreter(value, monkeypatch):
     if value is not None:
         monkeypatch.setenv("TRITON_INTERPRET", value)
     words = "it runs on NVIDIA and AMD GPUs, and the device is 'cpu'"
-    assert TritonKernel().unsupported(layer()) == words
+    assert TritonWeight.unsupported(layer()) == words
 
 
 def test_a_gpu_that_torch_does_not_find_is_refused(monkeypatch):
     monkeypatch.setattr(kernel.importlib.util, "find_spec", lambda _: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     words = "torch finds no GPU here: this build has none, or the driver does not answer"
-    assert TritonKernel().unsupported(layer(device="cuda")) == words
+    assert TritonWeight.unsupported(layer(device="cuda")) == words
 
 
 def test_a_gpu_that_is_too_old_is_refused_by_name(monkeypatch):
@@ -153,7 +153,7 @@ def test_a_gpu_that_is_too_old_is_refused_by_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     words = "it needs compute capability 8.0 (Ampere) or later, and Tesla T4 has 7.5"
-    assert TritonKernel().unsupported(layer(device="cuda")) == words
+    assert TritonWeight.unsupported(layer(device="cuda")) == words
 
 
 # Packing
@@ -184,7 +184,7 @@ def test_packing_does_not_modify_the_codes():
 def test_a_weight_takes_four_bits_and_its_groups_no_more_than_they_hold(group_size, symmetric):
     scheme = Scheme(group_size, symmetric)
     weight = quantize(torch.randn(64, 256), scheme, name="w")
-    held = TritonKernel().pack(weight, layer(scheme))
+    held = TritonWeight(weight, layer(scheme))
     assert held.bytes * 8 == 64 * 256 * scheme.bits_per_weight
     assert not held.state_dict()
 

@@ -16,7 +16,7 @@ from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.kernels import triton_launch
 from salient.kernels.base import Layer
-from salient.kernels.triton import TritonKernel
+from salient.kernels.triton import TritonWeight
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
@@ -56,7 +56,7 @@ def launches(rows: int, group_size: int, dtype: torch.dtype, monkeypatch) -> lis
     """What a layer of few outputs launches for `rows` rows, in parts, and to dequantize."""
     out, width, scheme = 64, 32 * 128 if group_size % 24 else 36 * 128, Scheme(group_size)
     weight = quantize(torch.randn(out, width), scheme, name="w", dtype=dtype)
-    held = TritonKernel().pack(weight, Layer(out, width, scheme, torch.device("cpu"), dtype))
+    held = TritonWeight(weight, Layer(out, width, scheme, torch.device("cpu"), dtype))
     recorder = Recorder([])
     monkeypatch.setattr(triton_launch, "_programs", lambda: recorder)
     held(torch.randn(rows, width).to(dtype))

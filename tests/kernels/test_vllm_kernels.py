@@ -12,10 +12,10 @@ from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.kernels import vllm_kernels
 from salient.kernels.base import Layer
-from salient.kernels.vllm_kernels import machete, marlin, pack_gptq
+from salient.kernels.vllm_kernels import MacheteWeight, MarlinWeight, pack_gptq
 
 LAYER = Layer(128, 256, Scheme(128), torch.device("cpu"), torch.bfloat16)
-each_kernel = pytest.mark.parametrize("kernel", [marlin(), machete()], ids=lambda k: k.name)
+each_kernel = pytest.mark.parametrize("kernel", [MarlinWeight, MacheteWeight], ids=lambda k: k.name)
 
 
 @each_kernel
@@ -51,7 +51,7 @@ def test_what_it_does_not_take_it_refuses_in_words(kernel, layer, words, monkeyp
 def test_a_vllm_whose_functions_take_other_arguments_is_told(held, monkeypatch):
     monkeypatch.setattr(vllm_kernels, "_vllm", ModuleType)  # has nothing that is looked for
     weight = quantize(torch.randn(128, 256), Scheme(128), name="toy")
-    words = f"vLLM's {held.kernel} does not take what that of vLLM 0.32 takes: .*without it"
+    words = f"vLLM's {held.name} does not take what that of vLLM 0.32 takes: .*without it"
     with pytest.raises(ModelError, match=words):
         held(weight, LAYER)
 

@@ -15,8 +15,8 @@ from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
 from salient.kernels import triton_launch
 from salient.kernels.base import Layer
-from salient.kernels.reference import ReferenceKernel
-from salient.kernels.triton import TritonKernel, exact_in
+from salient.kernels.reference import ReferenceWeight
+from salient.kernels.triton import TritonWeight, exact_in
 
 torch.set_num_threads(1)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -50,8 +50,8 @@ def both(
     """The weight as the triton kernel and as the reference hold it."""
     q = q or quantized(out, width, scheme, dtype)
     layer = Layer(out, width, scheme, DEVICE, dtype)
-    assert TritonKernel().unsupported(layer) is None
-    return TritonKernel().pack(q, layer), ReferenceKernel().pack(q, layer)
+    assert TritonWeight.unsupported(layer) is None
+    return TritonWeight(q, layer), ReferenceWeight(q, layer)
 
 
 def inputs(rows: int, width: int, dtype: torch.dtype) -> Tensor:

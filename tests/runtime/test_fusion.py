@@ -189,7 +189,7 @@ def test_a_kernel_whose_rows_cannot_be_parted_runs_apart(folders):
     how = next(how for what, how in made.audit.findings if what == "run in PyTorch")
     assert "q, k, v or gate, up are not joined" in how
     home = made.model.unmerged["model.layers.0.mlp"]
-    assert home == "the kernel 'dense' holds no part of its rows apart"
+    assert home == "the kernel 'dense' cannot split its rows"
     answers = [o.engine.generate([IDS], GREEDY)[0] for o in (made, opened(folders("plain")))]
     assert agree(*answers)
 

@@ -236,7 +236,9 @@ def test_another_method_is_named_beside_those_that_are_read(llama):
 
 
 def test_a_kernel_that_cannot_take_the_layers_says_so(llama):
-    words = r"The kernel 'torch-int4' cannot take a layer of 128 x 64: it is fast in bfloat16 only"
+    words = (
+        r"The kernel 'torch-int4' does not support a layer of 128 x 64: it is fast in bfloat16 only"
+    )
     with pytest.raises(ModelError, match=words):
         loaded(llama, "torch-int4")
 

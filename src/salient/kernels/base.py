@@ -6,7 +6,6 @@ A kernel packs the weight in its own layout, from the same codes; none rounds a 
 `reference` is the definition that the others are tested against.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,25 +30,32 @@ class Layer:
     dtype: torch.dtype
 
 
-class PackedWeight(nn.Module, ABC):
-    """A weight in the layout of one kernel; its tensors are buffers.
+class PackedWeight(nn.Module):
+    """A kernel, and a weight in its layout; the tensors are buffers.
 
-    kernel: the kernel's name   out, width: the shape of the dequantized weight
+    name: of the kernel   out, width: the shape of the dequantized weight
     """
 
-    kernel: ClassVar[str]
+    name: ClassVar[str]
 
-    def __init__(self, out: int, width: int):
+    @classmethod
+    def unsupported(cls, layer: Layer) -> str | None:
+        """Why this kernel does not support `layer` here; None if it does."""
+        return None
+
+    def __init__(self, weight: QuantizedWeight, layer: Layer):
+        """Pack `weight`, on the device of a supported `layer`."""
         super().__init__()
-        self.out, self.width = out, width
+        self.out, self.width = weight.codes.shape
+        self.scheme = weight.scheme
 
-    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] = x [..., width] @ W.T, in the dtype of `x`."""
+        raise NotImplementedError
 
-    @abstractmethod
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The dequantized weight [out, width] in `dtype`."""
+        raise NotImplementedError
 
     def rows(self, start: int, stop: int) -> "PackedWeight | None":
         """A view of the outputs [start, stop), or None if the layout has none.
@@ -67,17 +73,3 @@ class PackedWeight(nn.Module, ABC):
         """Register `tensors` as non-persistent buffers."""
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
-
-
-class Kernel(ABC):
-    """A matrix multiplication kernel for quantized weights."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def unsupported(self, layer: Layer) -> str | None:
-        """Why this kernel does not support `layer` here; None if it does."""
-
-    @abstractmethod
-    def pack(self, weight: QuantizedWeight, layer: Layer) -> PackedWeight:
-        """`weight` in this kernel's layout, on the device of a supported `layer`."""

@@ -6,6 +6,7 @@ nothing is lost that bfloat16 or float16 would keep. Every result is the same wh
 of rows computed together.
 """
 
+from copy import copy
 from functools import cache
 
 import torch
@@ -15,8 +16,17 @@ from torch.nn.functional import pad
 from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
 
-from .base import Kernel, Layer, PackedWeight
-from .cpu_library import INPUTS, LANES, Library, LinearC, codes_linear, codes_matmul, load_library
+from .base import Layer, PackedWeight
+from .cpu_library import (
+    INPUTS,
+    LANES,
+    Library,
+    LinearC,
+    codes_linear,
+    codes_matmul,
+    load_library,
+    loaded_library,
+)
 from .reference import ReferenceWeight
 
 LARGEST_GROUP = 256  # int32 holds the sum of 256 products of 15 and 32767, and rounding stays fine
@@ -25,56 +35,56 @@ TOLERANCE = 1e-3
 
 
 class CpuWeight(PackedWeight):
-    """Codes in blocks of 16 outputs and steps of 8 inputs; the layout of cpp/linear.h.
+    """Codes in blocks of 16 outputs and steps of 8 inputs; the layout of cpp/linear.h. 4 bits, any
+    group size that is a multiple of 8, on a CPU with a C++ compiler.
 
     codes: uint8 [blocks, steps, 64]   scale: float32, zero: uint8 [blocks, groups, 16]
     """
 
-    kernel = "cpu"
+    name = "cpu"
     codes: Tensor
     scale: Tensor
     zero: Tensor
 
-    def __init__(
-        self, out: int, width: int, codes: Tensor, scale: Tensor, zero: Tensor, library: Library
-    ):
-        super().__init__(out, width)
-        self.library = library
-        self.store(codes=codes, scale=scale, zero=zero)
-        self.group = width // scale.shape[1]
+    @classmethod
+    def unsupported(cls, layer: Layer) -> str | None:
+        """Why `layer` is not supported, there is no compiler, or the kernels fail their check."""
+        if layer.device.type != "cpu":
+            return f"it computes on the CPU, not on {layer.device}"
+        if layer.scheme.bits != 4:
+            return f"it takes 4 bits, not {layer.scheme.bits}"
+        group = layer.scheme.group_size
+        if group % INPUTS or span(group) > LARGEST_GROUP:
+            return f"it takes group sizes that are multiples of {INPUTS}, not {group}"
+        library = load_library()
+        return library if isinstance(library, str) else _fails(library)
 
-    @staticmethod
-    def of(weight: QuantizedWeight, library: Library) -> "CpuWeight":
-        """`weight` in this layout; outputs are padded to a multiple of 16."""
-        out, width = weight.codes.shape
-        group = span(weight.scheme.group_size)
-        repeat = weight.scheme.group_size // group
-        rows = -out % LANES
-        scale = pad(weight.scale.repeat_interleave(repeat, 1), (0, 0, 0, rows))
-        zero = pad(weight.zero.repeat_interleave(repeat, 1), (0, 0, 0, rows))
-        return CpuWeight(
-            out,
-            width,
-            _in_blocks(pad(weight.codes, (0, 0, 0, rows))),
-            scale.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous(),
-            zero.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous(),
-            library,
+    def __init__(self, weight: QuantizedWeight, layer: Layer, library: Library | None = None):
+        """Pack `weight`, its outputs padded to a multiple of 16. library: if not the usual one"""
+        super().__init__(weight, layer)
+        self.library = library or loaded_library()
+        rows = (0, 0, 0, -self.out % LANES)
+        parts = weight.scheme.group_size // span(weight.scheme.group_size)
+        scale, zero = (
+            pad(each.repeat_interleave(parts, 1), rows).unflatten(0, (-1, LANES)).mT.contiguous()
+            for each in (weight.scale, weight.zero)
         )
+        self.store(codes=_in_blocks(pad(weight.codes, rows)), scale=scale, zero=zero)
 
     def rows(self, start: int, stop: int) -> "CpuWeight | None":
         """A view of the outputs [start, stop) if they are whole blocks of 16."""
         if start % LANES or (stop % LANES and stop != self.out):
             return None
-        blocks = slice(start // LANES, -(-stop // LANES))
-        parts = (self.codes[blocks], self.scale[blocks], self.zero[blocks])
-        return CpuWeight(stop - start, self.width, *parts, self.library)
+        view = copy(self)
+        view.out, blocks = stop - start, slice(start // LANES, -(-stop // LANES))
+        view._buffers = {name: buffer[blocks] for name, buffer in self.named_buffers()}
+        return view
 
     def linear(self, bias: Tensor | None = None) -> LinearC:
         """The struct for C++; valid while this weight and `bias` [blocks * 16] exist."""
         return codes_linear(self.codes, self.scale, self.zero, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """y [..., out] = x [..., width] @ W.T, in the dtype of `x`."""
         rows = x.reshape(-1, self.width).float().contiguous()
         if torch.compiler.is_compiling():
             y = codes_matmul(rows, self.codes, self.scale, self.zero, self.out)
@@ -83,7 +93,6 @@ class CpuWeight(PackedWeight):
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The dequantized weight [out, width] in `dtype`."""
         return self.library.dequantize(self.linear())[: self.out].to(dtype)
 
 
@@ -104,30 +113,6 @@ def _in_blocks(codes: Tensor) -> Tensor:
     return torch.stack((low, high), -1).flatten(2).contiguous()
 
 
-class CpuKernel(Kernel):
-    """4 bits and any group size that is a multiple of 8, on a CPU with a C++ compiler."""
-
-    name = "cpu"
-
-    def unsupported(self, layer: Layer) -> str | None:
-        """Why `layer` is not supported, there is no compiler, or the kernels fail their check."""
-        if layer.device.type != "cpu":
-            return f"it computes on the CPU, not on {layer.device}"
-        if layer.scheme.bits != 4:
-            return f"it takes 4 bits, not {layer.scheme.bits}"
-        group = layer.scheme.group_size
-        if group % INPUTS or span(group) > LARGEST_GROUP:
-            return f"it takes group sizes that are multiples of {INPUTS}, not {group}"
-        library = load_library()
-        return library if isinstance(library, str) else _fails(library)
-
-    def pack(self, weight: QuantizedWeight, layer: Layer) -> CpuWeight:
-        """The codes in blocks, in main memory."""
-        library = load_library()
-        assert isinstance(library, Library)
-        return CpuWeight.of(weight, library)
-
-
 @cache
 def _fails(library: Library) -> str | None:
     """The error of the built kernels against the reference kernel, if it is too large."""
@@ -136,8 +121,9 @@ def _fails(library: Library) -> str | None:
         dense = torch.randn(out, 3 * scheme.group_size, generator=seeded)
         weight = quantize(dense, scheme, name="check")
         x = torch.randn(rows, dense.shape[1], generator=seeded)
-        wanted = ReferenceWeight(weight, x.device)(x)
-        wrong = (CpuWeight.of(weight, library)(x) - wanted).abs().max() / wanted.abs().max()
-        if not bool(wrong < TOLERANCE):
-            return f"built for this processor, it is wrong by {float(wrong):.1e} of the result"
+        layer = Layer(out, dense.shape[1], scheme, x.device, x.dtype)
+        expected = ReferenceWeight(weight, layer)(x)
+        error = (CpuWeight(weight, layer, library)(x) - expected).abs().max() / expected.abs().max()
+        if not bool(error < TOLERANCE):
+            return f"built for this processor, its results differ by {float(error):.1e}"
     return None

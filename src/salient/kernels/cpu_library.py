@@ -18,93 +18,71 @@ ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
 INSTRUCTIONS = ("plain C++", "AVX2", "AVX-512", "AVX-512 VNNI")
 
 
+def _fields(*fields: tuple[Any, str]) -> list[tuple[str, Any]]:
+    """The fields of a struct, from types and names as C++ declares them."""
+    return [(name, kind) for kind, names in fields for name in names.split()]
+
+
 class LinearC(Structure):
     """`Linear` of cpp/linear.h."""
 
-    _fields_ = (
-        ("weight", c_void_p),
-        ("scale", c_void_p),
-        ("zero", c_void_p),
-        ("bias", c_void_p),
-        ("out", c_int64),
-        ("width", c_int64),
-        ("group", c_int64),
-        ("kind", c_int32),
+    _fields_ = _fields(
+        (c_void_p, "weight scale zero bias"), (c_int64, "out width group"), (c_int32, "kind")
     )
 
 
 class RoundedC(Structure):
     """`Rounded` of cpp/linear.h."""
 
-    _fields_ = (("x", c_void_p), ("scale", c_void_p), ("sum", c_void_p))
+    _fields_ = _fields((c_void_p, "x scale sum"))
 
 
 class NormC(Structure):
     """`Norm` of cpp/attention.h."""
 
-    _fields_ = (("weight", c_void_p), ("eps", c_float))
+    _fields_ = _fields((c_void_p, "weight"), (c_float, "eps"))
 
 
 class AttentionC(Structure):
     """`Attention` of cpp/attention.h."""
 
-    _fields_ = (
-        ("before", NormC),
-        ("after", NormC),
-        ("q_norm", NormC),
-        ("k_norm", NormC),
-        ("qkv", LinearC),
-        ("o", LinearC),
-        ("heads", c_int64),
-        ("kv_heads", c_int64),
-        ("head_dim", c_int64),
-        ("rotary_dim", c_int64),
-        ("window", c_int64),
-        ("scaling", c_float),
-        ("residual", c_float),
-        ("softcap", c_float),
-        ("cos", c_void_p),
-        ("sin", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
-        ("capacity", c_int64),
-        ("kept", c_int32),
+    _fields_ = _fields(
+        (NormC, "before after q_norm k_norm"),
+        (LinearC, "qkv o"),
+        (c_int64, "heads kv_heads head_dim rotary_dim window"),
+        (c_float, "scaling residual softcap"),
+        (c_void_p, "cos sin keys values"),
+        (c_int64, "capacity"),
+        (c_int32, "kv_kind"),
     )
 
 
 class MlpC(Structure):
     """`Mlp` of cpp/block.h."""
 
-    _fields_ = (
-        ("before", NormC),
-        ("after", NormC),
-        ("gate_up", LinearC),
-        ("down", LinearC),
-        ("inner", c_int64),
-        ("act", c_int32),
-        ("residual", c_float),
+    _fields_ = _fields(
+        (NormC, "before after"),
+        (LinearC, "gate_up down"),
+        (c_int64, "inner"),
+        (c_int32, "act"),
+        (c_float, "residual"),
     )
 
 
 class BlockC(Structure):
     """`Block` of cpp/block.h."""
 
-    _fields_ = (("attention", AttentionC), ("mlp", MlpC))
+    _fields_ = _fields((AttentionC, "attention"), (MlpC, "mlp"))
 
 
 class BatchC(Structure):
     """`Batch` of cpp/attention.h."""
 
-    _fields_ = (
-        ("hidden", c_void_p),
-        ("rows", c_int64),
-        ("width", c_int64),
-        ("slots", c_void_p),
-        ("positions", c_void_p),
-        ("wide", c_void_p),
-        ("narrow", c_void_p),
-        ("scores", c_void_p),
-        ("room", RoundedC),
+    _fields_ = _fields(
+        (c_void_p, "hidden"),
+        (c_int64, "rows width"),
+        (c_void_p, "slots positions wide narrow scores"),
+        (RoundedC, "room"),
     )
 
 
@@ -139,21 +117,14 @@ class Library:
 
     def __init__(self, path: str):
         dll = ctypes.CDLL(path)
-        self._multiply = _function(
-            dll.salient_multiply,
-            POINTER(LinearC),
-            c_void_p,
-            c_int64,
-            c_int64,
-            c_void_p,
-            c_int64,
-            RoundedC,
-            c_int32,
-        )
-        self._dequantize = _function(dll.salient_dequantize, POINTER(LinearC), c_void_p, c_int32)
-        self.blocks = _function(
-            dll.salient_blocks, POINTER(BlockC), c_int64, POINTER(BatchC), c_int32
-        )
+        self._multiply, self._dequantize = dll.salient_multiply, dll.salient_dequantize
+        self.blocks = dll.salient_blocks
+        matrix, linear = (c_void_p, c_int64), POINTER(LinearC)
+        self._multiply.argtypes = (linear, *matrix, c_int64, *matrix, RoundedC, c_int32)
+        self._dequantize.argtypes = (linear, c_void_p, c_int32)
+        self.blocks.argtypes = (POINTER(BlockC), c_int64, POINTER(BatchC), c_int32)
+        for function in (self._multiply, self._dequantize, self.blocks):
+            function.restype = None
         self.instructions = INSTRUCTIONS[dll.salient_instructions()]
         self.threaded = bool(dll.salient_has_threads())
         self._room = ActivationBuffer.empty()
@@ -176,11 +147,6 @@ class Library:
         return weight
 
 
-def _function(function: Any, *types: Any) -> Any:
-    function.argtypes, function.restype = types, None
-    return function
-
-
 def threads() -> int:
     """Threads of the kernels: those of torch."""
     return torch.get_num_threads()
@@ -197,16 +163,23 @@ def load_library() -> Library | str:
         return f"the built library cannot be loaded ({error})"
 
 
+def loaded_library() -> Library:
+    """The kernels, where `load_library` has succeeded."""
+    library = load_library()
+    assert isinstance(library, Library)
+    return library
+
+
 @torch.library.custom_op("salient::codes_matmul", mutates_args=())
 def codes_matmul(x: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, out: int) -> Tensor:
     """y float32 [rows, out] = x float32 [rows, width] @ W.T, as torch.compile can call it."""
-    return _there().multiply(codes_linear(codes, scale, zero, None), x, out)
+    return loaded_library().multiply(codes_linear(codes, scale, zero, None), x, out)
 
 
 @torch.library.custom_op("salient::half_matmul", mutates_args=())
 def half_matmul(x: Tensor, weight: Tensor) -> Tensor:
     """y float32 [rows, out] = x float32 [rows, in] @ W.T for a 16-bit W [out, in]."""
-    return _there().multiply(dense_linear(weight, None), x, weight.shape[0])
+    return loaded_library().multiply(dense_linear(weight, None), x, weight.shape[0])
 
 
 @codes_matmul.register_fake
@@ -217,12 +190,6 @@ def _(x: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, out: int) -> Tensor
 @half_matmul.register_fake
 def _(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
-
-
-def _there() -> Library:
-    library = load_library()
-    assert isinstance(library, Library)
-    return library
 
 
 def codes_linear(codes: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None) -> LinearC:

@@ -11,18 +11,18 @@ from torch.nn.functional import linear
 
 from salient.core.errors import ModelError
 
-from .base import Kernel, Layer, PackedWeight
+from .base import Layer, PackedWeight
 
 # Name -> module and class, imported lazily. In order of preference; `dense` supports every layer.
 KERNELS = {
-    "triton": ("triton", "TritonKernel"),
-    "cpu": ("cpu", "CpuKernel"),
-    "torch-int4": ("torch_int4", "TorchInt4"),
-    "dense": ("dense", "DenseKernel"),
-    "reference": ("reference", "ReferenceKernel"),
+    "triton": ("triton", "TritonWeight"),
+    "cpu": ("cpu", "CpuWeight"),
+    "torch-int4": ("torch_int4", "TorchInt4Weight"),
+    "dense": ("dense", "DenseWeight"),
+    "reference": ("reference", "ReferenceWeight"),
 }
 # vLLM's kernels, for comparison: only selected by name.
-FOREIGN = {"marlin": ("vllm_kernels", "marlin"), "machete": ("vllm_kernels", "machete")}
+FOREIGN = {"marlin": ("vllm_kernels", "MarlinWeight"), "machete": ("vllm_kernels", "MacheteWeight")}
 CROSSOVER_ROWS = (16, 64, 256)
 MARGIN = 1.2  # a dense product must be this much faster: it rounds activations to 16 bits
 NEVER = 2**31
@@ -32,17 +32,17 @@ NEVER = 2**31
 class KernelChoice:
     """The kernel of a layer, and the reason for it."""
 
-    kernel: Kernel
+    kernel: type[PackedWeight]
     why: str
 
 
-def find_kernel(name: str) -> Kernel:
+def find_kernel(name: str) -> type[PackedWeight]:
     """The kernel called `name`. Raises ModelError for an unknown name."""
     known = KERNELS | FOREIGN
     if name not in known:
         raise ModelError(f"Unknown kernel {name!r}. Known kernels: {', '.join(known)}.")
     module, attribute = known[name]
-    return getattr(import_module(f"salient.kernels.{module}"), attribute)()
+    return getattr(import_module(f"salient.kernels.{module}"), attribute)
 
 
 def select_kernel(layer: Layer, wanted: str = "auto") -> KernelChoice:
@@ -55,10 +55,10 @@ def select_kernel(layer: Layer, wanted: str = "auto") -> KernelChoice:
         refused = kernel.unsupported(layer)
         if refused:
             raise ModelError(
-                f"The kernel {wanted!r} cannot take a layer of {layer.out} x {layer.width}: "
-                f"{refused}. Take another, or 'auto'."
+                f"The kernel {wanted!r} does not support a layer of {layer.out} x {layer.width}: "
+                f"{refused}. Use another, or 'auto'."
             )
-        return KernelChoice(kernel, "it was asked for")
+        return KernelChoice(kernel, "selected by name")
     passed = []
     for name in KERNELS:
         kernel = find_kernel(name)
@@ -67,7 +67,7 @@ def select_kernel(layer: Layer, wanted: str = "auto") -> KernelChoice:
             return KernelChoice(kernel, "; ".join(passed) or "the fastest on this device")
         if runs_on(name, layer.device):
             passed.append(f"not {name}: {refused}")
-    raise AssertionError("unreachable: the dense kernel takes every layer")
+    raise AssertionError("unreachable: the dense kernel supports every layer")
 
 
 def runs_on(name: str, device: torch.device) -> bool:
@@ -81,7 +81,7 @@ def measured_crossover(weight: PackedWeight, device: torch.device) -> tuple[int,
 
     Measured on a CPU, at CROSSOVER_ROWS; NEVER on a GPU, whose kernel decides that itself.
     """
-    if device.type != "cpu" or weight.kernel in ("dense", "reference"):
+    if device.type != "cpu" or weight.name in ("dense", "reference"):
         return NEVER, torch.float32
     dtypes = (torch.bfloat16, torch.float32)
     for rows in CROSSOVER_ROWS:

@@ -21,12 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from salient.core.errors import ModelError
 from salient.core.packing import pack_nibbles
 from salient.core.quant import QuantizedWeight
 
-from .base import Kernel, Layer, PackedWeight
+from .base import Layer, PackedWeight
 from .triton_launch import BLOCK_IN, BLOCK_OUT, DTYPES, interpreted
 
 OLDEST = (8, 0)  # bf16 tensor cores and asynchronous copies
@@ -43,18 +44,32 @@ class TritonWeight(PackedWeight):
     of dtype cannot round them.
     """
 
-    kernel = "triton"
+    name = "triton"
+
+    @classmethod
+    def unsupported(cls, layer: Layer) -> str | None:
+        scheme = layer.scheme
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed; install it with: pip install 'salient-awq[gpu]'"
+        if reason := _no_gpu(layer.device):
+            return reason
+        if scheme.bits != 4:
+            return f"it reads codes of 4 bits, and {scheme} has {scheme.bits}"
+        if layer.dtype not in DTYPES:
+            return f"it multiplies float16 and bfloat16, and the activations are {layer.dtype}"
+        if layer.width % scheme.group_size:
+            return f"the group size {scheme.group_size} does not divide the width {layer.width}"
+        return None
 
     def __init__(self, weight: QuantizedWeight, layer: Layer):
-        super().__init__(*weight.codes.shape)
-        self.group_size = weight.scheme.group_size
-        padded = _up(self.out, BLOCK_OUT)
+        super().__init__(weight, layer)
+        rows = (0, 0, 0, -self.out % BLOCK_OUT)
         scale = weight.scale.to(layer.device)
         self.scale_dtype = exact_in(scale, layer.dtype)
-        scale = _padded(scale.to(self.scale_dtype), padded).t()
+        scale = pad(scale.to(self.scale_dtype), rows).t()
         zero = torch.empty(0, dtype=torch.int32, device=layer.device)
         if not weight.scheme.symmetric:
-            zero = pack_nibbles(_padded(weight.zero.to(layer.device), padded).t())
+            zero = pack_nibbles(pad(weight.zero.to(layer.device), rows).t())
         self.store(
             packed=pack_codes(weight.codes.to(layer.device)),
             scale=scale.reshape(-1).view(torch.int32).unflatten(0, (len(scale), -1)),
@@ -76,38 +91,12 @@ class TritonWeight(PackedWeight):
         return y.reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The dequantized weight [out, width] in `dtype`."""
         return torch.ops.salient.dequantize_w4(*self._operands(), self.width, dtype)
 
     def _operands(self) -> tuple[Any, ...]:
         """The weight's arguments of the operators."""
-        facts = (self.scale_dtype, self.out, self.group_size)
+        facts = (self.scale_dtype, self.out, self.scheme.group_size)
         return (self.packed, self.scale, self.zero, *facts)
-
-
-class TritonKernel(Kernel):
-    """Four bits on a GPU."""
-
-    name = "triton"
-
-    def unsupported(self, layer: Layer) -> str | None:
-        """Why this kernel does not support `layer` here; None if it does."""
-        scheme = layer.scheme
-        if importlib.util.find_spec("triton") is None:
-            return "Triton is not installed; install it with: pip install 'salient-awq[gpu]'"
-        if reason := _no_gpu(layer.device):
-            return reason
-        if scheme.bits != 4:
-            return f"it reads codes of 4 bits, and {scheme} has {scheme.bits}"
-        if layer.dtype not in DTYPES:
-            return f"it multiplies float16 and bfloat16, and the activations are {layer.dtype}"
-        if layer.width % scheme.group_size:
-            return f"the group size {scheme.group_size} does not divide the width {layer.width}"
-        return None
-
-    def pack(self, weight: QuantizedWeight, layer: Layer) -> TritonWeight:
-        """The codes, reordered, on the layer's device."""
-        return TritonWeight(weight, layer)
 
 
 def _no_gpu(device: torch.device) -> str | None:
@@ -136,9 +125,8 @@ def pack_codes(codes: Tensor) -> Tensor:
     `triton_kernels.py` defines the order. Padding is code 0.
     """
     out, width = codes.shape
-    blocks = (_up(out, BLOCK_OUT) // BLOCK_OUT, _up(width, BLOCK_IN) // BLOCK_IN)
-    full = codes.new_zeros(blocks[0] * BLOCK_OUT, blocks[1] * BLOCK_IN)
-    full[:out, :width] = codes
+    full = pad(codes, (0, -width % BLOCK_IN, 0, -out % BLOCK_OUT))
+    blocks = (full.shape[0] // BLOCK_OUT, full.shape[1] // BLOCK_IN)
     # [blocks of outputs, high bit, 8, blocks of inputs, plane, 4, 4], then without the planes
     planes = full.view(blocks[0], 2, 8, blocks[1], 4, 4, 4).unbind(4)
     packed = planes[0].to(torch.int32)
@@ -155,14 +143,3 @@ def exact_in(scale: Tensor, dtype: torch.dtype) -> torch.dtype:
         if torch.equal(scale.to(tried).float(), scale):
             return tried
     return torch.float32
-
-
-def _padded(tensor: Tensor, out: int) -> Tensor:
-    """`tensor` [.., groups] with rows of zeros up to `out` rows."""
-    full = tensor.new_zeros(out, tensor.shape[1])
-    full[: tensor.shape[0]] = tensor
-    return full
-
-
-def _up(count: int, step: int) -> int:
-    return -(-count // step) * step

@@ -151,45 +151,20 @@ class PackedOperands:
         return (self.group_size, symmetric, *types, ptx, interpreted())
 
 
-def matmul(
-    x: Tensor,
-    packed: Tensor,
-    scale: Tensor,
-    zero: Tensor,
-    scale_dtype: torch.dtype,
-    out: int,
-    group_size: int,
-) -> Tensor:
+def matmul(x: Tensor, weight: PackedOperands) -> Tensor:
     """y [rows, out] = x [rows, width] @ W.T. Asynchronous."""
-    weight = PackedOperands(packed, scale, zero, scale_dtype, out, group_size)
     rows, width = x.shape
     if rows == 0 or rows > MOST_ROWS:
-        return torch.mm(x, _dequantized(weight, width, x.dtype).t())
+        return torch.mm(x, dequantized(weight, width, x.dtype).t())
     with torch.cuda.device_of(x):
         for narrow in settings_of(x.device).narrow:
             if rows <= narrow.rows:
-                return run_narrow(x, weight, fitted_narrow(narrow, group_size))
+                return run_narrow(x, weight, fitted_narrow(narrow, weight.group_size))
         wide = next(s for s in settings_of(x.device).wide if rows <= s.rows)
-        return run_wide(x, weight, fitted_wide(wide, group_size))
+        return run_wide(x, weight, fitted_wide(wide, weight.group_size))
 
 
-def dequantized(
-    packed: Tensor,
-    scale: Tensor,
-    zero: Tensor,
-    scale_dtype: torch.dtype,
-    out: int,
-    group_size: int,
-    width: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """The weight [out, width] in `dtype`."""
-    return _dequantized(
-        PackedOperands(packed, scale, zero, scale_dtype, out, group_size), width, dtype
-    )
-
-
-def _dequantized(weight: PackedOperands, width: int, dtype: torch.dtype) -> Tensor:
+def dequantized(weight: PackedOperands, width: int, dtype: torch.dtype) -> Tensor:
     """The weight [out, width] in `dtype`."""
     dense = weight.packed.new_empty(weight.out, width, dtype=dtype)
     sizes, slices = weight.sizes(width), 4
@@ -293,8 +268,17 @@ _WEIGHT = (
 )
 _LIBRARY.define(f"matmul_w4(Tensor x, {_WEIGHT}) -> Tensor")
 _LIBRARY.define(f"dequantize_w4({_WEIGHT}, int width, ScalarType dtype) -> Tensor")
-_LIBRARY.impl("matmul_w4", matmul, "CompositeExplicitAutograd")
-_LIBRARY.impl("dequantize_w4", dequantized, "CompositeExplicitAutograd")
+
+
+@torch.library.impl(_LIBRARY, "matmul_w4", "CompositeExplicitAutograd")
+def _matmul(x: Tensor, *operands: Any) -> Tensor:
+    return matmul(x, PackedOperands(*operands))
+
+
+@torch.library.impl(_LIBRARY, "dequantize_w4", "CompositeExplicitAutograd")
+def _dequantize(*arguments: Any) -> Tensor:
+    *operands, width, dtype = arguments
+    return dequantized(PackedOperands(*operands), width, dtype)
 
 
 @torch.library.register_fake("salient::matmul_w4", lib=_LIBRARY)

@@ -5,7 +5,7 @@ its own versions. Written from the signatures of vLLM 0.32 and not run: no test 
 build. If another version differs, `unsupported` or the first call reports it.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,24 +15,46 @@ from salient.core.errors import MissingExtra, ModelError
 from salient.core.packing import pack_nibbles
 from salient.core.quant import QuantizedWeight
 
-from .base import Kernel, Layer, PackedWeight
+from .base import Layer, PackedWeight
 
 MISMATCHES = (TypeError, AttributeError, RuntimeError)  # raised for wrong arguments
 
 
 class ForeignWeight(PackedWeight):
-    """A weight in the layout of a vLLM kernel."""
+    """A weight in the layout of a vLLM kernel, with the limits of vLLM 0.32."""
+
+    operator: ClassVar[str]
+    group_sizes: ClassVar[tuple[int, ...]]
+
+    @classmethod
+    def unsupported(cls, layer: Layer) -> str | None:
+        try:
+            _vllm("vllm._custom_ops")
+        except MissingExtra as error:
+            return str(error)
+        if not hasattr(torch.ops._C, cls.operator):
+            return f"the vLLM that is installed has no {cls.operator}: it is not a CUDA build"
+        if (
+            layer.device.type != "cuda"
+            or layer.dtype not in SIXTEEN_BITS.values()
+            or layer.scheme.bits != 4
+        ):
+            return "it takes 4 bits, float16 or bfloat16, and an NVIDIA GPU"
+        if layer.scheme.group_size not in cls.group_sizes:
+            return f"it takes groups of {cls.group_sizes}, not {layer.scheme.group_size}"
+        if layer.out % 128 or layer.width % 128:
+            return f"{layer.out} x {layer.width} is not made of multiples of 128"
+        return None
 
     def __init__(self, weight: QuantizedWeight, layer: Layer):
-        super().__init__(layer.out, layer.width)
-        self.group_size, self.symmetric = weight.scheme.group_size, weight.scheme.symmetric
+        super().__init__(weight, layer)
         packed = pack_gptq(weight.codes.to(layer.device))
         scale = weight.scale.t().to(layer.device, layer.dtype).contiguous()
         zero = weight.zero.t().to(layer.device, torch.int32).contiguous()
         try:
             self.prepare(packed, scale, zero)
         except MISMATCHES as error:
-            raise _another_version(self.kernel, error) from error
+            raise _another_version(self.name, error) from error
 
     def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
         """Store the weight: packed int32 [width / 8, out], scale and zero int32 [groups, out]."""
@@ -43,11 +65,10 @@ class ForeignWeight(PackedWeight):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """y [..., out] = x [..., width] @ W.T, in the dtype of `x`."""
         try:
             y = self.product(x.reshape(-1, self.width))
         except MISMATCHES as error:
-            raise _another_version(self.kernel, error) from error
+            raise _another_version(self.name, error) from error
         return y.reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
@@ -60,24 +81,24 @@ class ForeignWeight(PackedWeight):
     def type(self) -> Any:
         """vLLM's scalar type of the codes: with zero points, or biased by 8."""
         types = _vllm("vllm.scalar_type").scalar_types
-        return types.uint4b8 if self.symmetric else types.uint4
+        return types.uint4b8 if self.scheme.symmetric else types.uint4
 
 
 class MarlinWeight(ForeignWeight):
-    """Marlin's layout."""
+    """Marlin's layout, for Ampere and newer."""
 
-    kernel = "marlin"
+    name, operator, group_sizes = "marlin", "marlin_gemm", (32, 64, 128)
 
     def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
         """Repack with vLLM."""
         ops = _vllm("vllm._custom_ops")
         tools = _vllm("vllm.model_executor.layers.quantization.utils.marlin_utils")
         sizes = (self.width, self.out)
-        if not self.symmetric:
+        if not self.scheme.symmetric:
             zero = tools.marlin_zero_points(zero, *zero.shape, 4)
         self.store(
             packed=ops.gptq_marlin_repack(packed, *sizes, 4),
-            scale=tools.marlin_permute_scales(scale, *sizes, self.group_size),
+            scale=tools.marlin_permute_scales(scale, *sizes, self.scheme.group_size),
             zero=zero,
             workspace=tools.marlin_make_workspace_new(packed.device),
         )
@@ -87,15 +108,15 @@ class MarlinWeight(ForeignWeight):
         sizes = {"size_m": x.shape[0], "size_n": self.out, "size_k": self.width}
         return _vllm("vllm._custom_ops").marlin_gemm(
             x, None, self.packed, None, self.scale, None, None,
-            None if self.symmetric else self.zero, self.workspace, self.type,
+            None if self.scheme.symmetric else self.zero, self.workspace, self.type,
             **sizes, use_fp32_reduce=True,
         )  # fmt: skip
 
 
 class MacheteWeight(ForeignWeight):
-    """Machete's layout: zeros multiplied by their scales."""
+    """Machete's layout, for Hopper: zeros multiplied by their scales."""
 
-    kernel = "machete"
+    name, operator, group_sizes = "machete", "machete_mm", (64, 128)
 
     def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
         """Repack with vLLM, column-major."""
@@ -111,52 +132,9 @@ class MacheteWeight(ForeignWeight):
         """`machete_mm` with the schedule that it chooses."""
         return _vllm("vllm._custom_ops").machete_mm(
             a=x, b_q=self.packed, b_type=self.type, b_group_scales=self.scale,
-            b_group_zeros=None if self.symmetric else self.zero, b_group_size=self.group_size,
+            b_group_zeros=None if self.scheme.symmetric else self.zero,
+            b_group_size=self.scheme.group_size,
         )  # fmt: skip
-
-
-class VllmKernelWrapper(Kernel):
-    """One of vLLM's kernels, with the limits of its version 0.32."""
-
-    def __init__(
-        self, weight_class: type[ForeignWeight], operator: str, group_sizes: tuple[int, ...]
-    ):
-        self.weight_class, self.operator, self.group_sizes = weight_class, operator, group_sizes
-        self.name = weight_class.kernel  # type: ignore[misc]
-
-    def unsupported(self, layer: Layer) -> str | None:
-        """Why this kernel does not support `layer` here; None if it does."""
-        try:
-            _vllm("vllm._custom_ops")
-        except MissingExtra as error:
-            return str(error)
-        if not hasattr(torch.ops._C, self.operator):
-            return f"the vLLM that is installed has no {self.operator}: it is not a CUDA build"
-        if (
-            layer.device.type != "cuda"
-            or layer.dtype not in SIXTEEN_BITS.values()
-            or layer.scheme.bits != 4
-        ):
-            return "it takes 4 bits, float16 or bfloat16, and an NVIDIA GPU"
-        if layer.scheme.group_size not in self.group_sizes:
-            return f"it takes groups of {self.group_sizes}, not {layer.scheme.group_size}"
-        if layer.out % 128 or layer.width % 128:
-            return f"{layer.out} x {layer.width} is not made of multiples of 128"
-        return None
-
-    def pack(self, weight: QuantizedWeight, layer: Layer) -> ForeignWeight:
-        """The codes in its layout, on the layer's device."""
-        return self.weight_class(weight, layer)
-
-
-def marlin() -> VllmKernelWrapper:
-    """vLLM's kernel for Ampere and newer."""
-    return VllmKernelWrapper(MarlinWeight, "marlin_gemm", (32, 64, 128))
-
-
-def machete() -> VllmKernelWrapper:
-    """vLLM's kernel for Hopper."""
-    return VllmKernelWrapper(MacheteWeight, "machete_mm", (64, 128))
 
 
 def pack_gptq(codes: Tensor) -> Tensor:

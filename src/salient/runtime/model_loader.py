@@ -14,7 +14,7 @@ from salient.core.quant import QuantizedWeight
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.kernels.base import Layer, PackedWeight
 from salient.kernels.cpu_library import Library, load_library
-from salient.kernels.registry import NEVER, KernelChoice, measured_crossover, select_kernel
+from salient.kernels.registry import NEVER, measured_crossover, select_kernel
 from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
 
@@ -125,9 +125,9 @@ class _Loader:
         """`weight` packed by the selected kernel; counted as `linears`."""
         out, width = weight.codes.shape
         layer = Layer(out, width, weight.scheme, self.model.device, self.model.dtype)
-        choice: KernelChoice = select_kernel(layer, self.kernel)
+        choice = select_kernel(layer, self.kernel)
         self.model.kernels[choice.kernel.name, choice.why] += linears
-        return choice.kernel.pack(weight, layer)
+        return choice.kernel(weight, layer)
 
     def _put(self, parent: nn.Module, name: str, linear: nn.Linear, packed: PackedWeight) -> None:
         put = QuantLinear(packed, linear.bias)
@@ -145,9 +145,7 @@ class _Loader:
             start = stop
         parts = [view for view in views if view is not None]
         if len(parts) < len(views):
-            self.model.unmerged[home] = (
-                f"the kernel {whole.kernel!r} holds no part of its rows apart"
-            )
+            self.model.unmerged[home] = f"the kernel {whole.name!r} cannot split its rows"
             parts = [self._packed(weight, 0) for weight in weights]
         for (name, linear), packed in zip(linears.items(), parts, strict=True):
             self._put(parent, name, linear, packed)

@@ -17,17 +17,17 @@ struct Attention {
     Norm before, after, q_norm, k_norm;  // after: of what is added to the hidden states
     Linear qkv, o;
     int64_t heads, kv_heads, head_dim, rotary_dim;
-    int64_t window;   // positions that a row sees, itself included; 0: all
+    int64_t window;   // positions that a row attends to, including itself; 0: all
     float scaling;    // of the scores
     float residual;   // of what is added to the hidden states
     float softcap;    // of the scores: cap * tanh(score / cap); 0: none
     const float *cos, *sin;  // [positions, rotary_dim / 2], of rotate-half pairs; null: none
     void *keys, *values;     // [slots, kv_heads, capacity, head_dim]
     int64_t capacity;
-    int32_t kept;  // Kind of keys and values
+    int32_t kv_kind;  // Kind of keys and values
 };
 
-// Rows of hidden states [rows, width], and room to work in.
+// Rows of hidden states [rows, width], and scratch memory.
 struct Batch {
     float* hidden;
     int64_t rows, width;
@@ -45,7 +45,7 @@ inline BFloat narrowed<BFloat>(float f) {
     return BFloat::of(f);
 }
 template <>
-inline Half narrowed<Half>(float f) {  // what is too large becomes the largest
+inline Half narrowed<Half>(float f) {  // saturates
     return Half(f > 65504.0f ? 65504.0f : f < -65504.0f ? -65504.0f : f);
 }
 
@@ -61,7 +61,7 @@ inline void rms_norm(const Norm& norm, const float* x, int64_t width, float* to)
 }
 
 // Norm and rotary embedding of one head, in place. Pairs are (i, i + rotary_dim / 2).
-inline void turn_head(const Attention& a, const Norm& norm, int64_t position, float* head) {
+inline void rotate_head(const Attention& a, const Norm& norm, int64_t position, float* head) {
     if (norm.weight) rms_norm(norm, head, a.head_dim, head);
     if (!a.cos) return;
     const int64_t half = a.rotary_dim / 2;
@@ -74,14 +74,14 @@ inline void turn_head(const Attention& a, const Norm& norm, int64_t position, fl
 }
 
 template <typename T>
-inline void turn_and_keep(const Attention& a, const Batch& b, float* qkv) {
+inline void rotate_and_store(const Attention& a, const Batch& b, float* qkv) {
     const int64_t all = a.heads + 2 * a.kv_heads;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < b.rows * all; i++) {
         const int64_t row = i / all, head = i % all, position = b.positions[row];
         float* x = qkv + i * a.head_dim;
         if (head < a.heads + a.kv_heads)
-            turn_head(a, head < a.heads ? a.q_norm : a.k_norm, position, x);
+            rotate_head(a, head < a.heads ? a.q_norm : a.k_norm, position, x);
         if (head < a.heads) continue;
         const int64_t kv = (head - a.heads) % a.kv_heads;
         T* cache = (T*)(head < a.heads + a.kv_heads ? a.keys : a.values);
@@ -108,7 +108,7 @@ inline float exp_of(float x) {
     return p * power;
 }
 
-// One head's scores over positions [first, end), as weights that sum to 1, in place.
+// One head's scores to weights that sum to 1, in place.
 inline void softmax(float* scores, int64_t count) {
     float top = scores[0], total = 0;
 #pragma omp simd reduction(max : top)
@@ -122,7 +122,7 @@ inline void softmax(float* scores, int64_t count) {
     for (int64_t i = 0; i < count; i++) scores[i] *= share;
 }
 
-// Scores of R heads q [R, dim] with the keys of four positions, to [R, stride]. Of three heads the
+// Scores of R heads q [R, dim] with the keys of four positions, to [R, stride]. With three heads,
 // 12 sums, 3 queries and a key fill AVX2's 16 registers.
 template <int R, typename T>
 inline void score_four(const T* keys, const float* q, int64_t dim, float scaling, float* to,
@@ -138,7 +138,7 @@ inline void score_four(const T* keys, const float* q, int64_t dim, float scaling
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             in[r] = vector_at(q + r * dim + i);
-            keep_in_register(in[r]);
+            pin_register(in[r]);
         }
 #pragma GCC unroll 4
         for (int o = 0; o < 4; o++) {
@@ -155,7 +155,7 @@ inline void score_four(const T* keys, const float* q, int64_t dim, float scaling
                 to[r * stride + o] += scaling * float(keys[o * dim + i]) * q[r * dim + i];
 }
 
-// D registers of channels of what R heads make of `count` values [count, dim].
+// D registers of channels of the weighted sums of R heads over `count` values [count, dim].
 template <int R, int D, typename T>
 inline void mix(const T* values, int64_t dim, const float* weights, int64_t stride, int64_t count,
                 float* to) {
@@ -181,7 +181,7 @@ inline void mix(const T* values, int64_t dim, const float* weights, int64_t stri
         for (int d = 0; d < D; d++) store(to + r * dim + d * WIDE, sum[r][d]);
 }
 
-// What R heads make of `count` values, over q [R, dim].
+// The weighted sums of R heads over `count` values; overwrites q [R, dim].
 template <int R, typename T>
 inline void mix_all(const T* values, int64_t dim, const float* weights, int64_t stride,
                     int64_t count, float* q) {
@@ -198,56 +198,56 @@ inline void mix_all(const T* values, int64_t dim, const float* weights, int64_t 
         }
 }
 
-constexpr int64_t IN_CACHE = 1 << 18;  // bytes of values that wait in cache while keys are read
+constexpr int64_t IN_CACHE = 1 << 18;  // values up to this many bytes are prefetched while keys are read
 
-// The attention of R query heads q [R, dim] that read one key head; q becomes what they make.
+// The attention of R query heads q [R, dim] that read one key head; overwrites q with the output.
 template <int R, typename T>
-SALIENT_ALONE void attend_heads(const Attention& a, const T* keys, const T* values, int64_t seen, float* q,
+SALIENT_ALONE void attend_heads(const Attention& a, const T* keys, const T* values, int64_t length, float* q,
                          float* scores) {
     const int64_t dim = a.head_dim, stride = a.capacity, bytes = dim * sizeof(T);
-    const bool ahead = seen * bytes <= IN_CACHE;
+    const bool ahead = length * bytes <= IN_CACHE;
     int64_t p = 0;
-    for (; p + 4 <= seen; p += 4) {
+    for (; p + 4 <= length; p += 4) {
         if (ahead)
             for (int64_t at = 0; at < 4 * bytes; at += 64)
                 prefetch((const char*)(values + p * dim) + at);
         score_four<R>(keys + p * dim, q, dim, a.scaling, scores + p, stride);
     }
-    for (; p < seen; p++)
+    for (; p < length; p++)
         for (int r = 0; r < R; r++) {
-            float made[1][1];
-            dense_tile<1, 1>(keys + p * dim, q + r * dim, dim, made);
-            scores[r * stride + p] = made[0][0] * a.scaling;
+            float score[1][1];
+            dense_tile<1, 1>(keys + p * dim, q + r * dim, dim, score);
+            scores[r * stride + p] = score[0][0] * a.scaling;
         }
     for (int r = 0; r < R; r++) {
         float* own = scores + r * stride;
         if (a.softcap > 0.0f)
-            for (int64_t i = 0; i < seen; i++) own[i] = a.softcap * std::tanh(own[i] / a.softcap);
-        softmax(own, seen);
+            for (int64_t i = 0; i < length; i++) own[i] = a.softcap * std::tanh(own[i] / a.softcap);
+        softmax(own, length);
     }
-    mix_all<R>(values, dim, scores, stride, seen, q);
+    mix_all<R>(values, dim, scores, stride, length, q);
 }
 
 // The attention of the query heads [from, to) of one row that read key head `kv`. q is overwritten
-// with the result. `scores`: room for 3 * capacity floats.
+// with the result. `scores`: 3 * capacity floats of scratch memory.
 template <typename T>
 inline void attend(const Attention& a, const Batch& b, int64_t row, int64_t kv, int64_t from,
                    int64_t to, float* q, float* scores) {
     const int64_t end = b.positions[row] + 1, dim = a.head_dim;
-    const int64_t first = a.window && end > a.window ? end - a.window : 0, seen = end - first;
+    const int64_t first = a.window && end > a.window ? end - a.window : 0, length = end - first;
     const int64_t base = ((b.slots[row] * a.kv_heads + kv) * a.capacity + first) * dim;
     const T *keys = (const T*)a.keys + base, *values = (const T*)a.values + base;
     for (int64_t h = from; h < to;) {
         const int64_t left = to - h, count = left == 3 || left > 4 ? 3 : left > 1 ? 2 : 1;
-        if (count == 3) attend_heads<3>(a, keys, values, seen, q + h * dim, scores);
-        else if (count == 2) attend_heads<2>(a, keys, values, seen, q + h * dim, scores);
-        else attend_heads<1>(a, keys, values, seen, q + h * dim, scores);
+        if (count == 3) attend_heads<3>(a, keys, values, length, q + h * dim, scores);
+        else if (count == 2) attend_heads<2>(a, keys, values, length, q + h * dim, scores);
+        else attend_heads<1>(a, keys, values, length, q + h * dim, scores);
         h += count;
     }
 }
 
-// Query heads that share a key head go together where there is work enough for all threads; a
-// head's result is the same either way.
+// Query heads that share a key head are computed together if there is enough work for all threads;
+// a head's result is the same either way.
 template <typename T>
 inline void attend_all(const Attention& a, const Batch& b, float* qkv, int threads, int thread) {
     const int64_t shared = a.heads / a.kv_heads, stride = (a.heads + 2 * a.kv_heads) * a.head_dim;
@@ -262,8 +262,8 @@ inline void attend_all(const Attention& a, const Batch& b, float* qkv, int threa
 }
 
 template <typename T>
-inline void keep_and_attend(const Attention& a, const Batch& b, int threads, int thread) {
-    turn_and_keep<T>(a, b, b.wide);
+inline void store_and_attend(const Attention& a, const Batch& b, int threads, int thread) {
+    rotate_and_store<T>(a, b, b.wide);
     attend_all<T>(a, b, b.wide, threads, thread);
 }
 

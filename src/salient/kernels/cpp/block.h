@@ -3,8 +3,8 @@
 //     hidden += o(attention(rope(norm(q)), rope(norm(k)), v))      of q, k, v = qkv(norm(hidden))
 //     hidden += down(act(gate) * up)                               of gate, up = gate_up(norm(hidden))
 //
-// Every function is called by all threads of one parallel region. Loops over rows do not wait for each
-// other: each thread has the same rows in all of them.
+// Every function is called by all threads of one parallel region. Loops over rows need no barrier:
+// each thread has the same rows in all of them.
 
 #pragma once
 
@@ -17,7 +17,7 @@ enum Act : int32_t { SILU = 0, GELU_TANH = 1, GELU = 2 };
 struct Mlp {
     Norm before, after;
     Linear gate_up, down;  // gate_up: [2 * inner, width], gate first
-    int64_t inner;  // 0: there is none here, the caller computes it
+    int64_t inner;  // 0: no MLP here, the caller computes it
     int32_t act;
     float residual;
 };
@@ -30,18 +30,18 @@ inline void norm_rows(const Norm& norm, const float* x, int64_t rows, int64_t wi
     }
 }
 
-// hidden += residual * norm(made)
-inline void add_rows(const Norm& norm, float* made, int64_t rows, int64_t width, float residual,
+// hidden += residual * norm(added)
+inline void add_rows(const Norm& norm, float* added, int64_t rows, int64_t width, float residual,
                      float* hidden) {
 #pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < rows; row++) {
-        float* from = made + row * width;
+        float* from = added + row * width;
         if (norm.weight) rms_norm(norm, from, width, from);
         for (int64_t i = 0; i < width; i++) hidden[row * width + i] += residual * from[i];
     }
 }
 
-// Rows of q, k, v to rows of what attention made: the first heads * head_dim columns of each.
+// Rows of q, k, v to rows of the attention output: the first heads * head_dim columns of each.
 inline void gather_rows(const float* from, int64_t rows, int64_t stride, int64_t columns,
                         float* to) {
 #pragma omp for schedule(static) nowait
@@ -51,14 +51,14 @@ inline void gather_rows(const float* from, int64_t rows, int64_t stride, int64_t
 
 inline void attention_half(const Attention& a, const Batch& b, int threads, int thread) {
     const int64_t columns = (a.heads + 2 * a.kv_heads) * a.head_dim;
-    const int64_t made = a.heads * a.head_dim;
+    const int64_t inner = a.heads * a.head_dim;
     norm_rows(a.before, b.hidden, b.rows, b.width, b.narrow);
     multiply(a.qkv, b.narrow, b.width, b.rows, b.wide, columns, b.room);
-    if (a.kept == BFLOAT16) keep_and_attend<BFloat>(a, b, threads, thread);
-    else if (a.kept == FLOAT16) keep_and_attend<Half>(a, b, threads, thread);
-    else keep_and_attend<float>(a, b, threads, thread);
-    gather_rows(b.wide, b.rows, columns, made, b.narrow);
-    multiply(a.o, b.narrow, made, b.rows, b.wide, b.width, b.room);
+    if (a.kv_kind == BFLOAT16) store_and_attend<BFloat>(a, b, threads, thread);
+    else if (a.kv_kind == FLOAT16) store_and_attend<Half>(a, b, threads, thread);
+    else store_and_attend<float>(a, b, threads, thread);
+    gather_rows(b.wide, b.rows, columns, inner, b.narrow);
+    multiply(a.o, b.narrow, inner, b.rows, b.wide, b.width, b.room);
     add_rows(a.after, b.wide, b.rows, b.width, a.residual, b.hidden);
 }
 
@@ -77,12 +77,12 @@ inline void gate_rows(const Mlp& m, int64_t rows, const float* gate_up, float* t
 #pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < rows; row++) {
         const float *gate = gate_up + row * 2 * m.inner, *up = gate + m.inner;
-        float* made = to + row * m.inner;
+        float* out = to + row * m.inner;
         if (m.act == SILU) {
 #pragma omp simd
-            for (int64_t i = 0; i < m.inner; i++) made[i] = activated(gate[i], SILU) * up[i];
+            for (int64_t i = 0; i < m.inner; i++) out[i] = activated(gate[i], SILU) * up[i];
         } else {
-            for (int64_t i = 0; i < m.inner; i++) made[i] = activated(gate[i], m.act) * up[i];
+            for (int64_t i = 0; i < m.inner; i++) out[i] = activated(gate[i], m.act) * up[i];
         }
     }
 }

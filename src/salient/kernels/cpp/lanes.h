@@ -1,7 +1,7 @@
 // Sixteen lanes of numbers, one row of a weight block each, on AVX-512, AVX2 and plain C++.
 //
-// Everything that differs between processors is in this file. The plain version is what the others
-// must equal; compilers turn it into NEON well enough.
+// Everything that differs between processors is in this file. The plain version defines the
+// others; compilers vectorize it well for NEON.
 
 #pragma once
 
@@ -20,7 +20,7 @@ namespace salient {
 
 constexpr int LANES = 16;
 
-// Two neighbouring activations as the 32 bits that they are in memory.
+// Two neighbouring activations as 32 bits.
 inline int32_t pair_at(const int16_t* x) {
     int32_t pair;
     std::memcpy(&pair, x, sizeof pair);
@@ -46,12 +46,12 @@ struct BFloat {
 #if defined(__FLT16_MAX__)
 using Half = _Float16;
 #else
-#error "The compiler knows no _Float16: take GCC 12 or Clang 15, or newer."
+#error "The compiler has no _Float16. Use GCC 12 or Clang 15, or newer."
 #endif
 
 inline void prefetch(const void* address) { __builtin_prefetch(address); }
 
-// An inner loop with a function of its own gets all registers; inlined, it may get what is left.
+// An inner loop in a function of its own gets all registers; inlined, only the remaining ones.
 #define SALIENT_ALONE __attribute__((noinline))
 
 #if defined(SALIENT_AVX512)
@@ -78,7 +78,7 @@ inline void add_products(Ints& sum, Codes w, int32_t pair) {
     sum.v = _mm512_add_epi32(sum.v, _mm512_madd_epi16(w.v, _mm512_set1_epi32(pair)));
 #endif
 }
-inline void keep_in_register(Ints& sum) { asm volatile("" : "+v"(sum.v)); }
+inline void pin_register(Ints& sum) { asm volatile("" : "+v"(sum.v)); }
 inline Floats floats_at(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline Floats floats_at(const uint8_t* p) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)))};
@@ -93,7 +93,7 @@ inline Floats minus_product(Floats sum, Floats a, float b) {
 }
 using Vector = __m512;  // a register of floats
 constexpr int WIDE = 16;
-inline void keep_in_register(Vector& a) { asm volatile("" : "+v"(a)); }
+inline void pin_register(Vector& a) { asm volatile("" : "+v"(a)); }
 inline Vector no_vector() { return _mm512_setzero_ps(); }
 inline Vector vector_at(const float* p) { return _mm512_loadu_ps(p); }
 inline Vector vector_at(const BFloat* p) {
@@ -140,7 +140,7 @@ inline void add_products(Ints& sum, Codes w, int32_t pair) {
     sum.hi = _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, x));
 }
 // Compilers otherwise compute all products before they add any, and spill them.
-inline void keep_in_register(Ints& sum) { asm volatile("" : "+x"(sum.lo), "+x"(sum.hi)); }
+inline void pin_register(Ints& sum) { asm volatile("" : "+x"(sum.lo), "+x"(sum.hi)); }
 inline Floats floats_at(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline Floats floats_at(const uint8_t* p) {
     const __m128i bytes = _mm_loadu_si128((const __m128i*)p);
@@ -162,7 +162,7 @@ inline Floats minus_product(Floats sum, Floats a, float b) {
 using Vector = __m256;
 constexpr int WIDE = 8;
 // Compilers otherwise load it again for each product.
-inline void keep_in_register(Vector& a) { asm volatile("" : "+x"(a)); }
+inline void pin_register(Vector& a) { asm volatile("" : "+x"(a)); }
 inline Vector no_vector() { return _mm256_setzero_ps(); }
 inline Vector vector_at(const float* p) { return _mm256_loadu_ps(p); }
 inline Vector vector_at(const BFloat* p) {
@@ -182,9 +182,9 @@ inline float total(Vector a) {
 }
 inline void totals(const Vector (&a)[4], float scaling, float* to) {
     const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
-    const __m128 made =
+    const __m128 sums =
         _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
-    _mm_storeu_ps(to, _mm_mul_ps(made, _mm_set1_ps(scaling)));
+    _mm_storeu_ps(to, _mm_mul_ps(sums, _mm_set1_ps(scaling)));
 }
 inline void store(float* p, Floats a) {
     _mm256_storeu_ps(p, a.lo);
@@ -224,7 +224,7 @@ inline void add_products(Ints& sum, Codes w, int32_t pair) {
     for (int i = 0; i < 16; i++)
         sum.v[i] += int32_t(w.v[2 * i]) * x[0] + int32_t(w.v[2 * i + 1]) * x[1];
 }
-inline void keep_in_register(Ints&) {}
+inline void pin_register(Ints&) {}
 inline Floats to_floats(Ints a) {
     Floats f;
     for (int i = 0; i < 16; i++) f.v[i] = float(a.v[i]);
@@ -252,18 +252,18 @@ struct Vector {
     float v[8];
 };
 constexpr int WIDE = 8;
-inline void keep_in_register(Vector&) {}
+inline void pin_register(Vector&) {}
 inline Vector no_vector() { return {}; }
 template <typename T>
 inline Vector vector_at(const T* p) {
-    Vector made;
-    for (int i = 0; i < 8; i++) made.v[i] = float(p[i]);
-    return made;
+    Vector result;
+    for (int i = 0; i < 8; i++) result.v[i] = float(p[i]);
+    return result;
 }
 inline Vector all_of(float f) {
-    Vector made;
-    for (float& v : made.v) v = f;
-    return made;
+    Vector result;
+    for (float& v : result.v) v = f;
+    return result;
 }
 inline void store(float* p, Vector a) { std::memcpy(p, a.v, sizeof a.v); }
 inline Vector fused(Vector sum, Vector a, Vector b) {

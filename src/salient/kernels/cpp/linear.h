@@ -3,9 +3,9 @@
 // Codes: rows are taken in blocks of 16, inputs in steps of 8. The 64 bytes of a step hold, for row r
 // and p = 0, 1, the 16 bits of lane 2r + p; their nibble j (bits 4j) is the code of input 2j + p.
 //
-// Activations become int16 with a scale per group of the weight: |x| / max|x| * 32767, rounded. That
-// is finer than bfloat16 (8 bits) or float16 (11 bits) for all that matters in a group, and integers
-// add without error, so the result does not depend on how many rows are computed together.
+// Activations become int16 with a scale per group of the weight: |x| / max|x| * 32767, rounded. This
+// is finer than bfloat16 (8 bits) or float16 (11 bits) except for values near zero, and integer
+// addition is exact, so the result does not depend on the number of rows.
 
 #pragma once
 
@@ -79,8 +79,8 @@ inline void round_one(const Linear& w, const float* x, int64_t columns, int64_t 
 }
 
 // Rounds `x` [rows, columns] (columns <= width) for `w`. Shared by the threads of a parallel region.
-// Rows of `x` that a static loop over them has just written need not be waited for: each thread has
-// the same rows here. Of fewer rows than threads the groups are shared.
+// Needs no barrier after a static loop that wrote rows of `x`: each thread has the same rows here.
+// With fewer rows than threads, threads share the groups.
 inline void round_rows(const Linear& w, const float* x, int64_t rows, int64_t columns,
                        Rounded to) {
     const int64_t groups = w.width / w.group;
@@ -104,9 +104,9 @@ SALIENT_ALONE void tile(const Linear& w, int64_t block, const Rounded& x, int64_
     const float* scale = w.scale + block * groups * LANES;
     const uint8_t* zero = w.zero + block * groups * LANES;
     const int16_t* in = x.x + row * w.width;
-    Floats made[R];
+    Floats total[R];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; r++) made[r] = no_floats();
+    for (int r = 0; r < R; r++) total[r] = no_floats();
     for (int64_t g = 0; g < groups; g++, scale += LANES, zero += LANES) {
         Ints sum[R];
 #pragma GCC unroll 4
@@ -120,7 +120,7 @@ SALIENT_ALONE void tile(const Linear& w, int64_t block, const Rounded& x, int64_
 #pragma GCC unroll 4
                 for (int r = 0; r < R; r++) {
                     add_products(sum[r], low, pair_at(in + r * w.width + 2 * j));
-                    keep_in_register(sum[r]);
+                    pin_register(sum[r]);
                 }
             }
         }
@@ -129,11 +129,11 @@ SALIENT_ALONE void tile(const Linear& w, int64_t block, const Rounded& x, int64_
         for (int r = 0; r < R; r++) {
             const int64_t at = (row + r) * groups + g;
             const Floats whole = minus_product(to_floats(sum[r]), z, x.sum[at]);
-            made[r] = plus_product(made[r], whole, times(s, x.scale[at]));
+            total[r] = plus_product(total[r], whole, times(s, x.scale[at]));
         }
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < R; r++) out[r] = made[r];
+    for (int r = 0; r < R; r++) out[r] = total[r];
 }
 
 // The outputs of 16 floats to y, plus bias.
@@ -150,9 +150,9 @@ inline void tile_to(const Linear& w, int64_t block, const Rounded& x, int64_t ro
             store(to, out[r]);
             continue;
         }
-        float made[LANES];
-        store(made, out[r]);
-        for (int64_t i = 0; i < count; i++) to[i] = made[i] + (w.bias ? w.bias[first + i] : 0.0f);
+        float sums[LANES];
+        store(sums, out[r]);
+        for (int64_t i = 0; i < count; i++) to[i] = sums[i] + (w.bias ? w.bias[first + i] : 0.0f);
     }
 }
 
@@ -172,8 +172,8 @@ inline void codes_matmul(const Linear& w, const Rounded& x, int64_t rows, float*
     }
 }
 
-// O outputs of R rows from weights of floats, [O, R]. Every output adds up in the same order whatever
-// O and R are.
+// O outputs of R rows from weights of floats, [O, R]. Every output is summed in the same order for all
+// O and R.
 template <int O, int R, typename T>
 SALIENT_ALONE void dense_tile(const T* w, const float* x, int64_t width, float (&to)[O][R]) {
     Vector sum[O][R];
@@ -192,7 +192,7 @@ SALIENT_ALONE void dense_tile(const T* w, const float* x, int64_t width, float (
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             Vector in = vector_at(x + r * width + i);
-            keep_in_register(in);
+            pin_register(in);
 #pragma GCC unroll 4
             for (int o = 0; o < O; o++) sum[o][r] = fused(sum[o][r], wide[o], in);
         }
@@ -203,19 +203,19 @@ SALIENT_ALONE void dense_tile(const T* w, const float* x, int64_t width, float (
         for (int r = 0; r < R; r++) to[o][r] = total(sum[o][r]);
     for (; i < width; i++)
         for (int o = 0; o < O; o++)
-            for (int r = 0; r < R; r++)  // left to itself, a compiler fuses some of these only
+            for (int r = 0; r < R; r++)  // otherwise compilers fuse only some of these
                 to[o][r] = std::fma(float(w[o * width + i]), x[r * width + i], to[o][r]);
 }
 
 // Outputs [first, first + O) of rows [row, row + R), plus bias.
 template <int O, int R, typename T>
 inline void dense_to(const Linear& w, int64_t first, const float* x, int64_t row, float* y) {
-    float made[O][R];
-    dense_tile<O, R>((const T*)w.weight + first * w.width, x + row * w.width, w.width, made);
+    float sums[O][R];
+    dense_tile<O, R>((const T*)w.weight + first * w.width, x + row * w.width, w.width, sums);
     for (int o = 0; o < O; o++)
         for (int r = 0; r < R; r++) {
             const float bias = w.bias ? w.bias[first + o] : 0.0f;
-            y[(row + r) * w.out + first + o] = made[o][r] + bias;
+            y[(row + r) * w.out + first + o] = sums[o][r] + bias;
         }
 }
 
@@ -239,8 +239,8 @@ inline void dense_matmul(const Linear& w, const float* x, int64_t rows, float* y
 }
 
 // y [rows, columns] = x [rows, inputs] @ W.T. In a parallel region; `room` is for
-// rounded activations. Weights of floats have columns == out and inputs == width. Of `x`, each thread
-// may just have written the rows that a static loop over them gives it.
+// rounded activations. Weights of floats have columns == out and inputs == width. Each thread
+// may just have written its rows of `x` in a static loop.
 inline void multiply(const Linear& w, const float* x, int64_t inputs, int64_t rows, float* y,
                      int64_t columns, Rounded room) {
     if (w.kind == CODES) {
@@ -254,7 +254,7 @@ inline void multiply(const Linear& w, const float* x, int64_t inputs, int64_t ro
     else dense_matmul<float>(w, x, rows, y);
 }
 
-// The weight [out, width] that the codes stand for. In a parallel region.
+// The dequantized weight [out, width]. In a parallel region.
 inline void dequantize(const Linear& w, float* to) {
     const int64_t groups = w.width / w.group;
     const uint8_t* codes = (const uint8_t*)w.weight;

@@ -73,51 +73,36 @@ class NativeBlocks:
                 hidden += block.residual * run_mlp(block, hidden)
 
     def _block(self, parts: FusedBlock, cache: KeyValueCache, index: int) -> BlockC:
-        a = parts.attention
-        attention = AttentionC(
-            self._norm(a.before),
-            self._norm(a.after),
-            self._norm(a.q_norm),
-            self._norm(a.k_norm),
-            self._linear(parts, a.qkv),
-            self._linear(parts, (a.o,)),
-            a.heads,
-            a.kv_heads,
-            a.head_dim,
-            0 if a.cos is None else 2 * a.cos.shape[-1],
-            a.window,
-            a.scaling,
-            parts.residual,
-            a.softcap,
-            self._pointer(a.cos),
-            self._pointer(a.sin),
-            self._pointer(cache.keys[index]),
-            self._pointer(cache.values[index]),
-            cache.capacity,
-            KINDS[cache.dtype],
-        )
-        m = parts.mlp
-        if m.module is not None:
-            return BlockC(attention, MlpC())
-        mlp = MlpC(
-            self._norm(m.before),
-            self._norm(m.after),
-            self._linear(parts, m.gate_up),
-            self._linear(parts, (m.down,)),
-            m.down.in_features,
-            ACTIVATIONS[m.act],
-            parts.residual,
-        )
-        return BlockC(attention, mlp)
+        a, m = parts.attention, parts.mlp
+        attention = {
+            **vars(a),
+            "rotary_dim": 0 if a.cos is None else 2 * a.cos.shape[-1],
+            "residual": parts.residual,
+            "keys": cache.keys[index],
+            "values": cache.values[index],
+            "capacity": cache.capacity,
+            "kv_kind": KINDS[cache.dtype],
+        }
+        mlp = {}
+        if m.module is None:
+            mlp = {**vars(m), "inner": m.down.in_features, "residual": parts.residual}
+            mlp["act"] = ACTIVATIONS[m.act]
+        return BlockC(self._struct(AttentionC, parts, attention), self._struct(MlpC, parts, mlp))
 
-    def _pointer(self, tensor: Tensor | None) -> int | None:
-        if tensor is None:
-            return None
-        self._references.append(tensor)
-        return tensor.data_ptr()
+    def _struct(self, struct: type[Any], parts: FusedBlock, values: dict[str, Any]) -> Any:
+        """The struct with the values of its fields' names; null for None."""
+        names = [name for name, _ in struct._fields_ if values.get(name) is not None]
+        return struct(**{name: self._value(parts, values[name]) for name in names})
 
-    def _norm(self, norm: Norm | None) -> NormC:
-        return NormC() if norm is None else NormC(self._pointer(norm.weight), norm.eps)
+    def _value(self, parts: FusedBlock, value: Any) -> Any:
+        if isinstance(value, (int, float)):
+            return value
+        if isinstance(value, Norm):
+            return NormC(self._value(parts, value.weight), value.eps)
+        if isinstance(value, Tensor):
+            self._references.append(value)
+            return value.data_ptr()
+        return self._linear(parts, value if isinstance(value, tuple) else (value,))
 
     def _linear(self, parts: FusedBlock, linears: tuple[Any, ...]) -> LinearC:
         linear, *others = linears
