@@ -17,11 +17,8 @@ from salient.core.intervals import (
     FEWEST,
     MANY,
     Interval,
-    bootstrap_mean,
+    bootstrap_ratio,
     mcnemar,
-    paired_difference,
-    perplexity,
-    perplexity_increase,
     ratio,
     studentized,
     wilson,
@@ -35,6 +32,11 @@ HONEST = (0.93, 0.97)
 
 def drawn(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def mean(values, level: float = 0.95) -> Interval:
+    """The interval of a mean: the ratio of the values' sum to their count."""
+    return bootstrap_ratio(np.asarray(values, dtype=np.float64), np.ones(len(values)), level)
 
 
 def covered(tops: np.ndarray, bottoms: np.ndarray, truth: float) -> float:
@@ -127,12 +129,10 @@ def test_intervals_of_paired_answers_hold_the_truth_at_least_as_often_as_they_sa
     reference = rng.random((2000, n)) < p
     luck = rng.random((2000, n))
     quantized = np.where(reference, luck >= lost, luck < gained)
-    kept = p * (1 - lost) + (1 - p) * gained
-    held = np.zeros(2)
-    for q, r in zip(quantized.astype(float), reference.astype(float), strict=True):
-        apart, share = paired_difference(q, r), ratio(q, r)
-        held += apart.low <= kept - p <= apart.high, share.low <= kept / p <= share.high
-    assert ((held / 2000 >= HONEST[0]) & (held / 2000 <= most)).all()
+    truth = (p * (1 - lost) + (1 - p) * gained) / p
+    pairs = zip(quantized.astype(float), reference.astype(float), strict=True)
+    shares = [ratio(q, r) for q, r in pairs]
+    assert HONEST[0] <= np.mean([share.low <= truth <= share.high for share in shares]) <= most
 
 
 # Published examples
@@ -147,13 +147,6 @@ def test_a_ratio_of_paired_shares_is_that_of_the_published_example():
     found = ratio(BEFORE, AFTER)
     shown = f"{found.middle:.4f} ({found.low:.4f} to {found.high:.4f})"
     assert shown == "0.8667 (0.7579 to 0.9910)"
-
-
-def test_a_difference_of_paired_shares_is_that_of_the_published_example():
-    found = paired_difference(BEFORE, AFTER)
-    assert f"{found.middle:.4f} ({found.low:.4f} to {found.high:.4f})" == (
-        "-0.0621 (-0.1195 to -0.0032)"
-    )
 
 
 def test_mcnemar_is_that_of_the_published_example():
@@ -198,62 +191,52 @@ def test_a_share_of_none_or_all_is_not_certain(n):
 def test_a_retention_without_any_loss_is_not_certain():
     found = ratio([1] * 50 + [0] * 10, [1] * 50 + [0] * 10)
     assert found.low < found.middle == 1 < found.high
-    apart = paired_difference([1] * 50, [1] * 50)
-    assert -0.1 < apart.low < apart.middle == 0 < apart.high
 
 
 def test_a_higher_level_is_wider():
     values = drawn(0).normal(size=40)
-    widths = [bootstrap_mean(values, level=level).width for level in (0.8, 0.95, 0.99)]
+    widths = [mean(values, level=level).width for level in (0.8, 0.95, 0.99)]
     assert widths == sorted(set(widths))
     assert wilson(3, 9, 0.8).width < wilson(3, 9, 0.99).width
 
 
 def test_the_same_values_give_the_same_interval_and_another_seed_another():
-    values = drawn(1).exponential(size=50)
-    assert bootstrap_mean(values) == bootstrap_mean(list(values))
-    assert bootstrap_mean(values, seed=1) != bootstrap_mean(values)
+    values, ones = drawn(1).exponential(size=50), np.ones(50)
+    assert mean(values) == mean(list(values))
+    first, second = (studentized(values, ones, level=0.95, seed=seed) for seed in (0, 1))
+    assert first != second
 
 
 @pytest.mark.parametrize("n", [1, FEWEST - 1])
 def test_too_few_values_have_no_bounds(n):
-    found = bootstrap_mean([2.0] * n)
+    found = mean([2.0] * n)
     assert (found.low, found.middle, found.high) == (-math.inf, 2.0, math.inf)
-    assert math.isfinite(bootstrap_mean([*range(FEWEST)]).width)
+    assert math.isfinite(mean([*range(FEWEST)]).width)
 
 
 def test_equal_values_leave_no_doubt_and_one_far_value_leaves_a_bounded_one():
-    assert bootstrap_mean([0.5] * 30).width == 0
-    found = bootstrap_mean([0.0] * 29 + [1.0])
+    assert mean([0.5] * 30).width == 0
+    found = mean([0.0] * 29 + [1.0])
     assert found.low < 1 / 30 < wilson(1, 30).high < found.high < 1
 
 
 def test_the_interval_moves_and_stretches_with_its_values():
     values = drawn(2).exponential(size=60)
-    found, other = bootstrap_mean(values), bootstrap_mean(5 + 3e-9 * values)
+    found, other = mean(values), mean(5 + 3e-9 * values)
     for a, b in [(found.low, other.low), (found.middle, other.middle), (found.high, other.high)]:
         assert math.isclose(b, 5 + 3e-9 * a, abs_tol=5 * worst(16, torch.float64))
 
 
 def test_tokens_of_one_window_do_not_count_as_many():
     windows = drawn(3).normal(size=40)
-    tokens, labels = np.repeat(windows, 50), np.repeat(np.arange(40), 50)
-    by_window = bootstrap_mean(tokens, clusters=labels)
-    assert math.isclose(by_window.width, bootstrap_mean(windows).width, rel_tol=1e-6)
-    assert by_window.width > 5 * bootstrap_mean(tokens).width
-
-
-def test_clusters_may_have_names_and_any_order():
-    values = drawn(4).normal(size=30)
-    names = [f"window {i % 10}" for i in range(30)]
-    order = np.argsort([i % 10 for i in range(30)], kind="stable")
-    sorted_ = bootstrap_mean(values[order], clusters=[names[i] for i in order])
-    assert bootstrap_mean(values, clusters=names) == pytest.approx(sorted_)
+    by_window = bootstrap_ratio(50 * windows, np.full(40, 50.0))
+    assert math.isclose(by_window.width, mean(windows).width, rel_tol=1e-6)
+    assert by_window.width > 5 * mean(np.repeat(windows, 50)).width
 
 
 def test_the_normal_interval_of_very_many_agrees_with_the_bootstrap_of_one_less():
     values = drawn(5).exponential(size=MANY)
-    many, fewer = bootstrap_mean(values), bootstrap_mean(values[:-1], resamples=400)
+    many, fewer = mean(values), mean(values[:-1])
     assert math.isclose(many.width, fewer.width, rel_tol=0.1)
 
 
@@ -261,26 +244,9 @@ def test_very_many_values_have_the_normal_interval(monkeypatch):
     monkeypatch.setattr(intervals, "MANY", 8)
     values = drawn(10).normal(size=8)
     half = 1.959964 * values.std(ddof=1) / math.sqrt(8)
-    found = bootstrap_mean(values)
+    found = mean(values)
     assert found.low == pytest.approx(values.mean() - half)
     assert found.high == pytest.approx(values.mean() + half)
-
-
-def test_perplexity_is_exp_of_the_mean_and_of_its_interval():
-    nll = drawn(6).normal(3, 0.4, 30)
-    found, mean = perplexity(nll), bootstrap_mean(nll)
-    assert found.middle == math.exp(nll.mean())
-    assert (found.low, found.high) == (math.exp(mean.low), math.exp(mean.high))
-    assert perplexity([1_000.0] * 5).middle == math.inf
-
-
-def test_a_paired_increase_of_perplexity_is_surer_than_two_perplexities():
-    reference = drawn(7).normal(3, 0.5, 30)
-    quantized = reference + drawn(8).normal(0.06, 0.01, 30)
-    found = perplexity_increase(quantized, reference)
-    truth = math.exp(quantized.mean()) / math.exp(reference.mean()) - 1
-    assert math.isclose(found.middle, truth)
-    assert found.width < 0.1 * perplexity(quantized).width / perplexity(reference).middle
 
 
 def test_an_interval_goes_through_a_rising_function():
@@ -305,19 +271,15 @@ REFUSED = [
     (lambda: wilson(1.5, 3), "successes is 1.5. Give a whole number"),
     (lambda: wilson(1, 3, 1.0), "A level of 1.0 has no interval. Give one between 0 and 1"),
     (lambda: mcnemar(1, -2), "only_quantized is -2"),
-    (lambda: bootstrap_mean([]), "values have the shape [0]. Pass at least one"),
-    (lambda: bootstrap_mean([[1.0]]), "values have the shape [1, 1]"),
-    (lambda: bootstrap_mean([1.0, math.nan]), "Number 1 of the values is nan. Leave out values"),
-    (lambda: bootstrap_mean([math.inf, 1.0]), "Number 0 of the values is inf"),
-    (lambda: bootstrap_mean(["a"]), "values are not all numbers"),
-    (lambda: bootstrap_mean([1, 2], clusters=[1]), "1 clusters for 2 values. Give one label"),
-    (lambda: bootstrap_mean([1] * 9, resamples=5), "5 resamples are too few for quantiles"),
-    (lambda: bootstrap_mean([1] * 9, level=0), "A level of 0 has no interval"),
-    (lambda: paired_difference([1, 2], [1]), "2 values cannot be paired with 1"),
+    (lambda: ratio([], []), "first values have the shape [0]. Pass at least one"),
+    (lambda: ratio([[1.0]], [[1.0]]), "first values have the shape [1, 1]"),
+    (lambda: ratio([1.0], [math.nan]), "Number 0 of the second values is nan. Leave out values"),
+    (lambda: ratio([math.inf, 1.0], [1.0, 1.0]), "Number 0 of the first values is inf"),
+    (lambda: ratio(["a"], [1]), "first values are not all numbers"),
+    (lambda: mean([1] * 9, level=0), "A level of 0 has no interval"),
+    (lambda: ratio([1, 2], [1]), "2 values cannot be paired with 1"),
     (lambda: ratio([1, 0], [0, 0]), "scores 0 on all 2 examples: retention is undefined"),
     (lambda: ratio([1, math.nan], [1, 1]), "Number 1 of the first values is nan"),
-    (lambda: perplexity([]), "values have the shape [0]"),
-    (lambda: perplexity_increase([1.0], [math.nan]), "Number 0 of the second values is nan"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Confidence intervals of measured figures: accuracies, means, differences, ratios, perplexities.
+"""Confidence intervals of measured figures: shares, means and ratios, and a test of pairs.
 
 An interval of level 0.95 contains the true value in 95 of 100 repetitions. For 30 skewed values the
 plain bootstrap and the normal formula contain it in about 91; the methods here were chosen by
@@ -9,9 +9,10 @@ Imports no torch. All random draws are seeded: the same values give the same int
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,8 @@ FEWEST = 5  # values; fewer say too little about their spread: the interval is u
 MANY = 20_000  # values; from here on the normal quantiles do, whatever the skew
 CELLS = 2**22  # numbers in one table of resamples
 
-Values = Sequence[float] | np.ndarray
-Labels = Sequence[Hashable] | np.ndarray
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Values = Sequence[float] | Array
 
 
 @dataclass(frozen=True)
@@ -64,60 +65,14 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
     return Interval(low, successes / trials, high, level)
 
 
-def bootstrap_mean(
-    values: Values,
-    *,
-    clusters: Labels | None = None,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """The mean of `values` [n]. `clusters` [n] names what depends on each other, such as the window
-    of a token: whole clusters are drawn. For a share of successes take `wilson`.
-
-    Raises RequestError where a value is missing or not finite.
-    """
-    sums, sizes = _clustered([_numbers(values, "values")], clusters)
-    low, high = studentized(sums, sizes, level=level, resamples=resamples, seed=seed)
-    return Interval(float(low), float(sums.sum() / sizes.sum()), float(high), level)
-
-
-def paired_difference(
-    a: Values,
-    b: Values,
-    *,
-    clusters: Labels | None = None,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """The mean of a - b, both [n], measured on the same examples.
-
-    0 and 1 without clusters: the adjusted interval of Bonett and Price (2012, J. Educ. Behav.
-    Statist. 37, 479-488), which has a width even where nothing differs. Others: `bootstrap_mean`.
-    """
-    x, y = _pair(a, b)
-    if clusters is None and _binary(x, y):
-        return _difference_of_shares(x, y, level)
-    drawn = {"level": level, "resamples": resamples, "seed": seed}
-    return bootstrap_mean(x - y, clusters=clusters, **drawn)
-
-
-def ratio(
-    a: Values,
-    b: Values,
-    *,
-    clusters: Labels | None = None,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
+def ratio(a: Values, b: Values, level: float = 0.95) -> Interval:
     """The sum of `a` over the sum of `b`, both [n], measured on the same examples.
 
-    With a quantized model's scores over the reference's it is the retention. 0 and 1 without
-    clusters: the hybrid score interval of Bonett and Price (2006, Statist. Med. 25, 3039-3047).
-    Others, bootstrapped, know only the losses they saw: where losses are rare, take 100 and more.
-    Raises RequestError where `b` sums to nothing.
+    With a quantized model's scores over the reference's it is the retention. Zeros and ones: the
+    hybrid score interval of Bonett and Price (2006, Statist. Med. 25, 3039-3047). Others,
+    bootstrapped, know only the losses they saw: where losses are rare, take 100 and more.
+
+    Raises RequestError where a value is missing or not finite, and where `b` sums to nothing.
     """
     x, y = _pair(a, b)
     if y.sum() <= 0:
@@ -125,35 +80,8 @@ def ratio(
             f"The reference scores {y.sum():g} on all {len(y)} examples: retention is "
             "undefined. Take examples that it can solve."
         )
-    if clusters is None and _binary(x, y):
-        return _ratio_of_shares(x, y, level)
-    tops, bottoms = _clustered([x, y], clusters)[:2]
-    low, high = studentized(tops, bottoms, level=level, resamples=resamples, seed=seed)
-    return Interval(float(low), float(x.sum() / y.sum()), float(high), level)
-
-
-def perplexity(nll: Values, *, clusters: Labels | None = None, level: float = 0.95) -> Interval:
-    """exp of the mean of `nll`: mean negative log-likelihoods [n], nats, of windows of one length.
-
-    It is the interval of the mean, through exp: no second approximation.
-    """
-    return bootstrap_mean(nll, clusters=clusters, level=level).through(exp)
-
-
-def perplexity_increase(
-    quantized: Values,
-    reference: Values,
-    *,
-    clusters: Labels | None = None,
-    level: float = 0.95,
-) -> Interval:
-    """Perplexity of the quantized model over the reference's, - 1: 0.065 is 6.5 % more.
-
-    Both are negative log-likelihoods [n], nats, of the same windows. What makes a window hard is
-    in both and falls out, so it is far surer than two perplexities compared.
-    """
-    paired = paired_difference(quantized, reference, clusters=clusters, level=level)
-    return paired.through(lambda nats: exp(nats) - 1)
+    binary = np.isin([x, y], [0, 1]).all()
+    return _ratio_of_shares(x, y, level) if binary else bootstrap_ratio(x, y, level)
 
 
 def mcnemar(only_reference: int, only_quantized: int) -> float:
@@ -172,17 +100,22 @@ def mcnemar(only_reference: int, only_quantized: int) -> float:
     return min(1.0, 2 * tail)
 
 
+def bootstrap_ratio(tops: Array, bottoms: Array, level: float = 0.95) -> Interval:
+    """sum(tops) / sum(bottoms), both [n]: sums over what depends on each other, such as the tokens
+    of a window. With counts as `bottoms` it is a mean."""
+    low, high = studentized(tops, bottoms, level=level)
+    return Interval(float(low), float(tops.sum() / bottoms.sum()), float(high), level)
+
+
 def studentized(
-    tops: np.ndarray, bottoms: np.ndarray, *, level: float, resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+    tops: Array, bottoms: Array, *, level: float, resamples: int = 2000, seed: int = 0
+) -> tuple[Array, Array]:
     """Low and high end [...] of sum(tops) / sum(bottoms), both [n, ...]: the bootstrap-t.
 
     Efron and Tibshirani (1993, An Introduction to the Bootstrap, chapter 12), of the residuals
     tops - ratio * bottoms. Trailing axes are separate samples. FEWEST says when there are no ends.
     """
     n, z = len(tops), _normal(level)
-    if resamples < 100:
-        raise RequestError(f"{resamples} resamples are too few for quantiles. Give at least 100.")
     whole = bottoms.sum(0)
     middle = tops.sum(0) / whole
     if n < FEWEST:
@@ -196,14 +129,14 @@ def studentized(
     return middle - above * spread, middle - below * spread
 
 
-def _t_values(errors: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def _t_values(errors: Array, resamples: int, rng: np.random.Generator) -> Array:
     """Mean over its standard error, of each resample of `errors` [n, ...]: [resamples, ...]."""
     n = len(errors)
     flat = errors.reshape(n, -1)
     size = np.sqrt((flat**2).mean(0))
     flat = flat / np.where(size > 0, size, 1.0)
     rows = max(1, CELLS // n)
-    scaled = []
+    scaled: list[Array] = []
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
         places = rng.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
@@ -215,16 +148,7 @@ def _t_values(errors: np.ndarray, resamples: int, rng: np.random.Generator) -> n
     return np.concatenate(scaled).reshape(-1, *errors.shape[1:])
 
 
-def _difference_of_shares(x: np.ndarray, y: np.ndarray, level: float) -> Interval:
-    n = len(x)
-    only_x, only_y = (x > y).sum(), (y > x).sum()
-    p, q = (only_x + 1) / (n + 2), (only_y + 1) / (n + 2)
-    wide = _normal(level) * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
-    low, high = max(-1.0, p - q - wide), min(1.0, p - q + wide)
-    return Interval(float(low), float((only_x - only_y) / n), float(high), level)
-
-
-def _ratio_of_shares(x: np.ndarray, y: np.ndarray, level: float) -> Interval:
+def _ratio_of_shares(x: Array, y: Array, level: float) -> Interval:
     """Two score intervals whose level is lowered so that their quotient has the requested one."""
     top, bottom, differ = int(x.sum()), int(y.sum()), int((x != y).sum())
     n = (top + bottom + differ) // 2  # examples that at least one of them solved
@@ -244,19 +168,7 @@ def _score(successes: int, trials: int, z: float) -> tuple[float, float]:
     return low, high
 
 
-def _clustered(columns: list[np.ndarray], clusters: Labels | None) -> tuple[np.ndarray, ...]:
-    """Each column's sums over the clusters, and the clusters' sizes."""
-    n = len(columns[0])
-    if clusters is None:
-        return *columns, np.ones(n)
-    if len(clusters) != n:
-        raise RequestError(f"{len(clusters)} clusters for {n} values. Give one label a value.")
-    number = {label: i for i, label in enumerate(dict.fromkeys(clusters))}
-    places = np.array([number[label] for label in clusters])
-    return *(np.bincount(places, column) for column in columns), np.bincount(places) * 1.0
-
-
-def _numbers(values: Values, what: str) -> np.ndarray:
+def _numbers(values: Values, what: str) -> Array:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -274,7 +186,7 @@ def _numbers(values: Values, what: str) -> np.ndarray:
     return array
 
 
-def _pair(a: Values, b: Values) -> tuple[np.ndarray, np.ndarray]:
+def _pair(a: Values, b: Values) -> tuple[Array, Array]:
     x, y = _numbers(a, "first values"), _numbers(b, "second values")
     if len(x) != len(y):
         raise RequestError(
@@ -283,11 +195,7 @@ def _pair(a: Values, b: Values) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def _binary(*columns: np.ndarray) -> bool:
-    return all(bool(((column == 0) | (column == 1)).all()) for column in columns)
-
-
-def _refuse_counts(**counts: int) -> None:
+def _refuse_counts(**counts: object) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
             raise RequestError(f"{name} is {count!r}. Give a whole number of at least 0.")

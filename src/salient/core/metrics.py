@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .intervals import FEWEST, Interval, exp, studentized
+from .intervals import FEWEST, Array, Interval, bootstrap_ratio, exp
 
 ROWS = 128  # tokens compared at once: bounds the memory of large vocabularies
 
@@ -130,13 +130,12 @@ def intervals(windows: Sequence[LogitsComparison], level: float = 0.95) -> dict[
     return {name: _interval(name, tops, bottoms, level) for name, (tops, bottoms) in ratios.items()}
 
 
-def _column(windows: Sequence[LogitsComparison], name: str) -> np.ndarray:
+def _column(windows: Sequence[LogitsComparison], name: str) -> Array:
     return np.array([getattr(window, name) for window in windows], dtype=np.float64)
 
 
-def _interval(name: str, tops: np.ndarray, bottoms: np.ndarray, level: float) -> Interval:
-    low, high = studentized(tops, bottoms, level=level, resamples=2000, seed=0)
-    interval = Interval(float(low), float(tops.sum() / bottoms.sum()), float(high), level)
+def _interval(name: str, tops: Array, bottoms: Array, level: float) -> Interval:
+    interval = bootstrap_ratio(tops, bottoms, level)
     if name == "perplexity_increase":
         return interval.through(lambda nats: exp(nats) - 1)
     if name.startswith("perplexity"):

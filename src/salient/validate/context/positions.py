@@ -8,14 +8,14 @@ and on some models a larger KL, which counts in the first quarter.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from salient.core.intervals import FEWEST, Interval, studentized
+from salient.core.intervals import FEWEST, Interval, bootstrap_ratio
 from salient.core.metrics import ROWS, LogitsComparison
 
 from .result import KlGrowth, PositionBucket
@@ -133,5 +133,5 @@ def _sums(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _interval(tops: np.ndarray, bottoms: np.ndarray) -> Interval:
-    low, high = studentized(tops, bottoms, level=0.95, resamples=2000, seed=0)
-    return Interval(max(0.0, float(low)), float(tops.sum() / bottoms.sum()), float(high))
+    interval = bootstrap_ratio(tops, bottoms)
+    return replace(interval, low=max(0.0, interval.low))
