@@ -64,7 +64,8 @@ def collect_evidence(
         scheme_reason=job.layers.reason,
         bits_per_weight=job.target.scheme.bits_per_weight,
         left_at_16_bits=unquantized_linears(job, run),
-        left_out=tuple(run.skeleton.unknown_names()),
+        left_out=job.leftovers.names,
+        dropped=job.leftovers.dropped,
         calibration=CalibrationEvidence(
             texts=Path(job.header.calibration_texts).name,
             tokens_used=job.batch.ids.numel(),

@@ -7,6 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from salient.core.corpus import read_texts
 from salient.core.devices import compute_dtype, find_device
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
@@ -17,9 +19,10 @@ from salient.core.records import to_json
 from salient.core.version import __version__
 from salient.formats import find_format
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
-from salient.models.lora import AdaptedCheckpoint, open_adapter
+from salient.models.file_check import Leftovers
 from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
+from salient.models.source_model import SourceModel, source_model
 from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, pack_tokens
 
 from .heldout import split_heldout
@@ -38,6 +41,7 @@ class QuantizeJob:
 
     source: Checkpoint
     skeleton: Skeleton
+    leftovers: Leftovers
     batch: TokenBatch
     layers: LayerSelection
     target: OutputTarget
@@ -65,9 +69,9 @@ class QuantizeJob:
 def prepare(options: QuantizeOptions) -> QuantizeJob:
     """Check `options`, reading nothing large. Raises SalientError."""
     find_format(options.format)
-    source, digest = _open_source(options)
     device = find_device(options.device)
-    skeleton = Skeleton(source, compute_dtype(device), device)
+    model = _open_source(options, device)
+    source, skeleton = model.source, model.skeleton
     skip = strings(options.skip)
     layers = choose_layers(skeleton, options.scheme, options.format, skip)
     dtype = written_dtype(source, options.dtype)
@@ -75,7 +79,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     header = RunHeader(
         salient=__version__,
         model=fingerprint(source),
-        adapter=digest,
+        adapter=model.adapter,
         scheme=str(layers.scheme),
         format=options.format,
         dtype=str(dtype).removeprefix("torch."),
@@ -90,6 +94,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     return QuantizeJob(
         source=source,
         skeleton=skeleton,
+        leftovers=model.leftovers,
         batch=batch,
         layers=layers,
         target=OutputTarget(layers.scheme, dtype, layers.quantized),
@@ -100,18 +105,16 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     )
 
 
-def _open_source(options: QuantizeOptions) -> tuple[Checkpoint, str | None]:
-    """The 16-bit model, with the adapter merged if there is one, and the adapter's digest."""
+def _open_source(options: QuantizeOptions, device: torch.device) -> SourceModel:
+    """The 16-bit model, with the adapter merged if there is one."""
     source = open_checkpoint(model_folder(str(options.model)))
     if source.format is not None:
         raise ModelError(
             f"{source.folder} is already quantized ({source.scheme}, {source.format.name}). "
             "Give the 16-bit model."
         )
-    if options.adapter is None:
-        return source, None
-    adapter = open_adapter(Path(options.adapter))
-    return AdaptedCheckpoint.over(source, adapter), adapter.digest
+    drop = strings(options.drop)
+    return source_model(source, options.adapter, drop, compute_dtype(device), device)
 
 
 def _tokens(options: QuantizeOptions, folder: Path, skeleton: Skeleton) -> TokenBatch:

@@ -37,6 +37,10 @@ class QuantizeOptions:
     skip: Annotated[
         Strings, OptionSpec("Name or glob of linears to leave unquantized; may be repeated.")
     ] = ()
+    drop: Annotated[
+        Strings,
+        OptionSpec("Name or glob of tensors without a place in the model; may be repeated."),
+    ] = ()
     device: Annotated[str, DEVICE] = "auto"
     dtype: Annotated[
         str, OptionSpec("16-bit type of the checkpoint: auto (the source's), float16, bfloat16.")

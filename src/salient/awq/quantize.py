@@ -15,7 +15,7 @@ from salient.core.evidence import (
 from salient.core.records import to_json
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.core.system import peak_memory
-from salient.models.inspect import left_out_lines, sixteen_bit_lines
+from salient.models.inspect import dropped_lines, left_out_lines, sixteen_bit_lines
 from salient.plan.serving_warnings import serving_warnings
 
 from .export import export_checkpoint
@@ -72,6 +72,8 @@ def plan_report(job: QuantizeJob) -> Report:
         "scheme_reason": job.layers.reason,
         "linears": len(job.layers.quantized),
         "left_at_16_bits": job.layers.left,
+        "left_out": job.leftovers.names,
+        "dropped": job.leftovers.dropped,
         "calibration_tokens": job.batch.ids.numel(),
         "dropped_tokens": job.batch.dropped_tokens,
         "memory_bytes": parts,
@@ -80,10 +82,11 @@ def plan_report(job: QuantizeJob) -> Report:
     rows = [(name, mebibytes(count)) for name, count in parts.items()]
     layers = job.layers
     lines = [
+        *dropped_lines(job.leftovers.dropped),
         f"{len(layers.quantized)} linears in {len(job.skeleton.blocks)} blocks to {layers.scheme} "
         f"({layers.reason}), {len(layers.left)} left unquantized; output {job.output}.",
         *sixteen_bit_lines(layers.left),
-        *left_out_lines(job.skeleton.unknown_names()),
+        *left_out_lines(job.leftovers.names, job.leftovers.dropped),
         f"{job.batch.ids.numel()} calibration tokens used, {job.batch.dropped_tokens} dropped. "
         "Nothing was written.",
     ]
@@ -103,6 +106,7 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
     for group in (g for block in blocks for g in block.groups if g.refusal):
         refused.setdefault(", ".join(group.readers), group.refusal)
     lines = [
+        *dropped_lines(evidence.dropped),
         f"{count.proven} of {count.inputs} shared inputs have a proven scale group; "
         f"{count.improved} kept AWQ, {count.inputs - count.improved} fell back to plain rounding"
         + (f"; {plain_blocks} whole blocks fell back" if plain_blocks else "")
@@ -110,7 +114,7 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
         *[f"Not scaled: {readers}: {reason}." for readers, reason in refused.items()],
         *sixteen_bit_lines(evidence.left_at_16_bits),
         *borrowed_lines(blocks),
-        *left_out_lines(list(evidence.left_out)),
+        *left_out_lines(evidence.left_out, evidence.dropped),
         f"Calibration: {calibration.tokens_used} tokens used, "
         f"{calibration.tokens_dropped} dropped.",
         f"{mebibytes(size.before)} before, {mebibytes(size.after)} after; "

@@ -130,7 +130,11 @@ class SizeEvidence:
 
 @dataclass(frozen=True)
 class RunEvidence:
-    """The whole of salient.json."""
+    """The whole of salient.json.
+
+    left_out: the source's tensors that the checkpoint omits
+    dropped: pattern of `--drop` -> those of them that it names
+    """
 
     run: RunHeader
     model: Name
@@ -143,6 +147,7 @@ class RunEvidence:
     bytes: SizeEvidence
     blocks: tuple[BlockEvidence, ...]
     schema: Annotated[int, Bounds(SCHEMA, SCHEMA)] = SCHEMA
+    dropped: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from salient.core.errors import CheckpointError, ModelError
-from salient.core.model_files import as_object, read_header, read_json, weight_files
+from salient.core.model_files import (
+    StoredTensor,
+    as_object,
+    read_header,
+    read_json,
+    weight_files,
+)
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme
 
@@ -133,6 +139,12 @@ class Checkpoint:
             elif kind not in suffixes or not self.is_quantized(module):
                 names.append(name)
         return names
+
+    @cached_property
+    def headers(self) -> dict[str, StoredTensor]:
+        """Each tensor's dtype, shape and place, from the files' headers."""
+        headers = {path: read_header(path) for path in set(self.files.values())}
+        return {name: headers[path][name] for name, path in self.files.items()}
 
     @cached_property
     def bytes_on_disk(self) -> int:

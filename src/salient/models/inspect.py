@@ -5,6 +5,7 @@ groups are proven, as in a run.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from .model_folder import model_folder
 from .proof import ScaleGroup, kind_of
 from .scale_groups import PROBE, GroupProver, shape_of
 from .skeleton import Skeleton
+from .source_model import SourceModel, source_model
 from .tracing import pattern
 
 pass
@@ -128,7 +130,8 @@ def map_blocks(
     source: Checkpoint, progress: Progress
 ) -> tuple[dict[str, Any], list[Table], list[str]]:
     """The kinds of blocks of the 16-bit model `source`, as data, tables and lines."""
-    skeleton = Skeleton(source, torch.float32, torch.device("cpu"))
+    model = source_model(source)
+    skeleton = model.skeleton
     kinds = _kinds(skeleton, progress)
     widths = {
         f"{kind.blocks[0]}.{name}": linear.in_features
@@ -139,12 +142,12 @@ def map_blocks(
     data = {
         "kinds_of_blocks": [_data(kind) for kind in kinds],
         "outside_blocks_at_16_bits": skeleton.outer_modules(),
-        "left_out": skeleton.unknown_names(),
+        "left_out": list(model.leftovers.names),
     }
     unfit = {
         f"{b}.{n}": why for kind in kinds for b in kind.blocks for n, why in kind.unfit.items()
     }
-    lines = [*sixteen_bit_lines(unfit), *_outer_lines(skeleton), _scheme_line(widths)]
+    lines = [*sixteen_bit_lines(unfit), *_outer_lines(model), _scheme_line(widths)]
     return data, [_table(kind) for kind in kinds], lines
 
 
@@ -218,8 +221,19 @@ def sixteen_bit_lines(left: dict[str, str]) -> list[str]:
     return [f"Unquantized: {', '.join(kinds_text)}."] if kinds_text else []
 
 
-def left_out_lines(names: list[str]) -> list[str]:
-    """The tensors of the source that the checkpoint omits: one line, or none."""
+def dropped_lines(dropped: dict[str, tuple[str, ...]]) -> list[str]:
+    """What `--drop` took from the model: a line for each pattern."""
+    return [
+        f"Dropped by --drop {pattern!r}: {len(names)} tensors of the source "
+        f"({', '.join(names[:3])}{' ...' if names[3:] else ''}). This is not the whole model."
+        for pattern, names in dropped.items()
+    ]
+
+
+def left_out_lines(left_out: Iterable[str], dropped: dict[str, tuple[str, ...]]) -> list[str]:
+    """The other tensors of the source that the checkpoint omits: one line, or none."""
+    lost = {name for names in dropped.values() for name in names}
+    names = [name for name in left_out if name not in lost]
     if not names:
         return []
     named = ", ".join(names[:3]) + (" ..." if names[3:] else "")
@@ -229,11 +243,11 @@ def left_out_lines(names: list[str]) -> list[str]:
     ]
 
 
-def _outer_lines(skeleton: Skeleton) -> list[str]:
-    towers = dict.fromkeys(".".join(n.split(".")[:2]) for n in skeleton.tower_modules())
+def _outer_lines(model: SourceModel) -> list[str]:
+    towers = dict.fromkeys(".".join(n.split(".")[:2]) for n in model.skeleton.tower_modules())
     outside = ", ".join(["embedding", "norms", "head", *towers])
     line = f"Unquantized outside the blocks: {outside}."
-    return [line, *left_out_lines(skeleton.unknown_names())]
+    return [line, *left_out_lines(model.leftovers.names, {})]
 
 
 def _scheme_line(widths: dict[str, int]) -> str:

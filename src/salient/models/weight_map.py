@@ -93,7 +93,7 @@ class ParameterFiles:
         """The parameter `name` as the files have it; float32 where they have codes."""
         stored = self.stored(name)
         if name not in self and name not in self.source.files:
-            self._check_combined(name)
+            self.check_combined(name)
         if stored.part is None:
             return self.source.parameter(stored.name)
         if stored.part.expert is None:
@@ -101,7 +101,7 @@ class ParameterFiles:
         whole = self.source.entry(stored.name, stored.part.expert)
         return replace(stored.part, expert=None).of(whole)
 
-    def _check_combined(self, name: str) -> None:
+    def check_combined(self, name: str) -> None:
         """Raise ModelError if `name` may be missing because Transformers would make it."""
         others = combined_parameters(self.architecture, self.source)
         if others:

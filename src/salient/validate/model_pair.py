@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-import torch
-
 from salient.core.devices import find_device, free_memory
 from salient.core.errors import CheckpointError, ResourceError
+from salient.core.evidence import read_evidence
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
+from salient.models.source_model import source_model
 from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
 
 ROOM = 1.1  # of a model's files, what its weights take when it runs
@@ -90,7 +90,12 @@ def open_pair(checkpoint: str, reference: str, device: str) -> ModelPair:
         raise CheckpointError(
             f"--reference {reference} is quantized itself. Give the 16-bit model it was made from."
         )
-    skeletons = [Skeleton(source, torch.float32, where) for source in sources]
+    evidence = read_evidence(sources[1].folder)
+    drop = tuple(evidence.dropped) if evidence else ()
+    skeletons = [
+        source_model(source, drop=dropped, device=where).skeleton
+        for source, dropped in zip(sources, (drop, ()), strict=True)
+    ]
     pair = ModelPair(
         PairMember(checkpoint, "checkpoint", sources[1], skeletons[1]),
         PairMember(reference, "reference", sources[0], skeletons[0]),
