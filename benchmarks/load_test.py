@@ -27,9 +27,9 @@ from typing import Any
 from machine import conditions
 from salient.core.progress import silent
 from salient.loadtest.load_runner import run_load
+from salient.loadtest.other_tools import run_vllm_bench
 from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget
 from salient.loadtest.result import LoadResult
-from salient.loadtest.vllm_bench import run_vllm_bench
 from salient.models.model_folder import model_folder
 from salient.models.tokens import load_tokenizer
 from servers import CORES, NAME, Setting, started

@@ -8,10 +8,10 @@ import pytest
 
 from salient.core.errors import RequestError
 from salient.core.progress import silent
+from salient.loadtest.other_tools import parse_guidellm, parse_vllm_bench
 from salient.loadtest.plan import LoadPlan, LoadTarget
 from salient.loadtest.report import run_tool, to_report
 from salient.loadtest.result import summarize_latencies
-from salient.loadtest.tool_results import parse_guidellm, parse_vllm_bench
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -12,9 +12,9 @@ import pytest
 from helpers.toy_server import Manner, toy_server
 from salient.core.errors import RequestError
 from salient.core.progress import silent
+from salient.loadtest.other_tools import run_vllm_bench, vllm_bench_command
 from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget
 from salient.loadtest.report import run_tool, to_report
-from salient.loadtest.vllm_bench import run_vllm_bench, vllm_bench_command
 
 PLAN = LoadPlan(
     steps=(LoadStep(1), LoadStep(2)), requests=3, warmups=0, prompt_tokens=8, output_tokens=4

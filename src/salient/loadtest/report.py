@@ -11,10 +11,9 @@ from salient.core.report import Report, Table
 from .client import resolve_model
 from .load_runner import run_load
 from .options import LoadTestOptions
+from .other_tools import GUIDELLM, load_json, parse_guidellm, run_vllm_bench
 from .plan import LoadPlan, LoadStep, LoadTarget
 from .result import LatencySummary, LoadResult
-from .tool_results import GUIDELLM, load_json, parse_guidellm
-from .vllm_bench import run_vllm_bench
 
 COLUMNS = ("step", "answered", "failed", "tok/s", "first token", "between", "whole")
 TOOLS = ("salient", "vllm", "guidellm")
