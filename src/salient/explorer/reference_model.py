@@ -51,15 +51,12 @@ def _from_reference(name: str, folder: Path, evidence: RunEvidence | str) -> Ref
     checkpoint = _open(folder)
     if checkpoint is None:
         return f"The reference {name!r} is not a readable 16-bit model. {HOW}"
-    if isinstance(evidence, str):
-        return ReferenceSource(folder, f"{name}, the reference")
-    same = fingerprint(checkpoint) == evidence.run.model
-    remark = (
-        ""
-        if same
-        else f"{name} is not byte for byte the model that this checkpoint was made from, so "
-        "comparisons with the checkpoint's own codes may mislead."
-    )
+    remark = ""
+    if not isinstance(evidence, str) and fingerprint(checkpoint) != evidence.run.model:
+        remark = (
+            f"{name} is not byte for byte the model that this checkpoint was made from, so "
+            "comparisons with the checkpoint's own codes may mislead."
+        )
     return ReferenceSource(folder, f"{name}, the reference", remark)
 
 

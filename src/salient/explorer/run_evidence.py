@@ -1,8 +1,8 @@
 """The salient.json of the served checkpoint as data of the page."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from salient.awq.search import IDENTITY
 from salient.core.errors import CheckpointError
@@ -63,7 +63,7 @@ def blocks_data(evidence: RunEvidence) -> dict[str, object]:
         for group in block.groups:
             for kind, layer in group.layers.items():
                 kinds.setdefault(kind, []).append((block.block, layer))
-    ranked = sorted(kinds.items(), key=lambda item: -_mean(layer.awq for _, layer in item[1]))
+    ranked = sorted(kinds.items(), key=lambda item: -fmean(layer.awq for _, layer in item[1]))
     every = [(b, kind, layer) for kind, members in kinds.items() for b, layer in members]
     worst = sorted(every, key=lambda row: -row[2].awq)[:12]
     return {
@@ -71,8 +71,8 @@ def blocks_data(evidence: RunEvidence) -> dict[str, object]:
         "kinds": [
             {
                 "kind": kind,
-                "plain": _mean(layer.plain for _, layer in members),
-                "awq": _mean(layer.awq for _, layer in members),
+                "plain": fmean(layer.plain for _, layer in members),
+                "awq": fmean(layer.awq for _, layer in members),
                 "worst_block": max(members, key=lambda row: row[1].awq)[0],
             }
             for kind, members in ranked
@@ -85,21 +85,15 @@ def blocks_data(evidence: RunEvidence) -> dict[str, object]:
 
 
 def _block(block: BlockEvidence) -> dict[str, object]:
-    plain = [", ".join(g.readers) for g in block.groups if g.improved < g.count]
     return {
         "name": block.block,
         "plain": block.error_plain,
         "awq": block.error_awq,
         "fell_back": block.fell_back,
-        "plain_groups": plain,
+        "plain_groups": [", ".join(g.readers) for g in block.groups if g.improved < g.count],
         "left": len(block.left_at_16_bits),
     }
 
 
 def _kinds(readers: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(pattern, readers)))
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return sum(numbers) / max(len(numbers), 1)

@@ -45,7 +45,9 @@ class LoadStep:
     @property
     def label(self) -> str:
         """ "4 at once", "2.5 requests/s"."""
-        return step_label(self.concurrency, self.rate)
+        if self.rate is not None:
+            return f"{self.rate:g} requests/s"
+        return f"{self.concurrency or 'all'} at once"
 
     def arrivals(self, seed: int) -> Iterator[float]:
         """Seconds after the step's start at which each request is due, without end.
@@ -92,10 +94,6 @@ _BOUNDS = {  # of a field: smallest, largest, meaning
     "rate": (1e-4, 1e5, "requests per second"),
     "timeout": (1e-3, 86400, "seconds of a request"),
 }
-
-
-def step_label(concurrency: int | None, rate: float | None) -> str:
-    return f"{rate:g} requests/s" if rate is not None else f"{concurrency or 'all'} at once"
 
 
 def check_plan(plan: LoadPlan) -> None:

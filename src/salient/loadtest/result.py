@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from .plan import LoadStep, step_label
+from .plan import LoadStep
 
 
 @dataclass
@@ -125,7 +125,7 @@ class LoadResult:
     @property
     def label(self) -> str:
         """ "4 at once", "2.5 requests/s"."""
-        return step_label(self.concurrency, self.rate)
+        return LoadStep(self.concurrency or 0, self.rate).label
 
     @property
     def summary(self) -> str:

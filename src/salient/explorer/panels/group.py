@@ -1,7 +1,9 @@
 """Panel 4: a group of weights next to its codes, rounded with any settings."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -96,38 +98,31 @@ def _variants(
     row: Tensor,
 ) -> dict[str, tuple[Tensor, float | None]]:
     """The row rounded as queried, plainly, and as written; with the error of the whole layer."""
-    rows = spread_rows(*view.linear.shape)
-    weight = view.linear.rows(rows)
+    rows, own = spread_rows(*view.linear.shape), torch.tensor([query.row])
+    weight, tokens, cache = view.linear.rows(rows), view.tokens, viewer.errors
     ones, plain = torch.ones_like(scale), Rounding(query.scheme, 1.0, query.dtype)
     # Errors are None, and not cached as such, until the pass reaches the block.
-    key = (view.linear.block, view.linear.name, view.tokens is None)
-
-    def layer_error(rounded: Tensor) -> float | None:
-        if view.tokens is None:
-            return None
-        tokens = view.tokens
-        power = viewer.errors.get(("power", *key), lambda: output_power(weight, tokens))
-        return output_power(rounded - weight, tokens) / max(power, 1e-30)
-
-    variants = {
-        "now": (rounding.of(row, scale), layer_error(rounding.of(weight, scale))),
-        "plain": (
-            plain.of(row, ones),
-            viewer.errors.get(
-                ("plain", *key, query.scheme), lambda: layer_error(plain.of(weight, ones))
-            ),
-        ),
+    key = (view.linear.block, view.linear.name, tokens is None, query.scheme)
+    # (some rows of the source, their numbers) -> the rows rounded
+    variants: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "now": lambda rows, _: rounding.of(rows, scale),
+        "plain": lambda rows, _: plain.of(rows, ones),
     }
-    if view.folded is not None and view.linear.written is not None:
-        written, folded = view.linear.written, view.folded
-        variants["written"] = (
-            folded.unfold(row, some_rows(written, torch.tensor([query.row]))),
-            viewer.errors.get(
-                ("written", *key),
-                lambda: layer_error(folded.unfold(weight, some_rows(written, rows))),
-            ),
-        )
-    return variants
+    if (folded := view.folded) is not None and (written := view.linear.written) is not None:
+        variants["written"] = lambda rows, picked: folded.unfold(rows, some_rows(written, picked))
+
+    def layer_error(kind: str) -> float | None:
+        if tokens is None:
+            return None
+        power = cache.get(("power", *key), partial(output_power, weight, tokens))
+        return output_power(variants[kind](weight, rows) - weight, tokens) / max(power, 1e-30)
+
+    def error(kind: str) -> float | None:
+        if kind == "now":
+            return layer_error(kind)
+        return cache.get((kind, *key), lambda: layer_error(kind))
+
+    return {kind: (rounded(row, own), error(kind)) for kind, rounded in variants.items()}
 
 
 def _group_error(

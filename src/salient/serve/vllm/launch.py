@@ -46,7 +46,7 @@ def our_arguments(context: LaunchContext, fit: MemoryFit) -> dict[str, list[str]
     )
     if options.concurrency is not None:
         arguments["max_num_seqs"] = ["--max-num-seqs", str(options.concurrency)]
-    replaced = {*user.values, *(("host", "port") if "uds" in user else ())}
+    replaced = {*user, *(("host", "port") if "uds" in user else ())}
     return {name: argv for name, argv in arguments.items() if name not in replaced}
 
 

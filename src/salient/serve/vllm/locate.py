@@ -86,12 +86,9 @@ def _from_python(vllm_python: str) -> VllmInstall:
     """The vLLM of a Python, or of the environment in a folder."""
     path = Path(vllm_python).expanduser()
     if path.is_dir():
-        python = str(path / "bin" / "python")
-    elif os.sep in vllm_python or path.is_file():
-        python = str(path)
-    else:
-        python = shutil.which(vllm_python) or vllm_python
-    if not (os.path.isfile(python) and os.access(python, os.X_OK)):
+        path = path / "bin" / "python"
+    python = shutil.which(str(path.absolute()) if path.is_file() else vllm_python)
+    if python is None:
         raise RequestError(
             f"--vllm-python {vllm_python} is not a Python that can be started. Give the one of "
             "the environment with vLLM, such as vllm-env/bin/python."

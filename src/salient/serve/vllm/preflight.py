@@ -53,7 +53,7 @@ class Address:
 def address_of(context: LaunchContext) -> Address | None:
     """Where this vLLM will listen; None for a further machine of several, which does not."""
     user, options = context.arguments, context.options
-    if user.values.get("headless"):
+    if user.get("headless"):
         return None
     host, port = user.text("host", options.host), user.number("port", options.port)
     return Address(host, port, user.text("uds", ""))
@@ -124,7 +124,7 @@ def check_settings(
 def untracked(context: LaunchContext) -> str:
     """A warning if the user's arguments keep vLLM from tracking tensors, else ""."""
     method = context.packing.method if context.packing else ""
-    config = context.arguments.values.get("model_loader_extra_config")
+    config = context.arguments.get("model_loader_extra_config")
     tracked = isinstance(config, dict) and config.keys() & TRACK_WEIGHTS
     if method not in OUR_METHODS or config is None or tracked:
         return ""

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 from salient.core.errors import ModelError, RequestError
 from salient.core.model_files import read_json, stored_tensors
@@ -42,30 +41,17 @@ _VISIBLE = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
 _MIB = 2**20
 
 
-@dataclass(frozen=True)
-class UserArguments:
+class UserArguments(dict[str, object]):
     """The user's own arguments for vLLM, by vLLM's names with underscores."""
 
-    values: dict[str, Any]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.values
-
     def text(self, name: str, default: str) -> str:
-        value = self.values.get(name)
+        value = self.get(name)
         return value if isinstance(value, str) else default
 
     def number(self, name: str, default: int) -> int:
         """An integer above 0, else `default`."""
-        value = self.values.get(name)
+        value = self.get(name)
         return value if type(value) is int and value > 0 else default
-
-    def share(self, name: str, default: float) -> float:
-        """A number above 0 and up to 1, else `default`."""
-        value = self.values.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1:
-            return float(value)
-        return default
 
 
 @dataclass(frozen=True)
@@ -92,7 +78,7 @@ class LaunchContext:
     vllm: VllmInstall | None
     arguments: UserArguments
     folder: Path
-    config: dict[str, Any]
+    config: dict[str, object]
     shape: ModelShape | None
     size: int
     packing: WeightPacking | None
@@ -147,11 +133,13 @@ class LaunchContext:
         if self.device is None:
             return None
         engine, gpu = find_engine("vllm"), self.device.gpu
-        share = self.arguments.share("gpu_memory_utilization", utilization(engine, gpu))
+        share = self.arguments.get("gpu_memory_utilization")
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            share = utilization(engine, gpu)
         kv = self.arguments.text("kv_cache_dtype", "auto")
         sizes = engine.kv_bytes | ({"auto": 4.0} if self.dtype in ("float32", "float") else {})
         block = CPU_BLOCK if gpu.vendor == "cpu" else engine.block
-        engine = replace(engine, utilization=share, kv_bytes=sizes, block=block)
+        engine = replace(engine, utilization=float(share), kv_bytes=sizes, block=block)
         kv = kv if kv in sizes else "auto"  # the sizes of other dtypes are unknown
         prompt = min(1024, self.context)
         return Workload(engine, gpu, self.context, sequences, self.tp, kv, prompt, self.version)
@@ -188,36 +176,24 @@ def launch_context(options: ServeOptions, vllm: VllmInstall | None) -> LaunchCon
     config = read_json(folder / "config.json")
     try:
         shape = shape_of_folder(folder)
-        size = sum(tensor.end - tensor.start for tensor in stored_tensors(folder).values())
+        size = sum(tensor.bytes for tensor in stored_tensors(folder).values())
     except ModelError:  # reported by the check of the checkpoint
         shape, size = None, 0
-    tp = max(1, arguments.number("tensor_parallel_size", options.tensor_parallel_size))
-    context = LaunchContext(
-        options,
-        vllm,
-        arguments,
-        folder,
-        config,
-        shape,
-        size,
-        packing_of(config, None),
-        target_device(vllm, tp),
-    )
-    _check(context)
-    return context
-
-
-def _check(context: LaunchContext) -> None:
-    options, maximum = context.options, context.shape.context if context.shape else None
     check_bounds(options)
     if options.port == 0:
         raise RequestError("--port 0 is out of range for vLLM: give 1 to 65535.")
-    stretched = any(name in context.arguments for name in _STRETCH)
+    maximum = shape.context if shape else None
+    stretched = any(name in arguments for name in _STRETCH)
     if options.context_length and maximum and options.context_length > maximum and not stretched:
         raise RequestError(
             f"--context-length {options.context_length} exceeds the model's maximum of {maximum} "
             "tokens (max_position_embeddings in its config.json)."
         )
+    device = target_device(
+        vllm, arguments.number("tensor_parallel_size", options.tensor_parallel_size)
+    )
+    packing = packing_of(config, None)
+    return LaunchContext(options, vllm, arguments, folder, config, shape, size, packing, device)
 
 
 def user_arguments(options: ServeOptions) -> UserArguments:
@@ -235,7 +211,7 @@ def user_arguments(options: ServeOptions) -> UserArguments:
             f"vLLM serves one model, and {str(second)!r} is a second one in addition to "
             f"{options.checkpoint}. Leave it out; only vLLM's options come after --."
         )
-    return UserArguments({**stored, **values})
+    return UserArguments(stored | values)
 
 
 def settings_of(argv: Sequence[str], environment: dict[str, str]) -> ServingSettings:
