@@ -1,17 +1,7 @@
 // Panel 1: output error of each block, kinds of layers, the worst layers.
 
-import {
-  axes,
-  byId,
-  chart,
-  el,
-  logTicks,
-  logarithmic,
-  percent,
-  scroll,
-  svg,
-  table,
-} from "./draw.js";
+import { axes, byId, chart, el, logTicks, logarithmic, percent, svg } from "./draw.js";
+import { drawTable } from "./panel.js";
 
 let at = 0,
   redraw = () => {};
@@ -27,60 +17,51 @@ export function drawBlocks(overview, choose) {
     );
   redraw();
   describe(blocks, kinds);
-  byId("kinds").replaceChildren(
-    scroll(
-      table(
-        "Output error by kind of layer",
-        [["layer"], ["plain", true], ["as written", true], ["worst in"]],
-        kinds.map(k => [
-          k.kind,
-          percent(k.plain),
-          percent(k.awq),
-          el(
-            "button",
-            {
-              type: "button",
-              class: "link",
-              onclick: () => choose(indexOf(k.worst_block), k.kind),
-            },
-            `block ${indexOf(k.worst_block)}`,
-          ),
-        ]),
+  drawTable(
+    "kinds",
+    "Output error by kind of layer",
+    [["layer"], ["plain", true], ["as written", true], ["worst in"]],
+    kinds.map(k => [
+      k.kind,
+      percent(k.plain),
+      percent(k.awq),
+      el(
+        "button",
+        {
+          type: "button",
+          class: "link",
+          onclick: () => choose(indexOf(k.worst_block), k.kind),
+        },
+        `block ${indexOf(k.worst_block)}`,
       ),
-    ),
+    ]),
   );
-  byId("worst").replaceChildren(
-    scroll(
-      table(
-        "The layers with the largest output error",
-        [["layer"], ["plain", true], ["as written", true]],
-        worst
-          .slice(0, 8)
-          .map(w => [
-            el(
-              "button",
-              { type: "button", class: "link", onclick: () => choose(indexOf(w.block), w.layer) },
-              `${indexOf(w.block)} · ${w.layer}`,
-            ),
-            percent(w.plain),
-            percent(w.awq),
-          ]),
-      ),
-    ),
+  drawTable(
+    "worst",
+    "The layers with the largest output error",
+    [["layer"], ["plain", true], ["as written", true]],
+    worst
+      .slice(0, 8)
+      .map(w => [
+        el(
+          "button",
+          { type: "button", class: "link", onclick: () => choose(indexOf(w.block), w.layer) },
+          `${indexOf(w.block)} · ${w.layer}`,
+        ),
+        percent(w.plain),
+        percent(w.awq),
+      ]),
   );
-  byId("blocks-table").replaceChildren(
-    scroll(
-      table(
-        "Output error of each block",
-        [["block"], ["plain", true], ["as written", true], ["plain rounding for"]],
-        blocks.map((b, i) => [
-          String(i),
-          percent(b.plain),
-          percent(b.awq),
-          b.fell_back ? "the whole block" : b.plain_groups.join("; "),
-        ]),
-      ),
-    ),
+  drawTable(
+    "blocks-table",
+    "Output error of each block",
+    [["block"], ["plain", true], ["as written", true], ["plain rounding for"]],
+    blocks.map((b, i) => [
+      String(i),
+      percent(b.plain),
+      percent(b.awq),
+      b.fell_back ? "the whole block" : b.plain_groups.join("; "),
+    ]),
   );
 }
 

@@ -1,28 +1,30 @@
 // Panel 3: output error over the exponents of the scale.
 
-import {
-  axes,
-  byId,
-  chart,
-  linear,
-  missing,
-  niceTicks,
-  number,
-  path,
-  percent,
-  scroll,
-  svg,
-  table,
-} from "./draw.js";
+import { axes, byId, linear, niceTicks, number, path, percent, svg } from "./draw.js";
+import { drawPanel, drawTable, level } from "./panel.js";
 
 export function drawCurve(data) {
-  missing("curve", data.why);
-  if (data.why) return;
-  const { chosen, plain, activations, line } = data;
+  if (!drawPanel("curve", data, figure)) return;
+  const { activations, line } = data;
   byId("curve-key").textContent =
     data.b === null ? "for b = 0" : `for b = ${number(data.b)}, the chosen one`;
+  const rows = activations.map(p => [
+    number(p.a),
+    percent(p.error),
+    percent(line.find(l => l.a === p.a)?.error),
+  ]);
+  drawTable(
+    "curve-table",
+    "Output error over the exponent",
+    [["a"], [`b = ${number(data.b ?? 0)}`, true], ["b = 1 − a", true]],
+    rows,
+  );
+}
+
+function figure(data) {
+  const { chosen, plain } = data;
   const fixed = chosen && chosen.a === 0 && chosen.b === 0;
-  byId("curve-note").textContent = [
+  const note = [
     chosen && !fixed
       ? `Chosen: a = ${number(chosen.a)}, b = ${number(chosen.b)}, with ${percent(chosen.error)} ` +
         `of the output in error instead of ${percent(plain)}.`
@@ -41,25 +43,11 @@ export function drawCurve(data) {
   ]
     .filter(Boolean)
     .join(" ");
-  chart(
-    byId("curve-chart"),
-    "Output error over the exponent a; the table below has the figures",
-    frame => marks(frame, data),
-  );
-  const rows = activations.map(p => [
-    number(p.a),
-    percent(p.error),
-    percent(line.find(l => l.a === p.a)?.error),
-  ]);
-  byId("curve-table").replaceChildren(
-    scroll(
-      table(
-        "Output error over the exponent",
-        [["a"], [`b = ${number(data.b ?? 0)}`, true], ["b = 1 − a", true]],
-        rows,
-      ),
-    ),
-  );
+  return {
+    note,
+    label: "Output error over the exponent a; the table below has the figures",
+    marks: frame => marks(frame, data),
+  };
 }
 
 function marks(frame, { chosen, plain, activations, line }) {
@@ -83,12 +71,10 @@ function marks(frame, { chosen, plain, activations, line }) {
   );
   const points = list => list.map(p => [x(p.a), Math.max(y(p.error), box.top - 8)]);
   root.append(
-    svg("line", { class: "level", x1: box.left, x2: box.right, y1: y(plain), y2: y(plain) }),
-    svg(
-      "text",
-      { class: "label", x: x(0) + 12, y: y(plain) - 8 },
-      `plain rounding ${percent(plain)}`,
-    ),
+    ...level(frame, y(plain), `plain rounding ${percent(plain)}`, {
+      x: x(0) + 12,
+      y: y(plain) - 8,
+    }),
     svg("path", { class: "line classic", d: path(points(line)) }),
     svg("path", { class: "line", d: path(points(activations)) }),
     svg("circle", { class: "ring", cx: x(0), cy: y(plain), r: 6 }),

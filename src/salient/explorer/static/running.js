@@ -1,6 +1,7 @@
 // Panel 5: memory by part, kernels, fusion.
 
-import { byId, chart, el, mebibytes, number, scroll, svg, table } from "./draw.js";
+import { byId, chart, el, mebibytes, number, svg } from "./draw.js";
+import { drawTable } from "./panel.js";
 
 export function drawRunning(data) {
   const { parts, total } = data;
@@ -26,23 +27,17 @@ export function drawRunning(data) {
         `${data.slots} slots of ${data.context} tokens would take ` +
         `${mebibytes(data.kv_bytes_full)}.`
       : "");
-  byId("kernels").replaceChildren(
-    scroll(
-      table(
-        "Kernels",
-        [["kernel"], ["linears", true], ["why"]],
-        data.kernels.map(k => [k.kernel, String(k.linears), k.why]),
-      ),
-    ),
+  drawTable(
+    "kernels",
+    "Kernels",
+    [["kernel"], ["linears", true], ["why"]],
+    data.kernels.map(k => [k.kernel, String(k.linears), k.why]),
   );
-  byId("fusion").replaceChildren(
-    scroll(
-      table(
-        "What was fused",
-        [["what"], ["blocks", true], ["why not"]],
-        data.fusion.map(f => [f.what, String(f.blocks), f.why || "proven, fused"]),
-      ),
-    ),
+  drawTable(
+    "fusion",
+    "What was fused",
+    [["what"], ["blocks", true], ["why not"]],
+    data.fusion.map(f => [f.what, String(f.blocks), f.why || "proven, fused"]),
   );
 }
 

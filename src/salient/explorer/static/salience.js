@@ -1,46 +1,34 @@
 // Panel 2: mean |activation| of the channels, largest first.
 
-import {
-  axes,
-  byId,
-  chart,
-  logTicks,
-  logarithmic,
-  linear,
-  missing,
-  number,
-  path,
-  percent,
-  scroll,
-  svg,
-  table,
-} from "./draw.js";
+import { axes, linear, logTicks, logarithmic, number, path, percent, svg } from "./draw.js";
+import { drawPanel, drawTable, level } from "./panel.js";
 
 export function drawSalience(data) {
-  missing("salience", data.why);
-  if (data.why) return;
+  if (!drawPanel("salience", data, figure)) return;
+  drawTable(
+    "salience-table",
+    "The largest channels",
+    [["channel"], ["mean |x|", true], ["scale, median = 1", true]],
+    data.top.map(t => [
+      String(t.channel),
+      number(t.mean_abs),
+      t.scale === null ? "–" : number(t.scale),
+    ]),
+  );
+}
+
+function figure(data) {
   const times = data.largest / Math.max(data.median, 1e-30);
-  byId("salience-note").textContent =
-    `The input of ${data.readers.slice(0, 3).join(", ")}: ` +
-    `the largest of ${data.channels} channels is ${number(times)} times the median, and the ` +
-    `largest ${data.salient === 1 ? "one carries" : `${data.salient} carry`} ${percent(data.share)} of all magnitude. ` +
-    `Measured on ${data.tokens} tokens.`;
-  chart(byId("salience-chart"), `Mean size of ${data.channels} channels, sorted`, frame =>
-    marks(frame, data),
-  );
-  byId("salience-table").replaceChildren(
-    scroll(
-      table(
-        "The largest channels",
-        [["channel"], ["mean |x|", true], ["scale, median = 1", true]],
-        data.top.map(t => [
-          String(t.channel),
-          number(t.mean_abs),
-          t.scale === null ? "–" : number(t.scale),
-        ]),
-      ),
-    ),
-  );
+  const carry = data.salient === 1 ? "one carries" : `${data.salient} carry`;
+  return {
+    note:
+      `The input of ${data.readers.slice(0, 3).join(", ")}: ` +
+      `the largest of ${data.channels} channels is ${number(times)} times the median, and the ` +
+      `largest ${carry} ${percent(data.share)} of all magnitude. ` +
+      `Measured on ${data.tokens} tokens.`,
+    label: `Mean size of ${data.channels} channels, sorted`,
+    marks: frame => marks(frame, data),
+  };
 }
 
 function marks(frame, { ranks, values, salient, channels, median }) {
@@ -72,12 +60,11 @@ function marks(frame, { ranks, values, salient, channels, median }) {
       height: box.bottom - box.top,
     }),
     svg("path", { class: "line", d: path(points) }),
-    svg("line", { class: "level", x1: box.left, x2: box.right, y1: y(median), y2: y(median) }),
-    svg(
-      "text",
-      { class: "label", x: box.right, y: y(median) - 6, "text-anchor": "end" },
-      `median ${number(median)}`,
-    ),
+    ...level(frame, y(median), `median ${number(median)}`, {
+      x: box.right,
+      y: y(median) - 6,
+      "text-anchor": "end",
+    }),
     ...top.map(([cx, cy]) => svg("circle", { class: "dot salient", cx, cy, r: 3.5 })),
     svg(
       "text",

@@ -1,18 +1,7 @@
 // A group of weights next to the values of their codes: chart, errors, table.
 
-import {
-  axes,
-  byId,
-  chart,
-  linear,
-  niceTicks,
-  number,
-  path,
-  percent,
-  scroll,
-  svg,
-  table,
-} from "./draw.js";
+import { axes, byId, linear, niceTicks, number, percent, svg } from "./draw.js";
+import { drawFigure, drawTable } from "./panel.js";
 
 const VARIANTS = [
   ["now", "with these sliders"],
@@ -27,42 +16,38 @@ export function drawGroup(data, scheme) {
     last = first + data.weights.length - 1;
   byId("group-caption").textContent =
     `Row ${data.row}, channels ${first} to ${last} of ${data.layer}`;
-  byId("group-note").textContent =
-    `${data.scheme}: ${number(data.bits_per_weight, 4)} bits a weight with the rulers. ` +
-    `Zero is at mark ${data.zero}, a step is ${number(data.step)}.`;
-  chart(
-    byId("group-chart"),
-    "Weights and the values of their codes; the table below has the figures",
-    frame => marks(frame, data),
-  );
+  drawFigure("group", {
+    note:
+      `${data.scheme}: ${number(data.bits_per_weight, 4)} bits a weight with the rulers. ` +
+      `Zero is at mark ${data.zero}, a step is ${number(data.step)}.`,
+    label: "Weights and the values of their codes; the table below has the figures",
+    marks: frame => marks(frame, data),
+  });
   errors(data.errors, scheme);
   const { now, written } = data.values;
-  byId("group-table").replaceChildren(
-    scroll(
-      table(
-        "Weights and codes",
-        [
-          ["channel"],
-          ["weight", true],
-          ["code", true],
-          ["value", true],
-          ["scale", true],
-          ["written code", true],
-          ["value", true],
-          ["mean |x|", true],
-        ],
-        data.weights.map((w, i) => [
-          String(first + i),
-          number(w, 4),
-          String(data.codes[i]),
-          number(now[i], 4),
-          number(data.scale[i]),
-          data.written_codes ? String(data.written_codes[i]) : "–",
-          number(written?.[i], 4),
-          number(data.mean_abs?.[i]),
-        ]),
-      ),
-    ),
+  drawTable(
+    "group-table",
+    "Weights and codes",
+    [
+      ["channel"],
+      ["weight", true],
+      ["code", true],
+      ["value", true],
+      ["scale", true],
+      ["written code", true],
+      ["value", true],
+      ["mean |x|", true],
+    ],
+    data.weights.map((w, i) => [
+      String(first + i),
+      number(w, 4),
+      String(data.codes[i]),
+      number(now[i], 4),
+      number(data.scale[i]),
+      data.written_codes ? String(data.written_codes[i]) : "–",
+      number(written?.[i], 4),
+      number(data.mean_abs?.[i]),
+    ]),
   );
 }
 
@@ -74,19 +59,16 @@ function errors(data, scheme) {
       ? [label, percent(e.weight), percent(e.output), percent(e.layer)]
       : [label, "–", "–", "–"];
   });
-  byId("group-errors").replaceChildren(
-    scroll(
-      table(
-        "Errors",
-        [
-          ["error"],
-          ["of the group's weights", true],
-          ["of the group's output", true],
-          ["of the layer's output", true],
-        ],
-        rows,
-      ),
-    ),
+  drawTable(
+    "group-errors",
+    "Errors",
+    [
+      ["error"],
+      ["of the group's weights", true],
+      ["of the group's output", true],
+      ["of the layer's output", true],
+    ],
+    rows,
   );
 }
 
