@@ -1,14 +1,13 @@
-"""What AutoAWQ itself reads from an AutoAWQ GEMM checkpoint.
+"""Read an AutoAWQ GEMM checkpoint with AutoAWQ.
 
 Runs in the environment `autoawq`. Every quantized module is unpacked by AutoAWQ's own
-`dequantize_gemm` and written as a float32 tensor `NAME.weight` of shape [out, in]; nothing of
-Salient takes part. So comparing the file with the weights that Salient reads from the same folder
-compares two readers of one format.
+`dequantize_gemm` and written as a float32 tensor `NAME.weight` [out, in], without Salient's code.
+Comparing the file with the weights that Salient reads from the same folder compares two readers of
+one format.
 
-AutoAWQ is no longer maintained, and `import awq` pulls in its whole zoo of models and what they
-import. Its packing code needs torch alone, so that one file is loaded by its path. Scales are
-widened to float32 first: AutoAWQ multiplies in the scales' own dtype, and a comparison is to ask
-for equality.
+AutoAWQ is unmaintained, and `import awq` imports every model architecture and its dependencies. The
+packing code needs only torch, so that file is loaded by its path. Scales are converted to float32
+first: AutoAWQ multiplies in the dtype of the scales, and the comparison requires equality.
 
     PYTHON=$(interop/environment.sh autoawq)
     $PYTHON interop/autoawq_weights.py CHECKPOINT OUT.safetensors
@@ -33,7 +32,7 @@ def packing_code() -> ModuleType:
     """AutoAWQ's awq/utils/packing_utils.py, without running awq/__init__.py."""
     package = importlib.util.find_spec("awq")
     if package is None or not package.submodule_search_locations:
-        raise SystemExit("AutoAWQ is not installed here; run this in the environment `autoawq`")
+        raise SystemExit("AutoAWQ is not installed; run this in the environment `autoawq`")
     path = Path(package.submodule_search_locations[0]) / "utils" / "packing_utils.py"
     spec = importlib.util.spec_from_file_location("awq_packing_utils", path)
     if spec is None or spec.loader is None:
@@ -44,7 +43,7 @@ def packing_code() -> ModuleType:
 
 
 def bits_and_group_size(checkpoint: Path) -> tuple[int, int]:
-    """From config.json, refusing what the GEMM unpacking would misread."""
+    """Bits and group size from config.json. Exits for layouts other than GEMM."""
     path = checkpoint / "config.json"
     if not path.is_file():
         raise SystemExit(f"{checkpoint}: no config.json; is it a checkpoint folder?")
@@ -53,14 +52,14 @@ def bits_and_group_size(checkpoint: Path) -> tuple[int, int]:
         raise SystemExit(f"{path}: quant_method is {config.get('quant_method')!r}, not 'awq'")
     layout = str(config.get("version", "gemm")).lower()
     if layout != "gemm":
-        raise SystemExit(f"{path}: version is {layout!r}; only the gemm layout is read here")
+        raise SystemExit(f"{path}: version is {layout!r}; only gemm is supported")
     return config.get("bits", config.get("w_bit")), config.get(
         "group_size", config.get("q_group_size")
     )
 
 
 def quantized_modules(checkpoint: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Module name -> its qweight, qzeros and scales, from every shard."""
+    """Module name -> its qweight, qzeros and scales, of all shards."""
     modules: dict[str, dict[str, torch.Tensor]] = {}
     for shard in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(shard, "pt") as file:

@@ -1,12 +1,12 @@
-"""A checkpoint as AutoAWQ itself writes one: its rounding, its packing, its config, its files.
+"""Write a checkpoint with AutoAWQ: its rounding, packing, config and files.
 
-Runs in the environment `autoawq`. The linears of a 16-bit model are rounded plainly, by the
-arithmetic of AutoAWQ's `pseudo_quantize_tensor`, packed by its `WQLinear_GEMM.from_linear`,
-described by its `AwqConfig`, and saved in the layout of its `save_quantized`, which itself needs
-the loader of the whole zoo. Nothing of Salient takes part.
+Runs in the environment `autoawq`, without Salient's code. The linears of a 16-bit model are rounded
+to nearest by AutoAWQ's `pseudo_quantize_tensor`, packed by `WQLinear_GEMM.from_linear`, described
+by `AwqConfig`, and saved in the layout of `save_quantized`, which itself needs AutoAWQ's model
+loader.
 
-AutoAWQ is no longer maintained, and `import awq` pulls in its whole zoo of models and what they
-import. So its packages are entered without that.
+AutoAWQ is unmaintained, and `import awq` imports every model architecture and its dependencies.
+`import_autoawq` skips those.
 
     PYTHON=$(interop/environment.sh autoawq)
     $PYTHON interop/autoawq_writes.py MODEL OUT --group-size 64
@@ -29,13 +29,13 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-ZOO = ("awq", "awq.models")  # packages whose `__init__` imports every architecture
-UNUSED = ("accelerate", "datasets")  # imported by AutoAWQ's files, for what is not called here
+SKIPPED_PACKAGES = ("awq", "awq.models")  # their `__init__` imports every architecture
+UNUSED = ("accelerate", "datasets")  # imported by AutoAWQ, not used here
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
 def main() -> None:
-    """Quantize, save, say what was written."""
+    """Quantize and save; print the number of modules."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="a 16-bit model folder")
     parser.add_argument("out", type=Path, help="the folder to write")
@@ -51,12 +51,12 @@ def main() -> None:
     print()
 
 
-def from_autoawq(module: str) -> ModuleType:
-    """The module awq.MODULE, without what ZOO would pull in."""
+def import_autoawq(module: str) -> ModuleType:
+    """The module awq.MODULE, without the imports of SKIPPED_PACKAGES."""
     package = importlib.util.find_spec("awq") if "awq" not in sys.modules else None
     if package is not None and package.submodule_search_locations:
         home = Path(package.submodule_search_locations[0])
-        for name in ZOO:
+        for name in SKIPPED_PACKAGES:
             sys.modules[name] = ModuleType(name)
             sys.modules[name].__path__ = [str(home.joinpath(*name.split(".")[1:]))]
         for name in UNUSED:
@@ -68,30 +68,30 @@ def from_autoawq(module: str) -> ModuleType:
 
 
 def pack(model: Any, group_size: int) -> int:
-    """Put AutoAWQ's linears in place of those of the blocks; how many."""
-    gemm = from_autoawq("modules.linear.gemm").WQLinear_GEMM
+    """Replace the linears of the blocks by AutoAWQ's; returns their number."""
+    gemm = import_autoawq("modules.linear.gemm").WQLinear_GEMM
     linears = {n: m for n, m in model.model.layers.named_modules() if isinstance(m, nn.Linear)}
     for name, linear in linears.items():
-        rounded, scales, zeros = plainly_rounded(linear.weight.data.float(), group_size)
-        # As AutoAWQ does: the weight is replaced by what it is rounded to, then packed.
+        rounded, scales, zeros = round_to_nearest(linear.weight.data.float(), group_size)
+        # As in AutoAWQ: the weight is replaced by its rounded values, then packed.
         linear.weight.data = rounded
         columns = (scales.t().contiguous(), zeros.t().contiguous())
-        made = gemm.from_linear(linear, 4, group_size, scales=columns[0], zeros=columns[1])
+        packed = gemm.from_linear(linear, 4, group_size, scales=columns[0], zeros=columns[1])
         parent, _, leaf = name.rpartition(".")
-        setattr(model.model.layers.get_submodule(parent), leaf, made)
+        setattr(model.model.layers.get_submodule(parent), leaf, packed)
     return len(linears)
 
 
-def plainly_rounded(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, ...]:
+def round_to_nearest(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, ...]:
     """Weight, scales [out, groups] and zeros [out, groups] by AutoAWQ's own arithmetic."""
-    quantizer = from_autoawq("quantize.quantizer").AwqQuantizer
+    quantizer = import_autoawq("quantize.quantizer").AwqQuantizer
     settings = SimpleNamespace(group_size=group_size, zero_point=True, w_bit=4)
     return quantizer.pseudo_quantize_tensor(settings, weight)
 
 
 def save(model: Any, out: Path, group_size: int) -> None:
-    """Config and tensors as `save_quantized` leaves them."""
-    settings = from_autoawq("models._config").AwqConfig(q_group_size=group_size)
+    """Write config and tensors in the layout of `save_quantized`."""
+    settings = import_autoawq("models._config").AwqConfig(q_group_size=group_size)
     model.config.quantization_config = settings.to_transformers_dict()
     out.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(out)

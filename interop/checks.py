@@ -1,7 +1,7 @@
-"""The checks of `run.py`. Each asks a peer, in its environment, and compares its answer.
+"""The checks of `run.py`: run a peer in its environment and compare its result with Salient's.
 
-A check takes a Case and gives an Outcome. What a peer's script prints is kept beside the
-checkpoint, in SCRIPT.log.
+A check takes a Case and returns an Outcome. The output of a peer's script is in SCRIPT.log, in the
+checkpoint's work folder.
 """
 
 import json
@@ -36,25 +36,28 @@ PROMPTS = (
     "To sort a list of numbers in Python, you can",
 )
 TOKENS = 16
-# vLLM computes in float16, the reference in float32. On sound checkpoints that alone moved a log
-# probability by 0.006 nats in the mean, and by 0.025 to 0.044 at most. A fault as small as
-# two swapped rows may hide in that: the check `weights` is the one that is exact.
+# vLLM computes in float16, the reference in float32. On valid checkpoints that alone changes a log
+# probability by 0.006 nats on average, and by at most 0.025 to 0.044. A fault as small as two
+# swapped rows is not visible in that: the check `weights` is exact.
 NEAR_TIE = 0.05  # nats
 LOGPROB_MEAN = 0.01  # nats; two swapped rows of one layer gave 0.010 to 0.041
 LOGPROB_LARGEST = 0.1  # nats
 
 
 class PeerError(Exception):
-    """A peer's script ended with an error."""
+    """A peer's script failed."""
 
 
 class EnvironmentMissing(Exception):
-    """A peer's environment could not be made."""
+    """A peer's environment could not be created."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One checkpoint, its format, the folder for what the peers say of it, and its 16-bit type."""
+    """A checkpoint.
+
+    work: folder for the peers' output   dtype: its 16-bit type
+    """
 
     name: str
     format: str
@@ -65,21 +68,21 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found.
+    """The result of a check.
 
-    said: the figures in words, for the table
-    figures: the same and more, for programs
+    summary: the main figures as text, for the table
+    figures: all figures, for programs
     """
 
     check: str
     checkpoint: str
     passed: bool
-    said: str
+    summary: str
     figures: dict[str, Any] = field(default_factory=dict)
 
 
 def weights(case: Case) -> Outcome:
-    """The format's own library and Salient must read the same names and the same numbers."""
+    """The format's own library and Salient must read the same names and values."""
     script = UNPACKERS[case.format]
     theirs = case.work / "weights.safetensors"
     versions = json.loads(peer(case, "weights", script, case.folder, theirs).splitlines()[-1])
@@ -92,11 +95,11 @@ def weights(case: Case) -> Outcome:
         differences = [difference(*pair) for pair in pairs]
     theirs.unlink()  # float32, so eight times the checkpoint
     unequal = [name for name, d in zip(both, differences, strict=True) if d != 0]
-    said = f"{len(both)} modules, largest difference {max(differences, default=0.0):.3g}"
+    summary = f"{len(both)} modules, largest difference {max(differences, default=0.0):.3g}"
     if in_one:
-        said += f"; {len(in_one)} read by one side only, such as {in_one[0]!r}"
+        summary += f"; {len(in_one)} read by only one, such as {in_one[0]!r}"
     if unequal:
-        said += f"; {len(unequal)} differ, such as {unequal[0]!r}"
+        summary += f"; {len(unequal)} differ, such as {unequal[0]!r}"
     figures = {
         "modules": len(both),
         "largest_difference": max(differences, default=0.0),
@@ -104,11 +107,13 @@ def weights(case: Case) -> Outcome:
         "read_by_one_side_only": in_one,
         "peer": versions,
     }
-    return Outcome("weights", case.name, bool(both) and not in_one and not unequal, said, figures)
+    return Outcome(
+        "weights", case.name, bool(both) and not in_one and not unequal, summary, figures
+    )
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """0.0 for equal tensors, else the largest difference; infinite if they cannot be compared."""
+    """The largest difference, 0.0 for equal tensors; infinite for other shapes or values."""
     if torch.equal(ours, theirs):
         return 0.0
     if ours.shape != theirs.shape or not (ours - theirs).isfinite().all():
@@ -117,32 +122,34 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def transformers4(case: Case) -> Outcome:
-    """What Transformers 4 understood of config and tokenizer must be what the source means."""
+    """Transformers 4 must read the config and tokenizer with the values of the source."""
     out = case.work / "transformers4.json"
     peer(case, "transformers4", "transformers4_reads.py", case.folder, out)
-    found = json.loads(out.read_text("utf-8"))
-    errors = [found[key] for key in ("config_error", "tokenizer_error") if key in found]
+    reading = json.loads(out.read_text("utf-8"))
+    errors = [reading[key] for key in ("config_error", "tokenizer_error") if key in reading]
     if errors:
-        return Outcome("transformers4", case.name, passed=False, said=errors[0], figures=found)
-    # Transformers 5 has kept the old names of its classes, which lead to the new ones.
-    found["tokenizer_class"] = class_name(found["tokenizer_class"])
-    meant = meant_by_source(list(found["ids"]))
+        return Outcome("transformers4", case.name, passed=False, summary=errors[0], figures=reading)
+    # Transformers 5 has the old names of its classes as aliases.
+    reading["tokenizer_class"] = class_name(reading["tokenizer_class"])
+    meant = meant_by_source(list(reading["ids"]))
     meant["quantization_config"] = open_checkpoint(case.folder).config["quantization_config"]
-    wrong = [key for key, value in meant.items() if found[key] != value]
-    said = f"{len(meant)} settings, {len(found['ids'])} texts equal, rope {found['rope_theta']:g}"
+    wrong = [key for key, value in meant.items() if reading[key] != value]
+    summary = (
+        f"{len(meant)} settings, {len(reading['ids'])} texts equal, rope {reading['rope_theta']:g}"
+    )
     if wrong:
-        said = f"{wrong[0]} is {found[wrong[0]]!r}, the source means {meant[wrong[0]]!r}"
-    figures = {"compared": sorted(meant), "wrong": wrong, "transformers": found["transformers"]}
-    return Outcome("transformers4", case.name, not wrong, said, figures)
+        summary = f"{wrong[0]} is {reading[wrong[0]]!r}, {meant[wrong[0]]!r} in the source"
+    figures = {"compared": sorted(meant), "wrong": wrong, "transformers": reading["transformers"]}
+    return Outcome("transformers4", case.name, not wrong, summary, figures)
 
 
 def class_name(name: str) -> str:
-    """What a class of Transformers is called in the version here."""
+    """The name of a Transformers class in the installed version."""
     return getattr(transformers, name).__name__ if hasattr(transformers, name) else name
 
 
 def meant_by_source(texts: list[str]) -> dict[str, Any]:
-    """The source's config and tokenizer as Salient's own Transformers reads them."""
+    """The source's config and tokenizer as read by Salient's Transformers."""
     folder = model_folder(MODEL)
     config = transformers.AutoConfig.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -158,28 +165,28 @@ def meant_by_source(texts: list[str]) -> dict[str, Any]:
 
 
 def places(case: Case) -> Outcome:
-    """vLLM's loader must take every tensor and miss none, and its experts must hold ours."""
+    """vLLM's loader must use every tensor, fill every parameter, and have our experts' values."""
     out, experts = case.work / "vllm_loads.json", case.work / "experts.safetensors"
     peer(case, "places", "vllm_loads.py", case.folder, out, experts, "--dtype", case.dtype)
     figures = json.loads(out.read_text("utf-8"))
     expected = stacked_experts(open_checkpoint(case.folder))
     with safe_open(experts, "pt") as file:
-        found = {place_of(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        loaded = {place_of(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     wrong = [
         place
-        for place in sorted(expected.keys() | found.keys())
+        for place in sorted(expected.keys() | loaded.keys())
         if place not in expected
-        or place not in found
-        or not torch.equal(expected[place], found[place])
+        or place not in loaded
+        or not torch.equal(expected[place], loaded[place])
     ]
-    said = f"{figures['parameters']} parameters filled"
+    summary = f"{figures['parameters']} parameters filled"
     if expected:
-        said += f", {len(expected)} of experts as we wrote them"
+        summary += f", {len(expected)} of experts equal to ours"
     if figures["kernel_passed_over"]:
-        said += "; no kernel for experts on this CPU"
+        summary += "; no kernel for experts on this CPU"
     if wrong:
-        said = f"{len(wrong)} stacked parameters differ, such as {wrong[0]}"
-    return Outcome("places", case.name, not wrong, said, {**figures, "wrong": wrong})
+        summary = f"{len(wrong)} stacked parameters differ, such as {wrong[0]}"
+    return Outcome("places", case.name, not wrong, summary, {**figures, "wrong": wrong})
 
 
 def place_of(name: str) -> tuple[int, str]:
@@ -189,10 +196,10 @@ def place_of(name: str) -> tuple[int, str]:
 
 
 def stacked_experts(checkpoint: Any) -> dict[tuple[int, str], torch.Tensor]:
-    """Our experts' tensors stacked as vLLM stacks them: gate beside up, expert upon expert.
+    """Our experts' tensors in vLLM's layout: gate and up concatenated, experts stacked.
 
-    Outputs are the last axis in the awq format, the first in compressed-tensors; of two `shape`s
-    vLLM keeps the second.
+    Outputs are the last axis in the awq format, the first in compressed-tensors. vLLM uses the
+    `shape` of up.
     """
     outputs = -1 if checkpoint.format.name == "awq" else 1
     kinds = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
@@ -205,29 +212,31 @@ def stacked_experts(checkpoint: Any) -> dict[tuple[int, str], torch.Tensor]:
             home = parts.setdefault((layer, kinds.get(module, module), leaf), {})
             home[int(expert)] = checkpoint.tensor(name)
     stacks = {key: torch.stack([e[n] for n in sorted(e)]) for key, e in parts.items()}
-    made = {(layer, f"w2_{leaf}"): s for (layer, kind, leaf), s in stacks.items() if kind == "w2"}
+    stacked = {
+        (layer, f"w2_{leaf}"): s for (layer, kind, leaf), s in stacks.items() if kind == "w2"
+    }
     for (layer, kind, leaf), gate in stacks.items():
         if kind == "w1":
             up = stacks[layer, "w3", leaf]
             shape = leaf == "weight_shape"
-            made[layer, f"w13_{leaf}"] = up if shape else torch.cat([gate, up], outputs)
-    return made
+            stacked[layer, f"w13_{leaf}"] = up if shape else torch.cat([gate, up], outputs)
+    return stacked
 
 
 def vllm(case: Case) -> Outcome:
-    """vLLM must load the checkpoint and compute what our dequantized model computes.
+    """vLLM must load the checkpoint and agree with our dequantized model.
 
-    Its greedy tokens are walked through our model. Each must be our most likely one, or a near tie
-    with it; and the log probabilities that it reports for its top five must be ours.
+    Each of its greedy tokens must be the most likely one of our model after the same tokens, or a
+    near tie with it, and the log probabilities of its top five must agree.
     """
     model, tokenizer = api.load(str(case.folder), dtype="float32")
     prompts = tokenizer(list(PROMPTS))["input_ids"]
-    asked, out = case.work / "prompts.json", case.work / "vllm.json"
-    asked.write_text(json.dumps(prompts), "utf-8")
+    prompts_file, out = case.work / "prompts.json", case.work / "vllm.json"
+    prompts_file.write_text(json.dumps(prompts), "utf-8")
     options = ("--dtype", case.dtype, "--tokens", TOKENS)
-    peer(case, "vllm", "vllm_greedy.py", case.folder, asked, out, *options)
-    found = json.loads(out.read_text("utf-8"))
-    answers = zip(prompts, found["tokens"], found["logprobs"], strict=True)
+    peer(case, "vllm", "vllm_greedy.py", case.folder, prompts_file, out, *options)
+    reply = json.loads(out.read_text("utf-8"))
+    answers = zip(prompts, reply["tokens"], reply["logprobs"], strict=True)
     walks = [walk(model, *answer) for answer in answers]
     gaps = torch.tensor([gap for gaps, _ in walks for gap in gaps])
     differences = torch.tensor([d for _, differences in walks for d in differences])
@@ -238,17 +247,19 @@ def vllm(case: Case) -> Outcome:
         "largest_gap": gaps.max().item(),
         "mean_logprob_difference": differences.mean().item(),
         "largest_logprob_difference": differences.max().item(),
-        **{k: found[k] for k in ("arithmetic", "kernel", "quantization", "dtype", "vllm")},
+        **{k: reply[k] for k in ("arithmetic", "kernel", "quantization", "dtype", "vllm")},
     }
-    return Outcome("vllm", case.name, agrees(figures, case.dtype), in_words(figures), figures)
+    return Outcome(
+        "vllm", case.name, agrees(figures, case.dtype), agreement_summary(figures), figures
+    )
 
 
 @torch.inference_mode()
 def walk(
     model: Any, prompt: list[int], tokens: list[int], logprobs: list[dict[str, float]]
 ) -> tuple[list[float], list[float]]:
-    """The engine's steps judged by `model`, in nats: by how much each of its tokens is less likely
-    than the most likely one, and how far each log probability that it reports is from ours."""
+    """Compare an engine's steps with `model`, in nats: the gap of each token to the most likely
+    one, and the difference of each reported log probability."""
     logits = model(torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
     gaps, differences = [], []
     for ours, token, reported in zip(logits.log_softmax(-1), tokens, logprobs, strict=True):
@@ -258,7 +269,7 @@ def walk(
 
 
 def agrees(figures: dict[str, Any], dtype: str) -> bool:
-    """Whether vLLM computed in `dtype` what our model computes. A NaN does not."""
+    """Whether vLLM agrees with our model within the bounds of `dtype`. A NaN does not."""
     coarser = torch.finfo(getattr(torch, dtype)).eps / torch.finfo(torch.float16).eps
     return (
         figures["identical"] + figures["near_ties"] == len(PROMPTS) * TOKENS
@@ -267,19 +278,19 @@ def agrees(figures: dict[str, Any], dtype: str) -> bool:
     )
 
 
-def in_words(figures: dict[str, Any]) -> str:
-    """The figures of the check `vllm` for the table."""
+def agreement_summary(figures: dict[str, Any]) -> str:
+    """The figures of the check `vllm` as text."""
     return (
         f"{figures['identical']} of {figures['steps']} tokens identical, "
         f"near ties {figures['near_ties']}, largest gap {figures['largest_gap']:.3f}; "
-        f"logprobs differ by {figures['mean_logprob_difference']:.4f} in the mean, "
-        f"{figures['largest_logprob_difference']:.3f} at most; "
+        f"logprobs differ by {figures['mean_logprob_difference']:.4f} on average, "
+        f"at most {figures['largest_logprob_difference']:.3f}; "
         f"arithmetic: {figures['arithmetic']}"
     )
 
 
 def environment_of(check: str, form: str) -> str:
-    """The environment that a check of a format runs in. AutoAWQ's has Transformers 4."""
+    """The environment of a check of a format. `autoawq` has Transformers 4."""
     if check in ("vllm", "places", "serves", "greedy"):
         return "vllm"
     if check == "lm-eval":
@@ -289,34 +300,34 @@ def environment_of(check: str, form: str) -> str:
 
 @cache
 def environment(name: str) -> str:
-    """The Python of the environment `name`, which is made if it is not there."""
-    made = subprocess.run(
+    """The Python of the environment `name`, which is created if it does not exist."""
+    script = subprocess.run(
         ["bash", HERE / "environment.sh", name], stdout=subprocess.PIPE, text=True, check=False
     )
-    if made.returncode:
+    if script.returncode:
         raise EnvironmentMissing(
-            f"The environment {name!r} could not be made (exit code {made.returncode}); the reason "
-            f"is above. Mend it, then try: interop/environment.sh {name}"
+            f"The environment {name!r} could not be created (exit code {script.returncode}); the "
+            f"reason is above. Fix it, then run: interop/environment.sh {name}"
         )
-    return made.stdout.strip()
+    return script.stdout.strip()
 
 
 def peer(case: Case, check: str, script: str, *arguments: object) -> str:
-    """What `script` prints in the environment of `check`. Raises PeerError with its last words."""
+    """The output of `script` in the environment of `check`. Raises PeerError with its last line."""
     name = environment_of(check, case.format)
-    say(f"{case.name}: {check}, {script} in {name}")
+    log_step(f"{case.name}: {check}, {script} in {name}")
     log = case.work / f"{Path(script).stem}.log"
     command = [environment(name), str(HERE / script), *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    log.write_text(ended.stdout + ended.stderr, "utf-8")
-    if ended.returncode:
-        last = (ended.stderr.strip() or "no message").splitlines()[-1]
-        raise PeerError(f"{script} ended with exit code {ended.returncode}: {last} (all of {log})")
-    return ended.stdout
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    log.write_text(process.stdout + process.stderr, "utf-8")
+    if process.returncode:
+        last = (process.stderr.strip() or "no message").splitlines()[-1]
+        raise PeerError(f"{script} failed with exit code {process.returncode}: {last} (log: {log})")
+    return process.stdout
 
 
-def say(step: str) -> None:
-    """A line of progress for whoever watches a terminal."""
+def log_step(step: str) -> None:
+    """Show a line of progress on a terminal."""
     if sys.stderr.isatty():
         print(step, file=sys.stderr, flush=True)
 

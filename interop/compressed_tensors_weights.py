@@ -1,13 +1,12 @@
-"""What compressed-tensors itself reads from a compressed-tensors checkpoint.
+"""Read a compressed-tensors checkpoint with compressed-tensors.
 
 Runs in the environment `llmcompressor`. Every quantized module is decompressed by
-compressed-tensors' own code, config matching included, and written as a float32 tensor
-`NAME.weight`; nothing of Salient takes part. So comparing the file with the weights that Salient
-reads from the same folder compares two readers of one format, and a difference is a bug in one of
-them.
+compressed-tensors, config matching included, and written as a float32 tensor `NAME.weight`, without
+Salient's code. Comparing the file with the weights that Salient reads from the same folder compares
+two readers of one format; a difference is a bug in one of them.
 
-Scales are widened to float32 first. Otherwise the library multiplies in the scales' own 16 bits
-and rounds each weight once more, and a comparison could no longer ask for equality.
+Scales are converted to float32 first. Otherwise the library multiplies in 16-bit and rounds each
+weight again, and the weights could not be compared for equality.
 
     PYTHON=$(interop/environment.sh llmcompressor)
     $PYTHON interop/compressed_tensors_weights.py CHECKPOINT OUT.safetensors
@@ -30,18 +29,18 @@ PACKED = ".weight_packed"
 
 
 def quantized_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The tensors of all quantized modules, from every shard, scales widened to float32."""
+    """The tensors of all quantized modules, scales as float32."""
     shards = sorted(checkpoint.glob("*.safetensors"))
     if not shards:
         raise SystemExit(f"{checkpoint}: no *.safetensors file; is it a checkpoint folder?")
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for shard in shards:
         with safe_open(shard, "pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a dict: it cannot be iterated)
                 if name.rpartition(".")[2].startswith("weight_"):
                     tensor = file.get_tensor(name)
-                    found[name] = tensor.float() if name.endswith("weight_scale") else tensor
-    return found
+                    tensors[name] = tensor.float() if name.endswith("weight_scale") else tensor
+    return tensors
 
 
 def main() -> None:
@@ -60,7 +59,7 @@ def main() -> None:
     if not modules:
         raise SystemExit(f"{arguments.checkpoint}: no tensor ends in {PACKED!r}; nothing to read")
 
-    # process() works on any part of a checkpoint and consumes the tensors that its config targets.
+    # Works on any part of a checkpoint; removes the tensors that the config targets.
     try:
         read = decompressor.validate(tensors)
     except ValueError as error:
@@ -68,8 +67,8 @@ def main() -> None:
     unread = [name for name in modules if f"{name}.weight" not in read]
     if unread:
         raise SystemExit(
-            f"{arguments.checkpoint}: {len(unread)} packed modules match no target of the config, "
-            f"or are ignored by it, the first being {unread[0]!r}"
+            f"{arguments.checkpoint}: {len(unread)} packed modules match no target of the config "
+            f"or are ignored by it, such as {unread[0]!r}"
         )
 
     weights = {f"{name}.weight": read[f"{name}.weight"].contiguous() for name in modules}

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Makes .envs/NAME, one peer in a virtual environment of its own, and prints that one's Python.
+# Create .envs/NAME, the virtual environment of one peer, and print its Python.
 #
 #     PYTHON=$(interop/environment.sh vllm) && $PYTHON interop/vllm_greedy.py ...
 #
-# vLLM, llm-compressor and AutoAWQ pin versions of the same libraries that cannot live together, nor
-# with Salient's. So each has an environment, and Salient and its peers meet only on disk.
+# vLLM, llm-compressor and AutoAWQ require incompatible versions of the same libraries. So each has
+# its own environment, and Salient and its peers share only files.
 #
-# torch comes first and alone: whatever build this machine's pip configuration offers for the pin is
-# then kept by everything installed after it, instead of a package pulling the build that it likes.
+# torch is installed first: later packages then use the build that this machine's pip configuration
+# selects, instead of another one.
 #
-# requirements/NAME.txt holds the pins; one with the line "# no torch" is made without torch. Where
-# they exist, NAME.nodeps.txt names packages installed without what they ask for, and
-# NAME.without.txt packages taken out again: picture and sound, which are built for one build of
-# torch, stop at import beside another, and serve no text model.
+# requirements/NAME.txt has the versions; with the line "# no torch", torch is not installed. If they
+# exist, NAME.nodeps.txt lists packages to install without dependencies, and NAME.without.txt
+# packages to remove again: libraries for images and sound, which fail at import with another build
+# of torch and are not needed for text.
 #
-# The stamp .ready is written last and says what was asked for, so a half-made or outdated one is
-# made afresh and a complete one costs nothing. BASE_PYTHON chooses the interpreter (python3).
+# The stamp .ready is written last and contains the requirements: an incomplete or outdated
+# environment is created again, a complete one is reused. BASE_PYTHON selects the interpreter.
 set -euo pipefail
 
 torch="torch==2.13.0"
@@ -49,7 +49,7 @@ wanted="$(
 )"
 
 if [[ ! -x "$python" || ! -f "$env/.ready" || "$(cat "$env/.ready")" != "$wanted" ]]; then
-    echo "making $env (python $version)" >&2
+    echo "creating $env (python $version)" >&2
     mkdir -p "$root/.envs"
     echo '*' >"$root/.envs/.gitignore"
     rm -rf "$env"

@@ -1,9 +1,8 @@
-"""Whether the same prompt, greedy, gives the same answer in three places: `salient generate`, the
-embedded server, and vLLM behind `salient serve`.
+"""Greedy answers to the same prompts of `salient generate`, the embedded server, and vLLM.
 
-Two answers may part where the dequantized model finds two tokens equally likely (`NEAR_TIE`); from
-there on each is judged by itself. The log probabilities that the embedded server reports must be
-the dequantized model's to LOGPROBS nats.
+Answers may diverge where two tokens are equally likely in the dequantized model (`NEAR_TIE`); each
+token is compared with that model's logits after the same tokens. The log probabilities of the
+embedded server must agree with that model to LOGPROBS nats.
 """
 
 import json
@@ -11,70 +10,70 @@ import subprocess
 import sys
 from typing import Any
 
-from checks import NEAR_TIE, PROMPTS, TOKENS, Case, Outcome, say, walk
+from checks import NEAR_TIE, PROMPTS, TOKENS, Case, Outcome, log_step, walk
 from salient import api
-from vllm_serves import Server, Wrong, asked, free_port
+from vllm_serves import ServeFault, Server, completion, free_port
 
 LOGPROBS = 0.02  # nats
 
 
 def greedy_parity(case: Case) -> Outcome:
-    """All three, prompt by prompt."""
+    """Compare all three with the dequantized model and with each other."""
     try:
         answers = {
             "generate": generated(case),
             "embedded": served(case, "embedded"),
             "vllm": served(case, "vllm"),
         }
-    except Wrong as error:
-        return Outcome("greedy", case.name, passed=False, said=str(error))
-    figures = judged(case, answers)
+    except ServeFault as error:
+        return Outcome("greedy", case.name, passed=False, summary=str(error))
+    figures = compared(case, answers)
     passed = (
         figures["largest_gap"] < NEAR_TIE
         and figures["largest_logprob_difference"] < LOGPROBS
         and figures["generate_is_embedded"]
     )
-    said = (
-        f"{figures['same_as_vllm']} of {len(PROMPTS)} answers are vLLM's to the last token, "
+    summary = (
+        f"{figures['same_as_vllm']} of {len(PROMPTS)} answers equal vLLM's, "
         f"largest gap of a token {figures['largest_gap']:.3f}; generate and server "
-        f"{'the same' if figures['generate_is_embedded'] else 'DIFFER'}; logprobs differ by "
-        f"{figures['largest_logprob_difference']:.4f} at most"
+        f"{'agree' if figures['generate_is_embedded'] else 'DIFFER'}; logprobs differ by at most "
+        f"{figures['largest_logprob_difference']:.4f}"
     )
-    return Outcome("greedy", case.name, passed, said, figures)
+    return Outcome("greedy", case.name, passed, summary, figures)
 
 
 def generated(case: Case) -> list[dict[str, Any]]:
-    """What `salient generate` answers: tokens of each prompt."""
-    say(f"{case.name}: greedy, salient generate")
+    """Tokens of each prompt by `salient generate`."""
+    log_step(f"{case.name}: greedy, salient generate")
     command = [sys.executable, "-m", "salient", "generate", str(case.folder), "--json"]
     command += ["--max-new-tokens", str(TOKENS)]
-    command += [word for prompt in PROMPTS for word in ("-p", prompt)]
+    command += [part for prompt in PROMPTS for part in ("-p", prompt)]
     ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return [{"token_ids": answer["tokens"]} for answer in json.loads(ran.stdout)["answers"]]
 
 
 def served(case: Case, engine: str) -> list[dict[str, Any]]:
-    """What `salient serve` answers with an engine: token ids and log probabilities."""
-    say(f"{case.name}: greedy, salient serve --engine {engine}")
+    """Token ids and log probabilities of each prompt by `salient serve` with an engine."""
+    log_step(f"{case.name}: greedy, salient serve --engine {engine}")
     server = Server(case, case.folder, f"greedy_{engine}", free_port(), engine)
     try:
         server.wait_until_ready()
-        return [asked(server, prompt, TOKENS, logprobs=1) for prompt in PROMPTS]
+        return [completion(server, prompt, TOKENS, logprobs=1) for prompt in PROMPTS]
     finally:
         server.close()
 
 
-def judged(case: Case, answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Every answer walked through by the dequantized model, in float32."""
+def compared(case: Case, answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Compare every answer with the dequantized model in float32."""
     model, tokenizer = api.load(str(case.folder), dtype="float32")
     gaps, differences = [], []
-    for engine, found in answers.items():
-        for prompt, answer in zip(PROMPTS, found, strict=True):
+    for engine, replies in answers.items():
+        for prompt, answer in zip(PROMPTS, replies, strict=True):
             tokens = answer["token_ids"]
             reported: list[dict[str, float]] = [{}] * len(tokens)
             if engine == "embedded":
-                told = answer["logprobs"]["token_logprobs"]
-                reported = [{str(t): p} for t, p in zip(tokens, told, strict=True)]
+                logprobs = answer["logprobs"]["token_logprobs"]
+                reported = [{str(t): p} for t, p in zip(tokens, logprobs, strict=True)]
             gap, difference = walk(model, tokenizer(prompt)["input_ids"], tokens, reported)
             gaps += gap
             differences += difference
@@ -88,7 +87,7 @@ def judged(case: Case, answers: dict[str, list[dict[str, Any]]]) -> dict[str, An
 
 
 def _same(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> int:
-    """How many answers have the same tokens, as far as both go: generate stops where the model
-    ends its answer."""
+    """How many answers have the same tokens, up to the shorter one: generate stops at the end of
+    the answer."""
     pairs = [(a["token_ids"], b["token_ids"]) for a, b in zip(some, others, strict=True)]
     return sum(all(x == y for x, y in zip(a, b, strict=False)) for a, b in pairs)

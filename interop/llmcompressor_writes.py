@@ -1,8 +1,7 @@
-"""A checkpoint as llm-compressor itself writes one, by compressed-tensors' packer and config.
+"""Write a checkpoint with llm-compressor and the packer of compressed-tensors.
 
-Runs in the environment `llmcompressor`. The linears of a 16-bit model are rounded plainly by its
-QuantizationModifier, which needs no tokens, and saved by its own `save_pretrained`. Nothing of
-Salient takes part.
+Runs in the environment `llmcompressor`, without Salient's code. The linears of a 16-bit model are
+rounded to nearest by QuantizationModifier, which needs no tokens, and saved by `save_pretrained`.
 
     PYTHON=$(interop/environment.sh llmcompressor)
     $PYTHON interop/llmcompressor_writes.py MODEL OUT --group-size 64 [--symmetric]
@@ -24,7 +23,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 def main() -> None:
-    """Quantize, save, say by what."""
+    """Quantize and save; print the versions."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="a 16-bit model folder")
     parser.add_argument("out", type=Path, help="the folder to write")

@@ -1,13 +1,12 @@
-"""What lm-evaluation-harness and Salient's engine make of the same questions.
+"""Scores of lm-evaluation-harness by Salient's engine and by HFLM.
 
-Runs in the environment `lmeval`, which has both: the library takes Salient's engine as its model.
-On the other side is the library's own HFLM over the dequantized checkpoint in float32.
+Runs in the environment `lmeval`, which has both. HFLM runs the dequantized checkpoint in float32.
 
-    choices   log-probabilities of the choices of the bundled sets, by HFLM and by the engine: as it
-              runs, and with float32 keys, values and products, where nothing but the order of
-              sums is left to differ
-    tasks     two tasks of one's own, a multiple choice and one in writing, through the names
-              `lm-eval:FILE.yaml` that `salient validate --tasks` takes, and by HFLM
+    choices   log-probabilities of the choices of the bundled sets: by HFLM, by the engine with its
+              default options, and by the engine with float32 keys, values and products, which
+              differs only in the order of sums
+    tasks     two custom tasks, one multiple-choice and one generated, by HFLM and as
+              `lm-eval:FILE.yaml` of `salient validate --tasks`
 
     PYTHON=$(interop/environment.sh lmeval)
     $PYTHON interop/lm_eval_scores.py CHECKPOINT OUT.json WORK --reference smollm2-135m
@@ -40,7 +39,7 @@ SETS = ("knowledge", "language", "code", "reasoning")
 NEW_TOKENS = 8
 CONTEXT = 512
 RUNS = {
-    "as it runs": EngineOptions(device="cpu", slots=16, context_length=CONTEXT),
+    "default": EngineOptions(device="cpu", slots=16, context_length=CONTEXT),
     "float32": EngineOptions(
         device="cpu", slots=16, context_length=CONTEXT, kv_dtype="float32", kernel="dense"
     ),
@@ -48,45 +47,45 @@ RUNS = {
 
 
 def main() -> None:
-    """Ask both, write what they said."""
+    """Score with both; write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
     parser.add_argument("out", type=Path)
-    parser.add_argument("work", type=Path, help="folder for task files and what is kept")
+    parser.add_argument("work", type=Path, help="folder for task files and the cache")
     parser.add_argument("--reference", required=True)
-    parser.add_argument("--examples", type=int, default=15, help="of each set")
-    given = parser.parse_args()
-    model, tokenizer = load_dequantized(given.checkpoint)
+    parser.add_argument("--examples", type=int, default=15, help="examples of each set")
+    arguments = parser.parse_args()
+    model, tokenizer = load_dequantized(arguments.checkpoint)
     theirs = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=8)
     started = time.monotonic()
-    examples = [e for name in SETS for e in read_tasks(name).examples[: given.examples]]
-    found = {
-        "choices": choices(given.checkpoint, theirs, examples),
-        "tasks": tasks(given, theirs),
+    examples = [e for name in SETS for e in read_tasks(name).examples[: arguments.examples]]
+    result = {
+        "choices": choices(arguments.checkpoint, theirs, examples),
+        "tasks": tasks(arguments, theirs),
         "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
         "seconds": time.monotonic() - started,
     }
-    given.out.write_text(json.dumps(found), "utf-8")
+    arguments.out.write_text(json.dumps(result), "utf-8")
 
 
 def choices(checkpoint: str, theirs: HFLM, examples: list[Example]) -> dict[str, Any]:
-    """Log-probabilities, and the choices that they come to, of HFLM and of the engine."""
+    """Compare log-probabilities and choices of HFLM and the engine."""
     pairs = [(e.context, text) for e in examples for text in e.continuations]
-    said = iter(theirs.loglikelihood([Instance("loglikelihood", {}, p, 0) for p in pairs]))
-    wanted = [[next(said) for _ in e.choices] for e in examples]
+    scores = iter(theirs.loglikelihood([Instance("loglikelihood", {}, p, 0) for p in pairs]))
+    wanted = [[next(scores) for _ in e.choices] for e in examples]
     figures = {"examples": len(examples), "continuations": len(pairs), "runs": {}}
     for name, options in RUNS.items():
         engine = load(checkpoint, options).engine
-        asked = [encode_choices(engine.tokenizer, e.context, e.continuations) for e in examples]
-        found = Continuations(engine).score(asked)
-        figures["runs"][name] = compared(examples, wanted, found)
+        requests = [encode_choices(engine.tokenizer, e.context, e.continuations) for e in examples]
+        result = Continuations(engine).score(requests)
+        figures["runs"][name] = compared(examples, wanted, result)
     return figures
 
 
-def compared(examples: list[Example], wanted: list[Any], found: list[Any]) -> dict[str, Any]:
-    """How far the engine's log-probabilities are from HFLM's, and where they choose otherwise."""
+def compared(examples: list[Example], wanted: list[Any], result: list[Any]) -> dict[str, Any]:
+    """Differences of log-probabilities, and the examples with different choices."""
     apart, greedy, otherwise = [], 0, []
-    for example, theirs, ours in zip(examples, wanted, found, strict=True):
+    for example, theirs, ours in zip(examples, wanted, result, strict=True):
         lengths = [len(choice.encode()) for choice in example.choices]
         their_sums, our_sums = [logprob for logprob, _ in theirs], [o.logprob for o in ours]
         apart += [abs(a - b) for a, b in zip(their_sums, our_sums, strict=True)]
@@ -103,14 +102,14 @@ def compared(examples: list[Example], wanted: list[Any], found: list[Any]) -> di
     }
 
 
-def tasks(given: argparse.Namespace, theirs: HFLM) -> dict[str, Any]:
-    """Each example of two local tasks: what HFLM and what the engine answered, and if rightly."""
-    shutil.rmtree(given.work, ignore_errors=True)
-    given.work.mkdir(parents=True)
-    names = [str(path) for path in task_files(given.work, given.examples)]
+def tasks(arguments: argparse.Namespace, theirs: HFLM) -> dict[str, Any]:
+    """Answers of HFLM and the engine to two local tasks."""
+    shutil.rmtree(arguments.work, ignore_errors=True)
+    arguments.work.mkdir(parents=True)
+    names = [str(path) for path in task_files(arguments.work, arguments.examples)]
     manager = find_tasks(names)
-    pair = open_pair(given.checkpoint, given.reference, "cpu")
-    examinee = Examinee(pair.checkpoint, ValidationCache(given.work / "kept"), "cpu", CONTEXT)
+    pair = open_pair(arguments.checkpoint, arguments.reference, "cpu")
+    examinee = Examinee(pair.checkpoint, ValidationCache(arguments.work / "cache"), "cpu", CONTEXT)
     ours, _ = answer_tasks(manager, names, examinee, None, lambda _: None)
     results = simple_evaluate(model=theirs, tasks=names, task_manager=manager, bootstrap_iters=0)[
         "samples"
@@ -119,7 +118,7 @@ def tasks(given: argparse.Namespace, theirs: HFLM) -> dict[str, Any]:
     return {
         "examples": len(ours),
         "same_examples": [e.id for e, _ in ours] == [e.id for e, _ in other],
-        "right": [sum(said.correct for _, said in rows) for rows in (other, ours)],
+        "right": [sum(answer.correct for _, answer in rows) for rows in (other, ours)],
         "otherwise": [
             {"id": example.id, "theirs": a.answer, "ours": b.answer}
             for (example, a), (_, b) in zip(other, ours, strict=True)
@@ -130,7 +129,7 @@ def tasks(given: argparse.Namespace, theirs: HFLM) -> dict[str, Any]:
 
 
 def task_files(work: Path, count: int) -> list[Path]:
-    """A multiple choice and a task in writing, as the library's own are written."""
+    """A multiple-choice and a generated task, in the format of the library."""
     chosen = [e for name in SETS[:2] for e in read_tasks(name).examples[:count]]
     rows = [{"prompt": e.prompt, "choices": e.choices, "answer": e.answer} for e in chosen]
     write = read_tasks("arithmetic").examples[:count]
@@ -156,15 +155,15 @@ def task_files(work: Path, count: int) -> list[Path]:
         ],
         "metric_list": [{"metric": "exact_match"}],
     }
-    made = []
+    paths = []
     for task, lines in ((choice, rows), (writing, sums)):
         data = work / f"{task['task']}.jsonl"
         data.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
         path = work / f"{task['task']}.yaml"
         own = {**plain, **task, "dataset_kwargs": {"data_files": {"test": str(data.resolve())}}}
         path.write_text(yaml.safe_dump(own), "utf-8")
-        made.append(path)
-    return made
+        paths.append(path)
+    return paths
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Whether Salient's runtime computes what a checkpoint means that another tool wrote.
+"""Salient's runtime on checkpoints that other tools wrote.
 
-The reference owes Salient nothing: Transformers' own forward in float32 over the weights as the
+The reference contains no code of Salient: Transformers' forward in float32, on the weights as the
 format's own library unpacks them. The runtime computes a prompt, then token by token, and its
-logits must be the same but for the rounding of its kernels.
+logits must agree within the rounding of its kernels.
 """
 
 from typing import Any
@@ -17,13 +17,13 @@ from checks import UNPACKERS, Case, Outcome, peer
 from salient.runtime.load_engine import EngineOptions, load
 
 PROMPT, STEPS = 24, 8  # tokens
-# Of the largest logit. Seen: 1e-4, as activations are rounded to 15 bits. One zero that is off by
-# one gave 7e-3, one scale a tenth too large 3e-3, two swapped rows of codes 7e-2.
+# Of the largest logit. Measured: 1e-4, as activations are rounded to 15 bits. One zero off by one
+# gives 7e-3, one scale a tenth too large 3e-3, two swapped rows of codes 7e-2.
 TOLERANCE = 1e-3
 
 
 def reads_foreign(case: Case) -> Outcome:
-    """The runtime's logits must be those of the weights that the format's own library unpacks."""
+    """Compare the runtime's logits with those of the weights that the format's library unpacks."""
     theirs = case.work / "weights.safetensors"
     peer(case, "weights", UNPACKERS[case.format], case.folder, theirs)
     model = reference(case, load_file(theirs))
@@ -36,34 +36,34 @@ def reads_foreign(case: Case) -> Outcome:
     opened = load(
         str(case.folder), EngineOptions(device="cpu", dtype="float32", context_length=64, slots=1)
     )
-    found = logits(opened.engine.runner, ids.tolist())
-    error = ((found - expected).abs().max() / expected.abs().max()).item()
+    computed = logits(opened.engine.runner, ids.tolist())
+    error = ((computed - expected).abs().max() / expected.abs().max()).item()
     kernels = sorted({name for name, _ in opened.model.kernels})
     figures = {
         "relative_error": error,
-        "same_top": int((found.argmax(-1) == expected.argmax(-1)).sum()),
+        "same_top": int((computed.argmax(-1) == expected.argmax(-1)).sum()),
         "positions": len(expected),
         "kernels": kernels,
         "runner": opened.engine.runner.how,
     }
-    said = (
+    summary = (
         f"logits differ by {error:.1e} of the largest, {figures['same_top']} of {len(expected)} "
-        f"likeliest tokens the same; {', '.join(kernels)}, {opened.engine.runner.how}"
+        f"top tokens equal; {', '.join(kernels)}, {opened.engine.runner.how}"
     )
-    return Outcome("foreign", case.name, error < TOLERANCE, said, figures)
+    return Outcome("foreign", case.name, error < TOLERANCE, summary, figures)
 
 
 def reference(case: Case, unpacked: dict[str, Tensor]) -> Any:
-    """Transformers' model of the checkpoint's config in float32: `unpacked`, and all that the
-    checkpoint holds as it is."""
+    """Transformers' model of the checkpoint's config in float32: `unpacked` weights, and the
+    checkpoint's unquantized tensors."""
     config = AutoConfig.from_pretrained(case.folder)
     del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    wanted = model.state_dict().keys()
+    names = model.state_dict().keys()
     tensors = dict(unpacked)
     for shard in sorted(case.folder.glob("*.safetensors")):
         with safe_open(shard, "pt") as file:
-            plain = wanted & set(file.keys())
+            plain = names & set(file.keys())
             tensors |= {name: file.get_tensor(name).float() for name in plain}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     tied = set(model.all_tied_weights_keys or ())
@@ -75,7 +75,7 @@ def reference(case: Case, unpacked: dict[str, Tensor]) -> Any:
 
 def logits(runner: Any, ids: list[int]) -> Tensor:
     """The logits [STEPS + 1, vocab] after the prompt and after each further token of `ids`."""
-    made = [runner.prefill(0, ids[:PROMPT], 0)]
+    rows = [runner.prefill(0, ids[:PROMPT], 0)]
     for position in range(PROMPT, len(ids)):
-        made.append(runner.decode([0], [ids[position]], [position])[0])
-    return torch.stack(made)
+        rows.append(runner.decode([0], [ids[position]], [position])[0])
+    return torch.stack(rows)

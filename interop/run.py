@@ -1,28 +1,28 @@
-"""Whether other engines read exactly what Salient writes, and Salient what they write.
+"""Test that other engines read Salient's checkpoints exactly, and Salient theirs.
 
     python interop/run.py                          # everything, into .work/interop
     python interop/run.py --only weights awq       # one check of one checkpoint
 
-The demo model is quantized in four ways: both formats, with zero points and without; random small
-models of other families (`tiny_models.py`) in one. Each checkpoint then goes through its checks
-(`checks.py`). Every peer runs in an environment of its own (`environment.sh`) and meets Salient on
-disk only. Small models that AutoAWQ and llm-compressor have written go the other way.
+The demo model is quantized in both formats, with and without zero points; small random models of
+other families (`tiny_models.py`) in one. Each checkpoint then passes its checks (`checks.py`).
+Every peer runs in its own environment (`environment.sh`) and shares only files with Salient. For
+the opposite direction, AutoAWQ and llm-compressor write small checkpoints.
 
-    weights        the format's own library and Salient unpack the same float32 numbers, to the bit
-    transformers4  Transformers 4 understands config and tokenizer as the source means them
-    places         vLLM's loader has a place for every tensor and fills every one; its experts hold
-                   what we wrote, bit by bit. Needs no kernel, which experts have on few CPUs
-    vllm           vLLM, told to complain of a missing tensor, loads the checkpoint and computes
-                   what our dequantized model computes
-    serves         `salient serve --engine vllm` starts vLLM, names its kernel, answers, tells of a
-                   kill and leaves nothing behind; what cannot work is refused before the start
-    greedy         the same greedy prompts: `salient generate`, our server, and vLLM behind it
+    weights        the format's own library and Salient unpack the same float32 values, bit by bit
+    transformers4  Transformers 4 reads config and tokenizer with the values of the source
+    places         vLLM's loader uses every tensor and fills every parameter; experts have our
+                   values, bit by bit. Needs no kernel, which few CPUs have for experts
+    vllm           vLLM loads the checkpoint, with missing tensors as errors, and agrees with our
+                   dequantized model
+    serves         `salient serve --engine vllm` starts vLLM, names its kernel, answers, reports a
+                   kill and leaves no process; it refuses before the start what cannot work
+    greedy         the same greedy prompts by `salient generate`, our server, and vLLM
     lm-eval        lm-evaluation-harness gets the same log-probabilities, choices and scores from
-                   Salient's engine as from its own model of the dequantized checkpoint
-    foreign        Salient's runtime computes, from what a peer has written, what the weights mean
-                   that the peer's own library unpacks
+                   Salient's engine and from its own model of the dequantized checkpoint
+    foreign        Salient's runtime on a peer's checkpoint agrees with the weights as the peer's
+                   library unpacks them
 
-Exit codes: 0 all passed, 1 some check failed, 2 an environment could not be made.
+Exit codes: 0 all passed, 1 some check failed, 2 an environment could not be created.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from rich.text import Text
 
 import checks
 import salient
-from checks import Case, EnvironmentMissing, Outcome, PeerError, say
+from checks import Case, EnvironmentMissing, Outcome, PeerError, log_step
 from greedy_parity import greedy_parity
 from lm_eval_parity import lm_eval_parity
 from reads_foreign_checkpoints import reads_foreign
@@ -57,67 +57,69 @@ CHECKS = {
     "lm-eval": lm_eval_parity,
     "foreign": reads_foreign,
 }
-EVERY = ("weights", "transformers4", "places", "vllm")
+USUAL = ("weights", "transformers4", "places", "vllm")
 WITHOUT_KERNEL = ("weights", "places")  # vLLM computes 4-bit experts on a CPU only with AMX
 OTHERS = ("weights", "foreign")
 
 
 @dataclass(frozen=True)
-class Made:
-    """How a checkpoint is made, and the checks that it goes through. Models: see `model_of`.
+class Recipe:
+    """How to write a checkpoint, and its checks. Models: see `model_of`.
 
     dtype: the 16-bit type of model, checkpoint, and vLLM
-    writer: the script by which a peer writes the checkpoint; '' for Salient
+    writer: the peer's script that writes the checkpoint; '' for Salient
     """
 
     model: str
     scheme: str
     format: str
-    checks: tuple[str, ...] = EVERY
+    checks: tuple[str, ...] = USUAL
     dtype: str = "float16"
     writer: str = ""
 
 
 CHECKPOINTS = {
-    "awq": Made(checks.MODEL, "w4-g64", "awq", (*EVERY, "serves", "greedy", "lm-eval")),
-    "awq-sym": Made(checks.MODEL, "w4-g64-sym", "awq"),
-    "compressed-tensors": Made(checks.MODEL, "w4-g64", "compressed-tensors"),
-    "compressed-tensors-sym": Made(checks.MODEL, "w4-g64-sym", "compressed-tensors"),
-    "qwen3": Made("qwen3", "w4-g128", "awq", ("weights", "places", "vllm")),
+    "awq": Recipe(checks.MODEL, "w4-g64", "awq", (*USUAL, "serves", "greedy", "lm-eval")),
+    "awq-sym": Recipe(checks.MODEL, "w4-g64-sym", "awq"),
+    "compressed-tensors": Recipe(checks.MODEL, "w4-g64", "compressed-tensors"),
+    "compressed-tensors-sym": Recipe(checks.MODEL, "w4-g64-sym", "compressed-tensors"),
+    "qwen3": Recipe("qwen3", "w4-g128", "awq", ("weights", "places", "vllm")),
     # vLLM refuses Gemma 3 in float16
-    "gemma3": Made("gemma3_text", "w4-g128", "awq", ("weights", "places", "vllm"), "bfloat16"),
-    "qwen3-moe": Made("qwen3_moe", "w4-g128", "awq", WITHOUT_KERNEL),
-    "qwen3-moe-ct": Made("qwen3_moe", "w4-g128", "compressed-tensors", WITHOUT_KERNEL),
-    "mixtral": Made("mixtral", "w4-g128", "awq", WITHOUT_KERNEL),
-    "deepseek-v3": Made("deepseek_v3", "w4-g64", "awq", WITHOUT_KERNEL),
-    "by-autoawq": Made("llama", "w4-g64", "awq", OTHERS, writer="autoawq_writes.py"),
-    "by-llmcompressor": Made(
+    "gemma3": Recipe("gemma3_text", "w4-g128", "awq", ("weights", "places", "vllm"), "bfloat16"),
+    "qwen3-moe": Recipe("qwen3_moe", "w4-g128", "awq", WITHOUT_KERNEL),
+    "qwen3-moe-ct": Recipe("qwen3_moe", "w4-g128", "compressed-tensors", WITHOUT_KERNEL),
+    "mixtral": Recipe("mixtral", "w4-g128", "awq", WITHOUT_KERNEL),
+    "deepseek-v3": Recipe("deepseek_v3", "w4-g64", "awq", WITHOUT_KERNEL),
+    "by-autoawq": Recipe("llama", "w4-g64", "awq", OTHERS, writer="autoawq_writes.py"),
+    "by-llmcompressor": Recipe(
         "llama", "w4-g64", "compressed-tensors", OTHERS, writer="llmcompressor_writes.py"
     ),
-    "by-llmcompressor-sym": Made(
+    "by-llmcompressor-sym": Recipe(
         "llama", "w4-g128-sym", "compressed-tensors", OTHERS, writer="llmcompressor_writes.py"
     ),
 }
 
 
 def main() -> int:
-    """Make environments and checkpoints, check, report; the exit code."""
-    given = parse()
-    only = set(given.only)
-    chosen = [check for check in CHECKS if check in only] or list(CHECKS)
+    """Create environments and checkpoints, check, report; returns the exit code."""
+    options = parse()
+    only = set(options.only)
+    selected = [check for check in CHECKS if check in only] or list(CHECKS)
     names = [name for name in CHECKPOINTS if name in only] or list(CHECKPOINTS)
     try:
-        # Before any work: a missing environment is to be told now, not after minutes.
-        for environment in needed(chosen, names):
+        # Before any work: a missing environment fails now, not after minutes.
+        for environment in needed(selected, names):
             checks.environment(environment)
     except EnvironmentMissing as error:
         print(error, file=sys.stderr)
         return 2
-    outcomes = [o for name in names for o in outcomes_of(name, chosen, given.work, given.samples)]
+    outcomes = [
+        o for name in names for o in outcomes_of(name, selected, options.work, options.samples)
+    ]
     passed = all(outcome.passed for outcome in outcomes)
-    document = as_json(given.samples, outcomes)
-    (given.work / "interop.json").write_text(document + "\n", "utf-8")
-    if given.json:
+    document = as_json(options.samples, outcomes)
+    (options.work / "interop.json").write_text(document + "\n", "utf-8")
+    if options.json:
         print(document)
     else:
         Console().print(table(outcomes))
@@ -128,7 +130,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--work", type=Path, default=Path(".work/interop"), help="folder for all that is written"
+        "--work", type=Path, default=Path(".work/interop"), help="folder for all output"
     )
     parser.add_argument("--samples", type=int, default=4, help="calibration samples")
     parser.add_argument(
@@ -137,77 +139,79 @@ def parse() -> argparse.Namespace:
         default=[],
         metavar="NAME",
         choices=[*CHECKS, *CHECKPOINTS],
-        help=f"these checks or checkpoints alone: {', '.join([*CHECKS, *CHECKPOINTS])}",
+        help=f"only these checks or checkpoints: {', '.join([*CHECKS, *CHECKPOINTS])}",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document, no table")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document instead of a table"
+    )
     return parser.parse_args()
 
 
-def needed(chosen: list[str], names: list[str]) -> list[str]:
-    """The environments that these checks of these checkpoints run in."""
+def needed(selected: list[str], names: list[str]) -> list[str]:
+    """The environments of these checks of these checkpoints."""
     pairs = {(c, CHECKPOINTS[n].format) for n in names for c in CHECKPOINTS[n].checks}
-    return sorted({checks.environment_of(*pair) for pair in pairs if pair[0] in chosen})
+    return sorted({checks.environment_of(*pair) for pair in pairs if pair[0] in selected})
 
 
-def outcomes_of(name: str, chosen: list[str], work: Path, samples: int) -> list[Outcome]:
-    """Make the checkpoint `name`, then run the chosen checks on it. An error is an outcome."""
+def outcomes_of(name: str, selected: list[str], work: Path, samples: int) -> list[Outcome]:
+    """Write the checkpoint `name` and run the selected checks. An error is an outcome."""
     try:
-        written = by_peer if CHECKPOINTS[name].writer else quantized
-        case = written(name, work, samples)
+        write = write_by_peer if CHECKPOINTS[name].writer else write_by_salient
+        case = write(name, work, samples)
     except (PeerError, SalientError) as error:
-        return [Outcome("quantize", name, passed=False, said=str(error))]
+        return [Outcome("quantize", name, passed=False, summary=str(error))]
     outcomes = []
-    for check in (check for check in chosen if check in CHECKPOINTS[name].checks):
+    for check in (check for check in selected if check in CHECKPOINTS[name].checks):
         try:
             outcomes.append(CHECKS[check](case))
         except (PeerError, SalientError) as error:
-            outcomes.append(Outcome(check, name, passed=False, said=str(error)))
+            outcomes.append(Outcome(check, name, passed=False, summary=str(error)))
     return outcomes
 
 
-def quantized(name: str, work: Path, samples: int) -> Case:
-    """The checkpoint `name`: the one that is there, unless Salient has changed since."""
-    made = CHECKPOINTS[name]
+def write_by_salient(name: str, work: Path, samples: int) -> Case:
+    """The checkpoint `name`; an existing one is reused unless Salient's code is newer."""
+    recipe = CHECKPOINTS[name]
     folder = work / name / f"{samples}x{SEQUENCE_LENGTH}"
-    case = Case(name, made.format, folder, work / name, made.dtype)
+    case = Case(name, recipe.format, folder, work / name, recipe.dtype)
     case.work.mkdir(parents=True, exist_ok=True)
-    say(f"{name}: quantizing {made.model} to {made.scheme}")
+    log_step(f"{name}: quantizing {recipe.model} to {recipe.scheme}")
     evidence = case.folder / "salient.json"
-    written = evidence.stat().st_mtime if evidence.is_file() else 0.0
+    modified = evidence.stat().st_mtime if evidence.is_file() else 0.0
     changed = max(p.stat().st_mtime for p in Path(salient.__file__).parent.rglob("*.py"))
     api.quantize(
-        model_of(made, work),
+        model_of(recipe, work),
         str(case.folder),
-        scheme=made.scheme,
-        format=made.format,
+        scheme=recipe.scheme,
+        format=recipe.format,
         samples=samples,
         sequence_length=SEQUENCE_LENGTH,
-        fresh=written < changed,
+        fresh=modified < changed,
     )
     return case
 
 
-def by_peer(name: str, work: Path, samples: int) -> Case:
-    """The checkpoint `name` as a peer writes it, anew; it rounds plainly, without samples."""
+def write_by_peer(name: str, work: Path, samples: int) -> Case:
+    """The checkpoint `name`, written again by a peer with rounding to nearest, without samples."""
     del samples
-    made, scheme = CHECKPOINTS[name], parse_scheme(CHECKPOINTS[name].scheme)
-    case = Case(name, made.format, work / name / "checkpoint", work / name, made.dtype)
+    recipe, scheme = CHECKPOINTS[name], parse_scheme(CHECKPOINTS[name].scheme)
+    case = Case(name, recipe.format, work / name / "checkpoint", work / name, recipe.dtype)
     case.work.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(case.folder, ignore_errors=True)
     options = ["--group-size", scheme.group_size, *(["--symmetric"] * scheme.symmetric)]
-    checks.peer(case, "weights", made.writer, model_of(made, work), case.folder, *options)
+    checks.peer(case, "weights", recipe.writer, model_of(recipe, work), case.folder, *options)
     return case
 
 
-def model_of(made: Made, work: Path) -> str:
+def model_of(recipe: Recipe, work: Path) -> str:
     """The demo model, or the folder of the random model of a family."""
-    if made.model == checks.MODEL:
-        return made.model
-    return str(tiny_model(made.model, work / "models" / made.model, made.dtype))
+    if recipe.model == checks.MODEL:
+        return recipe.model
+    return str(tiny_model(recipe.model, work / "models" / recipe.model, recipe.dtype))
 
 
 def as_json(samples: int, outcomes: list[Outcome]) -> str:
-    """All that was found, as one JSON document."""
+    """All results as one JSON document."""
     data: dict[str, Any] = {
         "model": checks.MODEL,
         "samples": samples,
@@ -220,20 +224,20 @@ def as_json(samples: int, outcomes: list[Outcome]) -> str:
         "passed": all(outcome.passed for outcome in outcomes),
         "outcomes": [asdict(outcome) for outcome in outcomes],
     }
-    # JSON has no NaN and no infinity: null stands for them.
+    # JSON has no NaN and no infinity: they become null.
     finite = json.loads(json.dumps(data), parse_constant=lambda _: None)
     return json.dumps(finite, indent=2, ensure_ascii=False)
 
 
 def table(outcomes: list[Outcome]) -> Table:
-    """All that was found, for people."""
-    made = Table(
-        "check", "checkpoint", "result", "figures", title="Read by other engines, and by ours"
+    """All results as a table."""
+    rows = Table(
+        "check", "checkpoint", "result", "figures", title="Interoperability with other engines"
     )
     for outcome in outcomes:
         result = Text("passed", "green") if outcome.passed else Text("FAILED", "bold red")
-        made.add_row(outcome.check, outcome.checkpoint, result, Text(outcome.said))
-    return made
+        rows.add_row(outcome.check, outcome.checkpoint, result, Text(outcome.summary))
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Random models of families that vLLM knows, small enough to check and wide enough for its kernels.
+"""Small random models of families that vLLM supports, wide enough for its kernels.
 
-Their weights mean nothing; names, shapes and arithmetic are what other engines are asked about.
-The tokenizer is the demo model's.
+They test names, shapes and arithmetic. The tokenizer is the demo model's.
 """
 
 import shutil
@@ -53,7 +52,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "n_shared_experts": 1,
         "n_group": 2,
         "topk_group": 1,
-        "topk_method": "noaux_tc",  # as published; Transformers does not ask for it, vLLM does
+        "topk_method": "noaux_tc",  # as published; required by vLLM
         "scoring_func": "sigmoid",
         "q_lora_rank": 128,
         "kv_lora_rank": 128,
@@ -65,7 +64,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(family: str, folder: Path, dtype: str) -> Path:
-    """The folder of the random model of `family` in `dtype`, written unless it is there."""
+    """The folder of the random model of `family` in `dtype`, written if it does not exist."""
     if (folder / "config.json").exists():
         return folder
     torch.manual_seed(0)

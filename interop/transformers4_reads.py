@@ -1,10 +1,9 @@
-"""What Transformers 4 makes of the config and tokenizer files beside a checkpoint.
+"""How Transformers 4 reads the config and tokenizer files of a checkpoint.
 
-Runs in the environment `autoawq`, whose Transformers 4.51.3 stands for the many deployments that
-have not moved to version 5. The two write different files: where the rope settings live, what the
-dtype is called, which tokenizer class is named. A folder saved by one can load under the other
-without an error and mean something else, or not load at all. So this dumps what was understood,
-for a comparison with what was meant.
+Runs in the environment `autoawq`, with Transformers 4.51.3, which many deployments still use.
+Versions 4 and 5 write different files: the place of the rope settings, the name of the dtype, the
+class of the tokenizer. A folder saved by one may load in the other with another meaning, or not at
+all. This writes the values as read, to be compared with those of the source.
 
     PYTHON=$(interop/environment.sh autoawq)
     $PYTHON interop/transformers4_reads.py CHECKPOINT OUT.json
@@ -61,14 +60,14 @@ def main() -> None:
     if not (arguments.checkpoint / "config.json").is_file():
         raise SystemExit(f"{arguments.checkpoint}: no config.json; is it a checkpoint folder?")
 
-    found: dict[str, Any] = {"transformers": transformers.__version__}
+    reading: dict[str, Any] = {"transformers": transformers.__version__}
     for part, read in (("config", config_read), ("tokenizer", tokenizer_read)):
         try:
-            found |= read(str(arguments.checkpoint))
-        except Exception as error:  # noqa: BLE001 (whatever is raised is the finding)
-            found[f"{part}_error"] = f"{type(error).__name__}: {error}"
+            reading |= read(str(arguments.checkpoint))
+        except Exception as error:  # noqa: BLE001 (any error is a result)
+            reading[f"{part}_error"] = f"{type(error).__name__}: {error}"
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    arguments.out.write_text(json.dumps(reading, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

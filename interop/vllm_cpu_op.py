@@ -1,16 +1,15 @@
-"""The one operator that vLLM's CPU build lacks without AVX-512: y = x @ W.T over 4-bit weights.
+"""The operator that vLLM's CPU build lacks without AVX-512: y = x @ W.T over 4-bit weights.
 
-vLLM has a library for AVX-512 and one for AVX2, and `cpu_gemm_wna16` is in the first only. On AVX2
-vLLM reads a 4-bit checkpoint, picks its kernel, repacks the weights, and stops at the first
-token. This supplies the operator in plain torch, so all of vLLM but its arithmetic is still put
-to the test there: its reading of the config, tensor names, shapes, packing, zero points and scales.
-Speed measured with it means nothing.
+vLLM has a library for AVX-512 and one for AVX2; only the first has `cpu_gemm_wna16`. On AVX2 vLLM
+reads a 4-bit checkpoint, selects its kernel, repacks the weights, and fails at the first token.
+This defines the operator in torch, so that everything but the arithmetic is tested there: config,
+tensor names, shapes, packing, zero points and scales. It says nothing about speed.
 
-What the operator is given is vLLM's own repacked layout:
+The operator takes vLLM's repacked layout:
     q_weight  int32 [out/16, in*2]    a block of 16 outputs, then in, then two words of 8 nibbles
     scales          [groups, out]
-    zeros     int32 [groups, out/8]   nibbles along out; none for symmetric weights, whose zero is 8
-Nibbles lie lowest first.
+    zeros     int32 [groups, out/8]   nibbles along out; None for symmetric weights, whose zero is 8
+The lowest nibble is first.
 """
 
 import torch
@@ -20,13 +19,13 @@ SCHEMA = (
     f"{NAME}(Tensor x, Tensor q_weight, Tensor(a!) out, Tensor scales, Tensor? zeros, "
     "Tensor? bias, int pack_factor, str isa_hint) -> ()"
 )
-_kept: list[torch.library.Library] = []  # an operator lives as long as the handle that defined it
+_libraries: list[torch.library.Library] = []  # an operator lives as long as its library
 
 
-def nibbles(words: torch.Tensor) -> torch.Tensor:
+def nibbles(packed: torch.Tensor) -> torch.Tensor:
     """int32 [..., n] -> float32 [..., n * 8], the lowest nibble of each word first."""
     shifts = torch.arange(0, 32, 4, dtype=torch.int32)
-    return ((words.unsqueeze(-1) >> shifts) & 15).flatten(-2).float()
+    return ((packed.unsqueeze(-1) >> shifts) & 15).flatten(-2).float()
 
 
 def dequantize(
@@ -42,14 +41,14 @@ def dequantize(
 
 
 def supply_if_missing() -> bool:
-    """Defines the operator when vLLM runs on a CPU and has none; says whether it did."""
+    """Define the operator if vLLM runs on a CPU and lacks it; returns whether it did."""
     import vllm._custom_ops  # noqa: F401 (loads vLLM's own operators)
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu() or hasattr(torch.ops._C, NAME):
         return False
 
-    weights: dict[int, torch.Tensor] = {}  # the engine keeps its weights, so addresses stay unique
+    weights: dict[int, torch.Tensor] = {}  # addresses are unique while the engine lives
 
     def multiply(
         x: torch.Tensor,
@@ -70,5 +69,5 @@ def supply_if_missing() -> bool:
     library = torch.library.Library("_C", "FRAGMENT")
     library.define(SCHEMA)
     library.impl(NAME, multiply, "CPU")
-    _kept.append(library)
+    _libraries.append(library)
     return True

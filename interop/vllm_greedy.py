@@ -1,11 +1,11 @@
-"""What vLLM generates from a checkpoint: greedy tokens, their likelihoods, and the kernel it chose.
+"""Greedy tokens of vLLM, their log-probabilities, and the selected kernel.
 
-Runs in the environment `vllm`, on a CPU. Prompts come as token ids, so no tokenizer takes part.
-vLLM is told to complain when a tensor is missing (`enable_weights_track`): it otherwise loads
-such a checkpoint without a word and computes with whatever lay in memory.
+Runs in the environment `vllm`, on a CPU. Prompts are token ids, so no tokenizer is needed. A
+missing tensor is an error (`enable_weights_track`): by default vLLM loads such a checkpoint
+silently and computes with uninitialized memory.
 
-vLLM runs inside this process. With its usual processes of its own it would start two more
-interpreters for a model of a few megabytes, and its log would not pass through here.
+vLLM runs inside this process: its usual processes would be two more interpreters for a model of a
+few megabytes, and their logs would not be seen here.
 
     PYTHON=$(interop/environment.sh vllm)
     $PYTHON interop/vllm_greedy.py CHECKPOINT PROMPTS.json OUT.json --tokens 24
@@ -24,20 +24,20 @@ TOP = 5
 KERNEL = re.compile(r"Using %s for (mixed-precision linear|\S*LinearMethod|CompressedTensors\S*)")
 
 
-def note_kernels() -> list[str]:
-    """A list that fills with vLLM's log messages naming the kernel of a quantized linear.
+def collect_kernels() -> list[str]:
+    """A list that collects vLLM's log messages about the kernel of a quantized linear.
 
-    The records are caught where they are made: vLLM configures its loggers anew for every
-    engine and drops handlers that it has not put there.
+    It hooks the creation of records: vLLM configures its loggers again for every engine and removes
+    other handlers.
     """
     lines: list[str] = []
     make = logging.getLogRecordFactory()
 
     def record(*arguments: Any, **named: Any) -> logging.LogRecord:
-        made = make(*arguments, **named)
-        if KERNEL.match(str(made.msg)) and made.getMessage() not in lines:
-            lines.append(made.getMessage())
-        return made
+        message = make(*arguments, **named)
+        if KERNEL.match(str(message.msg)) and message.getMessage() not in lines:
+            lines.append(message.getMessage())
+        return message
 
     logging.setLogRecordFactory(record)
     return lines
@@ -48,7 +48,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, help="a checkpoint folder, quantized or not")
     parser.add_argument("prompts", type=Path, help="JSON: a list of lists of token ids")
     parser.add_argument("out", type=Path, help="the JSON file to write")
-    parser.add_argument("--tokens", type=int, default=16, help="how many to generate a prompt")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens to generate per prompt")
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float16", "float32", "auto"), default="bfloat16"
     )
@@ -65,11 +65,11 @@ def read_prompts(path: Path, room: int) -> list[list[int]]:
         and all(isinstance(row, list) and row for row in prompts)
         and all(isinstance(token, int) for row in prompts for token in row)
     ):
-        raise SystemExit(f"{path}: want a list of non-empty lists of token ids, [[1, 2], ...]")
+        raise SystemExit(f"{path}: expected a list of non-empty lists of token ids: [[1, 2], ...]")
     if (longest := max(map(len, prompts))) > room:
         raise SystemExit(
-            f"{path}: the longest prompt has {longest} tokens, and --max-model-len minus --tokens "
-            f"leaves room for {room}"
+            f"{path}: the longest prompt has {longest} tokens; --max-model-len minus --tokens "
+            f"leaves {room}"
         )
     return prompts
 
@@ -80,7 +80,7 @@ def generate(arguments: argparse.Namespace, prompts: list[list[int]]) -> dict[st
     from vllm_cpu_op import supply_if_missing
 
     supplied = supply_if_missing()
-    kernels = note_kernels()
+    kernels = collect_kernels()
     start = time.perf_counter()
     engine = LLM(
         model=str(arguments.checkpoint),
@@ -118,7 +118,7 @@ def generate(arguments: argparse.Namespace, prompts: list[list[int]]) -> dict[st
             for output in outputs
         ],
         "kernel": kernels,
-        "arithmetic": "torch, for want of AVX-512" if supplied else "vllm",
+        "arithmetic": "torch, without AVX-512" if supplied else "vllm",
         "quantization": engine.llm_engine.model_config.quantization,
         "dtype": str(engine.llm_engine.model_config.dtype).removeprefix("torch."),
         "vllm": __version__,
@@ -135,12 +135,14 @@ def main() -> None:
 
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else small helpers wait for a C++ compiler
+    os.environ.setdefault(
+        "TORCHDYNAMO_DISABLE", "1"
+    )  # else small functions are compiled by a C++ compiler
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    found = generate(arguments, prompts)
+    result = generate(arguments, prompts)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(found) + "\n", "utf-8")
+    arguments.out.write_text(json.dumps(result) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Supplies the operator that vLLM's CPU build lacks without AVX-512 (`vllm_cpu_op.py`) to a server.
+"""Defines the operator that vLLM's CPU build lacks without AVX-512 (`vllm_cpu_op.py`) in a server.
 
-Python imports this file by itself in every process that has its folder on PYTHONPATH. vLLM's worker
-is one such process; the operator is defined when the worker's module has been imported, for by then
-vLLM has loaded its own.
+Python imports this file in every process that has its folder on PYTHONPATH, such as vLLM's worker.
+The operator is defined after the import of the worker's module, when vLLM has loaded its own.
 """
 
 import importlib.abc
@@ -14,7 +13,7 @@ AFTER = "vllm.v1.worker.cpu_worker"
 
 
 class Once(importlib.abc.MetaPathFinder):
-    """Finds the worker's module once, and has the operator supplied when it has been run."""
+    """Finds the worker's module once, and defines the operator after its import."""
 
     def find_spec(self, name, path, target=None):
         if name != AFTER:
@@ -31,7 +30,7 @@ class Once(importlib.abc.MetaPathFinder):
             from vllm_cpu_op import supply_if_missing
 
             if supply_if_missing():
-                print("interop: 4-bit products by torch, for want of AVX-512", flush=True)
+                print("interop: 4-bit products by torch, without AVX-512", flush=True)
 
         spec.loader.exec_module = run_and_supply
         return spec
