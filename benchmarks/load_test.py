@@ -1,18 +1,17 @@
-"""Our load test held against `vllm bench serve`, on the same server, in turn.
+"""`salient load-test` and `vllm bench serve` on the same server, in turn.
 
-Both clients measure each server with the same number of requests, tokens and requests at once, one
-after the other, several times; what is compared is the median over the rounds of each percentile.
-How much the other client differs from itself, round by round, is told beside it: on a machine with
-other work, no two clients agree closer than that.
-Servers: vLLM's CPU build on a 16-bit model, and Salient's own on a checkpoint. Server and clients
-each have a core of their own where `taskset` is there.
+Both clients measure each server with the same requests, tokens and concurrency, alternately and
+several times. Compared are the medians over the rounds of each percentile. The table also has the
+spread of `vllm bench serve` over the rounds: on a shared machine, two clients cannot agree more
+closely. Servers: vLLM's CPU build on a 16-bit model, and Salient's on a checkpoint. With `taskset`,
+server and clients have one core each.
 
     PYTHON=$(interop/environment.sh vllm)
     .venv/bin/python benchmarks/load_test.py --vllm $PYTHON \\
         --model MODEL --checkpoint CHECKPOINT
 
-`vllm bench serve` of the CPU build asks for metadata that its package has not: a shim on PYTHONPATH
-answers for it (`servers.py`), and the environment stays as it is.
+`vllm bench serve` of the CPU build requires metadata that its package lacks: a shim on PYTHONPATH
+supplies it (`servers.py`).
 """
 
 import argparse
@@ -32,18 +31,18 @@ from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget
 from salient.loadtest.result import LoadResult
 from salient.models.model_folder import model_folder
 from salient.models.tokens import load_tokenizer
-from servers import CORES, NAME, Setting, started
+from servers import CORES, NAME, Setting, running_server
 
-BAR = 0.10  # of the other's figure
+BAR = 0.10  # relative difference
 SPREADS, ENDS = ("ttft", "itl", "e2e"), ("p50", "p90", "p99")
 
 
 def main() -> None:
-    """Measure, compare, tell."""
-    given = _arguments()
+    """Measure, compare, report."""
+    options = _arguments()
     with tempfile.TemporaryDirectory() as folder:
         shim = Path(folder)
-        rows = [row for name in given.servers.split(",") for row in _server(name, given, shim)]
+        rows = [row for name in options.servers.split(",") for row in _server(name, options, shim)]
     print(_table(rows))
     worst = max(abs(row["ratio"] - 1) for row in rows)
     print(json.dumps({**conditions(), "rows": rows, "worst": worst, "bar": BAR}, indent=2))
@@ -64,38 +63,38 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _server(name: str, given: argparse.Namespace, shim: Path) -> list[dict[str, Any]]:
-    """All rows of one server, which has a core of its own."""
-    model = given.checkpoint if name == "salient" else str(model_folder(given.model))
-    setting = Setting(1024, 8, given.vllm, threads=1, cores=(CORES[0],), dtype="float32")
-    with started(name, model, setting, shim) as server:
+def _server(name: str, options: argparse.Namespace, shim: Path) -> list[dict[str, Any]]:
+    """All rows of one server, on its own core."""
+    model = options.checkpoint if name == "salient" else str(model_folder(options.model))
+    setting = Setting(1024, 8, options.vllm, threads=1, cores=(CORES[0],), dtype="float32")
+    with running_server(name, model, setting, shim) as server:
         return [
             row
-            for words in given.concurrency.split(",")
-            for row in _compared(name, server.url, LoadStep(int(words)), given, shim)
+            for concurrency in options.concurrency.split(",")
+            for row in _compared(name, server.url, LoadStep(int(concurrency)), options, shim)
         ]
 
 
 def _compared(
-    name: str, url: str, step: LoadStep, given: argparse.Namespace, shim: Path
+    name: str, url: str, step: LoadStep, options: argparse.Namespace, shim: Path
 ) -> list[dict[str, Any]]:
-    """Rounds of both clients in turn; a row for each percentile."""
-    folder = model_folder(given.model)
+    """Run both clients alternately; a row for each percentile."""
+    folder = model_folder(options.model)
     tokenizer = load_tokenizer(folder)
-    found: dict[str, list[LoadResult]] = {"salient": [], "vllm": []}
+    results_of: dict[str, list[LoadResult]] = {"salient": [], "vllm": []}
     os.sched_setaffinity(0, {CORES[-1]})
-    path = f"{Path(given.vllm).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{Path(options.vllm).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ.update(PATH=path, PYTHONPATH=str(shim))
-    for number in range(given.rounds):
-        for tool, results in found.items():
+    for number in range(options.rounds):
+        for tool, results in results_of.items():
             plan = LoadPlan(
                 (step,),
-                given.requests,
-                prompt_tokens=given.prompt_tokens,
-                output_tokens=given.new_tokens,
+                options.requests,
+                prompt_tokens=options.prompt_tokens,
+                output_tokens=options.new_tokens,
                 seed=2 * number + (tool == "vllm"),
-                # vLLM's warms up with the first prompt that it measures, and our engine, whose
-                # prefixes are always kept, would have it ready
+                # vLLM's client warms up with the first prompt that it measures, which our engine
+                # would have in its prefix cache
                 warmups=0 if name == "salient" else 2,
             )
             target = LoadTarget(url, NAME)
@@ -104,15 +103,15 @@ def _compared(
             else:
                 results += run_load(target, plan, silent, lambda t: len(tokenizer(t).input_ids))
             print(f"{name}, {step.label}, {tool}: {results[-1].summary}", file=sys.stderr)
-    return [_row(name, step, spread, end, found) for spread in SPREADS for end in ENDS]
+    return [_row(name, step, spread, end, results_of) for spread in SPREADS for end in ENDS]
 
 
 def _row(
-    name: str, step: LoadStep, spread: str, end: str, found: dict[str, list[LoadResult]]
+    name: str, step: LoadStep, spread: str, end: str, results_of: dict[str, list[LoadResult]]
 ) -> dict[str, Any]:
     values = {
         tool: [getattr(getattr(result, spread), end) for result in results]
-        for tool, results in found.items()
+        for tool, results in results_of.items()
     }
     ours, theirs = (statistics.median(values[tool]) for tool in ("salient", "vllm"))
     return {
@@ -122,19 +121,19 @@ def _row(
         "ours_ms": ours,
         "theirs_ms": theirs,
         "ratio": ours / theirs,
-        "wavers": max(values["vllm"]) / min(values["vllm"]) - 1,
+        "spread": max(values["vllm"]) / min(values["vllm"]) - 1,
         "rounds": values,
     }
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| server | at once | what | ours, ms | vllm bench serve, ms | ratio | it wavers by |",
+        "| server | concurrency | measure | salient, ms | vllm bench serve, ms | ratio | spread |",
         "|---|---:|---|---:|---:|---:|---:|",
     ]
     lines += [
         f"| {row['server']} | {row['concurrency']} | {row['what']} | {row['ours_ms']:.1f} | "
-        f"{row['theirs_ms']:.1f} | {row['ratio']:.3f} | {row['wavers']:.0%} |"
+        f"{row['theirs_ms']:.1f} | {row['ratio']:.3f} | {row['spread']:.0%} |"
         for row in rows
     ]
     return "\n".join(lines)

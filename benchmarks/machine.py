@@ -1,6 +1,6 @@
-"""What a figure was measured on: the machine, the versions, the day and the command.
+"""The conditions of a measurement: machine, versions, date and command.
 
-A time or a peak means nothing without them, so every benchmark writes them beside its figures.
+Every benchmark writes them with its figures.
 """
 
 import os
@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# What decides how fast a CPU multiplies -> the flag by which Linux tells that it has it.
+# Instruction sets that decide the speed of products -> the flag in /proc/cpuinfo.
 INSTRUCTIONS = {
     "avx2": "avx2",
     "avx512": "avx512f",
@@ -23,7 +23,7 @@ LIBRARIES = ("salient-awq", "torch", "transformers", "safetensors")
 
 
 def conditions() -> dict[str, Any]:
-    """Everything that a reader needs to repeat a figure."""
+    """What a reader needs to repeat a measurement."""
     return {
         "machine": machine(),
         "versions": {"python": platform.python_version()}
@@ -34,7 +34,7 @@ def conditions() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """CPU, instruction sets, cores that this process may use, threads, bytes of memory."""
+    """CPU, instruction sets, cores available to this process, threads, bytes of memory."""
     facts = _cpuinfo()
     flags = facts.get("flags", "").split()
     cores = len(os.sched_getaffinity(0))
@@ -47,14 +47,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def in_words(conditions: dict[str, Any]) -> str:
+def conditions_line(conditions: dict[str, Any]) -> str:
     """The conditions in one line, for the end of a report."""
-    there = conditions["machine"]
+    host = conditions["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in conditions["versions"].items())
     return (
-        f"{there['cpu']}, {there['cores']} cores, {there['threads']} threads, "
-        f"{' '.join(there['instructions']) or 'no wide instructions'}, "
-        f"{there['memory_bytes'] / 2**30:.0f} GiB; {versions}; {conditions['date']}."
+        f"{host['cpu']}, {host['cores']} cores, {host['threads']} threads, "
+        f"{' '.join(host['instructions']) or 'no AVX2'}, "
+        f"{host['memory_bytes'] / 2**30:.0f} GiB; {versions}; {conditions['date']}."
     )
 
 

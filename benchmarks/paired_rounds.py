@@ -1,7 +1,7 @@
-"""Engines side by side: each run in a fresh process, ours and a peer's in turn, judged in pairs.
+"""Compare engines: each run is a new process, Salient and a peer alternate.
 
-A machine wavers. So ours runs right before each peer, a ratio is always that of neighbours, and
-the median of several such ratios is what counts.
+The speed of a machine varies. So Salient runs right before each peer, ratios are of adjacent runs,
+and the result is the median of several ratios.
 """
 
 import json
@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from subprocess_run import run, say
+from subprocess_run import log_step, run
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benchmarks" / "peers"
@@ -25,7 +25,7 @@ Figures = dict[str, Any]
 class Side:
     """One engine on one model.
 
-    script: in benchmarks/peers   environment: of interop/environment.sh; '' for Salient's own
+    script: in benchmarks/peers   environment: of interop/environment.sh; '' for Salient's
     """
 
     name: str
@@ -37,7 +37,7 @@ class Side:
 
 @dataclass
 class Contest:
-    """What all are asked for, and where logs and figures go."""
+    """The sizes for all engines, the folder for logs, and the results so far."""
 
     work: Path
     ids: Path
@@ -46,39 +46,43 @@ class Contest:
     threads: int
     repeats: int
     rounds: int
-    found: dict[str, list[Figures]] = field(default_factory=dict)
+    results: dict[str, list[Figures]] = field(default_factory=dict)
 
     def run(self, side: Side, *options: str) -> Figures:
-        """One fresh process of `side`; what it says is also kept in `found`."""
-        asked = {
+        """Run one new process of `side`; adds its figures to `results`."""
+        sizes = {
             "--ids": self.ids,
             "--prompt-tokens": self.prompt_tokens,
             "--new-tokens": self.new_tokens,
             "--repeats": self.repeats,
         }
-        words = [str(word) for pair in asked.items() for word in pair]
-        figures = self.ask(side.script, side.model, side.environment, *words, *side.options)
-        self.found.setdefault(side.name, []).append(figures)
+        arguments = [str(part) for pair in sizes.items() for part in pair]
+        figures = self.run_script(
+            side.script, side.model, side.environment, *arguments, *side.options
+        )
+        self.results.setdefault(side.name, []).append(figures)
         return figures
 
-    def ask(self, script: str, model: Path | None, environment: str, *options: str) -> Figures:
-        """What `script` says in its last line."""
+    def run_script(
+        self, script: str, model: Path | None, environment: str, *options: str
+    ) -> Figures:
+        """The JSON of the last line that `script` prints."""
         command = [python(environment), str(PEERS / script), "--threads", str(self.threads)]
         command += [] if model is None else ["--model", str(model)]
         log = self.work / f"{Path(script).stem}.log"
         return json.loads(run([*command, *options], log).out.strip().splitlines()[-1])
 
     def pairs(self, ours: Side, peers: Sequence[Side]) -> dict[str, list[tuple[Figures, Figures]]]:
-        """Ours and each peer in turn, `rounds` times: peer's name -> (ours, its) of each round."""
-        made: dict[str, list[tuple[Figures, Figures]]] = {peer.name: [] for peer in peers}
+        """Run ours and each peer alternately: peer's name -> (ours, its) of each round."""
+        rounds: dict[str, list[tuple[Figures, Figures]]] = {peer.name: [] for peer in peers}
         for _ in range(self.rounds):
             for peer in peers:
-                made[peer.name].append((self.run(ours), self.run(peer)))
-        return made
+                rounds[peer.name].append((self.run(ours), self.run(peer)))
+        return rounds
 
 
 def times_faster(pairs: Sequence[tuple[Figures, Figures]], key: str) -> list[float]:
-    """How many times our time the peer takes, in each pair."""
+    """The peer's time over ours, of each pair."""
     return [theirs[key] / ours[key] for ours, theirs in pairs]
 
 
@@ -89,12 +93,12 @@ def median_of(runs: Sequence[Figures], key: str) -> float:
 
 @cache
 def python(environment: str) -> str:
-    """The Python of a peer's environment, made on the first call; '' is this one."""
+    """The Python of a peer's environment, created by the first call; '' is this one."""
     if not environment:
         return sys.executable
     script = [str(ROOT / "interop" / "environment.sh"), environment]
-    made = subprocess.run(script, check=False, stdout=subprocess.PIPE, text=True)
-    if made.returncode:
-        say(f"The environment {environment!r} could not be made; the reason is above.")
+    process = subprocess.run(script, check=False, stdout=subprocess.PIPE, text=True)
+    if process.returncode:
+        log_step(f"The environment {environment!r} could not be created; the reason is above.")
         raise SystemExit(2)
-    return made.stdout.strip()
+    return process.stdout.strip()

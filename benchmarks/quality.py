@@ -1,17 +1,16 @@
-"""How close each 4-bit model stays to its 16-bit one on text that no quantizer was calibrated with:
-plain rounding, llm-compressor's plain rounding, its AWQ, and Salient's, on the same tokens and
-scheme, all measured by the same code on the same windows.
+"""Quality of 4-bit models: KL to the 16-bit model on text that no quantizer was calibrated with, of
+rounding to nearest, llm-compressor's rounding to nearest, its AWQ, and Salient's, with the same
+tokens and scheme, by the same code on the same windows.
 
     .venv/bin/python benchmarks/quality.py
     .venv/bin/python benchmarks/quality.py --text mine.txt --text other.jsonl
 
 The texts are the held-out part of the built-in corpus and, where Debian's `dict-jargon` is
-installed (`apt-get install dict-jargon`), the Jargon File; `--text` takes their place. See
-`texts.py` for what is left out. Checkpoints that `quantize.py` left in WORK are used again if they
-are of this very model, scheme, tokens and code; missing ones are made, which takes the peer half an
-hour.
+installed (`apt-get install dict-jargon`), the Jargon File; `--text` replaces them. See `texts.py`
+for excluded documents. Checkpoints of `quantize.py` in WORK are reused if model, scheme, tokens and
+code are the same; missing ones are written, which takes the peer half an hour.
 
-The bars, for the KL of each text: Salient at most 0.45 of plain rounding and at most 0.85 of
+The bars, for the KL of each text: Salient at most 0.45 of rounding to nearest and at most 0.85 of
 llm-compressor's AWQ. Writes WORK/quality.json. Exit code 1 if a bar is missed.
 """
 
@@ -24,28 +23,28 @@ from transformers import AutoTokenizer
 
 import against_peers
 from heldout_kl import PLAIN, Verdict, judge
-from machine import conditions, in_words
+from machine import conditions, conditions_line
 from salient.core.report import Report, Table
 from salient.models.model_folder import model_folder
 from texts import unrelated, windows
 
 OURS = "salient-awq"
-BARS = {PLAIN: 0.45, "llmcompressor-awq": 0.85}  # the most that Salient's KL may be of theirs
+BARS = {PLAIN: 0.45, "llmcompressor-awq": 0.85}  # limits of Salient's KL over theirs
 
 
 def main() -> None:
-    """Fetch or make the checkpoints, measure them, report."""
-    given = parse()
-    setting = against_peers.setting_of(given)
-    texts = unrelated(given.text)
+    """Write missing checkpoints, measure all, report."""
+    options = parse()
+    setting = against_peers.setting_of(options)
+    texts = unrelated(options.text)
     tokenizer = AutoTokenizer.from_pretrained(model_folder(setting.model))
-    ids = windows(texts, tokenizer, given.windows, given.window_length)
-    checkpoints = {who: against_peers.checkpoint(who, setting) for who in against_peers.MAKERS}
+    ids = windows(texts, tokenizer, options.windows, options.window_length)
+    checkpoints = {who: against_peers.checkpoint(who, setting) for who in against_peers.QUANTIZERS}
     verdict = judge(setting.model, checkpoints, ids)
     data = {
         **conditions(),
         "setting": setting.described(),
-        "windows": [given.windows, given.window_length],
+        "windows": [options.windows, options.window_length],
         "bars": BARS,
         "texts": {text: figures(verdict, text) for text in verdict},
     }
@@ -60,44 +59,44 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     against_peers.add_options(parser)
     parser.add_argument(
-        "--text", action="append", default=[], help="measure on this file; may be given again"
+        "--text", action="append", default=[], help="measure on this file; repeatable"
     )
-    parser.add_argument("--windows", type=int, default=16, help="windows of each text")
-    parser.add_argument("--window-length", type=int, default=512, help="tokens a window")
+    parser.add_argument("--windows", type=int, default=16, help="windows per text")
+    parser.add_argument("--window-length", type=int, default=512, help="tokens per window")
     return parser.parse_args()
 
 
 def figures(verdict: Verdict, text: str) -> dict[str, Any]:
-    """The measures of every contestant on one text, and Salient's KL over the others'."""
-    found = verdict[text]
+    """The measures of every checkpoint on one text, and Salient's KL over the others'."""
+    comparisons = verdict[text]
     ratios = []
     for other, bar in BARS.items():
-        ratio = found[OURS].kl / found[other].kl
+        ratio = comparisons[OURS].kl / comparisons[other].kl
         ratios.append({"over": other, "ratio": ratio, "bar": bar, "met": ratio <= bar})
     return {
-        "contestants": {name: comparison.figures() for name, comparison in found.items()},
+        "checkpoints": {name: comparison.figures() for name, comparison in comparisons.items()},
         "ratios": ratios,
     }
 
 
 def report(data: dict[str, Any]) -> Report:
-    """The tables: measures by text and contestant, then ratios beside their bars."""
+    """The tables: measures by text and checkpoint, then ratios with their bars."""
     measures, ratios = [], []
-    for text, found in data["texts"].items():
-        for name, m in found["contestants"].items():
+    for text, comparisons in data["texts"].items():
+        for name, m in comparisons["checkpoints"].items():
             perplexity = (f"{m['perplexity_quantized']:.3f}", f"{m['perplexity_reference']:.3f}")
             measures.append((name, text, f"{m['kl']:.4f}", f"{m['top1']:.1%}", *perplexity))
-        for r in found["ratios"]:
-            told = "met" if r["met"] else "MISSED"
-            ratios.append((r["over"], text, f"{r['ratio']:.3f}", f"{r['bar']:.2f}", told))
+        for r in comparisons["ratios"]:
+            result = "met" if r["met"] else "MISSED"
+            ratios.append((r["over"], text, f"{r['ratio']:.3f}", f"{r['bar']:.2f}", result))
     setting, (count, length) = data["setting"], data["windows"]
-    title = f"{setting['model']}, {setting['scheme']}; {count} windows of {length} tokens a text"
+    title = f"{setting['model']}, {setting['scheme']}; {count} windows of {length} tokens per text"
     columns = ("", "text", "KL (nats)", "top-1", "perplexity", "of the reference")
     tables = [
         Table(title, columns, measures),
         Table("Salient's KL over", ("over", "text", "ratio", "at most", "bar"), ratios),
     ]
-    return Report(data, tables, [in_words(data)])
+    return Report(data, tables, [conditions_line(data)])
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""How long `salient quantize` takes, against llm-compressor's AWQ: the same model, tokens and
-scheme, one after the other, in one run on one machine.
+"""Time of `salient quantize` and of llm-compressor's AWQ: the same model, tokens and scheme, one
+after the other on one machine.
 
-Two ratios are reported. The conservative one is the headline: the seconds that llm-compressor
-itself spends quantizing, without imports, loading or saving, over Salient's whole process, with all
-of that. The other compares whole process with whole process.
+Two ratios are reported. The conservative one is the headline: llm-compressor's seconds of
+quantizing, without imports, loading and saving, over Salient's whole process. The other compares
+whole processes.
 
-Correct before fast: no time is reported unless both checkpoints hold the same quantized linears and
-each one's KL on held-out text is finite and below plain rounding's.
+Times are reported only if both checkpoints have the same quantized linears and each one's KL on
+held-out text is finite and below that of rounding to nearest.
 
     .venv/bin/python benchmarks/quantize.py                # about half an hour, nearly all the peer
     .venv/bin/python benchmarks/quantize.py --no-peer
     .venv/bin/python benchmarks/quantize.py --samples 4 --sequence-length 64 --more-samples 0
 
-Leaves the checkpoints in WORK/salient and WORK/llmcompressor, where `quality.py` finds them, and
+Writes the checkpoints to WORK/salient and WORK/llmcompressor, which `quality.py` reuses, and
 WORK/quantize.json. Exit code 1 if a checkpoint is not correct.
 """
 
@@ -28,35 +28,35 @@ from transformers import AutoTokenizer
 import against_peers
 from against_peers import Setting
 from heldout_kl import PLAIN, judge
-from machine import conditions, in_words
+from machine import conditions, conditions_line
 from salient.core.corpus import builtin
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.models.model_folder import model_folder
-from subprocess_run import Finished, say
-from texts import unseen, windows
+from subprocess_run import FinishedRun, log_step
+from texts import windows, without_shared_text
 
-CONTESTANTS = (OURS, PEER) = ("salient-awq", "llmcompressor-awq")
-CHECK = (4, 512)  # windows and tokens of the check before times are told: `quality.py` measures
+QUANTIZERS = (OURS, PEER) = ("salient-awq", "llmcompressor-awq")
+CHECK = (4, 512)  # windows and tokens of the check; `quality.py` measures more
 
 
 def main() -> None:
-    """Run the contest, check what was written, report."""
-    given = parse()
-    setting = against_peers.setting_of(given)
+    """Run both, check the checkpoints, report."""
+    options = parse()
+    setting = against_peers.setting_of(options)
     folders = {
-        who: setting.work / against_peers.FOLDERS[who] for who in CONTESTANTS[: 1 + given.peer]
+        who: setting.work / against_peers.FOLDERS[who] for who in QUANTIZERS[: 1 + options.peer]
     }
-    runs = {who: against_peers.make(who, setting) for who in folders}
-    if given.more_samples:
-        name = f"{OURS}, {given.more_samples} samples"
-        folders[name] = setting.work / f"salient-{given.more_samples}"
-        runs[name] = against_peers.run_salient(setting, folders[name], given.more_samples)
+    runs = {who: against_peers.write_checkpoint(who, setting) for who in folders}
+    if options.more_samples:
+        name = f"{OURS}, {options.more_samples} samples"
+        folders[name] = setting.work / f"salient-{options.more_samples}"
+        runs[name] = against_peers.run_salient(setting, folders[name], options.more_samples)
     data: dict[str, Any] = {
         **conditions(),
         "setting": setting.described(),
         "kl_check": checked(setting, folders),
         "runs": {name: figures(run) for name, run in runs.items()},
-        "ratios": ratios(runs[OURS], runs[PEER]) if given.peer else {},
+        "ratios": ratios(runs[OURS], runs[PEER]) if options.peer else {},
     }
     (setting.work / "quantize.json").write_text(json.dumps(data, indent=2) + "\n")
     report(data).show(Console(width=100))
@@ -71,35 +71,36 @@ def parse() -> argparse.Namespace:
         "--more-samples",
         type=int,
         default=128,
-        help="samples of a second run of Salient's, without the peer (0: none)",
+        help="samples of a second run of Salient (0: none)",
     )
     return parser.parse_args()
 
 
 def checked(setting: Setting, checkpoints: dict[str, Path]) -> dict[str, float]:
-    """The KL of each on a few held-out windows. Stops the benchmark if one is not below plain
-    rounding's."""
+    """The KL of each on a few held-out windows. Exits unless it is below that of rounding to
+    nearest."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder(setting.model))
-    ids = windows({"heldout": unseen("heldout", builtin("heldout"))}, tokenizer, *CHECK)
-    found = judge(setting.model, checkpoints, ids)["heldout"]
-    kl = {name: comparison.kl for name, comparison in found.items()}
-    say(", ".join(f"{name}: KL {value:.4f}" for name, value in kl.items()))
+    documents = without_shared_text("heldout", builtin("heldout"))
+    ids = windows({"heldout": documents}, tokenizer, *CHECK)
+    comparisons = judge(setting.model, checkpoints, ids)["heldout"]
+    kl = {name: comparison.kl for name, comparison in comparisons.items()}
+    log_step(", ".join(f"{name}: KL {value:.4f}" for name, value in kl.items()))
     for name in checkpoints:
         if not math.isfinite(kl[name]) or kl[name] >= kl[PLAIN]:
-            say(f"{name} is no better than plain rounding; no time is reported.")
+            log_step(f"{name} is no better than rounding to nearest; no time is reported.")
             raise SystemExit(1)
     return kl
 
 
-def figures(run: Finished) -> dict[str, Any]:
-    """What a run cost, with what the tool says of itself."""
-    says = json.loads(run.out if run.out.startswith("{") else run.out.splitlines()[-1])
-    own = {"seconds_own": says["seconds"]} if "seconds" in says else says
+def figures(run: FinishedRun) -> dict[str, Any]:
+    """The cost of a run, and the figures that the tool reports."""
+    reported = json.loads(run.out if run.out.startswith("{") else run.out.splitlines()[-1])
+    own = {"seconds_own": reported["seconds"]} if "seconds" in reported else reported
     return {**run.cost(), **own}
 
 
-def ratios(ours: Finished, peer: Finished) -> dict[str, float]:
-    """How many times Salient's time the peer takes, by both definitions."""
+def ratios(ours: FinishedRun, peer: FinishedRun) -> dict[str, float]:
+    """The peer's time over Salient's, by both definitions."""
     quantizing = figures(peer)["seconds_quantize"]
     return {
         "the peer's quantizing alone / Salient's whole process": quantizing / ours.seconds,
@@ -121,7 +122,7 @@ def report(data: dict[str, Any]) -> Report:
     )
     columns = ("", "process", "quantizing", "peak memory", "KL (check)")
     lines = [f"{name}: {value:.1f} x" for name, value in data["ratios"].items()]
-    return Report(data, [Table(title, columns, rows)], [*lines, in_words(data)])
+    return Report(data, [Table(title, columns, rows)], [*lines, conditions_line(data)])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""How fast Salient's runtime is on this CPU, beside llama.cpp, Transformers and vLLM.
+"""Speed of Salient's runtime on this CPU, with llama.cpp, Transformers and vLLM for comparison.
 
     .venv/bin/python benchmarks/run_cpu.py
     .venv/bin/python benchmarks/run_cpu.py --only demo --rounds 5
-    .venv/bin/python benchmarks/run_cpu.py --quick     # does it work? figures mean nothing
+    .venv/bin/python benchmarks/run_cpu.py --quick     # tests the script: no valid figures
 
-The same machine, prompt and threads for all; each run is a fresh process, ours and a peer's in
-turn, and the median of their ratios is held to the bar. In order:
+The same machine, prompt and threads for all; each run is a new process, Salient and a peer
+alternate, and the median of their ratios is compared with the bar. In order:
 
-    correct   the runtime's logits are those of the checkpoint (KL below 1e-3, in float32 and in
-              bfloat16), fused and unfused answers are the same. If float32 fails, nothing is timed
+    correct   the runtime's logits agree with the checkpoint (KL below 1e-3, in float32 and in
+              bfloat16), and answers with and without fusion are the same. If float32 fails, nothing
+              is timed
     demo      SmolLM2-135M, w4-g64 (llama.cpp: its wheel's own Q4_1), 512 tokens of prompt: decode
               at least 1.3 x as fast as llama.cpp, prefill 2 x, decode 5 x Transformers in bfloat16
     together  8 sequences in one batch give at least 3 x the tokens a second of one
@@ -27,10 +28,10 @@ from typing import Any
 from rich.console import Console
 
 from cpu_parts import LENGTH, PARTS, Bar, Part, Setting
-from machine import conditions, in_words
+from machine import conditions, conditions_line
 from paired_rounds import median_of
 from salient.core.report import Report, Table
-from subprocess_run import say
+from subprocess_run import log_step
 
 TIMED = ("demo", "together", "billion")
 QUICK: dict[str, Any] = {
@@ -44,78 +45,78 @@ QUICK: dict[str, Any] = {
 
 
 def main() -> int:
-    """Run the parts, report; the exit code."""
-    given = parse()
-    os.environ["OMP_NUM_THREADS"] = str(given.threads)
-    setting = setting_of(given)
+    """Run the parts, report; returns the exit code."""
+    options = parse()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    setting = setting_of(options)
     setting.work.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Part] = {}
-    for name in given.only or PARTS:
-        if name in TIMED and "correct" in found and not found["correct"].bars[0].met:
-            say(f"The runtime is not correct in float32, so {name!r} is not timed.")
+    results: dict[str, Part] = {}
+    for name in options.only or PARTS:
+        if name in TIMED and "correct" in results and not results["correct"].bars[0].met:
+            log_step(f"The runtime is not correct in float32, so {name!r} is not timed.")
             continue
-        found[name] = PARTS[name](setting)
+        results[name] = PARTS[name](setting)
     data = {
         **conditions(),
-        "quick": given.quick,
+        "quick": options.quick,
         "setting": {"rounds": setting.rounds, "threads": setting.threads},
-        "parts": {name: part.data() for name, part in found.items()},
+        "parts": {name: part.data() for name, part in results.items()},
     }
-    made = report(data, found)
-    for path in filter(None, (setting.work / "cpu.json", given.json)):
-        path.write_text(made.to_json() + "\n")
-    made.show(Console(width=100))
-    return 0 if all(bar.met for part in found.values() for bar in part.bars) else 1
+    document = report(data, results)
+    for path in filter(None, (setting.work / "cpu.json", options.json)):
+        path.write_text(document.to_json() + "\n")
+    document.show(Console(width=100))
+    return 0 if all(bar.met for part in results.values() for bar in part.bars) else 1
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="NAME", help=", ".join(PARTS))
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
-    parser.add_argument("--quick", action="store_true", help="the least that runs everything")
+    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    parser.add_argument("--quick", action="store_true", help="the smallest sizes of everything")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs for each ratio")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path(".work/cpu"))
     return parser.parse_args()
 
 
-def setting_of(given: argparse.Namespace) -> Setting:
-    """How thoroughly to measure."""
+def setting_of(options: argparse.Namespace) -> Setting:
+    """The Setting of the options."""
     thorough: dict[str, Any] = {
-        "rounds": given.rounds,
+        "rounds": options.rounds,
         "repeats": 5,
         "prompt_tokens": LENGTH,
         "new_tokens": 128,
         "blocks": 22,
         "windows": (),
     }
-    return Setting(given.work, given.threads, **(QUICK if given.quick else thorough))
+    return Setting(options.work, options.threads, **(QUICK if options.quick else thorough))
 
 
-def report(data: dict[str, Any], found: dict[str, Part]) -> Report:
-    """The bars, then every engine's own figures."""
-    bars = [row(name, bar) for name, part in found.items() for bar in part.bars]
-    title = "Salient on this CPU" + (" (quick: figures mean nothing)" if data["quick"] else "")
+def report(data: dict[str, Any], results: dict[str, Part]) -> Report:
+    """The bars, then the figures of every engine."""
+    bars = [row(name, bar) for name, part in results.items() for bar in part.bars]
+    title = "Salient on this CPU" + (" (quick: no valid figures)" if data["quick"] else "")
     tables = [Table(title, ("part", "measure", "median", "lowest to highest", "bar", ""), bars)]
     speeds = [
-        speed(name, runs) for part in found.values() for name, runs in part.speeds.items() if runs
+        speed(name, runs) for part in results.values() for name, runs in part.speeds.items() if runs
     ]
     if speeds:
         columns = ("engine", "decode", "tokens/s", "prefill", "prompt", "8 together", "runs")
         tables.append(Table("Medians of each engine's processes", columns, speeds))
-    return Report(data, tables, [*remarks(found), in_words(data)])
+    return Report(data, tables, [*remarks(results), conditions_line(data)])
 
 
 def row(part: str, bar: Bar) -> tuple[str, ...]:
-    """A bar in words."""
+    """A bar as text."""
     spread = f"{min(bar.samples):.3g} to {max(bar.samples):.3g}" if len(bar.samples) > 1 else ""
     limit = f"{'>=' if bar.at_least else '<='} {bar.limit:.4g}"
     return part, bar.what, f"{bar.measured:.4g}", spread, limit, "met" if bar.met else "MISSED"
 
 
 def speed(name: str, runs: list[dict[str, Any]]) -> tuple[str, ...]:
-    """An engine's figures in words."""
+    """An engine's figures as text."""
     decode, prefill = median_of(runs, "decode_seconds"), median_of(runs, "prefill_seconds")
     several = "together_tokens_per_s"
     return (
@@ -129,19 +130,19 @@ def speed(name: str, runs: list[dict[str, Any]]) -> tuple[str, ...]:
     )
 
 
-def remarks(found: dict[str, Part]) -> list[str]:
-    """What a reader must know beside the figures."""
+def remarks(results: dict[str, Part]) -> list[str]:
+    """Notes on the figures."""
     lines = []
-    runs = [run for part in found.values() for group in part.speeds.values() for run in group]
+    runs = [run for part in results.values() for group in part.speeds.values() for run in group]
     for arithmetic in {run["arithmetic"] for run in runs if "arithmetic" in run} - {"vllm"}:
-        lines.append(f"vLLM's int4 arithmetic: {arithmetic}; its figures are no measure of vLLM.")
-    if "memory" in found:
-        here = found["memory"].also["as_installed"]
+        lines.append(f"vLLM's int4 arithmetic: {arithmetic}; its figures do not measure vLLM.")
+    if "memory" in results:
+        here = results["memory"].also["as_installed"]
         bytes_here = f"{here['resident_bytes'] / 1e6:.0f} MB"
         with_it = "with triton" if here["triton"] else "without triton"
         lines.append(f"Resident in this environment, {with_it}: {bytes_here}.")
-    if "billion" in found:
-        reads = [read["bytes_per_s"] / 1e9 for read in found["billion"].also["bandwidth"]]
+    if "billion" in results:
+        reads = [read["bytes_per_s"] / 1e9 for read in results["billion"].also["bandwidth"]]
         lines.append(f"Memory is read at {', '.join(f'{r:.1f}' for r in reads)} GB/s.")
     return lines
 

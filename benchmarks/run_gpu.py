@@ -1,10 +1,10 @@
-"""The triton kernel on a GPU: is it right, and how fast is it beside 16-bit products?
+"""Correctness and speed of the Triton kernel on a GPU, compared with 16-bit products.
 
-One call builds, checks and times everything. Correct before fast: nothing is timed unless the
-kernel agrees with the reference on odd shapes and on the layers that are timed.
+One call checks and times everything. Nothing is timed unless the kernel agrees with the reference
+on odd shapes and on the timed layers.
 
-    .venv/bin/python benchmarks/run_gpu.py                       # a few minutes, and then a whole
-                                                                 # random 8B model's decoding
+    .venv/bin/python benchmarks/run_gpu.py                       # a few minutes, with decoding of
+                                                                 # a random 8B model
     .venv/bin/python benchmarks/run_gpu.py --json gpu.json --group-size 64
     .venv/bin/python benchmarks/run_gpu.py --sweep               # also other launch settings
 
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpu_decode import Shape, decode_rates
+from gpu_decode import LLAMA_8B, decode_rates
 from gpu_timing import copies, copy_bandwidth, microseconds
 from machine import conditions
 from salient.core.quant import QuantizedWeight
@@ -35,7 +35,7 @@ from salient.kernels.base import Layer, PackedWeight
 from salient.kernels.reference import ReferenceWeight
 from salient.kernels.registry import FOREIGN, find_kernel
 from salient.kernels.triton import TritonWeight
-from subprocess_run import say
+from subprocess_run import log_step
 
 DTYPE = torch.bfloat16
 LAYERS = {  # those of an 8B Llama -> inputs, outputs
@@ -53,16 +53,16 @@ BANDWIDTH = {1: 0.8}  # rows -> share of the copy bandwidth
 
 
 def main() -> None:
-    """Check, time, judge, report."""
-    given = parse()
+    """Check, time, compare with the bars, report."""
+    options = parse()
     if not torch.cuda.is_available():
-        say("There is no GPU that torch can use here: nothing was checked or timed.")
+        log_step("torch has no GPU here: nothing was checked or timed.")
         raise SystemExit(2)
     torch.manual_seed(0)
-    scheme = Scheme(given.group_size, given.symmetric)
+    scheme = Scheme(options.group_size, options.symmetric)
     worst = check(scheme)
     bandwidth = copy_bandwidth()
-    say(f"right to {worst:.1e}; copies move {bandwidth / 1e12:.2f} TB/s")
+    log_step(f"largest error {worst:.1e}; copies move {bandwidth / 1e12:.2f} TB/s")
     timed = [row for name in LAYERS for row in time_layer(name, scheme, bandwidth)]
     data = {
         **conditions(),
@@ -73,11 +73,15 @@ def main() -> None:
         "copy_bytes_per_second": bandwidth,
         "timed": timed,
         "missed": missed(timed),
-        "sweep": sweep(scheme) if given.sweep else [],
-        "decode": {} if given.layers_only else decode_rates(Shape(), scheme, given.work, "cuda"),
+        "sweep": sweep(scheme) if options.sweep else [],
+        "decode": {},
     }
-    if given.json:
-        given.json.write_text(json.dumps(data, indent=2) + "\n")
+    if not options.layers_only:
+        data["decode"] = decode_rates(LLAMA_8B, scheme, options.work, "cuda")
+    if not options.layers_only:
+        data["decode"] = decode_rates(LLAMA_8B, scheme, options.work, "cuda")
+    if options.json:
+        options.json.write_text(json.dumps(data, indent=2) + "\n")
     print("\n".join(table(data)))
     if data["missed"]:
         raise SystemExit(1)
@@ -110,18 +114,18 @@ def layer_of(width: int, out: int, scheme: Scheme) -> Layer:
     return Layer(out, width, scheme, torch.device("cuda"), DTYPE)
 
 
-# Right
+# Correctness
 
 
 def check(scheme: Scheme) -> float:
-    """The largest relative error over odd shapes and the timed layers. Exits where one is wrong."""
+    """The largest relative error over odd shapes and the timed layers. Exits for a wrong one."""
     cases = [(width, out, Scheme(g, s)) for width, out, g in ODD for s in (False, True)]
     cases += [(*sizes, scheme) for sizes in LAYERS.values()]
     worst = 0.0
     for width, out, of in cases:
         weight, layer = random_weight(width, out, of), layer_of(width, out, of)
         if reason := TritonWeight.unsupported(layer):
-            say(f"The triton kernel does not run here: {reason}.")
+            log_step(f"The triton kernel does not run here: {reason}.")
             raise SystemExit(2)
         ours, reference = TritonWeight(weight, layer), ReferenceWeight(weight, layer)
         worst = max(worst, agree(ours, reference, f"{width} to {out}, {of}"))
@@ -137,56 +141,57 @@ def agree(ours: PackedWeight, reference: PackedWeight, what: str) -> float:
         expected = reference(x).float()
         off = float((ours(x).float() - expected).norm() / expected.norm())
         if not off <= TOLERANCE:
-            say(f"{ours.name} is WRONG for {rows} rows, {what}: {off:.2e}. Nothing is timed.")
+            log_step(f"{ours.name} is WRONG for {rows} rows, {what}: {off:.2e}. No times.")
             raise SystemExit(1)
         worst = max(worst, off)
     return worst
 
 
-# Fast
+# Speed
 
 
 def time_layer(name: str, scheme: Scheme, bandwidth: float) -> list[dict[str, Any]]:
-    """A row of figures for each of ROWS: ours, torch.mm, and others that are installed."""
+    """A row of figures for each of ROWS: ours, torch.mm, and other installed kernels."""
     width, out = LAYERS[name]
     layer = layer_of(width, out, scheme)
-    held = {"triton": packed(TritonWeight, layer)}
+    weights_of = {"triton": packed(TritonWeight, layer)}
     for kernel in map(find_kernel, FOREIGN):
         if reason := kernel.unsupported(layer):
-            say(f"{name}: no {kernel.name}: {reason}")
+            log_step(f"{name}: no {kernel.name}: {reason}")
         else:
-            held[kernel.name] = packed(kernel, layer)
+            weights_of[kernel.name] = packed(kernel, layer)
     dense = [
         torch.randn(out, width, device="cuda", dtype=DTYPE) for _ in range(copies(2 * out * width))
     ]
-    found = []
+    timed = []
     for rows in ROWS:
-        say(f"timing {name}, {rows} rows")
+        log_step(f"timing {name}, {rows} rows")
         x = torch.randn(rows, width, device="cuda", dtype=DTYPE)
         times = {"mm": microseconds([partial(torch.mm, x, w.t()) for w in dense])}
-        for kernel, weights in held.items():
+        for kernel, weights in weights_of.items():
             times[kernel] = microseconds([partial(w, x) for w in weights])
-        moved = held["triton"][0].bytes + x.nbytes + rows * out * DTYPE.itemsize
+        moved = weights_of["triton"][0].bytes + x.nbytes + rows * out * DTYPE.itemsize
         figures = {"speedup": times["mm"] / times["triton"]}
         figures["bandwidth"] = moved / (times["triton"] * 1e-6) / bandwidth
-        found.append({"layer": name, "in": width, "out": out, "rows": rows, "us": times, **figures})
-    return found
+        sizes = {"layer": name, "in": width, "out": out, "rows": rows}
+        timed.append({**sizes, "us": times, **figures})
+    return timed
 
 
 def packed(kernel: type[PackedWeight], layer: Layer) -> list[PackedWeight]:
-    """As many different weights as no L2 holds; a foreign one is checked first."""
+    """Different weights that together exceed the L2; a foreign kernel is checked first."""
     weight = random_weight(layer.width, layer.out, layer.scheme)
     first = kernel(weight, layer)
     if kernel.name != TritonWeight.name:
         agree(first, ReferenceWeight(weight, layer), str(layer.scheme))
-    made = [first]
-    while len(made) < copies(first.bytes):
-        made.append(kernel(random_weight(layer.width, layer.out, layer.scheme), layer))
-    return made
+    weights = [first]
+    while len(weights) < copies(first.bytes):
+        weights.append(kernel(random_weight(layer.width, layer.out, layer.scheme), layer))
+    return weights
 
 
 def missed(timed: list[dict[str, Any]]) -> list[str]:
-    """The bars that were not reached, in words."""
+    """The missed bars as text."""
     lines = []
     for row in timed:
         for what, bars in (("speedup", SPEEDUPS), ("bandwidth", BANDWIDTH)):
@@ -198,41 +203,39 @@ def missed(timed: list[dict[str, Any]]) -> list[str]:
 
 
 def sweep(scheme: Scheme) -> list[dict[str, Any]]:
-    """Times of other launch settings on one layer, the fastest of each rows first."""
+    """Times of other launch settings on one layer, the fastest of each number of rows first."""
     width, out = LAYERS["gate, up"]
     weights = packed(TritonWeight, layer_of(width, out, scheme))
-    held = [
-        triton_launch.PackedOperands(
-            w.packed, w.scale, w.zero, w.scale_dtype, w.out, w.scheme.group_size
-        )
+    weights_of = [
+        triton_launch.PackedOperands(w.packed, w.scale, w.zero, w.scale_dtype, w.out, w.group_size)
         for w in weights
         if isinstance(w, TritonWeight)
     ]
     chosen = triton_launch.settings_of(torch.device("cuda"))
-    found = []
+    figures = []
     for rows in (1, 8, 16, 32, 64, 512):
         x = torch.randn(rows, width, device="cuda", dtype=DTYPE)
         for run, settings in variants(chosen, rows):
             try:
-                us = microseconds([partial(run, x, h, settings) for h in held])
-            except RuntimeError as error:  # more shared memory or registers than there are
-                say(f"{settings}: {error}")
+                us = microseconds([partial(run, x, h, settings) for h in weights_of])
+            except RuntimeError as error:  # too much shared memory or too many registers
+                log_step(f"{settings}: {error}")
                 continue
-            found.append({"rows": rows, "us": us, "settings": str(settings)})
-    return sorted(found, key=lambda row: (row["rows"], row["us"]))
+            figures.append({"rows": rows, "us": us, "settings": str(settings)})
+    return sorted(figures, key=lambda row: (row["rows"], row["us"]))
 
 
 def variants(
     chosen: triton_launch.LaunchSettings, rows: int
 ) -> list[tuple[Callable[..., Tensor], Any]]:
-    """The settings chosen for `rows` rows, and their neighbors."""
-    made: list[tuple[Callable[..., Tensor], Any]] = []
+    """The default settings for `rows` rows, and similar ones."""
+    weights: list[tuple[Callable[..., Tensor], Any]] = []
     base = next((s for s in chosen.narrow if rows <= s.rows), None)
     if base:
         for out_tile in (16, 32, 64):
             for warps, blocks, stages in ((4, 2, 3), (4, 1, 4), (8, 1, 4), (8, 2, 3), (16, 1, 3)):
                 s = replace(base, out_tile=out_tile, warps=warps, blocks=blocks, stages=stages)
-                made.append((triton_launch.run_narrow, s))
+                weights.append((triton_launch.run_narrow, s))
     if rows >= 16:
         wide = next(s for s in chosen.wide if rows <= s.rows)
         for rows_tile in {16, 32, 64, 128, 256} & {wide.rows_tile // 2, wide.rows_tile, 256}:
@@ -240,8 +243,8 @@ def variants(
                 s = replace(
                     wide, rows_tile=rows_tile, out_tile=out_tile, warps=warps, stages=stages
                 )
-                made.append((triton_launch.run_wide, s))
-    return made
+                weights.append((triton_launch.run_wide, s))
+    return weights
 
 
 def table(data: dict[str, Any]) -> list[str]:

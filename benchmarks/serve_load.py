@@ -1,19 +1,17 @@
-"""`salient serve` under load, and vLLM's CPU build beside it on the same checkpoint.
+"""`salient serve` under load, and vLLM's CPU build on the same checkpoint.
 
     .venv/bin/python benchmarks/serve_load.py --checkpoint CHECKPOINT
     .venv/bin/python benchmarks/serve_load.py --checkpoint CHECKPOINT --vllm PYTHON
 
-For each server, one after the other, in a process of its own with all cores:
+For each server, one after the other, as a process with all cores:
 
-one        one client, a request after the other
-many       32 clients at once for three minutes, memory watched once a second
-disorder   32 clients, of whose requests 20 % hang up at a moment of chance and 5 % are garbage
+one        one client with sequential requests
+many       32 clients at once for three minutes; memory is read once a second
+disorder   32 clients; 20 % of requests are aborted at a random time, 5 % are invalid
 
-The bars, for Salient: no request fails but those that hang up or are garbage, none is stuck;
-resident memory grows by less than 5 % after the first third of `many`; its throughput is at least
-3 times that of one client. vLLM's figures stand beside them without a bar. Writes
-WORK/serve_load.json.
-Exit code 1 if a bar is missed.
+The bars, for Salient: only aborted and invalid requests fail, none is stuck; resident memory grows
+by less than 5 % after the first third of `many`; its throughput is at least 3 times that of one
+client. vLLM has no bars. Writes WORK/serve_load.json. Exit code 1 if a bar is missed.
 """
 
 import argparse
@@ -32,7 +30,7 @@ from typing import Any
 import httpx2
 from rich.console import Console
 
-from machine import conditions, in_words
+from machine import conditions, conditions_line
 from salient.core.report import Report, Table
 from salient.loadtest.client import LoadClient
 from salient.loadtest.load_runner import run_load
@@ -40,28 +38,29 @@ from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget
 from salient.loadtest.prompts import cut_excerpts, numbered
 from salient.loadtest.result import LoadResult
 from salient.models.tokens import load_tokenizer
-from servers import NAME, Setting, Started, started
-from subprocess_run import say
+from servers import NAME, RunningServer, Setting, running_server
+from subprocess_run import log_step
 
 MANY = 32
 GROWTH_BAR, RATIO_BAR = 0.05, 3.0
-HANG_UP, GARBAGE = 0.20, 0.05
+ABORTED, INVALID = 0.20, 0.05
 STUCK_SECONDS = 120.0
 CONTEXT = 1024
 
 
 def main() -> None:
-    """Measure, tell, judge."""
-    given = _arguments()
-    given.work.mkdir(parents=True, exist_ok=True)
-    found = {}
-    for name in ("salient", *(["vllm"] if given.vllm else [])):
-        setting = Setting(CONTEXT, MANY, given.vllm)
-        with started(name, given.checkpoint, setting, given.work) as server:
-            found[name] = _measured(name, server, given)
-    data = {**conditions(), "given": {k: str(v) for k, v in vars(given).items()}, "servers": found}
-    data["missed"] = _missed(found["salient"])
-    (given.work / "serve_load.json").write_text(json.dumps(data, indent=2) + "\n")
+    """Measure, compare with the bars, report."""
+    options = _arguments()
+    options.work.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for name in ("salient", *(["vllm"] if options.vllm else [])):
+        setting = Setting(CONTEXT, MANY, options.vllm)
+        with running_server(name, options.checkpoint, setting, options.work) as server:
+            results[name] = _measured(name, server, options)
+    settings = {name: str(value) for name, value in vars(options).items()}
+    data = {**conditions(), "options": settings, "servers": results}
+    data["missed"] = _missed(results["salient"])
+    (options.work / "serve_load.json").write_text(json.dumps(data, indent=2) + "\n")
     _report(data).show(Console(width=110))
     sys.exit(bool(data["missed"]))
 
@@ -70,22 +69,22 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="a folder")
     parser.add_argument("--vllm", default="", help="Python of the environment that has vLLM")
-    parser.add_argument("--seconds", type=int, default=180, help="of the 32 clients")
+    parser.add_argument("--seconds", type=int, default=180, help="of the phase with 32 clients")
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--work", type=Path, default=Path(".work/bench/serve"))
     return parser.parse_args()
 
 
-def _measured(name: str, server: Started, given: argparse.Namespace) -> dict[str, Any]:
+def _measured(name: str, server: RunningServer, options: argparse.Namespace) -> dict[str, Any]:
     """All phases of one server."""
-    one = _phase(server, given, 1, given.seconds // 4, seed=1)
-    say(f"{name}, one: {one.summary}")
+    one = _phase(server, options, 1, options.seconds // 4, seed=1)
+    log_step(f"{name}, one: {one.summary}")
     with _Memory(server.pid) as memory:
-        many = _phase(server, given, MANY, given.seconds, seed=2)
-    say(f"{name}, many: {many.summary}")
-    disorder = asyncio.run(_disorder(server, given, given.seconds // 2))
-    say(f"{name}, disorder: {disorder}")
+        many = _phase(server, options, MANY, options.seconds, seed=2)
+    log_step(f"{name}, many: {many.summary}")
+    disorder = asyncio.run(_disorder(server, options, options.seconds // 2))
+    log_step(f"{name}, disorder: {disorder}")
     third = len(memory.bytes) // 3
     middle, last = (memory.bytes[n * third : (n + 1) * third] for n in (1, 2))
     return {
@@ -99,28 +98,28 @@ def _measured(name: str, server: Started, given: argparse.Namespace) -> dict[str
     }
 
 
-def _plan(given: argparse.Namespace, clients: int, seconds: int, seed: int) -> LoadPlan:
+def _plan(options: argparse.Namespace, clients: int, seconds: int, seed: int) -> LoadPlan:
     return LoadPlan(
         (LoadStep(clients),),
         requests=None,
         seconds=seconds,
         warmups=clients,
-        prompt_tokens=given.prompt_tokens,
-        output_tokens=given.new_tokens,
+        prompt_tokens=options.prompt_tokens,
+        output_tokens=options.new_tokens,
         seed=seed,
     )
 
 
-def _target(server: Started) -> LoadTarget:
+def _target(server: RunningServer) -> LoadTarget:
     return LoadTarget(server.url, NAME, timeout=STUCK_SECONDS)
 
 
 def _phase(
-    server: Started, given: argparse.Namespace, clients: int, seconds: int, seed: int
+    server: RunningServer, options: argparse.Namespace, clients: int, seconds: int, seed: int
 ) -> LoadResult:
-    """`clients` at once for so long; a request without an end in STUCK_SECONDS is a failure."""
-    tokenizer = load_tokenizer(Path(given.checkpoint))
-    plan = _plan(given, clients, seconds, seed)
+    """`clients` at once for `seconds`; a request that takes STUCK_SECONDS fails."""
+    tokenizer = load_tokenizer(Path(options.checkpoint))
+    plan = _plan(options, clients, seconds, seed)
     (result,) = run_load(
         _target(server), plan, count_tokens=lambda text: len(tokenizer(text).input_ids)
     )
@@ -128,7 +127,7 @@ def _phase(
 
 
 class _Memory:
-    """Resident bytes of a process and its children, a reading a second."""
+    """Resident bytes of a process and its descendants, read once a second."""
 
     def __init__(self, pid: int):
         self.pid, self.bytes = pid, []
@@ -149,7 +148,7 @@ class _Memory:
 
 
 def _family(pid: int) -> list[int]:
-    """A process and all below it."""
+    """A process and its descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -165,11 +164,13 @@ def _resident(pid: int) -> int:
     return pages * 4096
 
 
-async def _disorder(server: Started, given: argparse.Namespace, seconds: int) -> dict[str, int]:
-    """How requests ended while some clients hang up and some send garbage."""
+async def _disorder(
+    server: RunningServer, options: argparse.Namespace, seconds: int
+) -> dict[str, int]:
+    """Counts of requests by how they ended, while some are aborted and some are invalid."""
     target, chance = _target(server), random.Random(3)
-    load = LoadClient(target, _plan(given, MANY, seconds, 3))
-    excerpts = cut_excerpts("", given.prompt_tokens // 2, 3)
+    load = LoadClient(target, _plan(options, MANY, seconds, 3))
+    excerpts = cut_excerpts("", options.prompt_tokens // 2, 3)
     counts: Counter[str] = Counter()
     last = time.monotonic() + seconds
 
@@ -179,13 +180,13 @@ async def _disorder(server: Started, given: argparse.Namespace, seconds: int) ->
                 numbered(chance.choice(excerpts), chance.randrange(10**9)),
                 chance.random(),
             )
-            if drawn < GARBAGE:
-                counts[f"garbage: {await _garbage(load, prompt, chance)}"] += 1
-            elif drawn < GARBAGE + HANG_UP:
+            if drawn < INVALID:
+                counts[f"invalid: {await _send_invalid(load, prompt, chance)}"] += 1
+            elif drawn < INVALID + ABORTED:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(chance.uniform(0, 3)):
                         await load.send(prompt)
-                counts["hung up"] += 1
+                counts["aborted"] += 1
             else:
                 timing = await load.send(prompt)
                 counts[
@@ -197,8 +198,8 @@ async def _disorder(server: Started, given: argparse.Namespace, seconds: int) ->
     return dict(counts)
 
 
-async def _garbage(load: LoadClient, prompt: str, chance: random.Random) -> str:
-    """The status that a spoilt body gets: bytes changed, cut off, or of no sense at all."""
+async def _send_invalid(load: LoadClient, prompt: str, chance: random.Random) -> str:
+    """The status of a request with changed bytes, a truncated body, or random bytes."""
     body = bytearray(load.payload(prompt))
     kind = chance.randrange(3)
     if kind == 0:
@@ -216,38 +217,39 @@ async def _garbage(load: LoadClient, prompt: str, chance: random.Random) -> str:
         return type(error).__name__
 
 
-def _missed(found: dict[str, Any]) -> list[str]:
-    """The bars that Salient misses, in words."""
+def _missed(results: dict[str, Any]) -> list[str]:
+    """The bars that Salient misses, as text."""
     missed = []
-    if found["many"]["failed"] or found["one"]["failed"]:
-        missed.append(f"failures: {found['many']['failures']}")
-    if found["ratio"] < RATIO_BAR:
-        missed.append(f"{MANY} clients have {found['ratio']:.2f} times the tokens of one")
-    if found["memory_growth"] > GROWTH_BAR:
-        missed.append(f"memory grows by {found['memory_growth']:.1%}")
-    wrong = [k for k in found["disorder"] if k.startswith("failed") or k.startswith("garbage: 5")]
+    if results["many"]["failed"] or results["one"]["failed"]:
+        missed.append(f"failures: {results['many']['failures']}")
+    if results["ratio"] < RATIO_BAR:
+        missed.append(f"{MANY} clients have {results['ratio']:.2f} times the throughput of one")
+    if results["memory_growth"] > GROWTH_BAR:
+        missed.append(f"memory grows by {results['memory_growth']:.1%}")
+    wrong = [k for k in results["disorder"] if k.startswith("failed") or k.startswith("invalid: 5")]
     return missed + wrong
 
 
 def _report(data: dict[str, Any]) -> Report:
-    """A row a server and phase, then memory and disorder."""
+    """A row per server and phase, then memory and disorder."""
     rows, more = [], []
-    for name, found in data["servers"].items():
+    for name, results in data["servers"].items():
         for phase in ("one", "many"):
-            step = found[phase]
+            step = results[phase]
             times = [f"{step[k]['p50']:.0f} / {step[k]['p99']:.0f}" for k in ("ttft", "itl", "e2e")]
             rate = f"{step['output_tokens_per_second']:.1f}"
             rows.append((name, phase, str(step["requests"]), str(step["failed"]), rate, *times))
-        peak = f"{found['memory_peak_bytes'] / 2**20:.0f} MiB"
-        ended = ", ".join(f"{v} {k}" for k, v in sorted(found["disorder"].items()))
-        more.append((name, f"{found['ratio']:.2f}", peak, f"{found['memory_growth']:+.1%}", ended))
+        peak = f"{results['memory_peak_bytes'] / 2**20:.0f} MiB"
+        ended = ", ".join(f"{v} {k}" for k, v in sorted(results["disorder"].items()))
+        growth = f"{results['memory_growth']:+.1%}"
+        more.append((name, f"{results['ratio']:.2f}", peak, growth, ended))
     columns = ("server", "phase", "requests", "failed", "tokens/s", "ttft", "itl", "e2e")
     tables = [
         Table("Load: milliseconds, P50 / P99", columns, rows),
         Table("", ("server", "many / one", "peak memory", "growth", "disorder"), more),
     ]
     missed = data["missed"] or ["All bars are met."]
-    return Report(data, tables, [*missed, in_words(data)])
+    return Report(data, tables, [*missed, conditions_line(data)])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ NAME = "served"
 PORTS = {"salient": 8201, "vllm": 8200}
 READY_SECONDS = 300
 CORES = sorted(os.sched_getaffinity(0))
-# `vllm bench serve` of the CPU build asks for metadata that its package has not.
+# `vllm bench serve` of the CPU build requires metadata that its package lacks.
 SHIM = """
 import importlib.metadata as metadata
 _version = metadata.version
@@ -25,10 +25,10 @@ metadata.version = lambda name: "0.32.0+cpu" if name == "vllm" else _version(nam
 
 @dataclass(frozen=True)
 class Setting:
-    """How a server is started.
+    """The options of a server.
 
-    vllm: the Python of the environment that has it   threads: of the server
-    cores: those it runs on   dtype: vLLM's activations
+    vllm: the Python of vLLM's environment   threads, cores: of the server
+    dtype: of vLLM's activations
     """
 
     context: int
@@ -40,23 +40,23 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Started:
-    """A server that answers. pid: of its first process"""
+class RunningServer:
+    """A running server. pid: of its first process"""
 
     url: str
     pid: int
 
 
 def write_shim(folder: Path) -> None:
-    """A folder for PYTHONPATH that lets `vllm bench` start."""
+    """Make `folder` a PYTHONPATH with the metadata that `vllm bench` requires."""
     (folder / "sitecustomize.py").write_text(SHIM)
 
 
 @contextlib.contextmanager
-def started(name: str, model: str, setting: Setting, work: Path) -> Iterator[Started]:
-    """The server `name` (salient, vllm) on `model`, for as long as the block lasts.
+def running_server(name: str, model: str, setting: Setting, work: Path) -> Iterator[RunningServer]:
+    """Run the server `name` (salient, vllm) on `model` during the block.
 
-    work: a folder for its log, and the shim
+    work: a folder for its log and the shim
     """
     write_shim(work)
     port = PORTS[name]
@@ -77,7 +77,7 @@ def started(name: str, model: str, setting: Setting, work: Path) -> Iterator[Sta
         )
     try:
         _wait(f"http://127.0.0.1:{port}/v1/models", child, path)
-        yield Started(f"http://127.0.0.1:{port}", child.pid)
+        yield RunningServer(f"http://127.0.0.1:{port}", child.pid)
     finally:
         child.terminate()
         try:
@@ -102,7 +102,11 @@ def _vllm(model: str, port: int, setting: Setting) -> list[str]:
     command = [setting.vllm, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--served-model-name", NAME, "--port", str(port), "--dtype", setting.dtype]
     command += ["--max-model-len", str(setting.context), "--max-num-seqs", str(setting.sequences)]
-    return [*command, "--enforce-eager", "--no-enable-prefix-caching"]  # warm-up knows a prompt
+    return [
+        *command,
+        "--enforce-eager",
+        "--no-enable-prefix-caching",
+    ]  # warm-up prompts
 
 
 COMMANDS = {"salient": _salient, "vllm": _vllm}
@@ -120,4 +124,4 @@ def _wait(url: str, child: subprocess.Popen, log: Path) -> None:
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
             return
         time.sleep(0.5)
-    sys.exit(f"{url} did not come up:\n{log.read_text(errors='replace')[-3000:]}")
+    sys.exit(f"{url} did not start:\n{log.read_text(errors='replace')[-3000:]}")

@@ -1,9 +1,7 @@
-"""One program run as a child, with what it cost as a whole process: wall time and peak memory.
+"""Run a program as a child process, and measure wall time and peak memory of the whole process.
 
-The time counts everything a user waits for, imports included. The peak is VmHWM, read ten times a
-second while the child lives: it is the child's alone. `ru_maxrss` from the end is told beside it as
-an upper bound, because a child starts with its parent's own peak in it: after this process has held
-four models, it says so of every child.
+The time includes imports. The peak is VmHWM of the child, read ten times a second. `ru_maxrss` at
+the end is an upper bound: a child inherits the peak of its parent, which may have loaded models.
 """
 
 import os
@@ -20,13 +18,13 @@ EVERY = 0.1  # seconds between two readings of VmHWM
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A child that ended well.
+class FinishedRun:
+    """A child process that ended with exit code 0.
 
     out: its standard output
     seconds: wall time of the whole process
-    peak_bytes: its peak of resident memory, to the last tenth of a second
-    maxrss_bytes: an upper bound of that
+    peak_bytes: peak of resident memory, without the last tenth of a second
+    maxrss_bytes: an upper bound of the peak
     """
 
     out: str
@@ -35,7 +33,7 @@ class Finished:
     maxrss_bytes: int
 
     def cost(self) -> dict[str, float]:
-        """The figures alone, for a JSON document."""
+        """Time and memory, for a JSON document."""
         return {
             "seconds_process": round(self.seconds, 2),
             "peak_bytes": self.peak_bytes,
@@ -43,10 +41,9 @@ class Finished:
         }
 
 
-def run(command: Sequence[str], log: Path) -> Finished:
-    """Run `command` with its standard error in the file `log`. Stops the benchmark, with exit
-    code 2, if it fails."""
-    say(f"running {Path(command[0]).name} {' '.join(command[1:])}")
+def run(command: Sequence[str], log: Path) -> FinishedRun:
+    """Run `command` with its standard error in the file `log`. Exits with code 2 if it fails."""
+    log_step(f"running {Path(command[0]).name} {' '.join(command[1:])}")
     highest = [0]
     ended = threading.Event()
     started = time.perf_counter()
@@ -66,23 +63,23 @@ def run(command: Sequence[str], log: Path) -> Finished:
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         tail = "\n".join(log.read_text().splitlines()[-15:])
-        say(f"It ended with {child.returncode}; the end of {log}:\n{tail}")
+        log_step(f"Exit code {child.returncode}; the end of {log}:\n{tail}")
         raise SystemExit(2)
     # Linux counts ru_maxrss in KiB.
-    return Finished(out, seconds, highest[0], usage.ru_maxrss * 1024)
+    return FinishedRun(out, seconds, highest[0], usage.ru_maxrss * 1024)
 
 
 def _watch(pid: int, highest: list[int], ended: threading.Event) -> None:
-    """Keep in `highest[0]` the largest VmHWM that the process showed."""
+    """Write the largest VmHWM of the process to `highest[0]`."""
     while not ended.wait(EVERY):
         try:
             status = Path(f"/proc/{pid}/status").read_text()
         except OSError:
             return
-        if found := re.search(r"VmHWM:\s+(\d+) kB", status):
-            highest[0] = max(highest[0], int(found[1]) * 1024)
+        if match := re.search(r"VmHWM:\s+(\d+) kB", status):
+            highest[0] = max(highest[0], int(match[1]) * 1024)
 
 
-def say(line: str) -> None:
-    """A line of progress, on standard error."""
+def log_step(line: str) -> None:
+    """Print a line of progress to standard error."""
     print(line, file=sys.stderr, flush=True)

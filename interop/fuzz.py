@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path += [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 from helpers.mutations import mutated  # noqa: E402
-from servers import Setting, started  # noqa: E402
+from servers import Setting, running_server  # noqa: E402
 
 REQUEST = {"prompt": "The capital of France is", "max_tokens": 16, "temperature": 0}
 TOGETHER = 8
@@ -43,7 +43,7 @@ def main() -> int:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as work,
-        started("salient", options.checkpoint, Setting(128, 16), Path(work)) as server,
+        running_server("salient", options.checkpoint, Setting(128, 16), Path(work)) as server,
     ):
         host = server.url.removeprefix("http://")
         before = post(host, "/v1/completions", json.dumps(REQUEST).encode())

@@ -1,7 +1,6 @@
-"""How many bytes a second this machine reads from memory: the bound of decoding.
+"""The bandwidth of memory, in bytes per second: the bound of decoding.
 
-A gibibyte, far more than any cache holds, is summed or searched in several ways; the fastest of
-all runs counts, so whatever is compared with it is compared with the best that was seen.
+A gibibyte, which exceeds every cache, is reduced in several ways; the fastest of all runs counts.
 
     .venv/bin/python benchmarks/peers/bandwidth.py --threads 2
 """
@@ -16,16 +15,16 @@ BYTES = 2**30
 
 
 def main() -> None:
-    """Measure and tell, in one JSON line."""
+    """Measure; print one line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    given = parser.parse_args()
-    speed.use_threads(given.threads)
+    args = parser.parse_args()
+    speed.use_threads(args.threads)
 
     import torch
 
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(args.threads)
     buffer = torch.ones(BYTES // 4)
     ways = {
         "float32 sum": buffer.sum,
@@ -33,7 +32,7 @@ def main() -> None:
         "int32 maximum": buffer.view(torch.int32).amax,
     }
     shortest = dict.fromkeys(ways, float("inf"))
-    for _ in range(1 + given.repeats):
+    for _ in range(1 + args.repeats):
         for name, read in ways.items():
             start = time.perf_counter()
             read()
@@ -43,7 +42,7 @@ def main() -> None:
             {
                 "bytes_per_s": BYTES / min(shortest.values()),
                 "ways": {name: BYTES / seconds for name, seconds in shortest.items()},
-                "threads": given.threads,
+                "threads": args.threads,
             }
         )
     )

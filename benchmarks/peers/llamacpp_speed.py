@@ -1,8 +1,8 @@
-"""How fast llama.cpp is, through its own C functions: of Python there is a call a token.
+"""Speed of llama.cpp through its C functions: one Python call per token.
 
-Runs in the environment `llamacpp`. llama.cpp gets its best foot: a batch and micro-batch of the
-whole prompt, logits of the last token only, weights in the order that it likes best (its default),
-and attention in each of its two ways; decode and prefill are each told of the faster one.
+Runs in the environment `llamacpp`, with the fastest settings: a batch and micro-batch of the whole
+prompt, logits of the last token only, the default order of weights, and both kinds of attention;
+decode and prefill each report the faster one.
 
     PYTHON=$(interop/environment.sh llamacpp)
     $PYTHON benchmarks/peers/llamacpp_speed.py --model MODEL.gguf --ids IDS.json
@@ -21,8 +21,8 @@ FLASH = ("disabled", "enabled")
 
 
 def main() -> None:
-    """Load, measure both ways, tell."""
-    given = speed.parse(__doc__)
+    """Load, measure both kinds of attention, print."""
+    args = speed.parse(__doc__)
 
     import llama_cpp
 
@@ -30,14 +30,14 @@ def main() -> None:
     llama_cpp.llama_backend_init()
     settings = llama_cpp.llama_model_default_params()
     settings.n_gpu_layers = 0
-    model = llama_cpp.llama_model_load_from_file(str(given.model).encode(), settings)
+    model = llama_cpp.llama_model_load_from_file(str(args.model).encode(), settings)
     if not model:
-        raise SystemExit(f"llama.cpp cannot load {given.model}")
-    found = {way: Context(model, given, way).measured() for way in FLASH}
-    decode = {way: gaps for way, (gaps, _) in found.items()}
-    prefill = {way: seconds for way, (_, seconds) in found.items()}
-    speed.tell(
-        given,
+        raise SystemExit(f"llama.cpp cannot load {args.model}")
+    figures = {way: Context(model, args, way).measured() for way in FLASH}
+    decode = {way: gaps for way, (gaps, _) in figures.items()}
+    prefill = {way: seconds for way, (_, seconds) in figures.items()}
+    speed.print_figures(
+        args,
         Speed(
             "llama.cpp",
             min(decode.values(), key=statistics.median),
@@ -55,28 +55,28 @@ def main() -> None:
 
 
 class Context:
-    """A cache and settings over the model; attention by the `way` of FLASH."""
+    """A cache and settings of the model. way: of FLASH"""
 
-    def __init__(self, model: Any, given: argparse.Namespace, way: str):
+    def __init__(self, model: Any, args: argparse.Namespace, way: str):
         import llama_cpp
 
-        self.lib, self.given = llama_cpp, given
-        self.prompt = speed.prompts(given)[0]
+        self.lib, self.args = llama_cpp, args
+        self.prompt = speed.prompts(args)[0]
         settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx = given.prompt_tokens + given.new_tokens + 1
-        settings.n_batch = settings.n_ubatch = given.prompt_tokens
-        settings.n_threads = settings.n_threads_batch = given.threads
+        settings.n_ctx = args.prompt_tokens + args.new_tokens + 1
+        settings.n_batch = settings.n_ubatch = args.prompt_tokens
+        settings.n_threads = settings.n_threads_batch = args.threads
         settings.flash_attn_type = FLASH.index(way)
         self.context = llama_cpp.llama_init_from_model(model, settings)
         if not self.context:
-            raise SystemExit(f"llama.cpp makes no context with flash attention {way}")
+            raise SystemExit(f"llama.cpp creates no context with flash attention {way}")
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
 
     def measured(self) -> tuple[list[float], list[float]]:
         """Seconds from each token to the next, and of each prefill."""
-        prefill = [self.timed_prefill() for _ in range(1 + self.given.repeats)][1:]
+        prefill = [self.timed_prefill() for _ in range(1 + self.args.repeats)][1:]
         times, token = [], self.best()
-        for _ in range(self.given.new_tokens):
+        for _ in range(self.args.new_tokens):
             self.compute([token])
             token = self.best()
             times.append(time.perf_counter())
@@ -84,7 +84,7 @@ class Context:
         return speed.gaps(times), prefill
 
     def timed_prefill(self) -> float:
-        """Seconds of the prompt from an empty cache to its first token."""
+        """Seconds from an empty cache to the first token after the prompt."""
         memory = self.lib.llama_get_memory(self.context)
         self.lib.llama_memory_clear(memory, False)  # noqa: FBT003 (a C function has no names)
         start = time.perf_counter()
@@ -93,11 +93,11 @@ class Context:
         return time.perf_counter() - start
 
     def compute(self, tokens: list[int]) -> None:
-        """Put `tokens` after those in the cache; without a list of outputs, the last has logits."""
+        """Append `tokens` to the cache; only the last one has logits."""
         array = (self.lib.llama_token * len(tokens))(*tokens)
         batch = self.lib.llama_batch_get_one(array, len(tokens))
         if failed := self.lib.llama_decode(self.context, batch):
-            raise SystemExit(f"llama_decode ended with {failed}")
+            raise SystemExit(f"llama_decode returned {failed}")
 
     def best(self) -> int:
         """The most likely next token."""
@@ -113,7 +113,7 @@ def fastest(ways: dict[str, list[float]]) -> str:
 
 
 def description(model: Any) -> str:
-    """What llama.cpp calls the model, its type of weights included."""
+    """llama.cpp's name of the model, with its type of weights."""
     import llama_cpp
 
     text = ctypes.create_string_buffer(256)
@@ -122,10 +122,10 @@ def description(model: Any) -> str:
 
 
 def _quiet(_level: int, _text: bytes, _data: Any) -> None:
-    """Drop llama.cpp's log."""
+    """Discard llama.cpp's log."""
 
 
-# ctypes frees a callback that nothing holds.
+# A reference: ctypes does not hold callbacks.
 quiet = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_quiet)
 
 

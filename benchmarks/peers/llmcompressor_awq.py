@@ -1,17 +1,16 @@
-"""llm-compressor on exactly our calibration tokens: the peer that Salient is measured against.
+"""llm-compressor on Salient's calibration tokens.
 
 Runs in the environment `llmcompressor` (`interop/environment.sh`). The tokens come from a file,
-already tokenized and without padding, so that both tools see the same ones and neither is charged
-for text processing. Everything else is llm-compressor's own default: its alpha grid, duo scaling,
-mappings inferred from the architecture, its `sequential` pipeline. `--method rtn` rounds to
-nearest instead, with its QuantizationModifier alone, as the floor that AWQ must beat.
+already tokenized and without padding, so that both tools use the same ones and text processing is
+not timed. Everything else is llm-compressor's default: its alpha grid, duo scaling, mappings
+inferred from the architecture, its `sequential` pipeline. `--method rtn` rounds to nearest instead,
+with QuantizationModifier only.
 
-The peer gets its best foot. By default it computes in the dtype that this machine multiplies
-fastest, because 16-bit arithmetic is several times faster than 32-bit on some CPUs and several
-times slower on others; the checkpoint is saved in the source's own dtype either way. The times of
-loading, quantizing and saving are reported apart. One repair is made for it: release 0.14.0.1
-pins the memory of its cache even without an accelerator and stops with an error, so there pinning
-does nothing.
+By default it computes in the dtype that is fastest on this machine, because 16-bit arithmetic is
+several times faster than 32-bit on some CPUs and several times slower on others; the checkpoint is
+saved in the source's dtype. Loading, quantizing and saving are timed separately. One workaround:
+release 0.14.0.1 pins the memory of its cache even without an accelerator and fails, so pinning is
+disabled there.
 
     PYTHON=$(interop/environment.sh llmcompressor)
     $PYTHON benchmarks/peers/llmcompressor_awq.py MODEL TOKENS.safetensors OUT --group-size 64
@@ -58,7 +57,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="compute dtype (auto: the fastest here)",
     )
-    parser.add_argument("--batch-size", type=int, default=1, help="samples a forward pass")
+    parser.add_argument("--batch-size", type=int, default=1, help="samples per forward pass")
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's choice)")
     return parser.parse_args(arguments)
 
@@ -79,7 +78,7 @@ def fastest_dtype(seconds: float = 0.2) -> str:
 
 
 def calibration(path: Path) -> Dataset:
-    """The tokens as a data set that llm-compressor takes as already tokenized."""
+    """The tokens as a tokenized data set of llm-compressor."""
     tensors = load_file(path)
     if "tokens" not in tensors:
         raise SystemExit(f"{path}: no tensor `tokens`; it has {sorted(tensors)}")

@@ -1,9 +1,9 @@
-"""Whether Salient's runtime computes what the checkpoint says: a speed means nothing before that.
+"""Correctness of Salient's runtime, to be checked before its speed.
 
-The reference is Transformers' own forward in float32 over the dequantized weights, on held-out
-text. The engine's runner computes half of each window as a prompt and the rest token by token, all
-windows side by side, so both of its ways are compared, in float32 and in bfloat16. Greedy answers
-must be the same with fused blocks and without.
+The reference is Transformers' forward in float32 on the dequantized weights, on held-out text. The
+engine's runner computes half of each window as a prompt and the rest token by token, with all
+windows in a batch, in float32 and in bfloat16. Greedy answers must be the same with and without
+fused blocks.
 
     .venv/bin/python benchmarks/peers/salient_correct.py --model CHECKPOINT
 """
@@ -28,46 +28,46 @@ PROMPTS = (
 
 
 def main() -> None:
-    """Compare and tell, in one JSON line."""
+    """Compare; print one line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--window-length", type=int, default=256)
     parser.add_argument("--answer-tokens", type=int, default=64)
-    given = parser.parse_args()
-    speed.use_threads(given.threads)
+    args = parser.parse_args()
+    speed.use_threads(args.threads)
 
     import torch
 
     from salient.core.corpus import builtin
-    from texts import unseen, windows
+    from texts import windows, without_shared_text
 
-    torch.set_num_threads(given.threads)
-    model, tokenizer = reference(given.model)
-    texts = {"heldout": unseen("heldout", builtin("heldout"))}
-    ids = windows(texts, tokenizer, given.windows, given.window_length)["heldout"]
+    torch.set_num_threads(args.threads)
+    model, tokenizer = reference(args.model)
+    texts = {"heldout": without_shared_text("heldout", builtin("heldout"))}
+    ids = windows(texts, tokenizer, args.windows, args.window_length)["heldout"]
     with torch.inference_mode():
-        expected = model(ids, use_cache=False).logits[:, given.window_length // 2 - 1 :]
+        expected = model(ids, use_cache=False).logits[:, args.window_length // 2 - 1 :]
     del model
-    found: dict[str, Any] = {"tokens": expected.shape[0] * expected.shape[1]}
+    figures: dict[str, Any] = {"tokens": expected.shape[0] * expected.shape[1]}
     for dtype in ("float32", "bfloat16"):
-        found[dtype] = compared(given, dtype, ids, expected)
+        figures[dtype] = compared(args, dtype, ids, expected)
         gc.collect()
-    fused, apart = (answers(given, fuse=fuse) for fuse in (True, False))
-    found["answers"] = len(fused)
-    found["same_answers"] = sum(a == b for a, b in zip(fused, apart, strict=True))
-    print(json.dumps(found))
+    fused, apart = (answers(args, fuse=fuse) for fuse in (True, False))
+    figures["answers"] = len(fused)
+    figures["same_answers"] = sum(a == b for a, b in zip(fused, apart, strict=True))
+    print(json.dumps(figures))
 
 
 def reference(checkpoint: str) -> tuple[Any, Any]:
-    """Transformers' model over the dequantized weights, in float32, and its tokenizer."""
+    """Transformers' model of the dequantized weights in float32, and its tokenizer."""
     from salient import api
 
     return api.load(checkpoint, dtype="float32")
 
 
-def compared(given: argparse.Namespace, dtype: str, ids: Any, expected: Any) -> dict[str, Any]:
+def compared(args: argparse.Namespace, dtype: str, ids: Any, expected: Any) -> dict[str, Any]:
     """KL and agreement of the runner's logits with `expected` [windows, tokens, vocab]."""
     import torch
 
@@ -75,12 +75,12 @@ def compared(given: argparse.Namespace, dtype: str, ids: Any, expected: Any) -> 
     from salient.runtime.load_engine import EngineOptions, load
 
     options = EngineOptions(
-        device="cpu", dtype=dtype, context_length=given.window_length, slots=len(ids)
+        device="cpu", dtype=dtype, context_length=args.window_length, slots=len(ids)
     )
-    runner = load(given.model, options).engine.runner
-    half, rows = given.window_length // 2, range(len(ids))
+    runner = load(args.model, options).engine.runner
+    half, rows = args.window_length // 2, range(len(ids))
     steps = [torch.stack([runner.prefill(r, ids[r, :half].tolist(), 0) for r in rows])]
-    for at in range(half, given.window_length):
+    for at in range(half, args.window_length):
         steps.append(runner.decode(list(rows), ids[:, at].tolist(), [at] * len(ids)))
     logits = torch.stack(steps, 1)
     total = LogitsComparison()
@@ -89,7 +89,7 @@ def compared(given: argparse.Namespace, dtype: str, ids: Any, expected: Any) -> 
     return {"kl": total.kl, "top1": total.top1, "runner": runner.how}
 
 
-def answers(given: argparse.Namespace, *, fuse: bool) -> list[list[int]]:
+def answers(args: argparse.Namespace, *, fuse: bool) -> list[list[int]]:
     """The greedy answers to PROMPTS in float32."""
     from salient.runtime.load_engine import EngineOptions, load
     from salient.runtime.sampling_params import SamplingParams
@@ -97,9 +97,9 @@ def answers(given: argparse.Namespace, *, fuse: bool) -> list[list[int]]:
     options = EngineOptions(
         device="cpu", dtype="float32", fuse=fuse, context_length=256, slots=len(PROMPTS)
     )
-    opened = load(given.model, options)
+    opened = load(args.model, options)
     prompts = [opened.model.tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
-    sampling = SamplingParams(max_new_tokens=given.answer_tokens, ignore_eos=True)
+    sampling = SamplingParams(max_new_tokens=args.answer_tokens, ignore_eos=True)
     return [answer.tokens for answer in opened.engine.generate(prompts, sampling)]
 
 

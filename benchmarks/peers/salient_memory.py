@@ -1,7 +1,7 @@
-"""Resident memory of a process that has just loaded a checkpoint with Salient's runtime.
+"""Resident memory of a process after loading a checkpoint with Salient's runtime.
 
-What torch brings in when triton is installed is counted or not, by --without-triton: a CPU's
-install has none, a developer's environment may.
+--without-triton excludes what torch loads if triton is installed: an installation for CPUs has no
+triton.
 
     .venv/bin/python benchmarks/peers/salient_memory.py --model CHECKPOINT --without-triton
 """
@@ -15,14 +15,14 @@ import speed
 
 
 def main() -> None:
-    """Load and tell, in one JSON line."""
+    """Load; print one line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--without-triton", action="store_true", help="as if it were not installed")
-    given = parser.parse_args()
-    speed.use_threads(given.threads)
-    if given.without_triton:
+    args = parser.parse_args()
+    speed.use_threads(args.threads)
+    if args.without_triton:
         sys.modules["triton"] = None  # type: ignore[assignment]
 
     import torch
@@ -30,11 +30,11 @@ def main() -> None:
     from salient.core.system import peak_memory, resident_memory
     from salient.runtime.load_engine import load
 
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(args.threads)
     imported = resident_memory()
-    opened = load(str(given.model))
-    files = sum(file.stat().st_size for file in given.model.glob("*.safetensors"))
-    found = {
+    opened = load(str(args.model))
+    files = sum(file.stat().st_size for file in args.model.glob("*.safetensors"))
+    figures = {
         "resident_bytes": resident_memory(),
         "peak_bytes": peak_memory(),
         "imported_bytes": imported,
@@ -42,7 +42,7 @@ def main() -> None:
         "triton": sys.modules.get("triton") is not None,
         "runner": opened.engine.runner.how,
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

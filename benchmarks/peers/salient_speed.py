@@ -1,7 +1,7 @@
-"""How fast Salient's own runtime is: the whole engine, sampling and text included.
+"""Speed of Salient's runtime: the whole engine, with sampling and text.
 
-Runs in Salient's environment. Figures are those of `Answer.times`: what a caller of the engine
-waits for. Each repeat of the prompt begins with another token, so nothing is reused.
+Runs in Salient's environment. Figures are from `TokenSequence.times`, the times of the caller. Each
+repeat of the prompt begins with another token, so no prefix is reused.
 
     .venv/bin/python benchmarks/peers/salient_speed.py --model CHECKPOINT --ids IDS.json
 """
@@ -16,48 +16,48 @@ from speed import Speed
 
 
 def main() -> None:
-    """Open, warm up, measure, tell."""
+    """Load, warm up, measure, print."""
     parser = speed.parser_of(__doc__)
-    parser.add_argument("--dtype", default="auto", help="of the activations")
+    parser.add_argument("--dtype", default="auto", help="dtype of the activations")
     parser.add_argument("--together", type=int, default=8, help="sequences in one batch (0: none)")
-    given = parser.parse_args()
-    speed.use_threads(given.threads)
-    speed.tell(given, measured(given))
+    args = parser.parse_args()
+    speed.use_threads(args.threads)
+    speed.print_figures(args, measured(args))
 
 
-def measured(given: argparse.Namespace) -> Speed:
+def measured(args: argparse.Namespace) -> Speed:
     """All figures of the checkpoint."""
     import torch
 
     from salient.runtime.load_engine import EngineOptions, load
 
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(args.threads)
     start = time.perf_counter()
-    context = given.prompt_tokens + given.new_tokens + 1
+    context = args.prompt_tokens + args.new_tokens + 1
     options = EngineOptions(
-        device="cpu", dtype=given.dtype, context_length=context, slots=max(given.together, 1)
+        device="cpu", dtype=args.dtype, context_length=context, slots=max(args.together, 1)
     )
-    opened = load(given.model, options)
+    opened = load(args.model, options)
     loading = time.perf_counter() - start
-    ids = speed.prompts(given)
+    ids = speed.prompts(args)
     fresh = (speed.renewed(ids[0], number) for number in itertools.count(1))
     alone(opened.engine, next(fresh), 8)  # warms up
-    first = [alone(opened.engine, next(fresh), 1) for _ in range(given.repeats)]
-    running = alone(opened.engine, next(fresh), given.new_tokens)
-    several = [speed.renewed(row, 1000 + n) for n, row in enumerate(ids[: given.together])]
-    steps = together(opened.engine, several, given.new_tokens) if several else []
+    first = [alone(opened.engine, next(fresh), 1) for _ in range(args.repeats)]
+    running = alone(opened.engine, next(fresh), args.new_tokens)
+    several = [speed.renewed(row, 1000 + n) for n, row in enumerate(ids[: args.together])]
+    steps = together(opened.engine, several, args.new_tokens) if several else []
     return Speed(
         "salient",
         speed.gaps(running.times),
         [answer.seconds_to_first for answer in first],
         steps,
-        given.together,
+        args.together,
         {**described(opened), "seconds_load": loading},
     )
 
 
 def alone(engine: Any, prompt: list[int], count: int) -> Any:
-    """One answer of `count` tokens to a prompt that nothing is reused of."""
+    """One answer of `count` tokens to a prompt of which no prefix is cached."""
     answer = engine.generate([prompt], sampling(count))[0]
     assert answer.reused == 0, answer.reused
     assert len(answer.tokens) == count, answer.finished
@@ -65,7 +65,7 @@ def alone(engine: Any, prompt: list[int], count: int) -> Any:
 
 
 def together(engine: Any, prompts: list[list[int]], count: int) -> list[float]:
-    """Seconds of each step in which all `prompts` are decoding."""
+    """Seconds of each step in which all `prompts` decode."""
     answers = engine.generate(prompts, sampling(count))
     started = max(answer.times[0] for answer in answers)
     ended = min(answer.times[-1] for answer in answers)
@@ -76,14 +76,14 @@ def together(engine: Any, prompts: list[list[int]], count: int) -> list[float]:
 
 
 def sampling(count: int) -> Any:
-    """The most likely token each time, `count` times."""
+    """Greedy sampling of `count` tokens."""
     from salient.runtime.sampling_params import SamplingParams
 
     return SamplingParams(max_new_tokens=count, temperature=0.0, ignore_eos=True)
 
 
 def described(opened: Any) -> dict[str, Any]:
-    """What ran, and the bytes of weights that a token reads."""
+    """Kernels, runner and versions, and the bytes of weights that a token reads."""
     from importlib.metadata import version
 
     from salient.kernels.cpu_library import Library, load_library
@@ -101,7 +101,7 @@ def described(opened: Any) -> dict[str, Any]:
 
 
 def weight_bytes(model: Any) -> int:
-    """Codes, scales and zeros as they are held, and the head."""
+    """Bytes of the packed weights and the head."""
     from salient.runtime.linear import QuantLinear
 
     modules = model.module.modules()

@@ -1,7 +1,7 @@
-"""How fast Transformers is on a 16-bit model, with a loop of its own: no more Python than it needs.
+"""Speed of Transformers on a 16-bit model, with a minimal loop instead of `generate`.
 
-Runs in Salient's environment, or any with Transformers 5. Both of Transformers' caches are tried
-on a few tokens, one that grows and one of fixed size, and the faster one is measured.
+Runs in Salient's environment, or any with Transformers 5. DynamicCache and StaticCache are tried on
+a few tokens, and the faster one is measured.
 
     .venv/bin/python benchmarks/peers/transformers_speed.py --model FOLDER --ids IDS.json
 """
@@ -18,50 +18,50 @@ TRIAL = 8  # tokens of the trial of a cache
 
 
 def main() -> None:
-    """Load, choose the cache, measure, tell."""
+    """Load, select the cache, measure, print."""
     parser = speed.parser_of(__doc__)
     parser.add_argument("--dtype", choices=("bfloat16", "float32", "float16"), default="bfloat16")
-    given = parser.parse_args()
-    speed.use_threads(given.threads)
+    args = parser.parse_args()
+    speed.use_threads(args.threads)
 
     import torch
     import transformers
 
-    torch.set_num_threads(given.threads)
-    dtype = getattr(torch, given.dtype)
-    model = transformers.AutoModelForCausalLM.from_pretrained(given.model, dtype=dtype).eval()
-    loop = Loop(model, given)
+    torch.set_num_threads(args.threads)
+    dtype = getattr(torch, args.dtype)
+    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).eval()
+    loop = Loop(model, args)
     with torch.inference_mode():
         for kind in CACHES:
             loop.decode(kind, 2)  # warms up
         trials = {kind: statistics.median(loop.decode(kind, TRIAL)) for kind in CACHES}
         kind = min(trials, key=trials.__getitem__)
-        prefill = [loop.prefill(kind)[2] for _ in range(given.repeats)]
-        decode = loop.decode(kind, given.new_tokens)
+        prefill = [loop.prefill(kind)[2] for _ in range(args.repeats)]
+        decode = loop.decode(kind, args.new_tokens)
     how = {
         "weights": "16 bits" if dtype.itemsize == 2 else "32 bits",
-        "dtype": given.dtype,
+        "dtype": args.dtype,
         "attention": model.config._attn_implementation,
         "cache": kind,
         "decode_by_cache": trials,
         "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
         "torch_cpu": torch.backends.cpu.get_cpu_capability(),
     }
-    speed.tell(given, Speed("transformers", decode, prefill, how=how))
+    speed.print_figures(args, Speed("transformers", decode, prefill, how=how))
 
 
 class Loop:
-    """The most likely token, again and again."""
+    """Greedy decoding."""
 
-    def __init__(self, model: Any, given: argparse.Namespace):
+    def __init__(self, model: Any, args: argparse.Namespace):
         import torch
 
-        self.model, self.given = model, given
-        self.prompt = torch.tensor([speed.prompts(given)[0]])
+        self.model, self.args = model, args
+        self.prompt = torch.tensor([speed.prompts(args)[0]])
 
     def prefill(self, kind: str) -> tuple[Any, Any, float]:
         """The cache and next token [1, 1] after the prompt, and the seconds that it took."""
-        cache = CACHES[kind](self.model, self.given.prompt_tokens + self.given.new_tokens + 1)
+        cache = CACHES[kind](self.model, self.args.prompt_tokens + self.args.new_tokens + 1)
         start = time.perf_counter()
         token = self.step(self.prompt, cache)
         return cache, token, time.perf_counter() - start
@@ -79,7 +79,7 @@ class Loop:
         """The most likely token [1, 1] after `tokens` [1, count]."""
         out = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
         token = out.logits[:, -1].argmax(-1, keepdim=True)
-        token.item()  # as a caller would read it
+        token.item()  # as a caller reads it
         return token
 
 
