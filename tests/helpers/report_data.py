@@ -16,7 +16,6 @@ from salient.validate.attribution.result import (
     AttributionResult,
     DriftFigures,
     DriftResult,
-    PartDamage,
     Suggestion,
 )
 from salient.validate.context.haystack import RetrievalProbe
@@ -29,14 +28,11 @@ from salient.validate.context.result import (
 from salient.validate.likelihood.protocols import EvaluationProtocol, PublishedComparison
 from salient.validate.likelihood.result import LikelihoodResult, TextComparison
 from salient.validate.load.result import LoadTestStageResult
+from salient.validate.model_pair import ModelSummary
 from salient.validate.policy.policy import STAGES, Policy
 from salient.validate.policy.verdict import judge
-from salient.validate.result import (
-    MemoryUse,
-    ModelSummary,
-    RunEnvironment,
-    ValidationResult,
-)
+from salient.validate.result import ValidationResult
+from salient.validate.run_environment import MemoryUse, RunEnvironment
 from salient.validate.tasks.comparison import AnswerFlip, Tally, TaskComparison
 from salient.validate.tasks.result import TaskResult, Throughput
 from salient.validate.tasks.task_sets import Example
@@ -187,7 +183,7 @@ def toy_context(rng: random.Random) -> ContextResult:
     for first in range(0, 4096, 128):
         kl = 0.1 + 0.028 * math.log1p(first / 400) + rng.gauss(0, 0.004)
         interval = Interval(kl * 0.9, kl, kl * 1.12)
-        positions.append(PositionBucket(first, first + 127, kl, interval, 4))
+        positions.append(PositionBucket(first, first + 127, kl, 4, interval))
     return ContextResult(
         text="builtin (held out)",
         lengths={
@@ -259,10 +255,8 @@ def toy_attribution(rng: random.Random, blocks: int, damaged: int | None) -> Att
         texts=("wikitext-2", "notes/support-tickets.txt"),
         whole=sum(values) * 0.97,
         outside=0.0,
-        blocks=tuple(PartDamage(f"model.layers.{i}", kl) for i, kl in enumerate(values)),
-        kinds=tuple(
-            PartDamage(name, kl) for name, kl in sorted(kinds.items(), key=lambda item: -item[1])
-        ),
+        blocks={f"model.layers.{i}": kl for i, kl in enumerate(values)},
+        kinds=dict(sorted(kinds.items(), key=lambda item: -item[1])),
         suggestions=(
             Suggestion(
                 f"skip model.layers.{worst}",
@@ -284,7 +278,7 @@ def toy_attribution(rng: random.Random, blocks: int, damaged: int | None) -> Att
 
 
 FIXED = frozenset(["stage", "what", "direction", "use", "match", "counted", "left_out"])
-NAMED = frozenset(["texts", "parts"])
+NAMED = frozenset(["texts", "parts", "blocks", "kinds"])
 
 
 def mapped(

@@ -226,7 +226,7 @@ def test_questions_compute_their_text_once(folder):
     result = answer_probes(engine, probes)
     assert len(result.answers) == len(probes) == 4
     questions = sum(60 for _ in probes)
-    assert 480 < result.computed < 512 + questions < sum(len(p.prompt) for p in probes)
+    assert 480 < result.prompt_tokens < 512 + questions < sum(len(p.prompt) for p in probes)
 
 
 def test_an_engine_without_prefix_reuse_answers_fewer_probes(folder):
@@ -236,7 +236,7 @@ def test_an_engine_without_prefix_reuse_answers_fewer_probes(folder):
     result = answer_probes(engine, probes)
     answered = [probe for probe, a in zip(probes, result.answers, strict=True) if a is not None]
     assert (len(probes), len(answered)) == (10, 2)
-    assert result.computed == sum(len(probe.prompt) for probe in answered)
+    assert result.prompt_tokens == sum(len(probe.prompt) for probe in answered)
 
 
 def test_retention_counts_the_references_right_answers():

@@ -16,7 +16,7 @@ from helpers.html_tree import Node, tree
 from helpers.report_data import judged, mapped, toy_flip, toy_result
 from salient.core.errors import RequestError
 from salient.core.metrics import LogitsComparison
-from salient.validate.attribution.result import DriftResult, PartDamage
+from salient.validate.attribution.result import DriftResult
 from salient.validate.policy.policy import THRESHOLDS, Policy
 from salient.validate.policy.verdict import RuleResult
 from salient.validate.report import check_folder, html, write_report
@@ -244,7 +244,7 @@ def test_a_small_share_does_not_read_as_zero(passing):
 
 
 def test_zero_is_drawn_and_labelled(passing):
-    attribution = replace(passing.attribution, blocks=(PartDamage("model.layers.0", 0.0),))
+    attribution = replace(passing.attribution, blocks={"model.layers.0": 0.0})
     figure = page(replace(passing, attribution=attribution)).by_id("attribution").one("figure")
     assert figure.one(kind="mark").one("title").text == "block 0: 0"
 

@@ -13,15 +13,15 @@ from salient.core.errors import RequestError
 from salient.core.intervals import Interval
 from salient.core.report import Report
 from salient.validate.policy.policy import STAGES, Policy, read_policy
-from salient.validate.policy.render import render_verdict
 from salient.validate.policy.verdict import Measurement, RuleResult, Verdict, judge
+from salient.validate.render import render_verdict
 
 KL = Measurement("likelihood", "kl", 0.05, interval=Interval(0.04, 0.05, 0.07), sample=64)
 TOP1 = Measurement("likelihood", "top1", 0.90, interval=Interval(0.88, 0.90, 0.92), sample=64)
 RETENTION = Measurement(
     "tasks", "retention", 0.92, interval=Interval(0.88, 0.92, 0.97), sample=300, p_value=0.20
 )
-TTFT = Measurement("load", "ttft_p90", 1.5, unit="s", sample=200)
+TTFT = Measurement("load", "ttft_p90", 1.5, sample=200)
 
 
 def policy(use: str = "upper", **fields) -> Policy:

@@ -17,6 +17,19 @@ from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
 ROOM = 1.1  # of a model's files, what its weights take when it runs
 
 
+@dataclass(frozen=True)
+class ModelSummary:
+    """What a model is; scheme, format and bits: None if it is not quantized."""
+
+    architecture: str
+    blocks: int
+    width: int
+    vocabulary: int
+    scheme: str | None
+    format: str | None
+    bits_per_weight: float | None
+
+
 @dataclass
 class PairMember:
     """One of the two models.
@@ -39,6 +52,19 @@ class PairMember:
             return of_files
         times = [path.stat().st_mtime_ns for path in sorted(set(self.source.files.values()))]
         return hashlib.sha256(f"{of_files}{times}".encode()).hexdigest()
+
+    @property
+    def summary(self) -> ModelSummary:
+        source, skeleton, scheme = self.source, self.skeleton, self.source.scheme
+        return ModelSummary(
+            type(skeleton.model).__name__,
+            len(skeleton.blocks),
+            skeleton.width,
+            skeleton.vocabulary,
+            str(scheme) if scheme else None,
+            source.format.name if source.format else None,
+            scheme.bits_per_weight if scheme else None,
+        )
 
     def open_engine(self, options: EngineOptions) -> LoadedEngine:
         """The model, whole, to generate with. Raises ResourceError where it has no room."""
@@ -106,19 +132,11 @@ def open_pair(checkpoint: str, reference: str, device: str) -> ModelPair:
 
 
 def _check_same_model(pair: ModelPair) -> None:
-    reference, checkpoint = (
-        {
-            "architecture": type(s.model).__name__,
-            "blocks": len(s.blocks),
-            "width": s.width,
-            "vocabulary": s.vocabulary,
-        }
-        for s in pair.skeletons
-    )
-    for what, value in reference.items():
-        if checkpoint[what] != value:
+    for what in ("architecture", "blocks", "width", "vocabulary"):
+        reference, checkpoint = (getattr(side.summary, what) for side in pair.sides)
+        if checkpoint != reference:
             raise CheckpointError(
                 f"{pair.checkpoint.name} and {pair.reference.name} are not the same model: {what} "
-                f"is {checkpoint[what]} in the checkpoint and {value} in the reference. Give the "
+                f"is {checkpoint} in the checkpoint and {reference} in the reference. Give the "
                 "model that the checkpoint was made from."
             )

@@ -1,7 +1,8 @@
 """Result of a validation: the stages, the verdict, and what was measured where."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from salient.core.records import to_json
 from salient.validate.attribution.result import AttributionResult
 from salient.validate.context.result import ContextResult
 from salient.validate.likelihood.result import LikelihoodResult
@@ -9,49 +10,11 @@ from salient.validate.load.result import LoadTestStageResult
 from salient.validate.policy.verdict import Verdict
 from salient.validate.tasks.result import TaskResult
 
+from .model_pair import ModelSummary
+from .run_environment import MemoryUse, RunEnvironment
 from .stage import StageResult, UnmeasuredStage
 
-
-@dataclass(frozen=True)
-class RunEnvironment:
-    """The machine of a validation. memory_bytes: None if unknown; device: of the streamed models"""
-
-    processor: str
-    cores: int
-    memory_bytes: int | None
-    gpus: tuple[str, ...]
-    system: str
-    device: str
-
-    def to_dict(self) -> dict[str, object]:
-        return {**asdict(self), "gpus": list(self.gpus)}
-
-
-@dataclass(frozen=True)
-class ModelSummary:
-    """The model of both sides; scheme, format and bits: the checkpoint's, None if unquantized."""
-
-    architecture: str
-    blocks: int
-    width: int
-    vocabulary: int
-    scheme: str | None
-    format: str | None
-    bits_per_weight: float | None
-
-
-@dataclass(frozen=True)
-class MemoryUse:
-    """Bytes of both models' weights, by part for the checkpoint, and this process's peak."""
-
-    reference_bytes: int
-    checkpoint_bytes: int
-    peak_bytes: int | None
-    parts: dict[str, int]
-
-    def to_dict(self) -> dict[str, object]:
-        parts = [{"name": name, "bytes": size} for name, size in self.parts.items()]
-        return {**asdict(self), "parts": parts}
+STAGE_NAMES = ("likelihood", "tasks", "context", "load", "attribution")
 
 
 @dataclass(frozen=True)
@@ -81,13 +44,7 @@ class ValidationResult:
     @property
     def stages(self) -> dict[str, StageResult]:
         """The stages that were selected, by name."""
-        stages = {
-            "likelihood": self.likelihood,
-            "tasks": self.tasks,
-            "context": self.context,
-            "load": self.load,
-            "attribution": self.attribution,
-        }
+        stages = {name: getattr(self, name) for name in STAGE_NAMES}
         return {name: stage for name, stage in stages.items() if stage is not None}
 
     def to_dict(self) -> dict[str, object]:
@@ -96,8 +53,8 @@ class ValidationResult:
             "checkpoint": self.checkpoint,
             "reference": self.reference,
             "salient": self.salient,
-            "machine": self.environment.to_dict(),
-            "model": asdict(self.model),
+            "machine": to_json(self.environment),
+            "model": to_json(self.model),
             "date": self.date,
             "seconds": self.seconds,
             "memory": self.memory.to_dict(),

@@ -17,7 +17,7 @@ from .options import EvaluateOptions, ValidateOptions
 from .render import to_report
 from .report import check_folder, write_report
 from .result import ValidationResult
-from .run_environment import memory_use, model_summary, run_environment
+from .run_environment import memory_use, run_environment
 from .stage import StageResult
 from .stages import check_stages, run_stages, select_stages
 
@@ -51,7 +51,7 @@ def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationRes
         reference=pair.reference.name,
         salient=__version__,
         environment=run_environment(str(pair.checkpoint.skeleton.device)),
-        model=model_summary(pair),
+        model=pair.checkpoint.summary,
         date=date.today().isoformat(),
         seconds=round(time.monotonic() - started, 1),
         memory=memory_use(pair),

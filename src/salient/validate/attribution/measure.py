@@ -24,7 +24,7 @@ from salient.validate.stage import UnmeasuredStage
 from .block_damage import measure_damage
 from .drift import find_calibration, halves, measure_drift
 from .mixing import quantized_linears
-from .result import AttributionResult, DamageResult, DriftFigures, DriftResult, PartDamage
+from .result import AttributionResult, DamageResult, DriftFigures, DriftResult
 from .suggestions import measure_options, options, suggestions
 
 SHARE = 4  # a quarter of the free memory may hold hidden states
@@ -91,15 +91,14 @@ def _measure(
         list[float],
     )
     drift = _drift(pair, request.windows, texts, cache, part(2))
-    kinds = sorted(damage.kinds.items(), key=lambda item: -item[1])
     return AttributionResult(
         windows=len(ids),
         length=ids.shape[1],
         texts=tuple(texts),
         whole=damage.whole,
         outside=damage.outside,
-        blocks=tuple(PartDamage(*item) for item in damage.blocks.items()),
-        kinds=tuple(PartDamage(*item) for item in kinds),
+        blocks=damage.blocks,
+        kinds=dict(sorted(damage.kinds.items(), key=lambda item: -item[1])),
         suggestions=tuple(suggestions(pair, damage, wanted_options, kl, unlike=drift.far)),
         drift=drift,
         notes=tuple(_notes(damage, count, wanted)),

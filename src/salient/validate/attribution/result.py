@@ -1,7 +1,8 @@
 """Result of the attribution stage, and the parts of it that the cache holds."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
+from salient.core.records import to_json
 from salient.validate.policy.verdict import Measurement
 
 NEAR, FAR = 1.5, 2.5  # times the yardstick's log_ratio
@@ -10,14 +11,6 @@ LABELS = {
     "between": "somewhat unlike the calibration text",
     "far": "far from the calibration text",
 }
-
-
-@dataclass(frozen=True)
-class PartDamage:
-    """KL (nats a token) of the reference with one part of the checkpoint: a block, or a kind."""
-
-    name: str
-    kl: float
 
 
 @dataclass(frozen=True)
@@ -57,11 +50,8 @@ class DriftFigures:
     log_ratio: mean over channels of |ln (mean |x| on the text / mean |x| on the calibration)|
     """
 
-    salient_share: float
+    salient_share: float = field(metadata={"key": "kept_salient"})
     log_ratio: float
-
-    def to_dict(self) -> dict[str, object]:
-        return {"kept_salient": self.salient_share, "log_ratio": self.log_ratio}
 
 
 @dataclass(frozen=True)
@@ -88,17 +78,27 @@ class DriftResult:
         """Whether a text is far from the calibration."""
         return any(self.label(text) == LABELS["far"] for text in self.texts)
 
+    @property
+    def unknown(self) -> str:
+        """The note in place of the figures."""
+        return f"Whether the texts are like the calibration is not known: {self.reason}."
+
+    def rows(self, remark: str) -> list[tuple[str, DriftFigures, str]]:
+        """Name, figures and label of the yardstick, labelled `remark`, and of each text."""
+        if self.yardstick is None:
+            return []
+        texts = [(name, figures, self.label(name)) for name, figures in self.texts.items()]
+        return [("two halves of the calibration", self.yardstick, remark), *texts]
+
     def to_dict(self) -> dict[str, object]:
         if self.yardstick is None:
             return {"texts": [], "calibration": self.calibration, "why": self.reason}
-        return {
-            "texts": [
-                {"text": name, **figures.to_dict(), "words": self.label(name)}
-                for name, figures in self.texts.items()
-            ],
-            "calibration": self.calibration,
-            "yardstick": self.yardstick.to_dict(),
-        }
+        texts = [
+            {"text": name, **to_json(figures), "words": label}
+            for name, figures, label in self.rows("")[1:]
+        ]
+        yardstick = to_json(self.yardstick)
+        return {"texts": texts, "calibration": self.calibration, "yardstick": yardstick}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ class AttributionResult:
     """Where the damage sits, on `windows` windows of `length` tokens.
 
     whole, outside: KL of the checkpoint, and of its embedding, last norm and head alone
-    blocks: in the model's order   kinds: the worst first
+    blocks, kinds: KL (nats a token) of the reference with that part of the checkpoint, by its name;
+        blocks in the model's order, the worst kinds first
     """
 
     windows: int
@@ -114,8 +115,8 @@ class AttributionResult:
     texts: tuple[str, ...]
     whole: float
     outside: float
-    blocks: tuple[PartDamage, ...]
-    kinds: tuple[PartDamage, ...]
+    blocks: dict[str, float]
+    kinds: dict[str, float]
     suggestions: tuple[Suggestion, ...]
     drift: DriftResult
     notes: tuple[str, ...] = ()
@@ -125,15 +126,8 @@ class AttributionResult:
         return []
 
     def to_dict(self) -> dict[str, object]:
-        return {
-            "windows": self.windows,
-            "length": self.length,
-            "texts": list(self.texts),
-            "whole": self.whole,
-            "outside": self.outside,
-            "blocks": [asdict(block) for block in self.blocks],
-            "kinds": [asdict(kind) for kind in self.kinds],
-            "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
-            "drift": self.drift.to_dict(),
-            "notes": list(self.notes),
+        parts = {
+            key: [{"name": name, "kl": kl} for name, kl in getattr(self, key).items()]
+            for key in ("blocks", "kinds")
         }
+        return {**to_json(self), **parts, "drift": self.drift.to_dict()}

@@ -1,9 +1,9 @@
 """Result of the long-context stage."""
 
-from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from salient.core.intervals import Interval, mcnemar, ratio
+from salient.core.records import to_json
 from salient.validate.likelihood.result import TextComparison
 from salient.validate.policy.verdict import Measurement
 
@@ -17,8 +17,11 @@ class PositionBucket:
     first: int
     last: int
     kl: float
-    interval: Interval | None
     windows: int
+    interval: Interval | None
+
+    def to_dict(self) -> dict[str, object]:
+        return {**vars(self), "interval": self.interval.ends if self.interval else None}
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,16 @@ class RetrievalResult:
     @property
     def rows(self) -> list[RetrievalCount]:
         """Counts by length and depth, sorted."""
-        answers: dict[tuple[int, float], list[tuple[bool, bool]]] = defaultdict(list)
-        for probe, *pair in zip(self.probes, self.reference, self.quantized, strict=True):
-            answers[probe.length, probe.depth].append((pair[0], pair[1]))
+        keys = [(probe.length, probe.depth) for probe in self.probes]
+        rows = list(zip(keys, self.reference, self.quantized, strict=True))
         return [
-            RetrievalCount(*key, len(pairs), sum(r for r, _ in pairs), sum(q for _, q in pairs))
-            for key, pairs in sorted(answers.items())
+            RetrievalCount(
+                *key,
+                keys.count(key),
+                sum(right for each, right, _ in rows if each == key),
+                sum(right for each, _, right in rows if each == key),
+            )
+            for key in sorted(set(keys))
         ]
 
     @property
@@ -109,7 +116,7 @@ class RetrievalResult:
     def to_dict(self) -> dict[str, object]:
         reference, quantized = self.totals
         return {
-            "rows": [asdict(row) for row in self.rows],
+            "rows": to_json(self.rows),
             "reference": reference,
             "quantized": quantized,
             "count": len(self.probes),
@@ -122,7 +129,7 @@ class ContextResult:
     """Measures at several window lengths, KL by position, hidden facts.
 
     lengths: window length -> both models compared   growth: None of equal models
-    retrieval: None where hidden facts could not be asked for, for `retrieval_error`
+    retrieval: None where hidden facts could not be searched for, for `retrieval_error`
     """
 
     text: str
@@ -156,67 +163,42 @@ class ContextResult:
         return [self._growth_measurement(), self._retention_measurement()]
 
     def _growth_measurement(self) -> Measurement:
-        what = ("context", "kl_growth")
-        if self.growth is None:
+        what, growth = ("context", "kl_growth"), self.growth
+        if growth is None:
             reason = "both models give the same distributions: no KL to grow"
             return Measurement(*what, None, why=reason)
-        return Measurement(
-            *what,
-            self.growth.value,
-            interval=self.growth.interval,
-            unit="last / first quarter",
-            sample=self.lengths[self.longest].windows,
-        )
+        windows = self.lengths[self.longest].windows
+        return Measurement(*what, growth.value, interval=growth.interval, sample=windows)
 
     def _retention_measurement(self) -> Measurement:
-        what = ("context", "retrieval_retention")
-        if self.retrieval is None:
+        what, retrieval = ("context", "retrieval_retention"), self.retrieval
+        if retrieval is None:
             return Measurement(*what, None, why=self.retrieval_error)
-        count, retention = len(self.retrieval.probes), self.retrieval.retention
+        count, retention = len(retrieval.probes), retrieval.retention
         if retention is None:
             reason = f"the reference finds none of {count} facts: no retention"
             return Measurement(*what, None, why=reason, sample=count)
-        return Measurement(
-            *what,
-            retention.middle,
-            interval=retention,
-            unit="of the reference's",
-            sample=count,
-            p_value=self.retrieval.p_value,
-        )
+        middle, p_value = retention.middle, retrieval.p_value
+        return Measurement(*what, middle, interval=retention, sample=count, p_value=p_value)
 
     def to_dict(self) -> dict[str, object]:
+        error = {"error": self.retrieval_error}
         return {
             "text": self.text,
             "lengths": [
                 {"length": length, "windows": each.windows, **each.to_dict()}
                 for length, each in self.lengths.items()
             ],
-            "positions": [
-                {
-                    "first": bucket.first,
-                    "last": bucket.last,
-                    "kl": bucket.kl,
-                    "windows": bucket.windows,
-                    "interval": bucket.interval.ends if bucket.interval else None,
-                }
-                for bucket in self.positions
-            ],
+            "positions": [bucket.to_dict() for bucket in self.positions],
             "positions_length": self.longest,
             "growth": self._growth_dict(),
             "notes": self.notes,
-            "retrieval": (
-                self.retrieval.to_dict() if self.retrieval else {"error": self.retrieval_error}
-            ),
+            "retrieval": self.retrieval.to_dict() if self.retrieval else error,
         }
 
     def _growth_dict(self) -> dict[str, object]:
         growth = self.growth
         if growth is None:
             return {"value": None, "interval": None, "words": self.growth_summary}
-        return {
-            "value": growth.value,
-            "interval": growth.interval.ends if growth.interval else None,
-            "drawn": growth.drawn,
-            "words": self.growth_summary,
-        }
+        interval = growth.interval.ends if growth.interval else None
+        return {**vars(growth), "interval": interval, "words": self.growth_summary}

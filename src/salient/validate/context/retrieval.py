@@ -4,23 +4,19 @@ All questions about a text run one after another in one slot, so that the engine
 once.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from salient.core.corpus import builtin
 from salient.core.devices import find_device
 from salient.core.progress import Progress
-from salient.core.system import release_memory
 from salient.models.tokens import load_tokenizer
 from salient.runtime.engine import Engine
-from salient.runtime.load_engine import EngineOptions, LoadedEngine
 from salient.runtime.sampling_params import SamplingParams
 from salient.validate.cache import ValidationCache
-from salient.validate.model_pair import ModelPair, PairMember
+from salient.validate.model_pair import ModelPair
+from salient.validate.tasks.answering import Examinee, ModelAnswer
 
 from .haystack import ANSWER_TOKENS, RetrievalProbe, is_right, make_probes
 from .result import RetrievalResult
@@ -28,17 +24,6 @@ from .result import RetrievalResult
 MOST_TEXTS = 4
 SPARSE = 4  # one in so many questions, where each costs its whole text
 CPU_TOKENS, GPU_TOKENS = 4096, 32768  # of the texts of a length, but one at least
-
-
-@dataclass(frozen=True)
-class ProbeAnswers:
-    """Answers to the probes of a text, None for a probe that was left out.
-
-    computed: tokens of prompts that the model computed instead of taking from its cache
-    """
-
-    answers: list[str | None]
-    computed: int
 
 
 def texts_of(lengths: Sequence[int], device: str) -> list[list[int]]:
@@ -57,12 +42,21 @@ def measure_retrieval(
     Raises SalientError where a model cannot be run, such as ResourceError for want of memory.
     """
     texts = _texts(load_tokenizer(pair.reference.source.folder), lengths, pair.device, seed)
-    answers: list[list[str | None]] = []
+    longest = max((probe.length for probes in texts for probe in probes), default=0)
+    answers: list[list[str | None]] = [[], []]
     computed: dict[str, int] = {}
-    for number, side in enumerate(pair.sides):
-        parts = _answer_texts(side, texts, pair.device, cache, progress.part(number, 1, 2))
-        answers.append([answer for part in parts for answer in part.answers])
-        computed[side.role] = sum(part.computed for part in parts)
+    for step, (side, own) in enumerate(zip(pair.sides, answers, strict=True)):
+        examinee = Examinee(side, cache, pair.device, longest, slots=1)
+        part = progress.part(step, 1, 2)
+        try:
+            for number, probes in enumerate(texts):
+                label = f"facts hidden in {probes[-1].length} tokens, {side.role}"
+                part(number, len(texts), label)
+                prompts = [probe.prompt for probe in probes]
+                own += examinee.part("retrieval", prompts, partial(answer_probes, probes=probes))
+        finally:
+            examinee.close()
+        computed[side.role] = examinee.throughput.prompt_tokens
     rows = zip((probe for probes in texts for probe in probes), *answers, strict=True)
     both = [(p, r, q) for p, r, q in rows if r is not None and q is not None]
     return RetrievalResult(
@@ -73,19 +67,20 @@ def measure_retrieval(
     )
 
 
-def answer_probes(engine: Engine, probes: Sequence[RetrievalProbe]) -> ProbeAnswers:
-    """The answers to the probes of one text.
+def answer_probes(engine: Engine, probes: Sequence[RetrievalProbe]) -> ModelAnswer:
+    """The answers to the probes of one text, None for one that was left out.
 
     Where the engine cannot reuse a text, only one probe in SPARSE is answered.
     """
     sampling = SamplingParams(max_new_tokens=ANSWER_TOKENS, stop=(".",))
-    answers: list[str | None] = [None] * len(probes)
-    step, computed = (1 if engine.runner.reuses_prefixes else SPARSE), 0
+    answers: list[object] = [None] * len(probes)
+    step, computed, new = (1 if engine.runner.reuses_prefixes else SPARSE), 0, 0
     for number in range(step // 2, len(probes), step):
         (answer,) = engine.generate([probes[number].prompt], sampling)
         answers[number] = answer.text
         computed += len(answer.prompt) - answer.reused
-    return ProbeAnswers(answers, computed)
+        new += len(answer.tokens)
+    return ModelAnswer(answers, computed, new)
 
 
 def _texts(
@@ -104,40 +99,3 @@ def _texts(
         for number, some in enumerate(texts_of(lengths, device))
     )
     return [probes for probes in texts if probes]
-
-
-def _answer_texts(
-    side: PairMember,
-    texts: list[list[RetrievalProbe]],
-    device: str,
-    cache: ValidationCache,
-    progress: Progress,
-) -> list[ProbeAnswers]:
-    """The answers to each text's probes; the model is opened for the first that is not cached."""
-    opened: list[LoadedEngine] = []
-    longest = max((probe.length for probes in texts for probe in probes), default=0)
-
-    def answer(probes: list[RetrievalProbe]) -> ProbeAnswers:
-        if not opened:
-            opened.append(
-                side.open_engine(EngineOptions(device=device, context_length=longest, slots=1))
-            )
-        return answer_probes(opened[0].engine, probes)
-
-    parts = []
-    for number, probes in enumerate(texts):
-        progress(number, len(texts), f"facts hidden in {probes[-1].length} tokens, {side.role}")
-        prompts = json.dumps([probe.prompt for probe in probes])
-        digest = hashlib.sha256(prompts.encode()).hexdigest()
-        part = cache.part(
-            "retrieval",
-            {side.role: side.fingerprint, "prompts": digest},
-            partial(answer, probes),
-            ProbeAnswers,
-            shared=side.role == "reference",
-        )
-        parts.append(part)
-    if opened:
-        opened.clear()
-        release_memory()
-    return parts

@@ -1,16 +1,16 @@
 """Result of the likelihood stage."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from salient.core.intervals import Interval
 from salient.core.metrics import LogitsComparison, intervals
+from salient.core.records import to_json
 from salient.validate.policy.verdict import Measurement
 
 from .protocols import EvaluationProtocol, PublishedComparison
 
-# Measure -> unit of what a policy judges.
-UNITS = {"kl": "nats a token", "top1": "share of tokens", "perplexity_increase": "ratio - 1"}
+MEASURES = ("kl", "top1", "perplexity_increase")  # that a policy judges
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,16 @@ class LikelihoodResult:
 
     def measurements(self) -> list[Measurement]:
         """Of each measure the worst text's: a text that fares well makes up for none."""
-        worst = {measure: self.texts[self.worst_text(measure)] for measure in UNITS}
+        worst = [(measure, self.texts[self.worst_text(measure)]) for measure in MEASURES]
         return [
             Measurement(
                 "likelihood",
                 measure,
                 getattr(text.sums, measure),
                 interval=text.intervals.get(measure),
-                unit=UNITS[measure],
                 sample=text.windows,
             )
-            for measure, text in worst.items()
+            for measure, text in worst
         ]
 
     def to_dict(self) -> dict[str, object]:
@@ -75,5 +74,5 @@ class LikelihoodResult:
             "seconds": round(self.seconds, 1),
             "texts": {name: text.to_dict() for name, text in self.texts.items()},
             "all": self.total.to_dict(),
-            "published": [asdict(row) for row in self.published],
+            "published": to_json(self.published),
         }

@@ -30,36 +30,22 @@ class LoadTestStageResult:
             reason = "no request was sent"
             return [Measurement("load", name, None, why=reason) for name in MEASURES]
         worst = max(self.steps, key=_failed_share)
-        errors = Measurement(
-            "load",
-            "error_rate",
-            _failed_share(worst),
-            interval=wilson(worst.failed, worst.requests) if worst.failed else None,
-            unit="share of requests",
-            sample=worst.requests,
+        share = _failed_share(worst)
+        interval = wilson(worst.failed, worst.requests) if worst.failed else None
+        values = (
+            _longest([step.ttft for step in self.steps]),
+            _longest([step.itl for step in self.steps]),
+            max(step.output_rate for step in self.steps),
         )
-        values: dict[str, float | None] = {
-            "ttft_p90": _longest([step.ttft for step in self.steps]),
-            "itl_p90": _longest([step.itl for step in self.steps]),
-            "throughput": max(step.output_rate for step in self.steps),
-        }
         reason = f"{self.tool} does not report it"
-        if _failed_share(worst) > MOST_FAILED:
-            values = dict.fromkeys(values)
+        if share > MOST_FAILED:
+            values = (None, None, None)
             reason = f"{worst.failed} of {worst.requests} requests failed with {worst.label}"
-        units = {"throughput": "tokens/s"}
         return [
-            errors,
+            Measurement("load", "error_rate", share, interval=interval, sample=worst.requests),
             *(
-                Measurement(
-                    "load",
-                    name,
-                    value,
-                    unit=units.get(name, "s"),
-                    sample=sent,
-                    why=reason if value is None else "",
-                )
-                for name, value in values.items()
+                Measurement("load", name, value, sample=sent, why=reason * (value is None))
+                for name, value in zip(MEASURES[1:], values, strict=True)
             ),
         ]
 
@@ -89,6 +75,6 @@ def _failed_share(step: LoadResult) -> float:
 
 def _longest(latencies: list[LatencySummary | None]) -> float | None:
     """The largest P90, seconds; None where a step has none."""
-    ends = [None if latency is None else latency.p90 for latency in latencies]
-    known = [end for end in ends if end is not None]
-    return max(known) / 1e3 if len(known) == len(ends) else None
+    known = [latency.p90 for latency in latencies if latency is not None]
+    known = [p90 for p90 in known if p90 is not None]
+    return max(known) / 1e3 if len(known) == len(latencies) else None

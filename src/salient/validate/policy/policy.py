@@ -4,8 +4,9 @@ A policy has thresholds by stage; what it does not name, it does not judge. The 
 each figure in their comments. Imports no torch.
 """
 
+import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
@@ -22,62 +23,64 @@ MOST_KINDS = 100
 # upper: the pessimistic end of the interval has to satisfy the bound; middle: what was measured
 Use = Literal["upper", "middle"]
 Direction = Literal["at most", "at least"]
+JSON = dict[str, Any]
+
+
+Range = tuple[type, float, float]  # int or float, and the least and largest sensible number
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A key of a policy: which measurement it bounds, and what its value may be.
+    """A key of a policy: the measurement's name, _max or _min, and the unit where it is no ratio.
 
-    what: the measurement's name; unit: of the bound; least, most: the range of sensible bounds
+    unit: of the bound, as text; least, most: the range of sensible bounds
     """
 
     stage: str
     key: str
-    what: str
-    direction: Direction
     unit: str
     least: float
     most: float
+
+    @property
+    def what(self) -> str:
+        """The measurement that it bounds."""
+        return re.split("_(?:max|min)", self.key)[0]
+
+    @property
+    def direction(self) -> Direction:
+        return "at most" if "_max" in self.key else "at least"
 
     @property
     def by_kind(self) -> bool:
         """Whether kinds of examples may have bounds of their own."""
         return self.key == "retention_min"
 
+    @property
+    def range(self) -> Range:
+        return float, self.least, self.most
+
 
 THRESHOLDS = (
-    Threshold("likelihood", "kl_max", "kl", "at most", "nats a token", 0.0, 10.0),
-    Threshold("likelihood", "top1_min", "top1", "at least", "share of tokens", 0.0, 1.0),
-    Threshold(
-        "likelihood",
-        "perplexity_increase_max",
-        "perplexity_increase",
-        "at most",
-        "ratio - 1",
-        0,
-        10,
-    ),
-    Threshold("tasks", "retention_min", "retention", "at least", "of the reference's", 0.0, 1.0),
-    Threshold("context", "kl_growth_max", "kl_growth", "at most", "last / first quarter", 1, 100),
-    Threshold(
-        "context",
-        "retrieval_retention_min",
-        "retrieval_retention",
-        "at least",
-        "of the reference's",
-        0.0,
-        1.0,
-    ),
-    Threshold("load", "error_rate_max", "error_rate", "at most", "share of requests", 0.0, 1.0),
-    Threshold("load", "ttft_p90_max_s", "ttft_p90", "at most", "s", 1e-3, 3600.0),
-    Threshold("load", "itl_p90_max_s", "itl_p90", "at most", "s", 1e-4, 60.0),
-    Threshold("load", "throughput_min_tok_s", "throughput", "at least", "tokens/s", 1e-3, 1e8),
+    Threshold("likelihood", "kl_max", "nats a token", 0, 10),
+    Threshold("likelihood", "top1_min", "share of tokens", 0, 1),
+    Threshold("likelihood", "perplexity_increase_max", "ratio - 1", 0, 10),
+    Threshold("tasks", "retention_min", "of the reference's", 0, 1),
+    Threshold("context", "kl_growth_max", "last / first quarter", 1, 100),
+    Threshold("context", "retrieval_retention_min", "of the reference's", 0, 1),
+    Threshold("load", "error_rate_max", "share of requests", 0, 1),
+    Threshold("load", "ttft_p90_max_s", "s", 1e-3, 3600),
+    Threshold("load", "itl_p90_max_s", "s", 1e-4, 60),
+    Threshold("load", "throughput_min_tok_s", "tokens/s", 1e-3, 1e8),
 )
 STAGES = tuple(dict.fromkeys(t.stage for t in THRESHOLDS))
-_RETENTION = next(t for t in THRESHOLDS if t.by_kind)
-# numbers of [tasks] that say when a retention counts: key -> (type, least, most)
-_COUNTING = {"minimum_examples": (int, 1, 10**6), "significance": (float, 1e-6, 0.5)}
-_KIND_KEYS = ("retention_min", "minimum_examples")
+# numbers of [tasks] that say when a retention counts
+_COUNTING: dict[str, Range] = {
+    "minimum_examples": (int, 1, 10**6),
+    "significance": (float, 1e-6, 0.5),
+}
+_OF_KINDS = {t.key: t.range for t in THRESHOLDS if t.by_kind}
+_OF_KINDS |= {"minimum_examples": _COUNTING["minimum_examples"]}
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def read_policy(name_or_path: str) -> Policy:
     return _Reader(name_or_path).policy(_toml(name_or_path))
 
 
-def _toml(name: str) -> dict[str, Any]:
+def _toml(name: str) -> JSON:
     path = Path(expanduser(name))
     try:
         if not path.is_file():
@@ -154,49 +157,41 @@ class _Reader:
 
     where: str
 
-    def policy(self, document: dict[str, Any]) -> Policy:
+    def policy(self, document: JSON) -> Policy:
         self.check_keys(document, ("use", *STAGES), "")
         use = document.get("use", "upper")
         if use not in get_args(Use):
             expected = "'upper' (the pessimistic end of the interval) or 'middle'"
             raise self.fault("use", use, expected)
-        bounds = {}
+        bounds: dict[tuple[str, str], float] = {}
         for stage in STAGES:
-            section = self.table(document, stage, stage)
-            own = {t.key: t for t in THRESHOLDS if t.stage == stage}
+            ranges = {t.key: t.range for t in THRESHOLDS if t.stage == stage}
             extra = (*_COUNTING, "kinds") if stage == "tasks" else ()
-            self.check_keys(section, (*own, *extra), stage)
-            for key in own.keys() & section.keys():
-                bounds[stage, key] = self.bound(own[key], section[key], f"{stage}.{key}")
+            section = self.table(document, stage, stage, (*ranges, *extra))
+            numbers = self.numbers(section, ranges, stage)
+            bounds |= {(stage, key): bound for key, bound in numbers.items()}
         tasks = document.get("tasks", {})
-        kinds, examples = self.kinds(tasks)
-        counting = {
-            key: self.number(tasks[key], fits, f"tasks.{key}")
-            for key, fits in _COUNTING.items()
-            if key in tasks
-        }
-        policy = Policy(Path(self.where).stem, use, bounds, kinds, examples, **counting)
+        kinds = self.kinds(tasks)
+        retentions, examples = (
+            {kind: own[key] for kind, own in kinds.items() if key in own} for key in _OF_KINDS
+        )
+        counting = self.numbers(tasks, _COUNTING, "tasks")
+        policy = Policy(Path(self.where).stem, use, bounds, retentions, examples, **counting)
         self.refuse_contradictions(policy, counting)
         return policy
 
-    def kinds(self, tasks: dict[str, Any]) -> tuple[dict[str, float], dict[str, int]]:
+    def kinds(self, tasks: JSON) -> dict[str, dict[str, Any]]:
+        """The numbers of each kind."""
         kinds = self.table(tasks, "kinds", "tasks.kinds")
         if len(kinds) > MOST_KINDS:
             raise RequestError(
                 f"Policy {self.where}, tasks.kinds: {len(kinds)} kinds. Give at most {MOST_KINDS}."
             )
-        bounds, examples = {}, {}
-        for kind in kinds:
-            place = f"tasks.kinds.{kind[:40]}"
-            section = self.table(kinds, kind, place)
-            self.check_keys(section, _KIND_KEYS, place)
-            if "retention_min" in section:
-                value = section["retention_min"]
-                bounds[kind] = self.bound(_RETENTION, value, f"{place}.retention_min")
-            if "minimum_examples" in section:
-                value, fits = section["minimum_examples"], _COUNTING["minimum_examples"]
-                examples[kind] = self.number(value, fits, f"{place}.minimum_examples")
-        return bounds, examples
+        places = {kind: f"tasks.kinds.{kind[:40]}" for kind in kinds}
+        return {
+            kind: self.numbers(self.table(kinds, kind, place, tuple(_OF_KINDS)), _OF_KINDS, place)
+            for kind, place in places.items()
+        }
 
     def refuse_contradictions(self, policy: Policy, counting: Iterable[str]) -> None:
         """Refuse settings without effect."""
@@ -213,25 +208,30 @@ class _Reader:
                 "tasks.retention_min too, or leave it out."
             )
 
-    def bound(self, threshold: Threshold, value: Any, key: str) -> float:
-        return self.number(value, (float, threshold.least, threshold.most), key)
+    def numbers(self, section: JSON, ranges: Mapping[str, Range], place: str) -> dict[str, Any]:
+        """Those of `ranges` that the section has."""
+        numbers = {}
+        for key in ranges.keys() & section.keys():
+            value, (kind, least, most) = section[key], ranges[key]
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            typed = whole or (kind is float and isinstance(value, float))
+            if not typed or not least <= value <= most:
+                expected = "a whole number" if kind is int else "a number"
+                expected += f" from {least:g} to {most:g}"
+                raise self.fault(f"{place}.{key}", value, expected)
+            numbers[key] = kind(value)
+        return numbers
 
-    def number(self, value: Any, fits: tuple[type, float, float], key: str) -> Any:
-        kind, least, most = fits
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        typed = whole or (kind is float and isinstance(value, float))
-        if not typed or not least <= value <= most:
-            expected = "a whole number" if kind is int else "a number"
-            raise self.fault(key, value, f"{expected} from {least:g} to {most:g}")
-        return kind(value)
-
-    def table(self, parent: dict[str, Any], name: str, key: str) -> dict[str, Any]:
+    def table(self, parent: JSON, name: str, place: str, known: tuple[str, ...] = ()) -> JSON:
+        """A table of `parent`, of `known` keys if there are any."""
         section = parent.get(name, {})
         if not isinstance(section, dict):
-            raise self.fault(key, section, f"a table: [{key}] on a line of its own, keys below")
+            raise self.fault(place, section, f"a table: [{place}] on a line of its own, keys below")
+        if known:
+            self.check_keys(section, known, place)
         return section
 
-    def check_keys(self, section: dict[str, Any], known: tuple[str, ...], place: str) -> None:
+    def check_keys(self, section: JSON, known: tuple[str, ...], place: str) -> None:
         for key in section:
             if key not in known:
                 at = f"{place}.{key[:40]}" if place else key[:40]

@@ -5,11 +5,12 @@ A rule holds, does not hold, or is undecided; undecided never counts as holding.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from salient.core.errors import RequestError
 from salient.core.intervals import Interval
+from salient.core.records import to_json
 
 from .policy import STAGES, THRESHOLDS, Direction, Policy, Threshold, Use
 
@@ -32,7 +33,6 @@ class Measurement:
     value: float | None
     kind: str = ALL
     interval: Interval | None = None
-    unit: str = ""
     sample: int = 0
     why: str = ""
     p_value: float | None = None
@@ -51,16 +51,11 @@ class RuleResult:
     direction: Direction
     unit: str
     passed: bool | None
-    reason: str
+    reason: str = field(metadata={"key": "words"})
 
     @property
     def title(self) -> str:
         return f"{self.stage}: {self.what}" + f" ({self.kind})" * (self.kind != ALL)
-
-    def to_dict(self) -> dict[str, object]:
-        data = asdict(self)
-        data["words"] = data.pop("reason")
-        return data
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,7 @@ class Verdict:
             "policy": self.policy,
             "use": self.use,
             "left_out": list(self.left_out),
-            "rules": [rule.to_dict() for rule in self.rules],
+            "rules": to_json(self.rules),
         }
 
 

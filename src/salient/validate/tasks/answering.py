@@ -9,6 +9,8 @@ against 69 % of `knowledge`, 95 % against 89 % of `language`, as often in `code`
 A written answer is greedy. It is the first line that holds more than white space.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,14 +73,22 @@ class TimedAnswers(ModelAnswer):
 
 
 class Examinee:
-    """A model that answers tasks; a prompt and its answer have `context` positions.
+    """A model that answers; a prompt and its answer have `context` positions.
 
     The engine is opened when the cache lacks an answer: a reference that has answered everything
-    needs no memory.
+    needs no memory. slots: sequences at once; None: as many as fit
     """
 
-    def __init__(self, side: PairMember, cache: ValidationCache, device: str, context: int):
+    def __init__(
+        self,
+        side: PairMember,
+        cache: ValidationCache,
+        device: str,
+        context: int,
+        slots: int | None = None,
+    ):
         self.side, self.cache, self.context, self.device = side, cache, context, device
+        self.slots = slots
         self.tokenizer = load_tokenizer(side.source.folder)
         self.throughput = Throughput()
         self._opened: LoadedEngine | None = None
@@ -87,19 +97,23 @@ class Examinee:
     def engine(self) -> Engine:
         """Raises ResourceError where the model has no room."""
         if self._opened is None:
-            slots = slots_that_fit(self.side, self.device, self.context)
+            slots = self.slots or slots_that_fit(self.side, self.device, self.context)
             options = EngineOptions(device=self.device, context_length=self.context, slots=slots)
             self._opened = self.side.open_engine(options)
         return self._opened.engine
 
     def part(
-        self, name: str, settings: dict[str, Any], answer: Callable[[Engine], ModelAnswer]
+        self, name: str, requests: object, answer: Callable[[Engine], ModelAnswer], **settings: int
     ) -> list[Any]:
-        """The answers that `answer` returns, or returned when the cache stored them."""
+        """The answers that `answer` returns, or returned when the cache stored them.
+
+        requests: what is answered, as plain JSON   settings: what else the answers depend on
+        """
         before = self.cache.reused
+        digest = hashlib.sha256(json.dumps(requests).encode()).hexdigest()
         part = self.cache.part(
             name,
-            {"model": self.side.fingerprint, **settings},
+            {"model": self.side.fingerprint, "requests": digest, **settings},
             lambda: self._timed(answer),
             TimedAnswers,
             shared=self.side.role == "reference",

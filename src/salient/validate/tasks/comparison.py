@@ -8,6 +8,11 @@ from salient.core.intervals import Interval, mcnemar, ratio
 
 from .scoring import Example
 
+FIGURES = (
+    *("count", "accuracy_reference", "accuracy_quantized", "retention", "chance"),
+    *("lost", "gained", "changed", "p_value"),
+)
+
 
 @dataclass(frozen=True)
 class TaskOutcome:
@@ -87,18 +92,8 @@ class Tally:
     def to_dict(self) -> dict[str, object]:
         """The counts and shares as plain numbers."""
         interval = self.interval
-        return {
-            "count": self.count,
-            "accuracy_reference": self.accuracy_reference,
-            "accuracy_quantized": self.accuracy_quantized,
-            "retention": self.retention,
-            "chance": self.chance,
-            "lost": self.lost,
-            "gained": self.gained,
-            "changed": self.changed,
-            "p_value": self.p_value,
-            "interval": interval.ends if interval else None,
-        }
+        figures = {name: getattr(self, name) for name in FIGURES}
+        return {**figures, "interval": interval.ends if interval else None}
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,10 @@ prompts and decides what is right. It needs the extra `eval`, and the network fo
 files.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
@@ -270,16 +268,14 @@ class EngineModel:
         return WritingRequest(ids, [until] if isinstance(until, str) else list(until), bound)
 
     def _answers(
-        self, name: str, requests: list[Any], answer: Callable[[Engine, Any], ModelAnswer]
+        self, name: str, requests: list[Any], answer: Callable[..., ModelAnswer]
     ) -> Iterator[tuple[Any, Any]]:
         """Each of `requests` with its answer, computed or from the cache."""
         for start in range(0, len(requests), CHUNK):
             self.show(f"lm-eval, {start} of {len(requests)} {name}")
             chunk = requests[start : start + CHUNK]
-            document = json.dumps([asdict(each) for each in chunk])
-            settings = {"requests": hashlib.sha256(document.encode()).hexdigest()}
             answers = self.examinee.part(
-                f"lm-eval-{name}", settings, lambda engine, chunk=chunk: answer(engine, chunk)
+                f"lm-eval-{name}", list(map(asdict, chunk)), partial(answer, chunk=chunk)
             )
             yield from zip(chunk, answers, strict=True)
 

@@ -5,8 +5,6 @@ cached as they come, so that a run that was stopped resumes, and the reference's
 checkpoint.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -175,11 +173,11 @@ def _answers(
     done = 0
     for chunk in _chunks(questions):
         progress(done, len(questions), chunk[0].example.kind)
-        settings = {"questions": _digest(chunk), "max_new_tokens": request.max_new_tokens}
         answers = examinee.part(
             "tasks",
-            settings,
+            [(q.tokens.context, q.tokens.continuations, q.example.choices) for q in chunk],
             lambda engine, chunk=chunk: answer_questions(engine, chunk, request.max_new_tokens),
+            max_new_tokens=request.max_new_tokens,
         )
         for question, answer in zip(chunk, answers, strict=True):
             yield question.example, outcome(question.example, answer)
@@ -191,8 +189,3 @@ def _chunks(questions: Sequence[TaskQuestion]) -> Iterator[list[TaskQuestion]]:
     for _, group in groupby(questions, lambda q: q.example.id.rpartition(":")[0]):
         members = list(group)
         yield from (members[start : start + CHUNK] for start in range(0, len(members), CHUNK))
-
-
-def _digest(questions: Sequence[TaskQuestion]) -> str:
-    tokens = [(q.tokens.context, q.tokens.continuations, q.example.choices) for q in questions]
-    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from salient.core.intervals import wilson
+from salient.core.records import to_json
 from salient.validate.policy.verdict import ALL, Measurement
 
 from .comparison import AnswerFlip, Tally, TaskComparison
@@ -25,7 +26,7 @@ class Throughput:
     prompt_tokens: int = 0
     new_tokens: int = 0
     parts: int = 0
-    cached: int = 0
+    cached: int = field(default=0, metadata={"key": "kept"})
     runs_as: str = ""
 
     @property
@@ -35,15 +36,7 @@ class Throughput:
         return tokens / self.seconds if self.seconds > 0 else None
 
     def to_dict(self) -> dict[str, object]:
-        return {
-            "seconds": self.seconds,
-            "prompt_tokens": self.prompt_tokens,
-            "new_tokens": self.new_tokens,
-            "parts": self.parts,
-            "kept": self.cached,
-            "runs_as": self.runs_as,
-            "tokens_a_second": self.tokens_a_second,
-        }
+        return {**to_json(self), "tokens_a_second": self.tokens_a_second}
 
 
 @dataclass(frozen=True)

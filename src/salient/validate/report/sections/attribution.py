@@ -19,13 +19,15 @@ LISTED = 6
 
 def attribution_section(result: AttributionResult, _: Verdict | None) -> Section:
     """KL by block and by kind of layer, suggested fixes, drift. No policy judges it."""
-    blocks = [(_block_name(block.name), block.kl) for block in result.blocks]
+    blocks = [(_block_name(name), kl) for name, kl in result.blocks.items()]
     ranked = sorted((b for b in blocks if fmt.finite(b[1]) is not None), key=lambda b: -b[1])
     outlier = (OUTLIER * median(kl for _, kl in ranked) if ranked else 0.0) or float("inf")
     total = sum(kl for _, kl in ranked)
-    wide = len(blocks) > MANY_BLOCKS
-    kinds = [bar_row(fmt.line(kind.name, 60), kind.kl, fmt.nats) for kind in result.kinds]
-    unit = "nats a token"
+    shares = {name: fmt.share(kl / total if total else 0.0) for name, kl in ranked[:LISTED]}
+    wide, unit = len(blocks) > MANY_BLOCKS, "nats a token"
+    kinds = [bar_row(fmt.line(name, 60), kl, fmt.nats) for name, kl in result.kinds.items()]
+    columns = {"KL (nats)": lambda b: fmt.nats(b[1]), "of all blocks' KL": lambda b: shares[b[0]]}
+    worst = [(block[0], block) for block in ranked[:LISTED]]
     return Section(
         "attribution",
         "Where the loss comes from",
@@ -35,24 +37,17 @@ def attribution_section(result: AttributionResult, _: Verdict | None) -> Section
             row_chart("KL by kind of layer", unit, kinds, fmt.tick, scale=linear, wide=wide),
         ],
         tables=[
-            _block_table(ranked[:LISTED], total),
+            table("Blocks with the largest loss", "block", worst, columns, brief=tuple(columns)),
             _suggestion_table(result.suggestions),
             _drift_table(result),
         ],
-        tiles=[
-            Tile("Worst block", name, f"{_share(kl, total)} of all blocks' KL")
-            for name, kl in ranked[:1]
-        ],
+        tiles=[Tile("Worst block", b, f"{shares[b]} of all blocks' KL") for b, _ in ranked[:1]],
         notes=_notes(result),
     )
 
 
 def _block_name(name: str) -> str:
     return re.sub(r"^.*?(\d+)$", r"block \1", fmt.line(name, 60))
-
-
-def _share(kl: float, total: float) -> str:
-    return fmt.share(kl / total if total else 0.0)
 
 
 def _lead(result: AttributionResult, outliers: Sequence[str]) -> str:
@@ -75,53 +70,35 @@ def _notes(result: AttributionResult) -> list[str]:
         kl = fmt.show(result.outside, fmt.nats)
         notes.insert(0, f"The embedding, the last norm and the head alone have a KL of {kl}.")
     if result.drift.yardstick is None:
-        reason = result.drift.reason
-        notes.append(f"Whether the texts are like the calibration is not known: {reason}.")
+        notes.append(result.drift.unknown)
     return [fmt.line(note, 400) for note in notes]
-
-
-def _block_table(worst: Sequence[tuple[str, float]], total: float) -> HtmlTable:
-    return table(
-        "Blocks with the largest loss",
-        "block",
-        worst,
-        {"KL (nats)": fmt.nats, "of all blocks' KL": lambda kl: _share(kl, total)},
-        brief=("KL (nats)", "of all blocks' KL"),
-    )
 
 
 def _suggestion_table(suggestions: Sequence[Suggestion]) -> HtmlTable:
     def source(each: Suggestion) -> str:
         return "" if each.kl is None else "measured" if each.measured else "estimated"
 
+    columns = {
+        "KL then (nats)": lambda each: fmt.show(each.kl, fmt.nats, "not known"),
+        "source": source,
+        "extra size": lambda each: "" if each.kl is None else fmt.size(each.bytes),
+    }
+    rows = [(fmt.line(each.what, 300), each) for each in suggestions]
     return table(
-        "Suggested fixes",
-        "change",
-        [(fmt.line(each.what, 300), each) for each in suggestions],
-        {
-            "KL then (nats)": lambda each: fmt.show(each.kl, fmt.nats, "not known"),
-            "source": source,
-            "extra size": lambda each: "" if each.kl is None else fmt.size(each.bytes),
-        },
-        text_columns=("source",),
-        brief=("KL then (nats)", "source", "extra size"),
+        "Suggested fixes", "change", rows, columns, text_columns=("source",), brief=tuple(columns)
     )
 
 
 def _drift_table(result: AttributionResult) -> HtmlTable:
-    drift = result.drift
-    calibration = fmt.line(drift.calibration, 120) or "unknown texts"
-    rows = [(fmt.line(name, 60), (each, drift.label(name))) for name, each in drift.texts.items()]
-    if drift.yardstick:
-        rows.insert(0, ("two halves of the calibration", (drift.yardstick, "for comparison")))
+    calibration = fmt.line(result.drift.calibration, 120) or "unknown texts"
     return table(
         "Texts compared with the calibration",
         "text",
-        rows,
+        [(fmt.line(row[0], 60), row) for row in result.drift.rows("for comparison")],
         {
-            "shared salient channels": lambda row: fmt.share(row[0].salient_share),
-            "mean log ratio": lambda row: fmt.short(row[0].log_ratio),
-            "distance": lambda row: row[1],
+            "shared salient channels": lambda row: fmt.share(row[1].salient_share),
+            "mean log ratio": lambda row: fmt.short(row[1].log_ratio),
+            "distance": lambda row: row[2],
         },
         text_columns=("distance",),
         note=f"The checkpoint was calibrated on {calibration}. Where a text shares few of the "

@@ -1,10 +1,11 @@
 """Bytes of both models, the parts of the checkpoint, and the peak of the run."""
 
+from salient.validate.model_pair import ModelSummary
 from salient.validate.report import text_format as fmt
 from salient.validate.report.axis import linear
 from salient.validate.report.charts import ChartRow, Mark, RowChart, bar_row, row_chart
 from salient.validate.report.parts import HtmlTable, Section, Tile, table
-from salient.validate.result import MemoryUse, ModelSummary
+from salient.validate.run_environment import MemoryUse
 
 PEAK = "peak of the run"
 

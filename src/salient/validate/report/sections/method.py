@@ -1,8 +1,9 @@
 """How it was measured: model, machine, versions, time."""
 
 from salient.core.report import duration
+from salient.validate.model_pair import ModelSummary
 from salient.validate.report import text_format as fmt
-from salient.validate.result import ModelSummary, ValidationResult
+from salient.validate.result import ValidationResult
 
 
 def method_facts(result: ValidationResult) -> list[tuple[str, str]]:
