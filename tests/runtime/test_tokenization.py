@@ -102,8 +102,8 @@ def test_what_the_template_refuses_is_said_in_its_own_words():
     assert chat_ids(chatty(FUSSY), CHAT[1:])
 
 
-def test_a_template_with_a_mistake_is_said_to_refuse():
-    with pytest.raises(RequestError, match=r"chat template rejects the conversation: .*endfor"):
+def test_a_template_with_a_mistake_is_named_with_its_line():
+    with pytest.raises(RequestError, match=r"chat template does not render: .*endfor"):
         chat_ids(chatty("{% for message in messages %}"), CHAT)
 
 

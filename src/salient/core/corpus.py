@@ -5,12 +5,12 @@ document: `calibration` for the statistics, `heldout` for measuring.
 """
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import CalibrationError, MissingExtra
 from .model_files import as_list, as_object
@@ -23,13 +23,25 @@ MOST_ROWS = 4096  # of a Hub data set, taken from its start
 JOINED_SETS = {"wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "test")}
 
 
+Message = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Document:
-    """One text, or one conversation in the messages format of chat templates."""
+    """One text, or one conversation in the messages format of chat templates.
+
+    messages, tools, documents: as the row has them, with all their keys
+    variables: other keys of the row, which a template may read
+    where: file and row, for messages
+    """
 
     text: str = ""
-    messages: tuple[dict[str, str], ...] = ()
+    messages: tuple[Message, ...] = ()
     kind: str = "text"
+    tools: tuple[Mapping[str, Any], ...] = ()
+    documents: tuple[Mapping[str, Any], ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    where: str = field(default="", compare=False)
 
 
 def builtin(part: Literal["calibration", "heldout"]) -> list[Document]:

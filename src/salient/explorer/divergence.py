@@ -16,6 +16,7 @@ from salient.core.errors import ModelError, RequestError
 from salient.runtime.engine import CHUNK, Engine
 from salient.runtime.sampler import NO_NUMBERS
 from salient.runtime.tokenization import chat_ids, prompt_ids
+from salient.serve.chat_threads import chat_threads
 from salient.serve.openai_format import token_text
 from salient.serve.protocol import MAX_MESSAGES, ChatMessage, Text
 from salient.serve.worker import Worker
@@ -84,7 +85,7 @@ async def divergence(body: ForcedAnswer, worker: Worker, reference: Worker) -> d
 
     Raises RequestError, ResourceError if a model has no free slot, ModelError for NaN logits.
     """
-    text = await asyncio.to_thread(forced_text, body, worker.engine, reference.engine)
+    text = await chat_threads.run(forced_text, body, worker.engine, reference.engine)
     quantized, full = await asyncio.gather(_logits(worker, text), _logits(reference, text))
     tokenizer = worker.engine.tokenizer
     return await asyncio.to_thread(_compare, tokenizer, text, full.cpu(), quantized.cpu())

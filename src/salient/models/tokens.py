@@ -17,6 +17,16 @@ from transformers import AutoTokenizer
 from salient.core.corpus import Document
 from salient.core.errors import CalibrationError, ModelError
 
+from .chat_template import CALIBRATION_DATE, LostText, render_conversation
+from .template_process import TemplateFault
+
+# A part of what templates demand, in lower case -> what to change in the row
+DEMANDS = {
+    "system": "Move the system text to the beginning of the first user message.",
+    "alternat": "Merge neighbouring messages of one role into one.",
+    "tool call id": "Give each tool call and its answer the same id, in the form that it demands.",
+    "": "Write the conversation as the model was trained on it, or leave the row out.",
+}
 MOST_TOKENS = 2**24  # of a whole text
 FEWEST_TOKENS = 64  # shorter samples say nothing about attention
 
@@ -103,9 +113,37 @@ def token_ids(document: Document, tokenizer: Any) -> list[int]:
     if not tokenizer.chat_template:
         plain = "\n\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in document.messages)
         return tokenizer(plain, add_special_tokens=True, verbose=False).input_ids
-    return tokenizer.apply_chat_template(
-        list(document.messages), tokenize=True, return_dict=True
-    ).input_ids
+    text = conversation_text(document, tokenizer)
+    return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+
+def conversation_text(document: Document, tokenizer: Any) -> str:
+    """A conversation by the chat template. Raises CalibrationError naming the row and the fault."""
+    where = document.where or "A conversation"
+    try:
+        return render_conversation(tokenizer, document, strict=True, now=CALIBRATION_DATE)
+    except TemplateFault as fault:
+        if fault.kind == "demand":
+            roles = ", ".join(str(message.get("role")) for message in document.messages)
+            raise CalibrationError(
+                f"{where}: the model's chat template rejects the conversation: {fault.reason}. "
+                f"Its roles are {roles[:200]}. {_demand_advice(fault.reason)}"
+            ) from None
+        raise CalibrationError(
+            f"{where}: the model's chat template does not render: {fault.reason}. Fix the "
+            "template, or write the conversation as the model reads it into a row with 'text'."
+        ) from None
+    except LostText as lost:
+        raise CalibrationError(
+            f"{where}: the model's chat template does not write {lost.field}: {lost.term!r} is "
+            "not in its text, so the model would be calibrated on another conversation. Remove "
+            "the field, or write the conversation as the model reads it into a row with 'text'."
+        ) from None
+
+
+def _demand_advice(reason: str) -> str:
+    """What to change in a row that a template rejects for `reason`."""
+    return next((advice for part, advice in DEMANDS.items() if part in reason.lower()), DEMANDS[""])
 
 
 def check_vocabulary(batch: TokenBatch, vocabulary: int, where: str) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from reprlib import repr as short
 from typing import Any
 
+from salient.core.corpus import Document, Message
 from salient.core.errors import RequestError
+from salient.models.chat_template import render_conversation
+from salient.models.template_process import TemplateFault
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -27,12 +30,13 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def chat_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """The tokens of a conversation up to where the assistant's next turn begins.
 
     `messages` are objects with 'role' and 'content'; the model's chat template writes them.
 
-    Raises RequestError without a template, or if it rejects the conversation.
+    Raises RequestError without a template, or if it rejects the conversation or exceeds a limit,
+    and ResourceError if too many others are rendered.
     """
     if not tokenizer.chat_template:
         raise RequestError(
@@ -41,19 +45,22 @@ def chat_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
             "the folder."
         )
     _check_messages(messages)
-    from jinja2 import TemplateError
-
-    spoken = [{"role": m["role"], "content": m["content"]} for m in messages]
     try:
-        ids = tokenizer.apply_chat_template(
-            spoken, add_generation_prompt=True, tokenize=True, return_dict=True
-        ).input_ids
-    except (TemplateError, ValueError) as error:
+        text = render_conversation(
+            tokenizer, Document(messages=tuple(messages)), strict=False, add_generation_prompt=True
+        )
+    except TemplateFault as fault:
+        if fault.kind != "demand":
+            raise RequestError(
+                f"The model's chat template does not render: {fault.reason}. Use a plain prompt "
+                "(completions), or fix the template."
+            ) from None
         raise RequestError(
-            f"The model's chat template rejects the conversation: {error}. Its roles are "
-            f"{', '.join(m['role'] for m in spoken)}; give the ones that the model was trained on, "
-            "usually a system message, then user and assistant in turn."
-        ) from error
+            f"The model's chat template rejects the conversation: {fault.reason}. Its roles are "
+            f"{', '.join(m['role'] for m in messages)}; give the ones that the model was trained "
+            "on, usually a system message, then user and assistant in turn."
+        ) from None
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     if not ids:
         raise RequestError(
             "The model's chat template makes no tokens of the conversation. Use a plain prompt "

@@ -18,6 +18,7 @@ from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import StepOutput
 from salient.runtime.tokenization import chat_ids, check_length, prompt_ids
 
+from .chat_threads import chat_threads
 from .openai_format import INTERNAL, ChoiceState, JsonObject, error_body, error_response, usage
 from .prometheus import Clock, Metrics
 from .protocol import DEFAULT_TOKENS, ChatCompletionRequest, CompletionRequest
@@ -156,7 +157,8 @@ async def respond(service: Service, body: CompletionBody, request: Request) -> R
     if body.model is not None and body.model != service.model:
         return unknown_model(body.model, service)
     # Tokenizing a long prompt takes a while; other requests run meanwhile.
-    job = await asyncio.to_thread(completion_job, body, service.worker.engine)
+    run = chat_threads.run if isinstance(body, ChatCompletionRequest) else asyncio.to_thread
+    job = await run(completion_job, body, service.worker.engine)
     running = RunningJob(service, job)
     if body.stream:
         # If the client leaves before the first event, the generator never starts nor closes.

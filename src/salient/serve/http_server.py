@@ -3,9 +3,13 @@
 import contextlib
 import ipaddress
 import logging
+import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from salient.core.errors import RequestError
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 BACKLOG = 2048
+GRACE_SECONDS = 5  # after the deadline, for what was cancelled to stop
 IDLE_SECONDS = 75  # longer than the 60 of the usual proxies, so that they close first
 
 
@@ -52,6 +57,8 @@ def run_app(
 ) -> None:
     """Serve until SIGINT or SIGTERM; running requests then have `deadline` seconds to finish.
 
+    What hangs beyond that does not keep the process alive.
+
     on_start: called as soon as the server accepts requests
     """
     import uvicorn
@@ -62,6 +69,12 @@ def run_app(
             if self.started:
                 on_start()
 
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if not self.should_exit:
+                watchdog.start(sig)
+            super().handle_exit(sig, frame)
+
+    watchdog = ExitWatchdog(deadline + GRACE_SECONDS)
     _log_access()
     config = uvicorn.Config(
         app,
@@ -73,8 +86,35 @@ def run_app(
         lifespan="on",
     )
     # After shutdown uvicorn raises the signal again, for handlers that were installed before.
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), watchdog:
         Server(config).run(sockets=[listening])
+
+
+class ExitWatchdog(contextlib.AbstractContextManager["ExitWatchdog"]):
+    """Ends the process `seconds` after `start`, unless the context is left before."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._timer: threading.Timer | None = None
+
+    def start(self, sig: int) -> None:
+        """In the main thread, on signal `sig`, which gives the exit code."""
+        self._timer = threading.Timer(self._seconds, self._end, [sig])
+        self._timer.daemon = True
+        self._timer.start()
+        # The system's alarm also ends code that never lets another thread run.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, self._seconds + 1)
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _end(self, sig: int) -> None:
+        log = logging.getLogger("salient.serve")
+        log.error("the server did not stop within %g seconds; it ends now", self._seconds)
+        os._exit(128 + sig)
 
 
 def _log_access() -> None:
