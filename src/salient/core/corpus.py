@@ -40,7 +40,7 @@ class Document:
     kind: str = "text"
     tools: tuple[Mapping[str, Any], ...] = ()
     documents: tuple[Mapping[str, Any], ...] = ()
-    variables: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     where: str = field(default="", compare=False)
 
 

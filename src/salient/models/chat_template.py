@@ -107,12 +107,12 @@ def _questions(messages: Iterable[Message]) -> tuple[Message, ...]:
 
 def _forms(messages: Iterable[Message]) -> Iterator[list[dict[str, Any]]]:
     """The messages in each form that templates read; the most usual first."""
-    plain, seen = [dict(message) for message in messages], []
+    plain, forms = [dict(message) for message in messages], []
     for arguments in (_arguments_parsed, dict):
         for content in (dict, _content_as_text, _content_as_parts):
             form = [content(arguments(message)) for message in plain]
-            if form not in seen:
-                seen.append(form)
+            if form not in forms:
+                forms.append(form)
                 yield form
 
 
