@@ -1,10 +1,17 @@
 """vLLM's kernels for quantized and 16-bit weights, one row each, and the limits of each.
 
-KERNELS has the kernels for groups of 4- and 8-bit codes in the order in which vLLM tries them,
-platform by platform (vLLM 0.32, model_executor/kernels/linear/__init__.py: _POSSIBLE_KERNELS); the
-limits of a row are those of its can_implement in the file named with it. Kernels with 8-bit
-activations are there for their refusals: no weight-only checkpoint has what they take.
-FORMAT_KERNELS has those of the other formats.
+The rows are in kernels.json. KERNELS has the kernels for groups of 4- and 8-bit codes in the order
+in which vLLM tries them, platform by platform (vLLM 0.32, model_executor/kernels/linear/__init__.py
+with _POSSIBLE_KERNELS); the limits of a row are those of its can_implement in the file named with
+it. Marlin pads odd widths with zeros from 0.24 on. Kernels with 8-bit activations are there for
+their refusals: no weight-only checkpoint has what they take.
+
+SLOW_KERNELS has what AWQ's layers take where they do not try the list (auto_awq.py:
+AutoAWQLinearMethod); awq_gemm's limits are in csrc/quantization/awq/gemm_kernels.cu.
+
+FORMAT_KERNELS has those of the other formats. 16-bit: layers/utils.py. FP8:
+kernels/linear/__init__.py, _POSSIBLE_FP8_KERNELS, and scaled_mm/*.py; ROCm's targets are those of
+_rocm_torch_fp8_scaled_mm_supported. GGUF and bitsandbytes: vLLM #39583.
 """
 
 from collections.abc import Iterator
@@ -13,11 +20,10 @@ from itertools import chain
 
 from salient.plan.gpus import Vendor
 
+from .rows import Rows, read_table
 from .sharding import MatrixShard
 from .types import ServingTarget, WeightPacking, dotted
-from .versions import AUTO_AWQ, EVER, HUMMING_FIRST, OLDEST, TURING_MARLIN, Version
-
-_HALVES = ("float16", "bfloat16")
+from .versions import EVER, HUMMING_FIRST, OLDEST, Version
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class VllmKernel:
     groups: tuple[int, ...] = ()
     group_step: int = 0
     column: bool = False
-    dtypes: tuple[str, ...] = _HALVES
+    dtypes: tuple[str, ...] = ("float16", "bfloat16")
     inputs: int = 1
     outputs: int = 1
     whole: bool = False
@@ -59,58 +65,19 @@ class VllmKernel:
     class_name: str = ""
 
 
-_MARLIN = VllmKernel(
-    "Marlin", ("nvidia",), "marlin.py", until=TURING_MARLIN, least=80, plain=(4, 8),
-    groups=(-1, 32, 64, 128), inputs=128, outputs=64, act_order=True,
-)  # fmt: skip
-_TRITON = VllmKernel(
-    "TritonW4A16", ("amd",), "triton_w4a16.py", since=(0, 20), groups=(-1, 32, 64, 128, 256),
-    column=True, outputs=8,
-)  # fmt: skip
-_TRITON_AWQ = VllmKernel(
-    "Triton AWQ", ("nvidia", "amd"), "layers/quantization/awq_triton.py", until=AUTO_AWQ,
-    groups=(-1, 32, 64, 128), column=True, dtypes=("float16",), fast=False,
-    class_name="AutoAWQLinearMethod",
-)  # fmt: skip
-KERNELS = (
-    VllmKernel("CutlassW4A8", ("nvidia",), "cutlass.py", since=(0, 12), exactly=90, zeros=(),
-               plain=(), groups=(128,), dtypes=("float8",), inputs=128, outputs=128),
-    VllmKernel("Machete", ("nvidia",), "machete.py", exactly=90, zeros=(4, 8), plain=(4, 8),
-               groups=(-1, 64, 128), inputs=64, outputs=128, act_order=True),
-    _MARLIN,
-    replace(_MARLIN, since=TURING_MARLIN, until=AUTO_AWQ, least=75),
-    # from 0.24 on it pads odd widths with zeros
-    replace(_MARLIN, since=AUTO_AWQ, until=EVER, least=75, inputs=1, outputs=1),
-    VllmKernel("RDNA3W4A16", ("amd",), "rdna3_w4a16.py", since=(0, 23), gfx=("gfx1100",), zeros=(),
-               group_step=1, outputs=8),
-    VllmKernel("RDNAHybridW4A16", ("amd",), "rdna_hybrid_w4a16.py", since=(0, 26),
-               gfx=("gfx11", "gfx12"), groups=(32, 64, 128), inputs=16),
-    _TRITON,
-    VllmKernel("Conch", ("nvidia", "amd"), "conch.py", since=(0, 12), least=80, zeros=(4, 8),
-               plain=(4, 8), groups=(-1, 128), package="conch-triton-kernels"),
-    VllmKernel("Exllama", ("nvidia", "amd"), "exllama.py", least=60, zeros=(), plain=(4, 8),
-               group_step=1, dtypes=("float16",), outputs=8, act_order=True, fast=False),
-    replace(_TRITON, vendors=("nvidia",), since=(0, 23), fast=False),
-    VllmKernel("Humming", ("nvidia",), "humming.py", since=(0, 23), least=75, zeros=(4, 8),
-               plain=(4, 8), package="humming-kernels"),
-    VllmKernel("XPUW4A8Int", ("intel",), "xpu.py", since=(0, 19), zeros=(), plain=()),
-    VllmKernel("XPUwNa16", ("intel",), "xpu.py", since=(0, 13), groups=(-1,), group_step=32,
-               inputs=32),
-    VllmKernel("Dynamic4bit", ("cpu",), "dynamic_4bit.py", since=(0, 12), zeros=(), plain=()),
-    VllmKernel("Zentorch", ("cpu",), "zentorch.py", since=(0, 23), package="zentorch",
-               class_name="ZentorchWNA16LinearKernel"),
-    VllmKernel("CPUWNA16", ("cpu",), "cpu.py", since=(0, 12), groups=(-1,), group_step=2, inputs=32,
-               outputs=32),
-)  # fmt: skip
-# What AWQ's layers take where they do not try the list (auto_awq.py: AutoAWQLinearMethod). The
-# first kernel's limits are in csrc/quantization/awq/gemm_kernels.cu.
-SLOW_KERNELS = (
-    VllmKernel("awq_gemm", ("nvidia",), "_custom_ops.py", least=75, group_step=32, column=True,
-               dtypes=("float16",), outputs=64, whole=True, fast=False,
-               class_name="AutoAWQLinearMethod"),
-    _TRITON_AWQ,
-    replace(_TRITON_AWQ, since=AUTO_AWQ, until=EVER, dtypes=_HALVES),
-)  # fmt: skip
+def _kernels(rows: Rows) -> tuple[VllmKernel, ...]:
+    """The kernels of rows; one that is "like" another differs from the last row of that name."""
+    kernels: list[VllmKernel] = []
+    for row in rows:
+        like = row.pop("like", None)
+        base = next((kernel for kernel in reversed(kernels) if kernel.name == like), None)
+        kernels.append(replace(base, **row) if base else VllmKernel(**row))
+    return tuple(kernels)
+
+
+_TABLE, _TEXTS = read_table("kernels.json")
+USE_AWQ = _TEXTS["awq"]
+KERNELS, SLOW_KERNELS = _kernels(_TABLE["kernels"]), _kernels(_TABLE["slow"])
 
 
 def kernel_order(
@@ -219,28 +186,4 @@ class FormatKernel:
         return gfx and target.capability >= self.least and (target.amx or not self.amx)
 
 
-USE_AWQ = "quantize to AWQ or compressed-tensors, whose kernels are several times as fast"
-USE_LLAMA_CPP = "run the file with llama.cpp, which it was made for"
-_PLAIN = "16-bit weights are multiplied as they are"
-_WIDENED = "its weights are widened at every step"
-_NO_FP8 = "{device} multiplies no FP8: weights are widened as they are read, prompts gain nothing"
-# 16-bit: layers/utils.py. FP8: kernels/linear/__init__.py, _POSSIBLE_FP8_KERNELS, and
-# scaled_mm/*.py; ROCm's targets are those of _rocm_torch_fp8_scaled_mm_supported. GGUF and
-# bitsandbytes: vLLM #39583.
-FORMAT_KERNELS = (
-    FormatKernel("none", ("nvidia",), "cuBLAS", _PLAIN),
-    FormatKernel("none", ("amd",), "hipBLASLt", _PLAIN),
-    FormatKernel("none", ("intel", "cpu"), "oneDNN", _PLAIN),
-    FormatKernel("fp8", ("nvidia",), "CUTLASS FP8", "{device} multiplies FP8 itself", least=89),
-    FormatKernel("fp8", ("nvidia",), "Marlin FP8", _NO_FP8),
-    FormatKernel("fp8", ("amd",), "ROCm FP8", "{device} multiplies FP8 itself",
-                 gfx=("gfx942", "gfx950", "gfx12")),
-    FormatKernel("fp8", ("intel",), "XPU FP8", "FP8 weights are multiplied by Intel's kernels"),
-    FormatKernel("fp8", ("cpu",), "CPU FP8", "AMX multiplies FP8 weights", amx=True),
-    FormatKernel("fp8", ("cpu",), "torch._scaled_mm", "without AMX only PyTorch's own is left",
-                 do=(USE_AWQ,), fast=False),
-    FormatKernel("bitsandbytes", ("nvidia", "amd"), "bitsandbytes", _WIDENED, do=(USE_AWQ,),
-                 fast=False),
-    FormatKernel("gguf", ("nvidia", "amd"), "GGUF", "vLLM's GGUF kernels are experimental",
-                 do=(USE_LLAMA_CPP, USE_AWQ), fast=False),
-)  # fmt: skip
+FORMAT_KERNELS = tuple(FormatKernel(**row) for row in _TABLE["formats"])

@@ -70,6 +70,11 @@ def parse_version(text: str) -> Version:
     return int(match[1]), int(match[2])
 
 
+def named_release(name: str) -> Version:
+    """A release by its constant of this module, "AUTO_AWQ", or as "0.24". Raises KeyError."""
+    return globals()[name] if name.isupper() else parse_version(name)
+
+
 def release_name(version: Version) -> str:
     """ "0.9" of (0, 9)."""
     return f"{version[0]}.{version[1]}"
