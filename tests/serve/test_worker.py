@@ -95,7 +95,7 @@ def test_a_cancelled_ticket_ends_and_others_continue(folder):
         await first.outputs.get()
         worker.cancel(first)
         cut, whole = await asyncio.gather(text_of(first), text_of(second))
-        return cut, whole, worker.load.running
+        return cut, whole, worker.running
 
     cut, whole, running = with_worker(folder, use)
     assert len(cut) < len(whole)

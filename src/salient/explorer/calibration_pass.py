@@ -140,19 +140,15 @@ class CalibrationPass:
                 return
             except Exception as error:
                 log.exception("the explorer's pass stopped")
-                self.label = _error_message(error, self.source.folder)
+                self.label = "The pass failed; the server's log says why."
+                if isinstance(error, SalientError):  # its message, without the path of the model
+                    folder = self.source.folder
+                    self.label = str(error).replace(str(folder), folder.name)
                 self.state = "failed"
             else:
                 self._resume(steps)
 
         self.background.submit(step)
-
-
-def _error_message(error: Exception, folder: Path) -> str:
-    """The message to show: only Salient's own errors, without the path of the model."""
-    if not isinstance(error, SalientError):
-        return "The pass failed; the server's log says why."
-    return str(error).replace(str(folder), folder.name)
 
 
 def _check_memory(skeleton: Skeleton) -> None:

@@ -7,7 +7,6 @@ from statistics import fmean
 from salient.awq.search import IDENTITY
 from salient.core.errors import CheckpointError
 from salient.core.evidence import (
-    BlockEvidence,
     GroupEvidence,
     LayerEvidence,
     RunEvidence,
@@ -67,7 +66,19 @@ def blocks_data(evidence: RunEvidence) -> dict[str, object]:
     every = [(b, kind, layer) for kind, members in kinds.items() for b, layer in members]
     worst = sorted(every, key=lambda row: -row[2].awq)[:12]
     return {
-        "blocks": [_block(block) for block in evidence.blocks],
+        "blocks": [
+            {
+                "name": block.block,
+                "plain": block.error_plain,
+                "awq": block.error_awq,
+                "fell_back": block.fell_back,
+                "plain_groups": [
+                    ", ".join(g.readers) for g in block.groups if g.improved < g.count
+                ],
+                "left": len(block.left_at_16_bits),
+            }
+            for block in evidence.blocks
+        ],
         "kinds": [
             {
                 "kind": kind,
@@ -81,17 +92,6 @@ def blocks_data(evidence: RunEvidence) -> dict[str, object]:
             {"block": block, "layer": kind, "plain": layer.plain, "awq": layer.awq}
             for block, kind, layer in worst
         ],
-    }
-
-
-def _block(block: BlockEvidence) -> dict[str, object]:
-    return {
-        "name": block.block,
-        "plain": block.error_plain,
-        "awq": block.error_awq,
-        "fell_back": block.fell_back,
-        "plain_groups": [", ".join(g.readers) for g in block.groups if g.improved < g.count],
-        "left": len(block.left_at_16_bits),
     }
 
 

@@ -123,8 +123,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready")
     async def ready() -> Response:
-        ready = app.state.ready and not service.worker.failure
-        return Response(status_code=200 if ready else 503)
+        return Response(status_code=200 if app.state.ready and not service.worker.failure else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:

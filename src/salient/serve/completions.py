@@ -173,19 +173,19 @@ async def respond(service: Service, body: CompletionBody, request: Request) -> R
 
 async def _until_disconnect(request: Request, running: RunningJob) -> JsonObject:
     """The response; cancelled when the client disconnects."""
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
     work = asyncio.ensure_future(running.response())
-    disconnect = asyncio.ensure_future(_disconnect(request))
+    disconnect = asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         return work.result() if work.done() else {}
     finally:
         work.cancel()
         disconnect.cancel()
-
-
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def unknown_model(name: str, service: Service) -> JSONResponse:

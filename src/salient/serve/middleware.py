@@ -1,12 +1,11 @@
 """Checks before the routes: host name, API key, size of the body; and the access log."""
 
-import contextlib
 import hmac
 import json
 import logging
 import time
-from typing import Any
 
+from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .http_server import is_loopback
@@ -15,10 +14,6 @@ from .openai_format import error_response
 log = logging.getLogger("salient.access")
 OPEN = ("/", "/health", "/ready", "/metrics", "/version")  # need no key
 PAGE, PAGE_DATA = "/explorer/", "/explorer/api/"  # the page's files need no key, its data do
-
-
-class BodyTooLarge(Exception):
-    """The body of a request exceeds the limit."""
 
 
 class GuardMiddleware:
@@ -30,6 +25,7 @@ class GuardMiddleware:
 
     def __init__(self, app: ASGIApp, api_key: str | None, max_body: int, *, only_local: bool):
         self.app, self.max_body, self.only_local = app, max_body, only_local
+        self._too_large = f"The body exceeds the limit of {max_body} bytes."
         self._key = api_key.encode() if api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,12 +40,8 @@ class GuardMiddleware:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self.max_body:
-                raise BodyTooLarge
+                raise HTTPException(413, self._too_large)
             return message
-
-        async def app_send(message: Message) -> None:
-            if size <= self.max_body:  # else the app responds to an unexpected exception
-                await logged_send(message)
 
         async def logged_send(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -58,13 +50,8 @@ class GuardMiddleware:
             await send(message)
 
         try:
-            refusal = self._refusal(scope)
-            if refusal is None:
-                with contextlib.suppress(BodyTooLarge):
-                    await self.app(scope, bounded_receive, app_send)
-                refusal = self._too_large() if size > self.max_body else None
-            if refusal is not None:
-                await refusal(scope, receive, logged_send)
+            app = self._refusal(scope) or self.app
+            await app(scope, bounded_receive, logged_send)
         finally:
             _log_request(scope, reply, time.perf_counter() - start)
 
@@ -75,17 +62,16 @@ class GuardMiddleware:
             return error_response(message, 403, "permission_error")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.max_body:
-            return self._too_large()
-        if self._key is None or _is_open(scope["path"]) or scope["method"] == "OPTIONS":
+            return error_response(self._too_large, 413)
+        path = scope["path"]
+        open_path = path in OPEN or (path.startswith(PAGE) and not path.startswith(PAGE_DATA))
+        if self._key is None or open_path or scope["method"] == "OPTIONS":
             return None
         kind, _, key = headers.get(b"authorization", b"").partition(b" ")
         if kind.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key):
             return None
         message = "A key is needed: send it as 'Authorization: Bearer KEY'."
         return error_response(message, 401, "authentication_error")
-
-    def _too_large(self) -> ASGIApp:
-        return error_response(f"The body exceeds the limit of {self.max_body} bytes.", 413)
 
 
 def _host(headers: dict[bytes, bytes]) -> str:
@@ -96,13 +82,9 @@ def _host(headers: dict[bytes, bytes]) -> str:
     return host.partition(":")[0]
 
 
-def _is_open(path: str) -> bool:
-    return path in OPEN or (path.startswith(PAGE) and not path.startswith(PAGE_DATA))
-
-
 def _log_request(scope: Scope, reply: dict[str, int], seconds: float) -> None:
     client = scope.get("client")
-    line: dict[str, Any] = {
+    line = {
         "client": client[0] if client else None,
         "method": scope["method"],
         "path": scope["path"][:200],

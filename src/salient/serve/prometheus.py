@@ -26,9 +26,9 @@ class Metrics:
             return add(Histogram, f"{name}_seconds", text, buckets=SECONDS)
 
         running = add(Gauge, "num_requests_running", "Sequences that are generated.")
-        running.set_function(lambda: worker.load.running)
+        running.set_function(lambda: worker.running)
         waiting = add(Gauge, "num_requests_waiting", "Requests that wait for a slot.")
-        waiting.set_function(lambda: worker.load.waiting)
+        waiting.set_function(lambda: worker.waiting)
         self.prompt_tokens = add(Counter, "prompt_tokens", "Prompt tokens.")
         self.new_tokens = add(Counter, "generation_tokens", "Generated tokens.")
         self.success = add(

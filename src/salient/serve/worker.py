@@ -44,14 +44,6 @@ Output = tuple[Ticket, StepOutput | SalientError]
 OutputQueue = asyncio.Queue[Output]
 
 
-@dataclass(frozen=True)
-class WorkerLoad:
-    """Numbers of sequences that run, and of tickets that wait for a slot."""
-
-    running: int
-    waiting: int
-
-
 class Worker:
     """Runs `engine` for the tickets of one event loop.
 
@@ -79,9 +71,14 @@ class Worker:
         self._thread.join(timeout=30)
 
     @property
-    def load(self) -> WorkerLoad:
-        slots = self.engine.runner.slots
-        return WorkerLoad(min(self._open, slots), max(0, self._open - slots))
+    def running(self) -> int:
+        """Sequences in a slot."""
+        return min(self._open, self.engine.runner.slots)
+
+    @property
+    def waiting(self) -> int:
+        """Tickets that wait for a slot."""
+        return max(0, self._open - self.engine.runner.slots)
 
     def admit(self, count: int) -> None:
         """Raise ResourceError if `count` more tickets are too many."""

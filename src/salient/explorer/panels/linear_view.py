@@ -91,8 +91,16 @@ class LinearViewer:
 
     def sample(self, view: LinearView, group_size: int) -> Sample:
         """The weights of all readers of the view's input, as in the search for a scale."""
-        key = (view.linear.block, view.readers, group_size)
-        return self._samples.get(key, lambda: self._sample(view, group_size))
+
+        def read() -> Sample:
+            linears = [self.layers.linear(view.linear.block, name) for name in view.readers]
+            # Of large weights some rows: enough for the mean, and quick.
+            rows = [spread_rows(*linear.shape, SAMPLE_VALUES) for linear in linears]
+            weights = ((each.rows(own), 1.0) for each, own in zip(linears, rows, strict=True))
+            width = view.linear.shape[1]
+            return sample_weights(weights, sum(map(len, rows)), width, group_size)
+
+        return self._samples.get((view.linear.block, view.readers, group_size), read)
 
     def scale(self, view: LinearView, group_size: int, a: float, b: float) -> Tensor:
         """The scale with these exponents: float32 [in]; ones if no token reached the linear."""
@@ -100,13 +108,6 @@ class LinearViewer:
             return torch.ones(view.linear.shape[1])
         salience = self.sample(view, group_size).salience
         return candidate(view.input.mean_abs, salience, a, b, view.tied)
-
-    def _sample(self, view: LinearView, group_size: int) -> Sample:
-        linears = [self.layers.linear(view.linear.block, name) for name in view.readers]
-        # Of large weights some rows: enough for the mean, and quick.
-        rows = [spread_rows(*linear.shape, SAMPLE_VALUES) for linear in linears]
-        weights = ((each.rows(own), 1.0) for each, own in zip(linears, rows, strict=True))
-        return sample_weights(weights, sum(map(len, rows)), view.linear.shape[1], group_size)
 
     def _view(self, linear: BlockLinear, inputs: BlockInputs) -> LinearView:
         own = next((each for each in inputs.inputs if linear.name in each.readers), None)
