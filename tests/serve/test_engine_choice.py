@@ -4,16 +4,15 @@ import socket
 
 import pytest
 
+from helpers.explorer_state import served_model
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import MissingExtra, RequestError, ResourceError
 from salient.serve import embedded, server
-from salient.serve.embedded import MAX_SEQUENCES, ServerInfo, sequences, started_event
+from salient.serve.embedded import MAX_SEQUENCES, sequences, started_event
 from salient.serve.http_server import is_loopback
 from salient.serve.options import ServeOptions
 from salient.serve.server import chosen_engine, command_event
 from salient.serve.vllm import locate
-
-FACTS = ServerInfo("embedded", "http://127.0.0.1:8000", "toy", 4, 128, ["cpu"], "fused, C++")
 
 
 def chosen(**options) -> str:
@@ -91,10 +90,11 @@ def test_the_command_of_vllm_hides_the_key():
     ("host", "key", "warned"),
     [("127.0.0.1", None, False), ("0.0.0.0", None, True), ("0.0.0.0", "key", False)],
 )
-def test_a_public_address_without_a_key_gives_a_warning(host, key, warned):
-    event = started_event(FACTS, ServeOptions("x", host=host, api_key=key))
+def test_a_public_address_without_a_key_gives_a_warning(host, key, warned, tmp_path):
+    served = served_model(rounded_toy(tmp_path), "toy")
+    event = started_event(ServeOptions("x", host=host, api_key=key), "http://x:1", served)
     assert any("no key is required" in line for line in event.lines) == warned
-    assert event.data["api_key"] == (key is not None)
+    assert (event.data["api_key"], event.data["model"]) == (key is not None, "toy")
 
 
 def test_loopback_is_only_this_machine():

@@ -17,8 +17,6 @@ MAX_WAITING = 16  # requests of all clients before more are refused
 
 
 class BackgroundWorker:
-    """Runs one task after another, off the event loop."""
-
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "salient-explorer", initializer=_lower_priority)
         self._waiting = 0
@@ -53,7 +51,6 @@ class RecentResults:
         self._results: OrderedDict[Hashable, object] = OrderedDict()
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """The result of `key`; computed if it is not cached."""
         if key not in self._results:
             self._results[key] = compute()
             while len(self._results) > self._size:

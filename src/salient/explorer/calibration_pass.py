@@ -89,7 +89,6 @@ class CalibrationPass:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the stored hidden states."""
         return sum(block.hidden.numel() * block.hidden.element_size() for block in self.blocks)
 
     @cached_property
@@ -167,7 +166,6 @@ def _check_memory(skeleton: Skeleton) -> None:
 def _input_statistics(
     block: nn.Module, groups: list[ScaleGroup], hidden: Tensor, call: BlockCall
 ) -> tuple[list[InputStatistics], Tensor]:
-    """The statistics of the block's inputs, and its output."""
     readers = [(names, group) for group in groups for names in group.inputs]
     with InputRecorder(block, [names[0] for names, _ in readers]) as recorder:
         out = run_block(block, hidden, call)

@@ -30,7 +30,6 @@ class BlockLinear:
         return self.weight.shape[0], self.weight.shape[1]
 
     def rows(self, picked: Tensor) -> Tensor:
-        """Some rows of the weight: float32 [rows, in]."""
         return self.weight[picked].float()
 
 
@@ -63,7 +62,6 @@ class LinearReader:
         return self._recent.get((block, name), lambda: self._read(block, name))
 
     def is_coded(self, block: int, name: str) -> bool:
-        """Whether the linear is stored as codes."""
         full, files = f"{self.blocks[block]}.{name}", self.checkpoint.files
         whole = files.stored(f"{full}.weight").part is None
         return whole and files.source.is_quantized(files.module(full))

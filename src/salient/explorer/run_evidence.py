@@ -1,32 +1,21 @@
 """The salient.json of the served checkpoint as data of the page."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 from salient.awq.search import IDENTITY
-from salient.core.errors import CheckpointError
 from salient.core.evidence import (
     GroupEvidence,
     LayerEvidence,
     RunEvidence,
-    read_evidence,
 )
 from salient.models.proof import ScaleGroup
 from salient.models.tracing import pattern
 
-NO_FILE = (
+NO_EVIDENCE = (
     "This checkpoint has no salient.json: another tool wrote it, without a record of the loss of "
     "each layer. Quantize the 16-bit model with `salient quantize` to get one."
 )
-
-
-def evidence_or_reason(folder: Path) -> RunEvidence | str:
-    """The evidence in `folder`, or the reason why there is none."""
-    try:
-        return read_evidence(folder) or NO_FILE
-    except CheckpointError as error:
-        return f"The checkpoint's {error}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from functools import cached_property
 import torch
 
 from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
-from salient.core.evidence import RunEvidence
+from salient.core.errors import CheckpointError
+from salient.core.evidence import RunEvidence, read_evidence
 from salient.core.records import to_json
 from salient.core.scheme import Scheme
 from salient.core.system import resident_memory
@@ -20,7 +21,7 @@ from .background import BackgroundWorker
 from .calibration_pass import CalibrationPass
 from .linears import LinearReader, block_reader
 from .reference_model import ReferenceSource, find_source
-from .run_evidence import blocks_data, evidence_or_reason
+from .run_evidence import NO_EVIDENCE, blocks_data
 
 DEFAULT = Scheme()  # of a 16-bit model, which has none
 
@@ -38,7 +39,10 @@ class ExplorerState:
     @cached_property
     def evidence(self) -> RunEvidence | str:
         """The checkpoint's salient.json, or the reason why there is none."""
-        return evidence_or_reason(self.served.folder)
+        try:
+            return read_evidence(self.served.folder) or NO_EVIDENCE
+        except CheckpointError as error:
+            return f"The checkpoint's {error}"
 
     @cached_property
     def source(self) -> ReferenceSource | str:
@@ -112,7 +116,6 @@ class ExplorerState:
 
     @property
     def progress(self) -> dict[str, object]:
-        """The progress of the pass; does not start it."""
         calibration = self.__dict__.get("calibration")
         if calibration is None:
             return {"state": "none", "done": 0, "total": 0, "words": ""}
@@ -142,6 +145,5 @@ class ExplorerState:
 
 
 def _kv_bytes(loaded: LoadedEngine) -> int:
-    """Bytes of the keys and values in the slots; 0 if unknown."""
     each = runtime_to_dict(loaded)["kv_bytes_a_token"] or 0
     return each * loaded.engine.cached_tokens

@@ -40,15 +40,10 @@ _TEXT_FIELDS = ("text", "content", "reasoning", "reasoning_content")
 
 
 class RequestFailure(Exception):
-    """Why one request failed; it is counted and not raised further.
+    """Why one request failed, as (kind, message); it is counted and not raised further.
 
     kind: "refused", "timeout", "HTTP 503", "broken", "malformed", "error", "endless", "empty"
     """
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = _printable(message)
 
 
 class LoadClient:
@@ -83,7 +78,6 @@ class LoadClient:
         )
 
     def payload(self, prompt: str) -> bytes:
-        """A request's JSON."""
         chat = self._target.api == "chat"
         body = {
             "model": self._target.model,
@@ -102,7 +96,8 @@ class LoadClient:
             async with asyncio.timeout(self._target.timeout):
                 return await self._time(prompt)
         except RequestFailure as failure:
-            return RequestTiming(failure=failure.kind, message=failure.message)
+            kind, message = failure.args
+            return RequestTiming(failure=kind, message=_printable(message))
         except TimeoutError:
             message = f"no end within {self._target.timeout:g} s"
             return RequestTiming(failure="timeout", message=message)
@@ -184,7 +179,6 @@ def _parse_usage(usage: object) -> tuple[int, int] | None:
 
 
 async def _http_failure(response: httpx2.Response) -> RequestFailure:
-    """The status of an error page and its first bytes."""
     message = response.reason_phrase
     with contextlib.suppress(httpx2.HTTPError):
         async for piece in response.aiter_bytes():

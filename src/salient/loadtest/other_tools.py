@@ -127,7 +127,6 @@ def _run(command: list[str], target: LoadTarget, plan: LoadPlan) -> None:
 
 
 def load_json(path: Path, place: str, advice: str) -> object:
-    """Raises RequestError for a file that is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

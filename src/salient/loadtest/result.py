@@ -111,12 +111,10 @@ class LoadResult:
 
     @property
     def output_rate(self) -> float:
-        """Output tokens per second, of all requests together."""
         return self._per_second(self.output_tokens)
 
     @property
     def total_rate(self) -> float:
-        """Input and output tokens per second."""
         return self._per_second(self.input_tokens + self.output_tokens)
 
     def _per_second(self, count: int) -> float:
@@ -129,7 +127,6 @@ class LoadResult:
 
     @property
     def summary(self) -> str:
-        """One line of text."""
         failures = "; ".join(f"{f.count} {f.kind} ({f.message})" for f in self.failures)
         if not self.completed:
             return f"no request completed: {failures or 'none was sent'}"
@@ -139,7 +136,6 @@ class LoadResult:
         return f"{line}; {self.failed} of {self.requests} failed: {failures}" if failures else line
 
     def to_dict(self) -> dict[str, object]:
-        """Everything as plain numbers, strings, lists and dicts."""
         failures = [{"kind": f.kind, "count": f.count, "words": f.message} for f in self.failures]
         return {
             **asdict(self),
@@ -195,7 +191,6 @@ def summarize_step(
 
 
 def _count_failures(timings: Sequence[RequestTiming]) -> tuple[FailureCount, ...]:
-    """The most frequent first."""
     failed = [timing for timing in timings if timing.failure]
     messages = {timing.failure: timing.message for timing in reversed(failed)}
     kinds = Counter(timing.failure for timing in failed)

@@ -101,12 +101,10 @@ class RunningJob:
         }
 
     def close(self) -> None:
-        """Cancel what has not finished."""
         for ticket in self._clocks:
             self.worker.cancel(ticket)
 
     async def response(self) -> JsonObject:
-        """The response that is not streamed. Raises SalientError."""
         async for _ in self._outputs():
             pass
         return {

@@ -4,7 +4,7 @@ It runs as many sequences at once as memory holds, up to a few dozen.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 
@@ -13,7 +13,6 @@ from fastapi import FastAPI
 from salient.core.devices import find_device, free_memory
 from salient.core.errors import ModelError, ResourceError
 from salient.core.options import strings
-from salient.core.records import to_json
 from salient.models.model_folder import model_folder
 from salient.runtime.load_engine import LONGEST_DEFAULT, LoadedEngine, load
 from salient.runtime.options import EngineOptions
@@ -44,19 +43,6 @@ class ServedModel:
 ExtendApp = Callable[[FastAPI, ServedModel, ServedModel | None], None]
 
 
-@dataclass(frozen=True)
-class ServerInfo:
-    """A started server. slots: sequences at once   how: the runner's own description"""
-
-    engine: str
-    url: str
-    model: str
-    slots: int
-    context: int
-    kernels: list[str]
-    how: str = field(metadata={"key": "runs_as"})
-
-
 def serve_embedded(options: ServeOptions, listening: socket, extend: ExtendApp | None) -> None:
     """Serve on `listening` until a signal. extend: adds routes to the app
 
@@ -81,10 +67,7 @@ def serve_embedded(options: ServeOptions, listening: socket, extend: ExtendApp |
     app = create_app(served.worker, settings, [reference.worker] if reference else [])
     if extend:
         extend(app, served, reference)
-    runner, kernels = served.loaded.engine.runner, [n for n, _ in served.loaded.model.kernels]
-    url, context = url_of(listening), served.loaded.engine.context
-    info = ServerInfo("embedded", url, name, runner.slots, context, kernels, runner.how)
-    event = started_event(info, options)
+    event = started_event(options, url_of(listening), served)
     run_app(app, listening, options.deadline, lambda: options.emit(event))
 
 
@@ -97,20 +80,23 @@ def _load(
     return ServedModel(name, folder, loaded, Worker(loaded.engine, options.max_waiting))
 
 
-def started_event(info: ServerInfo, options: ServeOptions) -> ServerEvent:
-    """The server's addresses."""
+def started_event(options: ServeOptions, url: str, served: ServedModel) -> ServerEvent:
+    engine, kernels = served.loaded.engine, [name for name, _ in served.loaded.model.kernels]
+    slots, context, how = engine.runner.slots, engine.context, engine.runner.how
     lines = [
-        f"Serving {info.model} at {info.url}: {info.slots} sequences at once of up to "
-        f"{info.context} tokens; {', '.join(info.kernels) or '16-bit'}, {info.how}.",
-        f"OpenAI's API is at {info.url}/v1, the explorer at {info.url}/ , Prometheus metrics at "
-        f"{info.url}/metrics. Ctrl-C: graceful shutdown.",
+        f"Serving {served.name} at {url}: {slots} sequences at once of up to "
+        f"{context} tokens; {', '.join(kernels) or '16-bit'}, {how}.",
+        f"OpenAI's API is at {url}/v1, the explorer at {url}/ , Prometheus metrics at "
+        f"{url}/metrics. Ctrl-C: graceful shutdown.",
     ]
     if not is_loopback(options.host) and options.api_key is None:
         lines.append(
             f"warning: {options.host} can be reached from other machines, and no key is required. "
             "Set --api-key, or SALIENT_API_KEY in the environment."
         )
-    return ServerEvent(lines, {**to_json(info), "api_key": options.api_key is not None})
+    data = {"engine": "embedded", "url": url, "model": served.name, "slots": slots}
+    more = {"context": context, "kernels": kernels, "runs_as": how}
+    return ServerEvent(lines, {**data, **more, "api_key": options.api_key is not None})
 
 
 def sequences(folders: Sequence[Path], context: int | None, device: str) -> int:

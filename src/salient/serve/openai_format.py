@@ -47,7 +47,6 @@ class ChoiceState:
         return self._choice({"message": message} if self.chat else {"text": self.text}, 0)
 
     def opening(self) -> JsonObject:
-        """The first chunk of a chat's stream."""
         delta = {"role": "assistant", "content": ""}
         return {"index": self.index, "delta": delta, "logprobs": None, "finish_reason": None}
 
@@ -105,14 +104,12 @@ def token_text(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
 
 
 def usage(prompt_tokens: int, choices: list[ChoiceState]) -> JsonObject:
-    """The token counts."""
     count = sum(len(choice.picked) for choice in choices)
     total = prompt_tokens + count
     return {"prompt_tokens": prompt_tokens, "completion_tokens": count, "total_tokens": total}
 
 
 def error_body(message: str, kind: str, param: str | None, code: int) -> JsonObject:
-    """The error object of responses and streams."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

@@ -80,6 +80,5 @@ class ServeOptions:
     on_event: Callable[[ServerEvent], None] | None = None
 
     def emit(self, event: ServerEvent) -> None:
-        """Pass `event` to `on_event`, if there is one."""
         if self.on_event:
             self.on_event(event)

@@ -11,8 +11,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The metrics of one server."""
-
     def __init__(self, model: str, worker: Worker):
         self._registry = CollectorRegistry()
         self.model = model
@@ -39,20 +37,16 @@ class Metrics:
         self.whole = add_times("e2e_request_latency", "Time of whole sequences.")
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class Clock:
-    """Measures one sequence."""
-
     def __init__(self, metrics: Metrics, prompt_tokens: int):
         self._metrics, self._start = metrics, time.perf_counter()
         self._last: float | None = None
         metrics.prompt_tokens.inc(prompt_tokens)
 
     def token(self) -> None:
-        """A token was generated."""
         now = time.perf_counter()
         if self._last is None:
             self._metrics.first.observe(now - self._start)

@@ -72,12 +72,10 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """Sequences in a slot."""
         return min(self._open, self.engine.runner.slots)
 
     @property
     def waiting(self) -> int:
-        """Tickets that wait for a slot."""
         return max(0, self._open - self.engine.runner.slots)
 
     def admit(self, count: int) -> None:
@@ -104,7 +102,6 @@ class Worker:
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """Stop a ticket that has not ended."""
         if not ticket.ended:
             self._commands.put(lambda: self._drop(ticket))
 

@@ -19,8 +19,6 @@ SIZES = (16, 32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class GroupQuery:
-    """A group of a row, and how to round it."""
-
     row: int
     group: int
     scheme: Scheme
@@ -31,7 +29,6 @@ class GroupQuery:
 
 
 def group_sizes(width: int) -> list[int]:
-    """The group sizes that divide `width`."""
     return [size for size in SIZES if width % size == 0]
 
 

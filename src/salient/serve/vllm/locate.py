@@ -83,7 +83,6 @@ def find_vllm(vllm_python: str | None) -> VllmInstall | None:
 
 
 def _from_python(vllm_python: str) -> VllmInstall:
-    """The vLLM of a Python, or of the environment in a folder."""
     path = Path(vllm_python).expanduser()
     if path.is_dir():
         path = path / "bin" / "python"

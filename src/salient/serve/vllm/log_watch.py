@@ -39,7 +39,6 @@ class LogWatch:
         self.ready = False
 
     def feed(self, data: bytes) -> None:
-        """Add output of vLLM."""
         if data:
             self._pass_through(data)
             self._reader.feed(data)
@@ -116,7 +115,6 @@ class LogWatch:
 
 
 def accepts(address: Address) -> bool:
-    """Whether a server accepts connections at `address`."""
     host = address.local_host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(socket.AF_UNIX if address.path else family) as probe:

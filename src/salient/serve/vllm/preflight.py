@@ -38,7 +38,6 @@ class Address:
 
     @property
     def local_host(self) -> str:
-        """The host to connect to from this machine."""
         return _LOCAL.get(self.host, self.host).strip("[]")
 
     @property
@@ -60,7 +59,6 @@ def address_of(context: LaunchContext) -> Address | None:
 
 
 def check_address(address: Address) -> None:
-    """Raise RequestError if the address is in use or invalid."""
     if address.path:
         return
     try:
@@ -95,7 +93,6 @@ def check_checkpoint(context: LaunchContext, on_line: Callable[[str], None]) -> 
 
 
 def check_fit(fit: MemoryFit, on_line: Callable[[str], None]) -> None:
-    """Raise ResourceError if the model cannot fit; show the plan."""
     if fit.refusal:
         raise ResourceError(f"{fit.refusal}\nvLLM was not started.")
     for line in fit.lines:

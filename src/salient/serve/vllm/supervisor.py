@@ -63,8 +63,6 @@ class ExitStatus:
 
 
 class _Child:
-    """The child process, which signals are forwarded to."""
-
     def __init__(self, grace: float) -> None:
         self.grace, self.stop = grace, StopReason()
         self.process: subprocess.Popen[bytes] | None = None

@@ -102,7 +102,6 @@ class LaunchContext:
 
     @property
     def stages(self) -> int:
-        """Pipeline-parallel size."""
         return self.arguments.number("pipeline_parallel_size", 1)
 
     @property
