@@ -25,7 +25,7 @@ def test_a_folder_without_a_config_is_no_model(tmp_path):
         open_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe{}", b"version https://git-lfs"])
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe{}", b"version"])
 def test_a_config_that_is_not_json_is_to_be_fetched_again(content, tmp_path):
     (folder_of(tmp_path) / "config.json").write_bytes(content)
     with pytest.raises(ModelError, match=r"config\.json is not readable JSON .* Fetch the file"):
@@ -113,15 +113,22 @@ def test_an_index_that_names_no_tensor_is_refused(index, tmp_path):
         open_checkpoint(tmp_path)
 
 
-def test_an_index_that_is_not_json_is_to_be_fetched_again(tmp_path):
-    (sharded_of(tmp_path) / INDEX).write_text("<html>")
-    with pytest.raises(ModelError, match=r"index\.json is not readable JSON .* Fetch the file"):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[1,", r"is not readable JSON .* Fetch the file"),
+        ("<html>", r"is a web page, not the file"),
+    ],
+)
+def test_an_index_that_is_not_json_is_to_be_fetched_again(content, words, tmp_path):
+    (sharded_of(tmp_path) / INDEX).write_text(content)
+    with pytest.raises(ModelError, match=rf"index\.json .*{words}"):
         open_checkpoint(tmp_path)
 
 
 def test_a_tensor_that_is_not_there_is_named_with_its_likeliest_likes(tmp_path):
     checkpoint = open_checkpoint(folder_of(tmp_path))
-    words = r"no tensor 'layers\.c\.weight' \(it has 'model\.c\.weight'\)\. .* fetch the folder"
+    words = r"no tensor 'layers\.c\.weight' \(it has 'model\.c\.weight'\)\. .* correct it"
     with pytest.raises(ModelError, match=words):
         checkpoint.tensor("layers.c.weight")
     with pytest.raises(

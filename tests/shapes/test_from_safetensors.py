@@ -162,6 +162,7 @@ def test_fp8_and_mxfp4_are_counted_as_their_sixteen_bits(folders, tmp_path):
             tensors[f"{name}_scale_inv"] = torch.ones(1, 1)
 
     folder = changed(folders("llama"), tmp_path / "fp8", eight)
+    rewrite_json(folder / "config.json", quantization_config={"quant_method": "fp8"})
     assert shape_of_folder(folder).blocks == counted_shape(folder).blocks
 
     def four(tensors):

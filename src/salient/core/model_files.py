@@ -4,6 +4,7 @@ No tensor is read and torch is not imported, so that a plan answers at once.
 """
 
 import json
+import re
 import struct
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,42 @@ ELEMENT_BYTES = {
     "I32": 4, "U32": 4, "F32": 4,
     "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
+# Weights in files that Salient does not read, by their names: what they are, and what to do.
+OTHER_WEIGHTS = (
+    (r"\.incomplete$", "of an unfinished download: finish it"),
+    (r"-\d+-of-\d+\.safetensors$", f"without {INDEX}, which names their tensors: add it"),
+    (r"^adapter_model\.", "of an adapter: give the base model, with --adapter FOLDER"),
+    (
+        r"^consolidated.*\.safetensors$",
+        f"in Mistral's own layout: use the folder in Transformers' layout, with {SINGLE}",
+    ),
+    (
+        r"^model\.[^.]+\.safetensors$",
+        f"a variant: rename it to {SINGLE}, or load it with Transformers (variant=...) and "
+        "save_pretrained it",
+    ),
+    (r"\.safetensors$", f"under another name: rename it to {SINGLE} if it is the whole model"),
+    (r"\.gguf$", "for llama.cpp (GGUF): give the model that it was made from"),
+    (
+        r"\.(bin|pt|pth|ckpt|pkl)$",
+        "a pickle, which Salient does not open: convert it to safetensors",
+    ),
+    (r"\.(h5|msgpack|onnx|npz|tflite)$", "of another framework: convert it to safetensors"),
+)
+# How to get 16-bit weights, by the `quant_method` of config.json.
+_DEQUANTIZERS = {
+    "fp8": "FineGrainedFP8Config(dequantize=True)",
+    "mxfp4": "Mxfp4Config(dequantize=True)",
+    "compressed-tensors": "CompressedTensorsConfig(dequantize=True)",
+    "bitsandbytes": "model.dequantize() after loading",
+}
+_REMOVE_ONE = (
+    "Readers differ in which they use. Keep the files that belong to config.json, and move the "
+    "others, with their index, out of the folder."
+)
+_STRETCH = 2**20  # bytes of a tensor that are compared at once
 LONGEST_NAME = 256  # of a file
+_POINTER = 256  # bytes, of which a git-lfs pointer has about 130
 LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 
 
@@ -50,7 +86,9 @@ class StoredTensor:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises ModelError if it is missing or invalid."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        _check_content(path, content[:_POINTER])
+        value = json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"{path.parent} has no {path.name}: it is not a Hugging Face model folder."
@@ -62,6 +100,15 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} contains a {type(value).__name__}, not a JSON object. Download it again."
         )
     return value
+
+
+def sixteen_bit_remedy(method: object) -> str:
+    """What to do about a model that is quantized with `method`."""
+    way = _DEQUANTIZERS.get(str(method))
+    also = (
+        f", or load it in 16 bits with Transformers ({way}) and save_pretrained it" if way else ""
+    )
+    return f"Give the 16-bit model that it was made from{also}."
 
 
 def as_object(value: object) -> dict[str, Any]:
@@ -126,13 +173,24 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         return _indexed(folder, index)
     if (folder / SINGLE).exists():
         return read_header(folder / SINGLE)
-    pickles = sorted(p.name for p in folder.glob("*.bin"))
-    other = (
-        f"; {pickles[0]!r} is a pickle, which Salient does not open: convert it to safetensors"
-        if pickles
-        else ""
-    )
-    raise ModelError(f"{folder} has neither {SINGLE} nor {INDEX}{other}.")
+    raise ModelError(f"{folder} has neither {SINGLE} nor {INDEX}{_other_weights(folder)}.")
+
+
+def _other_weights(folder: Path) -> str:
+    """What weights `folder` has in place of those that Salient reads, as a part of a sentence."""
+    places = (folder, folder / ".cache/huggingface/download")
+    names = sorted(p.name for place in places if place.is_dir() for p in place.iterdir())
+    parts: list[str] = []
+    for pattern, what in OTHER_WEIGHTS:
+        some = [name for name in names if re.search(pattern, name)]
+        names = [name for name in names if name not in some]
+        if some:
+            more = f" and {len(some) - 1} more are" if some[1:] else " is"
+            parts.append(f"; {some[0]!r}{more} {what}")
+    if not parts:
+        inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        parts = [f"; its folder {name!r} has a config.json: give that" for name in inner[:1]]
+    return "".join(parts)
 
 
 def _indexed(folder: Path, index: ShardIndex) -> dict[str, StoredTensor]:
@@ -153,7 +211,54 @@ def _indexed(folder: Path, index: ShardIndex) -> dict[str, StoredTensor]:
             raise ModelError(
                 f"{INDEX} lists {name!r} in {file}, which lacks it. Download that shard again."
             )
-    return {name: headers[file][name] for name, file in index.files.items()}
+    tensors = {name: headers[file][name] for name, file in index.files.items()}
+    # Readers take all tensors of the shards, also those that the index omits.
+    for header in headers.values():
+        for name, other in header.items():
+            _check_equal(folder, tensors.setdefault(name, other), other)
+    if SINGLE not in headers and (folder / SINGLE).is_file():
+        _check_single(folder, tensors)
+    return tensors
+
+
+def _check_single(folder: Path, tensors: dict[str, StoredTensor]) -> None:
+    """Refuse a single file that is not the model of the index: readers differ in which they use."""
+    single = read_header(folder / SINGLE)
+    if odd := sorted(single.keys() ^ tensors.keys()):
+        where = "only the single file has" if odd[0] in single else "only the indexed files have"
+        raise ModelError(
+            f"{folder} holds two models: {SINGLE}, and {INDEX} with its "
+            f"{next(iter(tensors.values())).path.name}; {where} {odd[0]!r}. {_REMOVE_ONE}"
+        )
+    for name, other in single.items():
+        _check_equal(folder, tensors[name], other)
+
+
+def _check_equal(folder: Path, one: StoredTensor, other: StoredTensor) -> None:
+    """Refuse a tensor that two files store differently."""
+    if one is other or _same_content(one, other):
+        return
+    forms = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in (one, other)]
+    raise ModelError(
+        f"{folder} stores {one.name!r} twice: {one.path.name} (of {INDEX}, {forms[0]}) and "
+        f"{other.path.name} ({forms[1]}) do not agree"
+        f"{' in its values' if forms[0] == forms[1] else ''}. {_REMOVE_ONE}"
+    )
+
+
+def _same_content(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two tensors are equal, by their first, middle and last stretch of 1 MiB."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    starts = {0, max(one.bytes - _STRETCH, 0) // 2, max(one.bytes - _STRETCH, 0)}
+    with one.path.open("rb") as first, other.path.open("rb") as second:
+        for start in starts:
+            first.seek(one.start + start)
+            second.seek(other.start + start)
+            size = min(_STRETCH, one.bytes - start)
+            if first.read(size) != second.read(size):
+                return False
+    return True
 
 
 def missing_tensors(
@@ -171,6 +276,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file. Raises ModelError for a truncated or damaged one."""
     try:
         with path.open("rb") as file:
+            _check_content(path, file.read(_POINTER))
+            file.seek(0)
             size = path.stat().st_size
             length = struct.unpack("<Q", file.read(8))[0]
             if not 2 <= length <= min(LARGEST_HEADER, size - 8):
@@ -185,6 +292,21 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         ) from error
     except RecursionError:
         raise ModelError(f"{path.name} in {path.parent} has no header of safetensors.") from None
+
+
+def _check_content(path: Path, head: bytes) -> None:
+    """Refuse a file that stands in for another."""
+    if head.startswith(b"version https://git-lfs"):
+        size = "".join(re.findall(r"\nsize (\d+)", head.decode(errors="replace")))
+        raise ModelError(
+            f"{path.name} in {path.parent} is a git-lfs pointer (to {size or '?'} bytes), not the "
+            "file: run `git lfs pull` there."
+        )
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise ModelError(
+            f"{path.name} in {path.parent} is a web page, not the file: a login or an error was "
+            "saved in its place. Fetch the file again."
+        )
 
 
 def _stored(name: str, row: dict[str, Any], path: Path, base: int, size: int) -> StoredTensor:

@@ -22,6 +22,7 @@ from salient.core.model_files import (
     as_object,
     read_header,
     read_json,
+    sixteen_bit_remedy,
     weight_files,
 )
 from salient.core.quant import QuantizedWeight
@@ -65,8 +66,8 @@ class Checkpoint:
             raise ModelError(
                 f"{self.folder} has no tensor {name!r}"
                 + (f" (it has {', '.join(map(repr, near))})" if near else "")
-                + ". Its config.json describes another model than its safetensors hold: "
-                "fetch the folder again."
+                + ". Its config.json describes another model than its safetensors hold: correct "
+                "it, or use the one that belongs to them."
             )
         with self.reading():
             return self._file(self.files[name]).get_tensor(name)
@@ -180,15 +181,17 @@ def open_piece(path: Path, config: dict[str, Any]) -> Checkpoint:
 
 def _checkpoint(folder: Path, config: dict[str, Any], files: dict[str, Path]) -> Checkpoint:
     text = as_object(config.get("text_config"))
-    settings = config.get("quantization_config") or text.get("quantization_config")
-    if not settings:
+    declared = config.get("quantization_config") or text.get("quantization_config")
+    if not declared:
         return Checkpoint(folder, config, files)
+    settings = as_object(declared)
     method = settings.get("quant_method")
     row = next((f for f in FORMATS.values() if f.quant_method == method), None)
     if row is None:
         known = ", ".join(f.quant_method for f in FORMATS.values())
         raise CheckpointError(
-            f"{folder} is quantized with {method!r}. Salient reads 16-bit models and: {known}."
+            f"{folder} is quantized with {method!r}. Salient reads 16-bit models and: {known}. "
+            f"{sixteen_bit_remedy(method)}"
         )
     return Checkpoint(folder, config, files, row, load_format(row.name).read_config(settings))
 

@@ -1,39 +1,43 @@
-"""A model folder's tensors against the model that its config.json describes, before any is read.
+"""A model folder's tensors against the model that its config.json describes, before a run.
 
 Every parameter needs a stored tensor of its shape and of a float type; every stored tensor needs a
 place in the model. Tensors without one are leftovers: tables that every reader computes are
-harmless, multi-token-prediction layers are known extras, and all others are a loss, which is
+harmless, layers that predict further tokens are known extras, and all others are a loss, which is
 refused unless `--drop` names them.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from salient.core.errors import ModelError
 from salient.core.model_files import StoredTensor
+from salient.core.quant import check_finite
+from salient.formats.checkpoint import Checkpoint
+from salient.shapes.foreign_tensors import FLOATS, layout_of, matches_pattern
 
 from .skeleton import Skeleton
 
 # Computed by every reader: rotary tables, causal masks, positions.
 HARMLESS = re.compile(
-    r"(^|\.)(rotary_emb|rotary_pos_emb|rope)\.|(^|[._])inv_freq$|\.(masked_bias|causal_mask|bias_mask)$"
+    r"(^|\.)(rotary_emb|rotary_pos_emb)\.|(^|[._])inv_freq$|\.(masked_bias|causal_mask|bias_mask)$"
     r"|\.(cos|sin)_cached$|(^|\.)position_ids$|\.embed_positions\.weights$"
     r"|\.relative_position_index$|\.num_batches_tracked$"
 )
 MTP = re.compile(r"(^|\.)mtp|nextn|multi_token")
-FLOATS = ("F64", "F32", "F16", "BF16")
 LISTED = 3  # of many tensors, how many a message names
+PATTERNS = 4  # of many patterns, how many a message offers
+READ_AT_ONCE = 2**31  # bytes of a folder whose values are checked before a run
 
 
 @dataclass(frozen=True)
 class Leftovers:
     """Stored tensors that the model has no place for.
 
-    harmless: computed by every reader
+    harmless: computed by every reader, or equal copies
     extras: layers that predict further tokens
     dropped: pattern of `--drop` -> the names that it drops
     """
@@ -55,26 +59,40 @@ def check_files(skeleton: Skeleton, drop: tuple[str, ...] = ()) -> Leftovers:
     Raises ModelError naming the tensors that are missing, of another shape or type, or that the
     model has no place for.
     """
-    checker = _FileChecker(skeleton, drop)
+    checker = _FileChecker(skeleton)
     checker.check_missing()
-    checker.check_shapes()
-    return checker.sorted_leftovers()
+    checker.check_forms()
+    return checker.sorted_leftovers(drop)
 
 
-@dataclass
+def check_values(source: Checkpoint, names: Iterable[str]) -> bool:
+    """Read the tensors `names` of a folder of less than READ_AT_ONCE bytes; False for a larger one.
+
+    Raises ModelError naming a tensor with NaN or infinite values.
+    """
+    if source.bytes_on_disk >= READ_AT_ONCE:
+        return False
+    with source.reading():
+        for name in names:
+            check_finite(name, Checkpoint.tensor(source, name))
+    return True
+
+
 class _FileChecker:
-    skeleton: Skeleton
-    drop: tuple[str, ...]
+    """The comparison for one model.
 
-    def __post_init__(self) -> None:
-        skeleton = self.skeleton
-        self.source, self.files = skeleton.source, skeleton.files
-        self.folder, self.kind = self.source.folder, type(skeleton.model).__name__
+    expected: every parameter and stored buffer of the model, without values
+    """
+
+    def __init__(self, skeleton: Skeleton):
+        self.skeleton, self.source, self.files = skeleton, skeleton.source, skeleton.files
+        self.kind = type(skeleton.model).__name__
         self.expected: dict[str, Tensor] = dict(skeleton.model.state_dict())
-        for index in range(len(skeleton.blocks)):
+        for index, block in enumerate(skeleton.blocks):
             state = skeleton.bare(index).state_dict()
-            self.expected |= {f"{skeleton.blocks[index]}.{n}": t for n, t in state.items()}
+            self.expected |= {f"{block}.{name}": tensor for name, tensor in state.items()}
         self.leftovers = skeleton.unknown_names()
+        self.home = skeleton.blocks[0].rpartition(".")[0]
 
     def check_missing(self) -> None:
         """Refuse parameters that no file has."""
@@ -82,107 +100,170 @@ class _FileChecker:
         missing = [
             name
             for name in self.expected
-            if name not in self.files and not (name in tied and tied[name] in self.files)
+            if name not in self.files and tied.get(name) not in self.files
         ]
-        if not missing:
-            return
-        self.files.check_combined(missing[0])
-        raise ModelError(
-            f"{self.folder} has no tensor {_listed(missing)} of the {self.kind} that its "
-            f"config.json describes. {self._why_missing(missing)}"
-        )
+        if missing:
+            self.files.check_combined(missing[0])
+            raise ModelError(
+                f"{self.source.folder} has no tensor {_listed(missing)} of the {self.kind} that "
+                f"its config.json describes. {self._why_missing(missing)}"
+            )
 
     def _why_missing(self, missing: list[str]) -> str:
-        for lost in missing:
-            for name in self.leftovers:
-                prefix = name.removesuffix(f".{lost}")
-                if prefix != name:
-                    return (
-                        f"It has {name!r}: its tensors begin with '{prefix}.'. Write the folder "
-                        "again without that prefix."
-                    )
-        ends = {name.rpartition(".")[0].rpartition(".")[2] for name in missing}
-        near = [n for n in self.leftovers if n.rpartition(".")[0].rpartition(".")[2] in ends]
-        near = near or self.leftovers
-        there = f"It has {_listed(near)} instead. " if near else ""
+        table, head = self.skeleton.embedding_name, self.skeleton.head_name
+        if missing == [head]:
+            return (
+                f"If the head is the embedding {table!r}, set tie_word_embeddings to true in "
+                "config.json; else add the file that has the head."
+            )
+        if missing == [table] and head in self.files:
+            own = self.files.stored(head).name
+            return f"It has {own!r}: if the model is tied, store that tensor as {table!r}."
+        missing_blocks = [b for b in self.skeleton.blocks if not self._is_stored(b)]
+        if missing_blocks:
+            there = len(self.skeleton.blocks) - len(missing_blocks)
+            hint = f"The files have {there} of the {len(self.skeleton.blocks)} blocks. "
+        else:
+            hint = ""
+        pairs = ((name, lost) for lost in missing for name in self.leftovers)
+        for name, lost in pairs:
+            prefix = name.removesuffix(lost)
+            if prefix not in ("", name):
+                return (
+                    f"It has {name!r} instead: if its names only have {prefix!r} more, write the "
+                    "folder again without that."
+                )
+        ends = {_last_parts(name) for name in missing}
+        near = [n for n in self.leftovers if _last_parts(n) in ends] or self.leftovers
+        hint += f"It has {_listed(near)} instead. " if near else ""
         return (
-            f"{there}Correct config.json so that it describes these files, or add the file with "
-            "the missing tensors."
+            f"{hint}Correct config.json so that it describes these files, or add the file that "
+            "has the missing tensors."
         )
 
-    def check_shapes(self) -> None:
-        """Refuse tensors of another shape or of a type that no parameter has."""
+    def _is_stored(self, block: str) -> bool:
+        return any(n in self.files for n in self.expected if n.startswith(f"{block}."))
+
+    def check_forms(self) -> None:
+        """Refuse tensors of another shape than the parameter's, or of no float type."""
+        architecture = self.skeleton.architecture
         for name, target in self.expected.items():
             stored = self.files.stored(name)
             header = self.source.headers.get(stored.name)
             if name not in self.files or header is None:  # codes have another name
                 continue
-            shape = tuple(target.shape)
             if stored.part is not None:
-                architecture = self.skeleton.architecture
-                shape = tuple(architecture.wanted[architecture.places[name].name].shape)
-            if header.shape != shape:
+                target = architecture.wanted[architecture.places[name].name]
+            if header.shape != tuple(target.shape):
                 raise ModelError(
                     f"{stored.name!r} is {list(header.shape)} on disk, but config.json makes it "
-                    f"{list(shape)}. Correct the sizes in config.json, or use the config.json "
-                    "that belongs to these files."
+                    f"{list(target.shape)}. Correct the sizes in config.json, or use the "
+                    "config.json that belongs to these files."
                 )
-            if target.is_floating_point() and header.dtype not in FLOATS:
+            if (header.dtype in FLOATS) != target.is_floating_point():
+                kind = "16-bit or 32-bit floats" if target.is_floating_point() else "integers"
                 raise ModelError(
-                    f"{stored.name!r} is stored as {header.dtype}, which is no 16-bit or 32-bit "
-                    f"float, and config.json declares no quantization. {_UNQUANTIZED}"
+                    f"{stored.name!r} is stored as {header.dtype}, but the {self.kind} has {kind} "
+                    "there. If the model is quantized, give the 16-bit model that it was made "
+                    "from; else store the tensor in its own type."
                 )
 
-    def sorted_leftovers(self) -> Leftovers:
+    def sorted_leftovers(self, drop: tuple[str, ...]) -> Leftovers:
         """The leftovers by kind. Raises ModelError for a loss that `drop` does not name."""
-        dropped = {p: tuple(n for n in self.leftovers if fits(n, p)) for p in self.drop}
+        dropped = {p: tuple(n for n in self.leftovers if matches_pattern(n, p)) for p in drop}
         for pattern, names in dropped.items():
             if not names:
                 self._refuse_pattern(pattern)
         lost = {name for names in dropped.values() for name in names}
         rest = [name for name in self.leftovers if name not in lost]
-        harmless = [n for n in rest if HARMLESS.search(n) or _is_mask(self.source.headers.get(n))]
-        extras = [n for n in rest if n not in harmless and self._is_mtp(n)]
+        extras = [name for name in rest if self._is_mtp(name)]
+        harmless = [name for name in rest if name not in extras and self._is_harmless(name)]
         loss = [name for name in rest if name not in harmless and name not in extras]
         if loss:
-            self._refuse(loss)
+            patterns = " ".join(f"--drop '{pattern}'" for pattern in self._patterns(loss))
+            raise ModelError(
+                f"{self.source.folder} has tensors that the {self.kind} of its config.json has no "
+                f"place for ({len(loss)}): {_listed(loss)}. {self._what_is_lost(loss)} To write a "
+                f"checkpoint without them, which is another model, use {patterns}."
+            )
         return Leftovers(tuple(harmless), tuple(extras), dropped)
 
     def _is_mtp(self, name: str) -> bool:
         config = self.skeleton.model.config.get_text_config()
-        home, _, count = self.skeleton.blocks[-1].rpartition(".")
-        more = int(getattr(config, "num_nextn_predict_layers", None) or 0)
-        beyond = range(int(count) + 1, int(count) + 1 + more)
-        return bool(MTP.search(name)) or any(name.startswith(f"{home}.{i}.") for i in beyond)
+        more = getattr(config, "num_nextn_predict_layers", None)
+        count = len(self.skeleton.blocks)
+        beyond = range(count, count + (more if isinstance(more, int) else 0))
+        return bool(MTP.search(name)) or any(name.startswith(f"{self.home}.{i}.") for i in beyond)
+
+    def _is_harmless(self, name: str) -> bool:
+        """Whether readers compute it, or it is an equal copy of a parameter."""
+        if HARMLESS.search(name) or _is_mask(self.source.headers.get(name)):
+            return True
+        own = self._first_copy(name)
+        return own is not None and torch.equal(self.source.tensor(own), self.source.tensor(name))
+
+    def _first_copy(self, name: str) -> str | None:
+        """The stored tensor that `name` is a second copy of."""
+        target = self.files.target(name) if name in self.source.files else None
+        own = self.files.stored(target).name if target is not None and target in self.files else ""
+        return own if own in self.source.files else None
 
     def _refuse_pattern(self, pattern: str) -> None:
-        needed = next((n for n in self.source.files if fits(n, pattern)), None)
+        needed = next((n for n in self.source.files if matches_pattern(n, pattern)), None)
         raise ModelError(
             f"--drop {pattern!r} names {needed!r}, which the model needs."
             if needed
-            else f"--drop {pattern!r} names no tensor of {self.folder}."
+            else f"--drop {pattern!r} names no tensor of {self.source.folder}."
         )
 
-    def _refuse(self, loss: list[str]) -> None:
-        patterns = " ".join(f"--drop '{pattern}'" for pattern in globs(loss))
-        raise ModelError(
-            f"{self.folder} has {len(loss)} tensors that the {self.kind} of its config.json has no "
-            f"place for: {_listed(loss)}. A checkpoint without them would be another model. "
-            f"Correct config.json, or leave them out with {patterns}."
+    def _block_beyond(self, name: str) -> int | None:
+        """The number of the block that has the tensor `name`, if the model has fewer blocks."""
+        match = re.match(rf"{re.escape(self.home)}\.(\d+)\.", name)
+        return int(match[1]) if match and int(match[1]) >= len(self.skeleton.blocks) else None
+
+    def _patterns(self, loss: list[str]) -> list[str]:
+        """Patterns of `--drop` that name `loss`: a star for numbers, or whole blocks and parts."""
+        beyond = {n: self._block_beyond(n) for n in loss}
+        patterns = dict.fromkeys(
+            re.sub(r"(?<=\.)\d+(?=\.)", "*", n) if at is None else f"{self.home}.{at}.*"
+            for n, at in beyond.items()
         )
+        if len(patterns) > PATTERNS:
+            patterns = dict.fromkeys(f"{name.partition('.')[0]}.*" for name in loss)
+        return list(patterns)
+
+    def _what_is_lost(self, loss: list[str]) -> str:
+        """The kinds of the tensors of `loss`, and what to correct: a sentence for each."""
+        hints: dict[str, None] = {}
+        for name in loss:
+            layout, copy = layout_of(name, leftover=True), self._first_copy(name)
+            if self._block_beyond(name) is not None:
+                deepest = max(self._block_beyond(n) or 0 for n in loss)
+                text = (
+                    f"Some are of blocks up to number {deepest}, but config.json counts "
+                    f"{len(self.skeleton.blocks)}: correct num_hidden_layers."
+                )
+            elif copy is not None:
+                text = f"{name!r} and {copy!r} are the same parameter with other values: keep one."
+            elif layout is not None:
+                text = f"Some are of {layout.title}: {layout.remedy}"
+            elif name.startswith(f"{self.home}."):
+                what = "biases" if name.endswith("bias") else "parts of the blocks"
+                text = (
+                    f"Some are {what} that config.json turns off (keys such as attention_bias, "
+                    "mlp_bias, use_qk_norm): correct it."
+                )
+            else:
+                text = (
+                    "Some may be a head of another class: check architectures in config.json "
+                    f"({', '.join(self.skeleton.model.config.architectures or ['none'])})."
+                )
+            hints.setdefault(text)
+        return " ".join(hints)
 
 
-_UNQUANTIZED = "Use the unquantized model, or convert this one to 16-bit floats first."
-
-
-def fits(name: str, pattern: str) -> bool:
-    """Whether `--drop pattern` means the tensor `name`: all of it, its last parts, or a glob."""
-    return name.endswith(f".{pattern}") or fnmatchcase(name, pattern)
-
-
-def globs(names: list[str]) -> list[str]:
-    """Patterns for `names`, with a star for numbers."""
-    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))
+def _last_parts(name: str) -> str:
+    return ".".join(name.split(".")[-2:])
 
 
 def _listed(names: list[str]) -> str:
@@ -192,7 +273,6 @@ def _listed(names: list[str]) -> str:
 
 def _is_mask(header: StoredTensor | None) -> bool:
     """Whether it is a causal mask [1, 1, positions, positions], as old GPT-2 files have them."""
-    if header is None or not header.name.endswith(".bias"):
+    if header is None or not header.name.endswith(".bias") or len(header.shape) != 4:
         return False
-    shape: Any = header.shape
-    return len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
+    return header.shape[:2] == (1, 1) and header.shape[2] == header.shape[3]

@@ -63,6 +63,16 @@ class Skeleton:
         return self.model.get_input_embeddings().weight.shape[0]
 
     @property
+    def head_name(self) -> str:
+        """The name of the head's weight."""
+        return f"{self._head}.weight"
+
+    @property
+    def embedding_name(self) -> str:
+        """The name of the embedding's weight."""
+        return f"{name_of(self.model, self.model.get_input_embeddings())}.weight"
+
+    @property
     def width(self) -> int:
         """Channels of the hidden states between blocks."""
         return self.model.config.get_text_config().hidden_size
@@ -278,8 +288,7 @@ class Skeleton:
         if value.shape != target.shape:
             raise ModelError(
                 f"{name!r} is {list(value.shape)} on disk, but config.json makes it "
-                f"{list(target.shape)}. config.json and the safetensors do not belong together: "
-                "fetch the model again."
+                f"{list(target.shape)}. config.json and the safetensors do not belong together."
             )
         check_finite(name, value)
         value = value.contiguous()  # a part of a stored tensor may be transposed

@@ -7,6 +7,7 @@ import torch
 
 from salient.core.options import StrPath
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
+from salient.shapes.foreign_tensors import check_declared
 
 from .file_check import Leftovers, check_files
 from .lora import AdaptedCheckpoint, open_adapter
@@ -51,6 +52,7 @@ def source_model(
     device: torch.device | str = "cpu",
 ) -> SourceModel:
     """`open_source_model` for a folder that is open already."""
+    check_declared(source.folder, source.config, source.headers, drop)
     digest = None
     if adapter is not None:
         read = open_adapter(Path(adapter))

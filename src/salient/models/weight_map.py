@@ -112,6 +112,10 @@ class ParameterFiles:
                 "save_pretrained(..., save_original_format=False), then quantize that."
             )
 
+    def target(self, name: str) -> str | None:
+        """The parameter that the stored tensor `name` is, or is a second copy of."""
+        return TargetNames(self.architecture).of(name)
+
     def module(self, name: str) -> str:
         """What the module `name` is called in the files."""
         stored = self._stored.get(f"{name}.weight")
@@ -136,31 +140,48 @@ class LoadingRules:
     places: dict[str, StoredSlice]
 
 
+class TargetNames:
+    """The parameter that each stored tensor is, by Transformers' loading rules."""
+
+    def __init__(self, architecture: LoadingRules):
+        rules = get_model_conversion_mapping(architecture.model)
+        self.renamings = [r for r in rules if isinstance(r, WeightRenaming)]
+        converters = [r for r in rules if isinstance(r, WeightConverter)]
+        self.stackings = [r for r in converters if _stacks_experts(r)]
+        self._architecture = architecture
+        places = architecture.places.items()
+        self._singly = {(p.name, p.part.expert, p.order): own for own, p in places}
+        self._stacked = {place.name for _, place in places}
+
+    def of(self, name: str) -> str | None:
+        """The parameter that the stored tensor `name` is; None if the model has no place for it."""
+        wanted, places = self._architecture.wanted, self._architecture.places
+        prefix = self._architecture.model.base_model_prefix
+        plain, _ = rename_source_key(name, self.renamings, [], prefix, wanted)
+        target = next((n for n in (name, plain) if n in wanted or n in places), None)
+        if target is not None:
+            return target
+        target, pattern = rename_source_key(name, self.renamings, self.stackings, prefix, wanted)
+        if pattern is None or target not in self._stacked:
+            return None
+        order = next(
+            r.source_patterns.index(pattern) for r in self.stackings if pattern in r.source_patterns
+        )
+        return self._singly.get((target, _last_number(name), order))
+
+
 def stored_names(architecture: LoadingRules, source: Checkpoint) -> dict[str, StoredParameter]:
     """Parameter or buffer -> where the files of `source` have it.
 
     Linears stored as codes count by `.weight`.
     """
-    model, wanted, places = architecture.model, architecture.wanted, architecture.places
-    rules = get_model_conversion_mapping(model)
-    renamings = [r for r in rules if isinstance(r, WeightRenaming)]
-    stackings = [r for r in rules if isinstance(r, WeightConverter) and _stacks_experts(r)]
-    prefix = model.base_model_prefix
-    singly = {(p.name, p.part.expert, p.order): own for own, p in places.items()}
+    targets = TargetNames(architecture)
+    places = architecture.places
     stacked = {place.name for place in places.values()}
     whole: dict[str, str] = {}
     for name in source.parameter_names():
-        plain, _ = rename_source_key(name, renamings, [], prefix, wanted)
-        target = next((n for n in (name, plain) if n in wanted or n in places), None)
-        if target is None:
-            target, pattern = rename_source_key(name, renamings, stackings, prefix, wanted)
-            if pattern is None or target not in stacked:
-                continue
-            order = next(
-                r.source_patterns.index(pattern) for r in stackings if pattern in r.source_patterns
-            )
-            target = singly.get((target, _last_number(name), order))
-        if target is not None:
+        target = targets.of(name)
+        if target is not None and not (target in whole and name != target):
             whole[target] = name
     stored = {own: StoredParameter.whole(name) for own, name in whole.items() if own not in stacked}
     for own, place in places.items():

@@ -13,6 +13,7 @@ from salient.core.errors import ModelError
 from salient.core.model_files import INDEX, SINGLE, read_json, stored_tensors
 
 from .families import ARCHITECTURES
+from .foreign_tensors import check_declared
 from .from_config import family_of, read_shape
 from .from_safetensors import frame_of, stored_shape
 from .model_shape import ModelShape
@@ -77,7 +78,9 @@ def shape_of_folder(folder: Path) -> ModelShape:
         shape = read_shape(config)
         note = "the folder holds no safetensors: counted from its config.json alone"
         return replace(shape, notes=(*shape.notes, note))
-    tensors = list(stored_tensors(folder).values())
+    headers = stored_tensors(folder)
+    check_declared(folder, config, headers)
+    tensors = list(headers.values())
     if kind in ARCHITECTURES:
         return stored_shape(read_shape(config), tensors, known=True)
     try:
