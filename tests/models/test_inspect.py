@@ -52,6 +52,12 @@ def test_the_evidence_is_shown_with_the_worst_blocks_first(made):
     assert f"Held-out KL {evidence['heldout']['awq']['kl']:.4f}" in report.lines[0]
 
 
+def test_the_result_has_the_folder_format_and_scheme(made, toy):
+    awq, plain = api.inspect(made["awq"]), api.inspect(toy)
+    assert (awq.folder, awq.format, awq.scheme) == (made["awq"], "awq", "w4-g32")
+    assert (plain.folder, plain.format, plain.scheme) == (toy, None, None)
+
+
 def test_a_sixteen_bit_model_has_no_format_and_no_codes(toy):
     report = api.inspect(toy).report
     assert (report.data["format"], report.data["quantized_linears"]) == (None, 0)

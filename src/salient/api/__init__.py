@@ -39,7 +39,6 @@ from .verb_results import (
     PlanResult,
     QuantizeResult,
     ValidateResult,
-    inspect_result,
 )
 
 if TYPE_CHECKING:
@@ -146,10 +145,12 @@ def inspect(options: InspectOptions) -> InspectResult:
     if options.runtime:
         from salient.runtime.inspect_runtime import inspect_runtime
 
-        return inspect_result(inspect_runtime(str(options.model), EngineOptions()))
-    from salient.models.inspect import inspect_checkpoint
+        checkpoint, report = inspect_runtime(str(options.model), EngineOptions())
+    else:
+        from salient.models.inspect import inspect_checkpoint
 
-    return inspect_result(inspect_checkpoint(str(options.model), options.progress))
+        checkpoint, report = inspect_checkpoint(str(options.model), options.progress)
+    return InspectResult(report, checkpoint)
 
 
 @with_options(ValidateOptions)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from salient.core.evidence import RunEvidence
     from salient.core.report import Report
     from salient.diagnose.finding import Finding
+    from salient.formats.checkpoint import Checkpoint
     from salient.loadtest.result import LoadResult
     from salient.plan.planner import DevicePlan
     from salient.runtime.bench.bench_report import BenchRow
@@ -51,11 +52,24 @@ class QuantizeResult(VerbResult):
 
 @dataclass(frozen=True)
 class InspectResult(VerbResult):
-    """A checkpoint's format and scheme; None for a 16-bit model. folder: where it is"""
+    """A model folder, 16-bit or quantized."""
 
-    folder: Path
-    format: str | None = None
-    scheme: str | None = None
+    checkpoint: Checkpoint
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self.checkpoint.folder
+
+    @property
+    def format(self) -> str | None:
+        """The name of the checkpoint's format; None for a 16-bit model."""
+        return self.checkpoint.format.name if self.checkpoint.format else None
+
+    @property
+    def scheme(self) -> str | None:
+        """The name of the checkpoint's scheme; None for a 16-bit model."""
+        return str(self.checkpoint.scheme) if self.checkpoint.scheme else None
 
 
 @dataclass(frozen=True)
@@ -112,9 +126,3 @@ class BenchResult(VerbResult):
     """One row for each kernel."""
 
     rows: tuple[BenchRow, ...]
-
-
-def inspect_result(report: Report) -> InspectResult:
-    """The result of an inspection of files or of a loaded engine."""
-    folder = report.data.get("folder") or report.data["checkpoint"]
-    return InspectResult(report, Path(folder), report.data.get("format"), report.data.get("scheme"))

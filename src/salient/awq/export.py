@@ -11,13 +11,12 @@ from salient.core.evidence import (
     EVIDENCE_FILE,
     CalibrationEvidence,
     HeldoutEvidence,
-    LogitsFigures,
     RunEvidence,
     SizeEvidence,
     group_totals,
 )
 from salient.core.metrics import LogitsComparison
-from salient.core.records import to_json
+from salient.core.records import from_json, to_json
 from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import disk_full_errors, merge, sync, write_json, write_text
@@ -73,8 +72,8 @@ def collect_evidence(
             tokens_by_kind=job.batch.kinds,
             heldout_samples=len(run.heldout),
         ),
-        heldout=HeldoutEvidence(
-            **{kind: LogitsFigures(**logits.figures()) for kind, logits in measured.items()}
+        heldout=from_json(
+            HeldoutEvidence, {kind: logits.figures() for kind, logits in measured.items()}
         ),
         bytes=SizeEvidence(
             before=job.source.bytes_on_disk,

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Generator
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -26,7 +27,7 @@ def talk(conversation: "Conversation") -> None:
     console = Console(stderr=True)
     console.print("Type a message; /help shows commands.", style="dim")
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - gives input() a history and editing
+        import_module("readline")  # gives input() a history and editing
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()

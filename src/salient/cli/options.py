@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from salient.core.errors import RequestError
 from salient.core.options import OptionField, option_fields
+from salient.core.records import is_sequence
 
 # Spellings of earlier versions, and what replaces them.
 RENAMED = {
@@ -40,16 +41,16 @@ def signature(record: type, *, json: bool) -> Signature:
 def python_value(field: OptionField, value: Any) -> Any:
     """What the command line gives for `field`, as Python takes it. Raises RequestError."""
     option = field.option
-    texts = value if isinstance(value, (list, tuple)) else [value]
+    texts = value if is_sequence(value) else [value]
     if option.off and option.off in texts:
         if others := ", ".join(text for text in texts if text != option.off):
             raise RequestError(
                 f"{field.spelling} {option.off} cannot be combined with: {others[:200]}."
             )
         return None
-    if isinstance(value, (list, tuple)):
+    if is_sequence(value):
         return tuple(texts)
-    if not option.separator or value in literals(field):
+    if not isinstance(value, str) or not option.separator or value in literals(field):
         return value
     parts = [part.strip() for part in value.split(option.separator) if part.strip()]
     return _whole_numbers(field, value, parts) if int in members(field) else tuple(parts)
@@ -88,7 +89,7 @@ def default_text(field: OptionField) -> str | None:
     value, option = field.default, field.option
     if isinstance(value, bool) or field.required or value in (None, (), ""):
         return option.off or None
-    texts = value if isinstance(value, tuple) else [value]
+    texts = value if is_sequence(value) else [value]
     return option.separator.join(map(str, texts))
 
 

@@ -54,7 +54,7 @@ class Command:
         with cli_session(json=as_json, resumes=self.resume) as progress:
             values = {name: python_value(fields[name], value) for name, value in typed.items()}
             values |= self.callbacks(values, as_json)
-            if "progress" in self.options.__dataclass_fields__:
+            if hasattr(self.options, "progress"):
                 values["progress"] = progress
             result = self.verb(**values)
         return (self.finish or _finish)(result, values, as_json)
@@ -152,7 +152,7 @@ COMMANDS = (
     Command("validate", exit_1="a rule fails; 2: it could not be measured", resume=RESUME),
     Command("evaluate", resume=RESUME),
     Command("load-test", exit_1="a request failed"),
-    Command("serve", callbacks=_serve_callbacks, finish=lambda code, *_: code),
+    Command("serve", callbacks=_serve_callbacks, finish=lambda code, values, as_json: code),
     Command("generate", callbacks=_generate_callbacks, finish=_finish_generate),
     Command("chat", has_json=False, finish=_finish_chat),
     Command("bench"),

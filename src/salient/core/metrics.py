@@ -7,13 +7,13 @@ perplexity  exp of the mean negative log-likelihood of the text's own next token
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .evidence import LogitsFigures
 from .intervals import FEWEST, Array, Interval, bootstrap_ratio, exp
 
 ROWS = 128  # tokens compared at once: bounds the memory of large vocabularies
@@ -68,16 +68,9 @@ class LogitsComparison:
         """Quantized / reference - 1."""
         return exp((self.nll_quantized - self.nll_reference) / max(self.predicted, 1)) - 1
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, float]:
         """The measures as plain numbers."""
-        return {
-            "tokens": self.tokens,
-            "kl": self.kl,
-            "top1": self.top1,
-            "perplexity_reference": self.perplexity_reference,
-            "perplexity_quantized": self.perplexity_quantized,
-            "perplexity_increase": self.perplexity_increase,
-        }
+        return {figure.name: getattr(self, figure.name) for figure in fields(LogitsFigures)}
 
 
 def compare_logits(reference: Tensor, quantized: Tensor, ids: Tensor) -> LogitsComparison:

@@ -35,7 +35,7 @@ class Report:
     passed: False where the command's verdict is no (exit code 1)
     """
 
-    data: dict[str, Any]
+    data: dict[str, object]
     tables: list[Table] = field(default_factory=list[Table])
     lines: list[str] = field(default_factory=list[str])
     passed: bool = True

@@ -40,7 +40,7 @@ class Checkpoint:
     """
 
     folder: Path
-    config: dict[str, Any]
+    config: dict[str, object]
     files: dict[str, Path]
     format: Format | None = None
     scheme: Scheme | None = None

@@ -31,7 +31,7 @@ from .tracing import pattern
 pass
 
 
-def inspect_checkpoint(name: str, progress: Progress) -> Report:
+def inspect_checkpoint(name: str, progress: Progress) -> tuple[Checkpoint, Report]:
     """Format, scheme, layers by kind, sizes, and evidence; of a 16-bit model the map of its blocks.
 
     Raises CheckpointError if a quantized layer is incomplete.
@@ -62,14 +62,14 @@ def inspect_checkpoint(name: str, progress: Progress) -> Report:
         tables.append(Table("Quantized linears", ("kind", "count"), counts))
     if checkpoint.format is None:
         blocks, maps, lines = map_blocks(checkpoint, progress)
-        return Report(data | blocks, tables + maps, lines)
+        return checkpoint, Report(data | blocks, tables + maps, lines)
     evidence = read_evidence(checkpoint.folder)
     lines = ["No salient.json: the checkpoint carries no evidence."]
     if evidence is not None:
         data["evidence"] = to_json(evidence)
         table, lines = _evidence_lines(evidence)
         tables.append(table)
-    return Report(data, tables, lines)
+    return checkpoint, Report(data, tables, lines)
 
 
 def quantized_modules(checkpoint: Checkpoint) -> list[str]:

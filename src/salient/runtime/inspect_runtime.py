@@ -3,6 +3,7 @@
 from typing import Any
 
 from salient.core.report import Report, Table, mebibytes
+from salient.formats.checkpoint import Checkpoint
 from salient.kernels.registry import NEVER
 from salient.runtime.bench.memory_bandwidth import weight_bytes
 
@@ -10,7 +11,7 @@ from .load_engine import EngineOptions, LoadedEngine, load
 from .runner import FusedRunner
 
 
-def inspect_runtime(checkpoint: str, options: EngineOptions) -> Report:
+def inspect_runtime(checkpoint: str, options: EngineOptions) -> tuple[Checkpoint, Report]:
     """Kernels with reasons, what was fused with reasons, memory."""
     opened = load(checkpoint, options)
     data = runtime_to_dict(opened)
@@ -32,7 +33,8 @@ def inspect_runtime(checkpoint: str, options: EngineOptions) -> Report:
         Table("Fusion", ("what", "blocks", "why"), findings),
     ]
     proof = f"Largest difference to Transformers' own blocks: {data['proof_error']:.1e}."
-    return Report(data, tables, [proof] if opened.audit.fused else [])
+    report = Report(data, tables, [proof] if opened.audit.fused else [])
+    return opened.model.checkpoint, report
 
 
 def runtime_to_dict(opened: LoadedEngine) -> dict[str, Any]:

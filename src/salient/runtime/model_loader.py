@@ -2,14 +2,21 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from salient.core.dtypes import stored_sixteen_bits
 from salient.core.errors import CheckpointError
+from salient.core.model_files import as_object
 from salient.core.quant import QuantizedWeight
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.kernels.base import Layer, PackedWeight
@@ -43,8 +50,8 @@ class LoadedModel:
     """
 
     checkpoint: Checkpoint
-    module: Any
-    tokenizer: Any
+    module: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     device: torch.device
     dtype: torch.dtype
     kernels: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -53,7 +60,12 @@ class LoadedModel:
     crossover: tuple[int, torch.dtype] = (NEVER, torch.float32)
 
     @property
-    def config(self) -> Any:
+    def embedding(self) -> "nn.Embedding | HalfEmbedding":
+        """The module that turns token ids into vectors."""
+        return cast("nn.Embedding | HalfEmbedding", self.module.get_input_embeddings())
+
+    @property
+    def config(self) -> PreTrainedConfig:
         """The config of the part that makes text."""
         return self.module.config.get_text_config()
 
@@ -71,10 +83,10 @@ def load_model(
     source = open_checkpoint(model_folder(checkpoint))
     skeleton = Skeleton(source, dtype, device)
     tokenizer = AutoTokenizer.from_pretrained(source.folder)
-    model = LoadedModel(source, None, tokenizer, device, dtype)
+    model = LoadedModel(source, skeleton.model, tokenizer, device, dtype)
     loader = _Loader(model, skeleton, kernel)
     with torch.no_grad(), source.reading():
-        model.module = skeleton.assemble(loader.swap)
+        skeleton.assemble(loader.swap)
         _use_half_embeddings(model)
     if (source.folder / "generation_config.json").exists():
         model.module.generation_config = GenerationConfig.from_pretrained(source.folder)
@@ -174,7 +186,7 @@ def _use_half_embeddings(model: LoadedModel) -> None:
     """Store embedding and head in the checkpoint's 16-bit dtype, if that is exact and the C++
     kernels multiply it by float32."""
     named = model.checkpoint.config
-    named = {**(named.get("text_config") or {}), **named}
+    named = {**as_object(named.get("text_config")), **named}
     stored = stored_sixteen_bits(named)
     embedding, head = model.module.get_input_embeddings(), model.module.get_output_embeddings()
     multiplied = model.device.type == "cpu" and isinstance(load_library(), Library)

@@ -103,7 +103,7 @@ class FusedRunner(Runner):
         compiled: bool,
     ):
         self.model, self.fused, self.slots, self.capacity = model, fused, slots, capacity
-        self.vocabulary = model.module.get_input_embeddings().weight.shape[0]
+        self.vocabulary = model.embedding.weight.shape[0]
         shapes = [(p.attention.kv_heads, p.attention.head_dim) for p in fused.parts]
         # One position more than is used: rows of a compiled step that stand for nothing go there.
         self.cache = KeyValueCache(shapes, slots, capacity + 1, kv_dtype, model.device)
@@ -215,7 +215,7 @@ class ModelRunner(Runner):
     def __init__(self, model: LoadedModel, slots: int, capacity: int, kv_dtype: torch.dtype):
         self.model, self.slots, self.capacity, self.kv_dtype = model, slots, capacity, kv_dtype
         self._plain_cache = False  # the model makes Transformers' usual one
-        self.vocabulary = model.module.get_input_embeddings().weight.shape[0]
+        self.vocabulary = model.embedding.weight.shape[0]
         takes = inspect.signature(model.module.forward).parameters
         self._cache = "cache_params" if "cache_params" in takes else "past_key_values"
         # Some caches do not know their length. With images, positions are not a simple count.

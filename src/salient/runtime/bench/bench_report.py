@@ -52,7 +52,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 def bench_report(settings: dict[str, Any], rows: list[BenchRow]) -> Report:
     """The report of `rows`, measured with `settings`."""
     bandwidth, device = settings["bandwidth_bytes_a_second"], settings["device"]
-    data = settings | {
+    data: dict[str, Any] = settings | {
         "rows": [_plain(row, bandwidth) for row in rows],
         "winners": winners(rows),
     }

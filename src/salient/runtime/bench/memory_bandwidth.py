@@ -18,12 +18,10 @@ def weight_bytes(model: LoadedModel) -> int:
 
 def bytes_a_step(model: LoadedModel) -> int:
     """Bytes of weights that one decoding step reads: all but the embedding, unless tied."""
-    embedding = model.module.get_input_embeddings()
-    head = model.module.get_output_embeddings()
+    embedding, head = model.embedding, model.module.get_output_embeddings()
     whole = _distinct(model.module)
-    if head is not None and head.weight.data_ptr() == embedding.weight.data_ptr():
-        return whole
-    return whole - _distinct(embedding)
+    tied = head is not None and head.weight.data_ptr() == embedding.weight.data_ptr()
+    return whole if tied else whole - _distinct(embedding)
 
 
 def _distinct(module: nn.Module) -> int:

@@ -61,7 +61,7 @@ def narrow(model: LoadedModel) -> Iterator[None]:
 def trace_blocks(model: LoadedModel, blocks: nn.ModuleList, start: int) -> ModelTrace:
     """Run the model on random tokens from position `start` on and record the blocks' tensors."""
     seeded = torch.Generator().manual_seed(0)
-    most = model.module.get_input_embeddings().weight.shape[0]
+    most = model.embedding.weight.shape[0]
     trace = ModelTrace(torch.randint(0, most, (PROOF_TOKENS,), generator=seeded), torch.empty(0))
     handles: list[Any] = []
 
