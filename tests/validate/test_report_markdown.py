@@ -11,8 +11,7 @@ from test_report_page import EVIL, STAGES, only, with_flips, with_rule
 from helpers.html_tree import Node, tree
 from helpers.report_data import mapped, toy_result
 from salient.core.metrics import LogitsComparison
-from salient.validate.report import markdown
-from salient.validate.report.markdown_report import MOST_BYTES, escaped
+from salient.validate.report.markdown_report import MOST_BYTES, escaped, markdown
 from salient.validate.report.text_format import MISSING
 from salient.validate.result import ValidationResult
 from salient.validate.stage import UnmeasuredStage

@@ -19,9 +19,10 @@ from salient.core.metrics import LogitsComparison
 from salient.validate.attribution.result import DriftResult
 from salient.validate.policy.policy import THRESHOLDS, Policy
 from salient.validate.policy.verdict import RuleResult
-from salient.validate.report import check_folder, html, write_report
 from salient.validate.report.axis import at_values, fitting, linear
+from salient.validate.report.page import html
 from salient.validate.report.text_format import MISSING
+from salient.validate.report.write import check_folder, write_report
 from salient.validate.result import ValidationResult
 from salient.validate.stage import UnmeasuredStage
 

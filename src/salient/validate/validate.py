@@ -15,7 +15,7 @@ from .model_card import update_card
 from .model_pair import ModelPair, open_pair
 from .options import EvaluateOptions, ValidateOptions
 from .render import to_report
-from .report import check_folder, write_report
+from .report.write import check_folder, write_report
 from .result import ValidationResult
 from .run_environment import memory_use, run_environment
 from .stage import StageResult

@@ -11,8 +11,7 @@ from salient.validate.tasks.comparison import AnswerFlip
 
 from .parts import HtmlCell, HtmlTable, Section
 from .policy_view import RuleView, VerdictView, verdict_view
-from .sections import sections
-from .sections.method import method_facts
+from .sections import method_facts, sections
 from .text_format import cut, line, visible
 
 MOST_BYTES = 60_000  # GitHub takes comments of 65,536 characters

@@ -16,8 +16,7 @@ from markupsafe import Markup
 from salient.validate.result import ValidationResult
 
 from .policy_view import SIGN_LABELS, verdict_view
-from .sections import sections
-from .sections.method import method_facts, scheme_summary
+from .sections import method_facts, scheme_summary, sections
 from .text_format import common_start, cut, line, visible
 
 TEMPLATES = Path(__file__).parent / "templates"

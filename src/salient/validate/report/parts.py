@@ -96,8 +96,8 @@ class Section:
     flips: lost ones first
     """
 
-    name: str
-    title: str
+    name: str = ""
+    title: str = ""
     lead: str = ""
     error: str = ""
     charts: list[RowChart | Plot] = field(default_factory=list)

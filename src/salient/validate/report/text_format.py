@@ -70,21 +70,17 @@ def integer(value: float) -> str:
     return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.3g}"
 
 
-def share(value: float) -> str:
+def share(value: float, digits: int = 1) -> str:
     """A share, 0 to 1, in percent: 86.4%. A small one never reads as 0."""
-    return _percent(value, 1)
-
-
-def precise_share(value: float) -> str:
-    """A share with the digits that tell it from a bound next to it: 93.96%."""
-    return _percent(value, 2)
-
-
-def _percent(value: float, digits: int) -> str:
     if abs(value) >= 1e6:
         return f"{100 * value:.3g}%"
     least = 10.0**-digits
     return f"<{least:g}%" if 0 < 100 * value < least / 2 else f"{100 * value:.{digits}f}%"
+
+
+def precise_share(value: float) -> str:
+    """A share with the digits that tell it from a bound next to it: 93.96%."""
+    return share(value, 2)
 
 
 def change(value: float) -> str:

@@ -29,9 +29,7 @@ def attribution_section(result: AttributionResult, _: Verdict | None) -> Section
     columns = {"KL (nats)": lambda b: fmt.nats(b[1]), "of all blocks' KL": lambda b: shares[b[0]]}
     worst = [(block[0], block) for block in ranked[:LISTED]]
     return Section(
-        "attribution",
-        "Where the loss comes from",
-        _lead(result, [name for name, kl in blocks if kl >= outlier]),
+        lead=_lead(result, [name for name, kl in blocks if kl >= outlier]),
         charts=[
             column_plot("KL by block", unit, "block", blocks, fmt.nats, outlier=outlier, wide=wide),
             row_chart("KL by kind of layer", unit, kinds, fmt.tick, scale=linear, wide=wide),

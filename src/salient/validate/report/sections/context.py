@@ -11,39 +11,26 @@ from salient.validate.report.parts import HtmlCell, HtmlTable, Section, Tile, ta
 from salient.validate.report.plots import Curve, Plot, line_plot
 from salient.validate.report.policy_view import SIGNS, rule_on, tile
 
-from .likelihood import figure_cell
+from .likelihood import COMPARED
 
 
 def context_section(result: ContextResult, verdict: Verdict | None) -> Section:
     """KL by position and by length, and retrieval of facts."""
     by_length = [(f"{fmt.integer(n)} tokens", text) for n, text in result.lengths.items()]
-    section = Section("context", "Long context", _lead(result), tiles=_tiles(result, verdict))
+    section = Section(lead=_lead(result), tiles=_tiles(result, verdict))
+    lengths = [dot_row(n, t.sums.kl, t.intervals.get("kl"), fmt.nats) for n, t in by_length]
+    unit = "nats a token, with 95% intervals, the same text in windows of each length"
     section.charts = [
         _position_plot(result),
-        row_chart(
-            "KL by length",
-            "nats a token, with 95% intervals, the same text in windows of each length",
-            [dot_row(n, t.sums.kl, t.intervals.get("kl"), fmt.nats) for n, t in by_length],
-            fmt.tick,
-            wide=True,
-        ),
+        row_chart("KL by length", unit, lengths, fmt.tick, wide=True),
     ]
-    section.tables = [
-        table(
-            "Each length",
-            "length",
-            by_length,
-            {
-                "windows": lambda text: fmt.integer(text.windows),
-                "tokens": lambda text: fmt.integer(text.sums.tokens),
-                "KL (nats)": figure_cell("kl", fmt.nats),
-                "same first token": figure_cell("top1", fmt.share),
-                "perplexity, reference": figure_cell("perplexity_reference", fmt.perplexity),
-                "checkpoint": figure_cell("perplexity_quantized", fmt.perplexity),
-            },
-            brief=("KL (nats)", "same first token"),
-        )
-    ]
+    columns = {
+        "windows": lambda text: fmt.integer(text.windows),
+        "tokens": lambda text: fmt.integer(text.sums.tokens),
+        **COMPARED,
+    }
+    brief = ("KL (nats)", "same first token")
+    section.tables = [table("Each length", "length", by_length, columns, brief=brief)]
     notes = list(result.notes)
     if result.retrieval:
         section.tables.append(_retrieval_table(result.retrieval.rows))
@@ -70,29 +57,24 @@ def _tiles(result: ContextResult, verdict: Verdict | None) -> list[Tile]:
     measure = ("context", "kl_growth")
     tiles = [tile(verdict, measure, "KL growth", (growth, fmt.ratio), "along the window")]
     if result.retrieval:
-        reference, quantized = result.retrieval.totals
-        count, rule = (
-            len(result.retrieval.probes),
-            rule_on(verdict, "context", "retrieval_retention"),
+        rule = rule_on(verdict, "context", "retrieval_retention")
+        reference, quantized = (
+            f"{n}/{len(result.retrieval.probes)}" for n in result.retrieval.totals
         )
         sign = SIGNS[rule.passed] if rule else ""
-        tiles.append(
-            Tile("Retrieval", f"{quantized}/{count}", f"reference {reference}/{count}", sign)
-        )
+        tiles.append(Tile("Retrieval", quantized, f"reference {reference}", sign))
     return tiles
 
 
 def _position_plot(result: ContextResult) -> Plot:
     buckets = result.positions
-    curve = Curve(
-        "", [bucket.kl for bucket in buckets], "checkpoint", [bucket.interval for bucket in buckets]
-    )
+    intervals = [bucket.interval for bucket in buckets]
     return line_plot(
         "KL by position",
         "nats a token, with 95% intervals",
         "position in the window, tokens",
         [(bucket.first + bucket.last) / 2 for bucket in buckets],
-        [curve],
+        [Curve("", [bucket.kl for bucket in buckets], "checkpoint", intervals)],
         (fmt.nats, fmt.tick),
         x_axis=linear([result.longest], most=result.longest),
         wide=True,

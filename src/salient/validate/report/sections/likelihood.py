@@ -26,9 +26,7 @@ def likelihood_section(result: LikelihoodResult, verdict: Verdict | None) -> Sec
         texts[ALL_TEXTS] = result.total
     published = [(fmt.line(row.model, 40), row) for row in result.published]
     return Section(
-        "likelihood",
-        "Likelihood",
-        _lead(result),
+        lead=_lead(result),
         charts=[_kl_chart(texts, verdict), _increase_chart(texts, published, verdict)],
         tables=[_text_table(texts), _published_table(published)],
         tiles=_tiles(result, verdict),
@@ -72,16 +70,13 @@ def figure_cell(measure: str, form: fmt.Form) -> Callable[[TextComparison], Html
 
 
 def _kl_chart(texts: Mapping[str, TextComparison], verdict: Verdict | None) -> RowChart:
-    return row_chart(
-        "KL by text",
-        "nats a token, with 95% intervals; 0 is identical",
-        [
-            dot_row(name, *_figure(text, "kl"), fmt.nats, strong=name == ALL_TEXTS)
-            for name, text in texts.items()
-        ],
-        fmt.tick,
-        levels=levels(verdict, "likelihood", "kl", fmt.tick),
-    )
+    rows = [
+        dot_row(name, *_figure(text, "kl"), fmt.nats, strong=name == ALL_TEXTS)
+        for name, text in texts.items()
+    ]
+    unit = "nats a token, with 95% intervals; 0 is identical"
+    bound = levels(verdict, "likelihood", "kl", fmt.tick)
+    return row_chart("KL by text", unit, rows, fmt.tick, levels=bound)
 
 
 def _increase_chart(
@@ -98,35 +93,39 @@ def _increase_chart(
         dot_row(name, _increase(row), None, form, kind="ring", colour="published")
         for name, row in published
     ]
+    unit, bound = "against the reference, with 95% intervals", fmt.share_tick
+    legend = [("checkpoint", "this checkpoint"), ("published", "published by others")]
     return row_chart(
         "Perplexity increase",
-        "against the reference, with 95% intervals",
+        unit,
         rows,
-        fmt.share_tick,
-        levels=levels(verdict, "likelihood", measure, fmt.share_tick),
-        legend=[("checkpoint", "this checkpoint"), ("published", "published by others")]
-        * bool(published),
+        bound,
+        levels=levels(verdict, "likelihood", measure, bound),
+        legend=legend * bool(published),
     )
+
+
+COMPARED = {
+    "KL (nats)": figure_cell("kl", fmt.nats),
+    "same first token": figure_cell("top1", fmt.share),
+    "perplexity, reference": figure_cell("perplexity_reference", fmt.perplexity),
+    "checkpoint": figure_cell("perplexity_quantized", fmt.perplexity),
+}
 
 
 def _text_table(texts: Mapping[str, TextComparison]) -> HtmlTable:
-    return table(
-        "Each text",
-        "text",
-        texts.items(),
-        {
-            "tokens": lambda text: fmt.integer(text.sums.tokens),
-            "windows": lambda text: fmt.integer(text.windows),
-            "KL (nats)": figure_cell("kl", fmt.nats),
-            "same first token": figure_cell("top1", fmt.share),
-            "perplexity, reference": figure_cell("perplexity_reference", fmt.perplexity),
-            "checkpoint": figure_cell("perplexity_quantized", fmt.perplexity),
-            "increase": figure_cell("perplexity_increase", fmt.change),
-        },
-        note="Below a figure its 95% interval, by the bootstrap over windows, where there are "
-        "enough of them.",
-        brief=("tokens", "KL (nats)", "same first token", "increase"),
+    columns = {
+        "tokens": lambda text: fmt.integer(text.sums.tokens),
+        "windows": lambda text: fmt.integer(text.windows),
+        **COMPARED,
+        "increase": figure_cell("perplexity_increase", fmt.change),
+    }
+    note = (
+        "Below a figure its 95% interval, by the bootstrap over windows, where there are enough of "
+        "them."
     )
+    brief = ("tokens", "KL (nats)", "same first token", "increase")
+    return table("Each text", "text", texts.items(), columns, note=note, brief=brief)
 
 
 def _increase(row: PublishedComparison) -> float:
@@ -134,21 +133,17 @@ def _increase(row: PublishedComparison) -> float:
 
 
 def _published_table(published: list[tuple[str, PublishedComparison]]) -> HtmlTable:
-    return table(
-        "Published perplexities for comparison",
-        "model",
-        published,
-        {
-            "text": lambda row: row.text,
-            "protocol": lambda row: row.protocol,
-            "scheme": lambda row: row.scheme,
-            "reference": lambda row: fmt.perplexity(row.reference),
-            "quantized": lambda row: fmt.perplexity(row.quantized),
-            "increase": lambda row: fmt.change(_increase(row)),
-            "reference, here": lambda row: fmt.show(row.measured_reference, fmt.perplexity),
-            "checkpoint, here": lambda row: fmt.show(row.measured_quantized, fmt.perplexity),
-            "source": lambda row: row.source,
-        },
-        text_columns=("text", "protocol", "scheme", "source"),
-        note="Perplexities are comparable only on one text by one protocol.",
-    )
+    columns = {
+        "text": lambda row: row.text,
+        "protocol": lambda row: row.protocol,
+        "scheme": lambda row: row.scheme,
+        "reference": lambda row: fmt.perplexity(row.reference),
+        "quantized": lambda row: fmt.perplexity(row.quantized),
+        "increase": lambda row: fmt.change(_increase(row)),
+        "reference, here": lambda row: fmt.show(row.measured_reference, fmt.perplexity),
+        "checkpoint, here": lambda row: fmt.show(row.measured_quantized, fmt.perplexity),
+        "source": lambda row: row.source,
+    }
+    title, texts = "Published perplexities for comparison", ("text", "protocol", "scheme", "source")
+    note = "Perplexities are comparable only on one text by one protocol."
+    return table(title, "model", published, columns, text_columns=texts, note=note)

@@ -26,9 +26,7 @@ def load_section(result: LoadTestStageResult, verdict: Verdict | None) -> Sectio
     if any(step.counted == "chunks" for _, step in steps):
         notes.append("The server does not count tokens: each chunk counts as one.")
     return Section(
-        "load",
-        "Load",
-        _lead(result),
+        lead=_lead(result),
         charts=[
             *(_time_plot(*time, below, steps, verdict) for time in TIMES),
             line_plot(
@@ -59,10 +57,10 @@ def _lead(result: LoadTestStageResult) -> str:
 def _across(steps: Sequence[LoadResult]) -> tuple[str, list[Step]]:
     """What the steps vary, and the steps sorted by it."""
     for key, label in (("concurrency", "requests at once"), ("rate", "requested rate, 1/s")):
-        if all(getattr(step, key) is not None for step in steps):
-            return label, sorted(
-                ((float(getattr(step, key)), step) for step in steps), key=lambda pair: pair[0]
-            )
+        values = [getattr(step, key) for step in steps]
+        if None not in values:
+            pairs = zip(map(float, values), steps, strict=True)
+            return label, sorted(pairs, key=lambda pair: pair[0])
     return "step", [(float(number), step) for number, step in enumerate(steps, 1)]
 
 
@@ -97,16 +95,11 @@ def _tiles(steps: Sequence[LoadResult], verdict: Verdict | None) -> list[Tile]:
         ("throughput", "Tokens a second", (max(rates, default=None), fmt.short)),
         ("ttft_p90", "First token, P90", (min(times, default=None), fmt.seconds)),
     )
-    return [
-        tile(
-            verdict,
-            ("load", measure),
-            label,
-            figure,
-            "" if rule_on(verdict, "load", measure) else "the best step",
-        )
-        for measure, label, figure in figures
-    ]
+    tiles = []
+    for measure, label, figure in figures:
+        remark = "" if rule_on(verdict, "load", measure) else "the best step"
+        tiles.append(tile(verdict, ("load", measure), label, figure, remark))
+    return tiles
 
 
 def _times_cell(key: str) -> Callable[[LoadResult], str]:
@@ -123,33 +116,27 @@ def _failed_cell(step: LoadResult) -> HtmlCell:
 
 
 def _step_table(below: str, steps: list[Step]) -> HtmlTable:
-    return table(
-        "Each step",
-        below,
-        [(fmt.tick(x), step) for x, step in steps],
-        {
-            "requests": lambda step: fmt.integer(step.requests),
-            "failed": _failed_cell,
-            "first token": _times_cell("ttft"),
-            "between tokens": _times_cell("itl"),
-            "whole answer": _times_cell("e2e"),
-            "tokens/s": lambda step: fmt.short(step.output_rate),
-            "requests/s": lambda step: fmt.short(step.request_rate),
-        },
-        note="Times are P50 / P90 / P99 of the requests that completed.",
-        brief=("first token", "between tokens", "tokens/s", "failed"),
-    )
+    columns = {
+        "requests": lambda step: fmt.integer(step.requests),
+        "failed": _failed_cell,
+        "first token": _times_cell("ttft"),
+        "between tokens": _times_cell("itl"),
+        "whole answer": _times_cell("e2e"),
+        "tokens/s": lambda step: fmt.short(step.output_rate),
+        "requests/s": lambda step: fmt.short(step.request_rate),
+    }
+    rows = [(fmt.tick(x), step) for x, step in steps]
+    note = "Times are P50 / P90 / P99 of the requests that completed."
+    brief = ("first token", "between tokens", "tokens/s", "failed")
+    return table("Each step", below, rows, columns, note=note, brief=brief)
 
 
 def _failure_table(below: str, steps: list[Step]) -> HtmlTable:
-    return table(
-        "Failed requests",
-        below,
-        [(fmt.tick(x), failure) for x, step in steps for failure in step.failures],
-        {
-            "failure": lambda failure: fmt.line(failure.kind, 40),
-            "requests": lambda failure: fmt.integer(failure.count),
-            "first message": lambda failure: fmt.line(failure.message, 300),
-        },
-        text_columns=("failure", "first message"),
-    )
+    columns = {
+        "failure": lambda failure: fmt.line(failure.kind, 40),
+        "requests": lambda failure: fmt.integer(failure.count),
+        "first message": lambda failure: fmt.line(failure.message, 300),
+    }
+    rows = [(fmt.tick(x), failure) for x, step in steps for failure in step.failures]
+    texts = ("failure", "first message")
+    return table("Failed requests", below, rows, columns, text_columns=texts)

@@ -12,19 +12,17 @@ PEAK = "peak of the run"
 
 def memory_section(memory: MemoryUse, model: ModelSummary) -> Section:
     """A bar for each model and for the run, and the table of their sizes."""
-    reference, checkpoint = memory.reference_bytes, memory.checkpoint_bytes
+    reference, checkpoint = fmt.size(memory.reference_bytes), fmt.size(memory.checkpoint_bytes)
     bits = model.bits_per_weight
+    share = _of(memory.checkpoint_bytes, memory.reference_bytes)
     return Section(
         "memory",
         "Memory",
-        f"The reference's weights take {fmt.size(reference)}, the checkpoint's weights take "
-        f"{fmt.size(checkpoint)}."
+        f"The reference's weights take {reference}, the checkpoint's weights take {checkpoint}."
         + (f" A quantized weight takes {bits:.6g} bits." if bits else ""),
         charts=[_chart(memory)],
         tables=[_table(memory)],
-        tiles=[
-            Tile("Size", fmt.size(checkpoint), f"{_of(checkpoint, reference)} of the reference")
-        ],
+        tiles=[Tile("Size", checkpoint, f"{share} of the reference")],
     )
 
 
@@ -61,22 +59,15 @@ def _chart(memory: MemoryUse) -> RowChart:
 
 def _table(memory: MemoryUse) -> HtmlTable:
     checkpoint = memory.checkpoint_bytes
-    parts = [
-        (fmt.line(name, 60), (count, _of(count, checkpoint)))
-        for name, count in memory.parts.items()
+    rows = [
+        ("reference", (memory.reference_bytes, "")),
+        ("checkpoint", (checkpoint, "")),
+        *((fmt.line(name, 60), (n, _of(n, checkpoint))) for name, n in memory.parts.items()),
+        (PEAK, (memory.peak_bytes, "")),
     ]
-    return table(
-        "Both models, and the parts of the checkpoint",
-        "",
-        [
-            ("reference", (memory.reference_bytes, "")),
-            ("checkpoint", (checkpoint, "")),
-            *parts,
-            (PEAK, (memory.peak_bytes, "")),
-        ],
-        {
-            "size": lambda row: fmt.show(row[0], fmt.size),
-            "of the checkpoint": lambda row: row[1],
-        },
-        brief=("size", "of the checkpoint"),
-    )
+    columns = {
+        "size": lambda row: fmt.show(row[0], fmt.size),
+        "of the checkpoint": lambda row: row[1],
+    }
+    title = "Both models, and the parts of the checkpoint"
+    return table(title, "", rows, columns, brief=tuple(columns))

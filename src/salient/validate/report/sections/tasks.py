@@ -24,9 +24,7 @@ def tasks_section(result: TaskResult, verdict: Verdict | None) -> Section:
     throughput = {MODELS[side]: each for side, each in result.throughput.items()}
     retention, examples = (total.retention, fmt.share), f"of {fmt.integer(total.count)} examples"
     return Section(
-        "tasks",
-        "Tasks",
-        f"The reference gets {fmt.share(total.accuracy_reference)} right, the checkpoint "
+        lead=f"The reference gets {fmt.share(total.accuracy_reference)} right, the checkpoint "
         f"{fmt.share(total.accuracy_quantized)}. {fmt.integer(total.lost)} examples are lost, "
         f"{fmt.integer(total.gained)} gained.",
         charts=[
@@ -84,37 +82,31 @@ def _throughput_chart(throughput: Mapping[str, Throughput]) -> RowChart:
 
 
 def _throughput_table(throughput: Mapping[str, Throughput]) -> HtmlTable:
-    return table(
-        "Answer throughput",
-        "model",
-        throughput.items(),
-        {
-            "prompt tokens": lambda each: fmt.integer(each.prompt_tokens),
-            "new tokens": lambda each: fmt.integer(each.new_tokens),
-            "seconds": lambda each: fmt.seconds(each.seconds),
-            "tokens/s": lambda each: fmt.show(each.tokens_a_second, fmt.short),
-            "runs as": lambda each: fmt.line(each.runs_as, 120),
-        },
-        text_columns=("runs as",),
-    )
+    columns = {
+        "prompt tokens": lambda each: fmt.integer(each.prompt_tokens),
+        "new tokens": lambda each: fmt.integer(each.new_tokens),
+        "seconds": lambda each: fmt.seconds(each.seconds),
+        "tokens/s": lambda each: fmt.show(each.tokens_a_second, fmt.short),
+        "runs as": lambda each: fmt.line(each.runs_as, 120),
+    }
+    rows = throughput.items()
+    return table("Answer throughput", "model", rows, columns, text_columns=("runs as",))
 
 
 def _kind_table(tallies: Mapping[str, Tally]) -> HtmlTable:
-    return table(
-        "Each kind",
-        "kind",
-        tallies.items(),
-        {
-            "examples": lambda tally: fmt.integer(tally.count),
-            "reference": lambda tally: fmt.share(tally.accuracy_reference),
-            "checkpoint": lambda tally: fmt.share(tally.accuracy_quantized),
-            "retention": lambda tally: cell(tally.retention, fmt.share, tally.interval),
-            "lost": lambda tally: fmt.integer(tally.lost),
-            "gained": lambda tally: fmt.integer(tally.gained),
-            "both wrong, otherwise": lambda tally: fmt.integer(tally.changed),
-            "p": lambda tally: f"{tally.p_value:.2g}",
-        },
-        note="p: how likely a difference this large is by luck alone (McNemar's exact test, "
-        "two-sided). “Both wrong, otherwise” counts wrong answers that changed.",
-        brief=("examples", "reference", "checkpoint", "retention", "lost", "gained"),
+    columns = {
+        "examples": lambda tally: fmt.integer(tally.count),
+        "reference": lambda tally: fmt.share(tally.accuracy_reference),
+        "checkpoint": lambda tally: fmt.share(tally.accuracy_quantized),
+        "retention": lambda tally: cell(tally.retention, fmt.share, tally.interval),
+        "lost": lambda tally: fmt.integer(tally.lost),
+        "gained": lambda tally: fmt.integer(tally.gained),
+        "both wrong, otherwise": lambda tally: fmt.integer(tally.changed),
+        "p": lambda tally: f"{tally.p_value:.2g}",
+    }
+    note = (
+        "p: how likely a difference this large is by luck alone (McNemar's exact test, "
+        "two-sided). “Both wrong, otherwise” counts wrong answers that changed."
     )
+    brief = tuple(columns)[:6]
+    return table("Each kind", "kind", tallies.items(), columns, note=note, brief=brief)
