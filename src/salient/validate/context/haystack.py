@@ -13,46 +13,20 @@ Imports no torch.
 
 import random
 import re
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, islice
+from pathlib import Path
 
 Encode = Callable[[str], list[int]]  # a text's tokens, without special ones
 
 DEPTHS = tuple(n / 100 for n in range(5, 100, 10))  # of the text before the question
 CODES = (3000, 10_000)  # four digits, none of them a year: the first guess of a model that is lost
 ANSWER_TOKENS = 8  # a code of single digits, a space before it and what comes after
-SUBJECTS = (
-    "The telephone number of the office in",
-    "The price of the house in",
-    "The number of students at the school in",
-    "The code of the door in",
-    "The height of the mountain near",
-    "The number of the train to",
-    "The number of books in the library of",
-    "The weight of the bell in",
-    "The number of soldiers in",
-    "The length of the river near",
-    "The password of the computer in",
-    "The number of ships in the port of",
-    "The number of trees in the park of",
-    "The cost of the ticket to",
-    "The size of the market in",
-    "The number of doctors in the hospital of",
-    "The depth of the lake near",
-    "The number of seats in the theatre of",
-    "The rent of the shop in",
-    "The distance from the coast to",
-    "The number of horses on the farm near",
-    "The age of the bridge in",
-    "The number of lamps in the streets of",
-    "The value of the painting in",
-)
-_CITIES = """
-    London Paris Berlin Rome Madrid Vienna Moscow Tokyo Delhi Cairo Boston Chicago Dallas Denver
-    Miami Seattle Oslo Athens Dublin Lisbon Prague Warsaw Toronto Sydney Singapore
-"""
-PLACES = tuple(_CITIES.split())
+_FACTS = tomllib.loads((Path(__file__).parent / "data" / "facts.toml").read_text(encoding="utf-8"))
+SUBJECTS: list[str] = _FACTS["subjects"]
+PLACES: list[str] = _FACTS["places"]
 
 
 @dataclass(frozen=True)

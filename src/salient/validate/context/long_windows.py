@@ -83,6 +83,11 @@ class LongWindows:
         """Where the last quarter of each of the longest windows starts."""
         return [start + self.longest - self.quarter for start in self.starts[self.longest]]
 
+    def late_and_early(self) -> tuple[list[TokenFigures], list[TokenFigures]]:
+        """The last quarter of each of the longest windows, and its tokens as own windows."""
+        late = [self.at(s, self.longest)[-self.quarter :] for s in self.starts[self.longest]]
+        return late, [self.at(start, self.quarter) for start in self.quarters()]
+
     def at(self, start: int, length: int) -> TokenFigures:
         """The tokens of a window, from a run of its own or from a longer window's beginning."""
         if (start, length) not in self.figures and self.begins_alike:

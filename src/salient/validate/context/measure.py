@@ -20,7 +20,7 @@ from salient.validate.model_pair import ModelPair
 
 from .long_windows import LongWindows, Starts, needed_memory
 from .positions import by_position, growth
-from .result import ContextResult, RetrievalResult
+from .result import ContextResult
 from .retrieval import measure_retrieval
 
 LENGTHS = (512, 2048, 4096, 8192)
@@ -50,7 +50,7 @@ class ContextRequest:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class ContextPlan:
     """ids: of the text, one row   starts: of the windows   notes: lengths left out, and why"""
 
     ids: Tensor
@@ -65,11 +65,6 @@ def default_lengths(longest: int | None) -> tuple[int, ...]:
     return tuple(n for n in LENGTHS if n <= longest) or (longest,)
 
 
-def check_context(pair: ModelPair, request: ContextRequest) -> None:
-    """Raises CalibrationError for lengths or a text that cannot be measured."""
-    _plan(pair, request)
-
-
 def measure_context(
     pair: ModelPair, request: ContextRequest, cache: ValidationCache, progress: Progress
 ) -> ContextResult:
@@ -78,20 +73,22 @@ def measure_context(
     Raises SalientError for an invalid request. Facts that cannot be searched for, such as for want
     of memory, are an undecided measurement.
     """
-    plan = _plan(pair, request)
+    plan = check_context(pair, request)
     whole = WINDOWS_SHARE + RETRIEVAL_SHARE
     windows = _windows(pair, plan, cache, progress.part(0, WINDOWS_SHARE, whole))
-    late = [
-        windows.at(start, windows.longest)[-windows.quarter :]
-        for start in plan.starts[windows.longest]
-    ]
-    early = [windows.at(start, windows.quarter) for start in windows.quarters()]
+    late, early = windows.late_and_early()
     lengths = {
         n: TextComparison.of([windows.at(start, n).sums() for start in plan.starts[n]])
         for n in sorted(plan.starts)
     }
     step = progress.part(WINDOWS_SHARE, RETRIEVAL_SHARE, whole)
-    retrieval, error = _retrieval(pair, request, tuple(lengths), cache, step)
+    retrieval, error = None, ""
+    try:
+        retrieval = measure_retrieval(pair, tuple(lengths), request.seed, cache, step)
+        if not retrieval.probes:
+            retrieval, error = None, f"no fact and question fit in {windows.longest} tokens"
+    except SalientError as failure:
+        error = str(failure)
     return ContextResult(
         text=request.text,
         lengths=lengths,
@@ -103,7 +100,8 @@ def measure_context(
     )
 
 
-def _plan(pair: ModelPair, request: ContextRequest) -> _Plan:
+def check_context(pair: ModelPair, request: ContextRequest) -> ContextPlan:
+    """The plan. Raises CalibrationError for lengths or a text that cannot be measured."""
     lengths, notes = _lengths(pair, request)
     ids = text_tokens(pair, request.text, None, SHORTEST, OPTIONS)
     fits = [n for n in lengths if n < len(ids)]  # a token more is predicted
@@ -114,7 +112,7 @@ def _plan(pair: ModelPair, request: ContextRequest) -> _Plan:
         )
     notes += [f"{n} tokens left out: the text holds {len(ids)}" for n in lengths if n not in fits]
     fits, dropped = _with_room(pair, fits)
-    return _Plan(ids, _starts(pair, request, fits, len(ids) - 1), notes + dropped)
+    return ContextPlan(ids, _starts(pair, request, fits, len(ids) - 1), notes + dropped)
 
 
 def _lengths(pair: ModelPair, request: ContextRequest) -> tuple[tuple[int, ...], list[str]]:
@@ -161,17 +159,16 @@ def _starts(pair: ModelPair, request: ContextRequest, lengths: list[int], availa
     """Adjacent windows; a single one where so few are affordable that there is no interval."""
     on_cpu = find_device(pair.device).type == "cpu"
     tokens, most = (CPU_TOKENS, CPU_WINDOWS) if on_cpu else (GPU_TOKENS, GPU_WINDOWS)
-    if request.windows is None:
-        counts = {n: min(tokens // n, most) for n in lengths}
-        counts = {n: count if count >= FEWEST else 1 for n, count in counts.items()}
-    else:
+    if request.windows is not None:
         tokens, most = request.windows * lengths[-1], max(most, request.windows)
-        counts = {n: min(tokens // n, most) for n in lengths}
+    counts = {n: min(tokens // n, most) for n in lengths}
+    if request.windows is None:
+        counts = {n: count if count >= FEWEST else 1 for n, count in counts.items()}
     return {n: [k * n for k in range(min(count, available // n))] for n, count in counts.items()}
 
 
 def _windows(
-    pair: ModelPair, plan: _Plan, cache: ValidationCache, progress: Progress
+    pair: ModelPair, plan: ContextPlan, cache: ValidationCache, progress: Progress
 ) -> LongWindows:
     settings = {**pair.fingerprints, "text": digest_tokens(plan.ids)}
     windows = LongWindows(pair, plan.ids, plan.starts, cache, settings)
@@ -183,20 +180,3 @@ def _windows(
             f"{OPTIONS[1]}, or --device cpu."
         ) from None
     return windows
-
-
-def _retrieval(
-    pair: ModelPair,
-    request: ContextRequest,
-    lengths: tuple[int, ...],
-    cache: ValidationCache,
-    progress: Progress,
-) -> tuple[RetrievalResult | None, str]:
-    """The result, or None and the reason why it could not be measured."""
-    try:
-        result = measure_retrieval(pair, lengths, request.seed, cache, progress)
-    except SalientError as error:
-        return None, str(error)
-    if not result.probes:
-        return None, f"no fact and question fit in {lengths[-1]} tokens"
-    return result, ""

@@ -8,7 +8,7 @@ and on some models a larger KL, which counts in the first quarter.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -56,7 +56,7 @@ class TokenFigures:
 
     def columns(self) -> tuple[np.ndarray, ...]:
         """The fields in their order."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return tuple(vars(self).values())
 
     def to_columns(self) -> list[list[float]]:
         """The columns as plain numbers of six digits."""
@@ -103,7 +103,7 @@ def _bucket(windows: Sequence[TokenFigures], first: int, end: int) -> PositionBu
     parts = [window.kl[first:end] for window in windows if len(window) > first]
     sums, sizes = _sums(parts), np.array([len(part) for part in parts], dtype=np.float64)
     interval = _interval(sums, sizes) if len(parts) >= FEWEST else None
-    return PositionBucket(first, end - 1, float(sums.sum() / sizes.sum()), interval, len(parts))
+    return PositionBucket(first, end - 1, float(sums.sum() / sizes.sum()), len(parts), interval)
 
 
 def growth(late: Sequence[TokenFigures], early: Sequence[TokenFigures]) -> KlGrowth | None:

@@ -10,8 +10,10 @@ A published model is recognized by its shape, which its fine-tuned children shar
 own perplexity shows whether it is the model of the table.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -22,14 +24,9 @@ from salient.core.metrics import LogitsComparison
 TEXT = "wikitext2"
 SAME = 0.01  # relative: a reference nearer than this to the published one is the same model
 SCHEME = "AWQ, w4-g128"
-PAPER = "AWQ (arXiv 2306.00978), table 4"
-DEEPCOMPRESSOR = "README of github.com/mit-han-lab/deepcompressor"
 
 SHAPE = (
-    "hidden_size",
-    "num_hidden_layers",
-    "intermediate_size",
-    "vocab_size",
+    *("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"),
     "max_position_embeddings",
 )
 
@@ -75,17 +72,9 @@ PROTOCOLS = {"classic": EvaluationProtocol(2048, 2048), "sliding": EvaluationPro
 
 # Values of SHAPE -> model, its perplexities of WikiText-2 by the classic protocol in 16-bit and at
 # SCHEME, and their source.
-PUBLISHED = {
-    (4096, 32, 11008, 32000, 2048): ("Llama-7B", 5.68, 5.78, PAPER),
-    (4096, 32, 11008, 32000, 4096): ("Llama-2-7B", 5.47, 5.60, PAPER),
-    (5120, 40, 13824, 32000, 4096): ("Llama-2-13B", 4.88, 4.97, PAPER),
-    (8192, 80, 28672, 32000, 4096): ("Llama-2-70B", 3.32, 3.41, PAPER),
-    (4096, 32, 14336, 128256, 8192): ("Llama-3-8B", 6.14, 6.54, DEEPCOMPRESSOR),
-    (8192, 80, 28672, 128256, 8192): ("Llama-3-70B", 2.85, 3.20, DEEPCOMPRESSOR),
-    (4096, 32, 14336, 128256, 131072): ("Llama-3.1-8B", 6.24, 6.60, DEEPCOMPRESSOR),
-    (8192, 80, 28672, 128256, 131072): ("Llama-3.1-70B", 2.81, 3.22, DEEPCOMPRESSOR),
-    (4096, 32, 14336, 32000, 32768): ("Mistral-7B", 5.25, 5.37, DEEPCOMPRESSOR),
-    (7168, 60, 20480, 64000, 4096): ("Yi-34B", 4.60, 4.67, DEEPCOMPRESSOR),
+_ROWS = json.loads((Path(__file__).parent / "data" / "published.json").read_text(encoding="utf-8"))
+PUBLISHED: dict[tuple[object, ...], tuple[str, float, float, str]] = {
+    tuple(shape): tuple(row) for shape, *row in _ROWS
 }
 
 
@@ -134,7 +123,7 @@ def published_for(
     measured: by text; only WikiText-2 by the classic protocol is comparable
     """
     shape = tuple(config.get(key) for key in SHAPE)
-    row = next((row for known, row in PUBLISHED.items() if known == shape), None)
+    row = PUBLISHED.get(shape)
     if row is None:
         return ()
     own = measured.get(TEXT) if protocol == PROTOCOLS["classic"] else None

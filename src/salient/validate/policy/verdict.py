@@ -100,7 +100,12 @@ def judge(
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown:
         raise RequestError(f"No stage {unknown[0]!r}. The stages are {', '.join(STAGES)}.")
-    measured = _by_name(measurements)
+    measured: dict[tuple[str, str, str], Measurement] = {}
+    for m in measurements:
+        if measured.setdefault((m.stage, m.what, m.kind), m) is not m:
+            raise RequestError(
+                f"{m.stage}: {m.what} ({m.kind}) was measured twice. Give each measurement once."
+            )
     bounds = [
         (t, ALL, policy.bounds[t.stage, t.key])
         for t in THRESHOLDS
@@ -114,17 +119,6 @@ def judge(
     ]
     left_out = dict.fromkeys(t.stage for t, _, _ in bounds if t.stage not in stages)
     return Verdict(policy.name, policy.use, tuple(rules), tuple(left_out))
-
-
-def _by_name(measurements: Iterable[Measurement]) -> dict[tuple[str, str, str], Measurement]:
-    by_name = {}
-    for m in measurements:
-        if (m.stage, m.what, m.kind) in by_name:
-            raise RequestError(
-                f"{m.stage}: {m.what} ({m.kind}) was measured twice. Give each measurement once."
-            )
-        by_name[m.stage, m.what, m.kind] = m
-    return by_name
 
 
 @dataclass(frozen=True)
@@ -150,18 +144,17 @@ class _Rule:
         return (high, low) if self.threshold.direction == "at most" else (low, high)
 
     def result(self) -> RuleResult:
-        passed, reason = self.decide()
+        threshold, measurement = self.threshold, self.measurement
         return RuleResult(
-            stage=self.threshold.stage,
-            what=self.threshold.what,
-            kind=self.kind,
-            value=self.measurement.value if self.measurement else None,
-            interval=self.measurement.interval if self.measurement else None,
-            bound=self.bound,
-            direction=self.threshold.direction,
-            unit=self.threshold.unit,
-            passed=passed,
-            reason=reason,
+            threshold.stage,
+            threshold.what,
+            self.kind,
+            measurement.value if measurement else None,
+            measurement.interval if measurement else None,
+            self.bound,
+            threshold.direction,
+            threshold.unit,
+            *self.decide(),
         )
 
     def decide(self) -> tuple[bool | None, str]:
