@@ -28,6 +28,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def in_dtype(dtype: torch.dtype) -> OutputTarget:
+    return OutputTarget(SCHEME, dtype, frozenset())
+
+
 def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
@@ -92,7 +96,7 @@ def in_need_of_powers(monkeypatch) -> dict[str, Tensor]:
 def test_a_linear_takes_up_a_scale_by_its_rows_and_becomes_nothing_else():
     group = ScaleGroup((("reader",),), "linear", torch.tensor([7, 3, 4]))
     scale = torch.tensor([2.0, 4.0, 0.5])
-    rows, parts = absorb(normal(9, 5), normal(9), group, scale, HALF)
+    rows, parts = absorb(normal(9, 5), normal(9), group, scale, in_dtype(HALF))
     assert rows.tolist() == [1, 1, 1, 4, 0.5, 1, 1, 2, 1]
     assert parts == {}
 
@@ -101,7 +105,7 @@ def test_a_linear_takes_up_a_scale_by_its_rows_and_becomes_nothing_else():
 def test_a_norms_bias_is_divided_by_the_scale_that_its_weight_took_up(dtype):
     weight, bias, scale = normal(64).to(dtype), normal(64, seed=1).to(dtype), normal(64).exp()
     group = ScaleGroup((("reader",),), "norm", EVERY)
-    rows, parts = absorb(weight, bias, group, scale, dtype)
+    rows, parts = absorb(weight, bias, group, scale, in_dtype(dtype))
     assert parts["bias"].dtype == dtype
     divided = (unit_roundoff(dtype) + worst(2)) * bias.abs().float()
     assert_within(parts["bias"].float() * rows, bias, divided)

@@ -14,7 +14,7 @@ from helpers.toy_models import byte_tokenizer, save, tiny_model
 from salient import api
 from salient.awq.block import absorb
 from salient.awq.partial_shards import PartialCheckpoint
-from salient.awq.results import effective_state
+from salient.awq.results import OutputTarget, effective_state
 from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.formats.checkpoint import open_checkpoint
@@ -146,7 +146,9 @@ def test_a_folded_norm_loses_nothing_to_its_sixteen_bits(offset, dtype):
     weight[:3] = torch.tensor([0.0, -offset, 65504 if dtype == torch.float16 else 1e30])
     wanted = torch.rand(512, generator=generator) * 4 + 0.2
     group = ScaleGroup((("reader",),), "norm", torch.arange(512), offset)
-    scale, parts = absorb(weight, None, group, wanted, dtype)
+    scale, parts = absorb(
+        weight, None, group, wanted, OutputTarget(Scheme(128), dtype, frozenset())
+    )
     found = (parts["weight"].float() + offset) * scale
     old = weight.float() + offset
     assert_within(found, old, worst(2) * old.abs())

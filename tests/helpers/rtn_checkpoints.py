@@ -9,7 +9,7 @@ from helpers.families import FAMILIES
 from helpers.toy_models import save, tiny_model
 from salient.awq.layer_selection import choose_layers
 from salient.awq.partial_shards import PartialCheckpoint
-from salient.awq.results import BlockResult
+from salient.awq.results import BlockResult, OutputTarget
 from salient.core.quant import quantize
 from salient.formats import load_format
 from salient.formats.checkpoint import open_checkpoint
@@ -33,7 +33,9 @@ def rounded(
     folder = out.with_name(f"{out.name}.pieces")
     out.mkdir(parents=True)
     folder.mkdir()
-    pieces = PartialCheckpoint(folder, source, skeleton, format, layers.scheme, dtype)
+    pieces = PartialCheckpoint(
+        folder, source, skeleton, format, OutputTarget(layers.scheme, dtype, layers.quantized)
+    )
     pieces.write_outer()
     for index, block in enumerate(skeleton.blocks):
         weights = {}

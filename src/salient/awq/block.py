@@ -69,19 +69,21 @@ class Fold:
 
 
 def absorb(
-    weight: Tensor, bias: Tensor | None, group: ScaleGroup, scale: Tensor, dtype: torch.dtype
+    weight: Tensor, bias: Tensor | None, group: ScaleGroup, scale: Tensor, target: OutputTarget
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The scale by the absorber's rows, and the parameters of a norm divided by it.
 
     `weight` and `bias` are the absorber's, `scale` float32 [in] is the readers'. Returns float32
-    [rows] and the norm's parameters (none for a linear). A norm's new weight is rounded to 16 bits
-    first, and the scale becomes the ratio that this rounding gives: the fold is exact.
+    [rows] and the norm's parameters (none for a linear). A norm's new weight is rounded to its
+    written dtype first, and the scale becomes the ratio that this rounding gives: the fold is
+    exact.
     """
     assert group.rows is not None
     rows = torch.ones(weight.shape[0], device=weight.device)
     rows[group.rows] = scale
     if weight.ndim > 1:
         return rows, {}
+    dtype = target.dtype_of(f"{group.absorber}.weight")
     old = weight.float() + group.offset
     stored = (old / rows - group.offset).to(dtype)
     new = stored.float() + group.offset
@@ -89,7 +91,7 @@ def absorb(
     rows = torch.where(exact, old / new, 1.0)
     parts = {"weight": torch.where(exact, stored, weight.to(dtype))}
     if bias is not None:
-        parts["bias"] = (bias.float() / rows).to(dtype)
+        parts["bias"] = (bias.float() / rows).to(target.dtype_of(f"{group.absorber}.bias"))
     return rows, parts
 
 
@@ -194,7 +196,7 @@ class _BlockQuantizer:
             return nothing
         absorber = self.parameter(f"{group.absorber}.weight")
         bias = self._bias(group.absorber)
-        rows, norm = absorb(absorber, bias, group, scale.values, dtype)
+        rows, norm = absorb(absorber, bias, group, scale.values, self.target)
         codes = self.codes.get(group.absorber)  # present already: absorbers run before readers
         if codes is not None and not codes.can_be_divided(rows * self.rows.get(group.absorber, 1)):
             return nothing
@@ -222,7 +224,7 @@ class _BlockQuantizer:
                 continue
             bias = self._bias(name)
             if rows is not None and bias is not None:
-                self.folded[f"{name}.bias"] = (bias / rows).to(dtype)
+                self.folded[f"{name}.bias"] = (bias / rows).to(self.target.dtype_of(f"{name}.bias"))
             if name in self.codes:
                 codes = self.codes[name]
                 divided = rows is not None
@@ -230,7 +232,7 @@ class _BlockQuantizer:
             else:
                 weight = self.parameter(f"{name}.weight") * self.columns.get(name, 1.0)
                 weight = weight if rows is None else weight / rows[:, None]
-                self.folded[f"{name}.weight"] = weight.to(dtype)
+                self.folded[f"{name}.weight"] = weight.to(self.target.dtype_of(f"{name}.weight"))
         return BlockResult(weights, self.plain, self.folded, results, left)
 
 

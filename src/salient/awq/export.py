@@ -20,6 +20,7 @@ from salient.core.records import from_json, to_json
 from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import disk_full_errors, merge, sync, write_json, write_text
+from salient.models.ties import untied_config
 
 from .job import QuantizeJob
 from .pipeline import QuantizeRun
@@ -38,7 +39,9 @@ def export_checkpoint(
     skipped = [*unquantized_linears(job, run), *run.skeleton.tower_modules()]
     names = sorted(map(run.skeleton.files.module, skipped))
     quantization = load_format(job.format).config(job.target.scheme, names)
-    config = quantized_config(job.source.config, quantization, job.header.dtype)
+    untied = bool(job.skeleton.ties.untied)
+    config = untied_config(job.source.config) if untied else job.source.config
+    config = quantized_config(config, quantization, job.header.dtype)
     write_json(folder / "config.json", config)
     copy_metadata(job.source.folder, folder)
     evidence = collect_evidence(job, run, measured, folder)
@@ -80,6 +83,9 @@ def collect_evidence(
             after=sum(p.stat().st_size for p in folder.glob("*.safetensors")),
         ),
         blocks=tuple(run.journal.blocks),
+        dtype_reason=job.dtype_reason,
+        float32=tuple(sorted(job.target.float32)),
+        untied=job.skeleton.ties.untied,
     )
 
 

@@ -23,6 +23,7 @@ from salient.models.file_check import Leftovers
 from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
 from salient.models.source_model import SourceModel, source_model
+from salient.models.stored_types import float32_parameters
 from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, pack_tokens
 
 from .heldout import split_heldout
@@ -49,6 +50,7 @@ class QuantizeJob:
     output: Path
     estimate: MemoryEstimate
     header: RunHeader
+    dtype_reason: str
 
     @property
     def partial(self) -> Path:
@@ -59,9 +61,8 @@ class QuantizeJob:
         """Create or reopen the journal. Raises ResumeMismatch if it is another run's."""
         samples, heldout = split_heldout(self.batch.ids)
         journal = Journal(self.partial, self.header, fresh=fresh)
-        scheme, dtype = self.target.scheme, self.target.dtype
         pieces = PartialCheckpoint(
-            self.partial, self.source, self.skeleton, self.format, scheme, dtype
+            self.partial, self.source, self.skeleton, self.format, self.target
         )
         return QuantizeRun(self.skeleton, samples, heldout, self.target, pieces, journal, progress)
 
@@ -74,7 +75,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     source, skeleton = model.source, model.skeleton
     skip = strings(options.skip)
     layers = choose_layers(skeleton, options.scheme, options.format, skip)
-    dtype = written_dtype(source, options.dtype)
+    dtype, dtype_reason = written_dtype(skeleton.files, options.dtype)
     batch = _tokens(options, source.folder, skeleton)
     header = RunHeader(
         salient=__version__,
@@ -97,11 +98,17 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
         leftovers=model.leftovers,
         batch=batch,
         layers=layers,
-        target=OutputTarget(layers.scheme, dtype, layers.quantized),
+        target=OutputTarget(
+            layers.scheme,
+            dtype,
+            layers.quantized,
+            float32_parameters(skeleton.model, skeleton.files),
+        ),
         format=options.format,
         output=Path(options.output or f"{name}-{options.format}-{layers.scheme}"),
         estimate=estimate_memory(skeleton, *split_heldout(batch.ids)),
         header=header,
+        dtype_reason=dtype_reason,
     )
 
 

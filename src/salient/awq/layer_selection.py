@@ -9,22 +9,31 @@ import torch
 from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
 from salient.core.errors import ShapeError
 from salient.core.scheme import Scheme, check_width, largest_scheme, parse_scheme
-from salient.formats.checkpoint import Checkpoint
 from salient.models.skeleton import Skeleton
+from salient.models.stored_types import main_type
+from salient.models.weight_map import ParameterFiles
 
+STORED_SIXTEEN_BITS = {"F16": torch.float16, "BF16": torch.bfloat16}
 ACROSS = 8  # AutoAWQ packs eight outputs a word
 
 
-def written_dtype(source: Checkpoint, name: str) -> torch.dtype:
-    """The 16-bit type of the checkpoint; 'auto' is the source's own.
+def written_dtype(files: ParameterFiles, name: str) -> tuple[torch.dtype, str]:
+    """The 16-bit type of the checkpoint, and why; 'auto' is the source's own.
 
-    A float32 source becomes float16, as vLLM would choose. Raises ShapeError for other names.
+    The source's is its config's, else that of its tensors. A float32 source becomes bfloat16, which
+    has float32's range. Raises ShapeError for other names.
     """
     if name != "auto":
         if name not in SIXTEEN_BITS:
             raise ShapeError(f"Unknown dtype {name!r}. Known: auto, {', '.join(SIXTEEN_BITS)}.")
-        return SIXTEEN_BITS[name]
-    return stored_sixteen_bits(source.config) or torch.float16
+        return SIXTEEN_BITS[name], "as asked"
+    named = stored_sixteen_bits(files.source.config)
+    if named is not None:
+        return named, "as config.json says"
+    stored = main_type(files)
+    if stored in STORED_SIXTEEN_BITS:
+        return STORED_SIXTEEN_BITS[stored], "as the tensors are stored"
+    return torch.bfloat16, f"the source is {stored}, and bfloat16 has the range of float32"
 
 
 @dataclass(frozen=True)

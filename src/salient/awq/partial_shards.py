@@ -7,29 +7,27 @@ import torch
 from torch import Tensor, nn
 
 from salient.core.errors import ModelError
-from salient.core.scheme import Scheme
 from salient.formats import load_format
 from salient.formats.checkpoint import Checkpoint, open_piece
 from salient.formats.writer import write_tensors
 from salient.models.skeleton import Skeleton
 from salient.models.weight_map import ParameterFiles
 
-from .results import BlockResult
+from .results import BlockResult, OutputTarget
 
 
 @dataclass(frozen=True)
 class PartialCheckpoint:
     """Writes the parts of a checkpoint in `format` into `folder` and reads them back.
 
-    dtype: the 16-bit type of everything that is not codes
+    target: the scheme of the codes, the dtypes of everything else
     """
 
     folder: Path
     source: Checkpoint
     skeleton: Skeleton
     format: str
-    scheme: Scheme
-    dtype: torch.dtype
+    target: OutputTarget
 
     def path(self, index: int) -> Path:
         """The file of block `index`; -1: the tensors outside the blocks."""
@@ -56,7 +54,7 @@ class PartialCheckpoint:
                 weight = result.weights.get(local.removesuffix(".weight"))
                 if weight is not None and local.endswith(".weight"):
                     module = stored.written.removesuffix(".weight")
-                    packed = code.pack(weight, self.dtype)
+                    packed = code.pack(weight, self.target.dtype)
                     tensors |= {f"{module}.{suffix}": tensor for suffix, tensor in packed.items()}
                     continue
                 own = result.folded.get(local)
@@ -65,7 +63,7 @@ class PartialCheckpoint:
                     tensors[stored.written] = own
                     continue
                 if stored.name not in tensors:
-                    tensors[stored.name] = self._stored_whole(stored.name)
+                    tensors[stored.name] = self._stored_whole(full)
                 stored.part.of(tensors[stored.name]).copy_(own)
         write_tensors(self.path(index), tensors)
 
@@ -74,12 +72,15 @@ class PartialCheckpoint:
         if not self.path(-1).exists():
             names = self.skeleton.outer_names()
             with self.source.reading():
-                tensors = {name: self._stored_whole(name) for name in names}
+                tensors = {
+                    self.skeleton.files.stored(name).written: self._stored_whole(name)
+                    for name in names
+                }
             write_tensors(self.path(-1), tensors)
 
     def read_block(self, index: int, block: nn.Module) -> None:
         """Load the weights of the block's file into `block`."""
-        config = {"quantization_config": load_format(self.format).config(self.scheme, [])}
+        config = {"quantization_config": load_format(self.format).config(self.target.scheme, [])}
         piece = open_piece(self.path(index), config)
         prefix = self.skeleton.blocks[index]
         files = ParameterFiles(self.skeleton.architecture, piece)
@@ -88,10 +89,12 @@ class PartialCheckpoint:
                 parameter.data.copy_(files.read(f"{prefix}.{name}"))
 
     def _sixteen_bit(self, name: str) -> Tensor:
-        return in_dtype(name, self.skeleton.files.read(name), self.dtype)
+        return in_dtype(name, self.skeleton.files.read(name), self.target.dtype_of(name))
 
     def _stored_whole(self, name: str) -> Tensor:
-        return in_dtype(name, self.source.tensor(name), self.dtype)
+        """The whole stored tensor that the parameter `name` is, or is a part of."""
+        stored = self.skeleton.files.stored(name).name
+        return in_dtype(stored, self.source.tensor(stored), self.target.dtype_of(name))
 
 
 def in_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

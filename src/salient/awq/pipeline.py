@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from salient.core.errors import ModelError
 from salient.core.evidence import BlockEvidence
 from salient.core.metrics import LogitsComparison
 from salient.core.progress import Progress
@@ -62,9 +63,7 @@ class QuantizeRun:
 
     def local_target(self, index: int) -> OutputTarget:
         """The target with the names that linears have within block `index`."""
-        prefix = f"{self.skeleton.blocks[index]}."
-        names = [n.removeprefix(prefix) for n in self.target.quantized if n.startswith(prefix)]
-        return OutputTarget(self.target.scheme, self.target.dtype, frozenset(names))
+        return self.target.within(self.skeleton.blocks[index])
 
 
 class CalibrationStream:
@@ -148,7 +147,8 @@ def _quantize_one(
     with run.skeleton.source.reading():
         result = quantize_block(block, parameter, groups, stats.of, heldout, target)
     calibration.leave()
-    borrowed = stats.borrowed
+    check_range(name, stats.peak, target.dtype)
+    borrowed, peak = stats.borrowed, stats.peak
     del stats, heldout, parameter
     run.show(index, f"{name}: judging")
     errors = streams.judge(index, block, result, expected)
@@ -161,7 +161,24 @@ def _quantize_one(
     streams.reference = expected
     run.pieces.write_block(index, result)
     run.show(index + 1, name, _note(result, errors))
-    return block_evidence(name, result, errors, borrowed, fell_back=fell_back)
+    return block_evidence(name, result, errors, borrowed, peak=peak, fell_back=fell_back)
+
+
+def check_range(block: str, peak: float, dtype: torch.dtype) -> None:
+    """Raise ModelError if the activations of `block`, up to `peak`, overflow in `dtype`."""
+    largest = torch.finfo(dtype).max
+    if peak <= largest:
+        return
+    advice = (
+        "Write it with --dtype bfloat16."
+        if peak < torch.finfo(torch.bfloat16).max
+        else "The model itself is broken there: check that it generates text."
+    )
+    raise ModelError(
+        f"The activations of {block!r} reach {peak:.3g} on the calibration tokens, and "
+        f"{str(dtype).removeprefix('torch.')} ends at {largest:.5g}: the checkpoint would answer "
+        f"with NaN. {advice}"
+    )
 
 
 def _heldout(

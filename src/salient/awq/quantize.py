@@ -16,6 +16,7 @@ from salient.core.records import to_json
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.core.system import peak_memory
 from salient.models.inspect import dropped_lines, left_out_lines, sixteen_bit_lines
+from salient.models.tracing import pattern
 from salient.plan.serving_warnings import serving_warnings
 
 from .export import export_checkpoint
@@ -114,6 +115,7 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
         *[f"Not scaled: {readers}: {reason}." for readers, reason in refused.items()],
         *sixteen_bit_lines(evidence.left_at_16_bits),
         *borrowed_lines(blocks),
+        *dtype_lines(evidence),
         *left_out_lines(evidence.left_out, evidence.dropped),
         f"Calibration: {calibration.tokens_used} tokens used, "
         f"{calibration.tokens_dropped} dropped.",
@@ -125,6 +127,28 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
     ]
     tables = [layer_table(blocks), heldout_table(evidence.heldout)]
     return Report({**to_json(evidence), "output": str(job.output), **cost}, tables, lines)
+
+
+def dtype_lines(evidence: RunEvidence) -> list[str]:
+    """The written dtype, the activations that it must hold, and what is not written in it."""
+    peaks = [b.largest_activation for b in evidence.blocks if b.largest_activation is not None]
+    lines = [
+        f"Written in {evidence.run.dtype} ({evidence.dtype_reason}); largest activation on the "
+        f"calibration tokens {max(peaks, default=0.0):.3g} (float16 holds 65504).",
+        *([f"Left in float32: {_some(evidence.float32)}."] if evidence.float32 else []),
+    ]
+    if evidence.untied:
+        lines.append(
+            f"config.json ties {', '.join(evidence.untied)}, but the files store other values: "
+            "untied in the checkpoint."
+        )
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    kinds = sorted({pattern(name) for name in names})
+    more = f" and {len(kinds) - LISTED} others" if len(kinds) > LISTED else ""
+    return ", ".join(kinds[:LISTED]) + more
 
 
 def borrowed_lines(blocks: Sequence[BlockEvidence]) -> list[str]:

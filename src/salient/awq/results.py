@@ -80,11 +80,27 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class OutputTarget:
-    """The scheme, the dtype of unquantized tensors, and the linears to quantize."""
+    """The scheme, the dtype of unquantized tensors, and the linears to quantize.
+
+    float32: the parameters that stay in float32 (models/stored_types.py)
+    """
 
     scheme: Scheme
     dtype: torch.dtype
     quantized: frozenset[str]
+    float32: frozenset[str] = frozenset()
+
+    def dtype_of(self, parameter: str) -> torch.dtype:
+        """The dtype that an unquantized parameter is written in."""
+        return torch.float32 if parameter in self.float32 else self.dtype
+
+    def within(self, block: str) -> "OutputTarget":
+        """The target of one block, by names within it."""
+        linears, parameters = (
+            frozenset(n.removeprefix(f"{block}.") for n in names if n.startswith(f"{block}."))
+            for names in (self.quantized, self.float32)
+        )
+        return OutputTarget(self.scheme, self.dtype, linears, parameters)
 
 
 def plain_group(result: GroupResult) -> GroupResult:
@@ -110,12 +126,13 @@ def block_evidence(
     errors: dict[str, float],
     borrowed: dict[str, int],
     *,
+    peak: float,
     fell_back: bool,
 ) -> BlockEvidence:
     """The evidence of block `name`. Experts are many and alike: one entry for all of a kind.
 
     `errors`: its relative output error, 'plain' and 'awq'; `borrowed`: experts that too few tokens
-    reached, and how many.
+    reached, and how many; `peak`: its largest activation.
     """
     alike: dict[Any, list[GroupResult]] = {}
     for group in result.groups:
@@ -128,6 +145,7 @@ def block_evidence(
         left_at_16_bits=result.left,
         borrowed_statistics=borrowed,
         groups=tuple(map(_group_evidence, alike.values())),
+        largest_activation=peak,
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from salient.core.errors import ModelError
-from salient.models.block_call import BlockCall, InputRecorder, run_block
+from salient.models.block_call import BlockCall, InputRecorder, OutputPeak, run_block
 from salient.models.proof import ScaleGroup
 from salient.models.tracing import numbers
 
@@ -26,18 +26,23 @@ class ActStats:
     """Statistics of one shared input of `width` channels, as sums over tokens.
 
     abs_sum: float32 [in], sum of |x|
+    peak: float32, the largest |x|
     tokens: how many
     """
 
     def __init__(self, width: int, device: torch.device | str = "cpu"):
         self.abs_sum = torch.zeros(width, device=device)
+        self.peak = torch.zeros((), device=device)
         self.tokens = 0
         self._upper = torch.zeros(width, width, device=device)
 
     def add(self, x: Tensor) -> None:
         """Add the tokens `x` [tokens, in]."""
         x = x.float()
-        self.abs_sum += x.abs().sum(0)
+        magnitude = x.abs()
+        self.abs_sum += magnitude.sum(0)
+        if len(x):
+            self.peak = torch.maximum(self.peak, magnitude.amax())
         for start, stop in self._panels():
             self._upper[start:stop, start:].addmm_(x[:, start:stop].t(), x[:, start:])
         self.tokens += len(x)
@@ -45,6 +50,7 @@ class ActStats:
     def merge(self, other: "ActStats") -> None:
         """Add the statistics of other tokens."""
         self.abs_sum += other.abs_sum
+        self.peak = torch.maximum(self.peak, other.peak)
         self._upper += other._upper
         self.tokens += other.tokens
 
@@ -86,6 +92,7 @@ class BlockStatistics:
     name: the block's, for messages
     passes: runs the calibration tokens through the block
     borrowed: expert that borrowed the block's tokens -> the number of its own
+    peak: the largest magnitude of any linear's input and output, and of the block's output
     """
 
     name: str
@@ -93,6 +100,7 @@ class BlockStatistics:
     groups: list[ScaleGroup]
     passes: Passes
     borrowed: dict[str, int] = field(default_factory=dict)
+    peak: float = 0.0
     _stats: dict[str, ActStats] = field(default_factory=dict)
     _samples: dict[str, Tensor] = field(default_factory=dict)
 
@@ -134,14 +142,17 @@ class BlockStatistics:
         self.passes(lambda hidden, call: self._observe(hidden, call, fresh), others)
         for name, stats in fresh.items():
             self._check(name, stats)
+            self.peak = max(self.peak, float(stats.peak))
         self._stats |= fresh
         for expert in dict.fromkeys(map(expert_of, portion)):
             self._borrow(expert, [name for name in portion if expert_of(name) == expert])
 
     def _observe(self, hidden: Tensor, call: BlockCall, stats: dict[str, ActStats]) -> Tensor:
         bases = set(self.bases.values()) - self._samples.keys()
-        with InputRecorder(self.block, list(stats.keys() | bases)) as recorder:
+        inputs = InputRecorder(self.block, list(stats.keys() | bases))
+        with inputs as recorder, OutputPeak(self.block) as outputs:
             out = run_block(self.block, hidden, call)
+        self.peak = max(self.peak, outputs.value, float(out.abs().amax()))
         for name, x in recorder.inputs.items():
             if name in stats:
                 stats[name].add(x)

@@ -78,6 +78,8 @@ class BlockEvidence:
 
     left_at_16_bits: unquantized linears -> why
     borrowed_statistics: experts that too few tokens reached -> how many
+    largest_activation: of any linear's input or output, and of the block's, on the calibration
+        tokens
     """
 
     block: Name
@@ -87,6 +89,7 @@ class BlockEvidence:
     left_at_16_bits: dict[str, str]
     borrowed_statistics: dict[str, Count]
     groups: tuple[GroupEvidence, ...]
+    largest_activation: Loss | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,8 @@ class RunEvidence:
 
     left_out: the source's tensors that the checkpoint omits
     dropped: pattern of `--drop` -> those of them that it names
+    float32: parameters that stay in float32
+    untied: parameters that the config ties and the files store with values of their own
     """
 
     run: RunHeader
@@ -146,6 +151,9 @@ class RunEvidence:
     heldout: HeldoutEvidence
     bytes: SizeEvidence
     blocks: tuple[BlockEvidence, ...]
+    dtype_reason: str = ""
+    float32: tuple[Name, ...] = ()
+    untied: tuple[Name, ...] = ()
     schema: Annotated[int, Bounds(SCHEMA, SCHEMA)] = SCHEMA
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 

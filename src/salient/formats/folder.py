@@ -72,7 +72,13 @@ def quantized_config(
     older = _older_rope(new)
     if older and _means_the_same(new, new | older):
         new |= older
-    return new | {"torch_dtype": dtype, "dtype": dtype, "quantization_config": quantization}
+    parts = {key: _in_dtype(value, dtype) for key, value in new.items() if isinstance(value, dict)}
+    return new | parts | {"torch_dtype": dtype, "dtype": dtype, "quantization_config": quantization}
+
+
+def _in_dtype(part: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """A nested config (of text, of vision) with the dtype that its weights are written in."""
+    return part | {key: dtype for key in ("dtype", "torch_dtype") if part.get(key)}
 
 
 def _older_rope(config: dict[str, Any]) -> dict[str, Any]:

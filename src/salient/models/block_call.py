@@ -19,7 +19,7 @@ class BlockCall:
 
 def run_block(block: nn.Module, hidden: Tensor, call: BlockCall) -> Tensor:
     """The block's output [samples, tokens, width] for `hidden`, in the block's device and dtype."""
-    where = next(block.parameters())
+    where = main_parameter(block)
 
     def moved(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -29,6 +29,11 @@ def run_block(block: nn.Module, hidden: Tensor, call: BlockCall) -> Tensor:
     with torch.no_grad():
         out = block(moved(hidden), *tree_map(moved, call.args), **tree_map(moved, call.kwargs))
     return out[0] if isinstance(out, tuple) else out
+
+
+def main_parameter(block: nn.Module) -> nn.Parameter:
+    """The largest parameter: its device and dtype are the block's (some small ones are float32)."""
+    return max(block.parameters(), key=lambda parameter: parameter.numel())
 
 
 class StopForward(Exception):
@@ -79,3 +84,29 @@ class InputRecorder:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+class OutputPeak:
+    """The largest magnitude of any linear's output, while it is open."""
+
+    def __init__(self, block: nn.Module):
+        self._linears = [m for m in block.modules() if isinstance(m, nn.Linear)]
+        self._peaks: list[Tensor] = []
+
+    @property
+    def value(self) -> float:
+        """The largest magnitude so far; NaN if an output is."""
+        return float(torch.stack(self._peaks).amax()) if self._peaks else 0.0
+
+    def __enter__(self) -> "OutputPeak":
+        self._hooks = [linear.register_forward_hook(self._record) for linear in self._linears]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _record(self, _module: nn.Module, _args: Any, out: Any) -> None:
+        if isinstance(out, Tensor) and out.numel():  # a router may return several tensors
+            low, high = torch.aminmax(out)
+            self._peaks.append(torch.maximum(-low, high).float())

@@ -15,9 +15,11 @@ from transformers import (
 from salient.core.errors import ModelError
 from salient.formats.checkpoint import Checkpoint
 
+from .ties import untie
 
-def build_model(source: Checkpoint, dtype: torch.dtype) -> Any:
-    """The model that `source` describes, on the meta device.
+
+def build_model(source: Checkpoint, dtype: torch.dtype, *, tied: bool = True) -> Any:
+    """The model that `source` describes, on the meta device; without `tied`, its head untied.
 
     Raises ModelError if the installed Transformers cannot build it.
     """
@@ -25,6 +27,8 @@ def build_model(source: Checkpoint, dtype: torch.dtype) -> Any:
         config = AutoConfig.from_pretrained(source.folder)
         if hasattr(config, "quantization_config"):
             delattr(config, "quantization_config")
+        if not tied:
+            untie(config)
         with torch.device("meta"):
             model = _from_config(config, dtype)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:

@@ -24,6 +24,8 @@ from salient.shapes.config_reader import KEYS
 from .block_call import BlockCall, BlockPlaceholder, ExtraOutput, StopForward
 from .build import block_list, build_model, name_of, restore_buffers, text_parts
 from .linearize import make_plain, unfit_linears
+from .stored_types import strict_float32
+from .ties import stored_ties
 from .weight_map import LoadingRules, ParameterFiles
 
 Swap = Callable[[str, nn.Module], None]  # a block's name, and the block without weights
@@ -37,12 +39,14 @@ class Skeleton:
 
     def __init__(self, source: Checkpoint, dtype: torch.dtype, device: torch.device):
         self.source, self.dtype, self.device = source, dtype, device
-        self.model = build_model(source, dtype)
-        restore_buffers(self.model)
-        wanted = self.model.state_dict()
-        name, layers = block_list(self.model)
-        self.architecture = LoadingRules(self.model, wanted, make_plain(layers, name))
-        self.files = ParameterFiles(self.architecture, source)
+        name, layers = self._build(tied=True)
+        self.ties = stored_ties(self.model, self.files)
+        if self.ties.untied:
+            name, layers = self._build(tied=False)
+        for missing, target in self.ties.aliases.items():
+            self.files.alias(missing, target)
+        self._repeats = {*self.ties.copies, *self.ties.aliases.values()}
+        self._strict = strict_float32(self.model)
         self.blocks = [f"{name}.{i}" for i in range(len(layers))]
         self._meta = list(layers)
         self._calls: list[BlockCall] = []
@@ -56,6 +60,16 @@ class Skeleton:
         self._head = name_of(self.model, self.model.get_output_embeddings())
         self._text = (f"{self._head}.", *text_parts(self.model))
         self._has_body = self._has_head = False
+
+    def _build(self, *, tied: bool) -> tuple[str, nn.ModuleList]:
+        """Build the model and map it to the files; the name and the list of its blocks."""
+        self.model = build_model(self.source, self.dtype, tied=tied)
+        restore_buffers(self.model)
+        wanted = self.model.state_dict()
+        name, layers = block_list(self.model)
+        self.architecture = LoadingRules(self.model, wanted, make_plain(layers, name))
+        self.files = ParameterFiles(self.architecture, self.source)
+        return name, layers
 
     @property
     def vocabulary(self) -> int:
@@ -107,8 +121,12 @@ class Skeleton:
         return sum(p.numel() for p in outer) * torch.finfo(self.dtype).bits // 8
 
     def outer_names(self) -> list[str]:
-        """The names, in the files, of everything that belongs to no block."""
-        return [s for name, s in self.files.names().items() if not name.startswith(self._stubs)]
+        """The parameters and buffers that the files store and that belong to no block.
+
+        An equal copy of a tied parameter is left out.
+        """
+        names = self.files.names().keys() - self._repeats
+        return sorted(name for name in names if not name.startswith(self._stubs))
 
     def unknown_names(self) -> list[str]:
         """The tensors of the files that are no part of the model that Transformers builds."""
@@ -253,7 +271,7 @@ class Skeleton:
             for name, target in list(self.model.state_dict().items()):
                 in_head = name.rpartition(".")[0] == self._head
                 wanted = (with_head and not self._has_head) if in_head else not self._has_body
-                tied = in_head and name not in self.files
+                tied = in_head and (name not in self.files or name in self._repeats)
                 if wanted and not tied and self._is_outer_text(name):
                     self._assign(self.model, name, name, target, self.dtype)
         if with_head:
@@ -292,6 +310,8 @@ class Skeleton:
             )
         check_finite(name, value)
         value = value.contiguous()  # a part of a stored tensor may be transposed
+        if self._strict is not None and self._strict.search(name):
+            dtype = torch.float32
         converted = value.to(dtype) if value.is_floating_point() else value
         owner = module.get_submodule(local.rpartition(".")[0])
         leaf = local.rpartition(".")[2]

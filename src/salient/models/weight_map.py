@@ -125,6 +125,17 @@ class ParameterFiles:
         """Parameter -> its stored tensor."""
         return {name: stored.name for name, stored in self._stored.items()}
 
+    def alias(self, name: str, target: str) -> None:
+        """Let the parameter `name`, which the files lack, be read from that of `target`."""
+        home = f"{name.rpartition('.')[0].rpartition('.')[0]}."
+        alike = (
+            stored.name.removesuffix(own.removeprefix(home))
+            for own, stored in self._stored.items()
+            if own.startswith(home) and stored.name.endswith(own.removeprefix(home))
+        )
+        written = next(alike, home) + name.removeprefix(home)
+        self._stored[name] = replace(self._stored[target], written=written)
+
 
 @dataclass(frozen=True)
 class LoadingRules:
