@@ -4,9 +4,11 @@ Families have the same values under other keys. Invalid numbers, flags and lists
 the key, the value and what fits.
 """
 
+import json
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 from salient.core.errors import ModelError
@@ -15,24 +17,15 @@ MOST_LAYERS = 10_000
 LARGEST = 1_000_000_000
 REMEDY = "Fetch the file again; for a layout of its own, give a folder with its safetensors."
 
+_TABLE: dict[str, Any] = json.loads(
+    Path(__file__).with_name("config_keys.json").read_text(encoding="utf-8")
+)
 # Llama's name -> the keys of other families; the first that is present counts.
-KEYS: dict[str, tuple[str, ...]] = {
-    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model"),
-    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
-    "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
-    "intermediate_size": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
-    "max_position_embeddings": (
-        "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx",
-    ),
-    "num_experts": ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
-    "num_experts_per_tok": (
-        "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts",
-    ),
-    "n_shared_experts": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"),
-    "first_k_dense_replace": ("first_k_dense_replace", "num_dense_layers"),
-    "dtype": ("dtype", "torch_dtype"),
-}  # fmt: skip
+KEYS: dict[str, list[str]] = _TABLE["keys"]
+# Values that a text part inside another config may leave out: those of the configuration classes of
+# Transformers 5.23. LLaVA's and Gemma 3's published configs need them.
+CLASS_DEFAULTS: dict[str, dict[str, Any]] = _TABLE["class_defaults"]
+ENCODERS: list[str] = _TABLE["encoders"]
 
 
 def brief(value: object) -> str:
@@ -79,7 +72,7 @@ class ConfigReader:
     def value(self, name: str) -> tuple[str, Any]:
         """The key of `name` and its value, the default where it is null."""
         own = self.keys.get(name)
-        keys = KEYS.get(name, (name,)) if own is None else ((own,) if own else ())
+        keys = KEYS.get(name, [name]) if own is None else ([own] if own else [])
         for key in keys:
             if self.values.get(key) is not None:
                 return key, self.values[key]

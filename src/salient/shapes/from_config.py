@@ -12,37 +12,13 @@ from salient.core.errors import ModelError
 
 from .blocks import MIXERS, attention_block, dense_block, experts_block, is_true
 from .config_aliases import ALIASES
-from .config_reader import MOST_LAYERS, ConfigReader, brief
+from .config_reader import CLASS_DEFAULTS, ENCODERS, MOST_LAYERS, ConfigReader, brief
 from .families import ARCHITECTURES, ExpertNames, Family, MlpNames
 from .layer_types import attentions, feeds
 from .model_shape import BlockShape, CacheShape, ModelShape
 from .multimodal import towers
 
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
-# Values that a text part inside another config may leave out: those of the configuration classes of
-# Transformers 5.23. LLaVA's and Gemma 3's published configs need them.
-CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 2048,
-    },
-    "mistral": {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-    },
-    "gemma3_text": {
-        "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216,
-        "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4,
-        "max_position_embeddings": 131072,
-    },
-}  # fmt: skip
-ENCODERS = frozenset((
-    "albert", "bart", "bert", "big_bird", "camembert", "clip", "convbert", "data2vec-text",
-    "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm", "gte", "led", "m2m_100",
-    "marian", "mbart", "mobilebert", "modernbert", "mpnet", "mt5", "nomic_bert", "pegasus",
-    "roberta", "roformer", "siglip", "speech_to_text", "squeezebert", "switch_transformers", "t5",
-    "umt5", "vit", "wav2vec2", "whisper", "xlm", "xlm-roberta", "xlnet",
-))  # fmt: skip
 # An unknown family: a Llama whose config may name windows, experts and mixers.
 UNKNOWN = Family(
     mlp=MlpNames(),

@@ -1,12 +1,14 @@
 """Parameters of a model's towers for images and sound. Imports no torch.
 
-They stay unquantized and cache nothing, so that one number each is enough. `TOWERS` has the known
-vision transformers; others are estimated, with a note.
+They stay unquantized and cache nothing, so that one number each is enough. towers.json has the
+known vision transformers; others are estimated, with a note.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
 from salient.core.errors import ModelError
 
@@ -38,35 +40,21 @@ class Tower:
     merger: bool = False
     deepstack: bool = False
     adapter: bool = False
-    keys: tuple[tuple[str, str], ...] = ()
+    keys: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-_QWEN = (("num_hidden_layers", "depth"), ("num_channels", "in_channels"))
-_QWEN2 = Tower(
-    patch_bias=False, positions="", outer=0, merger=True,
-    keys=(*_QWEN, ("hidden_size", "embed_dim"), ("intermediate_size", "")),
-)  # fmt: skip
-_QWEN3 = Tower(positions="stated", outer=0, merger=True, keys=_QWEN)
-_DEEP = replace(_QWEN3, deepstack=True)
-TOWERS: dict[str, Tower] = {
-    "siglip_vision_model": Tower(pooled=True),
-    "idefics3_vision": Tower(),
-    "smolvlm_vision": Tower(),
-    "clip_vision_model": Tower(patch_bias=False, positions="class", outer=2),
-    "llama4_vision_model": Tower(patch_bias=False, positions="class", outer=2, adapter=True),
-    "pixtral": Tower(
-        gated=True, bias=False, norm_bias=False, patch_bias=False, positions="", outer=1
-    ),
-    "qwen2_vl": _QWEN2,
-    "qwen2_5_vl": Tower(
-        gated=True, norm_bias=False, patch_bias=False, positions="", outer=0, merger=True,
-        keys=_QWEN,
-    ),
-    "qwen3_vl": _DEEP,
-    "qwen3_vl_moe": _DEEP,
-    "qwen3_5": _QWEN3,
-    "qwen3_5_moe": _QWEN3,
-}  # fmt: skip
+def _towers() -> dict[str, Tower]:
+    rows: dict[str, dict[str, Any]] = json.loads(
+        Path(__file__).with_name("towers.json").read_text("utf-8")
+    )
+    known: dict[str, Tower] = {}
+    for kind, row in rows.items():
+        base = known[row.pop("like")] if "like" in row else Tower()
+        known[kind] = replace(base, **row)
+    return known
+
+
+TOWERS = _towers()
 
 
 def towers(whole: ConfigReader, hidden: int) -> tuple[dict[str, int], list[str]]:
@@ -82,8 +70,8 @@ def towers(whole: ConfigReader, hidden: int) -> tuple[dict[str, int], list[str]]
             counts[name] = _estimate(ConfigReader(part, whole.source))
             notes.append(f"its {name} is of an unknown kind: counted roughly, as plain blocks")
             continue
-        keys = dict(TOWERS[kind].keys)
-        config = ConfigReader(part, whole.source, keys, {"model_type": kind, "num_channels": 3})
+        defaults = {"model_type": kind, "num_channels": 3}
+        config = ConfigReader(part, whole.source, TOWERS[kind].keys, defaults)
         counts[name] = _vision(TOWERS[kind], config, hidden)
         if whole.model_type in PROJECTORS:
             counts["projector"] = PROJECTORS[whole.model_type](whole, config, hidden)

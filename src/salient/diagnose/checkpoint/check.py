@@ -23,7 +23,7 @@ from typing import Any
 from salient.core.model_files import read_json
 from salient.core.progress import Progress, silent
 from salient.diagnose.finding import BAD, Finding, ranked
-from salient.diagnose.rule import Place
+from salient.diagnose.rule import Count, Place
 
 from .code_values import FEW, WINDOW, check_codes, check_tails, check_zero_points
 from .config_shapes import check_config_sizes, check_sizes
@@ -34,7 +34,6 @@ from .contents import (
     as_integer,
     as_json,
     change,
-    counted,
     find_packed,
     find_plain,
     place,
@@ -235,7 +234,7 @@ def _complete(
     groups = "whole rows" if reading.group == WHOLE_ROW else f"groups of {reading.group}"
     return FINDINGS["checkpoint-whole"].at(
         [(reading.folder.name, f"{reading.bytes} bytes of tensors")],
-        linears=counted(reading.modules, "linear"),
+        linears=Count(reading.modules),
         bits=reading.bits,
         groups=groups,
         zeros="zero points" if contents.asymmetric else "symmetric",

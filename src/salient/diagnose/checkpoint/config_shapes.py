@@ -21,10 +21,6 @@ from .ct_config import WeightArgs, args_of
 from .quant_config import first_of
 from .tensor_layout import WHOLE_ROW
 
-WRONG_SCALES = (
-    "Readers take the wrong scale for most weights, or stop: vLLM with a bare AssertionError or "
-    '"start (0) + length (48) exceeds dimension size (24)".'
-)
 Sizes = dict[tuple[int, str], tuple[int, int]]
 
 

@@ -279,11 +279,6 @@ def changes(where: str, *rows: tuple[str, Any, Any]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def counted(count: int, noun: str) -> str:
-    """A count with its noun."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def as_integer(value: Any) -> int | None:
     """`value` if it is an integer (a string of digits counts as one), else None."""
     if type(value) is int:

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import Place
+from salient.diagnose.rule import Count, Place
 
 from .contents import (
     EXPERT,
@@ -24,7 +24,6 @@ from .contents import (
     CheckpointContents,
     as_json,
     change,
-    counted,
     engine_names,
     fitting_entries,
     in_block,
@@ -177,7 +176,7 @@ def check_unquantized(contents: CheckpointContents, groups: list[WeightArgs]) ->
             ((place(plain[name]), "16 bits") for name in alone),
             steps=_add_entries(contents, alone),
             key=contents.skip_key,
-            kinds=counted(len({pattern(name) for name in alone}), "kind"),
+            kinds=Count(len({pattern(name) for name in alone})),
         ),
     ]
 

@@ -25,11 +25,6 @@ FILLED = {
     "every group: no weight is negative.",
     "weight_shape": "vLLM takes the sizes from config.json; Transformers cannot unpack the codes.",
 }
-TRACK = "--model-loader-extra-config '{{\"enable_weights_track\": true}}'"
-FETCH_OR_TRACK = (
-    "Fetch the files again, or quantize again.",
-    f"Serve with the check that vLLM leaves out: vllm serve ... {TRACK}",
-)
 
 
 def check_tensors(
@@ -51,11 +46,13 @@ def check_tensors(
         )
     missing.sort(key=lambda pair: pair[1] in FILLED)
     places = [(f"{p.first.path.name}: {p.name}.{s}", _present(p)) for p, s in missing]
-    title = f"{len(missing)} tensors of quantized linears are missing"
-    if len(missing) == 1:
-        title = f"{missing[0][0].name}.{missing[0][1]} is missing"
     effect = FILLED.get(missing[0][1], SILENT) if missing else ""
+    title = _title([f"{p.name}.{s}" for p, s in missing], "tensors of quantized linears")
     return findings + FINDINGS["tensor-missing"].at(places, title=title, effect=effect)
+
+
+def _title(names: list[str], nouns: str) -> str:
+    return f"{names[0]} is missing" if len(names) == 1 else f"{len(names)} {nouns} are missing"
 
 
 def _needed(linear: QuantizedLinear, groups: list[WeightArgs], layout: str) -> list[str]:
@@ -98,9 +95,7 @@ def check_siblings(contents: CheckpointContents) -> list[Finding]:
         (f"{_file_of(contents, name)}: {name}", f"missing; {like} has it")
         for name, like in missing[:SHOWN]
     ]
-    title = f"{len(missing)} parts that similar blocks have are missing"
-    if len(missing) == 1:
-        title = f"{missing[0][0]} is missing"
+    title = _title([name for name, _ in missing], "parts that similar blocks have")
     return FINDINGS["linear-missing"].at(places, count=len(missing), title=title)
 
 

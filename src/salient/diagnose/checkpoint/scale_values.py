@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from salient.core.model_files import ELEMENT_BYTES
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import Place
+from salient.diagnose.rule import Count, Place
 
-from .contents import FINDINGS, CheckpointContents, QuantizedLinear, counted, place
+from .contents import FINDINGS, CheckpointContents, QuantizedLinear, place
 from .tensor_reader import TensorReader
 
 if TYPE_CHECKING:
@@ -27,15 +27,9 @@ AWQ_NIBBLE = (0, 4, 1, 5, 2, 6, 3, 7)
 IDS = {
     "NaN": "scale-not-finite",
     "Inf": "scale-infinite",
-    "zero-lost": "scale-zero",
-    "zero": "scale-zero-unused",
-    "negative": "scale-negative",
-    "negative-symmetric": "scale-negative-symmetric",
     "subnormal": "scale-subnormal",
-    "far": "scale-spread",
+    "negative": "scale-negative",
 }
-
-
 # The smallest normal number of each type (IEEE 754; bfloat16 has float32's exponent).
 SMALLEST = {"F16": 2.0**-14, "BF16": 2.0**-126, "F32": 2.0**-126}
 
@@ -109,31 +103,34 @@ def check_scales(
         for offset, data in reader.pieces(scales):
             summary.add(data, offset // ELEMENT_BYTES[scales.dtype])
         for kind, text, count in _problems(linear, summary, reader):
-            if kind == "negative" and contents.asymmetric is False:
-                kind = "negative-symmetric"
+            if kind == "scale-negative" and contents.asymmetric is False:
+                kind = "scale-negative-symmetric"
             places.setdefault(kind, []).append((place(scales), text))
             counts[kind] = counts.get(kind, 0) + count
     findings: list[Finding] = []
     for kind, rows in places.items():
-        where = f"{counts[kind]} in {counted(len(rows), 'tensor')}"
-        findings += FINDINGS[IDS[kind]].at(rows, count=counts[kind], where=where)
+        where = f"{counts[kind]} in {Count(len(rows)):tensor}"
+        findings += FINDINGS[kind].at(rows, count=counts[kind], where=where)
     return findings
 
 
 def _problems(
     linear: QuantizedLinear, summary: ScaleSummary, reader: TensorReader
 ) -> list[tuple[str, str, int]]:
-    """(kind, text, count) of each fault of one linear's scales."""
-    problems: list[tuple[str, str, int]] = []
-    for kind in ("NaN", "Inf", "subnormal", "negative"):
-        if kind in summary.counts:
-            problems.append((kind, _where(linear, summary, kind), summary.counts[kind]))
+    """(finding's id, text, count) of each fault of one linear's scales."""
+    ids = dict(IDS)
     if "zero" in summary.counts:
-        kind = "zero-lost" if _codes_vary(linear, summary.zeros, reader) else "zero"
-        problems.append((kind, _where(linear, summary, "zero"), summary.counts["zero"]))
+        lost = _codes_vary(linear, summary.zeros, reader)
+        ids["zero"] = "scale-zero" if lost else "scale-zero-unused"
+    counts = summary.counts
+    problems = [
+        (name, _where(linear, summary, kind), counts[kind])
+        for kind, name in ids.items()
+        if kind in counts
+    ]
     if summary.usual and summary.largest > FAR * summary.usual:
         text = f"the largest is {summary.largest:.3g}, the median {summary.usual:.3g}"
-        problems.append(("far", text, 1))
+        problems.append(("scale-spread", text, 1))
     return problems
 
 
