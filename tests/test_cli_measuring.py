@@ -55,7 +55,7 @@ def test_without_a_model_the_server_lists_its_own():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("ftp://x", *FEW), "no http or https address"),
+        (("ftp://x", *FEW), "not an http or https address"),
         (("http://localhost:1", *FEW, "--concurrency", "one"), "--concurrency 'one' is not a list"),
         (("http://localhost:1", *FEW, "--concurrency", "0"), "use 1 to"),
         (("http://localhost:1", *FEW, "--requests", "0"), "requests=0"),

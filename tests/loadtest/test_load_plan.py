@@ -30,19 +30,19 @@ def test_an_address_may_have_the_path_of_its_api(url, base):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("localhost:8000", "no http or https address"),
-        ("file:///etc/passwd", "no http or https address"),
-        ("ftp://a.example", "no http or https address"),
-        ("http://", "no http or https address"),
-        ("", "no http or https address"),
+        ("localhost:8000", "not an http or https address"),
+        ("file:///etc/passwd", "not an http or https address"),
+        ("ftp://a.example", "not an http or https address"),
+        ("http://", "not an http or https address"),
+        ("", "not an http or https address"),
         ("http://a:notaport", "is not an address"),
         ("http://a:99999", "is not an address"),
         ("http://[::1", "is not an address"),
         ("http://user:secret@a.example", "api_key"),
         ("http://a.example/?key=1", "a query"),
         ("http://a.example/#x", "a fragment"),
-        ("http://a.example/x y", "no http or https address"),
-        ("http://ä.example", "no http or https address"),
+        ("http://a.example/x y", "not an http or https address"),
+        ("http://ä.example", "not an http or https address"),
     ],
 )
 def test_an_invalid_address_is_refused_with_a_valid_example(url, message):

@@ -64,13 +64,13 @@ def test_missing_percentiles_of_vllm_bench_are_unknown():
 @pytest.mark.parametrize("value", [None, "12", True, float("nan"), -1, 10**400, [1]])
 @pytest.mark.parametrize("key", ["completed", "failed", "duration", "total_output_tokens"])
 def test_a_damaged_result_of_vllm_bench_names_the_field(key, value):
-    with pytest.raises(RequestError, match=f"{key}' is no number"):
+    with pytest.raises(RequestError, match=f"{key}' is not a number"):
         parse_vllm_bench(vllm_json() | {key: value})
 
 
 @pytest.mark.parametrize("value", [[], None, "x", {}, {"benchmarks": []}])
 def test_other_documents_are_refused(value):
-    with pytest.raises(RequestError, match="completed' is no number"):
+    with pytest.raises(RequestError, match="completed' is not a number"):
         parse_vllm_bench(value)
     with pytest.raises(RequestError, match="no list 'benchmarks'"):
         parse_guidellm(value)
@@ -91,11 +91,11 @@ def test_results_of_guidellm_are_read_by_its_definitions():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (("metrics",), "'metrics.request_totals.successful' is no number"),
+        (("metrics",), "'metrics.request_totals.successful' is not a number"),
         (("metrics", "request_totals", "errored"), "'metrics.request_totals.errored'"),
         (("metrics", "time_to_first_token_ms", "successful"), "'metrics.time_to_first_token_ms."),
         (("metrics", "request_latency", "successful", "percentiles"), "'metrics.request_latency."),
-        (("duration",), "'duration' is no number"),
+        (("duration",), "'duration' is not a number"),
     ],
 )
 def test_a_damaged_result_of_guidellm_names_the_place(path, message):

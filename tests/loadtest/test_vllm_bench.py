@@ -79,7 +79,7 @@ def test_every_step_runs_and_its_result_is_read(path):
     ("target", "plan", "message"),
     [
         (SERVER, LoadPlan((LoadStep(1),), None, 9.0), "not of seconds"),
-        (LoadTarget("a", "m"), LoadPlan((LoadStep(1),)), "no http or https address"),
+        (LoadTarget("a", "m"), LoadPlan((LoadStep(1),)), "not an http or https address"),
         (SERVER, LoadPlan((LoadStep(0),)), "concurrency=0"),
     ],
 )
@@ -97,7 +97,7 @@ def test_an_impossible_plan_is_refused(target, plan, message, path):
         (writes("{"), "result of vllm bench serve cannot be read"),
         (
             writes(json.dumps({"completed": 1})),
-            "result of vllm bench serve: 'duration' is no number",
+            "result of vllm bench serve: 'duration' is not a number",
         ),
     ],
 )

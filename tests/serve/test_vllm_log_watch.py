@@ -1,4 +1,4 @@
-"""What is lines while vLLM's log passes through."""
+"""Lines of Salient between the lines of vLLM's log."""
 
 import io
 import os
@@ -27,7 +27,7 @@ DIED = Finding("engine-died", "error", "The engine died", do=("look above",))
 
 
 class Closed(io.TextIOBase):
-    """A standard error that nobody reads any more."""
+    """A standard error without a reader."""
 
     def write(self, text):
         raise BrokenPipeError
@@ -41,7 +41,7 @@ def watched(capfdbinary):
     def feed(*pieces):
         for piece in pieces:
             watch.feed(piece)
-            watch._next_reading = 0.0  # what is new is looked for now
+            watch._next_reading = 0.0  # read the new lines now
             watch.tick(StopReason())
         return lines
 
@@ -194,7 +194,7 @@ def test_an_error_of_ours_ends_the_child():
 
 
 def _once(tick):
-    """The tick, from the second on: the first may come before anything was printed."""
+    """The tick after the first 20: the child has printed its number by then."""
     calls = []
 
     def later(stop):

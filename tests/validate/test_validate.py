@@ -157,7 +157,7 @@ def test_a_resumed_run_ends_with_the_same_figures(checkpoint, toy, text, monkeyp
         ({"tasks": ("/none.jsonl",)}, CalibrationError, "Cannot read the task file"),
         ({"context_lengths": [0]}, RequestError, "--context-lengths 0 is out of range"),
         ({"context_lengths": 100_000}, CalibrationError, "100000"),
-        ({"load_test": "ftp://x"}, RequestError, "no http or https address"),
+        ({"load_test": "ftp://x"}, RequestError, "not an http or https address"),
         ({"text": ("/none.txt",)}, CalibrationError, "No text file '/none.txt'"),
         ({"protocol": "clasic"}, CalibrationError, "No protocol 'clasic'"),
         ({"report": "/dev/null/x"}, RequestError, "/dev/null/x"),

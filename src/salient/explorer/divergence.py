@@ -18,7 +18,7 @@ from salient.runtime.sampler import NO_NUMBERS
 from salient.runtime.tokenization import chat_ids, prompt_ids
 from salient.serve.chat_threads import chat_threads
 from salient.serve.openai_format import token_text
-from salient.serve.protocol import MAX_MESSAGES, ChatMessage, Text
+from salient.serve.protocol import ChatMessages, Text
 from salient.serve.worker import Worker
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ ROWS = 64  # compared at once
 class ForcedAnswer(BaseModel):
     """A conversation, or a plain prompt, and the answer whose tokens are forced."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = (
-        None
-    )
+    messages: ChatMessages | None = None
     prompt: Text | None = None
     answer: Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 

@@ -158,7 +158,7 @@ def add_event(timing: RequestTiming, data: str, now: float) -> bool:
         choice = (body.get("choices") or [{}])[0]
         message = choice | (choice.get("delta") or {})
     except (ValueError, RecursionError, AttributeError, LookupError, TypeError):
-        raise RequestFailure("malformed", f"an event that is no chunk: {data[:80]!r}") from None
+        raise RequestFailure("malformed", f"an event that is not a chunk: {data[:80]!r}") from None
     if body.get("error"):
         raise RequestFailure("error", f"the server reports {json.dumps(body['error'])}")
     texts = [message[name] for name in _TEXT_FIELDS if isinstance(message.get(name), str)]

@@ -34,7 +34,7 @@ def run_vllm_bench(
 ) -> list[LoadResult]:
     """Run `plan`, one command per step.
 
-    tokenizer: a folder or Hub id, where the model's name is none
+    tokenizer: a folder or Hub id, for a served name that is neither
 
     Raises RequestError for what the tool cannot do, and where it fails.
     """
@@ -158,8 +158,8 @@ class ToolOutput:
         if (value := self.optional(path)) is not None:
             return value
         raise RequestError(
-            f"{self.place}: {path!r} is no number from 0 on. Is the file complete, and of this "
-            "tool?"
+            f"{self.place}: {path!r} is not a number of at least 0. Is the file complete, and of "
+            "this tool?"
         )
 
     def count(self, path: str) -> int:

@@ -135,7 +135,7 @@ def base_url(target: LoadTarget) -> str:
         raise RequestError(f"{url[:200]!r} is not an address ({error}). {_EXAMPLE}") from None
     plain = url.isascii() and url.isprintable() and " " not in url
     if parts.scheme not in ("http", "https") or not host or not plain:
-        raise RequestError(f"{url[:200]!r} is no http or https address. {_EXAMPLE}")
+        raise RequestError(f"{url[:200]!r} is not an http or https address. {_EXAMPLE}")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise RequestError(
             f"The address of {host!r} has a user, a query or a fragment. {_EXAMPLE} A key goes "

@@ -24,10 +24,9 @@ def load_test(options: LoadTestOptions) -> tuple[list[LoadResult], Report]:
     api = "chat" if options.chat else "completions"
     key = os.environ.get("OPENAI_API_KEY")
     target = LoadTarget(options.url, options.model or "", api, key, options.timeout)
-    counts = numbers(options.concurrency)
-    rate = options.rate
+    steps = tuple(map(LoadStep, numbers(options.concurrency)))
     plan = LoadPlan(
-        (LoadStep(rate=rate),) if rate is not None else tuple(map(LoadStep, counts)),
+        steps if options.rate is None else (LoadStep(rate=options.rate),),
         options.requests,
         prompt_tokens=options.prompt_tokens,
         output_tokens=options.max_new_tokens,
@@ -62,7 +61,7 @@ def to_report(target: LoadTarget, results: list[LoadResult]) -> Report:
     """A row per step; it does not pass if a request failed. Times: P50 / P90 / P99 in ms."""
     rows = [
         (
-            _label(result),
+            result.label.replace(" requests/s", "/s"),
             str(result.completed),
             str(result.failed),
             f"{result.output_rate:.1f}",
@@ -70,8 +69,8 @@ def to_report(target: LoadTarget, results: list[LoadResult]) -> Report:
         )
         for result in results
     ]
-    lines = [f"{_label(result)}: {result.summary}" for result in results if result.failed]
-    lines += [f"{_label(result)}: {result.note}" for result in results if result.note]
+    lines = [f"{result.label}: {result.summary}" for result in results if result.failed]
+    lines += [f"{result.label}: {result.note}" for result in results if result.note]
     tools = ", ".join(dict.fromkeys(result.tool for result in results))
     times = "Times in ms: P50 / P90 / P99. First token, between tokens, whole answer."
     lines.append(f"Measured by {tools}. {times}")
@@ -79,10 +78,6 @@ def to_report(target: LoadTarget, results: list[LoadResult]) -> Report:
     title = f"{target.model} at {target.url}" if target.model else target.url
     passed = all(result.completed and not result.failed for result in results)
     return Report(data, [Table(title, COLUMNS, rows)], lines, passed=passed)
-
-
-def _label(result: LoadResult) -> str:
-    return f"{result.rate:g}/s" if result.rate is not None else result.label
 
 
 def _format_ms(latency: LatencySummary | None) -> str:

@@ -4,7 +4,7 @@ Unsupported fields that would change the response are refused by name. Other unk
 ignored, as in vLLM.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
@@ -147,10 +147,8 @@ class CompletionRequest(BaseRequest):
     @property
     def prompts(self) -> list[str | list[int]]:
         """Each prompt, as text or as tokens."""
-        prompt = self.prompt
-        if isinstance(prompt, str) or isinstance(prompt[0], int):
-            return [prompt]  # type: ignore[list-item]
-        return list(prompt)  # type: ignore[arg-type]
+        single = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return cast("list[str | list[int]]", [self.prompt] if single else self.prompt)
 
 
 class TextPart(_Body):
@@ -173,10 +171,13 @@ class ChatMessage(_Body):
         return {"role": role, "content": content or ""}
 
 
+ChatMessages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+
+
 class ChatCompletionRequest(BaseRequest):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: ChatMessages
     max_tokens: Limit = None
     max_completion_tokens: Limit = None
     logprobs: StrictBool | None = None

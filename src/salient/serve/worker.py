@@ -176,7 +176,7 @@ class Worker:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._receive, outputs)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed, and no client waits
             log.debug("the event loop is closed")
 
     def _receive(self, outputs: list[Output]) -> None:

@@ -99,9 +99,13 @@ def run_vllm(options: ServeOptions, on_line: Callable[[str], None]) -> int:
     check_settings(context, command, variables, on_line)
     on_line(f"Starting {vllm.label}: {shlex.join(command)}")
     watch = LogWatch(address, quantized=context.quantized, on_line=on_line)
+    environment = {**os.environ, **variables}
+    if vllm.python:  # programs next to it, such as ninja
+        paths = [os.path.dirname(vllm.python), environment.get("PATH", os.defpath)]
+        environment["PATH"] = os.pathsep.join(paths)
     status = run_child(
         command,
-        _environment(vllm, variables),
+        environment,
         on_output=watch.feed,
         on_tick=watch.tick,
         grace=GRACE + context.arguments.number("shutdown_timeout", 0),
@@ -120,12 +124,3 @@ def _ignore_closed(on_line: Callable[[str], None]) -> Callable[[str], None]:
             on_line(line)
 
     return safely
-
-
-def _environment(vllm: VllmInstall, variables: dict[str, str]) -> dict[str, str]:
-    """Ours with `variables`; programs next to vLLM's Python, such as ninja, are on PATH."""
-    environment = {**os.environ, **variables}
-    if vllm.python:
-        folder = os.path.dirname(vllm.python)
-        environment["PATH"] = os.pathsep.join([folder, environment.get("PATH", os.defpath)])
-    return environment

@@ -1,7 +1,7 @@
 """Memory before vLLM starts: whether the model fits, and how long sequences may be.
 
 On a GPU vLLM takes a share of the memory, and its cache gets what the weights leave. On a processor
-the size of the cache is an argument; by default vLLM asks for nearly all memory there and stops if
+the size of the cache is an argument; by default vLLM requests nearly all memory and stops if
 that is not free. Weights and cache are exact, working memory is an estimate.
 """
 

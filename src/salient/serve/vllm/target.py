@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import ceil
 from pathlib import Path
 
@@ -162,8 +163,7 @@ class LaunchContext:
 def launch_context(options: ServeOptions, vllm: VllmInstall | None) -> LaunchContext:
     """Read the folder and the machine.
 
-    Raises ModelError if `options.checkpoint` is not a model folder, RequestError for invalid
-    options and arguments.
+    Raises ModelError for a folder that is not a model, RequestError for invalid options.
     """
     arguments = user_arguments(options)
     folder = Path(options.checkpoint).expanduser()
@@ -251,12 +251,8 @@ def visible(cards: tuple[GpuInfo, ...], environment: Mapping[str, str]) -> tuple
     entries = [entry.strip() for entry in value.split(",") if entry.strip()]
     if not all(entry.lstrip("-").isdecimal() for entry in entries):
         return cards
-    chosen = []
-    for number in map(int, entries):
-        if not 0 <= number < len(cards):
-            break
-        chosen.append(cards[number])
-    return tuple(chosen)
+    known = takewhile(lambda number: 0 <= number < len(cards), map(int, entries))
+    return tuple(cards[number] for number in known)
 
 
 def _gpu(card: GpuInfo) -> Gpu:
