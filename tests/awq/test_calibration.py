@@ -1,27 +1,46 @@
 """Texts -> tokens: every token is used or counted as dropped, and too little text is said so."""
 
+import json
 import re
 from collections import Counter
 
 import pytest
 import torch
 
+from helpers.chat_templates import (
+    ANSWER,
+    CALL,
+    CHATML,
+    GEMMA,
+    MISTRAL,
+    RESULT,
+    SMOLVLM,
+    TOOL_ROW,
+    USER,
+    WEATHER,
+    with_template,
+)
 from helpers.toy_models import byte_tokenizer
 from salient.awq.heldout import split_heldout
+from salient.core.conversations import to_document
 from salient.core.corpus import Document
-from salient.core.errors import CalibrationError
+from salient.core.errors import CalibrationError, ModelError
+from salient.models import tokens
 from salient.models.tokens import (
     FEWEST_TOKENS,
     TokenBatch,
     check_vocabulary,
+    load_tokenizer,
     pack_tokens,
     token_ids,
+    tokenizer_note,
 )
 
 CHAT = Document(
     messages=({"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}),
     kind="chat",
 )
+FIRST, SECOND = "abcdefgh" * 5, "stuvwxyz" * 5
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 
@@ -36,16 +55,16 @@ def letters(count: int, kind: str = "text") -> Document:
 
 
 def test_documents_are_joined_with_the_end_of_text_between_them(tokenizer):
-    batch = pack_tokens([Document("a" * 40), Document("b" * 40)], tokenizer, 1, 64, "texts")
+    batch = pack_tokens([Document(FIRST), Document(SECOND)], tokenizer, 1, 64, "texts")
     text = tokenizer.decode(batch.ids[0])
-    assert text == "a" * 40 + "</s>" + "b" * 23
+    assert text == FIRST + "</s>" + SECOND[:23]
 
 
 def test_a_tokenizer_without_an_end_of_text_joins_them_bare():
     bare = byte_tokenizer()
     bare.eos_token = None
-    batch = pack_tokens([Document("a" * 40), Document("b" * 40)], bare, 1, 64, "texts")
-    assert bare.decode(batch.ids[0]) == "a" * 40 + "b" * 24
+    batch = pack_tokens([Document(FIRST), Document(SECOND)], bare, 1, 64, "texts")
+    assert bare.decode(batch.ids[0]) == FIRST + SECOND[:24]
 
 
 def test_short_documents_are_packed_and_long_ones_cut(tokenizer):
@@ -139,6 +158,81 @@ def test_no_documents_are_too_little_text(tokenizer):
         pack_tokens([], tokenizer, 1, 64, "my.txt")
 
 
+# Texts that mean nothing
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " \n ", "\x00" * 500, "a" * 500, "-=" * 300, "</s></s>", "\u200b\ufeff"],
+    ids=ascii,
+)
+def test_documents_without_a_token_of_their_own_are_refused_with_their_rows(text, tokenizer):
+    documents = [Document(text, where=f"a.jsonl, line {n}") for n in range(1, 9)]
+    words = (
+        r"a\.jsonl: 8 of 8 documents have no token of their own: .* "
+        r"\(line 1, line 2, line 3, line 4, line 5 and 3 more\)\. Use text like"
+    )
+    with pytest.raises(CalibrationError, match=words):
+        pack_tokens(documents, tokenizer, 1, 64, "a.jsonl")
+
+
+def test_a_few_empty_rows_among_good_ones_are_left_out_and_named(tokenizer):
+    good = [Document(FIRST, where=f"a.jsonl, line {n}") for n in range(1, 9)]
+    empty = Document("", where="a.jsonl, line 9")
+    batch = pack_tokens([*good, empty], tokenizer, 2, 64, "a.jsonl")
+    assert torch.equal(batch.ids, pack_tokens(good, tokenizer, 2, 64, "a.jsonl").ids)
+    (note,) = batch.notes
+    assert note.startswith("a.jsonl: 1 of 9 documents have no token of their own")
+    assert note.endswith("(line 9). They were left out.")
+
+
+@pytest.mark.parametrize("text", ["abc " * 60, "the the the the " * 30, "1" * 60 + " "])
+def test_a_text_that_repeats_itself_is_refused(text, tokenizer):
+    with pytest.raises(CalibrationError, match=r"my\.txt has only \d different tokens in 128"):
+        pack_tokens([Document(text)] * 10, tokenizer, 2, 64, "my.txt")
+
+
+def test_a_ruled_line_among_text_is_no_document(tokenizer):
+    batch = pack_tokens([letters(100), Document("-" * 80), letters(100)], tokenizer, 2, 64, "a")
+    assert "---" not in tokenizer.decode(batch.ids.flatten())
+
+
+def test_a_tokenizer_that_fails_names_the_row():
+    tokenizer = byte_tokenizer()
+
+    def fails(*_, **__):
+        raise Exception("data did not match any variant of untagged enum ModelWrapper\nat line 3")
+
+    tokenizer._encode_plus = fails
+    words = r"a\.jsonl, line 4: The tokenizer cannot read the text \(data did not match any variant"
+    with pytest.raises(CalibrationError, match=words) as raised:
+        token_ids(Document("abc", where="a.jsonl, line 4"), tokenizer)
+    assert "\n" not in str(raised.value)
+
+
+# Shares of the kinds
+
+
+@pytest.mark.parametrize("samples", [4, 16, 64])
+def test_any_number_of_tokens_has_the_shares_of_the_kinds(samples, tokenizer):
+    shares = {"prose": 0.5, "code": 0.3, "maths": 0.2}
+    documents = [
+        letters(40 + n % 7, kind) for kind in ("maths", "code", "prose") for n in range(200)
+    ]
+    batch = pack_tokens(documents, tokenizer, samples, 128, "texts", shares=shares)
+    total = samples * 128
+    assert sum(batch.kinds.values()) == total
+    for kind, share in shares.items():
+        assert abs(batch.kinds[kind] / total - share) < 0.02 + 40 / total
+
+
+def test_a_kind_that_runs_out_and_one_without_a_share_leave_no_gap(tokenizer):
+    documents = [letters(64, "rare")] + [letters(64, "prose")] * 4 + [letters(64, "odd")]
+    shares = {"rare": 0.9, "prose": 0.1}
+    batch = pack_tokens(documents, tokenizer, 6, 64, "texts", shares=shares)
+    assert batch.kinds == {"rare": 64, "prose": 256, "odd": 64}
+
+
 # Conversations
 
 
@@ -156,6 +250,116 @@ def test_a_text_is_never_put_through_the_chat_template():
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = TEMPLATE
     assert tokenizer.decode(token_ids(Document("Why?"), tokenizer)) == "Why?"
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"messages": [USER, CALL, RESULT]}, "tool_calls"),
+        ({"messages": [USER, ANSWER], "tools": [WEATHER]}, "tools"),
+        ({"messages": [USER, {**ANSWER, "thinking": "Hm."}]}, "thinking"),
+        ({"messages": [USER, ANSWER], "documents": [{"title": "Oslo"}]}, "documents"),
+    ],
+)
+def test_what_only_a_template_can_write_is_refused_without_one(row, field, tokenizer):
+    words = rf"a\.jsonl, line 2: the model has no chat template, so '{field}' cannot be written"
+    with pytest.raises(CalibrationError, match=words):
+        token_ids(to_document(row, "a.jsonl, line 2"), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "words"),
+    [
+        (
+            GEMMA,
+            {"messages": [{"role": "system", "content": "Be kind."}, USER]},
+            r"System role not supported\. Its roles are system, user\. Move the system text to",
+        ),
+        (
+            GEMMA,
+            {"messages": [USER, USER]},
+            r"roles must alternate .* Its roles are user, user\. Merge neighbouring messages",
+        ),
+        (
+            MISTRAL,
+            {"messages": [USER, {**RESULT, "tool_call_id": "short"}]},
+            r"Tool call IDs should be alphanumeric .* Give each tool call and its answer the same",
+        ),
+        (CHATML, TOOL_ROW, r"does not write messages\[1\]\.tool_calls: 'get_weather' is not in"),
+        (CHATML, {**TOOL_ROW, "messages": [USER, ANSWER]}, r"does not write tools\[0\]: "),
+        (
+            CHATML,
+            {"messages": [USER, {**ANSWER, "reasoning_content": "Winter is cold."}]},
+            r"does not write messages\[1\]\.reasoning_content: 'Winter'",
+        ),
+        ("{% for m in messages %}", {"messages": [USER]}, r"does not render: TemplateSyntaxError"),
+        ("{{ range(10**9) }}", {"messages": [USER]}, r"does not render: OverflowError"),
+        ({"a": "x", "b": "y"}, {"messages": [USER]}, r"templates 'a', 'b' and none of them is"),
+    ],
+)
+def test_a_row_that_the_template_cannot_write_is_named_with_what_to_change(template, row, words):
+    document = to_document(row, "rows.jsonl, line 7")
+    with pytest.raises(CalibrationError, match="rows.jsonl, line 7: the model's chat.*" + words):
+        token_ids(document, with_template(template))
+
+
+def test_images_are_left_out_and_counted(tmp_path):
+    parts = [{"type": "image"}, {"type": "text", "text": "What is shown here, in detail?"}]
+    row = {"messages": [{"role": "user", "content": parts}, ANSWER]}
+    documents = [to_document(row, f"a.jsonl, line {n}") for n in range(8)]
+    batch = pack_tokens(documents, with_template(SMOLVLM), 2, 64, "a.jsonl")
+    assert batch.notes == (
+        "a.jsonl: 8 parts that are not text, such as images, in 8 conversations were left out; the "
+        "text part is calibrated with text.",
+    )
+
+
+def test_a_template_that_takes_too_long_for_all_rows_is_refused(monkeypatch):
+    monkeypatch.setattr(tokens, "RENDER_SECONDS", -1.0)
+    monkeypatch.setattr(tokens, "RENDER_EACH", 0.0)
+    with pytest.raises(CalibrationError, match=r"chat template took \d+ seconds for 1 of 3 conv"):
+        pack_tokens([CHAT] * 3, with_template(TEMPLATE), 1, 64, "a.jsonl")
+
+
+# Tokenizers
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, r"has no tokenizer file\. Fetch tokenizer\.json"),
+        ({"tekken.json": "{}"}, r"only tokenizer is tekken\.json, which needs mistral-common"),
+        ({"tokenizer.model": "\x00\x01"}, r"only tokenizer is tokenizer\.model, which needs"),
+        ({"tokenizer.json": '{"model": 1}'}, r"tokenizer\.json is there, but damaged or written"),
+        ({"tokenizer.json": "{"}, r"tokenizer\.json is there, but damaged or written"),
+        ({"qwen.tiktoken": "IQ== 0"}, r"only tokenizer is of tiktoken"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_says_what_is_there_and_what_to_do(files, words, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ModelError, match=r"no tokenizer that can be read \(.*\)\. .*" + words):
+        load_tokenizer(tmp_path)
+
+
+def test_the_code_of_a_tokenizer_is_never_run_nor_offered(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"model_type": "odd"}')
+    mapped = {"auto_map": {"AutoTokenizer": ["mine.Mine", None]}, "tokenizer_class": "Mine"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(mapped))
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: ...")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a prompt"))
+    with pytest.raises(ModelError, match="no tokenizer that can be read"):
+        load_tokenizer(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_tokens_beyond_the_embedding_are_a_warning_that_names_them(tokenizer):
+    largest = max(tokenizer.get_vocab().values())
+    assert tokenizer_note(tokenizer, largest + 1) is None
+    note = tokenizer_note(tokenizer, largest - 1)
+    assert note is not None
+    assert re.search(rf"has 2 tokens beyond the {largest - 1} rows .* up to {largest}: '", note)
 
 
 # Batches

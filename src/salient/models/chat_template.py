@@ -65,9 +65,11 @@ def render_conversation(
     """
     template = select_template(tokenizer.chat_template, document)
     assert template is not None
-    names = {**tokenizer.special_tokens_map, **document.variables, **options}
+    read = {name: value for name, value in document.variables.items() if name in template}
     fixed: dict[str, Any] = {
-        **names,
+        **read,
+        **tokenizer.special_tokens_map,
+        **options,
         "tools": list(document.tools) or None,
         "documents": list(document.documents) or None,
         "add_generation_prompt": options.get("add_generation_prompt", False),
@@ -86,9 +88,10 @@ def render_conversation(
             if error.kind in ("time", "memory", "output"):
                 break
             continue
-        missing = _missing(checked, text) or _printed_parts(document, text)
+        missing = _missing(checked, text)
         if missing is not None and strict:
             missing = _missing_alone(document, messages, text, text_of)
+        missing = missing or _printed_parts(document, text)
         if missing is None:
             return text
         lost, best = lost or missing, text if best is None else best
@@ -170,7 +173,7 @@ def _missing_alone(
     Templates drop the reasoning of earlier turns, as the model was trained; what they write of it
     in the last turn is what counts.
     """
-    for number, fields in _message_fields(document):
+    for number, fields in message_fields(document):
         for name, value in fields:
             term = _missing_term(value, text)
             if term is None:
@@ -185,7 +188,7 @@ def _missing_alone(
 
 
 def _missing(document: Document, text: str) -> LostText | None:
-    for number, fields in _message_fields(document):
+    for number, fields in message_fields(document):
         for name, value in fields:
             if (term := _missing_term(value, text)) is not None:
                 return LostText(f"messages[{number}].{name}", term)
@@ -204,7 +207,7 @@ def _missing_row(document: Document, text: str) -> LostText | None:
     return None
 
 
-def _message_fields(document: Document) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+def message_fields(document: Document) -> Iterator[tuple[int, list[tuple[str, str]]]]:
     """For each message the fields that a model reads, as (name, text)."""
     for number, message in enumerate(document.messages):
         fields = [("content", content_text(message.get("content")))]
@@ -250,8 +253,8 @@ def sample_terms(value: str) -> list[str]:
         terms = [term for each in stretches for term in TERM.findall(each)[1:-1]]
     else:
         terms = TERM.findall(value)
-    if not terms:
-        return [value.strip()[:64]] if value.strip() else []
+    if not terms:  # single letters and symbols, but for those that JSON escapes
+        terms = [term[:64] for term in value[:MOST_LETTERS].split() if not {'"', "\\"} & set(term)]
     count = min(MOST_TERMS, len(terms))
     return [terms[i * (len(terms) - 1) // max(1, count - 1)] for i in range(count)]
 

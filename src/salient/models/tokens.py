@@ -6,6 +6,9 @@ enough samples are filled is counted as dropped.
 """
 
 import hashlib
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,31 @@ from transformers import AutoTokenizer
 from salient.core.corpus import Document
 from salient.core.errors import CalibrationError, ModelError
 
-from .chat_template import CALIBRATION_DATE, LostText, render_conversation
+from .chat_template import (
+    CALIBRATION_DATE,
+    REASONING,
+    LostText,
+    content_text,
+    message_fields,
+    render_conversation,
+    without_media,
+)
 from .template_process import TemplateFault
 
+# File -> what to do if no tokenizer can be made of it and of the files above
+TOKENIZER_FILES = {
+    "tokenizer.json": "tokenizer.json is there, but damaged or written for another version: pip "
+    "install -U tokenizers transformers, or fetch it and its config again.",
+    "tekken.json": "Its only tokenizer is tekken.json, which needs mistral-common: pip install "
+    "mistral-common, or fetch a tokenizer.json (of the model's version for Transformers).",
+    "tokenizer.model": "Its only tokenizer is tokenizer.model, which needs sentencepiece or "
+    "tiktoken: pip install sentencepiece tiktoken, or fetch a tokenizer.json.",
+    "spiece.model": "Its only tokenizer is spiece.model, which needs sentencepiece: pip install "
+    "sentencepiece, or fetch a tokenizer.json.",
+    "tiktoken.model": "Its only tokenizer is of tiktoken: pip install tiktoken, or fetch a "
+    "tokenizer.json. Tokenizers with code of their own are not run.",
+    "vocab.json": "vocab.json needs merges.txt, too. Fetch tokenizer.json and its config.",
+}
 # A part of what templates demand, in lower case -> what to change in the row
 DEMANDS = {
     "system": "Move the system text to the beginning of the first user message.",
@@ -29,6 +54,11 @@ DEMANDS = {
 }
 MOST_TOKENS = 2**24  # of a whole text
 FEWEST_TOKENS = 64  # shorter samples say nothing about attention
+FEWEST_DISTINCT = 8  # different tokens of a text that means something
+LONGEST_REPEAT = 64  # characters that may be one or two, repeated: a ruled line
+LISTED = 5
+# Rendering of all conversations: seconds, and more for each
+RENDER_SECONDS, RENDER_EACH = 60.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -36,12 +66,14 @@ class TokenBatch:
     """Calibration tokens and where they came from.
 
     ids: int64 [samples, tokens]
+    notes: what was left out of the texts
     """
 
     ids: Tensor
     documents: int
     dropped_tokens: int
     kinds: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -57,11 +89,15 @@ def pack_tokens(
     length: int,
     where: str,
     options: tuple[str, str] = ("--samples", "--sequence-length"),
+    *,
+    shares: Mapping[str, float] | None = None,
 ) -> TokenBatch:
     """Pack `documents` into `samples` samples of `length` tokens; None: as many as they fill.
 
-    `where` names the texts and `options` the two numbers, for messages. Raises CalibrationError if
-    there is too little text.
+    `where` names the texts and `options` the two numbers, for messages. `shares` of the kinds
+    decide the order, so that any number of tokens has the same mixture.
+
+    Raises CalibrationError if there is too little text, or some that means nothing.
     """
     if length < FEWEST_TOKENS or (samples is not None and samples < 1):
         raise CalibrationError(
@@ -71,15 +107,16 @@ def pack_tokens(
     wanted, stream, dropped = (MOST_TOKENS if samples is None else samples * length), [], 0
     kinds: dict[str, int] = {}
     separator = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    encoded, notes = _encoded(documents, tokenizer, where)
     used = 0
-    for document in documents:
-        ids = token_ids(document, tokenizer) + separator
+    for kind, tokens in _by_share(encoded, shares) if shares else encoded:
+        ids = tokens + separator
         if len(stream) >= wanted:
             dropped += len(ids)
             continue
         used += 1
         taken = min(len(ids), wanted - len(stream))
-        kinds[document.kind] = kinds.get(document.kind, 0) + taken
+        kinds[kind] = kinds.get(kind, 0) + taken
         stream += ids[:taken]
         dropped += len(ids) - taken
     if samples is None:
@@ -91,7 +128,83 @@ def pack_tokens(
             f"{where} has {len(stream)} tokens, but {samples} samples of {length} need {wanted}. "
             f"{_advice(len(stream), samples, length, options)} more text."
         )
-    return TokenBatch(torch.tensor(stream[:wanted]).reshape(samples, length), used, dropped, kinds)
+    distinct = len(set(stream[:wanted]) - set(tokenizer.all_special_ids))
+    if distinct < FEWEST_DISTINCT:
+        raise CalibrationError(
+            f"{where} has only {distinct} different tokens in {wanted}: it repeats itself and says "
+            "nothing about the model. Use text like your model's use."
+        )
+    ids = torch.tensor(stream[:wanted]).reshape(samples, length)
+    return TokenBatch(ids, used, dropped, kinds, notes)
+
+
+def _encoded(
+    documents: list[Document], tokenizer: Any, where: str
+) -> tuple[list[tuple[str, list[int]]], tuple[str, ...]]:
+    """(kind, tokens) of each document with tokens of its own, and notes on what was left out.
+
+    Raises CalibrationError if most documents have none.
+    """
+    special, encoded = set(tokenizer.all_special_ids), list[tuple[str, list[int]]]()
+    empty, media, media_rows, started = list[str](), 0, 0, time.monotonic()
+    for number, document in enumerate(documents, 1):
+        label = document.where.rpartition(", ")[2] or f"document {number}"
+        document, parts = without_media(document)
+        media, media_rows = media + parts, media_rows + bool(parts)
+        ids = token_ids(document, tokenizer) if _has_meaning(document) else []
+        if set(ids) <= special:
+            empty.append(label)
+            continue
+        encoded.append((document.kind, ids))
+        spent = time.monotonic() - started
+        if document.messages and spent > RENDER_SECONDS + RENDER_EACH * len(documents):
+            raise CalibrationError(
+                f"{where}: the model's chat template took {spent:.0f} seconds for {number} of "
+                f"{len(documents)} conversations. Fix the template, or give fewer rows."
+            )
+    notes = []
+    if empty:
+        more = f" and {len(empty) - LISTED} more" if len(empty) > LISTED else ""
+        reason = (
+            f"{len(empty)} of {len(documents)} documents have no token of their own: they are "
+            "empty, one letter repeated, or only special tokens "
+            f"({', '.join(empty[:LISTED])}{more})"
+        )
+        if 2 * len(empty) > len(documents):
+            raise CalibrationError(f"{where}: {reason}. Use text like your model's use.")
+        notes.append(f"{where}: {reason}. They were left out.")
+    if media:
+        notes.append(
+            f"{where}: {media} parts that are not text, such as images, in {media_rows} "
+            "conversations were left out; the text part is calibrated with text."
+        )
+    return encoded, tuple(notes)
+
+
+def _has_meaning(document: Document) -> bool:
+    """Whether a document has visible text that is more than one or two characters repeated."""
+    text = document.text
+    if document.messages:
+        text = " ".join(value for _, fields in message_fields(document) for _, value in fields)
+    start = "".join(text[: 16 * LONGEST_REPEAT].split())
+    if len(start) >= LONGEST_REPEAT and len(set(start)) <= 2:
+        return len(set(text)) > FEWEST_DISTINCT
+    return any(letter.isprintable() and not letter.isspace() for letter in text)
+
+
+def _by_share(
+    encoded: list[tuple[str, list[int]]], shares: Mapping[str, float]
+) -> Iterator[tuple[str, list[int]]]:
+    """The documents, always one of the kind that is furthest below its share; others last."""
+    queues: dict[str, deque[list[int]]] = {kind: deque() for kind in shares}
+    for kind, ids in encoded:
+        queues.setdefault(kind, deque()).append(ids)
+    taken = dict.fromkeys(queues, 0)
+    while waiting := [kind for kind, queue in queues.items() if queue]:
+        kind = min(waiting, key=lambda kind: taken[kind] / shares.get(kind, 1e-9))
+        ids = queues[kind].popleft()
+        taken[kind] += len(ids) + 1
+        yield kind, ids
 
 
 def _advice(tokens: int, samples: int, length: int, options: tuple[str, str]) -> str:
@@ -107,14 +220,52 @@ def _advice(tokens: int, samples: int, length: int, options: tuple[str, str]) ->
 
 
 def token_ids(document: Document, tokenizer: Any) -> list[int]:
-    """The tokens of one document; a conversation goes through the model's chat template."""
-    if not document.messages:
-        return tokenizer(document.text, add_special_tokens=True, verbose=False).input_ids
-    if not tokenizer.chat_template:
-        plain = "\n\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in document.messages)
-        return tokenizer(plain, add_special_tokens=True, verbose=False).input_ids
-    text = conversation_text(document, tokenizer)
-    return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    """The tokens of one document; a conversation goes through the model's chat template.
+
+    Raises CalibrationError naming the row that does not become tokens.
+    """
+    text, template = document.text, bool(document.messages and tokenizer.chat_template)
+    if template:
+        text = conversation_text(document, tokenizer)
+    elif document.messages:
+        text = plain_conversation(document)
+    try:
+        return encode(tokenizer, text, special=not template)
+    except ModelError as error:
+        raise CalibrationError(f"{document.where or 'A text'}: {error}") from error
+
+
+def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    """The tokens of `text`, with the tokenizer's special tokens or without.
+
+    Raises ModelError if the tokenizer fails.
+    """
+    try:
+        return tokenizer(text, add_special_tokens=special, verbose=False).input_ids
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise ModelError(
+            f"The tokenizer cannot read the text ({first_line(error)}). Check it for characters "
+            "that are no text, and the model's tokenizer files."
+        ) from error
+
+
+def plain_conversation(document: Document) -> str:
+    """A conversation for a model without a chat template.
+
+    Raises CalibrationError for what only a template can write.
+    """
+    lost = next(
+        (name for m in document.messages for name in ("tool_calls", *REASONING) if m.get(name)),
+        "tools" if document.tools else "documents" if document.documents else None,
+    )
+    if lost is not None:
+        raise CalibrationError(
+            f"{document.where or 'A conversation'}: the model has no chat template, so {lost!r} "
+            "cannot be written. Add chat_template.jinja to the model's folder, or write the "
+            "conversation as the model reads it into a row with 'text'."
+        )
+    turns = ((str(m["role"]), content_text(m.get("content"))) for m in document.messages)
+    return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in turns)
 
 
 def conversation_text(document: Document, tokenizer: Any) -> str:
@@ -158,12 +309,45 @@ def check_vocabulary(batch: TokenBatch, vocabulary: int, where: str) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`. Raises ModelError if Transformers cannot read one there."""
+    """The tokenizer in `folder`; code of the folder is never run.
+
+    Raises ModelError if Transformers cannot read one there.
+    """
     try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises bare Exception for a file of another version
         raise ModelError(
-            f"{folder} has no tokenizer that can be read ({reason}). Fetch tokenizer.json and its "
-            "config."
+            f"{folder} has no tokenizer that can be read ({first_line(error)}). "
+            f"{_tokenizer_advice(folder)}"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """The start of an error's message, without its line ends."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _tokenizer_advice(folder: Path) -> str:
+    """What to do about a folder whose tokenizer does not load."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    for name, advice in TOKENIZER_FILES.items():
+        if name in names:
+            return advice
+    if any(name.endswith(".tiktoken") for name in names):
+        return TOKENIZER_FILES["tiktoken.model"]
+    return "It has no tokenizer file. Fetch tokenizer.json and its config."
+
+
+def tokenizer_note(tokenizer: Any, vocabulary: int) -> str | None:
+    """A warning if the tokenizer has ids beyond the `vocabulary` rows of the embedding."""
+    beyond = {id: token for token, id in tokenizer.get_vocab().items() if id >= vocabulary}
+    if not beyond:
+        return None
+    tokens = ", ".join(repr(beyond[id]) for id in sorted(beyond)[:LISTED])
+    return (
+        f"The tokenizer has {len(beyond)} tokens beyond the {vocabulary} rows of the model's "
+        f"embedding (ids up to {max(beyond)}: {tokens}). The calibration has none of them, but a "
+        "prompt with one cannot run: use the tokenizer that belongs to the model, or a model whose "
+        "embedding was resized for it."
+    )
