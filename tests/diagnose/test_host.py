@@ -276,7 +276,7 @@ def test_memory_and_limits_are_those_of_the_system(monkeypatch, tmp_path):
                        ("limit", "1073741824\n")):  # fmt: skip
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(probe, "CPU_FILE", str(tmp_path / "cpu"))
-    memory = SimpleNamespace(total=2 * GIB)
+    memory = SimpleNamespace(total=2 * GIB, available=GIB)
     monkeypatch.setattr(probe.psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(system, "CGROUP_LIMITS", (str(tmp_path / "limit"),))
     monkeypatch.setattr(system, "CGROUP_USES", (str(tmp_path / "limit"),))

@@ -12,6 +12,7 @@ from .ranking import Candidate
 from .speed import Forecast
 from .weight_formats import FORMATS, bytes_read, stored_weights
 
+_TIED_HEAD = "head (tied to the embedding)"
 MAX_REFUSALS = 4  # shown to people; JSON has all
 
 
@@ -44,12 +45,8 @@ def parts_table(plan: Plan) -> Table:
 
 def parts(shape: ModelShape) -> dict[str, int]:
     """Parameters by part; their sum is all of them."""
-    counts = {"embedding": shape.embedding, "head": shape.head}
-    for linear in shape.linears:
-        counts[linear.part] = counts.get(linear.part, 0) + linear.weights + linear.biases
-    counts["norms and others"] = shape.other + sum(block.other for block in shape.blocks)
-    counts |= shape.towers
-    names = {"head": "head" if shape.head else "head (tied to the embedding)"}
+    names = {"other": "norms and others"} | ({} if shape.head else {"head": _TIED_HEAD})
+    counts = shape.parts | shape.towers
     return {names.get(name, name): n for name, n in counts.items() if n or name == "head"}
 
 

@@ -241,9 +241,5 @@ def _differences(counted: ModelShape, stored: ModelShape) -> list[str]:
 
 
 def _parts(shape: ModelShape) -> dict[str, int]:
-    counts = {"embedding": shape.embedding, "head": shape.head}
-    for linear in shape.linears:
-        counts[linear.part] = counts.get(linear.part, 0) + linear.weights + linear.biases
-    counts["norms and the like"] = shape.other + sum(block.other for block in shape.blocks)
-    counts["towers"] = sum(shape.towers.values())
-    return counts
+    counts = shape.parts | {"towers": sum(shape.towers.values())}
+    return {"norms and the like" if name == "other" else name: n for name, n in counts.items()}

@@ -131,6 +131,14 @@ class ModelShape:
         return self.embedding + self.head + self.other + blocks + sum(self.towers.values())
 
     @property
+    def parts(self) -> dict[str, int]:
+        """Parameters by part, without the towers; norms and the like are "other"."""
+        counts = {"embedding": self.embedding, "head": self.head}
+        for linear in self.linears:
+            counts[linear.part] = counts.get(linear.part, 0) + linear.weights + linear.biases
+        return counts | {"other": self.other + sum(block.other for block in self.blocks)}
+
+    @property
     def active_parameters(self) -> int:
         """Those of the language model that one token passes: the chosen experts only.
 

@@ -10,26 +10,11 @@ from salient.core.model_files import as_object
 from salient.plan.vllm.versions import AUTO_AWQ, AWQ_TRIES_ALL, TURING_MARLIN
 
 from .rule_context import AWQ_METHODS, HALF, SINGLE, Condition, RuleContext
-from .server_arguments import CHOICES
+from .server_arguments import CHOICES, METHODS, SAFE_FORMATS
 
 _QUANTIZED_NAME = re.compile(
     r"awq|gptq|int[48]|[48][-_]?bit|w[48]a|fp[48]|quant|gguf|bnb|autoround|compressed|nf4"
 )
-# Methods that load a checkpoint of each kind.
-_COMPATIBLE = {
-    "awq": (*AWQ_METHODS, "moe_wna16", "humming", "inc"),
-    "gptq": ("gptq", "gptq_marlin", "auto_gptq", "marlin", "moe_wna16", "humming", "inc"),
-    "compressed-tensors": ("compressed-tensors",),
-}
-# methods of other releases and of SGLang, which are no misspelling
-_ELSEWHERE = """
-    aqlm auto-round auto_round bitblas bitsandbytes deepspeedfp gguf gptq_bitblas gptq_marlin_24
-    hqq ipex nvfp4 petit_nvfp4 ptpc_fp8 rtn tpu_int8 w8a8_fp8 w8a8_int8
-"""
-_SAFE_FORMATS = """
-    auto hf safetensors fastsafetensors instanttensor runai_streamer runai_streamer_sharded
-    sharded_state tensorizer mistral ipc_cache modelexpress dummy
-"""
 _SLOW_BACKENDS = ("conch", "triton", "exllama", "emulation", "torch")
 _FAST_KERNELS = ("MacheteLinearKernel", "MarlinLinearKernel")
 
@@ -56,7 +41,7 @@ def _base_model(context: RuleContext) -> str:
 
 def _mismatch(context: RuleContext) -> str:
     """The checkpoint's method, where that of the argument cannot load it."""
-    method, compatible = context.text("quantization"), _COMPATIBLE.get(context.method)
+    method, compatible = context.text("quantization"), METHODS.get(context.method)
     return context.method if method and compatible and method not in compatible else ""
 
 
@@ -70,14 +55,10 @@ def _needless(context: RuleContext) -> bool:
     return awq and context.may_be_nvidia and not _base_model(context)
 
 
-def _unquantized(context: RuleContext) -> bool:
-    return bool(context.config) and not context.quantization and not context.is_set("quantization")
-
-
 def _unknown_method(context: RuleContext) -> str:
     """The known method with the most similar name."""
     method, known = context.value("quantization"), CHOICES["quantization"]
-    if not isinstance(method, str) or method in known or method in _ELSEWHERE.split():
+    if not isinstance(method, str) or method in known or method in METHODS["elsewhere"]:
         return ""
     near = difflib.get_close_matches(method.lower().replace("-", "_"), known, 1)
     return near[0] if near and near[0] != method else ""
@@ -100,19 +81,6 @@ def _rounds_activations(context: RuleContext) -> bool:
     return context.vendor == "cpu" and context.awq and bfloat16 and unset
 
 
-def _other_format(context: RuleContext) -> str:
-    name = context.text("load_format")
-    return "" if name in _SAFE_FORMATS.split() else name
-
-
-def _marlin_on_old_gpu(context: RuleContext) -> bool:
-    return 0 < context.capability < 80 and context.text("quantization") == "awq_marlin"
-
-
-def _bfloat16_with_awq(context: RuleContext) -> bool:
-    return context.text("dtype") == "bfloat16" and context.text("quantization") == "awq"
-
-
 CONDITIONS: dict[str, Condition] = {
     "base-model-named": lambda c: _base_model(c) if c.config is not None else "",
     "base-model-named-by-name": lambda c: _base_model(c) if c.config is None else "",
@@ -121,14 +89,20 @@ CONDITIONS: dict[str, Condition] = {
     "awq-forced-slow-sglang": _forces_awq,
     "awq-named-needlessly": _needless,
     "awq-marlin-on-cpu": lambda c: c.vendor == "cpu" and c.text("quantization") in AWQ_METHODS[1:],
-    "awq-marlin-on-old-gpu": _marlin_on_old_gpu,
+    "awq-marlin-on-old-gpu": lambda c: (
+        0 < c.capability < 80 and c.text("quantization") == "awq_marlin"
+    ),
     "capability-too-low": lambda c: c.vendor == "nvidia" and 0 < c.capability < 75 and c.awq,
     "awq-rocm": _slow_on_rocm,
     "quantization-unknown": _unknown_method,
-    "model-not-quantized": _unquantized,
+    "model-not-quantized": lambda c: (
+        bool(c.config) and not c.quantization and not c.is_set("quantization")
+    ),
     "method-from-checkpoint": lambda c: c.awq and not c.is_set("quantization"),
     "float32-with-awq": lambda c: c.awq and c.text("dtype") in SINGLE,
-    "bfloat16-with-slow-awq": _bfloat16_with_awq,
+    "bfloat16-with-slow-awq": lambda c: (
+        (c.text("dtype"), c.text("quantization")) == ("bfloat16", "awq")
+    ),
     "bfloat16-on-old-gpu": lambda c: 0 < c.capability < 80 and c.text("dtype") == "bfloat16",
     "cpu-float16": lambda c: c.vendor == "cpu" and c.text("dtype") in HALF,
     "linear-backend-slow": lambda c: c.may_be_nvidia and c.text("linear_backend") in _SLOW_BACKENDS,
@@ -139,6 +113,6 @@ CONDITIONS: dict[str, Condition] = {
     "cpu-w4a8": _rounds_activations,
     "tensors-untracked": lambda c: c.awq and not _tracks_weights(c),
     "dummy-weights": lambda c: c.text("load_format") == "dummy",
-    "load-format": _other_format,
+    "load-format": lambda c: "" if c.text("load_format") in SAFE_FORMATS else c.text("load_format"),
     "tensors-tracked": _tracks_weights,
 }

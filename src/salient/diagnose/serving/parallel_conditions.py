@@ -97,11 +97,6 @@ def _external_copies(context: RuleContext) -> bool:
     return bool(context.dense and external and context.size("data_parallel_size") != 1)
 
 
-def _copies(context: RuleContext) -> bool:
-    several = context.dense and context.size("data_parallel_size") > 1
-    return several and not _external_copies(context)
-
-
 def _uses_ray(context: RuleContext) -> bool:
     return context.text("distributed_executor_backend") == "ray"
 
@@ -109,11 +104,6 @@ def _uses_ray(context: RuleContext) -> bool:
 def _ray_for_one_node(context: RuleContext) -> bool:
     one_node = 0 < _world(context) <= _GPUS_A_NODE and context.size("nnodes") == 1
     return _uses_ray(context) and one_node
-
-
-def _no_custom_all_reduce(context: RuleContext) -> bool:
-    several = context.size("tensor_parallel_size") > 1
-    return several and context.flag("disable_custom_all_reduce") is True
 
 
 CONDITIONS: dict[str, Condition] = {
@@ -126,8 +116,12 @@ CONDITIONS: dict[str, Condition] = {
     "tensor-parallel-over-network": _over_network,
     "worker-not-headless": _worker_with_server,
     "external-copies-of-dense": _external_copies,
-    "copies-of-dense": _copies,
+    "copies-of-dense": lambda c: (
+        c.dense and c.size("data_parallel_size") > 1 and not _external_copies(c)
+    ),
     "experts-of-dense": lambda c: c.dense and c.flag("enable_expert_parallel") is True,
     "ray-for-one-node": _ray_for_one_node,
-    "custom-all-reduce-off": _no_custom_all_reduce,
+    "custom-all-reduce-off": lambda c: (
+        c.size("tensor_parallel_size") > 1 and c.flag("disable_custom_all_reduce") is True
+    ),
 }

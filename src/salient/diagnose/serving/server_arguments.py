@@ -29,16 +29,10 @@ SGLANG: dict[str, str] = _OTHER_NAMES["sglang"]
 # arguments of older releases and their replacements; the first release without some
 REMOVED: dict[str, str] = _OTHER_NAMES["removed"]
 REMOVED_IN: dict[str, str] = _OTHER_NAMES["removed-in"]
-# the values of each kind, for messages
-VALUES: dict[Kind, str] = {
-    "flag": "true or false",
-    "integer": "a whole number",
-    "size": "a whole number, or one such as 32k",
-    "number": "a number",
-    "list": "one or several words",
-    "json": "a JSON object",
-    "text": "a word",
-}
+REMOVED_VARIABLES: dict[str, str] = _OTHER_NAMES["removed-variables"]
+VALUES: dict[Kind, str] = _OTHER_NAMES["values"]
+METHODS: dict[str, list[str]] = _OTHER_NAMES["methods"]
+SAFE_FORMATS: list[str] = _OTHER_NAMES["formats"]["safe"]
 SGLANG_FLAGS = ("enforce_eager", "trust_remote_code", "disable_radix_cache")
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")

@@ -135,10 +135,6 @@ def _small_chunks(context: RuleContext) -> bool:
     return batch is not None and 0 < batch < 512 and not _short_prefill(context)
 
 
-def _unchunked(context: RuleContext) -> bool:
-    return context.flag("enable_chunked_prefill") is False and not _short_prefill(context)
-
-
 def _eager(context: RuleContext) -> bool:
     return context.flag("enforce_eager") is True and context.vendor != "cpu"
 
@@ -168,7 +164,9 @@ CONDITIONS: dict[str, Condition] = {
     "few-sequences": _few_sequences,
     "prompt-too-long-for-batch": _short_prefill,
     "small-batches": _small_chunks,
-    "chunked-prefill-off": _unchunked,
+    "chunked-prefill-off": lambda c: (
+        c.flag("enable_chunked_prefill") is False and not _short_prefill(c)
+    ),
     "prefix-caching-off": lambda c: c.flag("enable_prefix_caching") is False,
     "radix-cache-off": lambda c: c.flag("disable_radix_cache") is True,
     "eager": _eager,

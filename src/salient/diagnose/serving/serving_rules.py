@@ -15,15 +15,19 @@ from salient.plan.vllm.versions import NEWEST, Version, parse_version
 
 from . import model_conditions, parallel_conditions, server_conditions
 from .rule_context import Condition, RuleContext, ServingRule
-from .server_arguments import CHOICES, KINDS, REMOVED, REMOVED_IN, VALUES, fits, nearest
+from .server_arguments import (
+    CHOICES,
+    KINDS,
+    REMOVED,
+    REMOVED_IN,
+    REMOVED_VARIABLES,
+    VALUES,
+    fits,
+    nearest,
+)
 from .settings import UNKNOWN, ServingSettings
 
 _MOST_UNKNOWN = 20  # names that are looked up
-# variables that 0.32 no longer reads, and their replacements
-REMOVED_VARIABLES = {
-    "VLLM_ATTENTION_BACKEND": "--attention-backend NAME",
-    "VLLM_USE_V1": "leave it out: there is no other engine",
-}
 
 
 def _case(
