@@ -1,7 +1,4 @@
-"""What commands share: a progress bar, error messages, Ctrl-C, and reports.
-
-Exit codes: 0 done, 1 a negative verdict, 2 an error (only its message), 130 interrupted.
-"""
+"""What commands share: a progress bar, error messages, Ctrl-C, and reports."""
 
 import contextlib
 import signal

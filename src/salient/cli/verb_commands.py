@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from salient import api
 from salient.core.options import option_fields
-from salient.core.report import Report
 
 from .console import cli_session, show
 from .options import python_value
@@ -120,16 +121,10 @@ def _finish_generate(result: "GenerateResult", values: Values, as_json: bool) ->
     else:
         for number, (prompt, text) in enumerate(zip(values["prompt"], result.texts, strict=True)):
             print(f"--- {number + 1}: {prompt}\n{text}")
-    _show_on_terminal(result.report)
-    return 0
-
-
-def _show_on_terminal(report: Report) -> None:
-    from rich.console import Console
-
     errors = Console(stderr=True)
     if errors.is_terminal:
-        report.show(errors)
+        result.report.show(errors)
+    return 0
 
 
 def _finish_chat(conversation: Any, values: Values, as_json: bool) -> int:

@@ -55,12 +55,10 @@ class LogitsComparison:
 
     @property
     def perplexity_reference(self) -> float:
-        """Perplexity of the reference."""
         return exp(self.nll_reference / max(self.predicted, 1))
 
     @property
     def perplexity_quantized(self) -> float:
-        """Perplexity of the quantized model."""
         return exp(self.nll_quantized / max(self.predicted, 1))
 
     @property

@@ -16,7 +16,7 @@ salient plan folder --vram 24    # cli/options.py
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
@@ -66,7 +66,10 @@ class OptionField:
     type: Any
     option: OptionSpec
     default: Any
-    required: bool
+
+    @property
+    def required(self) -> bool:
+        return self.default is MISSING
 
     @property
     def spelling(self) -> str:
@@ -78,16 +81,11 @@ def option_fields(record: type) -> tuple[OptionField, ...]:
     """The options of `record`: those of its own class, then the inherited ones."""
     hints = get_type_hints(record, include_extras=True)
     own = inspect.get_annotations(record)
-    every = sorted(fields(record), key=lambda field: field.name not in own)
-    return tuple(_option_fields(every, hints))
-
-
-def _option_fields(every: Sequence[Any], hints: dict[str, Any]) -> Iterator[OptionField]:
-    for field in every:
-        if get_origin(hint := hints[field.name]) is Annotated:
-            kind, option = get_args(hint)[:2]
-            required = field.default is MISSING
-            yield OptionField(field.name, kind, option, field.default, required)
+    return tuple(
+        OptionField(each.name, *get_args(hints[each.name])[:2], default=each.default)
+        for each in sorted(fields(record), key=lambda each: each.name not in own)
+        if get_origin(hints[each.name]) is Annotated
+    )
 
 
 def with_options(
