@@ -35,10 +35,10 @@ def prompt(length: int, seed: int = 2) -> list[int]:
     return torch.randint(3, 250, (length,), generator=seeded).tolist()
 
 
-def agree(found: TokenSequence, wanted: TokenSequence) -> bool:
+def agree(actual: TokenSequence, wanted: TokenSequence) -> bool:
     """Whether both have the same tokens, up to a choice between two that are as likely."""
     assert len(wanted.picked) > 1
-    for one, other in zip(found.picked, wanted.picked, strict=True):
+    for one, other in zip(actual.picked, wanted.picked, strict=True):
         if one.token != other.token:
             return other.top[0][1] - other.top[1][1] < CLOSE
     return True

@@ -35,8 +35,8 @@ def layer(scheme: Scheme, dtype: torch.dtype = torch.float32, out: int = 64) -> 
 
 def weight_of(out: int, scheme: Scheme, groups: int = 3, seed: int = 0) -> QuantizedWeight:
     seeded = torch.Generator().manual_seed(seed)
-    made = torch.randn(out, groups * scheme.group_size, generator=seeded)
-    return quantize(made + 0.1, scheme, name="toy")
+    built = torch.randn(out, groups * scheme.group_size, generator=seeded)
+    return quantize(built + 0.1, scheme, name="toy")
 
 
 def rows_of(rows: int, width: int) -> Tensor:
@@ -51,9 +51,9 @@ def packed(weight: QuantizedWeight, library: object = LIBRARY) -> CpuWeight:
     return CpuWeight(weight, layer(weight.scheme), library)
 
 
-def off(found: Tensor, wanted: Tensor) -> float:
+def off(actual: Tensor, wanted: Tensor) -> float:
     """The largest difference of a row, relative to the row's largest output."""
-    return float(((found - wanted).abs().amax(-1) / wanted.abs().amax(-1)).max())
+    return float(((actual - wanted).abs().amax(-1) / wanted.abs().amax(-1)).max())
 
 
 @pytest.fixture(scope="module")
@@ -81,31 +81,31 @@ def forgetful(monkeypatch):
 @needs_compiler
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_shape_gives_what_the_definition_gives(group, symmetric):
+def test_every_shape_equals_the_definition(group, symmetric):
     scheme = Scheme(group, symmetric)
     for out in OUTS:
         weight = weight_of(out, scheme)
-        made, reference = packed(weight), ReferenceWeight(weight, layer(weight.scheme))
-        x = rows_of(max(ROWS), made.width)
+        built, reference = packed(weight), ReferenceWeight(weight, layer(weight.scheme))
+        x = rows_of(max(ROWS), built.width)
         wanted = reference(x)
         for rows in ROWS:
-            assert off(made(x[:rows]), wanted[:rows]) < coded_product()
+            assert off(built(x[:rows]), wanted[:rows]) < coded_product()
 
 
 @needs_compiler
 @pytest.mark.parametrize("group", GROUPS)
-def test_the_dequantized_weight_is_the_definitions_bit_for_bit(group):
+def test_the_dequantized_weight_equals_the_definition_bit_for_bit(group):
     for out in OUTS:
         weight = weight_of(out, Scheme(group))
         for dtype in (torch.float32, torch.bfloat16):
-            found = packed(weight).dequantize(dtype)
+            actual = packed(weight).dequantize(dtype)
             assert torch.equal(
-                found, ReferenceWeight(weight, layer(weight.scheme)).dequantize(dtype)
+                actual, ReferenceWeight(weight, layer(weight.scheme)).dequantize(dtype)
             )
 
 
 @needs_compiler
-def test_a_weight_in_an_order_of_its_own_would_be_noticed():
+def test_swapped_inputs_exceed_the_tolerance():
     """What the law above is worth: two inputs of one group swapped are far off."""
     weight = weight_of(48, Scheme(32))
     swapped = weight.codes.clone()
@@ -117,56 +117,58 @@ def test_a_weight_in_an_order_of_its_own_would_be_noticed():
 
 @needs_compiler
 @pytest.mark.parametrize("group", [32, 320])
-def test_plain_cpp_gives_what_the_processors_instructions_give(group, plain):
+def test_plain_cpp_equals_vector_instructions(group, plain):
     weight = weight_of(100, Scheme(group))
     x = rows_of(7, weight.codes.shape[1])
     assert plain.instructions == "plain C++"
     # of each of 3 groups 4 roundings; together they are at most 3 times the largest output
     assert off(packed(weight, plain)(x), packed(weight)(x)) < 3 * worst(12)
-    found, wanted = (packed(weight, lib).dequantize(torch.float32) for lib in (plain, LIBRARY))
-    assert torch.equal(found, wanted)
+    actual, wanted = (packed(weight, lib).dequantize(torch.float32) for lib in (plain, LIBRARY))
+    assert torch.equal(actual, wanted)
 
 
 # A row is a row
 
 
 @needs_compiler
-def test_a_row_is_the_same_bits_whatever_rows_are_computed_with_it():
+def test_a_row_has_the_same_bits_in_any_batch():
     weight = weight_of(100, Scheme(64))
-    made, x = packed(weight), rows_of(130, weight.codes.shape[1])
-    alone = torch.cat([made(row[None]) for row in x])
+    built, x = packed(weight), rows_of(130, weight.codes.shape[1])
+    alone = torch.cat([built(row[None]) for row in x])
     for rows in ROWS:
-        assert torch.equal(made(x[:rows]), alone[:rows])
-        assert torch.equal(made(x[-rows:]), alone[-rows:])
+        assert torch.equal(built(x[:rows]), alone[:rows])
+        assert torch.equal(built(x[-rows:]), alone[-rows:])
 
 
 @needs_compiler
 def test_the_number_of_threads_changes_no_bit():
     weight = weight_of(100, Scheme(64))
-    made, x = packed(weight), rows_of(70, weight.codes.shape[1])
+    built, x = packed(weight), rows_of(70, weight.codes.shape[1])
     before = torch.get_num_threads()
     try:
-        found = []
+        actual = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(torch.cat((made(x), made(x[:1]), made.dequantize(torch.float32)[:, :100])))
+            actual.append(
+                torch.cat((built(x), built(x[:1]), built.dequantize(torch.float32)[:, :100]))
+            )
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+    assert torch.equal(actual[0], actual[1])
+    assert torch.equal(actual[0], actual[2])
 
 
 @needs_compiler
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_number_spoils_its_own_row_and_no_other(bad):
+def test_a_non_finite_value_affects_only_its_own_row(bad):
     weight = weight_of(48, Scheme(32))
     x = rows_of(6, weight.codes.shape[1])
     wanted = packed(weight)(x)
     x[2, 40] = bad
-    found = packed(weight)(x)
-    assert not found[2].isfinite().any()
+    actual = packed(weight)(x)
+    assert not actual[2].isfinite().any()
     others = [0, 1, 3, 4, 5]
-    assert torch.equal(found[others], wanted[others])
+    assert torch.equal(actual[others], wanted[others])
 
 
 @needs_compiler
@@ -177,24 +179,24 @@ def test_a_row_of_zeros_gives_zeros():
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_activations_of_16_bits_come_back_as_they_came(dtype):
+def test_16_bit_activations_give_outputs_of_their_dtype(dtype):
     weight = weight_of(48, Scheme(32))
     x = rows_of(5, 96)[None].to(dtype) / 100
-    found = packed(weight)(x)
-    assert found.dtype == dtype
-    assert found.shape == (1, 5, 48)
+    actual = packed(weight)(x)
+    assert actual.dtype == dtype
+    assert actual.shape == (1, 5, 48)
     wanted = ReferenceWeight(weight, layer(weight.scheme))(x.float())[0]
-    assert off(found[0].float(), wanted) < unit_roundoff(dtype) + coded_product()
+    assert off(actual[0].float(), wanted) < unit_roundoff(dtype) + coded_product()
 
 
 @needs_compiler
-def test_any_shape_of_rows_is_kept_even_none():
-    made = packed(weight_of(21, Scheme(8)))
-    assert made(torch.ones(24)).shape == (21,)
-    assert made(torch.ones(0, 24)).shape == (0, 21)
-    assert made(torch.ones(2, 3, 24)).shape == (2, 3, 21)
+def test_leading_shapes_are_preserved_even_without_rows():
+    built = packed(weight_of(21, Scheme(8)))
+    assert built(torch.ones(24)).shape == (21,)
+    assert built(torch.ones(0, 24)).shape == (0, 21)
+    assert built(torch.ones(2, 3, 24)).shape == (2, 3, 21)
     across = rows_of(4, 48)[:, ::2]
-    assert torch.equal(made(across), made(across.contiguous()))
+    assert torch.equal(built(across), built(across.contiguous()))
 
 
 # Parts of a weight
@@ -203,19 +205,19 @@ def test_any_shape_of_rows_is_kept_even_none():
 @needs_compiler
 def test_rows_of_a_weight_share_its_memory_and_give_its_slice():
     weight = weight_of(100, Scheme(32))
-    made, x = packed(weight), rows_of(5, 96)
+    built, x = packed(weight), rows_of(5, 96)
     for start, stop in ((0, 32), (32, 48), (48, 100), (0, 100)):
-        part = made.rows(start, stop)
+        part = built.rows(start, stop)
         assert part is not None
-        first, last = made.codes.data_ptr(), made.codes.data_ptr() + made.codes.numel()
+        first, last = built.codes.data_ptr(), built.codes.data_ptr() + built.codes.numel()
         assert first <= part.codes.data_ptr() < last
-        assert torch.equal(part(x), made(x)[:, start:stop])
+        assert torch.equal(part(x), built(x)[:, start:stop])
         assert torch.equal(part.dequantize(torch.float32), weight.dequantize()[start:stop])
 
 
 @needs_compiler
 @pytest.mark.parametrize(("start", "stop"), [(8, 32), (0, 40), (32, 99)])
-def test_rows_that_would_cut_a_block_are_not_given(start, stop):
+def test_no_view_may_cut_a_block(start, stop):
     assert packed(weight_of(100, Scheme(32))).rows(start, stop) is None
 
 
@@ -225,7 +227,7 @@ def test_rows_that_would_cut_a_block_are_not_given(start, stop):
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("width", [1, 7, 64, 100, 257])
-def test_a_16_bit_weight_gives_what_float64_gives(dtype, width):
+def test_a_16_bit_weight_is_close_to_float64(dtype, width):
     seeded = torch.Generator().manual_seed(0)
     for out in (1, 2, 3, 50):
         weight = torch.randn(out, width, generator=seeded).to(dtype)
@@ -237,49 +239,49 @@ def test_a_16_bit_weight_gives_what_float64_gives(dtype, width):
         wanted = x.double() @ weight.double().t() + bias
         size = x.double().abs() @ weight.double().abs().t() + bias.abs()
         for rows in (1, 2, 3, 9):
-            found = linear(x[None, :rows])[0]
-            assert_within(found, wanted[:rows], worst(width + 2) * size[:rows])
-            assert torch.equal(found, linear(x)[:rows])
+            actual = linear(x[None, :rows])[0]
+            assert_within(actual, wanted[:rows], worst(width + 2) * size[:rows])
+            assert torch.equal(actual, linear(x)[:rows])
 
 
 # Where it runs
 
 
 @pytest.mark.parametrize("march", ["skylake-avx512", "icelake-server", "x86-64"])
-def test_the_source_compiles_for_processors_that_are_not_here(march, tmp_path):
+def test_the_source_compiles_for_other_processors(march, tmp_path):
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("not on an x86 processor")
     if shutil.which("g++") is None:
         pytest.skip("no g++ is installed")
     command = ["g++", "-std=c++17", "-O0", "-fopenmp", f"-march={march}", "-c"]
     source = str(SOURCES / "native.cpp")
-    made = subprocess.run(
+    built = subprocess.run(
         [*command, source, "-o", str(tmp_path / "native.o")], capture_output=True, text=True
     )
-    assert made.returncode == 0, made.stderr
+    assert built.returncode == 0, built.stderr
 
 
 @needs_compiler
-def test_the_library_says_what_it_uses_of_the_processor():
+def test_the_library_reports_its_instruction_set():
     assert isinstance(LIBRARY, Library)
     assert LIBRARY.instructions in ("plain C++", "AVX2", "AVX-512", "AVX-512 VNNI")
 
 
 @pytest.mark.parametrize(
-    ("scheme", "device", "words"),
+    ("scheme", "device", "message"),
     [
         (Scheme(32, bits=8), CPU, "it takes 4 bits, not 8"),
         (Scheme(12), CPU, "multiples of 8, not 12"),
         (Scheme(32), torch.device("meta"), "on the CPU, not on meta"),
     ],
 )
-def test_what_it_cannot_take_it_says(scheme, device, words):
+def test_an_unsupported_layer_has_a_reason(scheme, device, message):
     refused = CpuWeight.unsupported(Layer(64, 64, scheme, device, torch.float32))
     assert refused is not None
-    assert words in refused
+    assert message in refused
 
 
-def test_without_a_compiler_it_says_so_and_another_kernel_takes_over(forgetful):
+def test_without_a_compiler_another_kernel_is_selected_with_the_reason(forgetful):
     forgetful.setenv("CXX", "no-such-compiler")
     refused = CpuWeight.unsupported(layer(Scheme(32)))
     assert refused is not None
@@ -315,13 +317,13 @@ def test_a_cache_that_cannot_be_written_is_named(forgetful, tmp_path):
 
 
 @needs_compiler
-def test_it_is_built_once_and_anew_when_the_flags_change(forgetful, tmp_path):
+def test_it_is_built_once_and_again_when_the_flags_change(forgetful, tmp_path):
     forgetful.setenv("SALIENT_CACHE", str(tmp_path))
     forgetful.setattr(
-        cpu_build, "_build", lambda compiler, extra, library: library.write_text("made")
+        cpu_build, "_build", lambda compiler, extra, library: library.write_text("built")
     )
     first = built_library()
-    assert first.read_text() == "made"
+    assert first.read_text() == "built"
     first.write_text("kept")
     built_library.cache_clear()
     assert built_library().read_text() == "kept"

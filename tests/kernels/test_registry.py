@@ -41,16 +41,16 @@ def layer_of(
 
 
 def weight_of(layer: Layer, seed: int = 0) -> QuantizedWeight:
-    made = torch.randn(layer.out, layer.width, generator=torch.Generator().manual_seed(seed))
-    return quantize(made, layer.scheme, name="toy")
+    built = torch.randn(layer.out, layer.width, generator=torch.Generator().manual_seed(seed))
+    return quantize(built, layer.scheme, name="toy")
 
 
 def rows_of(rows: int, width: int) -> Tensor:
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(1))
 
 
-def off(found: Tensor, wanted: Tensor) -> float:
-    return float((found.float() - wanted).abs().max() / wanted.abs().max())
+def off(actual: Tensor, wanted: Tensor) -> float:
+    return float((actual.float() - wanted).abs().max() / wanted.abs().max())
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def no_cpu(monkeypatch):
     monkeypatch.setattr(CpuWeight, "unsupported", lambda layer: "it is not there today")
 
 
-def test_every_kernel_of_the_table_is_found_by_its_name():
+def test_find_kernel_returns_every_kernel_of_the_table():
     for name in KERNELS | FOREIGN:
         assert find_kernel(name).name == name
 
@@ -72,28 +72,28 @@ def test_an_unknown_kernel_lists_the_known_ones():
 
 
 @pytest.mark.parametrize("name", ["dense", "reference"])
-def test_a_kernel_that_was_asked_for_is_taken_and_said(name):
+def test_a_kernel_selected_by_name_has_that_reason(name):
     choice = select_kernel(layer_of(), name)
     assert (choice.kernel.name, choice.why) == (name, "selected by name")
 
 
-def test_a_kernel_that_was_asked_for_and_refuses_says_which_layer_and_why():
-    words = (
+def test_a_named_kernel_that_does_not_support_a_layer_is_an_error_with_the_reason():
+    message = (
         r"The kernel 'torch-int4' does not support a layer of 64 x 64: it is fast in bfloat16 "
         r"only, not in float32\. Use another, or 'auto'\."
     )
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         select_kernel(layer_of(), "torch-int4")
 
 
-def test_the_first_kernel_that_takes_a_layer_is_the_fastest_here(monkeypatch):
+def test_the_first_supporting_kernel_is_the_fastest_on_this_device(monkeypatch):
     monkeypatch.setattr(CpuWeight, "unsupported", lambda layer: None)
     choice = select_kernel(layer_of())
     assert (choice.kernel.name, choice.why) == ("cpu", "the fastest on this device")
 
 
 @pytest.mark.parametrize(
-    ("layer", "words"),
+    ("layer", "message"),
     [
         (layer_of(dtype=torch.float16), "it is fast in bfloat16 only, not in float16"),
         (
@@ -111,20 +111,20 @@ def test_the_first_kernel_that_takes_a_layer_is_the_fastest_here(monkeypatch):
         ),
     ],
 )
-def test_every_reason_not_to_take_a_kernel_is_said(layer, words, no_cpu):
+def test_every_reason_against_a_kernel_is_reported(layer, message, no_cpu):
     choice = select_kernel(layer)
     assert choice.kernel.name == "dense"
-    assert choice.why == f"not cpu: it is not there today; not torch-int4: {words}"
+    assert choice.why == f"not cpu: it is not there today; not torch-int4: {message}"
 
 
-def test_a_pytorch_without_the_operator_says_its_version(no_cpu, monkeypatch):
+def test_a_pytorch_without_the_operator_is_reported_with_its_version(no_cpu, monkeypatch):
     monkeypatch.setattr(torch.ops, "aten", object())
     choice = select_kernel(layer_of(dtype=torch.bfloat16))
-    words = f"not torch-int4: PyTorch {torch.__version__} does not have it"
-    assert choice.why == f"not cpu: it is not there today; {words}"
+    message = f"not torch-int4: PyTorch {torch.__version__} does not have it"
+    assert choice.why == f"not cpu: it is not there today; {message}"
 
 
-def test_a_gpu_is_not_told_about_kernels_of_the_cpu(monkeypatch):
+def test_reasons_on_a_gpu_omit_cpu_kernels(monkeypatch):
     monkeypatch.setattr(TritonWeight, "unsupported", lambda layer: "it is not there today")
     elsewhere = torch.device("cuda")
     choice = select_kernel(layer_of(dtype=torch.bfloat16, device=elsewhere))
@@ -137,39 +137,39 @@ def test_a_gpu_is_not_told_about_kernels_of_the_cpu(monkeypatch):
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("group", [32, 64, 128, 256])
-def test_torch_int4_gives_what_the_definition_gives(group, symmetric):
+def test_torch_int4_equals_the_definition(group, symmetric):
     layer = layer_of(Scheme(group, symmetric), torch.bfloat16, out=48)
     kernel = TorchInt4Weight
     if not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
         pytest.skip(str(kernel.unsupported(layer)))
     assert kernel.unsupported(layer) is None
     weight = weight_of(layer)
-    made, reference = kernel(weight, layer), ReferenceWeight(weight, layer)
+    built, reference = kernel(weight, layer), ReferenceWeight(weight, layer)
     for rows in (1, 2, 5, 17):
         x = rows_of(rows, layer.width)
-        found = made(x.bfloat16())
-        assert found.dtype == torch.bfloat16
-        assert off(found, reference(x)) < IN_BFLOAT16
-        assert made(x[None]).shape == (1, rows, 48)
-    assert made(torch.ones(0, layer.width)).shape == (0, 48)
-    assert made(torch.ones(layer.width)).shape == (48,)
-    assert torch.equal(made.dequantize(torch.float32), reference.dequantize(torch.float32))
+        actual = built(x.bfloat16())
+        assert actual.dtype == torch.bfloat16
+        assert off(actual, reference(x)) < IN_BFLOAT16
+        assert built(x[None]).shape == (1, rows, 48)
+    assert built(torch.ones(0, layer.width)).shape == (0, 48)
+    assert built(torch.ones(layer.width)).shape == (48,)
+    assert torch.equal(built.dequantize(torch.float32), reference.dequantize(torch.float32))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("scheme", [Scheme(8), Scheme(32, symmetric=True), Scheme(16, bits=8)])
-def test_dense_gives_what_the_definition_gives_and_takes_all(scheme, dtype):
+def test_dense_equals_the_definition_and_supports_every_layer(scheme, dtype):
     layer = layer_of(scheme, dtype, out=21)
     weight, kernel = weight_of(layer), find_kernel("dense")
     assert kernel.unsupported(layer) is None
-    made, reference = kernel(weight, layer), ReferenceWeight(weight, layer)
+    built, reference = kernel(weight, layer), ReferenceWeight(weight, layer)
     x = rows_of(5, layer.width)
-    assert made(x.to(dtype)).dtype == dtype
-    assert off(made(x.to(dtype)), reference(x)) < likely(1, dtype) + likely(layer.width)
-    assert torch.equal(made.dequantize(dtype), reference.dequantize(dtype))
+    assert built(x.to(dtype)).dtype == dtype
+    assert off(built(x.to(dtype)), reference(x)) < likely(1, dtype) + likely(layer.width)
+    assert torch.equal(built.dequantize(dtype), reference.dequantize(dtype))
 
 
-def test_kernels_say_what_memory_they_take():
+def test_kernels_report_their_memory():
     layer = layer_of(Scheme(32), torch.bfloat16)
     weight = weight_of(layer)
     codes = layer.out * layer.width
@@ -178,7 +178,7 @@ def test_kernels_say_what_memory_they_take():
     assert reference == codes + (4 + 1) * weight.scale.numel()
 
 
-def test_a_kernel_that_cannot_part_its_rows_says_none():
+def test_a_kernel_without_row_views_returns_none():
     layer = layer_of()
     assert find_kernel("reference")(weight_of(layer), layer).rows(0, 16) is None
 
@@ -189,26 +189,26 @@ def test_a_kernel_that_cannot_part_its_rows_says_none():
 @pytest.mark.parametrize("name", ["reference", "dense"])
 def test_a_dense_product_is_the_kernels(name):
     layer = layer_of()
-    made = find_kernel(name)(weight_of(layer), layer)
+    built = find_kernel(name)(weight_of(layer), layer)
     x = rows_of(6, layer.width)
-    assert off(dense_product(made, x, torch.float32), made(x)) < 2 * likely(layer.width)
-    half = dense_product(made, x, torch.bfloat16)
+    assert off(dense_product(built, x, torch.float32), built(x)) < 2 * likely(layer.width)
+    half = dense_product(built, x, torch.bfloat16)
     assert half.dtype == torch.float32
-    assert 0 < off(half, made(x)) < IN_BFLOAT16
+    assert 0 < off(half, built(x)) < IN_BFLOAT16
 
 
 @pytest.mark.parametrize("name", ["dense", "reference"])
-def test_what_is_dense_itself_has_no_crossover(name):
+def test_dense_kernels_have_no_crossover(name):
     layer = layer_of()
-    made = find_kernel(name)(weight_of(layer), layer)
-    assert measured_crossover(made, CPU) == (NEVER, torch.float32)
+    built = find_kernel(name)(weight_of(layer), layer)
+    assert measured_crossover(built, CPU) == (NEVER, torch.float32)
 
 
 def test_the_crossover_is_measured_and_is_a_number_of_rows_or_never(monkeypatch):
     layer = layer_of()
-    made = find_kernel("reference")(weight_of(layer), layer)
-    monkeypatch.setattr(made, "name", "cpu")
-    rows, dtype = measured_crossover(made, CPU)
+    built = find_kernel("reference")(weight_of(layer), layer)
+    monkeypatch.setattr(built, "name", "cpu")
+    rows, dtype = measured_crossover(built, CPU)
     assert rows in (*CROSSOVER_ROWS, NEVER)
     assert dtype in (torch.bfloat16, torch.float32)
 
@@ -227,6 +227,6 @@ def test_a_dense_product_must_be_faster_by_a_margin(dense_seconds, wanted, monke
 
     monkeypatch.setattr(choosing, "_seconds", seconds)
     layer = layer_of()
-    made: PackedWeight = find_kernel("reference")(weight_of(layer), layer)
-    monkeypatch.setattr(made, "name", "cpu")
-    assert measured_crossover(made, CPU) == wanted
+    built: PackedWeight = find_kernel("reference")(weight_of(layer), layer)
+    monkeypatch.setattr(built, "name", "cpu")
+    assert measured_crossover(built, CPU) == wanted

@@ -40,13 +40,13 @@ def outcomes(folder: Path, **environment: str) -> dict[str, list[str]]:
     command = [sys.executable, "-m", "pytest", str(FILE), *options]
     run = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     assert report.exists(), run.stdout + run.stderr
-    found: dict[str, list[str]] = {}
+    actual: dict[str, list[str]] = {}
     for case in ElementTree.parse(report).iter("testcase"):
         law = case.attrib["name"].split("[")[0]
         if case.find("skipped") is None:
             bad = [f"{case.attrib['name']}\n{part.text}" for part in case]
-            found.setdefault(law, []).append("\n".join(bad))
-    return found
+            actual.setdefault(law, []).append("\n".join(bad))
+    return actual
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 @needs_triton
 @pytest.mark.parametrize("law", [law for law in LAWS if law != GRAPHS])
-def test_it_holds_in_the_interpreter(law, interpreted):
+def test_a_law_is_true_in_the_interpreter(law, interpreted):
     assert interpreted.get(law), "no case ran"
     assert not "".join(interpreted[law])
 
@@ -70,7 +70,7 @@ def test_it_holds_in_the_interpreter(law, interpreted):
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("law", LAWS)
-def test_it_holds_on_the_gpu(law, on_gpu):
+def test_a_law_is_true_on_the_gpu(law, on_gpu):
     assert on_gpu.get(law), "no case ran"
     assert not "".join(on_gpu[law])
 
@@ -99,7 +99,7 @@ def interpreter(monkeypatch):
 @pytest.mark.parametrize("group_size", [8, 24, 32, 64, 128, 384])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_four_bits_in_any_groups_are_taken(group_size, symmetric, dtype):
+def test_four_bits_in_any_groups_are_supported(group_size, symmetric, dtype):
     assert (
         TritonWeight.unsupported(layer(Scheme(group_size, symmetric), width=384, dtype=dtype))
         is None
@@ -108,7 +108,7 @@ def test_four_bits_in_any_groups_are_taken(group_size, symmetric, dtype):
 
 @pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("requested", "message"),
     [
         (layer(Scheme(128, bits=8)), "it reads codes of 4 bits, and w8-g128 has 8"),
         (
@@ -119,14 +119,14 @@ def test_four_bits_in_any_groups_are_taken(group_size, symmetric, dtype):
         (layer(device="meta"), "it runs on NVIDIA and AMD GPUs, and the device is 'meta'"),
     ],
 )
-def test_what_it_does_not_take_it_refuses_in_words(asked, words):
-    assert TritonWeight.unsupported(asked) == words
+def test_an_unsupported_layer_has_a_reason(requested, message):
+    assert TritonWeight.unsupported(requested) == message
 
 
-def test_without_triton_it_says_how_to_install_it(monkeypatch):
+def test_without_triton_the_reason_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(kernel.importlib.util, "find_spec", lambda _: None)
-    words = "Triton is not installed; install it with: pip install 'salient-awq[gpu]'"
-    assert TritonWeight.unsupported(layer()) == words
+    message = "Triton is not installed; install it with: pip install 'salient-awq[gpu]'"
+    assert TritonWeight.unsupported(layer()) == message
 
 
 @pytest.mark.parametrize("value", [None, "0"])
@@ -135,15 +135,15 @@ def test_a_cpu_is_refused_without_the_interpreter(value, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     if value is not None:
         monkeypatch.setenv("TRITON_INTERPRET", value)
-    words = "it runs on NVIDIA and AMD GPUs, and the device is 'cpu'"
-    assert TritonWeight.unsupported(layer()) == words
+    message = "it runs on NVIDIA and AMD GPUs, and the device is 'cpu'"
+    assert TritonWeight.unsupported(layer()) == message
 
 
-def test_a_gpu_that_torch_does_not_find_is_refused(monkeypatch):
+def test_a_gpu_that_torch_cannot_use_is_refused(monkeypatch):
     monkeypatch.setattr(kernel.importlib.util, "find_spec", lambda _: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    words = "torch finds no GPU here: this build has none, or the driver does not answer"
-    assert TritonWeight.unsupported(layer(device="cuda")) == words
+    message = "torch finds no GPU here: this build has none, or the driver does not answer"
+    assert TritonWeight.unsupported(layer(device="cuda")) == message
 
 
 def test_a_gpu_that_is_too_old_is_refused_by_name(monkeypatch):
@@ -152,23 +152,23 @@ def test_a_gpu_that_is_too_old_is_refused_by_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
-    words = "it needs compute capability 8.0 (Ampere) or later, and Tesla T4 has 7.5"
-    assert TritonWeight.unsupported(layer(device="cuda")) == words
+    message = "it needs compute capability 8.0 (Ampere) or later, and Tesla T4 has 7.5"
+    assert TritonWeight.unsupported(layer(device="cuda")) == message
 
 
 # Packing
 
 
-def test_a_code_lies_where_the_programs_look_for_it():
+def test_codes_are_packed_in_the_order_of_the_programs():
     out, width = 35, 200
     codes = torch.randint(16, (out, width), dtype=torch.uint8, generator=torch.Generator())
-    words = pack_codes(codes)
-    assert words.shape == (4, 3, 32, 8)
-    assert words.dtype == torch.int16
+    packed = pack_codes(codes)
+    assert packed.shape == (4, 3, 32, 8)
+    assert packed.dtype == torch.int16
     for n, k in [(0, 0), (34, 199), (9, 70), (23, 131), (16, 64)]:
         row, inside = n % 16, k % 64
         lane = 4 * (row % 8) + inside % 16 // 4
-        word = words[k // 64, n // 16, lane, 4 * (row // 8) + inside % 4].item()
+        word = packed[k // 64, n // 16, lane, 4 * (row // 8) + inside % 4].item()
         assert word >> 4 * (inside // 16) & 15 == codes[n, k]
 
 
@@ -181,12 +181,12 @@ def test_packing_does_not_modify_the_codes():
 
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_a_weight_takes_four_bits_and_its_groups_no_more_than_they_hold(group_size, symmetric):
+def test_a_weight_takes_four_bits_and_its_scales_and_zeros(group_size, symmetric):
     scheme = Scheme(group_size, symmetric)
     weight = quantize(torch.randn(64, 256), scheme, name="w")
-    held = TritonWeight(weight, layer(scheme))
-    assert held.bytes * 8 == 64 * 256 * scheme.bits_per_weight
-    assert not held.state_dict()
+    packed = TritonWeight(weight, layer(scheme))
+    assert packed.bytes * 8 == 64 * 256 * scheme.bits_per_weight
+    assert not packed.state_dict()
 
 
 @needs_triton

@@ -56,11 +56,11 @@ def launches(rows: int, group_size: int, dtype: torch.dtype, monkeypatch) -> lis
     """What a layer of few outputs launches for `rows` rows, in parts, and to dequantize."""
     out, width, scheme = 64, 32 * 128 if group_size % 24 else 36 * 128, Scheme(group_size)
     weight = quantize(torch.randn(out, width), scheme, name="w", dtype=dtype)
-    held = TritonWeight(weight, Layer(out, width, scheme, torch.device("cpu"), dtype))
+    packed = TritonWeight(weight, Layer(out, width, scheme, torch.device("cpu"), dtype))
     recorder = Recorder([])
     monkeypatch.setattr(triton_launch, "_programs", lambda: recorder)
-    held(torch.randn(rows, width).to(dtype))
-    held.dequantize(dtype)
+    packed(torch.randn(rows, width).to(dtype))
+    packed.dequantize(dtype)
     return recorder.launches
 
 
@@ -74,8 +74,8 @@ def compiled(launch: tuple, target: tuple) -> Any:
 
     name, args, options = launch
     program = getattr(triton_kernels, name)
-    made = {key: options[key] for key in ("num_warps",)}
-    constants = {key: value for key, value in options.items() if key not in made}
+    built = {key: options[key] for key in ("num_warps",)}
+    constants = {key: value for key, value in options.items() if key not in built}
     signature = dict.fromkeys(program.arg_names, "constexpr")
     aligned = {}
     for place, value in enumerate(args):
@@ -84,7 +84,7 @@ def compiled(launch: tuple, target: tuple) -> Any:
         if tensor or value % 16 == 0:
             aligned[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(program, signature, constants, aligned)
-    return triton.compile(source, target=GPUTarget(*target), options=made)
+    return triton.compile(source, target=GPUTarget(*target), options=built)
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +104,9 @@ def test_every_program_compiles_and_fits(gpu, rows, group_size, dtype, monkeypat
     noted = launches(rows, group_size, dtype, monkeypatch)
     assert {"dequantize"} < {name for name, *_ in noted}
     for launch in noted:
-        made = compiled(launch, target)
-        assert made.metadata.shared <= shared, launch[0]
+        built = compiled(launch, target)
+        assert built.metadata.shared <= shared, launch[0]
         if target[0] == "cuda" and launch[0] in ("narrow", "wide"):
-            assert "mma" in made.asm["ptx"], "no tensor cores"
+            assert "mma" in built.asm["ptx"], "no tensor cores"
             if group_size % 16 == 0 and (launch[0] == "narrow" or gpu == "hopper"):
-                assert "ttg.local_alloc %" not in made.asm["ttgir"], "codes went back to memory"
+                assert "ttg.local_alloc %" not in built.asm["ttgir"], "codes went back to memory"

@@ -98,11 +98,11 @@ def test_the_weight_comes_back_to_the_bit(out, width, group_size, symmetric):
     ours, reference = both(out, width, Scheme(group_size, symmetric), torch.float16)
     for dtype in (torch.float32, torch.float16):
         assert torch.equal(ours.dequantize(dtype), reference.dequantize(dtype))
-    made, expected = (w.dequantize(torch.bfloat16) for w in (ours, reference))
+    built, expected = (w.dequantize(torch.bfloat16) for w in (ours, reference))
     if INTERPRETED:  # it cuts off where a GPU rounds
-        assert ((made - expected).abs() <= 2**-7 * expected.abs()).all()
+        assert ((built - expected).abs() <= 2**-7 * expected.abs()).all()
     else:
-        assert torch.equal(made, expected)
+        assert torch.equal(built, expected)
 
 
 @each_dtype
@@ -112,7 +112,7 @@ def test_no_rows_give_no_rows(dtype):
     assert ours(torch.empty(2, 0, 96, dtype=dtype, device=DEVICE)).shape == (2, 0, 17)
 
 
-def test_leading_dimensions_are_kept():
+def test_leading_dimensions_are_preserved():
     ours, reference = both(17, 96, Scheme(32), torch.float16)
     x = inputs(6, 96, torch.float16)
     for shape in ((2, 3, 96), (3, 1, 2, 96), (6, 96)):
@@ -124,13 +124,13 @@ def test_leading_dimensions_are_kept():
 
 @each_dtype
 @pytest.mark.parametrize(("out", "width", "group_size"), SHAPES[1:3])
-def test_memory_that_nobody_wrote_reaches_no_result(out, width, group_size, dtype, monkeypatch):
+def test_uninitialized_memory_affects_no_result(out, width, group_size, dtype, monkeypatch):
     ours, reference = both(out, width, Scheme(group_size), dtype)
     new_empty = Tensor.new_empty
 
     def poisoned(self, *shape, **options):
-        made = new_empty(self, *shape, **options)
-        return made.fill_(float("nan")) if made.is_floating_point() else made
+        built = new_empty(self, *shape, **options)
+        return built.fill_(float("nan")) if built.is_floating_point() else built
 
     monkeypatch.setattr(Tensor, "new_empty", poisoned)
     for rows in (1, 17):
@@ -142,7 +142,7 @@ def test_memory_that_nobody_wrote_reaches_no_result(out, width, group_size, dtyp
 
 
 @each_dtype
-def test_what_stands_in_the_padding_reaches_no_result(dtype):
+def test_padding_affects_no_result(dtype):
     out, width = 50, 96
     ours, reference = both(out, width, Scheme(32), dtype)
     packed = ours.packed.view(2, 4, 8, 4, 2, 4)  # [inputs, outputs, 8, 4, high bit of output, 4]
@@ -193,7 +193,7 @@ def test_many_rows_take_the_dequantized_weight(dtype, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("scales", "held"),
+    ("scales", "stored"),
     [
         ((1.0, 0.5), torch.bfloat16),  # exact in both: the activations' own
         ((1 + 2**-10, 0.5), torch.float16),  # too fine for bfloat16
@@ -201,13 +201,13 @@ def test_many_rows_take_the_dequantized_weight(dtype, monkeypatch):
         ((1 + 2**-20, 0.5), torch.float32),
     ],
 )
-def test_scales_are_kept_exactly_in_the_smallest_type_that_can(scales, held):
+def test_scales_are_stored_in_the_smallest_exact_type(scales, stored):
     q = quantized(20, 64, Scheme(32), torch.float16)
     scale = torch.tensor(scales).expand(20, 2).contiguous().to(DEVICE)
     q = QuantizedWeight(q.codes, scale, q.zero, q.scheme)
-    assert exact_in(scale, torch.bfloat16) == held
+    assert exact_in(scale, torch.bfloat16) == stored
     ours, reference = both(20, 64, q.scheme, torch.bfloat16, q)
-    assert ours.scale_dtype == held
+    assert ours.scale_dtype == stored
     assert torch.equal(ours.dequantize(torch.float32), reference.dequantize(torch.float32))
     for rows in (1, 20):
         x = inputs(rows, 64, torch.bfloat16)
@@ -215,7 +215,7 @@ def test_scales_are_kept_exactly_in_the_smallest_type_that_can(scales, held):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int8], ids=str)
-def test_other_types_are_refused_in_words(dtype):
+def test_other_types_are_refused_with_a_message(dtype):
     ours, _ = both(17, 96, Scheme(32), torch.float16)
     with pytest.raises(ModelError, match=f"not {dtype}. Run the model in one of these"):
         ours(torch.zeros(1, 96, dtype=dtype, device=DEVICE))
@@ -227,20 +227,20 @@ def test_a_change_of_the_modules_type_rounds_nothing():
     assert torch.equal(ours.dequantize(torch.float32), reference.dequantize(torch.float32))
 
 
-def test_compilation_does_not_break_at_it():
+def test_compilation_has_no_graph_break():
     ours, _ = both(17, 96, Scheme(32), torch.float16)
     compiled = torch.compile(lambda x: ours(x * 2) + 1, fullgraph=True, backend="aot_eager")
     x = inputs(33, 96, torch.float16)
     assert torch.equal(compiled(x), ours(x * 2) + 1)
 
 
-def test_the_operators_say_rightly_what_they_make():
+def test_the_fake_operators_return_the_real_shapes_and_types():
     ours, _ = both(17, 96, Scheme(32), torch.float16)
     checks = ("test_schema", "test_faketensor")
-    x, held = inputs(3, 96, torch.float16), ours._operands()
-    torch.library.opcheck(torch.ops.salient.matmul_w4.default, (x, *held), test_utils=checks)
-    made = (*held, 96, torch.bfloat16)
-    torch.library.opcheck(torch.ops.salient.dequantize_w4.default, made, test_utils=checks)
+    x, stored = inputs(3, 96, torch.float16), ours._operands()
+    torch.library.opcheck(torch.ops.salient.matmul_w4.default, (x, *stored), test_utils=checks)
+    built = (*stored, 96, torch.bfloat16)
+    torch.library.opcheck(torch.ops.salient.dequantize_w4.default, built, test_utils=checks)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter has no graphs")

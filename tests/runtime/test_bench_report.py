@@ -6,29 +6,38 @@ import pytest
 from rich.console import Console
 
 from salient.core.report import Report
-from salient.runtime.bench.bench_report import BenchMeasurement, BenchRow, bench_report
+from salient.runtime.bench.bench_report import (
+    BenchBatch,
+    BenchRow,
+    BenchRun,
+    Percentiles,
+    bench_report,
+    winners,
+)
 
 
 def bench() -> Report:
     """A slow model on many sequences: wide numbers in every column."""
-    measured = [
-        BenchMeasurement(batch, [98.7654, 123.456], [0.0123, 9.8765], 4096, 99.0, 140 * 2**30)
+    first, between = Percentiles.of([98.7654, 123.456]), Percentiles.of([0.0123, 9.8765])
+    batches = [
+        BenchBatch(batch, first, between, batch / between.p50, 4096 / 99.0, 140 * 2**30, 0.9)
         for batch in (1, 256)
     ]
-    rows = [
-        BenchRow(name, 1e-4, "", 10**9, "fused blocks", measured) for name in ("triton", "16-bit")
-    ]
-    rows.append(BenchRow("torch-int4", 1e-4, "", 10**9, "fused blocks", measured[:1]))
+    measured = {"kl": 1e-4, "runs_as": "fused blocks", "weight_bytes_a_step": 10**9}
+    rows = [BenchRow(name, **measured, batches=batches) for name in ("triton", "16-bit")]
+    rows.append(BenchRow("torch-int4", **measured, batches=batches[:1]))
     rows.append(BenchRow("machete", refused="vLLM is not installed"))
-    settings = {
-        "checkpoint": "a/rather-long-name-of-an-organization/and-of-a-model-w4-g128",
-        "device": "cuda:0",
-        "threads": 16,
-        "prompt_tokens": 128,
-        "new_tokens": 64,
-        "bandwidth_bytes_a_second": 4.8e12,
-    }
-    return bench_report(settings, rows)
+    run = BenchRun(
+        checkpoint="a/rather-long-name-of-an-organization/and-of-a-model-w4-g128",
+        device="cuda:0",
+        threads=16,
+        prompt_tokens=128,
+        new_tokens=64,
+        bandwidth_bytes_a_second=4.8e12,
+        rows=rows,
+        winners=winners(rows),
+    )
+    return bench_report(run)
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -42,9 +51,9 @@ def test_bench_tables_break_no_word_at_this_width(width):
     rows = [line for line in text.splitlines() if line.startswith(("│", "┃"))]
     assert rows
     assert max(map(len, rows)) <= width
-    words = {word for line in rows for word in line.replace("│", " ").replace("┃", " ").split()}
+    parts = {word for line in rows for word in line.replace("│", " ").replace("┃", " ").split()}
     for cell in (cell for row in (table.columns, *table.rows) for cell in row):
-        assert set(cell.split()) <= words
+        assert set(cell.split()) <= parts
 
 
 def test_all_percentiles_are_in_the_data():

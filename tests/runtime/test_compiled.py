@@ -31,16 +31,16 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("traced")
 def test_the_compiled_step_gives_the_tokens_of_the_eager_one(folder):
     prompts = [prompt(5), prompt(17, 1), prompt(9, 3)]  # three in two slots
-    made = opened(folder, compile="on")
-    found = made.engine.generate(prompts, GREEDY)
-    assert "compiled" in made.engine.runner.how
+    built = opened(folder, compile="on")
+    actual = built.engine.generate(prompts, GREEDY)
+    assert "compiled" in built.engine.runner.how
     wanted = opened(folder).engine.generate(prompts, GREEDY)
-    assert all(agree(one, other) for one, other in zip(found, wanted, strict=True))
-    assert isinstance(made.engine.runner, FusedRunner)
-    assert made.engine.runner._compiled is not None
+    assert all(agree(one, other) for one, other in zip(actual, wanted, strict=True))
+    assert isinstance(built.engine.runner, FusedRunner)
+    assert built.engine.runner._compiled is not None
 
 
-def test_where_nothing_compiles_the_step_runs_eagerly_and_says_so(folder, monkeypatch):
+def test_without_a_compiler_the_step_runs_eagerly_and_reports_it(folder, monkeypatch):
     def fails(step):
         def compiled(*_):
             raise torch._dynamo.exc.TorchDynamoException("no compiler is here")
@@ -49,7 +49,7 @@ def test_where_nothing_compiles_the_step_runs_eagerly_and_says_so(folder, monkey
 
     monkeypatch.setattr(runners, "compiled_step", fails)
     never_dense(monkeypatch)
-    made = opened(folder, compile="on")
-    found = made.engine.generate([prompt(5)], GREEDY)
-    assert "torch.compile fails: no compiler is here" in made.engine.runner.how
-    assert agree(found[0], opened(folder).engine.generate([prompt(5)], GREEDY)[0])
+    built = opened(folder, compile="on")
+    actual = built.engine.generate([prompt(5)], GREEDY)
+    assert "torch.compile fails: no compiler is here" in built.engine.runner.how
+    assert agree(actual[0], opened(folder).engine.generate([prompt(5)], GREEDY)[0])

@@ -41,9 +41,9 @@ def decoded(tokenizer, ids) -> str:
 def pieces(tokenizer, ids, prompt=(), stop=()) -> list[str]:
     """What each token gives, and what the end gives."""
     stream = TextStream(tokenizer, prompt_ids=prompt, stop=stop)
-    found = [*map(stream.push, ids), stream.finish()]
-    assert stream.text == "".join(found)
-    return found
+    actual = [*map(stream.push, ids), stream.finish()]
+    assert stream.text == "".join(actual)
+    return actual
 
 
 def byte_ids(tokenizer, data: bytes) -> list[int]:
@@ -91,7 +91,7 @@ def test_a_prompt_is_read_from_the_border_of_a_character(llama, seed):
     assert "".join(pieces(llama, byte_ids(llama, "你😀".encode()), prompt)) == "你😀"
 
 
-def test_the_demo_tokenizer_keeps_the_law_too():
+def test_the_demo_tokenizer_decodes_in_pieces_too():
     cache = Path(os.environ.get("SALIENT_CACHE", Path.home() / ".cache" / "salient"))
     if not (cache / "smollm2-135m" / "tokenizer.json").exists():
         pytest.skip("the demo model is not here")
@@ -106,10 +106,10 @@ def test_the_demo_tokenizer_keeps_the_law_too():
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_no_piece_holds_a_part_of_a_character(tokenizer, seed):
-    found = pieces(tokenizer, tokens(tokenizer, random_text(seed)))
-    assert not any(BROKEN in piece for piece in found)
-    assert found[-1] == ""
+def test_no_piece_has_a_part_of_a_character(tokenizer, seed):
+    actual = pieces(tokenizer, tokens(tokenizer, random_text(seed)))
+    assert not any(BROKEN in piece for piece in actual)
+    assert actual[-1] == ""
 
 
 def test_a_character_comes_with_its_last_byte(llama):
@@ -122,9 +122,9 @@ def test_a_character_that_is_never_whole_comes_as_broken_at_the_end(tokenizer, c
     hello, emoji = (tokens(tokenizer, text) for text in ("Hello", "a\U0001fae8"))
     cut = [*hello, *emoji[: len(emoji) - count]]
     assert decoded(tokenizer, cut).endswith(BROKEN)
-    found = pieces(tokenizer, cut)
-    assert "".join(found) == decoded(tokenizer, cut)
-    assert found[-1].strip(BROKEN) == ""
+    actual = pieces(tokenizer, cut)
+    assert "".join(actual) == decoded(tokenizer, cut)
+    assert actual[-1].strip(BROKEN) == ""
 
 
 def test_the_end_comes_once(llama):
@@ -142,9 +142,7 @@ def test_a_prompt_may_end_inside_a_character(tokenizer):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_wherever_a_prompt_is_cut_off_the_pieces_go_on_after_its_last_whole_character(
-    tokenizer, seed
-):
+def test_pieces_continue_after_the_last_whole_character_of_a_prompt(tokenizer, seed):
     ids = tokens(tokenizer, random_text(seed, words=30))
     whole = decoded(tokenizer, ids)
     for cut in random.Random(seed).choices(range(len(ids)), k=10):
@@ -175,7 +173,7 @@ def test_bytes_that_never_make_a_character_come_as_broken_ones(tokenizer, count)
     assert "".join(pieces(tokenizer, ids)) == decoded(tokenizer, ids)
 
 
-def test_bytes_that_are_no_text_do_not_take_back_or_spoil_what_is_round_them(llama):
+def test_invalid_bytes_do_not_change_the_text_around_them(llama):
     smile, bad, e = (byte_ids(llama, data) for data in ("😀".encode(), b"\xf0\x9f", "é".encode()))
     ids = [*smile, *bad, *tokens(llama, "cat"), *e]
     assert "".join(pieces(llama, ids)) == f"😀{BROKEN}{BROKEN} caté"
@@ -192,8 +190,8 @@ def test_special_tokens_have_no_text_even_inside_a_character(llama):
 
 def test_ids_beyond_the_tokenizer_have_no_text(tokenizer):
     the, cat = tokens(tokenizer, "The"), tokens(tokenizer, " cat")
-    found = pieces(tokenizer, [*the, len(tokenizer) + 5, *cat])
-    assert "".join(found) == decoded(tokenizer, the + cat)
+    actual = pieces(tokenizer, [*the, len(tokenizer) + 5, *cat])
+    assert "".join(actual) == decoded(tokenizer, the + cat)
 
 
 # Cost
@@ -239,7 +237,7 @@ def test_tokens_that_all_cut_characters_decode_as_all_at_once():
     backend.decoder = decoders.ByteLevel()
     tokenizer = wrapped(backend)
     ids = [vocabulary["ä"], *[vocabulary[across]] * 200]
-    found = pieces(tokenizer, ids)
-    assert "".join(found) == "你" * 200 + BROKEN == decoded(tokenizer, ids)
-    assert not any(BROKEN in piece for piece in found[:-1])
-    assert len("".join(found[:-1])) > 200 - MOST_PENDING
+    actual = pieces(tokenizer, ids)
+    assert "".join(actual) == "你" * 200 + BROKEN == decoded(tokenizer, ids)
+    assert not any(BROKEN in piece for piece in actual[:-1])
+    assert len("".join(actual[:-1])) > 200 - MOST_PENDING

@@ -37,13 +37,14 @@ class Remembering(Runner):
         self.cells = [[NOTHING] * capacity for _ in range(slots)]
         self.computed = 0  # tokens
 
-    def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
+    def logits(self, slot: int, ids: list[int], start: int, last: int) -> Tensor:
+        assert last == 1
         end = start + len(ids)
         assert ids
         assert end <= self.capacity
         self.cells[slot][start:] = [*ids, *[NOTHING] * (self.capacity - end)]
         self.computed += len(ids)
-        return self._logits(slot, end)
+        return self._logits(slot, end)[None]
 
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
         assert len(set(slots)) == len(slots) <= self.slots
@@ -55,9 +56,9 @@ class Remembering(Runner):
         self.cells[target][:count] = self.cells[source][:count]
 
     def _logits(self, slot: int, end: int) -> Tensor:
-        seen = self.cells[slot][:end]
-        assert NOTHING not in seen
-        chosen = random.Random(str(seen))
+        observed = self.cells[slot][:end]
+        assert NOTHING not in observed
+        chosen = random.Random(str(observed))
         logits = torch.full((self.vocabulary,), -20.0)
         for rank in range(8):
             logits[chosen.choice(LETTERS)] = float(-rank) / 4
@@ -75,8 +76,8 @@ def alone(
     return toy_engine(1, ends).generate([ids], sampling)[0]
 
 
-def same(found: TokenSequence, wanted: TokenSequence) -> bool:
-    return (found.tokens, found.text, found.finished) == (
+def same(actual: TokenSequence, wanted: TokenSequence) -> bool:
+    return (actual.tokens, actual.text, actual.finished) == (
         wanted.tokens,
         wanted.text,
         wanted.finished,
@@ -93,10 +94,10 @@ def finish(engine: Engine) -> None:
 
 def test_more_requests_than_slots_are_all_answered_as_alone():
     engine = toy_engine(2)
-    asked = [(prompt(3 + 5 * i, seed=i), replace(GREEDY, max_new_tokens=2 + i)) for i in range(7)]
-    answers = [engine.submit(*what) for what in asked]
+    request = [(prompt(3 + 5 * i, seed=i), replace(GREEDY, max_new_tokens=2 + i)) for i in range(7)]
+    answers = [engine.submit(*what) for what in request]
     finish(engine)
-    for answer, what in zip(answers, asked, strict=True):
+    for answer, what in zip(answers, request, strict=True):
         assert answer.finished == "length"
         assert len(answer.tokens) == what[1].max_new_tokens
         assert same(answer, alone(*what))
@@ -114,13 +115,13 @@ def test_a_slot_has_one_sequence_at_a_time():
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_comes_and_goes_each_answer_is_as_alone(seed, monkeypatch):
+def test_each_answer_is_as_alone_in_any_schedule(seed, monkeypatch):
     """Random prompts that share beginnings, random limits, seeds and cancellations."""
     chance = random.Random(seed)
     monkeypatch.setattr(engines, "CHUNK", chance.choice((3, 8, 512)))
     engine = toy_engine(chance.choice((1, 2, 4)))
     stems = [prompt(30, seed=i) for i in range(2)]
-    asked = []
+    request = []
     for _ in range(60):
         if chance.random() < 0.3:
             stem = chance.choice(stems)
@@ -128,13 +129,13 @@ def test_whatever_comes_and_goes_each_answer_is_as_alone(seed, monkeypatch):
             hot = replace(GREEDY, temperature=1.0, seed=chance.randint(0, 99), logprobs=None)
             sampling = chance.choice((GREEDY, hot))
             sampling = replace(sampling, max_new_tokens=chance.randint(1, 12))
-            asked.append((engine.submit(ids, sampling), ids, sampling))
-        elif asked and chance.random() < 0.1:
-            engine.cancel(chance.choice(asked)[0])
+            request.append((engine.submit(ids, sampling), ids, sampling))
+        elif request and chance.random() < 0.1:
+            engine.cancel(chance.choice(request)[0])
         engine.step()
     finish(engine)
     kinds = set()
-    for answer, ids, sampling in asked:
+    for answer, ids, sampling in request:
         wanted = alone(ids, sampling)
         kinds.add(answer.finished)
         if answer.finished == "cancelled":
@@ -178,7 +179,7 @@ def no_dense_products(monkeypatch):
 # Prompts
 
 
-def test_a_long_prompt_lets_the_running_go_on(monkeypatch):
+def test_running_answers_continue_during_a_long_prompt(monkeypatch):
     monkeypatch.setattr(engines, "CHUNK", 4)
     engine = toy_engine(2)
     first = engine.submit(prompt(3), replace(GREEDY, max_new_tokens=30))
@@ -214,7 +215,7 @@ def test_the_same_prompt_again_computes_its_last_token_only():
     assert again.tokens == first.tokens[:1]
 
 
-def test_a_conversation_that_goes_on_reuses_what_was_said():
+def test_the_next_turn_reuses_the_earlier_tokens():
     engine = toy_engine()
     first = engine.generate([prompt(10)], GREEDY)[0]
     longer = [*prompt(10), *first.tokens, *prompt(5, seed=1)]
@@ -250,7 +251,7 @@ def test_copied_keys_and_values_give_a_real_models_own_answer(folder):
     assert agree(answer, opened(folder).engine.generate([other], GREEDY)[0])
 
 
-def test_the_slot_that_was_given_longest_ago_is_given_next():
+def test_the_least_recently_used_slot_is_reused_first():
     engine = toy_engine(3)
     slots = []
     for seed in (1, 2, 3, 4):
@@ -267,33 +268,33 @@ def test_an_end_token_ends_an_answer_and_is_no_part_of_it():
     whole = alone(prompt(5), GREEDY)
     ends = frozenset({whole.tokens[3]})
     count = whole.tokens.index(whole.tokens[3])
-    found = alone(prompt(5), replace(GREEDY, ignore_eos=False), ends)
-    assert (found.finished, found.tokens) == ("stop", whole.tokens[:count])
-    assert len(found.picked) == len(found.times) == count + 1
+    actual = alone(prompt(5), replace(GREEDY, ignore_eos=False), ends)
+    assert (actual.finished, actual.tokens) == ("stop", whole.tokens[:count])
+    assert len(actual.picked) == len(actual.times) == count + 1
     on = alone(prompt(5), GREEDY, ends)
     assert (on.finished, on.tokens) == ("length", whole.tokens)
 
 
 def test_a_stop_token_ends_an_answer_even_where_ends_are_ignored():
     whole = alone(prompt(5), GREEDY)
-    found = alone(prompt(5), replace(GREEDY, stop_tokens=(whole.tokens[4],)))
-    assert found.finished == "stop"
-    assert found.tokens == whole.tokens[: whole.tokens.index(whole.tokens[4])]
+    actual = alone(prompt(5), replace(GREEDY, stop_tokens=(whole.tokens[4],)))
+    assert actual.finished == "stop"
+    assert actual.tokens == whole.tokens[: whole.tokens.index(whole.tokens[4])]
 
 
 def test_a_stop_string_ends_an_answer_before_it():
     whole = alone(prompt(5), replace(GREEDY, max_new_tokens=30))
     stop = whole.text[6:9]
-    found = alone(prompt(5), replace(GREEDY, max_new_tokens=30, stop=(stop,)))
-    assert found.finished == "stop"
-    assert found.text == whole.text[: whole.text.index(stop)]
-    assert len(found.tokens) < len(whole.tokens)
+    actual = alone(prompt(5), replace(GREEDY, max_new_tokens=30, stop=(stop,)))
+    assert actual.finished == "stop"
+    assert actual.text == whole.text[: whole.text.index(stop)]
+    assert len(actual.tokens) < len(whole.tokens)
 
 
-def test_a_stop_string_that_never_comes_holds_nothing_back():
+def test_an_unmatched_stop_string_withholds_nothing():
     whole = alone(prompt(5), GREEDY)
-    found = alone(prompt(5), replace(GREEDY, stop=(whole.text[-3:] + "!",)))
-    assert (found.finished, found.text) == ("length", whole.text)
+    actual = alone(prompt(5), replace(GREEDY, stop=(whole.text[-3:] + "!",)))
+    assert (actual.finished, actual.text) == ("length", whole.text)
 
 
 def test_an_answer_ends_with_the_context():
@@ -389,7 +390,7 @@ def test_an_engine_with_nothing_to_do_is_not_busy():
 
 
 @pytest.mark.parametrize(
-    ("ids", "words"),
+    ("ids", "message"),
     [
         ([], r"The prompt has no tokens\. Give at least one\."),
         (list(range(3, 67)), r"A prompt of 64 tokens, the context is 64: no room for an answer\."),
@@ -397,16 +398,16 @@ def test_an_engine_with_nothing_to_do_is_not_busy():
         ([5, -1], r"The prompt has the token -1, but the model knows 0 to 258\. Give ids of the"),
     ],
 )
-def test_a_prompt_that_cannot_be_run_says_why_and_disturbs_nothing(ids, words):
+def test_a_prompt_that_cannot_be_run_says_why_and_disturbs_nothing(ids, message):
     engine = toy_engine()
     other = engine.submit(prompt(5), GREEDY)
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(RequestError, match=message):
         engine.submit(ids, GREEDY)
     finish(engine)
     assert same(other, alone(prompt(5), GREEDY))
 
 
-def test_an_answer_whose_logits_are_no_numbers_fails_alone(folder):
+def test_an_answer_with_non_finite_logits_fails_alone(folder):
     engine = opened(folder).engine
     right = engine.generate([prompt(5), prompt(6, 1)], GREEDY)[1].tokens
     decode = engine.runner.decode

@@ -25,13 +25,13 @@ def model_logits(engine, ids):
         return engine.runner.model.module(torch.tensor([ids]), use_cache=False).logits[0].float()
 
 
-def test_they_are_the_models_at_each_of_the_last_tokens(engine):
+def test_logits_equal_the_models_at_each_of_the_last_tokens(engine):
     ids = prompt(40)
     wanted = model_logits(engine, ids)
     for last in (40, 7, 1):
-        found = engine.logits(ids, last)
-        assert found.shape == (last, engine.runner.vocabulary)
-        assert_within(found, wanted[-last:], coded_rounding() * wanted[-last:].abs().max())
+        actual = engine.logits(ids, last)
+        assert actual.shape == (last, engine.runner.vocabulary)
+        assert_within(actual, wanted[-last:], coded_rounding() * wanted[-last:].abs().max())
 
 
 def test_prompts_in_pieces_give_the_same(engine, monkeypatch):
@@ -42,7 +42,7 @@ def test_prompts_in_pieces_give_the_same(engine, monkeypatch):
     assert_within(engine.logits(ids, 30), whole, coded_rounding() * whole.abs().max())
 
 
-def test_answers_under_way_and_later_ones_do_not_notice(engine):
+def test_running_and_later_answers_are_unaffected(engine):
     first, second = prompt(20, seed=7), prompt(24, seed=8)
     engine.clear_cache()
     (alone,) = engine.generate([first], GREEDY)
@@ -58,7 +58,7 @@ def test_answers_under_way_and_later_ones_do_not_notice(engine):
     assert later.tokens == fresh.tokens
 
 
-def test_they_need_a_free_slot(engine):
+def test_logits_need_a_free_slot(engine):
     engine.clear_cache()
     answers = [engine.submit(prompt(9, seed), GREEDY) for seed in (1, 2)]
     engine.step(), engine.step()
@@ -69,7 +69,7 @@ def test_they_need_a_free_slot(engine):
     assert len(engine.logits(prompt(9), 1)) == 1
 
 
-def test_what_has_no_room_or_no_tokens_is_refused(engine):
+def test_too_many_or_no_tokens_are_refused(engine):
     for ids, last in ((prompt(65), 1), (prompt(5), 6), (prompt(5), 0), ([], 1)):
         with pytest.raises(RequestError, match=r"tokens: give 1 to 64"):
             engine.logits(ids, last)

@@ -50,7 +50,7 @@ UNFUSED = {
     ),
     **dict.fromkeys(
         ("glm", "glm4", "helium", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe"),
-        "does more than its parts say: run fused, its output differs by",
+        "computes more than its known parts: run fused, its output differs by",
     ),
     **dict.fromkeys(
         ("qwen2_vl", "qwen3_vl", "llava", "gemma3"),
@@ -58,7 +58,7 @@ UNFUSED = {
     ),
 }
 FUSED = [kind for kind in FAMILIES if kind not in UNFUSED]
-MODULES_KEPT = {  # MLPs that run as Transformers has them, between fused attention
+UNQUANTIZED = {  # MLPs that run as Transformers has them, between fused attention
     "arcee": "ArceeMLP",
     "mixtral": "MixtralSparseMoeBlock",
     "qwen2_moe": "Qwen2MoeSparseMoeBlock",
@@ -72,7 +72,7 @@ IDS = prompt(28)
 FEW = replace(GREEDY, max_new_tokens=6)
 
 
-def asked(kind: str) -> SamplingParams:
+def prompts(kind: str) -> SamplingParams:
     """16 tokens of what runs fused, fewer of what runs one sequence at a time."""
     return FEW if kind in UNFUSED else GREEDY
 
@@ -85,7 +85,7 @@ class Ran:
         self.opened = opened(folder)
         self.engine, self.audit = self.opened.engine, self.opened.audit
         self.first, self.second = (
-            self.engine.generate([IDS[:length]], asked(kind))[0] for length in (20, 12)
+            self.engine.generate([IDS[:length]], prompts(kind))[0] for length in (20, 12)
         )
 
 
@@ -108,16 +108,16 @@ def test_a_family_gives_the_logits_of_its_dequantized_weights(kind, ran):
     with torch.no_grad():
         wanted = model(input_ids=torch.tensor([IDS]), use_cache=False).logits[0]
     runner = ran(kind).engine.runner
-    found = [runner.prefill(1, IDS[:20], 0)]
-    found += [runner.decode([1], [IDS[at]], [at])[0] for at in range(20, len(IDS))]
-    errors = (torch.stack(found) - wanted[19:]).abs().amax(-1) / wanted[19:].abs().amax(-1)
+    actual = [runner.prefill(1, IDS[:20], 0)]
+    actual += [runner.decode([1], [IDS[at]], [at])[0] for at in range(20, len(IDS))]
+    errors = (torch.stack(actual) - wanted[19:]).abs().amax(-1) / wanted[19:].abs().amax(-1)
     rounding = coded_rounding(4)
     assert float(errors.median()) < rounding
     assert float(errors.max()) < 20 * rounding  # a router that chose between equals
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_what_fuses_is_known_and_what_does_not_says_why(kind, ran):
+def test_fused_families_are_known_and_others_have_a_reason(kind, ran):
     audit = ran(kind).audit
     whole = [how for (what, how) in audit.findings if what.startswith("the model runs as")]
     if kind in UNFUSED:
@@ -130,9 +130,9 @@ def test_what_fuses_is_known_and_what_does_not_says_why(kind, ran):
         assert ("run as C++ calls", "") in audit.findings or any(
             what == "run in PyTorch" and "no C++ kernels" in how for what, how in audit.findings
         )
-    kept = [how for (what, how) in audit.findings if what == "MLP not fused"]
-    expected = [f"{MODULES_KEPT[kind]} runs as Transformers has it"] if kind in MODULES_KEPT else []
-    assert kept == expected
+    unquantized = [how for (what, how) in audit.findings if what == "MLP not fused"]
+    expected = [f"{UNQUANTIZED[kind]} runs as Transformers has it"] if kind in UNQUANTIZED else []
+    assert unquantized == expected
 
 
 @pytest.mark.parametrize("kind", FUSED)
@@ -148,7 +148,7 @@ def test_fused_blocks_choose_the_tokens_of_transformers_own(kind, ran):
 def test_a_prompt_in_pieces_is_answered_as_in_one(kind, ran, monkeypatch):
     monkeypatch.setattr(engines, "CHUNK", 7)
     engine = engines.Engine(ran(kind).engine.runner, ran(kind).opened.model.tokenizer, frozenset())
-    answer = engine.submit(IDS[:20], asked(kind))
+    answer = engine.submit(IDS[:20], prompts(kind))
     steps = 0
     while not answer.picked:
         engine.step()
@@ -161,7 +161,7 @@ def test_a_prompt_in_pieces_is_answered_as_in_one(kind, ran, monkeypatch):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_sequences_together_are_answered_as_alone(kind, ran):
-    first, second = ran(kind).engine.generate([IDS[:20], IDS[:12]], asked(kind))
+    first, second = ran(kind).engine.generate([IDS[:20], IDS[:12]], prompts(kind))
     assert agree(first, ran(kind).first)
     assert agree(second, ran(kind).second)
 
@@ -178,5 +178,5 @@ def test_a_prefix_that_is_there_gives_what_a_fresh_engine_gives(kind, ran):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_doctor_finds_nothing_wrong_with_a_familys_checkpoint(kind, ran):
-    found = read_checkpoint(ran(kind).folder).findings
-    assert {finding.level for finding in found} <= {"good", "note"}
+    actual = read_checkpoint(ran(kind).folder).findings
+    assert {finding.level for finding in actual} <= {"good", "note"}

@@ -85,28 +85,28 @@ def why_not(model: Any, capacity: int = 64) -> str:
     return "".join(how for what, how in audit.findings if what == WHOLE)
 
 
-def runner_of(model: Any, kept: torch.dtype = torch.float32, *, cpp: bool) -> FusedRunner:
+def runner_of(model: Any, kv_dtype: torch.dtype = torch.float32, *, cpp: bool) -> FusedRunner:
     fused, _ = fuse(model, 65)
     assert fused is not None
     if cpp:
         assert fused.native is None
     else:
         fused.native = "to compare"
-    return FusedRunner(model, fused, 3, 64, kept, compiled=False)
+    return FusedRunner(model, fused, 3, 64, kv_dtype, compiled=False)
 
 
 def answers_of(runner: FusedRunner) -> Tensor:
     """Logits of a prompt, of another in two pieces, and of steps of both together."""
-    made = [runner.prefill(2, IDS, 0)]
+    built = [runner.prefill(2, IDS, 0)]
     runner.prefill(0, IDS[:9], 0)
-    made.append(runner.prefill(0, IDS[9:13], 9))
+    built.append(runner.prefill(0, IDS[9:13], 9))
     for step in range(3):
-        made += runner.decode([2, 0], [5 + step, 7 + step], [len(IDS) + step, 13 + step])
-    return torch.stack(made)
+        built += runner.decode([2, 0], [5 + step, 7 + step], [len(IDS) + step, 13 + step])
+    return torch.stack(built)
 
 
-def off(found: Tensor, wanted: Tensor) -> float:
-    return float(((found - wanted).abs().amax(-1) / wanted.abs().amax(-1)).max())
+def off(actual: Tensor, wanted: Tensor) -> float:
+    return float(((actual - wanted).abs().amax(-1) / wanted.abs().amax(-1)).max())
 
 
 # What is fused is right
@@ -114,34 +114,34 @@ def off(found: Tensor, wanted: Tensor) -> float:
 
 @pytest.mark.parametrize("case", CASES)
 def test_fused_blocks_give_the_logits_of_the_dequantized_weights(case, folders):
-    made = opened(folders(case))
-    assert made.audit.fused
+    built = opened(folders(case))
+    assert built.audit.fused
     model, _ = load_dequantized(str(folders(case)))
     with torch.no_grad():
         wanted = model(input_ids=torch.tensor([IDS]), use_cache=False).logits[0]
-    runner = made.engine.runner
-    found = [runner.prefill(0, IDS[:20], 0)]
-    found += [runner.decode([0], [IDS[at]], [at])[0] for at in range(20, len(IDS))]
-    assert off(torch.stack(found), wanted[19:]) < coded_rounding()
+    runner = built.engine.runner
+    actual = [runner.prefill(0, IDS[:20], 0)]
+    actual += [runner.decode([0], [IDS[at]], [at])[0] for at in range(20, len(IDS))]
+    assert off(torch.stack(actual), wanted[19:]) < coded_rounding()
 
 
 @needs_compiler
 @pytest.mark.parametrize("case", CASES)
-def test_blocks_in_cpp_give_what_blocks_in_pytorch_give(case, folders):
+def test_cpp_blocks_equal_pytorch_blocks(case, folders):
     model = load_model(str(folders(case)), CPU, torch.float32)
-    found, wanted = (answers_of(runner_of(model, cpp=cpp)) for cpp in (True, False))
-    assert off(found, wanted) < coded_rounding()
+    actual, wanted = (answers_of(runner_of(model, cpp=cpp)) for cpp in (True, False))
+    assert off(actual, wanted) < coded_rounding()
 
 
 @needs_compiler
-@pytest.mark.parametrize("kept", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kv_dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("case", ["plain", "window", "partial rotary", "experts"])
-def test_cpp_and_pytorch_keep_the_same_keys_and_values_in_16_bits(case, kept, folders):
+def test_cpp_and_pytorch_store_the_same_keys_and_values_in_16_bits(case, kv_dtype, folders):
     """One between two 16-bit numbers may fall to either side."""
     model = load_model(str(folders(case)), CPU, torch.float32)
-    found, wanted = (answers_of(runner_of(model, kept, cpp=cpp)) for cpp in (True, False))
-    assert off(found, wanted) < coded_rounding() + unit_roundoff(kept)
-    assert off(found, answers_of(runner_of(model, cpp=True))) > 1e-5
+    actual, wanted = (answers_of(runner_of(model, kv_dtype, cpp=cpp)) for cpp in (True, False))
+    assert off(actual, wanted) < coded_rounding() + unit_roundoff(kv_dtype)
+    assert off(actual, answers_of(runner_of(model, cpp=True))) > 1e-5
 
 
 @needs_compiler
@@ -159,7 +159,7 @@ def test_neither_threads_nor_rows_of_one_call_change_a_bit(folders, llama, monke
 
 
 @needs_compiler
-def test_a_sequence_gives_the_same_bits_whatever_runs_beside_it(llama):
+def test_a_sequence_gives_the_same_bits_in_any_batch(llama):
     runner = runner_of(llama, cpp=True)
     for slot in range(3):
         runner.prefill(slot, IDS[slot : 12 + slot], 0)
@@ -172,40 +172,40 @@ def test_a_sequence_gives_the_same_bits_whatever_runs_beside_it(llama):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_16_bit_activations_are_fused_in_pytorch_and_near(dtype, folders):
-    made, exact = opened(folders("plain"), dtype=dtype), opened(folders("plain"))
-    assert made.audit.fused
+    built, exact = opened(folders("plain"), dtype=dtype), opened(folders("plain"))
+    assert built.audit.fused
     what = f"the C++ blocks take float32 on the CPU, not torch.{dtype} on cpu"
-    assert ("run in PyTorch", what) in made.audit.findings
-    found, wanted = (o.engine.runner.prefill(0, IDS, 0) for o in (made, exact))
+    assert ("run in PyTorch", what) in built.audit.findings
+    actual, wanted = (o.engine.runner.prefill(0, IDS, 0) for o in (built, exact))
     bound = model_rounding(width=1, dtype=getattr(torch, dtype))
-    assert 0 < off(found[None], wanted[None]) < bound
+    assert 0 < off(actual[None], wanted[None]) < bound
 
 
 @needs_compiler
-def test_a_kernel_whose_rows_cannot_be_parted_runs_apart(folders):
-    made = opened(folders("plain"), kernel="dense")
-    findings = {what for what, _ in made.audit.findings}
+def test_linears_of_a_kernel_without_row_views_run_apart(folders):
+    built = opened(folders("plain"), kernel="dense")
+    findings = {what for what, _ in built.audit.findings}
     assert {"q, k, v apart", "gate, up apart"} <= findings
-    how = next(how for what, how in made.audit.findings if what == "run in PyTorch")
+    how = next(how for what, how in built.audit.findings if what == "run in PyTorch")
     assert "q, k, v or gate, up are not joined" in how
-    home = made.model.unmerged["model.layers.0.mlp"]
+    home = built.model.unmerged["model.layers.0.mlp"]
     assert home == "the kernel 'dense' cannot split its rows"
-    answers = [o.engine.generate([IDS], GREEDY)[0] for o in (made, opened(folders("plain")))]
+    answers = [o.engine.generate([IDS], GREEDY)[0] for o in (built, opened(folders("plain")))]
     assert agree(*answers)
 
 
-def test_without_the_library_blocks_run_in_pytorch_and_say_so(folders, monkeypatch):
+def test_without_the_library_blocks_run_in_pytorch_with_the_reason(folders, monkeypatch):
     wanted = opened(folders("plain")).engine.generate([IDS], GREEDY)[0]
     monkeypatch.setattr(native_blocks, "load_library", lambda: "no compiler here")
-    made = opened(folders("plain"), dtype="float32")
+    built = opened(folders("plain"), dtype="float32")
     how = "no C++ kernels: no compiler here"
-    assert ("run in PyTorch", how) in made.audit.findings
-    assert made.engine.runner.how == "fused blocks, PyTorch"
-    assert agree(made.engine.generate([IDS], GREEDY)[0], wanted)
+    assert ("run in PyTorch", how) in built.audit.findings
+    assert built.engine.runner.how == "fused blocks, PyTorch"
+    assert agree(built.engine.generate([IDS], GREEDY)[0], wanted)
 
 
 @needs_compiler
-def test_cpp_blocks_that_come_out_wrong_are_not_run(llama, monkeypatch):
+def test_cpp_blocks_with_wrong_results_are_not_run(llama, monkeypatch):
     monkeypatch.setattr(
         native_blocks.NativeBlocks, "__call__", lambda self, hidden, batch: hidden * 2
     )
@@ -266,10 +266,10 @@ def a_window_of_its_own(block: Any) -> None:
         a_window_of_its_own,
     ],
 )
-def test_a_block_that_does_more_than_its_parts_say_is_disproven(alter, index, llama):
+def test_a_block_that_computes_more_than_its_known_parts_is_disproven(alter, index, llama):
     alter(llama.module.model.layers[index])
-    words = f"model.layers.{index} does more than its parts say: run fused, its output differs by "
-    assert words in why_not(llama)
+    message = f"model.layers.{index} computes more than its known parts: run fused, its output "
+    assert message in why_not(llama)
 
 
 def test_q_and_k_norms_that_are_swapped_are_disproven(folders):
@@ -289,7 +289,7 @@ def test_q_and_k_norms_that_are_swapped_are_disproven(folders):
             swap()
 
     attention.forward = forward
-    assert "model.layers.1 does more than its parts say" in why_not(model)
+    assert "model.layers.1 computes more than its known parts" in why_not(model)
 
 
 def test_an_interleaved_rotary_embedding_is_disproven(llama, monkeypatch):
@@ -297,7 +297,7 @@ def test_an_interleaved_rotary_embedding_is_disproven(llama, monkeypatch):
         return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
 
     monkeypatch.setattr(modeling_llama, "rotate_half", rotate)
-    assert "model.layers.0 does more than its parts say" in why_not(llama)
+    assert "model.layers.0 computes more than its known parts" in why_not(llama)
 
 
 def test_attention_sinks_are_refused_by_name(llama):
@@ -308,10 +308,10 @@ def test_attention_sinks_are_refused_by_name(llama):
 
 def test_a_cap_of_scores_that_is_only_named_is_disproven(llama):
     llama.module.model.layers[1].self_attn.attn_logit_softcapping = 1.5
-    assert "model.layers.1 does more than its parts say" in why_not(llama)
+    assert "model.layers.1 computes more than its known parts" in why_not(llama)
 
 
-def test_what_begins_late_in_a_text_is_disproven(llama):
+def test_a_difference_late_in_a_text_is_disproven(llama):
     """A scale of the scores that grows beyond a position, as long contexts are trained with."""
     attention = llama.module.model.layers[1].self_attn
     own = attention.forward
@@ -322,11 +322,13 @@ def test_what_begins_late_in_a_text_is_disproven(llama):
 
     attention.forward = forward
     assert why_not(llama, capacity=40) == ""
-    words = "model.layers.1 does otherwise from position 52 on: run fused, its output differs by"
-    assert words in why_not(llama, capacity=64)
+    message = (
+        "model.layers.1 computes otherwise from position 52 on: run fused, its output differs by"
+    )
+    assert message in why_not(llama, capacity=64)
 
 
-def test_a_window_wider_than_the_proofs_text_is_kept(folders):
+def test_a_window_wider_than_the_proofs_text_is_preserved(folders):
     """The proof is shorter than any real window, and must not miss one for that."""
     for case, wanted in (("window", [6, 6]), ("windows and rotary by block", [8, 0])):
         model = load_model(str(folders(case)), CPU, torch.float32)
@@ -353,7 +355,7 @@ def test_chunks_of_attention_are_disproven(llama):
         return own(*args, **{**kwargs, **({"attention_mask": mask} if narrow else {})})
 
     attention.forward = forward
-    assert "model.layers.0 does more than its parts say" in why_not(llama)
+    assert "model.layers.0 computes more than its known parts" in why_not(llama)
     assert llama.config.attention_chunk_size == 4096
 
 
@@ -373,33 +375,33 @@ def test_large_channels_do_not_hide_what_is_missing(folders):
         model.module.model.embed_tokens.weight[:, 0] = 6e4
     assert why_not(model) == ""
     louder_attention(model.module.model.layers[1])
-    assert "model.layers.1 does more than its parts say" in why_not(model)
+    assert "model.layers.1 computes more than its known parts" in why_not(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_difference_is_relative_to_what_a_row_adds(dtype):
-    given = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
-    given[:, 0] = 1000
+    inputs = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    inputs[:, 0] = 1000
     added = torch.randn(4, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     added[:, 0] = 0
-    wanted = given + added
-    assert max_row_error(wanted, wanted, given) == 0
+    wanted = inputs + added
+    assert max_row_error(wanted, wanted, inputs) == 0
     wrong = wanted.clone()
-    wrong[2, 1:] = given[2, 1:]
+    wrong[2, 1:] = inputs[2, 1:]
     allowed = fusing.TOLERANCES[dtype]
-    assert max_row_error(wrong, wanted, given) > 20 * allowed
+    assert max_row_error(wrong, wanted, inputs) > 20 * allowed
     assert float((wrong - wanted).abs().max() / wanted.abs().max()) < 1e-2  # it was hidden
     rounded = wanted.clone()
     rounded[1, 0] = torch.nextafter(rounded[1, 0], rounded.new_tensor(torch.inf))
-    assert max_row_error(rounded, wanted, given) < allowed
+    assert max_row_error(rounded, wanted, inputs) < allowed
     wrong[0, 3] = float("nan")
-    assert not max_row_error(wrong, wanted, given) <= allowed
+    assert not max_row_error(wrong, wanted, inputs) <= allowed
 
 
 def test_an_embedding_or_head_that_does_more_is_disproven(llama):
     first = llama.module.model.layers[0]
     handle = first.register_forward_pre_hook(lambda module, args: (args[0] + 0.1, *args[1:]))
-    assert "its embedding does more than its parts say" in why_not(llama)
+    assert "its embedding computes more than its known parts" in why_not(llama)
     handle.remove()
 
     def squared(module: Any, args: Any, out: Any) -> Any:
@@ -407,7 +409,7 @@ def test_an_embedding_or_head_that_does_more_is_disproven(llama):
         return out
 
     llama.module.register_forward_hook(squared)
-    assert "its head does more than its parts say" in why_not(llama)
+    assert "its head computes more than its known parts" in why_not(llama)
 
 
 def test_the_audit_counts_what_was_fused(folders):
@@ -415,8 +417,8 @@ def test_the_audit_counts_what_was_fused(folders):
     assert audit.fused
     assert 0 <= audit.error < fusing.NATIVE_TOLERANCE
     assert audit.findings[("norms and residuals", "")] == 2
-    words = "Qwen3MoeSparseMoeBlock runs as Transformers has it"
-    assert audit.findings[("MLP not fused", words)] == 2
+    message = "Qwen3MoeSparseMoeBlock runs as Transformers has it"
+    assert audit.findings[("MLP not fused", message)] == 2
 
 
 def test_a_proof_that_fails_leaves_the_model_as_it_was(llama):

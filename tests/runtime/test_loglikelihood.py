@@ -1,4 +1,4 @@
-"""Log-probabilities of given continuations: those of the whole model, however they are computed."""
+"""Log-probabilities of continuations equal those of the whole model, however they are computed."""
 
 import itertools
 from functools import cache
@@ -15,7 +15,7 @@ from helpers.tolerance import logits_rounding
 from helpers.toy_models import byte_tokenizer
 from salient.core.errors import ModelError, RequestError
 from salient.models.model_folder import load_dequantized
-from salient.runtime import loglikelihood as asking
+from salient.runtime import loglikelihood as scoring
 from salient.runtime.engine import Engine
 from salient.runtime.loglikelihood import ChoiceRequest, Continuations, encode, encode_choices
 from salient.runtime.sampling_params import SamplingParams
@@ -65,26 +65,28 @@ def whole_model(folder: Path) -> Any:
     return load_dequantized(str(folder))[0]
 
 
-def directly(model: Any, asked: ChoiceRequest) -> list[tuple[float, bool]]:
+def directly(model: Any, requested: ChoiceRequest) -> list[tuple[float, bool]]:
     """Each continuation with its context through the whole model."""
-    found = []
-    for tokens in asked.continuations:
+    actual = []
+    for tokens in requested.continuations:
         with torch.no_grad():
-            logits = model(torch.tensor([asked.context + tokens])).logits[0]
-        rows = logits[len(asked.context) - 1 : -1].float()
+            logits = model(torch.tensor([requested.context + tokens])).logits[0]
+        rows = logits[len(requested.context) - 1 : -1].float()
         each = rows.log_softmax(-1)[range(len(tokens)), tokens]
-        found.append((each.sum().item(), rows.argmax(-1).tolist() == tokens))
-    return found
+        actual.append((each.sum().item(), rows.argmax(-1).tolist() == tokens))
+    return actual
 
 
 def assert_as_directly(
-    folder: Path, engine: Any, within: float, asked: list[ChoiceRequest]
+    folder: Path, engine: Any, within: float, requested: list[ChoiceRequest]
 ) -> None:
     model = whole_model(folder)
-    for one, likelihoods in zip(asked, Continuations(engine).score(asked), strict=True):
+    for one, likelihoods in zip(requested, Continuations(engine).score(requested), strict=True):
         wanted = directly(model, one)
-        for found, (logprob, _), tokens in zip(likelihoods, wanted, one.continuations, strict=True):
-            assert abs(found.logprob - logprob) <= within * len(tokens) ** 0.5
+        for actual, (logprob, _), tokens in zip(
+            likelihoods, wanted, one.continuations, strict=True
+        ):
+            assert abs(actual.logprob - logprob) <= within * len(tokens) ** 0.5
 
 
 @pytest.mark.parametrize("slots", [1, 3, 16])
@@ -94,26 +96,26 @@ def test_codes_give_the_models_own_log_probabilities_in_any_number_of_slots(code
 
 
 @pytest.mark.parametrize("slots", [1, 3, 16])
-def test_16_bit_weights_give_them_exactly(toy, slots):
+def test_16_bit_weights_give_exact_log_probabilities(toy, slots):
     engine = engine_of(toy, slots=slots)
     assert "PyTorch" in engine.runner.how
     assert_as_directly(toy, engine, EXACT, examples())
 
 
-def test_without_fused_blocks_they_are_the_same(toy):
+def test_log_probabilities_are_the_same_without_fused_blocks(toy):
     engine = engine_of(toy, fuse=False)
     assert not engine.runner.reuses_prefixes
     assert_as_directly(toy, engine, EXACT, examples())
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gpt2"])
-def test_windows_and_other_families_are_the_same(kind, tmp_path):
+def test_log_probabilities_are_the_same_with_windows_and_other_families(kind, tmp_path):
     """Gemma 2 looks back 8 tokens in one block and caps its logits; GPT-2 is never fused."""
     folder = rounded_toy(tmp_path, kind)
     assert_as_directly(folder, opened(folder, slots=4).engine, CODES, examples())
 
 
-def test_a_model_that_takes_no_pieces_is_asked_in_one(toy, monkeypatch):
+def test_a_model_without_chunked_prefill_scores_in_one_piece(toy, monkeypatch):
     monkeypatch.setattr("salient.runtime.runner.LOGIT_ROWS", 5)
     engine = engine_of(toy, fuse=False)
     for chunked_prefill in (False, True):
@@ -121,22 +123,22 @@ def test_a_model_that_takes_no_pieces_is_asked_in_one(toy, monkeypatch):
         assert_as_directly(toy, engine, EXACT, examples())
 
 
-def test_long_ones_in_pieces_are_the_same(toy, monkeypatch):
-    monkeypatch.setattr(asking, "CHUNK", 8)
+def test_long_continuations_score_the_same_in_pieces(toy, monkeypatch):
+    monkeypatch.setattr(scoring, "CHUNK", 8)
     monkeypatch.setattr("salient.runtime.runner.LOGIT_ROWS", 3)
     long = [*examples(), ChoiceRequest(prompt(2), [prompt(40, seed=1), prompt(3, seed=2)])]
     assert_as_directly(toy, engine_of(toy, slots=3), EXACT, long)
 
 
-def test_greedy_is_what_the_model_itself_would_say(toy):
+def test_greedy_marks_the_models_own_continuation(toy):
     engine = engine_of(toy, slots=3)
-    said = engine.generate([prompt(12)], SamplingParams(4, ignore_eos=True))[0].tokens
-    other = [*said[:-1], said[-1] + 1 if said[-1] < 200 else 3]
-    (found,) = Continuations(engine).score(
-        [ChoiceRequest(prompt(12), [said, said[:1], other, said[1:]])]
+    likeliest = engine.generate([prompt(12)], SamplingParams(4, ignore_eos=True))[0].tokens
+    other = [*likeliest[:-1], likeliest[-1] + 1 if likeliest[-1] < 200 else 3]
+    (actual,) = Continuations(engine).score(
+        [ChoiceRequest(prompt(12), [likeliest, likeliest[:1], other, likeliest[1:]])]
     )
-    assert [each.greedy for each in found] == [True, True, False, False]
-    assert found[0].logprob < found[1].logprob < 0
+    assert [each.greedy for each in actual] == [True, True, False, False]
+    assert actual[0].logprob < actual[1].logprob < 0
 
 
 def test_a_context_is_computed_once_for_all_its_continuations(toy):
@@ -148,16 +150,16 @@ def test_a_context_is_computed_once_for_all_its_continuations(toy):
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-def test_what_contexts_begin_with_is_computed_once(toy, slots):
+def test_a_shared_beginning_is_computed_once(toy, slots):
     stem = prompt(40, seed=3)
-    asked = [ChoiceRequest([*stem, 100 + n], [[5], [6]]) for n in range(6)]
+    requested = [ChoiceRequest([*stem, 100 + n], [[5], [6]]) for n in range(6)]
     continuations = Continuations(engine_of(toy, slots=slots))
-    continuations.score(asked)
+    continuations.score(requested)
     assert continuations.computed == 41 + 5
-    assert_as_directly(toy, engine_of(toy, slots=slots), EXACT, asked)
+    assert_as_directly(toy, engine_of(toy, slots=slots), EXACT, requested)
 
 
-def test_the_engine_goes_on_as_before(coded):
+def test_the_engine_answers_as_before(coded):
     """Its slots held other tokens meanwhile: nothing of them is taken for a prompt's."""
     engine, sampling = engine_of(coded, slots=3), SamplingParams(6, ignore_eos=True)
     first = engine.generate([prompt(20)], sampling)[0]
@@ -177,7 +179,7 @@ def test_a_context_is_used_to_its_last_position(toy):
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("requested", "message"),
     [
         (ChoiceRequest([], [[5]]), "has no tokens"),
         (ChoiceRequest([5], [[6], []]), "has no tokens"),
@@ -185,12 +187,12 @@ def test_a_context_is_used_to_its_last_position(toy):
         (ChoiceRequest([-1], [[6]]), r"There is the token -1"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_in_words(toy, asked, words):
-    with pytest.raises(RequestError, match=words):
-        Continuations(engine_of(toy, slots=3)).score([ChoiceRequest([5], [[6]]), asked])
+def test_an_invalid_request_is_refused_with_a_message(toy, requested, message):
+    with pytest.raises(RequestError, match=message):
+        Continuations(engine_of(toy, slots=3)).score([ChoiceRequest([5], [[6]]), requested])
 
 
-def test_a_busy_engine_is_not_asked(toy):
+def test_a_busy_engine_is_refused(toy):
     engine = engine_of(toy, slots=3)
     answer = engine.submit(prompt(3), SamplingParams(4))
     with pytest.raises(RequestError, match="The engine is busy with answers"):
@@ -214,10 +216,10 @@ def test_a_broken_model_has_no_likelihoods(toy):
 def test_pairs_are_encoded_whole_and_cut_after_the_context(name, space):
     tokenizer = TOKENIZERS[name]()
     context, texts = "The cat sat on 1,0", ("00.5", "the dog", "the cat")
-    asked = encode_choices(tokenizer, context + space, texts)
-    assert asked.context == encode(tokenizer, context)
-    for text, tokens in zip(texts, asked.continuations, strict=True):
-        assert tokens == encode(tokenizer, context + space + text)[len(asked.context) :]
+    requested = encode_choices(tokenizer, context + space, texts)
+    assert requested.context == encode(tokenizer, context)
+    for text, tokens in zip(texts, requested.continuations, strict=True):
+        assert tokens == encode(tokenizer, context + space + text)[len(requested.context) :]
 
 
 def test_a_spelled_beginning_of_text_is_not_doubled():
@@ -229,14 +231,14 @@ def test_a_spelled_beginning_of_text_is_not_doubled():
 
 
 @pytest.mark.parametrize(("context", "text"), [("", "cat"), ("   ", "cat"), ("cat", "")])
-def test_words_without_tokens_are_refused(context, text):
+def test_continuations_without_tokens_are_refused(context, text):
     with pytest.raises(RequestError, match="has no tokens of its own"):
         encode_choices(byte_tokenizer(), context, [text])
 
 
 def test_the_examples_begin_alike_and_not():
     contexts = sorted(each.context for each in examples())
-    shared = [asking.common_start(a, b) for a, b in itertools.pairwise(contexts)]
+    shared = [scoring.common_start(a, b) for a, b in itertools.pairwise(contexts)]
     assert max(shared) >= 30
     assert 20 in shared
     assert 0 in shared

@@ -42,8 +42,8 @@ def off(folder, **options) -> float:
     model, _ = load_dequantized(str(folder))
     with torch.no_grad():
         wanted = model(input_ids=torch.tensor([IDS]), use_cache=False).logits[0, -1]
-    found = opened(folder, **options).engine.runner.prefill(0, IDS, 0)
-    return float((found - wanted).abs().max() / wanted.abs().max())
+    actual = opened(folder, **options).engine.runner.prefill(0, IDS, 0)
+    return float((actual - wanted).abs().max() / wanted.abs().max())
 
 
 def loaded(folder, kernel: str = "auto"):
@@ -66,7 +66,7 @@ def requantize(folder, **settings: object) -> None:
 @pytest.mark.parametrize("scheme", ["w4-g32", "w4-g32-sym"])
 @pytest.mark.parametrize("format", ["awq", "compressed-tensors"])
 @pytest.mark.parametrize("kernel", ["auto", "reference"])
-def test_every_format_and_scheme_runs_as_its_weights_say(format, scheme, kernel, tmp_path):
+def test_every_format_and_scheme_runs_with_its_weights(format, scheme, kernel, tmp_path):
     folder = rounded_toy(tmp_path, format=format, scheme=scheme)
     rounding = coded_rounding() if kernel == "auto" else model_rounding()
     assert off(folder, kernel=kernel) < rounding
@@ -79,11 +79,11 @@ def test_every_format_and_scheme_runs_as_its_weights_say(format, scheme, kernel,
 
 
 def test_both_formats_give_the_same_bits(tmp_path):
-    found = []
+    actual = []
     for format in ("awq", "compressed-tensors"):
         folder = rounded_toy(tmp_path / format, format=format)
-        found.append(opened(folder).engine.runner.prefill(0, IDS, 0))
-    assert torch.equal(*found)
+        actual.append(opened(folder).engine.runner.prefill(0, IDS, 0))
+    assert torch.equal(*actual)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_skipped_linears_run_at_16_bits(skip, tmp_path):
     folder = rounded_toy(tmp_path, skip=skip)
     assert off(folder) < coded_rounding()
     layers = loaded(folder).module.model.layers
-    kept = {f"model.layers.{n}" for n, m in layers.named_modules() if isinstance(m, nn.Linear)}
+    remaining = {f"model.layers.{n}" for n, m in layers.named_modules() if isinstance(m, nn.Linear)}
     settings = read_json(folder / "config.json")["quantization_config"]
-    assert kept == {name for name in settings["modules_to_not_convert"] if "layers" in name}
+    assert remaining == {name for name in settings["modules_to_not_convert"] if "layers" in name}
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
@@ -177,13 +177,13 @@ def test_the_context_is_the_models_unless_it_is_long(tmp_path):
     assert load(str(long), EngineOptions(slots=1, context_length=9000)).engine.context == 9000
 
 
-def test_keys_and_values_of_16_bits_say_nearly_the_same(llama):
-    made = opened(llama, kv_dtype="bfloat16")
-    assert made.engine.runner.cache.dtype == torch.bfloat16
+def test_16_bit_keys_and_values_give_close_logits(llama):
+    built = opened(llama, kv_dtype="bfloat16")
+    assert built.engine.runner.cache.dtype == torch.bfloat16
     exact = opened(llama).engine.runner.prefill(0, IDS, 0)
-    error = float((made.engine.runner.prefill(0, IDS, 0) - exact).abs().max() / exact.abs().max())
+    error = float((built.engine.runner.prefill(0, IDS, 0) - exact).abs().max() / exact.abs().max())
     assert 0 < error < likely(2, torch.bfloat16)  # of keys and of values
-    answers = [made.engine.generate([IDS], GREEDY)[0] for _ in range(2)]
+    answers = [built.engine.generate([IDS], GREEDY)[0] for _ in range(2)]
     assert agree(*answers)
 
 
@@ -204,15 +204,17 @@ def test_missing_codes_are_named(llama):
 
 def test_codes_of_another_shape_than_the_configs_are_refused(llama):
     rewrite_json(llama / "config.json", intermediate_size=128)
-    words = r"'model\.layers\.0\.mlp\.gate_proj' has codes for \[96, 64\], but config\.json makes"
-    with pytest.raises(CheckpointError, match=words + r" it \[128, 64\]\..*fetch the checkpoint"):
+    message = r"'model\.layers\.0\.mlp\.gate_proj' has codes for \[96, 64\], but config\.json makes"
+    with pytest.raises(CheckpointError, match=message + r" it \[128, 64\]\..*fetch the checkpoint"):
         loaded(llama)
 
 
 def test_scales_of_other_groups_than_the_configs_are_refused(llama):
     requantize(llama, group_size=64)
-    words = r"has scales \[\d+, 2\] and zeros .* at w4-g64 need .*Correct group_size in config.json"
-    with pytest.raises(CheckpointError, match=words):
+    message = (
+        r"has scales \[\d+, 2\] and zeros .* at w4-g64 need .*Correct group_size in config.json"
+    )
+    with pytest.raises(CheckpointError, match=message):
         loaded(llama)
 
 
@@ -228,18 +230,18 @@ def test_an_odd_group_size_lists_the_known_schemes(llama):
         loaded(llama)
 
 
-def test_another_method_is_named_beside_those_that_are_read(llama):
+def test_an_unknown_method_is_an_error_with_the_known_ones(llama):
     requantize(llama, quant_method="gptq")
-    words = r"is quantized with 'gptq'\. Salient reads 16-bit models and: awq, compressed-tensors"
-    with pytest.raises(CheckpointError, match=words):
+    message = r"is quantized with 'gptq'\. Salient reads 16-bit models and: awq, compressed-tensors"
+    with pytest.raises(CheckpointError, match=message):
         loaded(llama)
 
 
-def test_a_kernel_that_cannot_take_the_layers_says_so(llama):
-    words = (
+def test_a_kernel_that_does_not_support_the_layers_is_an_error(llama):
+    message = (
         r"The kernel 'torch-int4' does not support a layer of 128 x 64: it is fast in bfloat16 only"
     )
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         loaded(llama, "torch-int4")
 
 
@@ -249,7 +251,7 @@ def test_no_folder_is_no_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"device": "tpu9"}, r"Device 'tpu9' cannot be used \("),
         ({"dtype": "int8"}, r"Unknown dtype 'int8'\. Use auto, float32, bfloat16, float16\."),
@@ -263,13 +265,13 @@ def test_no_folder_is_no_model(tmp_path):
         ),
     ],
 )
-def test_an_option_that_does_not_fit_says_what_does(options, words, toy):
-    with pytest.raises(RequestError, match=words):
+def test_an_invalid_option_is_an_error_with_valid_values(options, message, toy):
+    with pytest.raises(RequestError, match=message):
         load(str(toy), EngineOptions(**options))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_a_gpu_that_is_not_there_is_said(toy):
+def test_an_absent_gpu_is_an_error(toy):
     with pytest.raises(RequestError, match=r"Device 'cuda:1' cannot be used"):
         load(str(toy), EngineOptions(device="cuda:1"))
 

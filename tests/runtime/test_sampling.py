@@ -60,14 +60,14 @@ def test_a_temperature_next_to_nothing_is_greedy(temperature):
     assert drawn(logits, temperature=temperature, draws=50) == {1}
 
 
-def test_only_a_plain_choice_may_be_made_by_the_batch():
+def test_only_plain_sampling_is_batched():
     assert SamplingParams().plain
     assert SamplingParams(top_p=0.5, seed=3, stop=("a",)).plain
     for fields in ({"temperature": 1}, {"logprobs": 0}, {"presence_penalty": 0.1}):
         assert not SamplingParams(**fields).plain
 
 
-def test_picking_leaves_the_logits_as_they_are():
+def test_sampling_does_not_modify_the_logits():
     logits = random_logits(0)
     before = logits.clone()
     fields = {"top_k": 9, "top_p": 0.8, "min_p": 0.01, "repetition_penalty": 1.3, "logprobs": 3}
@@ -84,8 +84,8 @@ def test_picking_leaves_the_logits_as_they_are():
 def test_top_k_keeps_the_k_likeliest():
     for seed, k in ((0, 1), (1, 3), (2, 7), (3, VOCAB), (4, 10 * VOCAB)):
         logits = random_logits(seed)
-        kept = drawn(logits, temperature=100, top_k=k, draws=1000)
-        assert kept == set(logits.argsort(descending=True)[:k].tolist())
+        remaining = drawn(logits, temperature=100, top_k=k, draws=1000)
+        assert remaining == set(logits.argsort(descending=True)[:k].tolist())
 
 
 def test_top_k_keeps_no_more_than_k_of_equals():
@@ -93,11 +93,11 @@ def test_top_k_keeps_no_more_than_k_of_equals():
 
 
 @pytest.mark.parametrize(
-    ("top_p", "kept"),
+    ("top_p", "remaining"),
     [(0.01, {2}), (0.39, {2}), (0.41, {2, 0}), (0.72, {2, 0, 3}), (0.99, {2, 0, 3, 1})],
 )
-def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
-    assert drawn(levels(0.3, 0.1, 0.4, 0.2), temperature=1, top_p=top_p) == kept
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, remaining):
+    assert drawn(levels(0.3, 0.1, 0.4, 0.2), temperature=1, top_p=top_p) == remaining
 
 
 @pytest.mark.parametrize("vocab", [50, 3000])
@@ -105,17 +105,17 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
 def test_a_nucleus_reaches_its_share_and_would_not_without_its_smallest(vocab, top_p):
     for seed in range(5):
         weights = random_logits(seed, vocab, spread=0.1 + seed).exp()
-        kept, places = nucleus(weights, top_p)
+        remaining, places = nucleus(weights, top_p)
         wanted = weights.double().sum() * top_p
-        assert torch.equal(weights[places], kept)
+        assert torch.equal(weights[places], remaining)
         left = weights.clone()
         left[places] = 0
-        assert kept.min() >= left.max()
-        assert kept.double().sum() >= wanted * (1 - worst(vocab, torch.float64))
-        assert kept[:-1].double().sum() < wanted
+        assert remaining.min() >= left.max()
+        assert remaining.double().sum() >= wanted * (1 - worst(vocab, torch.float64))
+        assert remaining[:-1].double().sum() < wanted
 
 
-def test_min_p_keeps_what_is_likely_beside_the_likeliest():
+def test_min_p_is_relative_to_the_likeliest_token():
     logits = levels(0.5, 0.24, 0.13, 0.06, 0.07)
     assert drawn(logits, temperature=1, min_p=0.25) == {0, 1, 2}
     assert drawn(logits, temperature=1, min_p=0.5) == {0}
@@ -160,9 +160,9 @@ def test_frequencies_follow_the_softmax(fields, filtered):
     expected = filtered((logits / 0.8).softmax(0))
     expected /= expected.sum()
     tokens = sequence(SamplingParams(temperature=0.8, seed=11, **fields), [logits] * draws)
-    seen = torch.bincount(torch.tensor(tokens), minlength=12) / draws
+    observed = torch.bincount(torch.tensor(tokens), minlength=12) / draws
     bound = 5 * (expected * (1 - expected) / draws).sqrt()  # five standard deviations
-    assert ((seen - expected).abs() <= bound).all()
+    assert ((observed - expected).abs() <= bound).all()
 
 
 # Seeds
@@ -177,16 +177,16 @@ def test_the_same_seed_gives_the_same_tokens_and_another_one_others():
     assert first != other
 
 
-def test_a_sequence_does_not_depend_on_what_runs_beside_it():
+def test_a_sequence_does_not_depend_on_other_sequences():
     steps = [random_logits(seed) for seed in range(40)]
     alone = sequence(SamplingParams(temperature=1, seed=7), steps)
     one, other = (Sampler(SamplingParams(temperature=1, seed=seed)) for seed in (7, 8))
-    beside = []
+    others = []
     for logits in steps:
         torch.rand(3)
         other.pick(logits)
-        beside.append(one.pick(logits).token)
-    assert beside == alone
+        others.append(one.pick(logits).token)
+    assert others == alone
 
 
 def test_without_a_seed_each_sequence_is_another():
@@ -236,7 +236,7 @@ def test_penalties_are_taken_one_after_the_other():
     assert torch.equal(sampler._penalize(logits), expected)
 
 
-def test_a_prompt_may_hold_ids_that_the_model_cannot_write():
+def test_a_prompt_may_contain_ids_beyond_the_logits():
     sampler = Sampler(SamplingParams(repetition_penalty=2.0), [0, VOCAB, 10 * VOCAB])
     assert sampler.pick(levels(0.9, 0.05, 0.05).exp()).token == 0
 
@@ -259,7 +259,7 @@ def test_log_probabilities_are_those_of_the_model_itself(fields):
             assert abs(logprob - float(expected[token])) <= 2 * nats(logits)
 
 
-def test_no_likeliest_tokens_are_reported_unless_asked_for():
+def test_likeliest_tokens_are_reported_only_on_request():
     logits = random_logits(5)
     assert Sampler(SamplingParams(logprobs=0)).pick(logits).top == ()
     logprob = Sampler(SamplingParams(logprobs=0)).pick(logits).logprob
@@ -274,7 +274,7 @@ def test_no_likeliest_tokens_are_reported_unless_asked_for():
 @pytest.mark.parametrize(
     "fields", [{}, {"temperature": 1}, {"temperature": 1, "top_p": 0.5, "top_k": 4}]
 )
-def test_logits_that_are_no_numbers_are_refused(broken, fields):
+def test_non_finite_logits_are_refused(broken, fields):
     logits = random_logits(0)
     logits[17] = broken
     with pytest.raises(ModelError, match=r"not finite numbers.*run it in bfloat16 or float32"):

@@ -36,12 +36,12 @@ def read_letter_by_letter(text: str, stop: list[str]) -> tuple[str, str | None]:
 
 def cut(text: str, chance: random.Random) -> list[str]:
     """`text` in pieces of 0 to 4 letters."""
-    found = []
+    actual = []
     while text:
         size = chance.randint(0, 4)
-        found.append(text[:size])
+        actual.append(text[:size])
         text = text[size:]
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("seed", range(300))
@@ -53,9 +53,9 @@ def test_however_the_text_is_cut_it_stops_as_if_read_letter_by_letter(seed):
     for piece in cut(text, chance):
         out, fed = out + stops.push(piece), fed + piece
         if stops.match is None:
-            held = fed.removeprefix(out)
+            tail = fed.removeprefix(out)
             assert fed.startswith(out)
-            assert not held or any(s.startswith(held) and s != held for s in stop)
+            assert not tail or any(s.startswith(tail) and s != tail for s in stop)
     assert (out + stops.finish(), stops.match) == read_letter_by_letter(text, stop)
 
 
@@ -82,10 +82,10 @@ def test_an_answer_ends_before_its_first_stop_string(tokenizer, text, stop, expe
 
 def test_text_that_could_begin_a_stop_string_waits_and_then_comes(tokenizer):
     stream = TextStream(tokenizer, stop=["###END"])
-    found = [stream.push(token) for token in tokens(tokenizer, "a###")]
-    assert "".join(found) == "a"
-    found = [stream.push(token) for token in tokens(tokenizer, "!")]
-    assert "".join(found).replace(" ", "") == "###!"
+    actual = [stream.push(token) for token in tokens(tokenizer, "a###")]
+    assert "".join(actual) == "a"
+    actual = [stream.push(token) for token in tokens(tokenizer, "!")]
+    assert "".join(actual).replace(" ", "") == "###!"
 
 
 def test_what_waits_at_the_end_comes_then(tokenizer):

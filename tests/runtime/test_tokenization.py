@@ -85,7 +85,7 @@ def test_the_template_alone_puts_the_special_tokens():
     assert chat_ids(tokenizer, CHAT).count(tokenizer.bos_token_id) == 3
 
 
-def test_a_message_may_say_more_than_role_and_content():
+def test_a_message_may_have_more_than_role_and_content():
     named = [message | {"name": "Ann"} for message in CHAT]
     assert chat_ids(chatty(), named) == chat_ids(chatty(), CHAT)
 
@@ -95,9 +95,13 @@ def test_without_a_chat_template_a_plain_prompt_is_advised():
         chat_ids(byte_tokenizer(), CHAT)
 
 
-def test_what_the_template_refuses_is_said_in_its_own_words():
-    words = r"rejects the conversation: System role not supported\. Its roles are system, user; "
-    with pytest.raises(RequestError, match=words + "give the ones that the model was trained on"):
+def test_a_rejected_conversation_is_an_error_with_the_templates_message():
+    expected_message = (
+        r"rejects the conversation: System role not supported\. Its roles are system, user; "
+    )
+    with pytest.raises(
+        RequestError, match=expected_message + "give the ones that the model was trained on"
+    ):
         chat_ids(chatty(FUSSY), CHAT)
     assert chat_ids(chatty(FUSSY), CHAT[1:])
 
@@ -113,7 +117,7 @@ def test_a_template_that_writes_nothing_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("messages", "words"),
+    ("messages", "expected_message"),
     [
         ([], r"messages=\[\] is not a conversation\. Give a list with at least one"),
         ("Why?", r"messages='Why\?' is not a conversation"),
@@ -129,12 +133,12 @@ def test_a_template_that_writes_nothing_is_refused():
         ),
     ],
 )
-def test_messages_that_are_none_are_named_with_what_fits(messages, words):
-    with pytest.raises(RequestError, match=words):
+def test_invalid_messages_are_an_error_with_the_valid_form(messages, expected_message):
+    with pytest.raises(RequestError, match=expected_message):
         chat_ids(chatty(), messages)
 
 
-def test_a_message_of_a_million_letters_is_not_said_back():
+def test_an_error_shortens_a_long_message():
     with pytest.raises(RequestError) as refused:
         chat_ids(chatty(), [CHAT[0] | {"content": ["a" * 10**6]}])
     assert len(str(refused.value)) < 200
@@ -146,7 +150,7 @@ def test_a_message_of_a_million_letters_is_not_said_back():
 @pytest.mark.parametrize(
     ("named", "ends"), [(None, {2}), (7, {2, 7}), ([7, 9, 2], {2, 7, 9}), (0, {0, 2}), ((), {2})]
 )
-def test_an_answer_ends_where_the_config_and_the_tokenizer_say(named, ends):
+def test_eos_ids_are_those_of_the_config_and_the_tokenizer(named, ends):
     assert eos_ids(SimpleNamespace(eos_token_id=named), byte_tokenizer()) == ends
 
 
@@ -157,12 +161,14 @@ def test_a_config_and_a_tokenizer_without_an_end_have_none():
 
 
 @pytest.mark.parametrize(("tokens", "room"), [(1, 20), (80, 20), (90, 10), (99, 1)])
-def test_an_answer_is_as_long_as_asked_or_as_the_context_leaves(tokens, room):
+def test_an_answer_is_limited_by_max_new_tokens_and_the_context(tokens, room):
     assert check_length(range(tokens), 20, 100) == room
 
 
 @pytest.mark.parametrize(("tokens", "fewer"), [(100, 1), (101, 2), (5000, 4901)])
 def test_a_prompt_that_fills_the_context_is_refused_with_both_numbers(tokens, fewer):
-    words = f"A prompt of {tokens} tokens, the context is 100: .* by {fewer} tokens or more"
-    with pytest.raises(RequestError, match=words):
+    expected_message = (
+        f"A prompt of {tokens} tokens, the context is 100: .* by {fewer} tokens or more"
+    )
+    with pytest.raises(RequestError, match=expected_message):
         check_length(range(tokens), 20, 100)

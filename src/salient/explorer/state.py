@@ -13,7 +13,7 @@ from salient.core.system import resident_memory
 from salient.explorer.panels.group import group_sizes
 from salient.explorer.panels.linear_view import LinearViewer
 from salient.runtime.bench.memory_bandwidth import weight_bytes
-from salient.runtime.inspect_runtime import runtime_to_dict
+from salient.runtime.inspect_runtime import runtime_details
 from salient.runtime.load_engine import LoadedEngine
 from salient.serve.embedded import ServedModel
 
@@ -124,7 +124,8 @@ class ExplorerState:
     def running(self) -> dict[str, object]:
         """Kernels, fusion, memory by part."""
         loaded, reference = self.served.loaded, self.reference and self.reference.loaded
-        data = runtime_to_dict(loaded)
+        details = runtime_details(loaded)
+        data = to_json(details)
         del data["checkpoint"]  # a path of this machine
         sizes = {"weights": weight_bytes(loaded.model), "keys and values": _kv_bytes(loaded)}
         if reference is not None:
@@ -135,15 +136,15 @@ class ExplorerState:
         cuda = device.type == "cuda"
         total = torch.cuda.memory_allocated(device) if cuda else resident_memory()
         sizes["the rest: activations, Python, libraries"] = max(total - sum(sizes.values()), 0)
-        full = data["kv_bytes_a_token"]
+        full = details.kv_bytes_a_token
         return {
             **data,
             "parts": [{"name": name, "bytes": size} for name, size in sizes.items()],
             "total": total,
-            "kv_bytes_full": full and full * data["context"] * data["slots"],
+            "kv_bytes_full": full and full * details.context * details.slots,
         }
 
 
 def _kv_bytes(loaded: LoadedEngine) -> int:
-    each = runtime_to_dict(loaded)["kv_bytes_a_token"] or 0
+    each = runtime_details(loaded).kv_bytes_a_token or 0
     return each * loaded.engine.cached_tokens

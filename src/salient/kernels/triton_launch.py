@@ -19,72 +19,55 @@ SUM_SIZE = 256  # elements of y that one program of `add` makes
 
 
 @dataclass(frozen=True)
-class NarrowSettings:
-    """Settings of `narrow`, up to `rows` rows.
+class ProgramSettings:
+    """Settings of `narrow` or `wide`, up to `rows` rows.
 
-    rows_tile, out_tile: the tile of y; blocks: blocks of inputs a step; stages: of the pipeline
+    rows_tile, out_tile: the tile of y   stages: of the pipeline
+    blocks: of inputs a step, of `narrow`   across: tiles of rows in a band, of `wide`
     """
 
     rows: int
     rows_tile: int
     out_tile: int
     warps: int
-    blocks: int
     stages: int
+    blocks: int = 1
+    across: int = 1
 
-
-@dataclass(frozen=True)
-class WideSettings:
-    """Settings of `wide`, up to `rows` rows; as above, and `across`: tiles of rows in a band."""
-
-    rows: int
-    rows_tile: int
-    out_tile: int
-    warps: int
-    across: int
-    stages: int
+    def fitted(self, group_size: int) -> "ProgramSettings":
+        """These settings adapted to the group size: no group may end inside a step."""
+        blocks = self.blocks if group_size % (self.blocks * BLOCK_IN) == 0 else 1
+        # Other groups take a scale and a zero for each code, too many to be loaded ahead.
+        return replace(self, blocks=blocks, stages=1 if group_size % 16 else self.stages)
 
 
 @dataclass(frozen=True)
 class LaunchSettings:
     """All settings of one kind of GPU, by rising rows."""
 
-    narrow: tuple[NarrowSettings, ...]
-    wide: tuple[WideSettings, ...]
+    narrow: tuple[ProgramSettings, ...]
+    wide: tuple[ProgramSettings, ...]
 
 
 # Narrow: 32 outputs a program give 4096 outputs to 128 multiprocessors; eight warps hide each
 # other's waits; two blocks a step halve the steps' overhead. With 16 rows x takes as many bytes as
 # the weight at 64 outputs, and more at fewer. All fit the 99 KB of a consumer GPU's shared memory.
-_NARROW = (NarrowSettings(8, 8, 32, 8, 2, 3), NarrowSettings(16, 16, 64, 8, 1, 3))
+_NARROW = (ProgramSettings(8, 8, 32, 8, 3, blocks=2), ProgramSettings(16, 16, 64, 8, 3))
+_WIDE = (ProgramSettings(32, 32, 128, 4, 4), ProgramSettings(64, 64, 128, 4, 4))
 KINDS = {
     # Four warps are one warpgroup, and two programs share a multiprocessor: one dequantizes while
     # the other multiplies.
-    "hopper": LaunchSettings(
-        _NARROW,
-        (
-            WideSettings(32, 32, 128, 4, 1, 4),
-            WideSettings(64, 64, 128, 4, 1, 4),
-            WideSettings(1023, 128, 128, 4, 8, 3),
-        ),
-    ),
+    "hopper": LaunchSettings(_NARROW, (*_WIDE, ProgramSettings(1023, 128, 128, 4, 3, across=8))),
     # With four warps a tile of 128 by 128 does not fit the registers; eight share what they
     # dequantize through shared memory.
-    "nvidia": LaunchSettings(
-        _NARROW,
-        (
-            WideSettings(32, 32, 128, 4, 1, 4),
-            WideSettings(64, 64, 128, 4, 1, 4),
-            WideSettings(1023, 128, 128, 8, 8, 3),
-        ),
-    ),
+    "nvidia": LaunchSettings(_NARROW, (*_WIDE, ProgramSettings(1023, 128, 128, 8, 3, across=8))),
     # Matrix cores take no fewer than 16 rows, and a compute unit has 64 KB to share.
     "amd": LaunchSettings(
-        (NarrowSettings(16, 16, 32, 8, 1, 2),),
+        (ProgramSettings(16, 16, 32, 8, 2),),
         (
-            WideSettings(32, 32, 128, 8, 1, 2),
-            WideSettings(64, 64, 128, 8, 1, 2),
-            WideSettings(1023, 128, 128, 8, 8, 2),
+            ProgramSettings(32, 32, 128, 8, 2),
+            ProgramSettings(64, 64, 128, 8, 2),
+            ProgramSettings(1023, 128, 128, 8, 2, across=8),
         ),
     ),
 }
@@ -99,23 +82,6 @@ def settings_of(device: torch.device) -> LaunchSettings:
     if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10):
         return KINDS["hopper"]
     return KINDS["nvidia"]
-
-
-def fitted_narrow(s: NarrowSettings, group_size: int) -> NarrowSettings:
-    """`s` adapted to the group size: no group may end inside a step."""
-    blocks = s.blocks if group_size % (s.blocks * BLOCK_IN) == 0 else 1
-    return replace(s, blocks=blocks, stages=_stages(s.stages, group_size))
-
-
-def fitted_wide(s: WideSettings, group_size: int) -> WideSettings:
-    """`s` adapted to the group size."""
-    return replace(s, stages=_stages(s.stages, group_size))
-
-
-def _stages(stages: int, group_size: int) -> int:
-    """Groups that are no multiple of 16 take a scale and a zero for each code: loaded ahead, they
-    would not fit the shared memory."""
-    return stages if group_size % 16 == 0 else 1
 
 
 def interpreted() -> bool:
@@ -159,9 +125,9 @@ def matmul(x: Tensor, weight: PackedOperands) -> Tensor:
     with torch.cuda.device_of(x):
         for narrow in settings_of(x.device).narrow:
             if rows <= narrow.rows:
-                return run_narrow(x, weight, fitted_narrow(narrow, weight.group_size))
+                return run_narrow(x, weight, narrow.fitted(weight.group_size))
         wide = next(s for s in settings_of(x.device).wide if rows <= s.rows)
-        return run_wide(x, weight, fitted_wide(wide, weight.group_size))
+        return run_wide(x, weight, wide.fitted(weight.group_size))
 
 
 def dequantized(weight: PackedOperands, width: int, dtype: torch.dtype) -> Tensor:
@@ -176,7 +142,7 @@ def dequantized(weight: PackedOperands, width: int, dtype: torch.dtype) -> Tenso
     return dense
 
 
-def run_narrow(x: Tensor, weight: PackedOperands, s: NarrowSettings) -> Tensor:
+def run_narrow(x: Tensor, weight: PackedOperands, s: ProgramSettings) -> Tensor:
     """y by `narrow`: parts of the inputs, each of `warps` slices."""
     rows, width = x.shape
     tiles = (-(-weight.out // s.out_tile), -(-rows // s.rows_tile))
@@ -193,7 +159,7 @@ def run_narrow(x: Tensor, weight: PackedOperands, s: NarrowSettings) -> Tensor:
     return _added(y, x)
 
 
-def run_wide(x: Tensor, weight: PackedOperands, s: WideSettings) -> Tensor:
+def run_wide(x: Tensor, weight: PackedOperands, s: ProgramSettings) -> Tensor:
     """y by `wide`."""
     rows, width = x.shape
     tiles = -(-weight.out // s.out_tile) * -(-rows // s.rows_tile)

@@ -1,14 +1,13 @@
 """A conversation with a checkpoint: its history, and streamed answers."""
 
 from collections.abc import Iterator
-from dataclasses import fields
-from typing import Any
+from dataclasses import replace
 
 from salient.core.errors import RequestError
 
 from .load_engine import LoadedEngine, load
-from .options import ChatOptions, EngineOptions, RunOptions
-from .sampling_params import SamplingParams
+from .options import ChatOptions
+from .sampling_params import SamplingParams, sampling_of
 from .token_sequence import TokenSequence, raise_failed
 from .tokenization import chat_ids
 
@@ -72,42 +71,23 @@ class Conversation:
             self.dropped_turns += 2
 
     def _ids(self, messages: list[dict[str, str]]) -> list[int]:
-        first: list[dict[str, str]] = (
-            [{"role": "system", "content": self.system}] if self.system else []
-        )
-        return chat_ids(self.opened.model.tokenizer, first + messages)
-
-
-SAMPLING = (
-    "max_new_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-)
+        if self.system:
+            messages = [{"role": "system", "content": self.system}, *messages]
+        return chat_ids(self.opened.model.tokenizer, messages)
 
 
 def open_conversation(options: ChatOptions) -> Conversation:
     """Load the checkpoint and start a conversation."""
-    shared = {field.name: getattr(options, field.name) for field in fields(RunOptions)}
-    opened = load(str(options.checkpoint), EngineOptions(**shared, slots=1))
-    values = {name: getattr(options, name) for name in SAMPLING}
-    return Conversation(opened, default_sampling(opened, **values), options.system)
+    opened = load(str(options.checkpoint), options.engine_options(slots=1))
+    return Conversation(opened, sampling_of(options, default_sampling(opened)), options.system)
 
 
-def default_sampling(opened: LoadedEngine, **changes: Any) -> SamplingParams:
-    """The sampling of the model's generation config, with `changes` that are not None."""
+def default_sampling(opened: LoadedEngine) -> SamplingParams:
+    """The sampling of the model's generation config."""
+    defaults = SamplingParams(max_new_tokens=1024, temperature=0.7, top_p=0.95)
     config = getattr(opened.model.module, "generation_config", None)
-    defaults: dict[str, Any] = {"max_new_tokens": 1024, "temperature": 0.7, "top_p": 0.95}
-    if getattr(config, "do_sample", None):
-        for name in ("temperature", "top_p", "top_k", "repetition_penalty", "min_p"):
-            value = getattr(config, name, None)
-            if value is not None:
-                defaults[name] = value
-    return SamplingParams(
-        **defaults | {name: value for name, value in changes.items() if value is not None}
-    )
+    if not getattr(config, "do_sample", None):
+        return defaults
+    names = ("temperature", "top_p", "top_k", "repetition_penalty", "min_p")
+    values = {name: getattr(config, name, None) for name in names}
+    return replace(defaults, **{name: v for name, v in values.items() if v is not None})

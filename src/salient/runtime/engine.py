@@ -106,8 +106,7 @@ class Engine:
         self._check_known(tokens)
         if not 1 <= last <= len(tokens) <= self.context:
             raise RequestError(f"{last} of {len(tokens)} tokens: give 1 to {self.context}.")
-        taken = {a.slot for a in (*self._running, self._filling) if a is not None}
-        free = [slot for slot in range(self.runner.slots) if slot not in taken]
+        free = self._free_slots()
         if not free:
             raise ResourceError("Every slot is taken by an answer under way. Try again shortly.")
         slot, start = self._take_slot(free, tokens[: len(tokens) - last + 1])
@@ -160,10 +159,13 @@ class Engine:
                 f"{self.runner.vocabulary - 1}. Give ids of the model's own tokenizer."
             )
 
+    def _free_slots(self) -> list[int]:
+        taken = {a.slot for a in (*self._running, self._filling) if a is not None}
+        return [slot for slot in range(self.runner.slots) if slot not in taken]
+
     def _admit(self) -> None:
         """Assign the first waiting prompt to the free slot with the longest shared prefix."""
-        taken = {answer.slot for answer in self._running}
-        free = [slot for slot in range(self.runner.slots) if slot not in taken]
+        free = self._free_slots()
         if not free:
             return
         answer = self._filling = self._waiting.popleft()
@@ -227,9 +229,8 @@ class Engine:
             return self._end(answer, "", picked, "stop")
         answer.tokens.append(token)
         text = answer.stream.push(token)
-        if answer.stream.stopped_by is not None:
-            return self._end(answer, text, picked, "stop")
-        if answer.sampler.constraint is not None and answer.sampler.constraint.ended:
+        constraint = answer.sampler.constraint
+        if answer.stream.stopped_by is not None or (constraint is not None and constraint.ended):
             return self._end(answer, text, picked, "stop")
         if len(answer.tokens) >= answer.limit:
             return self._end(answer, text, picked, "length")
@@ -249,6 +250,6 @@ class Engine:
 
 
 def common_start(cached: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many first tokens of `prompt` are in `held`; the last is always computed."""
+    """How many first tokens of `prompt` are in `cached`; the last is always computed."""
     most = min(len(cached), len(prompt) - 1)
     return next((i for i in range(most) if cached[i] != prompt[i]), most)

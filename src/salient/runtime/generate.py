@@ -2,20 +2,48 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import dataclass, replace
 
 from salient.core.options import strings
+from salient.core.records import to_json
 from salient.core.report import Report, Table, mebibytes
 from salient.core.system import resident_memory
 
 from .load_engine import LoadedEngine, load
-from .options import EngineOptions, GenerateOptions, RunOptions
-from .sampling_params import SamplingParams
+from .options import GenerateOptions
+from .sampling_params import SampledToken, sampling_of
 from .token_sequence import TokenSequence, raise_failed
 from .tokenization import chat_ids, prompt_ids
 
 MAX_TOGETHER = 32  # prompts computed at once; more wait for a free slot
+
+
+@dataclass(frozen=True)
+class GeneratedAnswer:
+    """The answer to one prompt. logprobs: of each token, where the options ask for them"""
+
+    prompt: str
+    text: str
+    tokens: list[int]
+    prompt_tokens: int
+    reused_prompt_tokens: int
+    new_tokens: int
+    finished: str
+    seconds_to_first_token: float
+    tokens_a_second: float | None
+    logprobs: list[SampledToken]
+
+
+@dataclass(frozen=True)
+class GenerateRun:
+    """The answers, and how the checkpoint ran. kernels: name -> number of linears"""
+
+    checkpoint: str
+    answers: list[GeneratedAnswer]
+    load_seconds: float
+    resident_bytes: int
+    runs_as: str
+    kernels: dict[str, int]
 
 
 def generate_texts(options: GenerateOptions) -> tuple[list[TokenSequence], Report]:
@@ -24,10 +52,11 @@ def generate_texts(options: GenerateOptions) -> tuple[list[TokenSequence], Repor
     Raises RequestError, ModelError, CheckpointError.
     """
     prompts = strings(options.prompt)
-    sampling = _sampling(options)
+    sampling = replace(sampling_of(options), stop=strings(options.stop))
     sampling.check()
     start = time.perf_counter()
-    opened = load(str(options.checkpoint), _engine_options(options, len(prompts)))
+    slots = min(max(len(prompts), 1), MAX_TOGETHER)
+    opened = load(str(options.checkpoint), options.engine_options(slots))
     loaded = time.perf_counter() - start
     tokenizer = opened.model.tokenizer
     ids = [
@@ -46,76 +75,48 @@ def generate_texts(options: GenerateOptions) -> tuple[list[TokenSequence], Repor
     return answers, _report(opened, answers, prompts, loaded)
 
 
-def _sampling(options: GenerateOptions) -> SamplingParams:
-    return SamplingParams(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        min_p=options.min_p,
-        repetition_penalty=options.repetition_penalty,
-        presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty,
-        seed=options.seed,
-        stop=strings(options.stop),
-        logprobs=options.logprobs,
-    )
-
-
-def _engine_options(options: RunOptions, prompts: int) -> EngineOptions:
-    shared = {field.name: getattr(options, field.name) for field in fields(RunOptions)}
-    return EngineOptions(**shared, slots=min(max(prompts, 1), MAX_TOGETHER))
-
-
 def _report(
     opened: LoadedEngine, answers: list[TokenSequence], prompts: Sequence[str], loaded: float
 ) -> Report:
-    texts = [
-        {"prompt": prompt, **to_dict(answer)}
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    data: dict[str, Any] = {
-        "checkpoint": str(opened.model.checkpoint.folder),
-        "answers": texts,
-        "load_seconds": loaded,
-        "resident_bytes": resident_memory(),
-        "runs_as": opened.engine.runner.how,
-        "kernels": {name: count for (name, _), count in opened.model.kernels.items()},
-    }
+    run = GenerateRun(
+        checkpoint=str(opened.model.checkpoint.folder),
+        answers=[_answer(*pair) for pair in zip(prompts, answers, strict=True)],
+        load_seconds=loaded,
+        resident_bytes=resident_memory(),
+        runs_as=opened.engine.runner.how,
+        kernels={name: count for (name, _), count in opened.model.kernels.items()},
+    )
     columns = ("answer", "prompt tokens", "new tokens", "end", "first token", "tokens a second")
     rows = [
         (
-            str(number + 1),
-            str(each["prompt_tokens"]),
-            str(each["new_tokens"]),
-            each["finished"],
-            f"{each['seconds_to_first_token'] * 1e3:.0f} ms",
-            "" if each["tokens_a_second"] is None else f"{each['tokens_a_second']:.1f}",
+            str(number),
+            str(each.prompt_tokens),
+            str(each.new_tokens),
+            each.finished,
+            f"{each.seconds_to_first_token * 1e3:.0f} ms",
+            "" if each.tokens_a_second is None else f"{each.tokens_a_second:.1f}",
         )
-        for number, each in enumerate(texts)
+        for number, each in enumerate(run.answers, 1)
     ]
-    lines = [
-        f"Loaded in {loaded:.1f} s, {mebibytes(data['resident_bytes'])} resident; runs as "
-        f"{data['runs_as']}."
-    ]
+    resident = mebibytes(run.resident_bytes)
+    lines = [f"Loaded in {loaded:.1f} s, {resident} resident; runs as {run.runs_as}."]
+    data = to_json(run)
+    for answer, sequence in zip(data["answers"], answers, strict=True):
+        if sequence.sampling.logprobs is None:
+            del answer["logprobs"]
     return Report(data, [Table("Generated", columns, rows)], lines)
 
 
-def to_dict(answer: TokenSequence) -> dict[str, Any]:
-    """One answer as plain data."""
-    data: dict[str, Any] = {
-        "text": answer.text,
-        "tokens": answer.tokens,
-        "prompt_tokens": len(answer.prompt),
-        "reused_prompt_tokens": answer.reused,
-        "new_tokens": len(answer.tokens),
-        "finished": answer.finished,
-        "seconds_to_first_token": answer.seconds_to_first,
-        "tokens_a_second": answer.tokens_a_second,
-    }
-    if answer.sampling.logprobs is not None:
-        data["logprobs"] = [
-            {"token": p.token, "logprob": p.logprob, "top": [list(pair) for pair in p.top]}
-            for p in answer.picked
-        ]
-    return data
+def _answer(prompt: str, answer: TokenSequence) -> GeneratedAnswer:
+    return GeneratedAnswer(
+        prompt=prompt,
+        text=answer.text,
+        tokens=answer.tokens,
+        prompt_tokens=len(answer.prompt),
+        reused_prompt_tokens=answer.reused,
+        new_tokens=len(answer.tokens),
+        finished=answer.finished,
+        seconds_to_first_token=answer.seconds_to_first,
+        tokens_a_second=answer.tokens_a_second,
+        logprobs=answer.picked,
+    )

@@ -86,7 +86,13 @@ class Continuations:
                 logprobs |= self._score_group(requests, group)
         else:
             logprobs = {n: self._score_alone(each) for n, each in enumerate(requests)}
-        return [[_total(tokens) for tokens in logprobs[n]] for n in range(len(requests))]
+        return [
+            [
+                ContinuationScore(sum(value for value, _ in tokens), all(top for _, top in tokens))
+                for tokens in logprobs[n]
+            ]
+            for n in range(len(requests))
+        ]
 
     def _score_alone(self, request: ChoiceRequest) -> list[list[Logprob]]:
         """The log-probabilities with the context computed again for each continuation."""
@@ -131,7 +137,9 @@ class Continuations:
             rest = [k for k, tokens in enumerate(requests[n].continuations) if len(tokens) > 1]
             for number, k in enumerate(rest):
                 turn, place = divmod(number, len(slots[n]))
-                span = _after(requests[n], k, slots[n][place])
+                tokens, start = requests[n].continuations[k], len(requests[n].context)
+                targets = list(enumerate(tokens[1:]))
+                span = TokenSpan(slots[n][place], start, tokens[:-1], targets)
                 rounds.setdefault(turn, []).append((logprobs[n][k], span))
         for turn in rounds.values():
             results = self._run([span for _, span in turn])
@@ -187,12 +195,6 @@ def _width(request: ChoiceRequest) -> int:
     return max(1, sum(len(tokens) > 1 for tokens in request.continuations))
 
 
-def _after(request: ChoiceRequest, index: int, slot: int) -> TokenSpan:
-    """The tokens of a continuation, each with the next as its target."""
-    tokens = request.continuations[index]
-    return TokenSpan(slot, len(request.context), tokens[:-1], list(enumerate(tokens[1:])))
-
-
 def _batches(spans: list[TokenSpan]) -> list[list[TokenSpan]]:
     """Spans in batches of at most a prefill chunk of tokens."""
     batches: list[list[TokenSpan]] = []
@@ -217,9 +219,3 @@ def _pieces(span: TokenSpan) -> list[TokenSpan]:
         )
         for begin in range(0, len(span.ids), CHUNK)
     ]
-
-
-def _total(tokens: list[Logprob]) -> ContinuationScore:
-    return ContinuationScore(
-        sum(value for value, _ in tokens), all(likeliest for _, likeliest in tokens)
-    )

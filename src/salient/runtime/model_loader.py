@@ -2,10 +2,11 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoTokenizer,
     GenerationConfig,
@@ -71,10 +72,7 @@ class LoadedModel:
 
 
 def load_model(
-    checkpoint: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    kernel: str = "auto",
+    checkpoint: str, device: torch.device, dtype: torch.dtype, kernel: str = "auto"
 ) -> LoadedModel:
     """The model of `checkpoint`, 4-bit or 16-bit, without dequantizing the model as a whole.
 
@@ -114,8 +112,8 @@ class _Loader:
                 if all(name in linears for name in siblings):
                     self._join(home, parent, {name: linears.pop(name) for name in siblings})
             for name, child in linears.items():
-                weight = self._codes(f"{home}.{name}", child)
-                self._put(parent, name, child, self._packed(weight))
+                packed = self._packed(self._codes(f"{home}.{name}", child))
+                self._put(parent, name, child, packed)
 
     def _is_stored(self, name: str) -> bool:
         stored = self.skeleton.files.stored(f"{name}.weight")
@@ -149,21 +147,21 @@ class _Loader:
     def _join(self, home: str, parent: nn.Module, linears: dict[str, nn.Linear]) -> None:
         """Pack siblings as one weight; each is a view of its rows."""
         weights = [self._codes(f"{home}.{name}", linear) for name, linear in linears.items()]
-        whole = self._packed(_one_after_the_other(weights), len(weights))
-        views, start = [], 0
-        for weight in weights:
-            stop = start + weight.codes.shape[0]
-            views.append(whole.rows(start, stop))
-            start = stop
+        tensors = zip(*((w.codes, w.scale, w.zero) for w in weights), strict=True)
+        codes, scale, zero = map(torch.cat, tensors)
+        joined = QuantizedWeight(codes, scale, zero, weights[0].scheme)
+        whole = self._packed(joined, len(weights))
+        stops = [0, *accumulate(weight.codes.shape[0] for weight in weights)]
+        views = [whole.rows(*ends) for ends in pairwise(stops)]
         parts = [view for view in views if view is not None]
-        if len(parts) < len(views):
+        split = len(parts) == len(views)
+        if not split:
             self.model.unmerged[home] = f"the kernel {whole.name!r} cannot split its rows"
             parts = [self._packed(weight, 0) for weight in weights]
         for (name, linear), packed in zip(linears.items(), parts, strict=True):
             self._put(parent, name, linear, packed)
-        if home not in self.model.unmerged:
-            parts = [getattr(parent, name) for name in linears]
-            self.model.merged[home] = MergedSiblings(whole, parts)
+        if split:
+            self.model.merged[home] = MergedSiblings(whole, self.linears[-len(parts) :])
 
     def measure(self) -> None:
         """Measure on the largest linear from how many rows on dense products are faster."""
@@ -175,19 +173,11 @@ class _Loader:
             linear.dense_rows, linear.dense_dtype = self.model.crossover
 
 
-def _one_after_the_other(weights: list[QuantizedWeight]) -> QuantizedWeight:
-    def rows(name: str) -> Tensor:
-        return torch.cat([getattr(weight, name) for weight in weights])
-
-    return QuantizedWeight(rows("codes"), rows("scale"), rows("zero"), weights[0].scheme)
-
-
 def _use_half_embeddings(model: LoadedModel) -> None:
     """Store embedding and head in the checkpoint's 16-bit dtype, if that is exact and the C++
     kernels multiply it by float32."""
-    named = model.checkpoint.config
-    named = {**as_object(named.get("text_config")), **named}
-    stored = stored_sixteen_bits(named)
+    config = model.checkpoint.config
+    stored = stored_sixteen_bits({**as_object(config.get("text_config")), **config})
     embedding, head = model.module.get_input_embeddings(), model.module.get_output_embeddings()
     multiplied = model.device.type == "cpu" and isinstance(load_library(), Library)
     if model.dtype != torch.float32 or not multiplied or stored is None:
@@ -205,8 +195,8 @@ def _use_half_embeddings(model: LoadedModel) -> None:
                 return
             half[module.weight.data_ptr()] = nn.Parameter(half_weight, requires_grad=False)
     if isinstance(head, nn.Linear):
-        half_weight = HalfLinear(half[head.weight.data_ptr()], head.bias)
-        model.module.set_output_embeddings(half_weight)
+        half_head = HalfLinear(half[head.weight.data_ptr()], head.bias)
+        model.module.set_output_embeddings(half_head)
     model.module.set_input_embeddings(
         HalfEmbedding(half[embedding.weight.data_ptr()], model.dtype, factor)
     )

@@ -1,7 +1,7 @@
 """Options of the verbs that run checkpoints. Imports no torch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Annotated
 
 from salient.core.options import (
@@ -49,6 +49,11 @@ class RunOptions:
     ] = "auto"
     kernel: Annotated[str, OptionSpec("auto, or a name: triton, cpu, torch-int4, dense.")] = "auto"
     context_length: Annotated[int | None, CONTEXT_LENGTH] = None
+
+    def engine_options(self, slots: int) -> "EngineOptions":
+        """These options, for `slots` sequences at once."""
+        shared = {field.name: getattr(self, field.name) for field in fields(RunOptions)}
+        return EngineOptions(**shared, slots=slots)
 
 
 @dataclass(frozen=True, kw_only=True)

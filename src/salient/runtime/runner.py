@@ -64,16 +64,17 @@ class Runner(ABC):
     chunked_prefill = True
 
     @abstractmethod
-    def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
-        """Logits float32 [vocab] after `ids`, which go to `slot` from position `start` on."""
+    def logits(self, slot: int, ids: list[int], start: int, last: int) -> Tensor:
+        """Logits float32 [last, vocab] after each of the last of `ids`, which go to `slot` from
+        position `start` on."""
 
     @abstractmethod
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
         """Logits float32 [sequences, vocab] after one more token each."""
 
-    def logits(self, slot: int, ids: list[int], start: int, last: int) -> Tensor:
-        """Logits float32 [last, vocab] after each of the last of `ids`, as in `prefill`."""
-        raise NotImplementedError
+    def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
+        """Logits float32 [vocab] after `ids`, as in `logits`."""
+        return self.logits(slot, ids, start, 1)[0]
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Copy the first `count` positions of `source` to `target`."""
@@ -115,12 +116,7 @@ class FusedRunner(Runner):
             "C++" if native else "compiled by torch.compile" if compiled else "PyTorch"
         )
 
-    def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
-        """Logits float32 [vocab] after `ids`."""
-        return self.logits(slot, ids, start, 1)[0]
-
     def logits(self, slot: int, ids: list[int], start: int, last: int) -> Tensor:
-        """Logits float32 [last, vocab] after each of the last of `ids`."""
         tokens = torch.tensor(ids, device=self.model.device)
         batch = Batch.prefill(slot, start, len(ids), self.model.device)
         with torch.inference_mode():
@@ -128,7 +124,6 @@ class FusedRunner(Runner):
             return self.fused.head.logits(hidden[-last:])
 
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
-        """Logits float32 [sequences, vocab] after one more token each."""
         if self._compiled is not None:
             return self._compiled_decode(slots, tokens, positions)
         batch = Batch.decode(slots, positions, self.model.device)
@@ -137,12 +132,10 @@ class FusedRunner(Runner):
             return self.fused.head.logits(self._blocks(embedded, batch))
 
     def copy(self, source: int, target: int, count: int) -> None:
-        """Copy keys and values."""
         with torch.inference_mode():
             self.cache.copy(source, target, count)
 
     def logprobs(self, spans: Sequence[TokenSpan]) -> list[list[Logprob]]:
-        """The log-probabilities of each span's targets, in one step."""
         device, head = self.model.device, self.fused.head
         tokens = torch.tensor([token for span in spans for token in span.ids], device=device)
         begins = [0, *accumulate(len(span.ids) for span in spans)]
@@ -228,21 +221,11 @@ class ModelRunner(Runner):
         if not self.chunked_prefill:
             self.how += ", prompts in one piece"
 
-    def prefill(self, slot: int, ids: list[int], start: int) -> Tensor:
-        """Logits float32 [vocab] after `ids`."""
-        return self._forward(slot, ids, start)[0]
-
-    def logits(self, slot: int, ids: list[int], start: int, last: int) -> Tensor:
-        """Logits float32 [last, vocab] after each of the last of `ids`."""
-        return self._forward(slot, ids, start, last)
-
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
-        """Logits float32 [sequences, vocab], one sequence after the other."""
         rows = zip(slots, tokens, positions, strict=True)
-        return torch.cat([self._forward(slot, [token], at) for slot, token, at in rows])
+        return torch.cat([self.logits(slot, [token], at, 1) for slot, token, at in rows])
 
     def logprobs(self, spans: Sequence[TokenSpan]) -> list[list[Logprob]]:
-        """The log-probabilities of each span's targets, one span after the other."""
         return [self._span_logprobs(span) for span in spans]
 
     def _span_logprobs(self, span: TokenSpan) -> list[Logprob]:
@@ -251,13 +234,12 @@ class ModelRunner(Runner):
             piece = span.ids[begin : begin + size]
             targets = [(i - begin, t) for i, t in span.targets if begin <= i < begin + size]
             cut = targets[0][0] if targets else len(piece) - 1
-            logits = self._forward(span.slot, piece, span.start + begin, len(piece) - cut)
+            logits = self.logits(span.slot, piece, span.start + begin, len(piece) - cut)
             targets = [(i - cut, t) for i, t in targets]
             logprobs += logprobs_of(partial(getitem, logits), targets, self.model.device)
         return logprobs
 
-    def _forward(self, slot: int, ids: list[int], start: int, last: int = 1) -> Tensor:
-        """Logits float32 [last, vocab] after the last of `ids`."""
+    def logits(self, slot: int, ids: list[int], start: int, last: int) -> Tensor:
         if start == 0:
             self._caches.pop(slot, None)
             if self._plain_cache:

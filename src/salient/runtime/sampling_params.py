@@ -1,56 +1,34 @@
 """Sampling parameters and their limits."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import math
+from dataclasses import dataclass, fields, replace
 
 from salient.core.errors import RequestError
 
 COLDEST = 1e-5  # a lower temperature is greedy: float32 could not tell them apart
 MOST_STOPS = 16
 
-WHOLE, NUMBER = (int,), (int, float)
-NONE = type(None)
-# field, its types, what fits, what to do
-LIMITS: tuple[tuple[str, tuple[type, ...], Callable[[Any], bool], str], ...] = (
-    ("max_new_tokens", WHOLE, lambda n: n >= 1, "a whole number of at least 1."),
-    (
-        "temperature",
-        NUMBER,
-        lambda t: 0 <= t <= 100,
-        "a number from 0 to 100: 0 takes the likeliest token each time, 1 draws from the model's "
-        "own distribution.",
+INTEGER, NUMBER = (int,), (int, float)
+OPTIONAL_INTEGER = (int, type(None))
+# Field -> its types, least and greatest value, valid values.
+LIMITS: dict[str, tuple[tuple[type, ...], float, float, str]] = {
+    "max_new_tokens": (INTEGER, 1, math.inf, "an integer of at least 1"),
+    "temperature": (NUMBER, 0, 100, "a number from 0 (greedy) to 100"),
+    "top_p": (NUMBER, math.nextafter(0, 1), 1, "a number above 0 and up to 1 (all tokens)"),
+    "top_k": (INTEGER, 0, math.inf, "an integer of at least 1, or 0 for no limit"),
+    "min_p": (NUMBER, 0, 1, "a number from 0 (all tokens) to 1"),
+    "repetition_penalty": (NUMBER, 0.01, 100, "a number from 0.01 to 100: 1 is off, 1.1 is mild"),
+    "presence_penalty": (NUMBER, -2, 2, "a number from -2 to 2; 0 is off"),
+    "frequency_penalty": (NUMBER, -2, 2, "a number from -2 to 2; 0 is off"),
+    "seed": (OPTIONAL_INTEGER, -(2**63), 2**63 - 1, "a 64-bit integer, or None for a random seed"),
+    "ignore_eos": ((bool,), 0, 1, "True or False"),
+    "logprobs": (
+        OPTIONAL_INTEGER,
+        0,
+        20,
+        "an integer from 0 (only the chosen token's) to 20, or None for none",
     ),
-    (
-        "top_p",
-        NUMBER,
-        lambda p: 0 < p <= 1,
-        "a number above 0 and up to 1; 1 keeps every token, and temperature 0 only the likeliest.",
-    ),
-    ("top_k", WHOLE, lambda k: k >= 0, "a whole number of at least 1, or 0 for no limit."),
-    ("min_p", NUMBER, lambda p: 0 <= p <= 1, "a number from 0 (keeps every token) to 1."),
-    (
-        "repetition_penalty",
-        NUMBER,
-        lambda r: 0.01 <= r <= 100,
-        "a number from 0.01 to 100: 1 for none, 1.1 for a mild one.",
-    ),
-    ("presence_penalty", NUMBER, lambda p: -2 <= p <= 2, "a number from -2 to 2, 0 for none."),
-    ("frequency_penalty", NUMBER, lambda p: -2 <= p <= 2, "a number from -2 to 2, 0 for none."),
-    (
-        "seed",
-        (int, NONE),
-        lambda s: s is None or -(2**63) <= s < 2**63,
-        "a whole number of at most 64 bits, or None for another text each time.",
-    ),
-    ("ignore_eos", (bool,), lambda _: True, "True or False."),
-    (
-        "logprobs",
-        (int, NONE),
-        lambda n: n is None or 0 <= n <= 20,
-        "a whole number from 0 (only the chosen token's) to 20, or None for none.",
-    ),
-)
+}
 
 
 @dataclass(frozen=True)
@@ -78,20 +56,22 @@ class SamplingParams:
 
     def check(self) -> None:
         """Raise RequestError for the first invalid field, with the valid range."""
-        for name, types, fits, advice in LIMITS:
+        for name, (types, least, most, valid) in LIMITS.items():
             value = getattr(self, name)
-            # True is an int to Python, and a mistake to whoever asked for a number
+            # True is an int to Python, but a mistake where a number is expected
             typed = isinstance(value, types) and (bool in types or not isinstance(value, bool))
-            if not (typed and fits(value)):
-                raise RequestError(f"{name}={value!r} cannot be used. Give {advice}")
-        self._check_stops()
-
-    def _check_stops(self) -> None:
-        if not isinstance(self.stop, (tuple, list)):
-            raise RequestError(
-                f"stop={self.stop!r} is no list of strings. Give a list, even of one: "
-                "stop=('END',)."
-            )
+            if not (typed and (value is None or least <= value <= most)):
+                raise RequestError(f"{name}={value!r} cannot be used. Give {valid}.")
+        for name, items, example in (
+            ("stop", "strings", "('END',)"),
+            ("stop_tokens", "token ids", "(2,)"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, (tuple, list)):
+                raise RequestError(
+                    f"{name}={value!r} is not a list of {items}. Give a list, even of one: "
+                    f"{name}={example}."
+                )
         if len(self.stop) > MOST_STOPS:
             raise RequestError(
                 f"{len(self.stop)} stop strings are too many. Give up to {MOST_STOPS}."
@@ -99,18 +79,13 @@ class SamplingParams:
         for text in self.stop:
             if not isinstance(text, str) or not text:
                 raise RequestError(
-                    f"stop holds {text!r}. Each stop string needs at least one character; leave "
+                    f"stop contains {text!r}. Each stop string needs at least one character; leave "
                     "stop empty for none."
                 )
-        if not isinstance(self.stop_tokens, (tuple, list)):
-            raise RequestError(
-                f"stop_tokens={self.stop_tokens!r} is no list of token ids. Give a list, "
-                "even of one: stop_tokens=(2,)."
-            )
         for token in self.stop_tokens:
             if not isinstance(token, int) or isinstance(token, bool) or token < 0:
                 raise RequestError(
-                    f"stop_tokens holds {token!r}. Give token ids: whole numbers from 0."
+                    f"stop_tokens contains {token!r}. Give token ids: integers from 0."
                 )
 
     @property
@@ -128,6 +103,13 @@ class SamplingParams:
     def plain(self) -> bool:
         """Whether sampling is the argmax of the logits, so that `greedy_batch` applies."""
         return self.greedy and not self.penalizes and self.logprobs is None
+
+
+def sampling_of(options: object, defaults: SamplingParams | None = None) -> SamplingParams:
+    """`defaults` with the fields of `options` of the same name that are not None."""
+    values = {field.name: getattr(options, field.name, None) for field in fields(SamplingParams)}
+    changes = {name: value for name, value in values.items() if value is not None}
+    return replace(defaults or SamplingParams(), **changes)
 
 
 @dataclass(frozen=True)

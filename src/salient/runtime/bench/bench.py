@@ -22,7 +22,16 @@ from salient.runtime.options import BenchOptions, EngineOptions
 from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.token_sequence import TokenSequence
 
-from .bench_report import BenchMeasurement, BenchRow, bench_report, check_plot, plot_bench
+from .bench_report import (
+    BenchBatch,
+    BenchRow,
+    BenchRun,
+    Percentiles,
+    bench_report,
+    check_plot,
+    plot_bench,
+    winners,
+)
 from .memory_bandwidth import bytes_a_step, read_bandwidth
 
 CHECKED_TOKENS = 64
@@ -46,37 +55,38 @@ def bench_checkpoint(options: BenchOptions) -> tuple[list[BenchRow], Report]:
     opened = _load(options, "reference")
     bandwidth = read_bandwidth(opened.model.device)
     progress(1, total, "the reference kernel's logits")
-    ids = opened.model.tokenizer(_text()).input_ids[:CHECKED_TOKENS]
-    wanted = _logits(opened, ids)
+    text = " ".join(document.text for document in builtin("heldout")[:4])
+    ids = opened.model.tokenizer(text).input_ids[:CHECKED_TOKENS]
+    expected = _logits(opened, ids)
     device = str(opened.model.device)
     del opened
     rows, done = [], 2
     for name in names:
         progress(done, total, f"{name}: loading and checking")
-        row, opened = _checked(options, name, ids, wanted)
+        row, opened = _checked(options, name, ids, expected)
         rows.append(row)
         for count in counts if opened is not None else ():
             done += 1
             progress(done, total, f"{name}: {count} together")
             assert opened is not None
-            row.measured.append(
-                measure(opened, count, options.prompt_tokens, options.max_new_tokens)
-            )
+            row.batches.append(_measure(opened, count, options, row, bandwidth))
         done = 2 + len(rows) * (1 + len(counts))
         del opened
         gc.collect()
     progress(total, total, "done")
-    settings = {
-        "checkpoint": str(options.checkpoint),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "prompt_tokens": options.prompt_tokens,
-        "new_tokens": options.max_new_tokens,
-        "bandwidth_bytes_a_second": bandwidth,
-    }
-    report = bench_report(settings, rows)
+    run = BenchRun(
+        checkpoint=str(options.checkpoint),
+        device=device,
+        threads=torch.get_num_threads(),
+        prompt_tokens=options.prompt_tokens,
+        new_tokens=options.max_new_tokens,
+        bandwidth_bytes_a_second=bandwidth,
+        rows=rows,
+        winners=winners(rows),
+    )
+    report = bench_report(run)
     if options.plot:
-        plot_bench(report.data, Path(options.plot))
+        plot_bench(run, Path(options.plot))
         report.lines.append(f"Plot: {options.plot}")
     return rows, report
 
@@ -120,26 +130,20 @@ def _load(options: BenchOptions, kernel: str) -> LoadedEngine:
 
 
 def _checked(
-    options: BenchOptions, name: str, ids: list[int], wanted: Tensor
+    options: BenchOptions, name: str, ids: list[int], expected: Tensor
 ) -> tuple[BenchRow, LoadedEngine | None]:
-    row = BenchRow(name)
+    """The kernel's row, and its engine unless it is refused."""
     try:
         opened = _load(options, name)
     except (ModelError, RequestError) as error:
-        row.refused = str(error)
-        return row, None
-    row.weights, row.how = bytes_a_step(opened.model), opened.engine.runner.how
+        return BenchRow(name, refused=str(error)), None
     logits = _logits(opened, ids)
-    row.kl = compare_logits(wanted, logits, torch.zeros(len(logits), dtype=torch.long)).kl
-    most = LARGEST_KL[opened.model.dtype]
-    if name != REFERENCE and not row.kl <= most:
-        row.refused = f"wrong results: KL {row.kl:.1e} to the reference kernel, {most} allowed"
-        return row, None
-    return row, opened
-
-
-def _text() -> str:
-    return " ".join(document.text for document in builtin("heldout")[:4])
+    kl = compare_logits(expected, logits, torch.zeros(len(logits), dtype=torch.long)).kl
+    most, refused = LARGEST_KL[opened.model.dtype], None
+    if name != REFERENCE and not kl <= most:
+        refused = f"wrong results: KL {kl:.1e} to the reference kernel, {most} allowed"
+    how, size = opened.engine.runner.how, bytes_a_step(opened.model)
+    return BenchRow(name, kl, refused, how, size), None if refused else opened
 
 
 def _ids(opened: LoadedEngine, count: int, seed: int = 0) -> list[int]:
@@ -157,25 +161,29 @@ def _logits(opened: LoadedEngine, ids: list[int]) -> Tensor:
     return torch.stack([first, *rest]).float().cpu()
 
 
-def measure(opened: LoadedEngine, batch: int, prompt: int, new_tokens: int) -> BenchMeasurement:
-    """Time `batch` concurrent requests, after a warm-up."""
-    sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
+def _measure(
+    opened: LoadedEngine, count: int, options: BenchOptions, row: BenchRow, bandwidth: float
+) -> BenchBatch:
+    """Time `count` concurrent requests, after a warm-up."""
+    sampling = SamplingParams(max_new_tokens=options.max_new_tokens, ignore_eos=True)
     warm = SamplingParams(max_new_tokens=2, ignore_eos=True)
-    opened.engine.generate([_ids(opened, 8, 7)] * min(batch, 2), warm)
-    prompts = [_ids(opened, prompt, 1000 * (i + 1)) for i in range(batch)]
+    opened.engine.generate([_ids(opened, 8, 7)] * min(count, 2), warm)
+    prompts = [_ids(opened, options.prompt_tokens, 1000 * (i + 1)) for i in range(count)]
     answers = opened.engine.generate(prompts, sampling)
     together = max(answer.times[0] for answer in answers)
-    between = [gap for answer in answers for gap in _gaps(answer, together)]
-    ended = max(answer.times[-1] for answer in answers)
-    return BenchMeasurement(
-        batch,
-        [answer.seconds_to_first for answer in answers],
-        between,
-        sum(len(answer.tokens) for answer in answers),
-        ended - min(answer.started for answer in answers),
-        resident_memory()
-        if opened.model.device.type == "cpu"
-        else torch.cuda.max_memory_allocated(opened.model.device),
+    between = Percentiles.of([gap for answer in answers for gap in _gaps(answer, together)])
+    seconds = max(answer.times[-1] for answer in answers) - min(a.started for a in answers)
+    device = opened.model.device
+    return BenchBatch(
+        batch=count,
+        first_token_seconds=Percentiles.of([answer.seconds_to_first for answer in answers]),
+        between_tokens_seconds=between,
+        tokens_a_second=count / between.p50,
+        tokens_a_second_with_prefill=sum(len(answer.tokens) for answer in answers) / seconds,
+        memory_bytes=resident_memory()
+        if device.type == "cpu"
+        else torch.cuda.max_memory_allocated(device),
+        share_of_bandwidth=row.weight_bytes_a_step / between.p50 / bandwidth,
     )
 
 

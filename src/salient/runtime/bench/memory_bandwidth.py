@@ -3,7 +3,7 @@
 import time
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from salient.runtime.model_loader import LoadedModel
 
@@ -35,24 +35,17 @@ def read_bandwidth(device: torch.device) -> float:
 
     On a GPU a copy is timed, and both directions count, as vendors and STREAM do.
     """
-    buffer = torch.ones(PROBE_BYTES // 4, device=device)
-    if device.type != "cpu":
-        return _copied(buffer)
-    return PROBE_BYTES / min(_timed(buffer) for _ in range(PROBE_RUNS))
-
-
-def _timed(buffer: Tensor) -> float:
-    start = time.perf_counter()
-    buffer.sum()
-    return time.perf_counter() - start
-
-
-def _copied(buffer: Tensor) -> float:
-    target, taken = torch.empty_like(buffer), []
+    buffer, taken = torch.ones(PROBE_BYTES // 4, device=device), []
+    on_gpu = device.type != "cpu"
+    target = torch.empty_like(buffer) if on_gpu else buffer
     for _ in range(PROBE_RUNS):
-        torch.cuda.synchronize()
+        if on_gpu:
+            torch.cuda.synchronize()
         start = time.perf_counter()
-        target.copy_(buffer)
-        torch.cuda.synchronize()
+        if on_gpu:
+            target.copy_(buffer)
+            torch.cuda.synchronize()
+        else:
+            buffer.sum()
         taken.append(time.perf_counter() - start)
-    return 2 * PROBE_BYTES / min(taken)
+    return (1 + on_gpu) * PROBE_BYTES / min(taken)

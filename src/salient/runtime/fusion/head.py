@@ -56,13 +56,15 @@ def find_head(model: LoadedModel, trace: ModelTrace) -> tuple[ModelHead, float]:
     if not softcap:
         head.factor = _ratio(trace.logits, head.logits(trace.outputs[-1][0]))
     worst = 0.0
-    for what, output, wanted in (
+    for what, output, expected in (
         ("embedding", head.embed(trace.ids.to(model.device)), trace.inputs[0][0]),
         ("head", head.logits(trace.outputs[-1][0]), trace.logits),
     ):
-        error = max_row_error(output, wanted)
+        error = max_row_error(output, expected)
         if not error <= TOLERANCES[model.dtype]:
-            raise NotFusable(f"its {what} does more than its parts say: it differs by {error:.0e}")
+            raise NotFusable(
+                f"its {what} computes more than its known parts: it differs by {error:.0e}"
+            )
         worst = max(worst, error)
     return head, worst
 

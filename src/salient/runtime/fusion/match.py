@@ -119,7 +119,9 @@ def match_block(model: LoadedModel, name: str, block: nn.Module, rotary: Any) ->
     norms = _norms(block)
     cos, sin = rotary if rotary is not None else (None, None)
     o = _child(attention, "o_proj")
-    dim = _number(attention, "head_dim")
+    dim = getattr(attention, "head_dim", None)
+    if not isinstance(dim, int):
+        raise NotFusable(f"its {type(attention).__name__} has no head_dim")
     q_norm, k_norm = _head_norm(attention, "q_norm", dim), _head_norm(attention, "k_norm", dim)
     qkv = _linears(
         model, f"{name}.self_attn", attention, ("q_proj", "k_proj", "v_proj"), "qkv_proj"
@@ -134,43 +136,29 @@ def match_block(model: LoadedModel, name: str, block: nn.Module, rotary: Any) ->
     if getattr(attention, "sinks", None) is not None:
         raise NotFusable("its attention has sinks")
     half = FusedAttention(
-        norms[0],
-        norms[1],
-        q_norm,
-        k_norm,
-        qkv[0],
-        o,
-        heads,
-        kv_heads,
-        dim,
-        0,
-        float(getattr(attention, "scaling", dim**-0.5)),
-        cos,
-        sin,
-        float(getattr(attention, "attn_logit_softcapping", None) or 0.0),
+        *(norms[0], norms[1], q_norm, k_norm),
+        *(qkv[0], o),
+        *(heads, kv_heads, dim),
+        window=0,
+        scaling=float(getattr(attention, "scaling", dim**-0.5)),
+        cos=cos,
+        sin=sin,
+        softcap=float(getattr(attention, "attn_logit_softcapping", None) or 0.0),
     )
-    return FusedBlock(name, half, _mlp(model, name, block, norms), model.dtype, _residual(block))
-
-
-def _residual(block: nn.Module) -> float:
-    return float(getattr(block, "residual_multiplier", 1.0))
+    residual = float(getattr(block, "residual_multiplier", 1.0))
+    return FusedBlock(name, half, _mlp(model, name, block, norms), model.dtype, residual)
 
 
 def _norms(block: nn.Module) -> tuple[Norm | None, ...]:
     """Before and after attention, before and after the MLP."""
-    norms = {name: child for name, child in block.named_children() if name.endswith("layernorm")}
-    if "pre_feedforward_layernorm" in norms:
-        names = (
-            "input_layernorm",
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "post_feedforward_layernorm",
-        )
-    elif "input_layernorm" in norms:
-        names = ("input_layernorm", None, "post_attention_layernorm", None)
+    present = {name for name, _ in block.named_children()}
+    if "pre_feedforward_layernorm" in present:
+        names = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+    elif "input_layernorm" in present:
+        names = ("input", None, "post_attention", None)
     else:
-        names = (None, "post_attention_layernorm", None, "post_feedforward_layernorm")
-    return tuple(None if name is None else rms_norm(_child(block, name)) for name in names)
+        names = (None, "post_attention", None, "post_feedforward")
+    return tuple(name and rms_norm(_child(block, f"{name}_layernorm")) for name in names)
 
 
 def rms_norm(module: nn.Module) -> Norm:
@@ -203,10 +191,9 @@ def _linears(
         return (getattr(parent, whole),), [getattr(parent, whole)]
     parts = [_child(parent, name) for name in apart]
     merged = model.merged.get(home)
-    if merged is not None and merged.parts == parts:
-        biased = {part.bias is None for part in parts}
-        if len(biased) == 1:
-            return (MergedLinear(merged.packed, parts),), parts
+    same_bias = len({part.bias is None for part in parts}) == 1
+    if merged is not None and merged.parts == parts and same_bias:
+        return (MergedLinear(merged.packed, parts),), parts
     return tuple(parts), parts
 
 
@@ -216,13 +203,12 @@ def _mlp(
     module = _child(block, "mlp")
     down, act = getattr(module, "down_proj", None), _act(module)
     gated = hasattr(module, "gate_up_proj") or hasattr(module, "gate_proj")
-    if down is None or not hasattr(down, "in_features") or not gated or not act:
-        return FusedMlp(norms[2], norms[3], module=module)
-    names = ("gate_proj", "up_proj")
-    linears, parts = _linears(model, f"{name}.mlp", module, names, "gate_up_proj")
-    if sum(part.out_features for part in parts) != 2 * down.in_features:
-        return FusedMlp(norms[2], norms[3], module=module)
-    return FusedMlp(norms[2], norms[3], linears, down, act)
+    if down is not None and gated and act and hasattr(down, "in_features"):
+        names = ("gate_proj", "up_proj")
+        linears, parts = _linears(model, f"{name}.mlp", module, names, "gate_up_proj")
+        if sum(part.out_features for part in parts) == 2 * down.in_features:
+            return FusedMlp(norms[2], norms[3], linears, down, act)
+    return FusedMlp(norms[2], norms[3], module=module)
 
 
 def _act(module: nn.Module) -> str:
@@ -239,10 +225,3 @@ def _child(module: nn.Module, name: str) -> Any:
     if child is None:
         raise NotFusable(f"its {type(module).__name__} has no {name}")
     return child
-
-
-def _number(module: nn.Module, name: str) -> int:
-    number = getattr(module, name, None)
-    if not isinstance(number, int):
-        raise NotFusable(f"its {type(module).__name__} has no {name}")
-    return number

@@ -6,9 +6,7 @@ audit lists what was fused in how many blocks, what was not, and why.
 """
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,31 +76,27 @@ def _fuse(model: LoadedModel, capacity: int, audit: FusionAudit) -> FusedModel:
         trace = trace_blocks(model, blocks, 0)
     proven = []
     for index, block in enumerate(blocks):
-        proposal = _proposal(model, f"{name}.{index}", block, tables_of(trace, index, capacity))
+        rotary, home = tables_of(trace, index, capacity), f"{name}.{index}"
+        try:
+            proposal = match_block(model, home, block, rotary)
+        except NotFusable as unfit:
+            raise NotFusable(f"{home}: {unfit}") from None
         proven.append(_proven(model, proposal, trace, index, audit))
         _note(audit, proven[-1])
     head, error = find_head(model, trace)
     audit.error = max(audit.error, error)
     native = _why_not_native(model, proven, trace, audit)
     _check_far(model, blocks, proven, capacity)
-    parts = [_with_window(block, windows_of(model)) for block in proven]
+    windows = windows_of(model)  # in place of the proof's own
+    parts = [
+        replace(block, attention=replace(a, window=windows["sliding_window"] if a.window else 0))
+        for block in proven
+        for a in (block.attention,)
+    ]
     audit.fused = True
     how = "run as C++ calls" if native is None else "run in PyTorch"
     audit.note(how, native or "", len(parts))
     return FusedModel(head, parts, native)
-
-
-def _with_window(parts: FusedBlock, windows: dict[str, int]) -> FusedBlock:
-    """`parts` with the model's own window in place of the proof's."""
-    window = windows["sliding_window"] if parts.attention.window else 0
-    return replace(parts, attention=replace(parts.attention, window=window))
-
-
-def _proposal(model: LoadedModel, name: str, block: nn.Module, rotary: Any) -> FusedBlock:
-    try:
-        return match_block(model, name, block, rotary)
-    except NotFusable as unfit:
-        raise NotFusable(f"{name}: {unfit}") from None
 
 
 def _proven(
@@ -122,7 +116,7 @@ def _proven(
             audit.error = max(audit.error, errors[-1])
             return parts
     raise NotFusable(
-        f"{proposal.name} does more than its parts say: run fused, its output differs by "
+        f"{proposal.name} computes more than its known parts: run fused, its output differs by "
         f"{min(errors):.0e}"
     )
 
@@ -143,8 +137,8 @@ def _check_far(
         error = _error(model, far, trace.inputs[index][0], trace.outputs[index][0])
         if not error <= TOLERANCES[model.dtype]:
             raise NotFusable(
-                f"{parts.name} does otherwise from position {start} on: run fused, its output "
-                f"differs by {error:.0e}"
+                f"{parts.name} computes otherwise from position {start} on: run fused, its "
+                f"output differs by {error:.0e}"
             )
 
 
@@ -180,12 +174,10 @@ def _why_not_native(
 
 def _note(audit: FusionAudit, parts: FusedBlock) -> None:
     a, m = parts.attention, parts.mlp
-    joined: Callable[[Any], bool] = lambda linears: len(linears) == 1  # noqa: E731
-    audit.note("q, k, v as one product" if joined(a.qkv) else "q, k, v apart", "")
+    audit.note("q, k, v as one product" if len(a.qkv) == 1 else "q, k, v apart", "")
     audit.note("rotary embedding" if a.cos is not None else "no rotary embedding", "")
     audit.note("norms and residuals", "")
     if m.module is not None:
-        why = f"{type(m.module).__name__} runs as Transformers has it"
-        audit.note("MLP not fused", why)
+        audit.note("MLP not fused", f"{type(m.module).__name__} runs as Transformers has it")
     else:
-        audit.note("gate, up as one product" if joined(m.gate_up) else "gate, up apart", "")
+        audit.note("gate, up as one product" if len(m.gate_up) == 1 else "gate, up apart", "")
