@@ -6,6 +6,7 @@ an uninterrupted one.
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from salient.core.evidence import (
     EVIDENCE_FILE,
@@ -20,6 +21,7 @@ from salient.core.records import from_json, to_json
 from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import disk_full_errors, merge, sync, write_json, write_text
+from salient.models.mtp import without_mtp
 from salient.models.ties import untied_config
 
 from .job import QuantizeJob
@@ -35,13 +37,14 @@ def export_checkpoint(
     shutil.rmtree(folder, ignore_errors=True)
     with disk_full_errors(job.partial):
         folder.mkdir()
-    merge([run.pieces.path(i) for i in range(-1, len(run.skeleton.blocks))], folder)
+    mtp = run.pieces.write_mtp(job.leftovers.mtp)
+    merge([*(run.pieces.path(i) for i in range(-1, len(run.skeleton.blocks))), *mtp], folder)
     skipped = [*unquantized_linears(job, run), *run.skeleton.tower_modules()]
     names = sorted(map(run.skeleton.files.module, skipped))
-    quantization = load_format(job.format).config(job.target.scheme, names)
-    untied = bool(job.skeleton.ties.untied)
-    config = untied_config(job.source.config) if untied else job.source.config
-    config = quantized_config(config, quantization, job.header.dtype)
+    quantization = load_format(job.format).config(
+        job.target.scheme, names, job.leftovers.mtp_modules
+    )
+    config = quantized_config(model_config(job), quantization, job.header.dtype)
     write_json(folder / "config.json", config)
     copy_metadata(job.source.folder, folder)
     evidence = collect_evidence(job, run, measured, folder)
@@ -54,6 +57,13 @@ def export_checkpoint(
     run.journal.close()
     shutil.rmtree(job.partial)
     return evidence
+
+
+def model_config(job: QuantizeJob) -> dict[str, Any]:
+    """The source's config.json, true of the tensors that are written."""
+    config = job.source.config
+    config = untied_config(config) if job.skeleton.ties.untied else config
+    return config if job.leftovers.mtp else without_mtp(config)
 
 
 def collect_evidence(
@@ -86,6 +96,7 @@ def collect_evidence(
         dtype_reason=job.dtype_reason,
         float32=tuple(sorted(job.target.float32)),
         untied=job.skeleton.ties.untied,
+        mtp=job.leftovers.mtp_modules,
     )
 
 

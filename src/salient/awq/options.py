@@ -39,7 +39,10 @@ class QuantizeOptions:
     ] = ()
     drop: Annotated[
         Strings,
-        OptionSpec("Name or glob of tensors without a place in the model; may be repeated."),
+        OptionSpec(
+            "Name or glob of tensors that the model has no place for; mtp: the layers that "
+            "predict further tokens. May be repeated."
+        ),
     ] = ()
     device: Annotated[str, DEVICE] = "auto"
     dtype: Annotated[

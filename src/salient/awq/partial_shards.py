@@ -1,5 +1,6 @@
 """The files of an unfinished run: one for each block, and one for all other tensors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,13 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from salient.core.errors import ModelError
+from salient.core.quant import check_finite
 from salient.formats import load_format
 from salient.formats.checkpoint import Checkpoint, open_piece
 from salient.formats.writer import write_tensors
 from salient.models.skeleton import Skeleton
+from salient.models.stored_types import main_type, stays_float32
 from salient.models.weight_map import ParameterFiles
 
 from .results import BlockResult, OutputTarget
+
+MTP_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,31 @@ class PartialCheckpoint:
                     for name in names
                 }
             write_tensors(self.path(-1), tensors)
+
+    def write_mtp(self, names: Sequence[str]) -> list[Path]:
+        """Write the source's tensors `names` in 16 bits, at most MTP_BYTES a file; the files."""
+        headers, portions, room = self.source.headers, list[list[str]](), 0
+        for name in names:
+            if headers[name].bytes > room or not portions:
+                portions.append([])
+                room = MTP_BYTES
+            portions[-1].append(name)
+            room -= headers[name].bytes
+        paths = [self.folder / f"mtp-{i:05d}.safetensors" for i in range(len(portions))]
+        main = main_type(self.skeleton.files)
+        for path, portion in zip(paths, portions, strict=True):
+            if path.exists():
+                continue
+            tensors = {}
+            with self.source.reading():
+                for name in portion:
+                    tensor = self.source.tensor(name)
+                    check_finite(name, tensor)
+                    wide = stays_float32(name, headers[name], main)
+                    dtype = torch.float32 if wide else self.target.dtype
+                    tensors[name] = in_dtype(name, tensor, dtype)
+            write_tensors(path, tensors)
+        return paths
 
     def read_block(self, index: int, block: nn.Module) -> None:
         """Load the weights of the block's file into `block`."""

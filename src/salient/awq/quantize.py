@@ -15,7 +15,7 @@ from salient.core.evidence import (
 from salient.core.records import to_json
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.core.system import peak_memory
-from salient.models.inspect import dropped_lines, left_out_lines, sixteen_bit_lines
+from salient.models.inspect import dropped_lines, left_out_lines, mtp_lines, sixteen_bit_lines
 from salient.models.tracing import pattern
 from salient.plan.serving_warnings import serving_warnings
 
@@ -74,6 +74,7 @@ def plan_report(job: QuantizeJob) -> Report:
         "linears": len(job.layers.quantized),
         "left_at_16_bits": job.layers.left,
         "left_out": job.leftovers.names,
+        "mtp": job.leftovers.mtp_modules,
         "dropped": job.leftovers.dropped,
         "calibration_tokens": job.batch.ids.numel(),
         "dropped_tokens": job.batch.dropped_tokens,
@@ -87,6 +88,7 @@ def plan_report(job: QuantizeJob) -> Report:
         f"{len(layers.quantized)} linears in {len(job.skeleton.blocks)} blocks to {layers.scheme} "
         f"({layers.reason}), {len(layers.left)} left unquantized; output {job.output}.",
         *sixteen_bit_lines(layers.left),
+        *mtp_lines(job.leftovers, job.source.config),
         *left_out_lines(job.leftovers.names, job.leftovers.dropped),
         f"{job.batch.ids.numel()} calibration tokens used, {job.batch.dropped_tokens} dropped. "
         "Nothing was written.",
@@ -116,6 +118,7 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
         *sixteen_bit_lines(evidence.left_at_16_bits),
         *borrowed_lines(blocks),
         *dtype_lines(evidence),
+        *mtp_lines(job.leftovers, job.source.config),
         *left_out_lines(evidence.left_out, evidence.dropped),
         f"Calibration: {calibration.tokens_used} tokens used, "
         f"{calibration.tokens_dropped} dropped.",

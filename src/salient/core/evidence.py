@@ -138,6 +138,7 @@ class RunEvidence:
     left_out: the source's tensors that the checkpoint omits
     dropped: pattern of `--drop` -> those of them that it names
     float32: parameters that stay in float32
+    mtp: layers that predict further tokens and stay in 16 bits
     untied: parameters that the config ties and the files store with values of their own
     """
 
@@ -154,6 +155,7 @@ class RunEvidence:
     dtype_reason: str = ""
     float32: tuple[Name, ...] = ()
     untied: tuple[Name, ...] = ()
+    mtp: tuple[Name, ...] = ()
     schema: Annotated[int, Bounds(SCHEMA, SCHEMA)] = SCHEMA
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 

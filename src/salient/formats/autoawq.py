@@ -8,6 +8,7 @@ A symmetric weight is stored exactly too, with its zero of 8 written out: reader
 vLLM's fast kernels take AWQ with zero points only.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,8 +59,11 @@ def _unpack_columns(packed: Tensor) -> Tensor:
     return unpack_nibbles(packed).reshape(len(packed), -1, 8)[..., order].flatten(1)
 
 
-def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
-    """`quantization_config` of config.json. `skipped` are the names of unquantized linears.
+def config(scheme: Scheme, skipped: list[str], parts: Sequence[str] = ()) -> dict[str, Any]:
+    """`quantization_config` of config.json.
+
+    `skipped` are the names of unquantized linears, `parts` modules without a quantized one: readers
+    look for either in a linear's name.
 
     The list is never empty: vLLM would make its own from the types of tensors (0.32, auto_awq.py,
     maybe_update_config), and skip a whole mixer for one bare parameter in it.
@@ -70,7 +74,7 @@ def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
         "group_size": scheme.group_size,
         "zero_point": True,
         "version": "gemm",
-        "modules_to_not_convert": skipped or ["lm_head"],
+        "modules_to_not_convert": [*skipped, *parts] or ["lm_head"],
     }
 
 

@@ -8,6 +8,8 @@
 The format counts codes from -8 to 7 and stores them plus 8, so the nibbles are ours.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,8 +57,11 @@ def _unpack_rows(packed: Tensor, columns: int) -> Tensor:
     return unpack_nibbles(packed)[:, :columns].contiguous()
 
 
-def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
-    """`quantization_config` of config.json. `skipped` are the names of unquantized linears."""
+def config(scheme: Scheme, skipped: list[str], parts: Sequence[str] = ()) -> dict[str, Any]:
+    """`quantization_config` of config.json.
+
+    `skipped` are the names of unquantized linears, `parts` modules without a quantized one.
+    """
     weights = {
         "num_bits": scheme.bits,
         "type": "int",
@@ -70,7 +75,8 @@ def config(scheme: Scheme, skipped: list[str]) -> dict[str, Any]:
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
-        "ignore": sorted({"lm_head", *skipped}),
+        "ignore": sorted({"lm_head", *skipped})
+        + [rf"re:(.*\.)?{re.escape(part)}\..*" for part in parts],
     }
 
 

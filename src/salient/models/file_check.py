@@ -19,6 +19,7 @@ from salient.core.quant import check_finite
 from salient.formats.checkpoint import Checkpoint
 from salient.shapes.foreign_tensors import FLOATS, layout_of, matches_pattern
 
+from .mtp import mtp_modules, mtp_tensors, promised_layers
 from .skeleton import Skeleton
 
 # Computed by every reader: rotary tables, causal masks, positions.
@@ -27,7 +28,7 @@ HARMLESS = re.compile(
     r"|\.(cos|sin)_cached$|(^|\.)position_ids$|\.embed_positions\.weights$"
     r"|\.relative_position_index$|\.num_batches_tracked$"
 )
-MTP = re.compile(r"(^|\.)mtp|nextn|multi_token")
+MTP = "mtp"  # the pattern of `--drop` that names the layers which predict further tokens
 LISTED = 3  # of many tensors, how many a message names
 PATTERNS = 4  # of many patterns, how many a message offers
 READ_AT_ONCE = 2**31  # bytes of a folder whose values are checked before a run
@@ -37,20 +38,22 @@ READ_AT_ONCE = 2**31  # bytes of a folder whose values are checked before a run
 class Leftovers:
     """Stored tensors that the model has no place for.
 
-    harmless: computed by every reader, or equal copies
-    extras: layers that predict further tokens
+    harmless: computed by every reader, or equal copies; the checkpoint omits them
+    mtp: of layers that predict further tokens (models/mtp.py); written in 16 bits
+    mtp_modules: these layers, as engines call them
     dropped: pattern of `--drop` -> the names that it drops
     """
 
     harmless: tuple[str, ...] = ()
-    extras: tuple[str, ...] = ()
+    mtp: tuple[str, ...] = ()
+    mtp_modules: tuple[str, ...] = ()
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of them."""
+        """Those that the checkpoint omits."""
         lost = (name for names in self.dropped.values() for name in names)
-        return tuple(dict.fromkeys((*lost, *self.extras, *self.harmless)))
+        return tuple(dict.fromkeys((*lost, *self.harmless)))
 
 
 def check_files(skeleton: Skeleton, drop: tuple[str, ...] = ()) -> Leftovers:
@@ -170,15 +173,22 @@ class _FileChecker:
 
     def sorted_leftovers(self, drop: tuple[str, ...]) -> Leftovers:
         """The leftovers by kind. Raises ModelError for a loss that `drop` does not name."""
-        dropped = {p: tuple(n for n in self.leftovers if matches_pattern(n, p)) for p in drop}
+        skeleton = self.skeleton
+        promised = promised_layers(self.source.config)
+        mtp = mtp_tensors(self.leftovers, self.home, len(skeleton.blocks), promised)
+        dropped = {
+            p: mtp if p == MTP else tuple(n for n in self.leftovers if matches_pattern(n, p))
+            for p in drop
+        }
         for pattern, names in dropped.items():
             if not names:
                 self._refuse_pattern(pattern)
         lost = {name for names in dropped.values() for name in names}
         rest = [name for name in self.leftovers if name not in lost]
-        extras = [name for name in rest if self._is_mtp(name)]
-        harmless = [name for name in rest if name not in extras and self._is_harmless(name)]
-        loss = [name for name in rest if name not in harmless and name not in extras]
+        mtp = tuple(name for name in mtp if name not in lost)
+        others = [name for name in rest if name not in set(mtp)]
+        harmless = [name for name in others if self._is_harmless(name)]
+        loss = [name for name in others if name not in harmless]
         if loss:
             patterns = " ".join(f"--drop '{pattern}'" for pattern in self._patterns(loss))
             raise ModelError(
@@ -186,14 +196,8 @@ class _FileChecker:
                 f"place for ({len(loss)}): {_listed(loss)}. {self._what_is_lost(loss)} To write a "
                 f"checkpoint without them, which is another model, use {patterns}."
             )
-        return Leftovers(tuple(harmless), tuple(extras), dropped)
-
-    def _is_mtp(self, name: str) -> bool:
-        config = self.skeleton.model.config.get_text_config()
-        more = getattr(config, "num_nextn_predict_layers", None)
-        count = len(self.skeleton.blocks)
-        beyond = range(count, count + (more if isinstance(more, int) else 0))
-        return bool(MTP.search(name)) or any(name.startswith(f"{self.home}.{i}.") for i in beyond)
+        modules = mtp_modules(mtp, self.home, len(self.skeleton.blocks))
+        return Leftovers(tuple(harmless), mtp, modules, dropped)
 
     def _is_harmless(self, name: str) -> bool:
         """Whether readers compute it, or it is an equal copy of a parameter."""

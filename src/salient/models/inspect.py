@@ -21,7 +21,9 @@ from salient.core.scheme import largest_scheme
 from salient.formats import load_format
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 
+from .file_check import MTP, Leftovers
 from .model_folder import model_folder
+from .mtp import promised_layers
 from .proof import ScaleGroup, kind_of
 from .scale_groups import PROBE, GroupProver, shape_of
 from .skeleton import Skeleton
@@ -225,9 +227,26 @@ def dropped_lines(dropped: dict[str, tuple[str, ...]]) -> list[str]:
     """What `--drop` took from the model: a line for each pattern."""
     return [
         f"Dropped by --drop {pattern!r}: {len(names)} tensors of the source "
-        f"({', '.join(names[:3])}{' ...' if names[3:] else ''}). This is not the whole model."
+        f"({', '.join(names[:3])}{' ...' if names[3:] else ''}). "
+        + ("Engines cannot draft with it." if pattern == MTP else "This is not the whole model.")
         for pattern, names in dropped.items()
     ]
+
+
+def mtp_lines(leftovers: Leftovers, config: dict[str, Any]) -> list[str]:
+    """The layers that predict further tokens: what becomes of them, or nothing."""
+    promised = promised_layers(config)
+    if leftovers.mtp:
+        return [
+            f"Layers that predict further tokens (MTP): {len(leftovers.mtp)} tensors stay in 16 "
+            f"bits ({', '.join(leftovers.mtp_modules)}); engines may draft with them."
+        ]
+    if promised:
+        return [
+            f"config.json counts {promised} layers that predict further tokens (MTP), of which the "
+            "checkpoint has no tensor: its config.json counts 0."
+        ]
+    return []
 
 
 def left_out_lines(left_out: Iterable[str], dropped: dict[str, tuple[str, ...]]) -> list[str]:
@@ -247,7 +266,11 @@ def _outer_lines(model: SourceModel) -> list[str]:
     towers = dict.fromkeys(".".join(n.split(".")[:2]) for n in model.skeleton.tower_modules())
     outside = ", ".join(["embedding", "norms", "head", *towers])
     line = f"Unquantized outside the blocks: {outside}."
-    return [line, *left_out_lines(model.leftovers.names, {})]
+    return [
+        line,
+        *mtp_lines(model.leftovers, model.source.config),
+        *left_out_lines(model.leftovers.names, {}),
+    ]
 
 
 def _scheme_line(widths: dict[str, int]) -> str:

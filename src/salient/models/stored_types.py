@@ -8,6 +8,8 @@ import re
 from collections import Counter
 from typing import Any
 
+from salient.core.model_files import StoredTensor
+
 from .weight_map import ParameterFiles
 
 LARGEST_FLOAT32 = 2**22  # elements: 16 MiB, the router of 500 experts at a width of 8192
@@ -27,17 +29,21 @@ def main_type(files: ParameterFiles) -> str:
 
 def float32_parameters(model: Any, files: ParameterFiles) -> frozenset[str]:
     """The parameters and buffers that the checkpoint stores in float32."""
-    tensors = files.source.headers
-    mixed = main_type(files) not in WIDE
-    strict = strict_float32(model)
+    headers, main, strict = files.source.headers, main_type(files), strict_float32(model)
     return frozenset(
         name
         for name, stored in files.names().items()
-        if (tensor := tensors.get(stored)) is not None
-        and tensor.dtype in WIDE
-        and tensor.elements <= LARGEST_FLOAT32
-        and (mixed or SENSITIVE.search(name) or (strict and strict.search(name)))
+        if (header := headers.get(stored)) is not None and stays_float32(name, header, main, strict)
     )
+
+
+def stays_float32(
+    name: str, stored: StoredTensor, main: str, strict: re.Pattern[str] | None = None
+) -> bool:
+    """Whether a parameter stays in float32, in a source whose tensors are mostly `main`."""
+    small = stored.dtype in WIDE and stored.elements <= LARGEST_FLOAT32
+    sensitive = SENSITIVE.search(name) or (strict and strict.search(name))
+    return small and (main not in WIDE or bool(sensitive))
 
 
 def strict_float32(model: Any) -> re.Pattern[str] | None:
