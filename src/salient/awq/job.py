@@ -3,7 +3,6 @@
 An unfinished run lives in `OUT.partial`; a rename makes it `OUT` when it is complete.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +18,18 @@ from salient.core.records import to_json
 from salient.core.version import __version__
 from salient.formats import find_format
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
-from salient.models.file_check import Leftovers
+from salient.models.file_check import Leftovers, check_values
 from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
 from salient.models.source_model import SourceModel, source_model
 from salient.models.stored_types import float32_parameters
 from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, pack_tokens
+from salient.models.trial import try_model
 
 from .heldout import split_heldout
 from .journal import Journal
 from .layer_selection import LayerSelection, choose_layers, written_dtype
-from .memory_estimate import MemoryEstimate, estimate_memory
+from .memory_estimate import MemoryEstimate, check_memory, estimate_memory
 from .options import QuantizeOptions
 from .partial_shards import PartialCheckpoint
 from .pipeline import QuantizeRun
@@ -38,7 +38,10 @@ from .results import OutputTarget
 
 @dataclass(frozen=True)
 class QuantizeJob:
-    """A run whose options have passed every check."""
+    """A run whose options have passed every check.
+
+    values_checked: whether all tensors were read in search of NaN
+    """
 
     source: Checkpoint
     skeleton: Skeleton
@@ -51,6 +54,7 @@ class QuantizeJob:
     estimate: MemoryEstimate
     header: RunHeader
     dtype_reason: str
+    values_checked: bool
 
     @property
     def partial(self) -> Path:
@@ -68,7 +72,7 @@ class QuantizeJob:
 
 
 def prepare(options: QuantizeOptions) -> QuantizeJob:
-    """Check `options`, reading nothing large. Raises SalientError."""
+    """Check `options` and try the model on a few tokens. Raises SalientError."""
     find_format(options.format)
     device = find_device(options.device)
     model = _open_source(options, device)
@@ -92,6 +96,10 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
         computed_in=f"{str(skeleton.dtype).removeprefix('torch.')} on {device.type}",
     )
     name = Path(options.model).name or source.folder.name
+    estimate = estimate_memory(skeleton, *split_heldout(batch.ids))
+    values_checked = check_values(source, model.skeleton.files.names().values())
+    check_memory(estimate, device)
+    try_model(skeleton, batch.ids)
     return QuantizeJob(
         source=source,
         skeleton=skeleton,
@@ -106,9 +114,10 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
         ),
         format=options.format,
         output=Path(options.output or f"{name}-{options.format}-{layers.scheme}"),
-        estimate=estimate_memory(skeleton, *split_heldout(batch.ids)),
+        estimate=estimate,
         header=header,
         dtype_reason=dtype_reason,
+        values_checked=values_checked,
     )
 
 
@@ -154,7 +163,6 @@ def finished_evidence(job: QuantizeJob, *, fresh: bool) -> RunEvidence | None:
     evidence = read_evidence(job.output) if job.output.is_dir() else None
     if evidence is None or evidence.run != job.header:
         raise CheckpointError(_other_run(job, evidence))
-    shutil.rmtree(job.partial, ignore_errors=True)
     return evidence
 
 

@@ -1,6 +1,7 @@
 """The verb `quantize`: prepare, run or resume, export, report."""
 
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,6 @@ from salient.plan.serving_warnings import serving_warnings
 
 from .export import export_checkpoint
 from .job import QuantizeJob, finished_evidence, prepare
-from .memory_estimate import check_memory
 from .options import QuantizeOptions
 from .pipeline import quantize_blocks
 
@@ -39,16 +39,23 @@ def quantize_model(options: QuantizeOptions) -> tuple[QuantizeJob, RunEvidence |
     warnings = serving_warnings(job.source.config, job.layers.scheme, job.format)
     for warning in warnings:
         _log.warning("warning: %s", warning)
-    evidence, report = (None, plan_report(job)) if options.dry_run else _run(job, started, options)
+    finished = finished_evidence(job, fresh=options.fresh)
+    if options.dry_run:
+        evidence, report = None, plan_report(job)
+    else:
+        evidence, report = _run(job, finished, started, options)
     report.data["warnings"] = warnings
     return job, evidence, report
 
 
-def _run(job: QuantizeJob, started: float, options: QuantizeOptions) -> tuple[RunEvidence, Report]:
-    evidence = finished_evidence(job, fresh=options.fresh)
+def _run(
+    job: QuantizeJob, evidence: RunEvidence | None, started: float, options: QuantizeOptions
+) -> tuple[RunEvidence, Report]:
+    """Run `job`, or report the `evidence` of its finished checkpoint."""
     resumed = evidence is not None
-    if evidence is None:
-        check_memory(job.estimate, job.skeleton.device)
+    if evidence is not None:
+        shutil.rmtree(job.partial, ignore_errors=True)
+    else:
         run = job.run(fresh=options.fresh, progress=options.progress)
         resumed = bool(run.journal.blocks)
         try:
@@ -92,6 +99,10 @@ def plan_report(job: QuantizeJob) -> Report:
         *left_out_lines(job.leftovers.names, job.leftovers.dropped),
         f"{job.batch.ids.numel()} calibration tokens used, {job.batch.dropped_tokens} dropped. "
         "Nothing was written.",
+        "All tensors were read: no value is NaN or infinite."
+        if job.values_checked
+        else "The values of the tensors were not read: a run reads them block by block and ends at "
+        "a NaN.",
     ]
     return Report(
         data,

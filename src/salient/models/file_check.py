@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from salient.core.errors import ModelError
@@ -21,6 +20,7 @@ from salient.shapes.foreign_tensors import FLOATS, layout_of, matches_pattern
 
 from .mtp import mtp_modules, mtp_tensors, promised_layers
 from .skeleton import Skeleton
+from .ties import equal
 
 # Computed by every reader: rotary tables, causal masks, positions.
 HARMLESS = re.compile(
@@ -103,7 +103,7 @@ class _FileChecker:
         missing = [
             name
             for name in self.expected
-            if name not in self.files and tied.get(name) not in self.files
+            if name not in self.files and tied.get(name, "") not in self.files
         ]
         if missing:
             self.files.check_combined(missing[0])
@@ -204,7 +204,7 @@ class _FileChecker:
         if HARMLESS.search(name) or _is_mask(self.source.headers.get(name)):
             return True
         own = self._first_copy(name)
-        return own is not None and torch.equal(self.source.tensor(own), self.source.tensor(name))
+        return own is not None and equal(self.source.tensor(own), self.source.tensor(name))
 
     def _first_copy(self, name: str) -> str | None:
         """The stored tensor that `name` is a second copy of."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from salient.core.errors import ModelError
 
@@ -60,7 +61,13 @@ def _equal(files: ParameterFiles, one: str, other: str) -> bool:
     if files.stored(one) == files.stored(other):
         return True
     with files.source.reading():
-        return torch.equal(files.read(one), files.read(other))
+        return equal(files.read(one), files.read(other))
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same values, of whatever types."""
+    common = torch.promote_types(one.dtype, other.dtype)
+    return torch.equal(one.to(common), other.to(common))
 
 
 def untie(config: Any) -> None:
