@@ -21,6 +21,8 @@ from .ties import untie
 def build_model(source: Checkpoint, dtype: torch.dtype, *, tied: bool = True) -> Any:
     """The model that `source` describes, on the meta device; without `tied`, its head untied.
 
+    Buffers that no file stores are computed.
+
     Raises ModelError if the installed Transformers cannot build it.
     """
     try:
@@ -31,11 +33,14 @@ def build_model(source: Checkpoint, dtype: torch.dtype, *, tied: bool = True) ->
             untie(config)
         with torch.device("meta"):
             model = _from_config(config, dtype)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
+        restore_buffers(model)
+    except ModelError:
+        raise
+    except Exception as error:  # of Transformers' config classes and constructors
         raise ModelError(
             f"config.json in {source.folder} does not describe a causal language model that the "
             f"installed Transformers can build ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no text'}). Check model_type and "
+            f"{' '.join(str(error).split()) or 'no text'}). Check model_type and "
             "the sizes in config.json, or update Transformers."
         ) from error
     return model

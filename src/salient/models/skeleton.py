@@ -22,7 +22,7 @@ from salient.formats.checkpoint import Checkpoint
 from salient.shapes.config_reader import KEYS
 
 from .block_call import BlockCall, BlockPlaceholder, ExtraOutput, StopForward
-from .build import block_list, build_model, name_of, restore_buffers, text_parts
+from .build import block_list, build_model, name_of, text_parts
 from .linearize import make_plain, unfit_linears
 from .stored_types import strict_float32
 from .ties import stored_ties
@@ -64,7 +64,6 @@ class Skeleton:
     def _build(self, *, tied: bool) -> tuple[str, nn.ModuleList]:
         """Build the model and map it to the files; the name and the list of its blocks."""
         self.model = build_model(self.source, self.dtype, tied=tied)
-        restore_buffers(self.model)
         wanted = self.model.state_dict()
         name, layers = block_list(self.model)
         self.architecture = LoadingRules(self.model, wanted, make_plain(layers, name))
