@@ -8,10 +8,10 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -40,7 +40,7 @@ class ValidationCache:
     def part(
         self,
         name: str,
-        settings: dict[str, Any],
+        settings: Mapping[str, object],
         measure: Callable[[], T],
         kind: type[T],
         *,
@@ -71,7 +71,7 @@ class ValidationCache:
                     path.unlink()
 
 
-def _digest(settings: dict[str, Any]) -> str:
+def _digest(settings: Mapping[str, object]) -> str:
     document = json.dumps({**settings, "salient": __version__}, sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()[:24]
 

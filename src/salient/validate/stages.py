@@ -58,10 +58,8 @@ def select_stages(options: EvaluateOptions) -> Selection:
     if options.attribute:
         selection["attribution"] = AttributionRequest(texts)
     if isinstance(options, ValidateOptions) or texts or not selection:
-        likelihood = LikelihoodRequest(
-            texts, options.samples, options.sequence_length, options.stride, options.protocol
-        )
-        selection = {"likelihood": likelihood, **selection}
+        sizes = options.samples, options.sequence_length, options.stride, options.protocol
+        selection = {"likelihood": LikelihoodRequest(texts, *sizes), **selection}
     return selection
 
 

@@ -95,15 +95,10 @@ class _Pass:
             {name: value for (what, name), value in kl.items() if what == wanted}
             for wanted in ("blocks", "kinds")
         )
-        return DamageResult(
-            whole=kl["whole", ""],
-            outside=kl["outside", ""],
-            blocks=blocks,
-            kinds=kinds,
-            together=[list(names) for names in self.together],
-            doubts=self.doubts,
-            halved=_halved(self.halved, blocks, kinds),
-        )
+        together = [list(names) for names in self.together]
+        halved = _halved(self.halved, blocks, kinds)
+        whole, outside = kl["whole", ""], kl["outside", ""]
+        return DamageResult(whole, outside, blocks, kinds, together, self.doubts, halved)
 
 
 def divergences(

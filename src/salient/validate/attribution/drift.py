@@ -56,14 +56,13 @@ def find_calibration(pair: ModelPair) -> CalibrationTexts:
     if evidence is None:
         reason = "the checkpoint has no salient.json that names its calibration"
         return CalibrationTexts(reason=reason)
-    run = evidence.run
-    path, name = run.calibration_texts, run.calibration_texts[:MOST_LETTERS]
+    run, path = evidence.run, evidence.run.calibration_texts
+    name = path[:MOST_LETTERS]
     if path != BUILTIN and not os.path.isfile(path):  # no error for names that no file can have
         return CalibrationTexts(name, reason=f"its calibration, {name!r}, is no file here")
     try:
         tokenizer = load_tokenizer(pair.reference.source.folder)
-        texts = read_texts(path)
-        batch = pack_tokens(texts, tokenizer, run.samples, run.sequence_length, name)
+        batch = pack_tokens(read_texts(path), tokenizer, run.samples, run.sequence_length, name)
         check_vocabulary(batch, pair.reference.skeleton.vocabulary, name)
     except SalientError as error:
         return CalibrationTexts(name, reason=f"its calibration cannot be read again: {error}")

@@ -158,29 +158,21 @@ def suggestions(
     kl: of the options `wanted`, measured   unlike: whether a text is far from the calibration's
     """
     scheme = pair.checkpoint.source.scheme
-    each = 0.0 if scheme is None else (16 - scheme.bits_per_weight) / 8
+    bits = 16.0 if scheme is None else scheme.bits_per_weight
     suggested = [Suggestion(what) for what in _damaged(pair, damage)]
-    for option, value in zip(wanted, kl, strict=True):
-        if value < damage.whole:
-            suggested.append(
-                Suggestion(option.what, value, measured=True, bytes=round(option.weights * each))
-            )
+    suggested += [
+        Suggestion(option.what, value, measured=True, bytes=round(option.weights * (16 - bits) / 8))
+        for option, value in zip(wanted, kl, strict=True)
+        if value < damage.whole
+    ]
     if scheme is not None and damage.halved is not None:
         half = Scheme(scheme.group_size // 2, scheme.symmetric, scheme.bits)
         what = f"groups of {half.group_size} (--scheme {half}), by an estimate from plain rounding"
-        more = (
-            sum(_quantized_weights(pair).values())
-            * (half.bits_per_weight - scheme.bits_per_weight)
-            / 8
-        )
+        more = sum(_quantized_weights(pair).values()) * (half.bits_per_weight - bits) / 8
         suggested.append(Suggestion(what, damage.whole * damage.halved, bytes=round(more)))
     if unlike:
-        model = shlex.quote(pair.reference.name)
-        suggested.append(
-            Suggestion(
-                f"calibrate with text like yours (salient quantize {model} --calibration FILE)"
-            )
-        )
+        command = f"salient quantize {shlex.quote(pair.reference.name)} --calibration FILE"
+        suggested.append(Suggestion(f"calibrate with text like yours ({command})"))
     return suggested
 
 

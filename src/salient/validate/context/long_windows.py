@@ -7,9 +7,8 @@ window of the shortest length is run by itself and compared with that beginning,
 differ every window is run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ class LongWindows:
     ids: Tensor
     starts: Starts
     cache: ValidationCache
-    settings: dict[str, Any]
+    settings: Mapping[str, object]
     begins_alike: bool = True
     figures: dict[tuple[int, int], TokenFigures] = field(default_factory=dict)
 

@@ -37,14 +37,9 @@ def run_embedded(engine: Engine, plan: LoadPlan, progress: Progress) -> list[Loa
         started = time.perf_counter()
         timings = _traffic(engine, prompts, sampling, step, plan)
         seconds = time.perf_counter() - started
-        peak = min(step.concurrency, len(timings))
+        peak, size = min(step.concurrency, len(timings)), plan.prompt_tokens
         result = summarize_step(
-            step,
-            timings,
-            seconds=seconds,
-            peak=peak,
-            prompt_tokens=plan.prompt_tokens,
-            tool=TOOL,
+            step, timings, seconds=seconds, peak=peak, prompt_tokens=size, tool=TOOL
         )
         results.append(result)
     progress(len(plan.steps), len(plan.steps), "load test", results[-1].summary)

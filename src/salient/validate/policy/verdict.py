@@ -102,10 +102,11 @@ def judge(
         raise RequestError(f"No stage {unknown[0]!r}. The stages are {', '.join(STAGES)}.")
     measured: dict[tuple[str, str, str], Measurement] = {}
     for m in measurements:
-        if measured.setdefault((m.stage, m.what, m.kind), m) is not m:
+        if (m.stage, m.what, m.kind) in measured:
             raise RequestError(
                 f"{m.stage}: {m.what} ({m.kind}) was measured twice. Give each measurement once."
             )
+        measured[m.stage, m.what, m.kind] = m
     bounds = [
         (t, ALL, policy.bounds[t.stage, t.key])
         for t in THRESHOLDS

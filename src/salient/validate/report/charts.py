@@ -6,7 +6,8 @@ that nothing was measured.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 from salient.core.intervals import Interval
@@ -63,41 +64,42 @@ class ChartRow:
 
 @dataclass(frozen=True)
 class RowChart:
-    """Rows of marks on a common axis. legend: (colour, label) of each kind of mark"""
+    """At most MOST_ROWS rows on an axis that `scale` makes of the values of marks and levels.
+
+    measure: what the axis shows   form: of its ticks   legend: (colour, label) of marks
+    """
 
     title: str
-    unit: str
-    rows: list[ChartRow]
-    axis: Axis
-    ticks: list[Tick]
+    measure: str
+    every_row: Sequence[ChartRow]
+    form: Form
+    _: KW_ONLY
+    scale: Callable[[Iterable[float | None]], Axis] = fitting
     levels: Sequence[Level] = ()
     legend: Sequence[tuple[str, str]] = ()
     wide: bool = False
     kind: ClassVar[str] = "rows"
 
     @property
+    def rows(self) -> Sequence[ChartRow]:
+        return self.every_row[:MOST_ROWS]
+
+    @cached_property
+    def axis(self) -> Axis:
+        marks = [end for row in self.rows for mark in row.marks for end in (mark.start, mark.end)]
+        return self.scale([*marks, *(level.value for level in self.levels)])
+
+    @property
+    def ticks(self) -> list[Tick]:
+        return self.axis.ticks(self.form)
+
+    @property
+    def unit(self) -> str:
+        return self.measure + "; logarithmic" * self.axis.logarithmic
+
+    @property
     def empty(self) -> bool:
         return not any(row.marks for row in self.rows)
-
-
-def row_chart(
-    title: str,
-    unit: str,
-    rows: Sequence[ChartRow],
-    tick_form: Form,
-    *,
-    scale: Callable[[Iterable[float | None]], Axis] = fitting,
-    levels: Sequence[Level] = (),
-    legend: Sequence[tuple[str, str]] = (),
-    wide: bool = False,
-) -> RowChart:
-    """At most MOST_ROWS rows on an axis that `scale` makes of the values of marks and levels."""
-    shown = list(rows[:MOST_ROWS])
-    values = [end for row in shown for mark in row.marks for end in (mark.start, mark.end)]
-    axis = scale([*values, *(level.value for level in levels)])
-    if axis.logarithmic:
-        unit += "; logarithmic"
-    return RowChart(title, unit, shown, axis, axis.ticks(tick_form), levels, legend, wide)
 
 
 def dot_row(

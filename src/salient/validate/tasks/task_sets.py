@@ -115,13 +115,16 @@ class _TaskLine:
         if "prompt" not in row or len(shapes) != 1 or ("choices" in row and "answer" not in row):
             keys = ", ".join(_short(key) for key in list(row)[:8]) or "no keys"
             raise self.fault(f"found {keys}. {_SHAPES}.")
-        unknown = [key for key in row if key not in _KEYS[shapes[0]]]
-        if unknown:
-            raise self.fault(f"unknown key {_short(unknown[0])} next to '{shapes[0]}'. {_SHAPES}.")
+        for key in row.keys() - _KEYS[shapes[0]]:
+            raise self.fault(f"unknown key {_short(key)} next to '{shapes[0]}'. {_SHAPES}.")
         self.row: dict[str, Any] = row
 
     def fault(self, text: str) -> CalibrationError:
         return CalibrationError(f"{self.where}: {text}")
+
+    def refuse(self, key: str, expected: str) -> CalibrationError:
+        """The fault of the value of `key`."""
+        return self.fault(f"{key!r} is {_short(self.row[key])}. {expected}")
 
     def example(self, name: str) -> Example:
         prompt, kind = self._text("prompt"), self._text("kind") if "kind" in self.row else "task"
@@ -129,28 +132,23 @@ class _TaskLine:
             choices = self._choices()
             answer = self._answer(choices)
             return Example(prompt, kind, (choices[answer],), "choice", choices, answer, name)
-        match = self.row.get("match", "exact")
+        match = self.row.setdefault("match", "exact")
         if match not in WRITTEN:
-            raise self.fault(
-                f"'match' is {_short(match)}. It is one of {', '.join(WRITTEN)}; a choice has "
-                "'choices' and 'answer' instead."
-            )
+            expected = f"It is one of {', '.join(WRITTEN)}; a choice has 'choices' and 'answer'"
+            raise self.refuse("match", f"{expected} instead.")
         return Example(prompt, kind, self._expected(match), match, (), None, name)
 
     def _text(self, key: str) -> str:
-        value = self.row[key]
-        if not _is_text(value):
-            raise self.fault(f"{key!r} is {_short(value)}. Give a string that is not empty.")
-        return value
+        if not _is_text(self.row[key]):
+            raise self.refuse(key, "Give a string that is not empty.")
+        return self.row[key]
 
     def _choices(self) -> tuple[str, ...]:
         value = self.row["choices"]
         many = isinstance(value, list) and 2 <= len(value) <= MOST_CHOICES
         if not many or not all(map(_is_text, value)):
-            raise self.fault(
-                f"'choices' is {_short(value)}. Give a list of 2 to {MOST_CHOICES} strings that "
-                "are not empty."
-            )
+            expected = f"Give a list of 2 to {MOST_CHOICES} strings that are not empty."
+            raise self.refuse("choices", expected)
         choices = tuple(choice.strip() for choice in value)
         for choice in choices:
             if choices.count(choice) > 1:
@@ -163,9 +161,9 @@ class _TaskLine:
             return choices.index(value.strip())
         if type(value) is int and 0 <= value < len(choices):
             return value
-        raise self.fault(
-            f"'answer' is {_short(value)}. Give the index of the right choice, 0 to "
-            f"{len(choices) - 1}, or its text."
+        last = len(choices) - 1
+        raise self.refuse(
+            "answer", f"Give the index of the right choice, 0 to {last}, or its text."
         )
 
     def _expected(self, match: Match) -> tuple[str, ...]:
@@ -174,10 +172,8 @@ class _TaskLine:
         if match == "numeric":
             texts = [str(v) if type(v) in (int, float) else v for v in texts]
         if not texts or not all(map(_is_text, texts)):
-            raise self.fault(
-                f"'expected' is {_short(value)}. Give a string, or a list of strings of which any "
-                'is right; a number only with "match": "numeric".'
-            )
+            expected = "Give a string, or a list of strings of which any is right; a number only"
+            raise self.refuse("expected", f'{expected} with "match": "numeric".')
         for text in texts:
             if match == "numeric" and last_number(text) is None:
                 raise self.fault(
@@ -189,11 +185,10 @@ class _TaskLine:
         return tuple(texts)
 
     def _check_pattern(self, pattern: str) -> None:
-        if len(pattern) > LONGEST_PATTERN:
-            raise self.fault(
-                f"a regular expression of {len(pattern)} characters. Give at most "
-                f"{LONGEST_PATTERN}."
-            )
+        size = len(pattern)
+        if size > LONGEST_PATTERN:
+            expected = f"Give at most {LONGEST_PATTERN}."
+            raise self.fault(f"a regular expression of {size} characters. {expected}")
         try:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:

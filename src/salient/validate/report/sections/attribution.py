@@ -8,7 +8,7 @@ from salient.validate.attribution.result import AttributionResult, Suggestion
 from salient.validate.policy.verdict import Verdict
 from salient.validate.report import text_format as fmt
 from salient.validate.report.axis import linear
-from salient.validate.report.charts import bar_row, row_chart
+from salient.validate.report.charts import RowChart, bar_row
 from salient.validate.report.parts import HtmlTable, Section, Tile, table
 from salient.validate.report.plots import column_plot
 
@@ -32,7 +32,7 @@ def attribution_section(result: AttributionResult, _: Verdict | None) -> Section
         lead=_lead(result, [name for name, kl in blocks if kl >= outlier]),
         charts=[
             column_plot("KL by block", unit, "block", blocks, fmt.nats, outlier=outlier, wide=wide),
-            row_chart("KL by kind of layer", unit, kinds, fmt.tick, scale=linear, wide=wide),
+            RowChart("KL by kind of layer", unit, kinds, fmt.tick, scale=linear, wide=wide),
         ],
         tables=[
             table("Blocks with the largest loss", "block", worst, columns, brief=tuple(columns)),

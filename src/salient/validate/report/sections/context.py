@@ -6,7 +6,7 @@ from salient.validate.context.result import ContextResult, RetrievalCount
 from salient.validate.policy.verdict import Verdict
 from salient.validate.report import text_format as fmt
 from salient.validate.report.axis import linear
-from salient.validate.report.charts import dot_row, row_chart
+from salient.validate.report.charts import RowChart, dot_row
 from salient.validate.report.parts import HtmlCell, HtmlTable, Section, Tile, table
 from salient.validate.report.plots import Curve, Plot, line_plot
 from salient.validate.report.policy_view import SIGNS, rule_on, tile
@@ -22,7 +22,7 @@ def context_section(result: ContextResult, verdict: Verdict | None) -> Section:
     unit = "nats a token, with 95% intervals, the same text in windows of each length"
     section.charts = [
         _position_plot(result),
-        row_chart("KL by length", unit, lengths, fmt.tick, wide=True),
+        RowChart("KL by length", unit, lengths, fmt.tick, wide=True),
     ]
     columns = {
         "windows": lambda text: fmt.integer(text.windows),

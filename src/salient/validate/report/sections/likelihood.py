@@ -7,7 +7,7 @@ from salient.validate.likelihood.protocols import PublishedComparison
 from salient.validate.likelihood.result import LikelihoodResult, TextComparison
 from salient.validate.policy.verdict import Verdict
 from salient.validate.report import text_format as fmt
-from salient.validate.report.charts import RowChart, dot_row, row_chart
+from salient.validate.report.charts import RowChart, dot_row
 from salient.validate.report.parts import HtmlCell, HtmlTable, Section, Tile, cell, table
 from salient.validate.report.policy_view import levels, rule_on, tile
 
@@ -76,7 +76,7 @@ def _kl_chart(texts: Mapping[str, TextComparison], verdict: Verdict | None) -> R
     ]
     unit = "nats a token, with 95% intervals; 0 is identical"
     bound = levels(verdict, "likelihood", "kl", fmt.tick)
-    return row_chart("KL by text", unit, rows, fmt.tick, levels=bound)
+    return RowChart("KL by text", unit, rows, fmt.tick, levels=bound)
 
 
 def _increase_chart(
@@ -95,7 +95,7 @@ def _increase_chart(
     ]
     unit, bound = "against the reference, with 95% intervals", fmt.share_tick
     legend = [("checkpoint", "this checkpoint"), ("published", "published by others")]
-    return row_chart(
+    return RowChart(
         "Perplexity increase",
         unit,
         rows,

@@ -3,7 +3,7 @@
 from salient.validate.model_pair import ModelSummary
 from salient.validate.report import text_format as fmt
 from salient.validate.report.axis import linear
-from salient.validate.report.charts import ChartRow, Mark, RowChart, bar_row, row_chart
+from salient.validate.report.charts import ChartRow, Mark, RowChart, bar_row
 from salient.validate.report.parts import HtmlTable, Section, Tile, table
 from salient.validate.run_environment import MemoryUse
 
@@ -52,7 +52,7 @@ def _chart(memory: MemoryUse) -> RowChart:
         bar(PEAK, memory.peak_bytes, "peak"),
     ]
     unit_label = f"{name}; weights, and the peak of the run"
-    return row_chart(
+    return RowChart(
         "Both models, and this run", unit_label, rows, fmt.tick, scale=linear, legend=legend
     )
 

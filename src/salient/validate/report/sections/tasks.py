@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from salient.validate.policy.verdict import Verdict
 from salient.validate.report import text_format as fmt
 from salient.validate.report.axis import linear
-from salient.validate.report.charts import EQUAL, RowChart, bar_row, dot_row, pair_row, row_chart
+from salient.validate.report.charts import EQUAL, RowChart, bar_row, dot_row, pair_row
 from salient.validate.report.parts import HtmlTable, Section, cell, table
 from salient.validate.report.policy_view import levels, tile
 from salient.validate.tasks.comparison import Tally
@@ -50,7 +50,7 @@ def _accuracy_chart(tallies: Mapping[str, Tally]) -> RowChart:
         for name, tally in tallies.items()
     ]
     chance = [("guess", "a guess")] * any(tally.chance for tally in tallies.values())
-    return row_chart(
+    return RowChart(
         "Right answers by kind",
         "share of examples, both models",
         rows,
@@ -65,7 +65,7 @@ def _retention_chart(tallies: Mapping[str, Tally], verdict: Verdict | None) -> R
         dot_row(name, tally.retention, tally.interval, fmt.share, strong=name == ALL_EXAMPLES)
         for name, tally in tallies.items()
     ]
-    return row_chart(
+    return RowChart(
         "Retention by kind",
         "of what the reference gets right, with 95% intervals",
         rows,
@@ -78,7 +78,7 @@ def _retention_chart(tallies: Mapping[str, Tally], verdict: Verdict | None) -> R
 def _throughput_chart(throughput: Mapping[str, Throughput]) -> RowChart:
     rows = [bar_row(name, t.tokens_a_second, fmt.rate, name) for name, t in throughput.items()]
     unit = "prompt and new tokens a second, in this run"
-    return row_chart("Answer throughput", unit, rows, fmt.tick, scale=linear, wide=True)
+    return RowChart("Answer throughput", unit, rows, fmt.tick, scale=linear, wide=True)
 
 
 def _throughput_table(throughput: Mapping[str, Throughput]) -> HtmlTable:
