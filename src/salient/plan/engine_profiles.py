@@ -1,9 +1,12 @@
 """Memory that each engine takes in addition to weights, and the size of its steps.
 
-Figures are of the engine's defaults; every one names its source. Imports no torch.
+Figures are of the engine's defaults (engines.json); every one names its source. Imports no torch.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from salient.core.errors import RequestError
 from salient.shapes.model_shape import ModelShape
@@ -19,8 +22,9 @@ class EngineProfile:
 
     utilization: share of the memory that it takes at most
     block: tokens that its cache allocates at once
-    kv_bytes: bytes a number in its cache, by the name of the cache's type
-    context_bytes: memory of the driver, the libraries and the process
+    kv_bytes: bytes a number in its cache, by the name of the cache's type; llama.cpp's types have
+        blocks of 32 with one 16-bit scale (ggml-common.h)
+    context_mib: memory of the driver, the libraries and the process
     graphs: whether it captures CUDA graphs; tensor_parallel: whether it shards a model
     """
 
@@ -28,36 +32,16 @@ class EngineProfile:
     utilization: float
     block: int
     kv_bytes: dict[str, float]
-    context_bytes: int
+    context_mib: int
     context_source: str
     graphs: bool = False
     tensor_parallel: bool = False
 
 
-_FLOATS = {"auto": 2.0, "bfloat16": 2.0, "float16": 2.0}
-# blocks of 32: one 16-bit scale and the codes (ggml-common.h)
-_GGUF_CACHE = {"auto": 2.0, "f16": 2.0, "bf16": 2.0, "f32": 4.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-ENGINES = {
-    engine.name: engine
-    for engine in (
-        EngineProfile(
-            "vllm", 0.92, 16, {**_FLOATS, "fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0}, 550 * MIB,
-            "CUDA context and libraries; vLLM logs non_torch_memory of 0.05 to 0.2 GiB besides",
-            graphs=True, tensor_parallel=True,
-        ),
-        EngineProfile(
-            "transformers", 0.97, 1, {**_FLOATS, "float32": 4.0}, 600 * MIB,
-            "CUDA context, cuBLAS workspaces and the caching allocator's slack",
-        ),
-        EngineProfile(
-            "llama.cpp", 0.97, 1, _GGUF_CACHE, 400 * MIB, "CUDA context and its own buffers",
-        ),
-        EngineProfile(
-            "salient", 0.97, 1, {**_FLOATS, "float32": 4.0}, 400 * MIB,
-            "Python, torch and Transformers, measured on a CPU (benchmarks/RESULTS.md)",
-        ),
-    )
-}  # fmt: skip
+_ROWS: list[dict[str, Any]] = json.loads(
+    Path(__file__).with_name("engines.json").read_text(encoding="utf-8")
+)
+ENGINES = {row["name"]: EngineProfile(**row) for row in _ROWS}
 # vLLM's server defaults by memory of the device (vLLM 0.32, engine/arg_utils.py):
 # from so many GiB on: tokens in a step, sequences together
 _VLLM_STEPS = ((160, 16384, 1024), (70, 8192, 1024), (0, 2048, 256))

@@ -161,7 +161,7 @@ def _working_items(shape: ModelShape, load: Workload) -> list[MemoryItem]:
         graphs = GRAPH_BYTES_A_BLOCK * len(shape.blocks)
         formula = f"{len(shape.blocks)} blocks x {GRAPH_BYTES_A_BLOCK >> 20} MiB"
         items.append(MemoryItem("CUDA graphs", graphs, formula, "vLLM's log lines; an estimate"))
-    size, formula = engine.context_bytes, "the process and its libraries"
+    size, formula = engine.context_mib * 2**20, "the process and its libraries"
     if load.tp > 1:
         size, formula = size + NCCL_BYTES, formula + " + NCCL's buffers"
     items.append(MemoryItem("context", size, formula, engine.context_source))

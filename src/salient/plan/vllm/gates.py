@@ -27,8 +27,6 @@ from .versions import (
     HUMMING_METHOD,
     NEVER,
     OLDEST,
-    TURING_MARLIN,
-    TURING_ONLY,
     Version,
     release_name,
 )
@@ -96,25 +94,8 @@ def first_closed(
     return None, ()
 
 
-# Compute capability that a method needs of an NVIDIA card, from a release on.
-LEAST: dict[str, tuple[tuple[Version, int], ...]] = {
-    "awq": ((OLDEST, 75),),
-    "compressed-tensors": ((TURING_MARLIN, 75), (OLDEST, 80)),
-    "gptq": ((AUTO_GPTQ, 75), (OLDEST, 60)),
-    "bitsandbytes": ((OLDEST, 70),),
-    "gguf": ((OLDEST, 60),),
-    "fp8": ((TURING_MARLIN, 75), (OLDEST, 80)),
-    "none": ((TURING_ONLY, 75), (OLDEST, 70)),
-}
 # Values of --quantization that fit a checkpoint's own method.
-FORCED = {
-    "awq": ("awq", "awq_marlin", "auto_awq", "marlin", "moe_wna16"),
-    "gptq": ("gptq", "gptq_marlin", "auto_gptq", "marlin", "moe_wna16"),
-    "compressed-tensors": ("compressed-tensors",),
-    "bitsandbytes": ("bitsandbytes",),
-    "gguf": ("gguf",),
-    "fp8": ("fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel"),
-}
+FORCED: dict[str, tuple[str, ...]] = {row["method"]: row["values"] for row in _TABLE["forced"]}
 NAMED_SINCE = {"auto_awq": AUTO_AWQ, "auto_gptq": AUTO_GPTQ}
 
 
@@ -131,7 +112,12 @@ def _mismatch(target: ServingTarget, packing: WeightPacking, _: object) -> bool:
 
 
 def _least_capability(target: ServingTarget, packing: WeightPacking, _: object) -> Outcome:
-    least = next(value for since, value in LEAST[packing.method] if since <= target.version)
+    """The first row of the method counts whose release is not newer."""
+    least: int = next(
+        row["capability"]
+        for row in _TABLE["least"]
+        if row["method"] == packing.method and row.get("since", OLDEST) <= target.version
+    )
     return target.capability < least and {"least": least, "dotted": dotted(least)}
 
 
