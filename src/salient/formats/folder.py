@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from salient.core.model_files import as_object, read_json
+from salient.core.records import is_object
 
 from .writer import disk_full_errors, write_json
 
@@ -72,7 +73,7 @@ def quantized_config(
     older = _older_rope(new)
     if older and _means_the_same(new, new | older):
         new |= older
-    parts = {key: _in_dtype(value, dtype) for key, value in new.items() if isinstance(value, dict)}
+    parts = {key: _in_dtype(value, dtype) for key, value in new.items() if is_object(value)}
     return new | parts | {"torch_dtype": dtype, "dtype": dtype, "quantization_config": quantization}
 
 
