@@ -116,7 +116,10 @@ def open_pair(checkpoint: str, reference: str, device: str) -> ModelPair:
         raise CheckpointError(
             f"--reference {reference} is quantized itself. Give the 16-bit model it was made from."
         )
-    evidence = read_evidence(sources[1].folder)
+    try:
+        evidence = read_evidence(sources[1].folder)
+    except CheckpointError:  # the attribution stage reports it
+        evidence = None
     drop = tuple(evidence.dropped) if evidence else ()
     skeletons = [
         source_model(source, drop=dropped, device=where).skeleton
