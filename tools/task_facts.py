@@ -1,7 +1,7 @@
-"""Facts and sentence parts of the task sets, written by hand for this project.
+"""Facts and sentence parts of the task sets, written for this project.
 
-In a list of pairs, "a:b c:d", an underscore stands for a space. In a question with choices, the
-first choice is right. Pairs of one table are chosen so that no other pair's answer is right too.
+In a list of pairs, "a:b c:d", an underscore is a space. In a question with choices, the first one
+is right. In a table of pairs, no other pair's answer is right.
 """
 
 CAPITALS = (
@@ -82,7 +82,7 @@ QUESTIONS = (
     "What do people use an umbrella for?|To stay dry|To cook food|To cut paper|To write notes",
 )
 
-# A Python function by its examples, then its right line, then three wrong ones.
+# A Python function, an example, the right line, three wrong lines.
 FUNCTIONS = (
     ("double(x)", "double(4)", "return x * 2", "return x + 2", "return x ** 3", "return x - 2"),
     ("square(x)", "square(5)", "return x * x", "return x + x", "return x - x", "return x // 2"),
@@ -165,7 +165,7 @@ NOUNS = (
     "key:keys dog:dogs boy:boys girl:girls teacher:teachers car:cars house:houses bird:birds "
     "book:books doctor:doctors student:students tree:trees child:children man:men woman:women"
 )
-# A verb's past, the past that the rule would give, and how the sentence ends.
+# A verb's past tense, a wrong regular form, and the rest of the sentence.
 PASTS = (
     "went|goed|to the market",
     "ate|eated|the whole cake",

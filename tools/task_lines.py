@@ -1,4 +1,4 @@
-"""Lines of a task set: how a question is put, and how the right choices are spread evenly."""
+"""Lines of a task set: the form of questions, and the positions of right choices."""
 
 from collections.abc import Callable
 from random import Random
@@ -13,8 +13,8 @@ def pairs(table: str) -> list[tuple[str, str]]:
     return [(left, right) for left, right in split]
 
 
-def question(words: str, answer: str = "") -> str:
-    return f"Question: {words}\nAnswer: {answer}".rstrip()
+def question(text: str, answer: str = "") -> str:
+    return f"Question: {text}\nAnswer: {answer}".rstrip()
 
 
 def chosen(kind: str, prompt: str, right: str, wrong: list[str]) -> Line:
@@ -23,7 +23,7 @@ def chosen(kind: str, prompt: str, right: str, wrong: list[str]) -> Line:
 
 
 def balanced(lines: list[Line], rng: Random) -> list[Line]:
-    """The lines shuffled, the right choice equally often at each place."""
+    """The lines shuffled, with the right choice equally often at each position."""
     rng.shuffle(lines)
     places = [number % len(line["choices"]) for number, line in enumerate(lines)]
     rng.shuffle(places)
@@ -36,12 +36,12 @@ def balanced(lines: list[Line], rng: Random) -> list[Line]:
 
 
 def distinct(make: Callable[[], Line], count: int) -> list[Line]:
-    """`count` lines of a template, no question twice: what follows the worked ones counts."""
-    found: dict[str, Line] = {}
-    while len(found) < count:
+    """`count` lines of a template with distinct questions, not counting worked examples."""
+    lines_by_question: dict[str, Line] = {}
+    while len(lines_by_question) < count:
         line = make()
-        found.setdefault(line["prompt"].rpartition("\n\n")[2], line)
-    return list(found.values())
+        lines_by_question.setdefault(line["prompt"].rpartition("\n\n")[2], line)
+    return list(lines_by_question.values())
 
 
 def near(rng: Random, right: int) -> list[str]:

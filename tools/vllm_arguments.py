@@ -5,7 +5,7 @@ src/salient/diagnose/serving/server_arguments.py to the new file:
 
     python tools/vllm_arguments.py src/salient/diagnose/serving/
 
-The kind of an argument is how its parser converts texts, not the name of a type.
+The kind of an argument is determined by the values that its parser accepts, not by the type's name.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Homes of make_arg_parser, newest first.
+# Modules with make_arg_parser, newest first.
 MODULES = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
 KINDS = ("flag", "integer", "size", "number", "list", "json", "text")
 # Texts by which an integer such as 32k, an integer, and a number are recognized, in this order.
 PROBES = (("size", "1k", int), ("integer", "7", int), ("number", "0.5", float))
 # Arguments whose choices are compared; those of quantization come from vLLM's own list.
 CHECKED = ("dtype", "kv_cache_dtype", "linear_backend", "performance_mode")
-# A server has no parser entry for the first; vLLM's AWQ also accepts the second.
+# A server's parser lacks the first; vLLM's AWQ also accepts the second.
 EXTRA_ARGUMENTS, EXTRA_METHODS = {"model": "text"}, ("marlin",)
 
 
@@ -44,7 +44,7 @@ def kind_of(action: argparse.Action) -> str:
 
 
 def _converted(convert: Callable[[str], Any], text: str) -> Any:
-    """The value of `text`, None where it is refused."""
+    """The value of `text`; None if it is invalid."""
     try:
         return convert(text)
     except Exception:  # noqa: BLE001 - the parser's own functions raise many types
@@ -86,7 +86,7 @@ def main(folder: Path) -> None:
         except ImportError:
             continue
     else:
-        sys.exit(f"None of {', '.join(MODULES)} is in vLLM {vllm.__version__}. Add its new home.")
+        sys.exit(f"None of {', '.join(MODULES)} is in vLLM {vllm.__version__}. Add its new module.")
     release = ".".join(vllm.__version__.split(".")[:2])
     table = table_of(make_arg_parser(FlexibleArgumentParser()), release, [*QUANTIZATION_METHODS])
     path = folder / f"vllm-{release}.json"

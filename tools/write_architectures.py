@@ -69,7 +69,7 @@ def counted_rows() -> Iterable[tuple[str, ...]]:
 
 
 def parts_of(family: Family) -> tuple[str, ...]:
-    """The kinds of attention, of what replaces it, and of the MLP."""
+    """The kinds of attention, of its replacement, and of the MLP."""
     attention = "latent (MLA)" if family.attention.latent else "grouped-query"
     if family.attention.indexer:
         attention += ", sparse"

@@ -1,4 +1,4 @@
-"""Writes docs/cli.md, the reference of the command line, from the options records.
+"""Write docs/cli.md, the reference of the command line, from the options records.
 
 python tools/write_cli_docs.py
 """

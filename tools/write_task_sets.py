@@ -2,7 +2,7 @@
 
     python tools/write_task_sets.py
 
-Every run writes the same files. A template computes its answer; the snippets of "code" are run.
+Every run writes the same files. A template computes its answer; snippets of "code" are run.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from task_lines import Line, balanced, chosen, distinct, near, pairs, question
 FOLDER = Path(__file__).parents[1] / "src" / "salient" / "validate" / "tasks" / "data"
 SEED = 20
 
-# --- arithmetic: written answers after four worked sums ---
+# --- arithmetic: generated answers after four worked examples ---
 
 
 def arithmetic(rng: Random) -> list[Line]:
@@ -37,8 +37,8 @@ def arithmetic(rng: Random) -> list[Line]:
 
     def line(sign: str) -> Line:
         shots = "\n\n".join(question(f"What is {w}?", str(v)) for w, v in map(step, "+-*+"))
-        words, value = step(sign)
-        prompt = f"{shots}\n\n{question(f'What is {words}?')}"
+        text, value = step(sign)
+        prompt = f"{shots}\n\n{question(f'What is {text}?')}"
         return {"prompt": prompt, "expected": str(value), "match": "numeric", "kind": "arithmetic"}
 
     counts = {"+": 45, "-": 35, "*": 25, "two": 15}
@@ -47,7 +47,7 @@ def arithmetic(rng: Random) -> list[Line]:
     return lines
 
 
-# --- extraction: written answers, copied out of a text, after two worked texts ---
+# --- extraction: generated answers, copied from a text, after two worked examples ---
 
 
 def records(rng: Random) -> tuple[str, dict[str, str]]:
@@ -94,12 +94,12 @@ def records(rng: Random) -> tuple[str, dict[str, str]]:
 
 
 def extraction(rng: Random) -> list[Line]:
-    """One value asked of a text of one or two sentences."""
+    """Questions about one value in a text of one or two sentences."""
 
     def worked() -> tuple[str, str]:
-        text, asked = records(rng)
-        words, value = rng.choice(list(asked.items()))
-        return f"Text: {text}\n{question(words)}", value
+        text, answers = records(rng)
+        query, value = rng.choice(list(answers.items()))
+        return f"Text: {text}\n{question(query)}", value
 
     def line() -> Line:
         shots = "".join(f"{prompt} {value}\n\n" for prompt, value in (worked(), worked()))
@@ -115,11 +115,11 @@ def extraction(rng: Random) -> list[Line]:
 
 
 def printed(snippet: str) -> str:
-    """What a snippet of this file prints."""
-    heard = io.StringIO()
-    with contextlib.redirect_stdout(heard):
+    """The output of a snippet of this file."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         exec(snippet, {})
-    return heard.getvalue().strip()
+    return output.getvalue().strip()
 
 
 def snippet(rng: Random) -> str:
@@ -144,13 +144,13 @@ def snippet(rng: Random) -> str:
 
 
 def code(rng: Random) -> list[Line]:
-    """What a snippet prints, after two worked ones; and the line that fits a function's example."""
+    """The output of a snippet, after two worked ones; the body of a function with an example."""
 
     def prints() -> Line:
-        *shots, asked = (snippet(rng) for _ in range(3))
+        *shots, last = (snippet(rng) for _ in range(3))
         worked = "".join(f"Code:\n{shot}\nOutput: {printed(shot)}\n\n" for shot in shots)
-        right = printed(asked)
-        prompt = f"{worked}Code:\n{asked}\nOutput:"
+        right = printed(last)
+        prompt = f"{worked}Code:\n{last}\nOutput:"
         return chosen("code", prompt, right, near(rng, int(right)))
 
     def line(head: str, call: str, right: str, *wrong: str) -> Line:
@@ -167,32 +167,32 @@ def code(rng: Random) -> list[Line]:
 
 
 def knowledge(rng: Random) -> list[Line]:
-    """Facts; the wrong choices are right answers to other questions of the same table."""
+    """Facts; the wrong choices are answers to other questions of the same table."""
 
-    def ask(words: str, table: str) -> Iterator[Line]:
+    def facts_of(text: str, table: str) -> Iterator[Line]:
         answers = sorted({answer for _, answer in pairs(table)})
         for subject, answer in pairs(table):
             wrong = rng.sample([each for each in answers if each != answer], 3)
-            yield chosen("knowledge", question(words.format(subject)), answer, wrong)
+            yield chosen("knowledge", question(text.format(subject)), answer, wrong)
 
     lines = [
-        *ask("What is the capital of {}?", facts.CAPITALS),
-        *ask("What is the chemical symbol for {}?", facts.SYMBOLS),
-        *ask("On which continent is {}?", facts.CONTINENTS),
-        *ask("What is a young {} called?", facts.YOUNG),
-        *ask('What is the opposite of "{}"?', facts.OPPOSITES),
+        *facts_of("What is the capital of {}?", facts.CAPITALS),
+        *facts_of("What is the chemical symbol for {}?", facts.SYMBOLS),
+        *facts_of("On which continent is {}?", facts.CONTINENTS),
+        *facts_of("What is a young {} called?", facts.YOUNG),
+        *facts_of('What is the opposite of "{}"?', facts.OPPOSITES),
     ]
     for row in facts.QUESTIONS:
-        words, right, *wrong = row.split("|")
-        lines.append(chosen("knowledge", question(words), right, wrong))
+        text, right, *wrong = row.split("|")
+        lines.append(chosen("knowledge", question(text), right, wrong))
     return balanced(lines, rng)
 
 
-# --- language: two choices by likelihood, which differ in one word ---
+# --- language: two choices by likelihood that differ in one word ---
 
 
 def language(rng: Random) -> list[Line]:
-    """Agreement, pronouns, articles and irregular pasts: the start of a sentence, two ways on."""
+    """Agreement, pronouns, articles, irregular past tenses: a sentence with two endings."""
     nouns, lines = pairs(facts.NOUNS), []
 
     def add(start: str, right: str, wrong: str) -> None:
@@ -223,7 +223,7 @@ def language(rng: Random) -> list[Line]:
 
 
 def reasoning(rng: Random) -> list[Line]:
-    """Orders, places, kinds, weekdays, rows, sums in words: each after two worked ones."""
+    """Orders, places, kinds, weekdays, sequences, word problems: each after two worked examples."""
     week = facts.WEEK.split()
 
     def pick(table: str, count: int) -> list[str]:
@@ -233,54 +233,54 @@ def reasoning(rng: Random) -> list[Line]:
         names = pick(facts.NAMES, 4)
         word, most, least = rng.choice(facts.ORDERS)
         text = " ".join(f"{a} is {word} than {b}." for a, b in pairwise(names))
-        ask, right = rng.choice(((most, names[0]), (least, names[-1])))
-        words = f"{text} Who is the {ask}?"
-        return chosen("reasoning", question(words), right, [n for n in names if n != right])
+        extreme, right = rng.choice(((most, names[0]), (least, names[-1])))
+        text = f"{text} Who is the {extreme}?"
+        return chosen("reasoning", question(text), right, [n for n in names if n != right])
 
     def place() -> Line:
         (one, two), rooms = pick(facts.NAMES, 2), pick(facts.ROOMS, 4)
         (thing,) = pick(facts.THINGS, 1)
-        words = f"{one} put the {thing} in a box. {one} carried the box to the {rooms[0]}. "
-        words += f"{two} went to the {rooms[1]}. Where is the {thing}?"
+        text = f"{one} put the {thing} in a box. {one} carried the box to the {rooms[0]}. "
+        text += f"{two} went to the {rooms[1]}. Where is the {thing}?"
         ways = [f"In the {room}" for room in rooms]
-        return chosen("reasoning", question(words), ways[0], ways[1:])
+        return chosen("reasoning", question(text), ways[0], ways[1:])
 
     def kinds() -> Line:
         (one, two), colors = pick(facts.ANIMALS, 2), pick(facts.COLORS, 4)
         (name,) = pick(facts.NAMES, 1)
-        words = f"On this farm all {one} are {colors[0]} and all {two} are {colors[1]}. {name} is "
-        words += f"one of the {one}. What color is {name}?"
+        text = f"On this farm all {one} are {colors[0]} and all {two} are {colors[1]}. {name} is "
+        text += f"one of the {one}. What color is {name}?"
         ways = [color.capitalize() for color in colors]
-        return chosen("reasoning", question(words), ways[0], ways[1:])
+        return chosen("reasoning", question(text), ways[0], ways[1:])
 
     def weekday() -> Line:
-        today, (ahead, words) = rng.randrange(7), rng.choice(facts.DAYS)
+        today, (ahead, text) = rng.randrange(7), rng.choice(facts.DAYS)
         right = week[(today + ahead) % 7]
-        asked = f"Today is {week[today]}. What day {words}?"
+        query = f"Today is {week[today]}. What day {text}?"
         wrong = rng.sample([day for day in week if day not in (right, week[today])], 3)
-        return chosen("reasoning", question(asked), right, wrong)
+        return chosen("reasoning", question(query), right, wrong)
 
     def row() -> Line:
         step, start = rng.randint(2, 10), rng.randint(1, 20)
         numbers = [start + step * n for n in range(6)]
-        words = f"What is the next number in the row {', '.join(map(str, numbers[:5]))}?"
-        return chosen("reasoning", question(words), str(numbers[5]), near(rng, numbers[5]))
+        text = f"What is the next number in the row {', '.join(map(str, numbers[:5]))}?"
+        return chosen("reasoning", question(text), str(numbers[5]), near(rng, numbers[5]))
 
     def story() -> Line:
         (one, two), (fruit,) = pick(facts.NAMES, 2), pick(facts.FRUIT, 1)
         has, gets, gives = rng.randint(5, 12), rng.randint(2, 6), rng.randint(2, 4)
-        words = f"{one} has {has} {fruit}. {one} buys {gets} more and gives {gives} to {two}. "
-        words += f"How many {fruit} does {one} have now?"
+        text = f"{one} has {has} {fruit}. {one} buys {gets} more and gives {gives} to {two}. "
+        text += f"How many {fruit} does {one} have now?"
         right = has + gets - gives
-        return chosen("reasoning", question(words), str(right), near(rng, right))
+        return chosen("reasoning", question(text), str(right), near(rng, right))
 
     def worked(make: Callable[[], Line]) -> Line:
-        *shots, asked = (make() for _ in range(3))
+        *shots, last = (make() for _ in range(3))
         shown = "".join(f"{shot['prompt']} {shot['choices'][0]}\n\n" for shot in shots)
-        return asked | {"prompt": shown + asked["prompt"]}
+        return last | {"prompt": shown + last["prompt"]}
 
-    made = (order, place, kinds, weekday, row, story)
-    lines = [line for m in made for line in distinct(lambda m=m: worked(m), 20)]
+    templates = (order, place, kinds, weekday, row, story)
+    lines = [line for m in templates for line in distinct(lambda m=m: worked(m), 20)]
     return balanced(lines, rng)
 
 
