@@ -1,4 +1,4 @@
-"""Serve a checkpoint with vLLM, and ask it something as an OpenAI client.
+"""Serve a checkpoint with vLLM, and query it as an OpenAI client.
 
     python examples/serve_with_vllm.py CHECKPOINT [VLLM_PYTHON]
 
@@ -33,25 +33,25 @@ def wait_until_ready(server: subprocess.Popen[bytes], url: str = URL) -> None:
     sys.exit(server.returncode)
 
 
-def ask(question: str, url: str = URL) -> str:
+def answer(question: str, url: str = URL) -> str:
     """The answer of the first model that the server lists."""
     from openai import OpenAI
 
     client = OpenAI(base_url=f"{url}/v1", api_key="none")
-    answer = client.chat.completions.create(
+    response = client.chat.completions.create(
         model=client.models.list().data[0].id,
         messages=[{"role": "user", "content": question}],
         max_tokens=64,
     )
-    return answer.choices[0].message.content or ""
+    return response.choices[0].message.content or ""
 
 
 def main(checkpoint: str, python: str = "") -> None:
-    """Start the server, wait until it is ready, ask, and stop it."""
+    """Start the server, wait until it is ready, print an answer, and stop it."""
     with subprocess.Popen(serve_command(checkpoint, python)) as server:
         try:
             wait_until_ready(server)
-            print(ask("Name three colours."))
+            print(answer("Name three colours."))
         finally:
             server.send_signal(signal.SIGINT)
 

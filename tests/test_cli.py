@@ -35,15 +35,19 @@ def signals() -> Iterator[None]:
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model, a text, and the model's checkpoint; do not change them."""
     folder = tmp_path_factory.mktemp("cli")
-    found = {"model": toy_folder(folder / "model"), "text": toy_text(folder), "out": folder / "out"}
-    result = call("quantize", found["model"], "-o", found["out"], "--calibration", found["text"])
+    actual = {
+        "model": toy_folder(folder / "model"),
+        "text": toy_text(folder),
+        "out": folder / "out",
+    }
+    result = call("quantize", actual["model"], "-o", actual["out"], "--calibration", actual["text"])
     assert result.exit_code == 0, result.stderr
-    return found
+    return actual
 
 
 def call(*arguments: object):
-    words = [str(a) for a in arguments]
-    return invoke(*words, *(SMALL if words[0] == "quantize" else []))
+    message = [str(a) for a in arguments]
+    return invoke(*message, *(SMALL if message[0] == "quantize" else []))
 
 
 def test_the_version_is_printed_alone():
@@ -59,8 +63,8 @@ def test_help_names_every_command(arguments):
 
 def test_quantize_prints_one_json_document_and_nothing_else(small, tmp_path):
     out = tmp_path / "out"
-    given = ("quantize", small["model"], "-o", out, "--calibration", small["text"], "--json")
-    result = call(*given)
+    values = ("quantize", small["model"], "-o", out, "--calibration", small["text"], "--json")
+    result = call(*values)
     assert (result.exit_code, result.stderr) == (0, "")
     report = json.loads(result.stdout)
     assert report["output"] == str(out)
@@ -72,22 +76,22 @@ def test_quantize_prints_tables_that_name_layers_and_the_next_command(small, tmp
     out = tmp_path / "out"
     result = call("quantize", small["model"], "-o", out, "--calibration", small["text"])
     assert (result.exit_code, result.stderr) == (0, "")
-    for words in ("mlp.down_proj", "perplexity", "fell back to plain rounding"):
-        assert words in result.stdout
+    for message in ("mlp.down_proj", "perplexity", "fell back to plain rounding"):
+        assert message in result.stdout
     assert f"vllm serve {out}" in result.stdout.replace("\n", "")
     assert "\x1b" not in result.stdout  # no colours into a file
 
 
 def test_a_dry_run_reports_and_writes_nothing(small, tmp_path):
-    given = ("quantize", small["model"], "-o", tmp_path / "out", "--calibration", small["text"])
-    result = call(*given, "--dry-run", "--json")
+    values = ("quantize", small["model"], "-o", tmp_path / "out", "--calibration", small["text"])
+    result = call(*values, "--dry-run", "--json")
     report = json.loads(result.stdout)
     assert (result.exit_code, result.stderr) == (0, "")
     assert (report["linears"], report["calibration_tokens"]) == (14, 384)
     assert report["peak_memory_bytes"] > 0
-    told = call(*given, "--dry-run")
-    assert told.exit_code == 0
-    assert "Nothing was written." in told.stdout
+    reported = call(*values, "--dry-run")
+    assert reported.exit_code == 0
+    assert "Nothing was written." in reported.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,24 +105,24 @@ def test_inspect_shows_format_scheme_and_evidence(small):
         14,
     )
     assert report["evidence"]["heldout"]["awq"]["kl"] > 0
-    told = call("inspect", small["out"])
-    assert all(words in told.stdout for words in ("w4-g32", "q_proj", "Held-out KL"))
+    reported = call("inspect", small["out"])
+    assert all(message in reported.stdout for message in ("w4-g32", "q_proj", "Held-out KL"))
 
 
 def test_evaluate_prints_figures_of_each_text(small):
-    given = ("evaluate", small["out"], "--reference", small["model"], "--text", small["text"])
-    result = call(*given, "--samples", 2, "--sequence-length", 64, "--json")
+    values = ("evaluate", small["out"], "--reference", small["model"], "--text", small["text"])
+    result = call(*values, "--samples", 2, "--sequence-length", 64, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     figures = json.loads(result.stdout)["likelihood"]["texts"][str(small["text"])]
     assert figures["tokens"] == 128
     assert 0 < figures["kl"] < 0.2
-    told = call(*given, "--samples", 2, "--sequence-length", 64)
-    assert f"{figures['kl']:.4f}" in told.stdout
+    reported = call(*values, "--samples", 2, "--sequence-length", 64)
+    assert f"{figures['kl']:.4f}" in reported.stdout
 
 
 def test_validate_exits_with_its_verdict(small, tmp_path):
-    given = ("validate", small["out"], "--reference", small["model"], "--text", small["text"])
-    given += (
+    values = ("validate", small["out"], "--reference", small["model"], "--text", small["text"])
+    values += (
         "--samples",
         2,
         "--sequence-length",
@@ -131,13 +135,13 @@ def test_validate_exits_with_its_verdict(small, tmp_path):
     for bound, code, word in ((1.0, 0, "pass"), (1e-9, 1, "fail")):
         own = tmp_path / "own.toml"
         own.write_text(f'use = "middle"\n[likelihood]\nkl_max = {bound}\n')
-        result = call(*given, "--tasks", "off", "--policy", own)
+        result = call(*values, "--tasks", "off", "--policy", own)
         assert (result.exit_code, result.stderr) == (code, "")
         assert f"Verdict: {word}. By own" in result.stdout
     own.write_text("[likelihood]\nkl_max = 1.0\n[tasks]\nretention_min = 0.5\n")
     hard = tmp_path / "hard.jsonl"
     hard.write_text('{"prompt": "a", "expected": "nothing says this"}\n')
-    result = call(*given, "--tasks", hard, "--policy", own, "--json")
+    result = call(*values, "--tasks", hard, "--policy", own, "--json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["verdict"]["verdict"] == "could not measure"
 
@@ -194,32 +198,32 @@ ERRORS = {
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_an_error_is_its_message_alone_with_exit_code_2(kind, text, tmp_path):
-    harm, options, name, words = ERRORS[kind]
+    harm, options, name, message = ERRORS[kind]
     model, out = toy_folder(tmp_path / "model"), tmp_path / "out"
     harm(model)
-    given = ["quantize", str(model), "-o", str(out), "--calibration", str(text), *SMALL, *options]
-    told = invoke(*given)
-    assert (told.exit_code, told.stdout) == (2, "")
-    assert re.fullmatch(rf"error: .*{words}.*\n", told.stderr)  # one line, no traceback
+    values = ["quantize", str(model), "-o", str(out), "--calibration", str(text), *SMALL, *options]
+    reported = invoke(*values)
+    assert (reported.exit_code, reported.stdout) == (2, "")
+    assert re.fullmatch(rf"error: .*{message}.*\n", reported.stderr)  # one line, no traceback
     assert not out.exists()
-    as_json = invoke(*given, "--json")
+    as_json = invoke(*values, "--json")
     assert as_json.exit_code == 2
     document = json.loads(as_json.stdout)
-    assert document == {"error": name, "message": told.stderr[len("error: ") : -1]}
+    assert document == {"error": name, "message": reported.stderr[len("error: ") : -1]}
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "message"),
     [
         (["inspect", "no/such/folder"], "No model folder"),
         (["evaluate", "no/such/folder", "--reference", "/none"], "No model folder"),
     ],
 )
-def test_every_command_ends_with_2_on_an_error(command, words):
+def test_every_command_ends_with_2_on_an_error(command, message):
     result = call(*command)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert words in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -244,7 +248,7 @@ def test_a_bug_is_not_hidden_as_a_users_error(monkeypatch):
     [["--samples", "0"], ["--samples", "many"], ["--no-such-option"], ["one", "more"]],
     ids=" ".join,
 )
-def test_words_that_cannot_be_parsed_end_with_2(wrong, tmp_path):
+def test_arguments_that_cannot_be_parsed_end_with_2(wrong, tmp_path):
     result = invoke("quantize", "model", "-o", tmp_path / "out", *wrong)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ")
@@ -273,12 +277,12 @@ def test_a_signal_ends_with_130_and_the_same_command_goes_on_quietly(text, tmp_p
                     break
                 time.sleep(0.005)
             code, stdout, stderr = process.communicate()
-        told = re.sub("^warning: .*\n", "", stderr)  # that a toy cannot be cut over GPUs
-        return code, stdout, told
+        reported = re.sub("^warning: .*\n", "", stderr)  # that a toy cannot be cut over GPUs
+        return code, stdout, reported
 
     for stop, blocks in ((signal.SIGINT, 1), (signal.SIGTERM, 3)):
-        words = "Interrupted. The same command resumes where this run stopped.\n"
-        assert run(stop, blocks) == (130, "", words)
+        message = "Interrupted. The same command resumes where this run stopped.\n"
+        assert run(stop, blocks) == (130, "", message)
         assert not out.exists()
         assert blocks < len(journal.read_text().splitlines()) < 7
     code, stdout, stderr = run(None, 0)

@@ -122,9 +122,9 @@ def test_a_followed_log_tells_what_is_appended_and_ctrl_c_ends_it_with_the_verdi
     log.write_bytes(
         b"WARNING 11-21 01:25:05 [model.py:2498] Casting torch.float16 to torch.bfloat16.\n"
     )
-    words = ["doctor", "--log", str(log), "--follow", *(["--json"] if form == "json" else [])]
+    message = ["doctor", "--log", str(log), "--follow", *(["--json"] if form == "json" else [])]
     with subprocess.Popen(
-        [sys.executable, "-c", FOLLOWED, *words], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", FOLLOWED, *message], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
         line = process.stdout.readline()  # it reads: the cast is told
@@ -153,20 +153,20 @@ def test_a_good_checkpoint_exits_with_0_and_says_who_loads_it(good):
     assert any(row["device"] == "RTX 4090" for row in data["loaders"])
 
 
-def test_a_device_without_bfloat16_is_told_the_type_to_serve_in(good, tmp_path):
+def test_a_device_without_bfloat16_gets_the_type_to_serve_in(good, tmp_path):
     path = tmp_path / "config.json"
     path.write_text((good / "config.json").read_text())
     rewrite_json(path, dtype="bfloat16", torch_dtype="bfloat16")
     result = call("doctor", path, "--gpu", "T4", "--json")
-    found = json.loads(result.stdout)["findings"][0]
-    assert (result.exit_code, found["id"]) == (0, "kernel-fast")
-    assert "serve with --dtype float16" in found["do"]
+    actual = json.loads(result.stdout)["findings"][0]
+    assert (result.exit_code, actual["id"]) == (0, "kernel-fast")
+    assert "serve with --dtype float16" in actual["do"]
 
 
 def change(folder: Path, **tensors: torch.Tensor | None) -> None:
     path = folder / "model.safetensors"
-    held = load_file(path) | {n.replace("__", "."): t for n, t in tensors.items()}
-    save_file({n: t for n, t in held.items() if t is not None}, path)
+    stored = load_file(path) | {n.replace("__", "."): t for n, t in tensors.items()}
+    save_file({n: t for n, t in stored.items() if t is not None}, path)
 
 
 def scale_with_nan(folder: Path) -> torch.Tensor:
@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_exits_with_1_and_names_file_and_tensor(fault, fold
     result = call("doctor", folder, "--json")
     assert result.exit_code == 1
     worst = json.loads(result.stdout)["findings"][0]
-    places = " ".join(f"{seen['where']} {seen['text']}" for seen in worst["evidence"])
+    places = " ".join(f"{recorded['where']} {recorded['text']}" for recorded in worst["evidence"])
     assert worst["level"] == "error"
     assert named in places + worst["title"]
     assert "model.safetensors" in places or "config.json" in places
@@ -246,7 +246,7 @@ def test_nonsense_exits_with_2_and_a_message(name, data, option, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ((), "Nothing to diagnose"),
         (("nowhere",), "No checkpoint 'nowhere' here"),
@@ -262,10 +262,10 @@ def test_nonsense_exits_with_2_and_a_message(name, data, option, tmp_path):
         (("--env", "--engine-version", "new"), "new"),
     ],
 )
-def test_what_cannot_be_looked_at_is_told(arguments, words):
+def test_what_cannot_be_read_is_reported(arguments, message):
     result = call("doctor", *arguments)
     assert result.exit_code == 2
-    assert words in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -296,18 +296,18 @@ def test_this_machine_is_looked_at_without_a_gpu():
 LIBRARIES = "import cyclopts, rich.table, rich.progress, numpy"
 
 
-def seconds_of(*words: str) -> float:
+def seconds_of(*message: str) -> float:
     """Processor seconds of one cold run of Python, compiled as an installed package is."""
     compiled = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *words], capture_output=True, env=compiled)
+    subprocess.run([sys.executable, *message], capture_output=True, env=compiled)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def at_once(*words: str) -> bool:
+def at_once(*message: str) -> bool:
     """Under 0.7 s; on a slow or busy machine under three times what the libraries alone take."""
-    return seconds_of("-m", "salient", *words) < max(0.7, 3 * seconds_of("-c", LIBRARIES))
+    return seconds_of("-m", "salient", *message) < max(0.7, 3 * seconds_of("-c", LIBRARIES))
 
 
 @pytest.mark.parametrize("command", ["plan", "doctor log", "doctor checkpoint"])
@@ -332,13 +332,15 @@ def test_an_answer_imports_no_torch(command, good):
         "plan": ["plan", str(good), "--gpu", "RTX 4090", "--adr", str(good.parent / "adr.md")],
         "doctor": ["doctor", str(good), "--log", str(LOGS / "healthy_cpu.txt"), "--env"],
     }[command]
-    words = (
+    message = (
         "import sys, contextlib\n"
         "from salient.cli import main\n"
         "with contextlib.suppress(SystemExit):\n"
         f"    main({arguments!r})\n"
         "print(*sys.modules, file=sys.stderr)"
     )
-    run = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", message], capture_output=True, text=True, check=True
+    )
     assert "salient.cli" in run.stderr.split()
     assert not {"torch", "transformers", "huggingface_hub"} & set(run.stderr.split())

@@ -34,12 +34,12 @@ def call(*arguments: object, typed: str | None = None):
 
 
 def test_generate_prints_the_text_alone_and_the_same_each_time(checkpoint):
-    given = ("generate", checkpoint, "-p", "Hello", "--max-new-tokens", 8)
-    first, again = call(*given), call(*given)
+    options = ("generate", checkpoint, "-p", "Hello", "--max-new-tokens", 8)
+    first, again = call(*options), call(*options)
     assert (first.exit_code, first.stderr) == (0, "")
     assert first.stdout == again.stdout != "\n"
-    told = call(*given, "--json")
-    assert json.loads(told.stdout)["answers"][0]["text"] + "\n" == first.stdout
+    shown = call(*options, "--json")
+    assert json.loads(shown.stdout)["answers"][0]["text"] + "\n" == first.stdout
 
 
 def test_generate_answers_several_prompts_as_it_answers_each(checkpoint):
@@ -55,18 +55,18 @@ def test_generate_answers_several_prompts_as_it_answers_each(checkpoint):
 
 
 def test_generate_reads_a_prompt_from_stdin(checkpoint):
-    words = ("--max-new-tokens", 8)
-    typed = call("generate", checkpoint, "-p", "-", *words, typed="Hello")
-    assert typed.stdout == call("generate", checkpoint, "-p", "Hello", *words).stdout
+    message = ("--max-new-tokens", 8)
+    typed = call("generate", checkpoint, "-p", "-", *message, typed="Hello")
+    assert typed.stdout == call("generate", checkpoint, "-p", "Hello", *message).stdout
 
 
 def test_fusion_changes_no_word(checkpoint):
-    words = ("generate", checkpoint, "-p", "Hello there", "--max-new-tokens", 12)
-    assert call(*words).stdout == call(*words, "--no-fuse").stdout
+    message = ("generate", checkpoint, "-p", "Hello there", "--max-new-tokens", 12)
+    assert call(*message).stdout == call(*message, "--no-fuse").stdout
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("message", "reported"),
     [
         (("-p", ""), "has no tokens"),
         (("-p", "x" * 600), "the context is 512"),
@@ -80,10 +80,10 @@ def test_fusion_changes_no_word(checkpoint):
         (("-p", "x", "--max-new-tokens", "0"), "max_new_tokens=0 cannot be used"),
     ],
 )
-def test_what_cannot_be_generated_is_an_error_in_words(checkpoint, words, said):
-    result = call("generate", checkpoint, *words)
+def test_what_cannot_be_generated_is_an_error_with_a_message(checkpoint, message, reported):
+    result = call("generate", checkpoint, *message)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert reported in result.stderr
     assert result.stdout == ""
 
 
@@ -92,10 +92,10 @@ def test_inspect_runtime_names_kernel_and_fusion(checkpoint):
     assert report["kernels"][0]["linears"] > 0
     assert report["fused"]
     assert report["proof_error"] < coded_rounding()
-    told = call("inspect", checkpoint, "--runtime")
-    assert (told.exit_code, told.stderr) == (0, "")
-    for words in ("q, k, v", "rotary embedding", "run", report["kernels"][0]["kernel"]):
-        assert words in told.stdout
+    shown = call("inspect", checkpoint, "--runtime")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    for message in ("q, k, v", "rotary embedding", "run", report["kernels"][0]["kernel"]):
+        assert message in shown.stdout
 
 
 def test_bench_checks_kernels_times_them_and_names_the_winner(checkpoint, tmp_path):
@@ -131,7 +131,7 @@ def test_bench_times_no_kernel_that_is_wrong(checkpoint, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("message", "reported"),
     [
         (("--concurrency", "1,two"), "--concurrency '1,two' is not a list of numbers"),
         (("--concurrency", "0"), "--concurrency 0 is out of range: give at least 1"),
@@ -140,10 +140,10 @@ def test_bench_times_no_kernel_that_is_wrong(checkpoint, monkeypatch):
         (("--plot", "no/such/folder/a.png"), "The folder no/such/folder of a.png does not exist"),
     ],
 )
-def test_what_cannot_be_measured_is_an_error_in_words(checkpoint, words, said):
-    result = call("bench", checkpoint, *words)
+def test_what_cannot_be_measured_is_an_error_with_a_message(checkpoint, message, reported):
+    result = call("bench", checkpoint, *message)
     assert result.exit_code == 2
-    assert said in result.stderr.replace("\n", " ")
+    assert reported in result.stderr.replace("\n", " ")
 
 
 def test_a_plot_without_its_library_is_refused_before_the_work(checkpoint, monkeypatch):
@@ -155,8 +155,8 @@ def test_a_plot_without_its_library_is_refused_before_the_work(checkpoint, monke
 
 def test_chat_answers_each_line_and_takes_commands(checkpoint):
     typed = "Hello\n/nothing\n/reset\nHello\n/exit\nnot read\n"
-    words = ("--max-new-tokens", 6, "--temperature", 0)
-    result = call("chat", checkpoint, *words, typed=typed)
+    message = ("--max-new-tokens", 6, "--temperature", 0)
+    result = call("chat", checkpoint, *message, typed=typed)
     assert result.exit_code == 0
     first, again = result.stdout.split("\n")[:2]
     assert first == again  # after /reset the same is said to the same
@@ -175,9 +175,9 @@ def test_a_conversation_remembers_and_forgets_its_oldest_turns(checkpoint):
 
 def test_an_answer_that_is_left_early_stays_in_the_history(checkpoint):
     talk = api.chat(str(checkpoint), max_new_tokens=64, temperature=0.0)
-    said = talk.send("Hello")
-    pieces = [next(said) for _ in range(3)]
-    said.close()
+    reported = talk.send("Hello")
+    pieces = [next(reported) for _ in range(3)]
+    reported.close()
     assert talk.answer.finished == "cancelled"
     assert talk.messages[-1]["content"].startswith("".join(pieces))
     assert not talk.opened.engine.busy
@@ -192,14 +192,14 @@ def test_a_message_that_fits_no_context_is_refused_and_forgotten(checkpoint):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_stops_the_answer_and_not_the_chat(checkpoint):
-    words = ("--max-new-tokens", "400", "--temperature", "0")  # says the same again and again
-    with Command("chat", checkpoint, *words) as running:
+    message = ("--max-new-tokens", "400", "--temperature", "0")  # says the same again and again
+    with Command("chat", checkpoint, *message) as running:
         running.stdin.write("Hello\n")
         assert running.stdout.read(1)
         running.send_signal(signal.SIGINT)
-        said = running.stderr.readline()
-        while "tokens, first after" not in said:
-            said = running.stderr.readline()
-        assert "stopped" in said
+        reported = running.stderr.readline()
+        while "tokens, first after" not in reported:
+            reported = running.stderr.readline()
+        assert "stopped" in reported
         code, _, _ = running.communicate("/exit\n")
     assert code == 0

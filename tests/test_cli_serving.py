@@ -35,7 +35,7 @@ def running(folder: Path, *argv: str) -> Iterator[tuple[Command, dict[str, Any]]
         yield child, json.loads(ready or child.stderr.read())
 
 
-def ask(url: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+def query(url: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
     with contextlib.closing(connection):
         sent = None if body is None else json.dumps(body)
@@ -52,7 +52,7 @@ def test_a_signal_under_load_loses_no_running_request(folder):
         assert event["slots"] == 4
         url = event["url"]
         with concurrent.futures.ThreadPoolExecutor(20) as pool:
-            requests = [pool.submit(ask, url, "/v1/completions", BODY) for _ in range(20)]
+            requests = [pool.submit(query, url, "/v1/completions", BODY) for _ in range(20)]
             while _entered(url) < 20:
                 time.sleep(0.01)
             child.send_signal(signal.SIGTERM)
@@ -61,7 +61,7 @@ def test_a_signal_under_load_loses_no_running_request(folder):
         assert {reply["usage"]["completion_tokens"] for _, reply in replies} == {200}
         assert child.wait(timeout=30) == 0
         with pytest.raises(OSError, match="refused"):
-            ask(url, "/health")
+            query(url, "/health")
 
 
 def _entered(url: str) -> float:
@@ -76,7 +76,7 @@ def _entered(url: str) -> float:
 
 def test_an_interrupt_ends_an_idle_server_at_once_with_0(folder):
     with running(folder) as (child, event):
-        assert ask(event["url"], "/v1/models")[1]["data"][0]["id"] == folder.name
+        assert query(event["url"], "/v1/models")[1]["data"][0]["id"] == folder.name
         child.send_signal(signal.SIGINT)
         assert child.wait(timeout=10) == 0
         lines = [json.loads(line) for line in child.stderr]
@@ -90,8 +90,8 @@ def test_key_name_and_origin_follow_the_options(folder, monkeypatch):
     with running(folder, "--served-model-name", "mine", *allowed) as (_, event):
         assert event["model"] == "mine"
         assert event["api_key"] is True
-        assert ask(event["url"], "/v1/models")[0] == 401
-        status, listed = ask(event["url"], "/v1/models", Authorization="Bearer secret")
+        assert query(event["url"], "/v1/models")[0] == 401
+        status, listed = query(event["url"], "/v1/models", Authorization="Bearer secret")
         assert (status, listed["data"][0]["id"]) == (200, "mine")
         for origin, expected in (("http://a.example", "http://a.example"), ("http://b", None)):
             connection = http.client.HTTPConnection(

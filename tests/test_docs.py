@@ -56,21 +56,21 @@ def commands(page: Path) -> Iterator[list[str]]:
     for block in code_blocks(page.read_text("utf-8"), r"\w*"):
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r" \| | 2?> | && ", line.strip().removeprefix("$ ")):
-                words = shlex.split(part, comments=True) if part.startswith("salient ") else []
-                if words and words[-1] != "...":
-                    yield words[1:]
+                message = shlex.split(part, comments=True) if part.startswith("salient ") else []
+                if message and message[-1] != "...":
+                    yield message[1:]
 
 
 CASES = [
-    pytest.param(words, id=f"{page.name}: {' '.join(words)}")
+    pytest.param(message, id=f"{page.name}: {' '.join(message)}")
     for page in PAGES
     if page.exists()
-    for words in commands(page)
+    for message in commands(page)
 ]
 
 
-@pytest.mark.parametrize("words", CASES)
-def test_a_documented_command_fits_the_command_line(words, monkeypatch):
+@pytest.mark.parametrize("message", CASES)
+def test_a_documented_command_fits_the_command_line(message, monkeypatch):
     def build_options(command: Command, typed: dict[str, Any]) -> int:
         typed.pop("json", None)
         fields = {field.name: field for field in option_fields(command.options)}
@@ -79,8 +79,8 @@ def test_a_documented_command_fits_the_command_line(words, monkeypatch):
         return 0
 
     monkeypatch.setattr(Command, "run", build_options)
-    command, bound, _ = create_app().parse_args(words, print_error=False, exit_on_error=False)
-    if not GLOBAL & set(words):
+    command, bound, _ = create_app().parse_args(message, print_error=False, exit_on_error=False)
+    if not GLOBAL & set(message):
         assert command(*bound.args, **bound.kwargs) == 0
 
 

@@ -33,7 +33,7 @@ def folders_imported(source: str, path: Path) -> set[str]:
     """
     here = (PACKAGE.name, *path.parts)
     ours = set().union(*FLOORS)
-    found = set()
+    result = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [tuple(alias.name.split(".")) for alias in node.names]
@@ -43,8 +43,8 @@ def folders_imported(source: str, path: Path) -> set[str]:
             names = [(*module, alias.name) for alias in node.names]
         else:
             continue
-        found |= {name[1] for name in names if name[0] == PACKAGE.name and name[1:]}
-    return {name for name in found if name in ours or (PACKAGE / name).exists()}
+        result |= {name[1] for name in names if name[0] == PACKAGE.name and name[1:]}
+    return {name for name in result if name in ours or (PACKAGE / name).exists()}
 
 
 def floor_of(path: Path) -> tuple[str, int]:

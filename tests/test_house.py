@@ -11,16 +11,25 @@ import salient
 
 PACKAGE = Path(salient.__file__).parent
 ROOT = PACKAGE.parent.parent
-WORDS = """
+BAN_LIST = """
 found made told tell telling said say heard hear held kept keep given asked ask asking seen anew
 mend words beside
 """
-BANNED = frozenset(WORDS.split())
-# Folders whose identifiers are held to the ban list; the others follow.
-CLEAN_FOLDERS = (
-    "awq core diagnose explorer formats kernels loadtest models plan runtime serve shapes validate"
-)
-CLEAN = frozenset([*CLEAN_FOLDERS.split(), "api", "cli"])
+BANNED = frozenset(BAN_LIST.split())
+# Trees outside the package with identifiers in standard English. The other folders of tests follow.
+OUTER_TREES = ["benchmarks", "examples", "interop", "tools"]
+TEST_FOLDERS = [
+    "awq",
+    "core",
+    "diagnose",
+    "explorer",
+    "formats",
+    "helpers",
+    "loadtest",
+    "models",
+    "plan",
+    "shapes",
+]
 # File names that say what a file is in each of several folders of the same form.
 FORMS = """
 __init__ options report measure result render memory kernels serving
@@ -125,13 +134,38 @@ def test_no_import_runs_in_a_circle():
     assert not import_circle()
 
 
-@pytest.mark.parametrize("folder", sorted(CLEAN))
-def test_identifiers_are_standard_english(folder):
-    faults = [
-        f"{file_of(module).relative_to(PACKAGE)}:{line}: {name}"
-        for module, tree in modules().items()
-        if file_of(module).relative_to(PACKAGE).parts[0].removesuffix(".py") == folder
+def banned_identifiers(tree: ast.Module, path: Path) -> list[str]:
+    """ "FILE:LINE: NAME" of each, by line."""
+    return [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
         for name, line in sorted(identifiers(tree), key=lambda item: item[1])
         if banned_parts(name)
     ]
-    assert not faults, f"{len(faults)} identifiers in {folder}:\n" + "\n".join(faults)
+
+
+def test_identifiers_of_the_package_are_standard_english():
+    faults = [
+        fault
+        for module, tree in modules().items()
+        for fault in banned_identifiers(tree, file_of(module))
+    ]
+    assert not faults, f"{len(faults)} identifiers:\n" + "\n".join(faults)
+
+
+OUTER_FILES = {
+    **{tree: list((ROOT / tree).rglob("*.py")) for tree in OUTER_TREES},
+    **{f"tests/{name}": list((ROOT / "tests" / name).rglob("*.py")) for name in TEST_FOLDERS},
+    "tests": list((ROOT / "tests").glob("*.py")),
+}
+
+
+@pytest.mark.parametrize("tree", OUTER_FILES)
+def test_identifiers_outside_the_package_are_standard_english(tree):
+    paths = sorted(OUTER_FILES[tree])
+    faults = [
+        fault
+        for path in paths
+        for fault in banned_identifiers(ast.parse(path.read_text(encoding="utf-8")), path)
+    ]
+    assert paths
+    assert not faults, f"{len(faults)} identifiers:\n" + "\n".join(faults)

@@ -59,16 +59,16 @@ def public_hints(cls: type) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}({k})", hint) for k, hint in type_hints(function).items())
 
 
-def untyped(place: str, hint: Any, seen: set[type]) -> list[str]:
+def untyped(place: str, hint: Any, recorded: set[type]) -> list[str]:
     """The places, from `place` on, whose type has `Any`. `seen`: classes that were visited."""
     faults = [f"{place}: {hint}"] if Any in parts(hint) else []
     for part in parts(hint):
         ours = inspect.isclass(part) and part.__module__.startswith("salient.")
-        if ours and part not in seen:
-            seen.add(part)
+        if ours and part not in recorded:
+            recorded.add(part)
             for name, member in public_hints(part):
                 if not name.startswith("_"):
-                    faults += untyped(f"{part.__name__}.{name}", member, seen)
+                    faults += untyped(f"{part.__name__}.{name}", member, recorded)
     return faults
 
 

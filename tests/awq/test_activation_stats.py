@@ -17,10 +17,10 @@ def tokens(width: int, count: int = 40, seed: int = 0) -> Tensor:
 
 
 def stats_of(*parts: Tensor) -> ActStats:
-    made = ActStats(parts[0].shape[1])
+    built = ActStats(parts[0].shape[1])
     for part in parts:
-        made.add(part)
-    return made
+        built.add(part)
+    return built
 
 
 def check_gram(stats: ActStats, x: Tensor) -> None:
@@ -134,7 +134,7 @@ def test_a_recorder_takes_its_hooks_away_when_the_block_fails():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
-def test_statistics_tell_of_a_value_that_is_not_finite_or_overflows(value):
+def test_statistics_report_a_value_that_is_not_finite_or_overflows(value):
     stats = ActStats(16)
     stats.add(torch.ones(4, 16))
     assert stats.finite

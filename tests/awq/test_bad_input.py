@@ -29,7 +29,7 @@ def test_a_dry_run_writes_nothing_and_estimates(toy, text, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_memory_is_said_before_starting(toy, text, tmp_path, monkeypatch):
+def test_too_little_memory_is_an_error_before_the_start(toy, text, tmp_path, monkeypatch):
     monkeypatch.setattr("salient.awq.memory_estimate.available_memory", lambda: 10 * 2**20)
     with pytest.raises(
         ResourceError, match=r"needs about .* GiB of main memory, .* Lower --samples"
@@ -39,7 +39,7 @@ def test_too_little_memory_is_said_before_starting(toy, text, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "words"),
+    ("changes", "error", "message"),
     [
         (
             {"scheme": "w4-g128"},
@@ -66,8 +66,8 @@ def test_too_little_memory_is_said_before_starting(toy, text, tmp_path, monkeypa
         ({"calibration": "no/such/file.txt"}, CalibrationError, r"No text file .*'builtin'"),
     ],
 )
-def test_wrong_arguments_say_what_fits(changes, error, words, toy, text, tmp_path):
-    with pytest.raises(error, match=words):
+def test_invalid_arguments_name_valid_ones(changes, error, message, toy, text, tmp_path):
+    with pytest.raises(error, match=message):
         run(toy, tmp_path / "out", text, **changes)
     assert list(tmp_path.iterdir()) == []
 
@@ -127,13 +127,13 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "error", "words"), DAMAGES)
+@pytest.mark.parametrize(("damage", "error", "message"), DAMAGES)
 def test_a_damaged_model_is_named_and_nothing_is_left_under_the_final_name(
-    damage, error, words, text, tmp_path
+    damage, error, message, text, tmp_path
 ):
     folder = toy_folder(tmp_path / "model")
     damage(folder)
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         run(folder, tmp_path / "out", text)
     assert not (tmp_path / "out").exists()
 
@@ -158,7 +158,7 @@ def test_activations_that_overflow_are_named(size, text, tmp_path):
     model = tiny_model()
     model.model.layers[1].post_attention_layernorm.weight.data.fill_(size)
     folder = save(model, tmp_path / "model", torch.bfloat16)
-    words = r"The input of 'model\.layers\.1\.mlp\.\w+' overflows or is NaN .*check that"
-    with pytest.raises(ModelError, match=words):
+    message = r"The input of 'model\.layers\.1\.mlp\.\w+' overflows or is NaN .*check that"
+    with pytest.raises(ModelError, match=message):
         run(folder, tmp_path / "out", text)
     assert not (tmp_path / "out").exists()

@@ -32,8 +32,8 @@ def in_dtype(dtype: torch.dtype) -> OutputTarget:
     return OutputTarget(SCHEME, dtype, frozenset())
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
 
 
 class Toy(nn.Module):
@@ -65,15 +65,15 @@ def loud(channels: range, count: int = 300, seed: int = 1) -> Tensor:
     return x
 
 
-def quantized(block: Toy, *groups: ScaleGroup, skip: str = "", seen=None, unseen=None):
-    """`block` by `groups`; its inputs are `seen` for the search, `unseen` to judge with."""
-    seen = loud(range(4)) if seen is None else seen
+def quantized(block: Toy, *groups: ScaleGroup, skip: str = "", calibration=None, unseen=None):
+    """`block` by `groups`; its inputs are `calibration` tokens and `unseen` heldout tokens."""
+    calibration = loud(range(4)) if calibration is None else calibration
     unseen = loud(range(4), seed=2) if unseen is None else unseen
     stats, heldout = {}, {}
     for group in groups:
         first = group.readers[0]
         stats[first] = ActStats(WIDTH)
-        stats[first].add(seen)
+        stats[first].add(calibration)
         heldout[first] = HeldoutInput(unseen)
     target = OutputTarget(SCHEME, HALF, frozenset({"up", "side", "down"} - {skip}))
     weights = lambda name: block.get_parameter(name).detach().float()  # noqa: E731
@@ -85,10 +85,10 @@ POWERS = 2.0 ** (EVERY % 5 - 2)
 
 def in_need_of_powers(monkeypatch) -> dict[str, Tensor]:
     """Inputs for which POWERS is a good scale, and a search that finds it for every group."""
-    found = Scale(POWERS, (0.5, 0.0))
-    monkeypatch.setattr("salient.awq.block.best_scale", lambda *_: found)
+    actual = Scale(POWERS, (0.5, 0.0))
+    monkeypatch.setattr("salient.awq.block.best_scale", lambda *_: actual)
     return {
-        "seen": normal(300, WIDTH, seed=1) * POWERS**2,
+        "calibration": normal(300, WIDTH, seed=1) * POWERS**2,
         "unseen": normal(300, WIDTH, seed=2) * POWERS**2,
     }
 
@@ -145,8 +145,8 @@ def test_a_quantized_absorber_keeps_its_codes_and_divides_its_scales(monkeypatch
     product = down.dequantize() @ up.dequantize()
     assert_product(product, down.dequantize() / POWERS, alone.dequantize())
     expected = inputs["unseen"] @ block.down.weight.t()
-    found = (inputs["unseen"] / POWERS) @ down.dequantize().t()
-    assert relative(found, expected) < 0.1
+    actual = (inputs["unseen"] / POWERS) @ down.dequantize().t()
+    assert relative(actual, expected) < 0.1
 
 
 def test_a_sixteen_bit_absorber_is_divided_by_the_scale_in_its_rows(monkeypatch):
@@ -176,17 +176,17 @@ def check_fell_back(result, block: Toy, *names: str) -> None:
         assert all(0 < layer.awq == layer.plain for layer in group.layers)
 
 
-def test_statistics_of_tokens_unlike_the_held_out_ones_end_in_plain_rounding():
+def test_statistics_of_tokens_unlike_the_heldout_ones_end_in_plain_rounding():
     """What was found for channels that are loud in garbage is judged where others are loud."""
     block = Toy()
     garbage = loud(range(4))
     garbage[:, 4:] *= 1e-3
-    result = quantized(block, NORM, UP, seen=garbage, unseen=loud(range(40, 60), seed=2))
+    result = quantized(block, NORM, UP, calibration=garbage, unseen=loud(range(40, 60), seed=2))
     check_fell_back(result, block, "up", "side", "down")
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-def test_grids_that_lose_on_held_out_tokens_are_given_up_with_their_scale(scaled, monkeypatch):
+def test_grids_that_lose_on_heldout_tokens_are_dropped_with_their_scale(scaled, monkeypatch):
     def bad(weight, blocks, scheme, dtype):
         grid = minmax_grid(weight, scheme, dtype)
         return Grid(grid.scale * 0.25, grid.zero)
@@ -210,7 +210,7 @@ def test_feedback_that_loses_gives_way_to_the_nearest_codes_on_the_same_grid(mon
     assert torch.equal(up.codes, nearest.codes)
 
 
-def test_a_kept_group_has_less_error_on_the_held_out_tokens_and_says_how_much():
+def test_a_scaled_group_has_less_error_on_heldout_tokens_and_reports_it():
     block, unseen = Toy(), loud(range(4), seed=2)
     result = quantized(block, NORM, unseen=unseen)
     scale = block.norm.weight / result.folded["norm.weight"].float()
@@ -221,8 +221,8 @@ def test_a_kept_group_has_less_error_on_the_held_out_tokens_and_says_how_much():
         power = float((x @ weight.t()).square().sum())
         written = result.weights[layer.name].dequantize() / scale
         plain = quantize(weight, SCHEME, name="w", dtype=HALF).dequantize()
-        for figure, made in ((layer.awq, written), (layer.plain, plain)):
-            error = made.double() - weight
+        for figure, built in ((layer.awq, written), (layer.plain, plain)):
+            error = built.double() - weight
             exact, size = (
                 float((a @ b.t()).square().sum()) for a, b in ((x, error), (x.abs(), error.abs()))
             )
@@ -261,9 +261,9 @@ def test_the_judges_tokens_are_few_and_evenly_spread(count):
 def test_dividing_codes_divides_the_weight_they_stand_for(dtype):
     q = quantize(normal(8, 64), SCHEME, name="w", dtype=dtype)
     rows = torch.tensor([1.0, 2, 0.5, 4, 0.25, 8, 0.125, 1])
-    made = q.divided(rows, name="w", dtype=dtype)
-    assert torch.equal(made.codes, q.codes)
-    assert torch.equal(made.dequantize(), q.dequantize() / rows[:, None])
+    built = q.divided(rows, name="w", dtype=dtype)
+    assert torch.equal(built.codes, q.codes)
+    assert torch.equal(built.dequantize(), q.dequantize() / rows[:, None])
     odd = q.divided(torch.full((8,), 3.0), name="w", dtype=dtype)
     assert torch.equal(odd.scale.to(dtype).half().float(), odd.scale)
     limit = torch.finfo(dtype).eps
@@ -275,8 +275,8 @@ def test_a_divided_scale_that_leaves_float16_names_the_layer(dtype):
     q = quantize(normal(8, 64) * 1000, SCHEME, name="w", dtype=dtype)
     rows = torch.ones(8)
     rows[5] = 1e-4
-    words = r"^'mlp\.up' has values .* exceed float16 \(65504\)\. .* --skip 'mlp\.up'\.$"
-    with pytest.raises(ModelError, match=words):
+    message = r"^'mlp\.up' has values .* exceed float16 \(65504\)\. .* --skip 'mlp\.up'\.$"
+    with pytest.raises(ModelError, match=message):
         q.divided(rows, name="mlp.up", dtype=dtype)
 
 
@@ -290,7 +290,7 @@ def test_an_absorber_whose_scales_would_lose_bits_in_float16_takes_up_nothing(mo
     assert "up.bias" not in result.folded
 
 
-def test_codes_can_be_divided_while_their_scales_keep_all_bits_of_float16():
+def test_codes_can_be_divided_while_their_scales_have_all_bits_of_float16():
     weight = quantize(normal(4, WIDTH), SCHEME, name="layer")
     assert weight.can_be_divided(torch.full((4,), 100.0))
     assert not weight.can_be_divided(torch.full((4,), 1e5))
@@ -323,10 +323,10 @@ def test_an_absorber_of_two_groups_takes_both_scales(monkeypatch):
     monkeypatch.setattr("salient.awq.block.best_scale", lambda *_: Scale(next(scales), (0.5, 0.0)))
     stats, heldout = {}, {}
     for name in ("both", "left", "right"):
-        seen = x * (POWERS if name == "left" else POWERS.flip(0)) ** 2
+        calibration = x * (POWERS if name == "left" else POWERS.flip(0)) ** 2
         stats[name] = ActStats(WIDTH)
-        stats[name].add(seen)
-        heldout[name] = HeldoutInput(seen)
+        stats[name].add(calibration)
+        heldout[name] = HeldoutInput(calibration)
     groups = [ScaleGroup((("both",),), refusal="none"), left, right]
     target = OutputTarget(Scheme(32, bits=8), HALF, frozenset({"both", "left", "right"}))
     weights = lambda name: block.get_parameter(name).detach().float()  # noqa: E731

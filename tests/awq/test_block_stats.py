@@ -65,17 +65,17 @@ def grams(stats: BlockStatistics) -> dict[str, Tensor]:
     return {name: stats.of(name).gram.clone() for name in stats.firsts}
 
 
-def test_each_expert_is_seen_with_its_own_tokens_in_one_pass():
+def test_each_expert_is_measured_on_its_own_tokens_in_one_pass():
     counts = (100, 200, 80, 70)
     x, passes = inputs(counts), []
     stats = gather(x, passes)
-    found = grams(stats)
+    result = grams(stats)
     assert passes == [False]
     rows = x[0].split(counts)
-    assert_product(found["gate"], x[0].t(), x[0])
+    assert_product(result["gate"], x[0].t(), x[0])
     for number, own in enumerate(rows):
         assert stats.of(f"experts.{number}.0").tokens == counts[number]
-        assert_product(found[f"experts.{number}.0"], own.t(), own)
+        assert_product(result[f"experts.{number}.0"], own.t(), own)
     assert stats.borrowed == {}
 
 
@@ -83,10 +83,10 @@ def test_experts_that_do_not_fit_in_memory_are_gathered_in_more_passes(monkeypat
     x, once, often = inputs((100, 100, 100, 100)), [], []
     expected = grams(gather(x, once))
     monkeypatch.setattr(statistics, "GRAM_BYTES", 4 * (3 * WIDTH**2 + 10))
-    found = grams(gather(x, often))
+    result = grams(gather(x, often))
     assert len(often) > len(once) == 1
     assert often[0]
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
 def test_a_portion_holds_at_least_one_expert_however_large():
@@ -99,18 +99,18 @@ def test_an_expert_that_saw_too_few_tokens_borrows_all_of_them_and_is_named():
     few = FEWEST_TOKENS - 1
     x, passes = inputs((100, few, 0, FEWEST_TOKENS)), []
     stats = gather(x, passes)
-    found = grams(stats)
+    result = grams(stats)
     assert stats.borrowed == {"experts.1": few, "experts.2": 0}
     first = x[0, :100]  # the first batch is what is borrowed
-    assert_product(found["experts.2.0"], first.t(), first)
+    assert_product(result["experts.2.0"], first.t(), first)
     linear = stats.block.get_submodule("experts.2.0")
     hidden = linear(first)
     # each hidden value is itself a sum, of WIDTH products and a bias
     size = first.abs() @ linear.weight.abs().t() + linear.bias.abs()
     bound = worst(100 + 2 * (WIDTH + 1)) * (size.t() @ size)
-    assert_within(found["experts.2.1"], hidden.double().t() @ hidden.double(), bound)
+    assert_within(result["experts.2.1"], hidden.double().t() @ hidden.double(), bound)
     own = x[0, -FEWEST_TOKENS:]
-    assert_product(found["experts.3.0"], own.t(), own)
+    assert_product(result["experts.3.0"], own.t(), own)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])

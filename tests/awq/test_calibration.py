@@ -107,18 +107,18 @@ def test_more_text_after_enough_changes_no_token(tokenizer):
 @pytest.mark.parametrize(
     ("samples", "length"), [(0, 512), (-1, 512), (1, FEWEST_TOKENS - 1), (1, 0)]
 )
-def test_too_few_samples_or_tokens_say_the_fewest(samples, length, tokenizer):
-    words = rf"--samples {samples} of --sequence-length {length}: use at least 1 of 64 tokens"
-    with pytest.raises(CalibrationError, match=words):
+def test_too_few_samples_or_tokens_name_the_minimum(samples, length, tokenizer):
+    message = rf"--samples {samples} of --sequence-length {length}: use at least 1 of 64 tokens"
+    with pytest.raises(CalibrationError, match=message):
         pack_tokens([letters(1000)], tokenizer, samples, length, "texts")
 
 
 def test_too_little_text_says_how_many_samples_it_makes(tokenizer):
-    words = (
+    message = (
         r"my\.txt has 300 tokens, but 3 samples of 128 need 384\. "
         r"Use --samples 2, or more text"
     )
-    with pytest.raises(CalibrationError, match=words):
+    with pytest.raises(CalibrationError, match=message):
         pack_tokens([letters(300)], tokenizer, 3, 128, "my.txt")
 
 
@@ -139,15 +139,15 @@ def test_the_advice_on_too_little_text_works_when_it_is_followed(
 ):
     with pytest.raises(CalibrationError, match="or more text") as raised:
         pack_tokens([letters(tokens)], tokenizer, samples, length, "my.txt")
-    words = str(raised.value)
-    if fewer := re.search(r"--samples (\d+)", words):
+    message = str(raised.value)
+    if fewer := re.search(r"--samples (\d+)", message):
         samples = int(fewer[1])
-    if shorter := re.search(r"--sequence-length \D*(\d+)", words):
+    if shorter := re.search(r"--sequence-length \D*(\d+)", message):
         length = int(shorter[1])
     pack_tokens([letters(tokens)], tokenizer, samples, length, "my.txt")
 
 
-def test_text_shorter_than_the_shortest_sample_is_not_told_to_shorten_it(tokenizer):
+def test_text_below_the_shortest_sample_gets_no_advice_to_shorten_samples(tokenizer):
     with pytest.raises(CalibrationError, match="more text") as raised:
         pack_tokens([letters(40)], tokenizer, 1, 512, "my.txt")
     assert "--sequence-length" not in str(raised.value)
@@ -168,11 +168,11 @@ def test_no_documents_are_too_little_text(tokenizer):
 )
 def test_documents_without_a_token_of_their_own_are_refused_with_their_rows(text, tokenizer):
     documents = [Document(text, where=f"a.jsonl, line {n}") for n in range(1, 9)]
-    words = (
+    pattern = (
         r"a\.jsonl: 8 of 8 documents have no token of their own: .* "
         r"\(line 1, line 2, line 3, line 4, line 5 and 3 more\)\. Use text like"
     )
-    with pytest.raises(CalibrationError, match=words):
+    with pytest.raises(CalibrationError, match=pattern):
         pack_tokens(documents, tokenizer, 1, 64, "a.jsonl")
 
 
@@ -204,8 +204,10 @@ def test_a_tokenizer_that_fails_names_the_row():
         raise Exception("data did not match any variant of untagged enum ModelWrapper\nat line 3")
 
     tokenizer._encode_plus = fails
-    words = r"a\.jsonl, line 4: The tokenizer cannot read the text \(data did not match any variant"
-    with pytest.raises(CalibrationError, match=words) as raised:
+    pattern = (
+        r"a\.jsonl, line 4: The tokenizer cannot read the text \(data did not match any variant"
+    )
+    with pytest.raises(CalibrationError, match=pattern) as raised:
         token_ids(Document("abc", where="a.jsonl, line 4"), tokenizer)
     assert "\n" not in str(raised.value)
 
@@ -262,13 +264,13 @@ def test_a_text_is_never_put_through_the_chat_template():
     ],
 )
 def test_what_only_a_template_can_write_is_refused_without_one(row, field, tokenizer):
-    words = rf"a\.jsonl, line 2: the model has no chat template, so '{field}' cannot be written"
-    with pytest.raises(CalibrationError, match=words):
+    pattern = rf"a\.jsonl, line 2: the model has no chat template, so '{field}' cannot be written"
+    with pytest.raises(CalibrationError, match=pattern):
         token_ids(to_document(row, "a.jsonl, line 2"), tokenizer)
 
 
 @pytest.mark.parametrize(
-    ("template", "row", "words"),
+    ("template", "row", "pattern"),
     [
         (
             GEMMA,
@@ -297,9 +299,9 @@ def test_what_only_a_template_can_write_is_refused_without_one(row, field, token
         ({"a": "x", "b": "y"}, {"messages": [USER]}, r"templates 'a', 'b' and none of them is"),
     ],
 )
-def test_a_row_that_the_template_cannot_write_is_named_with_what_to_change(template, row, words):
+def test_a_row_that_the_template_cannot_write_is_named_with_what_to_change(template, row, pattern):
     document = to_document(row, "rows.jsonl, line 7")
-    with pytest.raises(CalibrationError, match="rows.jsonl, line 7: the model's chat.*" + words):
+    with pytest.raises(CalibrationError, match="rows.jsonl, line 7: the model's chat.*" + pattern):
         token_ids(document, with_template(template))
 
 
@@ -325,7 +327,7 @@ def test_a_template_that_takes_too_long_for_all_rows_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("files", "pattern"),
     [
         ({}, r"has no tokenizer file\. Fetch tokenizer\.json"),
         ({"tekken.json": "{}"}, r"only tokenizer is tekken\.json, which needs mistral-common"),
@@ -335,11 +337,13 @@ def test_a_template_that_takes_too_long_for_all_rows_is_refused(monkeypatch):
         ({"qwen.tiktoken": "IQ== 0"}, r"only tokenizer is of tiktoken"),
     ],
 )
-def test_a_tokenizer_that_cannot_be_read_says_what_is_there_and_what_to_do(files, words, tmp_path):
+def test_a_tokenizer_that_cannot_be_read_says_what_is_there_and_what_to_do(
+    files, pattern, tmp_path
+):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(ModelError, match=r"no tokenizer that can be read \(.*\)\. .*" + words):
+    with pytest.raises(ModelError, match=r"no tokenizer that can be read \(.*\)\. .*" + pattern):
         load_tokenizer(tmp_path)
 
 
@@ -376,11 +380,11 @@ def test_a_digest_is_of_the_ids_and_their_shape():
 @pytest.mark.parametrize(("largest", "vocabulary"), [(320, 320), (400, 320)])
 def test_a_token_without_a_row_in_the_embedding_blames_the_tokenizer(largest, vocabulary):
     batch = TokenBatch(torch.tensor([[1, largest]]), 1, 0)
-    words = (
+    message = (
         rf"turned my\.txt into token ids up to {largest}, but the model's vocabulary has "
         rf"{vocabulary}\. .* belong to another model: fetch the folder again"
     )
-    with pytest.raises(CalibrationError, match=words):
+    with pytest.raises(CalibrationError, match=message):
         check_vocabulary(batch, vocabulary, "my.txt")
 
 
@@ -389,12 +393,12 @@ def test_the_last_row_of_the_embedding_may_be_used():
 
 
 @pytest.mark.parametrize(
-    ("samples", "held"), [(2, 1), (16, 1), (31, 1), (32, 2), (64, 4), (128, 4)]
+    ("samples", "stored"), [(2, 1), (16, 1), (31, 1), (32, 2), (64, 4), (128, 4)]
 )
-def test_one_sample_in_sixteen_at_least_one_and_at_most_four_are_held_out(samples, held):
+def test_one_sample_in_sixteen_at_least_one_and_at_most_four_is_heldout(samples, stored):
     ids = torch.arange(samples * 2).reshape(samples, 2)
     calibration, heldout = split_heldout(ids)
-    assert len(heldout) == held
+    assert len(heldout) == stored
     assert torch.equal(torch.cat([calibration, heldout]), ids)
     counted = Counter(calibration.flatten().tolist() + heldout.flatten().tolist())
     assert set(counted.values()) == {1}

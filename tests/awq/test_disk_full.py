@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from salient import api
 from salient.core.errors import ResourceError
 
-WORDS = (
+MESSAGE = (
     r"^The disk of .*out\.partial.* is full \(\d+ MiB free\)\. Free some space and run the same "
     r"command again: it resumes\.$"
 )
@@ -62,7 +62,7 @@ def test_a_run_that_fills_a_real_disk_goes_on_when_there_is_room(
     size = sum(map(len, undisturbed.values()))
     assert size < 2**19 - 2**16  # the disk holds the run once nothing else is on it
     (disk / "ballast").write_bytes(b"0" * int(2**20 - share * size))
-    with pytest.raises(ResourceError, match=WORDS):
+    with pytest.raises(ResourceError, match=MESSAGE):
         run(toy, disk / "out", text)
     assert not (disk / "out").exists()
     journal = disk / "out.partial" / "journal.jsonl"
@@ -90,7 +90,7 @@ def test_a_run_whose_second_block_does_not_fit_goes_on_with_it(
 
     monkeypatch.setattr("salient.formats.writer.save_file", full)
     out, partial = tmp_path / "out", tmp_path / "out.partial"
-    with pytest.raises(ResourceError, match=WORDS):
+    with pytest.raises(ResourceError, match=MESSAGE):
         run(toy, out, text)
     assert not out.exists()
     pieces = {p.name for p in partial.iterdir() if p.name.startswith("block")}
@@ -111,7 +111,7 @@ def test_a_run_whose_journal_line_does_not_fit_does_that_block_again(
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr("salient.awq.journal.os", SimpleNamespace(fsync=full))
-        with pytest.raises(ResourceError, match=WORDS):
+        with pytest.raises(ResourceError, match=MESSAGE):
             run(toy, out, text)
     assert not out.exists()
     run(toy, out, text)

@@ -48,18 +48,18 @@ def naive(weight: Tensor, grid: Grid, gram: Tensor, scale: Tensor, scheme: Schem
     """OBQ with a fixed order in float64: the inverse is eliminated column by column."""
     gram = gram.double() / (scale[:, None] * scale).double()
     inverse = damped(gram).inverse()
-    now, made = weight.double().clone(), torch.empty_like(weight).double()
+    now, built = weight.double().clone(), torch.empty_like(weight).double()
     for j in gram.diagonal().argsort(descending=True, stable=True).tolist():
         group = j // scheme.group_size
         step, zero = grid.scale[:, group].double(), grid.zero[:, group].double()
-        made[:, j] = now[:, j]
+        built[:, j] = now[:, j]
         codes = (now[:, j] / step).round().add(zero).clamp(0, scheme.max_code)
         error = now[:, j] - (codes - zero) * step
         now -= error[:, None] * (inverse[j] / inverse[j, j])
         inverse -= inverse[:, j : j + 1] * inverse[j : j + 1] / inverse[j, j]
         inverse[j], inverse[:, j] = 0.0, 0.0
         inverse[j, j] = 1.0
-    return made
+    return built
 
 
 def setting(scheme: Scheme, width: int = 96):
@@ -69,9 +69,9 @@ def setting(scheme: Scheme, width: int = 96):
     return weight, minmax_grid(weight, scheme, torch.float16), x.t() @ x, scale
 
 
-def output_error(x: Tensor, weight: Tensor, made: Tensor, grid: Grid, scheme: Scheme) -> float:
+def output_error(x: Tensor, weight: Tensor, built: Tensor, grid: Grid, scheme: Scheme) -> float:
     """sum_t |(Q(made) - W) x_t|^2 on the tokens, in float64."""
-    rounded = quantize(made, scheme, name="w", grid=grid).dequantize()
+    rounded = quantize(built, scheme, name="w", grid=grid).dequantize()
     return float((x.double() @ (rounded - weight).double().t()).square().sum())
 
 
@@ -115,9 +115,9 @@ def test_uncorrelated_inputs_feed_nothing_back(scheme):
 def test_feedback_equals_a_walk_column_by_column(scheme, step, monkeypatch):
     monkeypatch.setattr("salient.awq.error_feedback.STEP", step)
     weight, grid, gram, scale = setting(scheme)
-    found = with_feedback(weight, grid, gram, scale, scheme)
+    result = with_feedback(weight, grid, gram, scale, scheme)
     expected = naive(weight, grid, gram, scale, scheme)
-    assert_within(found, expected, of_walk(gram, scale, expected))
+    assert_within(result, expected, of_walk(gram, scale, expected))
     assert float((expected - weight).abs().max()) > 0.05
 
 
@@ -126,14 +126,14 @@ def test_each_band_of_columns_is_a_walk_of_its_own(band, monkeypatch):
     monkeypatch.setattr("salient.awq.error_feedback.BAND", band)
     monkeypatch.setattr("salient.awq.error_feedback.STEP", 16)
     weight, grid, gram, scale = setting(ASYM)
-    found = with_feedback(weight, grid, gram, scale, ASYM)
+    result = with_feedback(weight, grid, gram, scale, ASYM)
     groups = torch.arange(96) // ASYM.group_size
     for start in range(0, 96, band):
         part = slice(start, start + band)
         each = Grid(grid.scale[:, groups[part]], grid.zero[:, groups[part]])
         expected = naive(weight[:, part], each, gram[part, part], scale[part], Scheme(1))
         bound = of_walk(gram[part, part], scale[part], expected)
-        assert_within(found[:, part], expected, bound)
+        assert_within(result[:, part], expected, bound)
 
 
 def test_rows_do_not_feed_back_on_each_other(monkeypatch):
@@ -155,13 +155,13 @@ def test_rows_do_not_feed_back_on_each_other(monkeypatch):
 @pytest.mark.parametrize("seed", range(4))
 def test_correlated_inputs_lose_less_with_feedback_than_rounded_to_the_nearest(scheme, seed):
     """On the tokens that were seen, and on others like them, under the grid that is searched."""
-    seen, unseen = correlated(seed=seed), correlated(seed=seed + 50)
-    gram, one, weight = seen.t() @ seen, torch.ones(96), normal(24, 96, seed=seed)
+    recorded, unseen = correlated(seed=seed), correlated(seed=seed + 50)
+    gram, one, weight = recorded.t() @ recorded, torch.ones(96), normal(24, 96, seed=seed)
     grid = best_grid(weight, gram_blocks(gram, one, 32), scheme, torch.float16)
-    made = with_feedback(weight, grid, gram, one, scheme)
-    for x in (seen, unseen):
+    built = with_feedback(weight, grid, gram, one, scheme)
+    for x in (recorded, unseen):
         nearest = output_error(x, weight, weight, grid, scheme)
-        assert output_error(x, weight, made, grid, scheme) < 0.7 * nearest
+        assert output_error(x, weight, built, grid, scheme) < 0.7 * nearest
 
 
 def test_feedback_modifies_none_of_its_inputs():

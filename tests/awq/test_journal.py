@@ -124,7 +124,7 @@ def test_nothing_after_a_damaged_line_is_believed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"scheme": "w4-g64"}, "scheme = 'w4-g128', this one has 'w4-g64'"),
         ({"samples": 64}, "samples = 128, this one has 64"),
@@ -133,10 +133,10 @@ def test_nothing_after_a_damaged_line_is_believed(tmp_path):
     ],
     ids=["scheme", "samples", "skip", "adapter"],
 )
-def test_another_header_names_the_field_and_both_values(change, words, tmp_path):
+def test_another_header_names_the_field_and_both_values(change, message, tmp_path):
     written(tmp_path, *BLOCKS)
     remedy = "Pass the same arguments to resume, --fresh to start over, or another -o"
-    with pytest.raises(ResumeMismatch, match=rf"{re.escape(words)}\. {remedy}"):
+    with pytest.raises(ResumeMismatch, match=rf"{re.escape(message)}\. {remedy}"):
         Journal(tmp_path, replace(HEADER, **change), fresh=False)
 
 
@@ -175,8 +175,8 @@ def other_process(tmp_path):
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_second_process_is_locked_out_and_changes_nothing(fresh, tmp_path, other_process):
     (tmp_path / NAME).write_text("theirs")
-    words = rf"Another run is writing to {tmp_path}\. Wait for it, stop it, or set another output"
-    with pytest.raises(CheckpointError, match=words):
+    message = rf"Another run is writing to {tmp_path}\. Wait for it, stop it, or set another output"
+    with pytest.raises(CheckpointError, match=message):
         Journal(tmp_path, HEADER, fresh=fresh)
     assert (tmp_path / NAME).read_text() == "theirs"
 

@@ -27,15 +27,15 @@ def estimate(
     return estimate_memory(skeleton, ids[:samples], ids[samples:])
 
 
-def part(found: MemoryEstimate, words: str) -> int:
-    return next(size for name, size in found.main.items() if name.startswith(words))
+def part(estimated: MemoryEstimate, prefix: str) -> int:
+    return next(size for name, size in estimated.main.items() if name.startswith(prefix))
 
 
 def test_the_total_is_the_sum_of_its_parts(toy):
-    found = estimate(skeleton_of(toy))
-    parts = {**found.device, **found.main}
-    assert found.total == sum(parts.values())
-    assert len(parts) == len(found.device) + len(found.main)  # no name hides another
+    result = estimate(skeleton_of(toy))
+    parts = {**result.device, **result.main}
+    assert result.total == sum(parts.values())
+    assert len(parts) == len(result.device) + len(result.main)  # no name hides another
     assert all(size > 0 for size in parts.values())
 
 
@@ -60,43 +60,43 @@ def test_a_wider_model_or_a_larger_vocabulary_needs_more(changes, toy, tmp_path)
     assert sum(estimate(larger).device.values()) > 1.1 * sum(estimate(before).device.values())
 
 
-def given(device: int, main: int, resident: int = 0) -> MemoryEstimate:
+def estimate_of(device: int, main: int, resident: int = 0) -> MemoryEstimate:
     return MemoryEstimate({"block": device}, {"hidden": main}, resident)
 
 
 def test_a_run_that_fits_to_the_byte_is_let_through(monkeypatch):
     monkeypatch.setattr("salient.awq.memory_estimate.available_memory", lambda: 100 * MIB)
-    check_memory(given(60 * MIB, 40 * MIB), CPU)
+    check_memory(estimate_of(60 * MIB, 40 * MIB), CPU)
     with pytest.raises(ResourceError):
-        check_memory(given(60 * MIB, 40 * MIB + 1), CPU)
+        check_memory(estimate_of(60 * MIB, 40 * MIB + 1), CPU)
 
 
 def test_what_the_process_holds_already_counts_as_there(monkeypatch):
     monkeypatch.setattr("salient.awq.memory_estimate.available_memory", lambda: 100 * MIB)
-    check_memory(given(60 * MIB, 70 * MIB, resident=30 * MIB), CPU)
+    check_memory(estimate_of(60 * MIB, 70 * MIB, resident=30 * MIB), CPU)
     with pytest.raises(ResourceError):
-        check_memory(given(60 * MIB, 71 * MIB, resident=30 * MIB), CPU)
+        check_memory(estimate_of(60 * MIB, 71 * MIB, resident=30 * MIB), CPU)
 
 
 def test_too_little_memory_says_how_much_is_needed_and_there_and_what_to_lower(monkeypatch):
     monkeypatch.setattr("salient.awq.memory_estimate.available_memory", lambda: 1536 * MIB)
-    words = (
+    message = (
         r"^The run needs about 5\.0 GiB of main memory, and 1\.5 GiB are free\. Lower --samples or "
         r"--sequence-length \(hidden states\), free memory, or use a machine with more\.$"
     )
-    with pytest.raises(ResourceError, match=words):
-        check_memory(given(4 * 1024 * MIB, 1024 * MIB), CPU)
+    with pytest.raises(ResourceError, match=message):
+        check_memory(estimate_of(4 * 1024 * MIB, 1024 * MIB), CPU)
 
 
 def test_a_gpu_is_checked_apart_from_main_memory(monkeypatch):
     monkeypatch.setattr("salient.awq.memory_estimate.available_memory", lambda: 100 * MIB)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (50 * MIB, 80 * MIB))
     cuda = torch.device("cuda:1")
-    check_memory(given(50 * MIB, 100 * MIB), cuda)
+    check_memory(estimate_of(50 * MIB, 100 * MIB), cuda)
     with pytest.raises(ResourceError, match=r"of main memory, and 0\.1 GiB"):
-        check_memory(given(50 * MIB, 101 * MIB), cuda)
+        check_memory(estimate_of(50 * MIB, 101 * MIB), cuda)
     with pytest.raises(ResourceError, match=r"of memory of cuda:1, and 0\.0 GiB"):
-        check_memory(given(51 * MIB, 100 * MIB), cuda)
+        check_memory(estimate_of(51 * MIB, 100 * MIB), cuda)
 
 
 MOE = {"num_local_experts": 8, "num_experts_per_tok": 2, "hidden_size": 64}

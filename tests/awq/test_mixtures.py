@@ -60,9 +60,9 @@ def test_experts_left_at_sixteen_bits_are_stored_as_the_source_stored_them(kind,
     """They took the scale of the norm that they share: the logits stay near the model's."""
     folder = model_folder(kind, tmp_path / "model")
     report = run(folder, tmp_path / "out", text, skip=["*.experts.*"])
-    source, made = (load_file(d / "model.safetensors") for d in (folder, tmp_path / "out"))
+    source, built = (load_file(d / "model.safetensors") for d in (folder, tmp_path / "out"))
     experts = [name for name in source if "experts" in name or "_linear" in name]
-    assert all(made[name].shape == source[name].shape for name in experts)
+    assert all(built[name].shape == source[name].shape for name in experts)
     group = next(g for g in report.data["blocks"][-1]["groups"] if "v_proj" in str(g["absorber"]))
     assert group["kept"]
     heldout = report.data["heldout"]
@@ -71,8 +71,10 @@ def test_experts_left_at_sixteen_bits_are_stored_as_the_source_stored_them(kind,
 
 def test_leaving_some_experts_of_a_block_is_refused(text, tmp_path):
     folder = model_folder("mixtral", tmp_path / "model")
-    words = r"store the experts of a block as one stack: leave all .* with --skip '\*\.experts\.\*'"
-    with pytest.raises(ShapeError, match=words):
+    message = (
+        r"store the experts of a block as one stack: leave all .* with --skip '\*\.experts\.\*'"
+    )
+    with pytest.raises(ShapeError, match=message):
         run(folder, tmp_path / "out", text, skip=["*.experts.3.*"])
 
 
@@ -97,24 +99,24 @@ def test_routers_stay_at_sixteen_bits_and_are_named_in_the_config(text, tmp_path
 def test_the_router_takes_the_scale_of_the_norm_it_reads(text, tmp_path):
     folder = model_folder("qwen3_moe", tmp_path / "model")
     run(folder, tmp_path / "out", text)
-    source, made = (load_file(d / "model.safetensors") for d in (folder, tmp_path / "out"))
+    source, built = (load_file(d / "model.safetensors") for d in (folder, tmp_path / "out"))
     norm, gate = "model.layers.0.post_attention_layernorm.weight", "model.layers.0.mlp.gate.weight"
-    scale = source[norm].float() / made[norm].float()
+    scale = source[norm].float() / built[norm].float()
     assert float((scale - 1).abs().max()) > 0.05
     expected = source[gate] * scale
     rounding = (unit_roundoff(torch.float16) + worst(3)) * expected.abs()
-    assert_within(made[gate], expected, rounding + SUBNORMAL)
+    assert_within(built[gate], expected, rounding + SUBNORMAL)
 
 
 def test_experts_that_saw_few_tokens_are_named_in_report_and_evidence(text, tmp_path):
     report = run(model_folder("qwen3_moe", tmp_path / "model"), tmp_path / "out", text)
     borrowed = report.data["blocks"][0]["borrowed_statistics"]
     assert borrowed
-    name, seen = next(iter(borrowed.items()))
+    name, recorded = next(iter(borrowed.items()))
     assert name.startswith("mlp.experts.")
-    assert seen < statistics.FEWEST_TOKENS
+    assert recorded < statistics.FEWEST_TOKENS
     line = next(x for x in report.lines if "too few tokens reached" in x and "layers.0 " in x)
-    assert f"{name} ({seen})" in line
+    assert f"{name} ({recorded})" in line
 
 
 def test_experts_gathered_in_portions_end_as_those_gathered_at_once(text, tmp_path, monkeypatch):

@@ -35,10 +35,10 @@ def test_a_written_checkpoint_is_read_back_as_it_was_judged(format, scheme, toy,
     report = run(toy, tmp_path / "out", text, format=format, scheme=scheme)
     awq = report.data["heldout"]["awq"]
     assert 0 < awq["kl"] < 0.2
-    found = api.evaluate(
+    actual = api.evaluate(
         str(tmp_path / "out"), reference=str(toy), text=[str(text)], samples=2, sequence_length=64
     )
-    measured = found.report.data["likelihood"]["texts"][str(text)]
+    measured = actual.report.data["likelihood"]["texts"][str(text)]
     assert measured["tokens"] == 128
     assert 0 < measured["kl"] < 0.2
 
@@ -81,33 +81,33 @@ PACKED = ["llama", "gemma2", "phi3", "gpt2", "qwen3_moe", "llama4_text", "gpt_os
     ("kind", "format"),
     [*((kind, "awq") for kind in FAMILIES), *((kind, "compressed-tensors") for kind in PACKED)],
 )
-def test_the_exported_logits_equal_those_of_the_weights_held_in_memory(
+def test_the_exported_logits_equal_those_of_the_weights_in_memory(
     kind, format, text, tmp_path, monkeypatch
 ):
     """What the search settled on, put into the model in memory, is what comes back from disk."""
     family = FAMILIES[kind]
     model = tiny_model(kind, vision=family.vision, **family.changes)
     folder = save(model, tmp_path / "model")
-    held = {}
+    resident = {}
     write_block = PartialCheckpoint.write_block
 
-    def keep(self, index, result):
+    def retain(self, index, result):
         block = self.skeleton.blocks[index]
-        held.update({f"{block}.{n}": t for n, t in effective_state(result).items()})
+        resident.update({f"{block}.{n}": t for n, t in effective_state(result).items()})
         write_block(self, index, result)
 
-    monkeypatch.setattr(PartialCheckpoint, "write_block", keep)
+    monkeypatch.setattr(PartialCheckpoint, "write_block", retain)
     run(folder, tmp_path / "out", text, format=format, samples=3)
     memory, _ = api.load(str(folder))
-    for name, value in held.items():
+    for name, value in resident.items():
         memory.get_parameter(name).data.copy_(value)
     with torch.no_grad():
         expected = memory(input_ids=IDS, use_cache=False).logits
-    assert len(held) >= 4
+    assert len(resident) >= 4
     assert torch.equal(logits(tmp_path / "out", IDS), expected)
 
 
-def test_skipped_linears_stay_at_sixteen_bits_and_are_said(toy, text, tmp_path):
+def test_skipped_linears_stay_in_16_bit_and_are_reported(toy, text, tmp_path):
     report = run(toy, tmp_path / "out", text, skip=["mlp.down_proj", "*.0.self_attn.q_proj"])
     checkpoint = open_checkpoint(tmp_path / "out")
     assert "model.layers.1.mlp.down_proj.weight" in checkpoint.files
@@ -149,9 +149,9 @@ def test_a_folded_norm_loses_nothing_to_its_sixteen_bits(offset, dtype):
     scale, parts = absorb(
         weight, None, group, wanted, OutputTarget(Scheme(128), dtype, frozenset())
     )
-    found = (parts["weight"].float() + offset) * scale
+    actual = (parts["weight"].float() + offset) * scale
     old = weight.float() + offset
-    assert_within(found, old, worst(2) * old.abs())
+    assert_within(actual, old, worst(2) * old.abs())
     assert parts["weight"].dtype == dtype
     stored = parts["weight"].float()
     new = stored + offset

@@ -56,10 +56,10 @@ def test_an_unfinished_run_refuses_other_arguments_by_name(
     changes, field, before, now, toy, text, tmp_path
 ):
     interrupted(toy, tmp_path / "out", text)
-    words = (
+    message = (
         f"has {field} = {before}, this one has {now}. Pass the same arguments to resume, --fresh"
     )
-    with pytest.raises(ResumeMismatch, match=re.escape(words)):
+    with pytest.raises(ResumeMismatch, match=re.escape(message)):
         run(toy, tmp_path / "out", text, **changes)
     run(toy, tmp_path / "out", text, **changes, fresh=True)
     assert (tmp_path / "out" / "salient.json").exists()
@@ -95,7 +95,7 @@ def test_a_changed_model_is_refused_on_resume(tmp_path, text):
         run(model, tmp_path / "out", text)
 
 
-def test_a_finished_run_given_again_reports_without_working(toy, text, tmp_path):
+def test_a_finished_run_started_again_only_reports(toy, text, tmp_path):
     run(toy, tmp_path / "out", text)
     before = contents(tmp_path / "out")
     assert run(toy, tmp_path / "out", text).data["resumed"]
@@ -114,7 +114,7 @@ def test_a_folder_that_is_not_this_runs_is_never_replaced(toy, text, tmp_path):
     assert (out / "mine.txt").read_text() == "keep me"
 
 
-def test_a_finished_checkpoint_of_another_run_is_replaced_only_when_asked(toy, text, tmp_path):
+def test_a_finished_checkpoint_of_another_run_is_replaced_only_by_fresh(toy, text, tmp_path):
     run(toy, tmp_path / "out", text)
     with pytest.raises(CheckpointError, match="scheme = 'w4-g32' there, 'w4-g32-sym' here"):
         run(toy, tmp_path / "out", text, scheme="w4-g32-sym")

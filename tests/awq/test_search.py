@@ -55,7 +55,7 @@ def lost(x: Tensor, weight: Tensor, scale: Tensor, scheme: Scheme, *, size: bool
     return float((x @ error.t()).square().sum())
 
 
-def found_scale(weights: list[Tensor], x: Tensor, scheme: Scheme, rows: Tensor | None = None):
+def searched_scale(weights: list[Tensor], x: Tensor, scheme: Scheme, rows: Tensor | None = None):
     stats = stats_of(x)
     parts = ((weight, 1.0) for weight in weights)
     sample = sample_weights(parts, sum(map(len, weights)), x.shape[1], scheme.group_size)
@@ -65,11 +65,11 @@ def found_scale(weights: list[Tensor], x: Tensor, scheme: Scheme, rows: Tensor |
 @each_scheme
 def test_salient_channels_get_a_scale_that_is_clearly_better_than_none(scheme):
     x, weight = salient_tokens(), normal(64, 96)
-    found = found_scale([weight], x, scheme)
-    assert found.exponents != IDENTITY
-    assert lost(x, weight, found.values, scheme) < 0.7 * lost(x, weight, torch.ones(96), scheme)
+    result = searched_scale([weight], x, scheme)
+    assert result.exponents != IDENTITY
+    assert lost(x, weight, result.values, scheme) < 0.7 * lost(x, weight, torch.ones(96), scheme)
     quiet = [c for c in range(96) if c not in LOUD]
-    assert found.values[list(LOUD)].min() > 1.5 * found.values[quiet].median()
+    assert result.values[list(LOUD)].min() > 1.5 * result.values[quiet].median()
 
 
 @each_scheme
@@ -78,15 +78,15 @@ def test_a_scale_other_than_the_identity_is_never_worse_on_the_tokens(scheme, se
     """The whole weight is judged here: these are smaller than the rows that the search samples."""
     x = normal(150, 96, seed=seed) * (normal(96, seed=seed + 10) * (seed / 2)).exp()
     weights = [normal(24, 96, seed=seed + 20), normal(40, 96, seed=seed + 30) * 0.1]
-    found = found_scale(weights, x, scheme)
+    result = searched_scale(weights, x, scheme)
     whole = torch.cat(weights)
     none = lost(x, whole, torch.ones(96), scheme)
-    if found.exponents == IDENTITY:
-        assert torch.equal(found.values, torch.ones(96))
+    if result.exponents == IDENTITY:
+        assert torch.equal(result.values, torch.ones(96))
     else:
-        sizes = [lost(x, whole, s, scheme, size=True) for s in (found.values, torch.ones(96))]
+        sizes = [lost(x, whole, s, scheme, size=True) for s in (result.values, torch.ones(96))]
         rounding = likely(len(x) + 96 + whole.numel()) * sum(sizes)
-        assert lost(x, whole, found.values, scheme) < none + rounding
+        assert lost(x, whole, result.values, scheme) < none + rounding
         assert rounding < none / 10
 
 
@@ -104,21 +104,21 @@ def test_nothing_is_scaled_where_plain_rounding_is_exact():
     """Weights that are codes already lose nothing: any scale could only harm."""
     codes = torch.randint(0, 16, (32, 64), generator=torch.Generator().manual_seed(0)).float()
     codes[:, ::32], codes[:, 1::32] = 0, 15
-    found = found_scale([(codes - 8) / 8], salient_tokens(width=96)[:, :64], ASYM)
-    assert found.exponents == IDENTITY
-    assert torch.equal(found.values, torch.ones(64))
+    result = searched_scale([(codes - 8) / 8], salient_tokens(width=96)[:, :64], ASYM)
+    assert result.exponents == IDENTITY
+    assert torch.equal(result.values, torch.ones(64))
 
 
 def test_channels_of_one_row_share_one_scale():
     x, weight = salient_tokens(), normal(64, 96)
     rows = torch.arange(96).reshape(6, 16)[[0, 0, 2, 2, 5, 5]].flatten()  # two heads a row
-    found = found_scale([weight], x, ASYM, rows)
-    assert found.exponents != IDENTITY
+    result = searched_scale([weight], x, ASYM, rows)
+    assert result.exponents != IDENTITY
     for row in rows.unique():
-        shared = found.values[rows == row]
+        shared = result.values[rows == row]
         assert len(shared) == 2
         assert torch.equal(shared, shared[0].expand(2))
-    assert len(found.values.unique()) > 20
+    assert len(result.values.unique()) > 20
 
 
 def test_dead_channels_neither_stretch_the_range_nor_make_nan():
@@ -133,15 +133,15 @@ def test_dead_channels_neither_stretch_the_range_nor_make_nan():
     alone = candidate(stats.mean_abs[live], salience[live], 1.0, 0.0, None)
     assert_within(scale[live], alone, of_candidate(stats.mean_abs, salience, 1.0, 0.0) * alone)
     assert torch.equal(scale[~live], scale.min().expand(4))
-    found = found_scale([weight], x, ASYM)
-    assert found.values.isfinite().all()
-    assert (found.values > 0).all()
-    assert lost(x, weight, found.values, ASYM) < lost(x, weight, torch.ones(96), ASYM)
+    result = searched_scale([weight], x, ASYM)
+    assert result.values.isfinite().all()
+    assert (result.values > 0).all()
+    assert lost(x, weight, result.values, ASYM) < lost(x, weight, torch.ones(96), ASYM)
 
 
 def test_all_channels_dead_gives_a_finite_scale():
-    found = found_scale([normal(32, 64)], torch.zeros(10, 64), ASYM)
-    assert found.values.isfinite().all()
+    result = searched_scale([normal(32, 64)], torch.zeros(10, 64), ASYM)
+    assert result.values.isfinite().all()
     assert torch.equal(candidate(torch.zeros(8), torch.ones(8), 1.0, 0.0, None), torch.ones(8))
 
 
@@ -151,8 +151,8 @@ def test_a_candidate_is_the_formula_centred_on_one(a, b):
     mean_abs, salience = normal(96).exp(), normal(96, seed=1).sigmoid()
     direct = mean_abs.double() ** a / (salience.double() + 1e-4) ** b
     direct = direct / (direct.max() * direct.min()).sqrt()
-    found = candidate(mean_abs, salience, a, b, None)
-    assert_within(found, direct, of_candidate(mean_abs, salience, a, b) * direct)
+    result = candidate(mean_abs, salience, a, b, None)
+    assert_within(result, direct, of_candidate(mean_abs, salience, a, b) * direct)
 
 
 def test_a_tied_candidate_is_the_geometric_mean_over_each_row():
@@ -161,9 +161,9 @@ def test_a_tied_candidate_is_the_geometric_mean_over_each_row():
     free = candidate(mean_abs, salience, 0.5, 0.5, None).double()
     shared = torch.stack([free[rows == row].log().mean().exp() for row in rows])
     expected = shared / (shared.max() * shared.min()).sqrt()
-    found = candidate(mean_abs, salience, 0.5, 0.5, rows)
+    result = candidate(mean_abs, salience, 0.5, 0.5, rows)
     bound = 2 * of_candidate(mean_abs, salience, 0.5, 0.5)  # `free` has its own roundings
-    assert_within(found, expected, bound * expected)
+    assert_within(result, expected, bound * expected)
 
 
 def test_a_candidate_stays_within_what_float16_can_divide_by():
@@ -176,9 +176,9 @@ def test_a_candidate_stays_within_what_float16_can_divide_by():
 def test_gram_blocks_are_the_diagonal_blocks_of_the_scaled_inputs_gram_matrix():
     x, scale = salient_tokens(), normal(96, seed=2).exp()
     scaled = x.double() / scale
-    found = gram_blocks(stats_of(x).gram, scale, 32)
-    assert found.shape == (3, 32, 32)
-    for number, block in enumerate(found):
+    result = gram_blocks(stats_of(x).gram, scale, 32)
+    assert result.shape == (3, 32, 32)
+    for number, block in enumerate(result):
         part = slice(32 * number, 32 * number + 32)
         assert_product(block, scaled[:, part].t(), scaled[:, part], roundings=2)
 
@@ -199,9 +199,9 @@ def group_errors(x: Tensor, weight: Tensor, grid: Grid, scheme: Scheme) -> tuple
     return exact, likely(len(x) + 2 * scheme.group_size) * sizes
 
 
-def check_not_worse(found: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
+def check_not_worse(result: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
     """`found` was chosen over `other`, both from `group_errors`."""
-    assert (found[0] <= other[0] + found[1] + other[1]).all()
+    assert (result[0] <= other[0] + result[1] + other[1]).all()
 
 
 @each_scheme
@@ -213,9 +213,9 @@ def test_a_grid_never_loses_to_plain_rounding_in_any_row_and_group(scheme, dtype
     scaled = weight * scale
     plain = group_errors(x / scale, scaled, minmax_grid(scaled, scheme, dtype), scheme)
     best = best_grid(scaled, blocks, scheme, dtype)
-    found = group_errors(x / scale, scaled, best, scheme)
-    check_not_worse(found, plain)
-    assert found[0].sum() < plain[0].sum() * 0.7
+    result = group_errors(x / scale, scaled, best, scheme)
+    check_not_worse(result, plain)
+    assert result[0].sum() < plain[0].sum() * 0.7
     assert torch.equal(best.scale.to(dtype).half().float(), best.scale)  # exact in 16 bits
     assert torch.equal(best.zero, best.zero.round().clamp(0, 15))
 
@@ -256,9 +256,9 @@ def test_a_group_of_one_sign_stays_within_its_codes(sign):
     blocks = gram_blocks(stats_of(x).gram, torch.ones(32), 32)
     for scheme in (ASYM, SYM):
         grid = best_grid(weight, blocks, scheme, FLOAT16)
-        found = quantize(weight, scheme, name="w", grid=grid).dequantize()
+        result = quantize(weight, scheme, name="w", grid=grid).dequantize()
         steps = 1.5 if scheme.symmetric else 1.0
-        assert ((found - weight).abs() <= steps * 5.6 / (7.5 if scheme.symmetric else 15)).all()
+        assert ((result - weight).abs() <= steps * 5.6 / (7.5 if scheme.symmetric else 15)).all()
         plain = minmax_grid(weight, scheme, FLOAT16)
         check_not_worse(
             group_errors(x, weight, grid, scheme), group_errors(x, weight, plain, scheme)

@@ -14,7 +14,7 @@ TALK = (USER, ANSWER)
 PARTS = [{"type": "text", "text": "One "}, {"type": "image"}, {"type": "text", "text": "two"}]
 
 
-def test_every_key_of_a_message_and_of_a_row_is_kept():
+def test_every_key_of_a_message_and_of_a_row_is_read():
     row = {
         **TOOL_ROW,
         "messages": [USER | {"name": "Ann", "weight": 0.5}, CALL, RESULT, ANSWER],
@@ -105,7 +105,7 @@ def test_older_forms_of_tools_are_converted():
 
 
 @pytest.mark.parametrize(
-    ("row", "words"),
+    ("row", "message"),
     [
         ({"text": None}, r"line 3: found 'text'; 'text' is null\. Give it a string, or remove the"),
         ({"text": 5}, r"'text' is int"),
@@ -129,9 +129,9 @@ def test_older_forms_of_tools_are_converted():
         ({"messages": [USER], "tools": 5}, r"found 'tools', which is int\. Give a list"),
     ],
 )
-def test_a_row_at_fault_is_named_with_its_field_and_what_fits(row, words):
+def test_a_row_at_fault_is_named_with_its_field_and_what_fits(row, message):
     with pytest.raises(
-        CalibrationError, match=r"^rows\.jsonl, line 3: " + ".*" + words.removeprefix("line 3: ")
+        CalibrationError, match=r"^rows\.jsonl, line 3: " + ".*" + message.removeprefix("line 3: ")
     ):
         to_document(row, WHERE)
 
@@ -139,8 +139,8 @@ def test_a_row_at_fault_is_named_with_its_field_and_what_fits(row, words):
 def test_all_rows_at_fault_are_counted(tmp_path):
     rows = [{"text": None if n % 2 else "One"} for n in range(20)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    words = (
+    message = (
         r"line 2: .*is null.* Also at fault: line 4, line 6, line 8, line 10, line 12 and 4 more"
     )
-    with pytest.raises(CalibrationError, match=words):
+    with pytest.raises(CalibrationError, match=message):
         read_texts(str(tmp_path / "a.jsonl"))

@@ -76,9 +76,9 @@ def test_builtin_is_the_calibration_part():
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a"])
 def test_a_text_file_holds_one_document_a_paragraph(name, tmp_path):
     (tmp_path / name).write_bytes("One\nline.\r\n\r\nTwo, Zoë.\n\n\n\n  \n\nThree\n".encode())
-    found = read_texts(str(tmp_path / name))
-    assert [d.text for d in found] == ["One\nline.", "Two, Zoë.", "Three"]
-    assert {d.kind for d in found} == {"text"}
+    result = read_texts(str(tmp_path / name))
+    assert [d.text for d in result] == ["One\nline.", "Two, Zoë.", "Three"]
+    assert {d.kind for d in result} == {"text"}
 
 
 def test_a_jsonl_file_holds_one_text_or_conversation_a_line(tmp_path):
@@ -108,13 +108,13 @@ def test_a_home_folder_may_be_written_with_a_tilde(tmp_path, monkeypatch):
 
 def test_a_line_that_is_not_json_is_named(tmp_path):
     name = lines_of(tmp_path, {"text": "One"}, "", '{"text": ')
-    words = rf"{re.escape(name)}, line 3: not JSON \(.*\)\. A \.jsonl file has one object a line"
-    with pytest.raises(CalibrationError, match=words):
+    message = rf"{re.escape(name)}, line 3: not JSON \(.*\)\. A \.jsonl file has one object a line"
+    with pytest.raises(CalibrationError, match=message):
         read_texts(name)
 
 
 @pytest.mark.parametrize(
-    ("row", "found"),
+    ("row", "result"),
     [
         ({"prompt": "a", "answer": "b"}, "'prompt', 'answer'"),
         ({"messages": []}, "'messages'; 'messages' is empty"),
@@ -126,16 +126,16 @@ def test_a_line_that_is_not_json_is_named(tmp_path):
     ],
     ids=str,
 )
-def test_a_row_without_text_says_what_it_holds_and_what_is_needed(row, found, tmp_path):
+def test_a_row_without_text_says_what_it_holds_and_what_is_needed(row, result, tmp_path):
     name = lines_of(tmp_path, {"text": "One"}, row)
-    words = (
-        rf"line 2: found {found}\. .* 'text' string or a 'messages' list .* 'role' and 'content'"
+    message = (
+        rf"line 2: found {result}\. .* 'text' string or a 'messages' list .* 'role' and 'content'"
     )
-    with pytest.raises(CalibrationError, match=words):
+    with pytest.raises(CalibrationError, match=message):
         read_texts(name)
 
 
-def test_an_empty_conversation_does_not_hide_the_text_beside_it(tmp_path):
+def test_an_empty_conversation_does_not_hide_the_text_next_to_it(tmp_path):
     assert read_texts(lines_of(tmp_path, {"messages": [], "text": "One"})) == [Document("One")]
 
 
@@ -149,8 +149,8 @@ def test_a_file_without_text_asks_for_a_few_pages(name, content, tmp_path):
 
 @pytest.mark.parametrize("name", ["no/such.txt", "such.jsonl", "such.json", "such.md"])
 def test_a_file_that_is_not_there_is_never_sought_on_the_hub(name):
-    words = rf"No text file '{name}'\. Give a \.txt or \.jsonl file, 'builtin', or a Hub data set"
-    with pytest.raises(CalibrationError, match=words):
+    message = rf"No text file '{name}'\. Give a \.txt or \.jsonl file, 'builtin', or a Hub data set"
+    with pytest.raises(CalibrationError, match=message):
         read_texts(name)
 
 
@@ -187,34 +187,34 @@ def data_sets(monkeypatch, load):
 
 def test_a_data_set_without_its_extra_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    words = r"'someone/some-set' is no file here; .* pip install 'salient-awq\[data\]'"
-    with pytest.raises(MissingExtra, match=words):
+    message = r"'someone/some-set' is no file here; .* pip install 'salient-awq\[data\]'"
+    with pytest.raises(MissingExtra, match=message):
         read_texts("someone/some-set")
 
 
 @pytest.mark.parametrize(("name", "split"), [("some/set", "train"), ("some/set:test", "test")])
 def test_a_data_set_is_streamed_from_the_split_named_after_the_colon(name, split, monkeypatch):
-    asked = []
+    requested = []
 
     def load(path, *, split, streaming):
-        asked.append((path, split, streaming))
+        requested.append((path, split, streaming))
         return iter([{"text": "One"}, {"messages": CHAT}])
 
     data_sets(monkeypatch, load)
     assert read_texts(name) == [Document("One"), Document(messages=tuple(CHAT))]
-    assert asked == [("some/set", split, True)]
+    assert requested == [("some/set", split, True)]
 
 
 def test_wikitext2_is_one_text_its_lines_joined_as_the_papers_join_them(monkeypatch):
-    asked = []
+    requested = []
 
     def load(*path, split, streaming):
-        asked.append((path, split))
+        requested.append((path, split))
         return iter([{"text": " = Title = \n"}, {"text": ""}, {"text": " Words . \n"}])
 
     data_sets(monkeypatch, load)
     assert read_texts("wikitext2") == [Document(" = Title = \n\n\n\n\n Words . \n")]
-    assert asked == [(("Salesforce/wikitext", "wikitext-2-raw-v1"), "test")]
+    assert requested == [(("Salesforce/wikitext", "wikitext-2-raw-v1"), "test")]
 
 
 def test_a_data_set_is_read_no_further_than_its_share(monkeypatch):
@@ -237,8 +237,8 @@ def test_a_data_set_that_the_hub_does_not_give_asks_for_name_and_network(error, 
         raise error
 
     data_sets(monkeypatch, load)
-    words = r"'some/set' is neither a local file nor a data set .* Check the name and the network"
-    with pytest.raises(CalibrationError, match=words) as raised:
+    message = r"'some/set' is neither a local file nor a data set .* Check the name and the network"
+    with pytest.raises(CalibrationError, match=message) as raised:
         read_texts("some/set")
     assert "\n" not in str(raised.value)
 

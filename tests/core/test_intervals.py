@@ -98,7 +98,7 @@ def test_the_interval_over_clusters_of_all_sizes_holds_the_mean_as_often_as_it_s
 def exact_coverage(n: int, p: float) -> float:
     """How often Wilson's interval holds `p`: every outcome, weighed by its probability."""
     outcomes = ((wilson(k, n), math.comb(n, k) * p**k * (1 - p) ** (n - k)) for k in range(n + 1))
-    return sum(weight for found, weight in outcomes if found.low <= p <= found.high)
+    return sum(weight for result, weight in outcomes if result.low <= p <= result.high)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -120,9 +120,7 @@ PAIRED = [
 
 
 @pytest.mark.parametrize(("n", "p", "lost", "gained", "most"), PAIRED)
-def test_intervals_of_paired_answers_hold_the_truth_at_least_as_often_as_they_say(
-    n, p, lost, gained, most
-):
+def test_intervals_of_paired_answers_contain_the_truth_at_the_stated_rate(n, p, lost, gained, most):
     """Where few examples differ there are few outcomes, and the intervals are too wide, never too
     narrow."""
     rng = drawn(n)
@@ -144,8 +142,8 @@ AFTER = [1] * 59 + [0] * 6 + [1] * 16 + [0] * 80
 
 
 def test_a_ratio_of_paired_shares_is_that_of_the_published_example():
-    found = ratio(BEFORE, AFTER)
-    shown = f"{found.middle:.4f} ({found.low:.4f} to {found.high:.4f})"
+    result = ratio(BEFORE, AFTER)
+    shown = f"{result.middle:.4f} ({result.low:.4f} to {result.high:.4f})"
     assert shown == "0.8667 (0.7579 to 0.9910)"
 
 
@@ -173,8 +171,8 @@ def test_wilson_is_that_of_the_published_examples():
         (0, 20, ("0.0000", "0.1611")),
         (1, 29, ("0.0061", "0.1718")),
     ]:
-        found = wilson(successes, trials)
-        assert (f"{found.low:.4f}", f"{found.high:.4f}") == ends
+        result = wilson(successes, trials)
+        assert (f"{result.low:.4f}", f"{result.high:.4f}") == ends
 
 
 # Laws
@@ -189,8 +187,8 @@ def test_a_share_of_none_or_all_is_not_certain(n):
 
 
 def test_a_retention_without_any_loss_is_not_certain():
-    found = ratio([1] * 50 + [0] * 10, [1] * 50 + [0] * 10)
-    assert found.low < found.middle == 1 < found.high
+    result = ratio([1] * 50 + [0] * 10, [1] * 50 + [0] * 10)
+    assert result.low < result.middle == 1 < result.high
 
 
 def test_a_higher_level_is_wider():
@@ -209,21 +207,21 @@ def test_the_same_values_give_the_same_interval_and_another_seed_another():
 
 @pytest.mark.parametrize("n", [1, FEWEST - 1])
 def test_too_few_values_have_no_bounds(n):
-    found = mean([2.0] * n)
-    assert (found.low, found.middle, found.high) == (-math.inf, 2.0, math.inf)
+    result = mean([2.0] * n)
+    assert (result.low, result.middle, result.high) == (-math.inf, 2.0, math.inf)
     assert math.isfinite(mean([*range(FEWEST)]).width)
 
 
 def test_equal_values_leave_no_doubt_and_one_far_value_leaves_a_bounded_one():
     assert mean([0.5] * 30).width == 0
-    found = mean([0.0] * 29 + [1.0])
-    assert found.low < 1 / 30 < wilson(1, 30).high < found.high < 1
+    result = mean([0.0] * 29 + [1.0])
+    assert result.low < 1 / 30 < wilson(1, 30).high < result.high < 1
 
 
 def test_the_interval_moves_and_stretches_with_its_values():
     values = drawn(2).exponential(size=60)
-    found, other = mean(values), mean(5 + 3e-9 * values)
-    for a, b in [(found.low, other.low), (found.middle, other.middle), (found.high, other.high)]:
+    result, other = mean(values), mean(5 + 3e-9 * values)
+    for a, b in [(result.low, other.low), (result.middle, other.middle), (result.high, other.high)]:
         assert math.isclose(b, 5 + 3e-9 * a, abs_tol=5 * worst(16, torch.float64))
 
 
@@ -244,9 +242,9 @@ def test_very_many_values_have_the_normal_interval(monkeypatch):
     monkeypatch.setattr(intervals, "MANY", 8)
     values = drawn(10).normal(size=8)
     half = 1.959964 * values.std(ddof=1) / math.sqrt(8)
-    found = mean(values)
-    assert found.low == pytest.approx(values.mean() - half)
-    assert found.high == pytest.approx(values.mean() + half)
+    result = mean(values)
+    assert result.low == pytest.approx(values.mean() - half)
+    assert result.high == pytest.approx(values.mean() + half)
 
 
 def test_an_interval_goes_through_a_rising_function():
@@ -256,9 +254,9 @@ def test_an_interval_goes_through_a_rising_function():
 def test_scores_in_part_are_bootstrapped_over_examples():
     rng = drawn(9)
     reference = rng.random(200)
-    found = ratio(0.9 * reference, reference)
-    assert found.middle == pytest.approx(0.9)
-    assert found.width < 1e-9
+    result = ratio(0.9 * reference, reference)
+    assert result.middle == pytest.approx(0.9)
+    assert result.width < 1e-9
     assert ratio(reference * rng.random(200), reference).width > 0.02
 
 
@@ -283,16 +281,16 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("ask", "words"), REFUSED, ids=[words[:30] for _, words in REFUSED])
-def test_what_has_no_interval_is_refused(ask, words):
-    with pytest.raises(RequestError, match=re.escape(words)):
-        ask()
+@pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message[:30] for _, message in REFUSED])
+def test_what_has_no_interval_is_refused(call, message):
+    with pytest.raises(RequestError, match=re.escape(message)):
+        call()
 
 
 @pytest.mark.parametrize(
     "module", ["core.intervals", "validate.policy.policy", "validate.policy.verdict"]
 )
 def test_a_verdict_needs_no_torch(module):
-    words = f"import sys, salient.{module}; print('torch' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    code = f"import sys, salient.{module}; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

@@ -28,16 +28,16 @@ def close(a: float, b: float) -> bool:
 
 
 def test_a_model_is_at_no_distance_from_itself():
-    found = compare_logits(logits_of(), logits_of(), ids_of())
-    assert found.kl == 0
-    assert found.top1 == 1
-    assert found.perplexity_reference == found.perplexity_quantized
+    result = compare_logits(logits_of(), logits_of(), ids_of())
+    assert result.kl == 0
+    assert result.top1 == 1
+    assert result.perplexity_reference == result.perplexity_quantized
 
 
 def test_a_constant_added_to_the_logits_changes_nothing():
-    found = compare_logits(logits_of(), logits_of() + 7, ids_of())
-    assert abs(found.kl) < ROUNDING
-    assert close(found.perplexity_reference, found.perplexity_quantized)
+    result = compare_logits(logits_of(), logits_of() + 7, ids_of())
+    assert abs(result.kl) < ROUNDING
+    assert close(result.perplexity_reference, result.perplexity_quantized)
 
 
 def test_kl_is_the_mean_over_tokens_of_p_log_p_over_q():
@@ -66,29 +66,29 @@ def test_top1_is_the_share_of_tokens_with_the_same_largest_logit():
 
 def test_perplexity_is_exp_of_the_cross_entropy_of_the_next_token():
     reference, quantized, ids = logits_of(seed=1), logits_of(seed=2), ids_of()
-    found = compare_logits(reference, quantized, ids)
-    assert found.tokens == 50
-    assert found.predicted == 49  # the last token's next is not known
-    assert close(found.perplexity_reference, cross_entropy(reference[:-1], ids[1:]).exp().item())
-    assert close(found.perplexity_quantized, cross_entropy(quantized[:-1], ids[1:]).exp().item())
+    result = compare_logits(reference, quantized, ids)
+    assert result.tokens == 50
+    assert result.predicted == 49  # the last token's next is not known
+    assert close(result.perplexity_reference, cross_entropy(reference[:-1], ids[1:]).exp().item())
+    assert close(result.perplexity_quantized, cross_entropy(quantized[:-1], ids[1:]).exp().item())
 
 
 def test_a_uniform_model_has_the_vocabulary_as_perplexity():
-    found = compare_logits(torch.zeros(50, 40), logits_of(), ids_of())
-    assert close(found.perplexity_reference, 40)
+    result = compare_logits(torch.zeros(50, 40), logits_of(), ids_of())
+    assert close(result.perplexity_reference, 40)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS + 5])
 def test_long_texts_are_compared_as_short_ones(tokens):
     reference, quantized = logits_of(tokens, seed=1), logits_of(tokens, seed=2)
     ids = ids_of(tokens)
-    found = compare_logits(reference, quantized, ids)
+    result = compare_logits(reference, quantized, ids)
     log_p, log_q = reference.log_softmax(-1), quantized.log_softmax(-1)
-    assert close(found.kl, float((log_p.exp() * (log_p - log_q)).sum(-1).mean()))
-    assert found.predicted == tokens - 1
+    assert close(result.kl, float((log_p.exp() * (log_p - log_q)).sum(-1).mean()))
+    assert result.predicted == tokens - 1
     if tokens > 1:
         nll = cross_entropy(quantized[:-1], ids[1:], reduction="sum").item()
-        assert close(found.nll_quantized, nll)
+        assert close(result.nll_quantized, nll)
 
 
 def test_adding_texts_is_one_pass_over_all_of_them():
@@ -145,24 +145,24 @@ def test_a_broken_model_has_a_figure_too():
     # a text that costs more than 709 nats a token: exp of it is no float
     logits = torch.zeros(50, 40)
     logits[:, 0] = 1e4
-    found = compare_logits(torch.zeros(50, 40), logits, ids_of().clamp(min=1))
-    assert found.perplexity_quantized == math.inf
+    result = compare_logits(torch.zeros(50, 40), logits, ids_of().clamp(min=1))
+    assert result.perplexity_quantized == math.inf
 
 
 def test_tokens_masked_out_by_both_models_add_nothing():
     logits = torch.tensor([[0.0, 1.0, -math.inf], [2.0, 0.5, -math.inf]])
     other = logits * 0.5
     ids = torch.tensor([0, 1])
-    found = compare_logits(logits, other, ids)
-    assert found.kl == pytest.approx(compare_logits(logits[:, :2], other[:, :2], ids).kl)
+    result = compare_logits(logits, other, ids)
+    assert result.kl == pytest.approx(compare_logits(logits[:, :2], other[:, :2], ids).kl)
 
 
 def windows_of(count: int) -> list[LogitsComparison]:
-    made = []
+    built = []
     for seed in range(count):
         reference, quantized = logits_of(seed=seed), logits_of(seed=seed + 100)
-        made.append(compare_logits(reference, quantized, ids_of()))
-    return made
+        built.append(compare_logits(reference, quantized, ids_of()))
+    return built
 
 
 def test_the_sums_over_windows_are_those_of_all_their_tokens():

@@ -18,10 +18,10 @@ KINDS = (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64,
 def test_a_header_says_what_safetensors_says(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({f"t{i}": torch.ones(i + 1, 3, dtype=kind) for i, kind in enumerate(KINDS)}, path)
-    found = read_header(path)
+    result = read_header(path)
     with safe_open(path, framework="pt") as file:
-        assert set(found) == set(file.keys())
-        for name, stored in found.items():
+        assert set(result) == set(file.keys())
+        for name, stored in result.items():
             piece = file.get_slice(name)
             assert (stored.dtype, list(stored.shape)) == (piece.get_dtype(), piece.get_shape())
             data = path.read_bytes()[stored.start : stored.end]
@@ -29,11 +29,11 @@ def test_a_header_says_what_safetensors_says(tmp_path):
 
 
 def test_a_sharded_folder_is_one_table_of_tensors(tmp_path):
-    found = stored_tensors(sharded_of(tmp_path))
-    assert {name: stored.shape for name, stored in found.items()} == {
+    result = stored_tensors(sharded_of(tmp_path))
+    assert {name: stored.shape for name, stored in result.items()} == {
         name: tuple(tensor.shape) for name, tensor in tensors_of().items()
     }
-    assert all(s.elements == tensors_of()[name].numel() for name, s in found.items())
+    assert all(s.elements == tensors_of()[name].numel() for name, s in result.items())
 
 
 def written(tmp_path, header, data=b"\0" * 16):
@@ -48,7 +48,7 @@ def row(dtype="F16", shape=(2, 2), offsets=(0, 8)):
 
 
 @pytest.mark.parametrize(
-    ("header", "words"),
+    ("header", "message"),
     [
         (row(shape=(2, 3)), r"'a' is F16 \[2, 3\] in 8 bytes"),
         (row(offsets=(0, 80)), "'a' ends at byte"),
@@ -61,8 +61,8 @@ def row(dtype="F16", shape=(2, 2), offsets=(0, 8)):
         (b"[" * 100_000, "no header of safetensors|cannot be read"),
     ],
 )
-def test_a_header_that_contradicts_its_file_is_refused(header, words, tmp_path):
-    with pytest.raises(ModelError, match=words):
+def test_a_header_that_contradicts_its_file_is_refused(header, message, tmp_path):
+    with pytest.raises(ModelError, match=message):
         read_header(written(tmp_path, header))
 
 

@@ -9,9 +9,9 @@ from salient.core.scheme import Scheme
 from salient.formats import FORMATS, load_format
 
 
-@pytest.mark.parametrize(("rows", "words"), [(1, 1), (3, 1), (1, 5), (4, 7)])
-def test_unpacking_is_the_exact_inverse_of_packing(rows, words):
-    codes = torch.randint(16, (rows, 8 * words), dtype=torch.uint8)
+@pytest.mark.parametrize(("rows", "message"), [(1, 1), (3, 1), (1, 5), (4, 7)])
+def test_unpacking_is_the_exact_inverse_of_packing(rows, message):
+    codes = torch.randint(16, (rows, 8 * message), dtype=torch.uint8)
     assert torch.equal(unpack_nibbles(pack_nibbles(codes)), codes)
     assert torch.equal(unpack_nibbles(pack_nibbles(codes.t().contiguous().t())), codes)
 

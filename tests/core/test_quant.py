@@ -187,7 +187,7 @@ def test_the_weight_is_not_modified(scheme):
     assert torch.equal(weight, before)
 
 
-def test_the_grid_given_is_the_grid_used():
+def test_the_grid_of_the_argument_is_used():
     scheme = Scheme(64)
     grid = grid_of(torch.full((8, 3), -0.5), torch.full((8, 3), 1.0), scheme, torch.float16)
     q = quantize(normal(seed=11), scheme, name="w", grid=grid)
@@ -201,8 +201,8 @@ def test_the_grid_given_is_the_grid_used():
 def test_plain_rounding_is_the_grid_of_smallest_and_largest(scheme):
     weight = normal(seed=12)
     plain = quantize(weight, scheme, name="w")
-    given = quantize(weight, scheme, name="w", grid=minmax_grid(weight, scheme, torch.float16))
-    assert torch.equal(plain.codes, given.codes)
+    values = quantize(weight, scheme, name="w", grid=minmax_grid(weight, scheme, torch.float16))
+    assert torch.equal(plain.codes, values.codes)
 
 
 def test_a_group_is_rounded_without_a_look_at_its_neighbours():
@@ -210,8 +210,8 @@ def test_a_group_is_rounded_without_a_look_at_its_neighbours():
     q = quantize(weight, Scheme(64), name="w")
     weight[:, 64:128] *= 100
     other = quantize(weight, Scheme(64), name="w")
-    for kept in (slice(0, 64), slice(128, 192)):
-        assert torch.equal(q.codes[:, kept], other.codes[:, kept])
+    for retained in (slice(0, 64), slice(128, 192)):
+        assert torch.equal(q.codes[:, retained], other.codes[:, retained])
 
 
 @each_scheme
@@ -228,21 +228,21 @@ def test_the_round_trip_of_the_search_is_what_is_written(scheme):
 def test_a_value_that_is_not_finite_is_counted_and_its_layer_named(bad):
     weight = normal()
     weight[1, 2] = weight[3, 4] = bad
-    words = (
+    message = (
         r"'model\.layers\.3\.mlp\.up_proj' has 2 NaN or infinite values of 1536.* fetch them again"
     )
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         quantize(weight, Scheme(64), name="model.layers.3.mlp.up_proj")
 
 
 def test_a_width_that_does_not_divide_says_which_layer_and_what_to_do():
-    words = r"'mlp\.down_proj' has 96 .* size 64\. Use group size 32, or leave .* --skip"
-    with pytest.raises(ShapeError, match=words):
+    message = r"'mlp\.down_proj' has 96 .* size 64\. Use group size 32, or leave .* --skip"
+    with pytest.raises(ShapeError, match=message):
         quantize(torch.zeros(4, 96), Scheme(64), name="mlp.down_proj")
     quantize(torch.zeros(4, 96), Scheme(32), name="mlp.down_proj")  # the advice is true
 
 
 def test_a_width_that_nothing_divides_can_only_be_skipped():
-    words = r"'mlp\.down_proj' has 100 .*128\. Leave it unquantized with --skip 'mlp\.down_proj'"
-    with pytest.raises(ShapeError, match=words):
+    message = r"'mlp\.down_proj' has 100 .*128\. Leave it unquantized with --skip 'mlp\.down_proj'"
+    with pytest.raises(ShapeError, match=message):
         quantize(torch.zeros(4, 100), Scheme(128), name="mlp.down_proj")

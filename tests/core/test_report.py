@@ -71,15 +71,15 @@ def test_lines_follow_the_tables_as_they_are_and_unbroken():
 
 
 @pytest.mark.parametrize(
-    ("count", "words"),
+    ("count", "message"),
     [(0, "0 MiB"), (2**20, "1 MiB"), (2**29, "512 MiB"), (2**30, "1.00 GiB"), (5e10, "46.57 GiB")],
 )
-def test_bytes_are_told_in_mebibytes_and_from_one_gibibyte_in_gibibytes(count, words):
-    assert mebibytes(count) == words
+def test_bytes_are_shown_in_mebibytes_and_from_one_gibibyte_in_gibibytes(count, message):
+    assert mebibytes(count) == message
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "message"),
     [
         (0.04, "0.0 s"),
         (59.9, "59.9 s"),
@@ -88,14 +88,14 @@ def test_bytes_are_told_in_mebibytes_and_from_one_gibibyte_in_gibibytes(count, w
         (3725, "62 min 05 s"),
     ],
 )
-def test_seconds_are_told_in_minutes_from_one_minute(seconds, words):
-    assert duration(seconds) == words
+def test_seconds_are_shown_in_minutes_from_one_minute(seconds, message):
+    assert duration(seconds) == message
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])
-def test_a_table_wraps_between_words_or_lists_its_cells(width):
+def test_a_table_wraps_at_spaces_or_lists_its_cells(width):
     row = ("compressed-tensors w4-g128", "torch._scaled_mm (slow)", "24.02 GiB")
     table = Table("Formats", ("format", "kernel", "memory"), [row], text_columns=("kernel",))
-    words = printed(Report({}, [table]), width).split()
-    assert {word for cell in row for word in cell.split()} <= set(words)
-    assert ("┃" in words) == (width > 40)
+    message = printed(Report({}, [table]), width).split()
+    assert {word for cell in row for word in cell.split()} <= set(message)
+    assert ("┃" in message) == (width > 40)

@@ -28,8 +28,8 @@ def test_a_name_says_bits_group_size_and_symmetry():
 @pytest.mark.parametrize("name", ["w8-g128", "w4-g16", "w4-g128-SYM", "W4-g128", "w4", "", "auto"])
 def test_an_unknown_scheme_lists_the_known_ones(name):
     known = ", ".join(map(str, KNOWN))
-    words = re.escape(f"Unknown scheme {name!r}. Known schemes: {known}, or 'auto'.")
-    with pytest.raises(ShapeError, match=words):
+    message = re.escape(f"Unknown scheme {name!r}. Known schemes: {known}, or 'auto'.")
+    with pytest.raises(ShapeError, match=message):
         parse_scheme(name)
 
 
@@ -60,10 +60,10 @@ def test_the_group_sizes_advised_divide_the_width_and_no_other_does(width, group
         return
     with pytest.raises(ShapeError, match=rf"'{name}' has {width} input features") as raised:
         check_width(name, width, Scheme(group_size))
-    words = str(raised.value)
-    assert f"not a multiple of the group size {group_size}." in words
-    assert f"unquantized with --skip '{name}'" in words
-    advised = re.search(r"Use group size ([\d or]+), or leave", words)
+    message = str(raised.value)
+    assert f"not a multiple of the group size {group_size}." in message
+    assert f"unquantized with --skip '{name}'" in message
+    advised = re.search(r"Use group size ([\d or]+), or leave", message)
     sizes = [int(s) for s in advised[1].split(" or ")] if advised else []
     assert sizes == [g for g in GROUP_SIZES if width % g == 0]
 

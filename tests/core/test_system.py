@@ -47,8 +47,8 @@ def test_the_peak_is_no_less_than_what_is_resident_now():
     assert 2**20 < resident <= system.peak_memory() + 2**24  # the kernel counts in batches
 
 
-def test_resident_memory_grows_with_what_is_held():
+def test_resident_memory_grows_with_live_objects():
     before = system.resident_memory()
-    held = b"\1" * 2**26
+    stored = b"\1" * 2**26
     assert system.resident_memory() - before > 2**25
-    del held
+    del stored

@@ -48,7 +48,7 @@ def test_rows_are_read_from_lines_and_arrays_packed_or_not(name, content, tmp_pa
     assert read(tmp_path, name, content) == READ
 
 
-def test_rows_say_where_they_are(tmp_path):
+def test_rows_have_their_place(tmp_path):
     assert [d.where.rpartition(", ")[2] for d in read(tmp_path, "a.jsonl", LINES)] == [
         "line 1",
         "line 2",
@@ -82,7 +82,7 @@ def test_a_table_may_hold_conversations_as_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "message"),
     [
         ("a.csv", "a,b\n1,2\n", r"row 1: found 'a', 'b'\. Each line needs a 'text' string"),
         (
@@ -101,8 +101,8 @@ def test_a_table_may_hold_conversations_as_json(tmp_path):
         ("a.txt.gz", gzip.compress(b"\xff\xfe1"), r"is not UTF-8 text \(byte 0\)"),
     ],
 )
-def test_a_file_that_cannot_be_used_says_what_it_is(name, content, words, tmp_path):
-    with pytest.raises(CalibrationError, match=words):
+def test_a_file_that_cannot_be_used_says_what_it_is(name, content, message, tmp_path):
+    with pytest.raises(CalibrationError, match=message):
         read(tmp_path, name, content)
 
 

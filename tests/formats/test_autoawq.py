@@ -27,12 +27,12 @@ def random_codes(rows: int, columns: int) -> Tensor:
 
 def by_definition(codes: Tensor) -> Tensor:
     """int32 [rows, columns/8]: nibble i of word c is column 8c + [0, 2, 4, 6, 1, 3, 5, 7][i]."""
-    words = torch.zeros(codes.shape[0], codes.shape[1] // 8, dtype=torch.int64)
-    for row in range(words.shape[0]):
-        for word in range(words.shape[1]):
+    message = torch.zeros(codes.shape[0], codes.shape[1] // 8, dtype=torch.int64)
+    for row in range(message.shape[0]):
+        for word in range(message.shape[1]):
             for nibble, column in enumerate(COLUMN_OF_NIBBLE):
-                words[row, word] |= int(codes[row, 8 * word + column]) << (4 * nibble)
-    return words.to(torch.int32)  # keeps the low 32 bits, so bit 31 is the sign
+                message[row, word] |= int(codes[row, 8 * word + column]) << (4 * nibble)
+    return message.to(torch.int32)  # keeps the low 32 bits, so bit 31 is the sign
 
 
 @pytest.mark.parametrize("scheme", KNOWN, ids=str)
@@ -145,7 +145,7 @@ def test_the_configs_of_other_writers_are_read(settings):
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("change", "result"),
     [
         ({"version": "gemv"}, r"version='gemv', bits=4, group_size=64"),
         ({"version": "GEMV_FAST"}, r"version='gemv_fast'"),
@@ -156,9 +156,9 @@ def test_the_configs_of_other_writers_are_read(settings):
     ],
     ids=str,
 )
-def test_another_layout_is_refused_with_what_it_says_and_what_is_read(change, found):
-    words = found + r".* reads AutoAWQ checkpoints of version 'gemm' with 4 bits; convert"
-    with pytest.raises(CheckpointError, match=words):
+def test_another_layout_is_refused_with_what_it_says_and_what_is_read(change, result):
+    message = result + r".* reads AutoAWQ checkpoints of version 'gemm' with 4 bits; convert"
+    with pytest.raises(CheckpointError, match=message):
         read_config(config(Scheme(64), []) | change)
 
 
@@ -172,15 +172,15 @@ def test_a_group_size_that_is_not_known_lists_the_known_ones(group_size):
 
 
 def test_an_unknown_format_lists_the_known_ones():
-    words = r"Unknown format 'gptq'\. Known formats: awq, compressed-tensors\."
-    with pytest.raises(CheckpointError, match=words):
+    message = r"Unknown format 'gptq'\. Known formats: awq, compressed-tensors\."
+    with pytest.raises(CheckpointError, match=message):
         find_format("gptq")
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         load_format("gptq")
 
 
 @pytest.mark.parametrize("row", FORMATS.values(), ids=lambda row: row.name)
-def test_every_format_has_the_same_words(row):
+def test_every_format_has_the_same_messages(row):
     code = load_format(row.name)
     assert row.suffix in code.SUFFIXES
     assert code.config(Scheme(64), [])["quant_method"] == row.quant_method

@@ -12,9 +12,9 @@ from salient.formats import FORMATS
 from salient.formats.checkpoint import open_checkpoint, open_piece
 
 
-@pytest.mark.parametrize("made", [folder_of, sharded_of], ids=["single", "sharded"])
-def test_every_tensor_is_read_as_it_is_stored(made, tmp_path):
-    checkpoint = open_checkpoint(made(tmp_path))
+@pytest.mark.parametrize("built", [folder_of, sharded_of], ids=["single", "sharded"])
+def test_every_tensor_is_read_as_it_is_stored(built, tmp_path):
+    checkpoint = open_checkpoint(built(tmp_path))
     assert set(checkpoint.files) == set(tensors_of())
     for name, tensor in tensors_of().items():
         assert torch.equal(checkpoint.tensor(name), tensor)
@@ -30,9 +30,9 @@ def test_a_folder_that_transformers_shards_is_read_whole(tmp_path):
         assert torch.equal(checkpoint.tensor(name), tensor)
 
 
-@pytest.mark.parametrize("made", [folder_of, sharded_of], ids=["single", "sharded"])
-def test_bytes_on_disk_count_every_weight_file_once(made, tmp_path):
-    checkpoint = open_checkpoint(made(tmp_path))
+@pytest.mark.parametrize("built", [folder_of, sharded_of], ids=["single", "sharded"])
+def test_bytes_on_disk_count_every_weight_file_once(built, tmp_path):
+    checkpoint = open_checkpoint(built(tmp_path))
     sizes = [p.stat().st_size for p in tmp_path.glob("*.safetensors")]
     assert checkpoint.bytes_on_disk == sum(sizes)
 
@@ -78,9 +78,9 @@ def test_a_quantized_linear_is_read_back_exactly(format, scheme, tmp_path):
     checkpoint = open_checkpoint(folder)
     assert checkpoint.format == FORMATS[format]
     assert checkpoint.is_quantized(PROJ)
-    found = checkpoint.quantized(PROJ)
-    assert torch.equal(found.codes, q.codes)
-    assert torch.equal(found.zero, q.zero)
+    result = checkpoint.quantized(PROJ)
+    assert torch.equal(result.codes, q.codes)
+    assert torch.equal(result.zero, q.zero)
     assert torch.equal(checkpoint.parameter(f"{PROJ}.weight"), q.dequantize())
 
 

@@ -28,11 +28,11 @@ def random_codes(rows: int, columns: int) -> Tensor:
 
 def by_definition(codes: Tensor) -> Tensor:
     """int32 [rows, ceil(columns/8)]: nibble i of word c is column 8c + i; what is over is 0."""
-    words = torch.zeros(codes.shape[0], -(-codes.shape[1] // 8), dtype=torch.int64)
+    message = torch.zeros(codes.shape[0], -(-codes.shape[1] // 8), dtype=torch.int64)
     for row in range(codes.shape[0]):
         for column in range(codes.shape[1]):
-            words[row, column // 8] |= int(codes[row, column]) << (4 * (column % 8))
-    return words.to(torch.int32)  # keeps the low 32 bits, so bit 31 is the sign
+            message[row, column // 8] |= int(codes[row, column]) << (4 * (column % 8))
+    return message.to(torch.int32)  # keeps the low 32 bits, so bit 31 is the sign
 
 
 @pytest.mark.parametrize("scheme", KNOWN, ids=str)
@@ -73,15 +73,15 @@ def test_the_sign_bit_holds_a_code_like_any_other():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("out", "words"), [(40, 5), (12, 2)])
-def test_the_tensors_have_the_shapes_and_types_of_the_layout(dtype, out, words):
+@pytest.mark.parametrize(("out", "message"), [(40, 5), (12, 2)])
+def test_the_tensors_have_the_shapes_and_types_of_the_layout(dtype, out, message):
     tensors = pack(weight_of(out, 96, Scheme(32), dtype), dtype)
     shapes = {name: (t.dtype, tuple(t.shape), t.is_contiguous()) for name, t in tensors.items()}
     assert shapes == {
         "weight_packed": (torch.int32, (out, 12), True),
         "weight_scale": (dtype, (out, 3), True),
         "weight_shape": (torch.int64, (2,), True),
-        "weight_zero_point": (torch.int32, (words, 3), True),
+        "weight_zero_point": (torch.int32, (message, 3), True),
     }
     assert tensors["weight_shape"].tolist() == [out, 96]
     assert set(tensors) == set(SUFFIXES)
@@ -114,7 +114,7 @@ def test_the_scheme_is_read_back_from_the_config(scheme):
     assert read_config(config(scheme, [])) == scheme
 
 
-def test_the_head_is_ignored_beside_what_was_skipped():
+def test_the_head_is_ignored_in_addition_to_skipped_linears():
     assert config(Scheme(128), ["model.a"])["ignore"] == ["lm_head", "model.a"]
     assert config(Scheme(128), ["lm_head"])["ignore"] == ["lm_head"]
 
@@ -162,7 +162,7 @@ REFUSED = r".* reads compressed-tensors checkpoints with one pack-quantized grou
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("change", "result"),
     [
         ({"num_bits": 8}, r"1 groups .* \('pack-quantized', 8, 'int', 'group'\)"),
         ({"type": "float"}, r"\('pack-quantized', 4, 'float', 'group'\)"),
@@ -170,8 +170,8 @@ REFUSED = r".* reads compressed-tensors checkpoints with one pack-quantized grou
     ],
     ids=str,
 )
-def test_other_weights_are_refused_with_what_they_are_and_what_is_read(change, found):
-    with pytest.raises(CheckpointError, match=found + REFUSED):
+def test_other_weights_are_refused_with_what_they_are_and_what_is_read(change, result):
+    with pytest.raises(CheckpointError, match=result + REFUSED):
         read_config(foreign(**change))
 
 
@@ -210,7 +210,7 @@ def test_an_order_of_rounding_that_leaves_the_groups_is_read():
 
 
 @pytest.mark.parametrize("size", ["none", "missing"])
-def test_groups_without_a_size_are_refused_in_our_words(size):
+def test_groups_without_a_size_are_refused_with_our_message(size):
     settings = foreign(group_size=None)
     if size == "missing":
         del settings["config_groups"]["group_0"]["weights"]["group_size"]

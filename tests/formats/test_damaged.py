@@ -43,35 +43,39 @@ def test_a_config_that_is_no_object_is_to_be_fetched_again(content, kind, tmp_pa
 
 def test_a_folder_without_weights_says_what_it_lacks(tmp_path):
     (folder_of(tmp_path) / SINGLE).unlink()
-    words = r"has neither model\.safetensors nor model\.safetensors\.index\.json\."
-    with pytest.raises(ModelError, match=words):
+    message = r"has neither model\.safetensors nor model\.safetensors\.index\.json\."
+    with pytest.raises(ModelError, match=message):
         open_checkpoint(tmp_path)
 
 
 def test_a_pickle_is_named_and_never_opened(tmp_path):
     (folder_of(tmp_path) / SINGLE).unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
-    words = r"neither .*; 'pytorch_model\.bin' is a pickle, .* not open: convert it to safetensors"
-    with pytest.raises(ModelError, match=words):
+    message = (
+        r"neither .*; 'pytorch_model\.bin' is a pickle, .* not open: convert it to safetensors"
+    )
+    with pytest.raises(ModelError, match=message):
         open_checkpoint(tmp_path)
 
 
 def test_a_missing_shard_is_named(tmp_path):
     (sharded_of(tmp_path) / "2.safetensors").unlink()
-    words = r"names '2\.safetensors', which is not in .* \(1 missing\)\. Fetch the missing shards"
-    with pytest.raises(ModelError, match=words):
+    message = r"names '2\.safetensors', which is not in .* \(1 missing\)\. Fetch the missing shards"
+    with pytest.raises(ModelError, match=message):
         open_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 40, -1], ids=["all", "in-length", "in-header", "last-byte"])
 @pytest.mark.parametrize(
-    ("made", "name"), [(folder_of, SINGLE), (sharded_of, "2.safetensors")], ids=["single", "shard"]
+    "retained", [0, 4, 40, -1], ids=["all", "in-length", "in-header", "last-byte"]
 )
-def test_a_truncated_file_is_named_before_any_tensor_is_read(made, name, kept, tmp_path):
-    path = made(tmp_path) / name
-    path.write_bytes(path.read_bytes()[:kept])
-    words = rf"{name} in .* cannot be read .* truncated or damaged: fetch it again"
-    with pytest.raises(ModelError, match=words):
+@pytest.mark.parametrize(
+    ("built", "name"), [(folder_of, SINGLE), (sharded_of, "2.safetensors")], ids=["single", "shard"]
+)
+def test_a_truncated_file_is_named_before_any_tensor_is_read(built, name, retained, tmp_path):
+    path = built(tmp_path) / name
+    path.write_bytes(path.read_bytes()[:retained])
+    message = rf"{name} in .* cannot be read .* truncated or damaged: fetch it again"
+    with pytest.raises(ModelError, match=message):
         open_checkpoint(tmp_path)
 
 
@@ -94,15 +98,17 @@ def test_an_index_that_names_a_path_is_not_trusted(how, tmp_path):
         "inside": "deeper/secret.safetensors",
     }[how]
     remap(folder, a=shard)
-    words = r"names '.*secret\.safetensors', which is no file in its own folder\. Do not trust this"
-    with pytest.raises(ModelError, match=words):
+    message = (
+        r"names '.*secret\.safetensors', which is no file in its own folder\. Do not trust this"
+    )
+    with pytest.raises(ModelError, match=message):
         open_checkpoint(folder)
 
 
-def test_an_index_that_lies_about_a_tensor_is_found_out(tmp_path):
+def test_an_index_that_misplaces_a_tensor_is_detected(tmp_path):
     remap(sharded_of(tmp_path), a="2.safetensors")
-    words = r"lists 'a' in 2\.safetensors, which lacks it\. Download that shard again"
-    with pytest.raises(ModelError, match=words):
+    message = r"lists 'a' in 2\.safetensors, which lacks it\. Download that shard again"
+    with pytest.raises(ModelError, match=message):
         open_checkpoint(tmp_path)
 
 
@@ -114,22 +120,22 @@ def test_an_index_that_names_no_tensor_is_refused(index, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ("[1,", r"is not readable JSON .* Fetch the file"),
         ("<html>", r"is a web page, not the file"),
     ],
 )
-def test_an_index_that_is_not_json_is_to_be_fetched_again(content, words, tmp_path):
+def test_an_index_that_is_not_json_is_to_be_fetched_again(content, message, tmp_path):
     (sharded_of(tmp_path) / INDEX).write_text(content)
-    with pytest.raises(ModelError, match=rf"index\.json .*{words}"):
+    with pytest.raises(ModelError, match=rf"index\.json .*{message}"):
         open_checkpoint(tmp_path)
 
 
 def test_a_tensor_that_is_not_there_is_named_with_its_likeliest_likes(tmp_path):
     checkpoint = open_checkpoint(folder_of(tmp_path))
-    words = r"no tensor 'layers\.c\.weight' \(it has 'model\.c\.weight'\)\. .* correct it"
-    with pytest.raises(ModelError, match=words):
+    message = r"no tensor 'layers\.c\.weight' \(it has 'model\.c\.weight'\)\. .* correct it"
+    with pytest.raises(ModelError, match=message):
         checkpoint.tensor("layers.c.weight")
     with pytest.raises(
         ModelError, match=r"no tensor 'z'\. Its config\.json describes another model"
@@ -138,10 +144,12 @@ def test_a_tensor_that_is_not_there_is_named_with_its_likeliest_likes(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["gptq", "bitsandbytes", None])
-def test_an_unknown_quantization_is_named_beside_the_known_ones(method, tmp_path):
+def test_an_unknown_quantization_is_named_with_the_known_ones(method, tmp_path):
     folder_of(tmp_path, {"quantization_config": {"quant_method": method, "bits": 4}})
-    words = rf"quantized with {method!r}\. Salient reads 16-bit models and: awq, compressed-tensors"
-    with pytest.raises(CheckpointError, match=words):
+    message = (
+        rf"quantized with {method!r}\. Salient reads 16-bit models and: awq, compressed-tensors"
+    )
+    with pytest.raises(CheckpointError, match=message):
         open_checkpoint(tmp_path)
 
 
@@ -160,27 +168,27 @@ def test_a_linear_that_lacks_a_tensor_is_incomplete(format, suffix, tmp_path):
     tensors = load_file(folder / SINGLE)
     del tensors[f"{PROJ}.{suffix}"]
     save_file(tensors, folder / SINGLE)
-    words = rf"no tensor '{PROJ}\.{suffix}': the checkpoint is incomplete, write it again"
-    with pytest.raises(CheckpointError, match=words):
+    message = rf"no tensor '{PROJ}\.{suffix}': the checkpoint is incomplete, write it again"
+    with pytest.raises(CheckpointError, match=message):
         open_checkpoint(folder).quantized(PROJ)
 
 
 @each_format
-@pytest.mark.parametrize(("written", "said"), [(32, 64), (64, 32), (128, 32)])
-def test_a_config_of_another_group_size_is_found_out(format, written, said, tmp_path):
+@pytest.mark.parametrize(("written", "reported"), [(32, 64), (64, 32), (128, 32)])
+def test_a_config_of_another_group_size_is_detected(format, written, reported, tmp_path):
     folder, _ = quantized_of(tmp_path, format, Scheme(written))
-    config = load_format(format).config(Scheme(said), [])
+    config = load_format(format).config(Scheme(reported), [])
     (folder / "config.json").write_text(json.dumps({"quantization_config": config}))
-    words = (
+    message = (
         rf"'{PROJ}' has scales \[16, {128 // written}\] and zeros \[16, {128 // written}\], "
-        rf"but its 16 x 128 codes at w4-g{said} need \[16, {128 // said}\]"
+        rf"but its 16 x 128 codes at w4-g{reported} need \[16, {128 // reported}\]"
         r".* Correct group_size in config\.json, or write the checkpoint again"
     )
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         open_checkpoint(folder).quantized(PROJ)
 
 
-def test_a_shape_that_lies_about_its_rows_is_found_out(tmp_path):
+def test_a_shape_with_wrong_rows_is_detected(tmp_path):
     folder, _ = quantized_of(tmp_path, "compressed-tensors")
     tensors = load_file(folder / SINGLE)
     tensors[f"{PROJ}.weight_shape"] = torch.tensor([8, 128])

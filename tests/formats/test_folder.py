@@ -103,89 +103,89 @@ def test_a_tokenizer_that_was_carried_gives_the_same_tokens(folders):
 
 
 @pytest.mark.parametrize("old", ["dtype", "torch_dtype"])
-def test_the_16_bit_type_is_said_in_the_old_word_and_the_new(old):
-    made = config_of(**{old: "bfloat16"})
-    assert made["torch_dtype"] == made["dtype"] == "float16"
+def test_the_16_bit_type_has_the_old_key_and_the_new(old):
+    built = config_of(**{old: "bfloat16"})
+    assert built["torch_dtype"] == built["dtype"] == "float16"
 
 
-def test_the_quantization_of_the_source_is_replaced_and_all_else_kept():
-    made = config_of(quantization_config={"quant_method": "gptq"}, hidden_size=64, odd=[1])
-    assert made["quantization_config"] == QUANTIZATION
-    assert made["hidden_size"] == 64
-    assert made["odd"] == [1]
+def test_only_the_quantization_of_the_source_is_replaced():
+    built = config_of(quantization_config={"quant_method": "gptq"}, hidden_size=64, odd=[1])
+    assert built["quantization_config"] == QUANTIZATION
+    assert built["hidden_size"] == 64
+    assert built["odd"] == [1]
 
 
-def test_the_config_given_is_not_modified():
+def test_the_config_of_the_argument_is_not_modified():
     config = {"dtype": "bfloat16", "rope_parameters": {"rope_type": "default", "rope_theta": 1.0}}
     before = json.dumps(config)
     quantized_config(config, QUANTIZATION, "float16")
     assert json.dumps(config) == before
 
 
-def test_default_rope_is_said_in_the_old_words_too():
+def test_default_rope_has_the_old_keys_too():
     rope = {"rope_type": "default", "rope_theta": 500000.0}
-    made = config_of(rope_parameters=rope)
-    assert made["rope_parameters"] == rope
-    assert made["rope_theta"] == 500000.0
-    assert made["rope_scaling"] is None
+    built = config_of(rope_parameters=rope)
+    assert built["rope_parameters"] == rope
+    assert built["rope_theta"] == 500000.0
+    assert built["rope_scaling"] is None
 
 
-def test_scaled_rope_is_said_in_the_old_words_too():
+def test_scaled_rope_has_the_old_keys_too():
     scaling = {"rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192}
-    made = config_of(rope_parameters={"rope_theta": 10000.0, **scaling})
-    assert made["rope_theta"] == 10000.0
-    assert made["rope_scaling"] == scaling
+    built = config_of(rope_parameters={"rope_theta": 10000.0, **scaling})
+    assert built["rope_theta"] == 10000.0
+    assert built["rope_scaling"] == scaling
 
 
-def test_a_partial_rotary_factor_is_said_where_old_readers_look():
+def test_a_partial_rotary_factor_is_where_old_readers_expect_it():
     rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
-    made = config_of(rope_parameters=rope)
-    assert made["partial_rotary_factor"] == 0.5
-    assert made["rope_scaling"] is None
+    built = config_of(rope_parameters=rope)
+    assert built["partial_rotary_factor"] == 0.5
+    assert built["rope_scaling"] is None
 
 
-def test_rope_of_each_kind_of_layer_is_said_in_gemma_3s_old_words():
+def test_rope_of_each_kind_of_layer_has_gemma_3s_old_keys():
     full = {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}
     local = {"rope_type": "default", "rope_theta": 1e4}
-    made = config_of(rope_parameters={"full_attention": full, "sliding_attention": local})
-    assert made["rope_theta"] == 1e6
-    assert made["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
-    assert made["rope_local_base_freq"] == 1e4
+    built = config_of(rope_parameters={"full_attention": full, "sliding_attention": local})
+    assert built["rope_theta"] == 1e6
+    assert built["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
+    assert built["rope_local_base_freq"] == 1e4
 
 
 def test_rope_of_full_attention_alone_has_no_local_frequency():
     full = {"rope_type": "default", "rope_theta": 1e6}
-    made = config_of(rope_parameters={"full_attention": full, "sliding_attention": None})
-    assert made["rope_theta"] == 1e6
-    assert made["rope_scaling"] is None
-    assert "rope_local_base_freq" not in made
+    built = config_of(rope_parameters={"full_attention": full, "sliding_attention": None})
+    assert built["rope_theta"] == 1e6
+    assert built["rope_scaling"] is None
+    assert "rope_local_base_freq" not in built
 
 
-def test_a_config_in_the_old_words_stays_as_it_is():
+def test_a_config_with_the_old_keys_is_unchanged():
     old = {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}
-    made = config_of(**old)
-    assert {k: made[k] for k in old} == old
-    assert "rope_parameters" not in made
+    built = config_of(**old)
+    assert {k: built[k] for k in old} == old
+    assert "rope_parameters" not in built
 
 
-def test_both_words_of_the_source_stay_as_they_are():
+def test_both_keys_of_the_source_are_unchanged():
     both = {"rope_theta": 1e4, "rope_scaling": None, "rope_parameters": {"rope_theta": 2e4}}
-    made = config_of(**both)
-    assert {k: made[k] for k in both} == both
+    built = config_of(**both)
+    assert {k: built[k] for k in both} == both
 
 
 @pytest.mark.parametrize("config", [{}, {"rope_parameters": None}, {"alibi": True}], ids=str)
-def test_a_model_without_rope_is_given_none(config):
+def test_a_model_without_rope_gets_none(config):
     assert not {"rope_theta", "rope_scaling"} & config_of(**config).keys()
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral", "gemma3_text"])
-def test_transformers_reads_the_same_rope_from_the_old_words_added(kind, tmp_path):
+def test_transformers_reads_the_same_rope_from_the_old_keys(kind, tmp_path):
     from transformers import AutoConfig
 
     source = AutoConfig.for_model(kind)
-    made = quantized_config(json.loads(source.to_json_string(use_diff=False)), {}, "float16")
-    del made["quantization_config"]
-    (tmp_path / "config.json").write_text(json.dumps(made))
-    found = AutoConfig.from_pretrained(tmp_path)
-    assert found.rope_parameters == source.rope_parameters
+    built = quantized_config(json.loads(source.to_json_string(use_diff=False)), {}, "float16")
+    del built["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(built))
+    result = AutoConfig.from_pretrained(tmp_path)
+    assert result.rope_parameters == source.rope_parameters

@@ -28,7 +28,7 @@ def pieces_of(folder, count: int = 4):
     generator = torch.Generator().manual_seed(count)
     paths, tensors = [], {}
     for i in range(count):
-        made = {
+        built = {
             f"blocks.{i}.codes": torch.randint(
                 -9, 9, (3, 8), generator=generator, dtype=torch.int32
             ),
@@ -39,14 +39,14 @@ def pieces_of(folder, count: int = 4):
             f"blocks.{i}.one": torch.tensor(float(i)),
         }
         paths.append(folder / f"piece-{i}.safetensors")
-        write_tensors(paths[-1], made)
-        tensors |= made
+        write_tensors(paths[-1], built)
+        tensors |= built
     return paths, tensors
 
 
-def same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
-    return found.keys() == wanted.keys() and all(
-        found[n].dtype == t.dtype and torch.equal(found[n], t) for n, t in wanted.items()
+def same(result: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
+    return result.keys() == wanted.keys() and all(
+        result[n].dtype == t.dtype and torch.equal(result[n], t) for n, t in wanted.items()
     )
 
 
@@ -90,7 +90,7 @@ def test_json_is_written_for_people_and_read_back(out):
     assert text.endswith("}\n")
 
 
-def test_a_file_replaces_the_one_of_its_name_and_leaves_nothing_beside_it(out):
+def test_a_file_replaces_the_one_of_its_name_and_leaves_no_other(out):
     for content in ("first", "second"):
         write_text(out / "a.txt", content)
         write_tensors(out / "a.safetensors", {"a": torch.ones(1)})
@@ -126,10 +126,10 @@ def test_a_small_checkpoint_is_a_single_file_without_an_index(tmp_path, out):
 def test_merging_changes_no_byte_of_a_tensor(shard_bytes, tmp_path, out):
     pieces, tensors = pieces_of(tmp_path)
     merge(pieces, out, shard_bytes)
-    found = {}
+    result = {}
     for path in out.glob("*.safetensors"):
-        found |= load_file(path)
-    assert same(found, tensors)
+        result |= load_file(path)
+    assert same(result, tensors)
     (out / "config.json").write_text("{}")
     checkpoint = open_checkpoint(out)
     assert same({name: checkpoint.tensor(name) for name in checkpoint.files}, tensors)
@@ -212,18 +212,20 @@ def tiny_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-WORDS = r"The disk of .* is full \(\d+ MiB free\)\. Free some space and run the same command again"
+MESSAGE = (
+    r"The disk of .* is full \(\d+ MiB free\)\. Free some space and run the same command again"
+)
 
 
-def test_tensors_that_do_not_fit_the_disk_say_so_and_leave_nothing(tiny_disk):
-    with pytest.raises(ResourceError, match=WORDS):
+def test_tensors_that_do_not_fit_the_disk_are_an_error_and_leave_nothing(tiny_disk):
+    with pytest.raises(ResourceError, match=MESSAGE):
         write_tensors(tiny_disk / "a.safetensors", {"a": torch.ones(2**20)})
     assert names(tiny_disk) == set()
 
 
 def test_text_that_does_not_fit_the_disk_says_so_and_leaves_the_old(tiny_disk):
     write_text(tiny_disk / "a.txt", "first")
-    with pytest.raises(ResourceError, match=WORDS):
+    with pytest.raises(ResourceError, match=MESSAGE):
         write_text(tiny_disk / "a.txt", "x" * 2**21)
     assert names(tiny_disk) == {"a.txt"}
     assert (tiny_disk / "a.txt").read_text() == "first"
@@ -234,7 +236,7 @@ def test_a_merge_that_does_not_fit_the_disk_says_so_and_leaves_no_index(tmp_path
     for i in range(3):
         pieces.append(tmp_path / f"{i}.safetensors")
         save_file({f"t{i}": torch.ones(2**17)}, pieces[-1])  # half a MiB each
-    with pytest.raises(ResourceError, match=WORDS):
+    with pytest.raises(ResourceError, match=MESSAGE):
         merge(pieces, tiny_disk, shard_bytes=1)
     assert not [n for n in names(tiny_disk) if n.endswith(".tmp") or n == INDEX]
     assert all(load_file(path) for path in tiny_disk.glob("*.safetensors"))

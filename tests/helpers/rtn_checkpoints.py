@@ -48,8 +48,8 @@ def rounded(
     merge([pieces.path(i) for i in range(-1, len(skeleton.blocks))], out)
     names = sorted(map(skeleton.files.module, [*layers.left, *skeleton.tower_modules()]))
     settings = load_format(format).config(layers.scheme, names)
-    words = str(dtype).removeprefix("torch.")
-    write_json(out / "config.json", quantized_config(source.config, settings, words))
+    dtype_name = str(dtype).removeprefix("torch.")
+    write_json(out / "config.json", quantized_config(source.config, settings, dtype_name))
     copy_metadata(model, out)
     return out
 

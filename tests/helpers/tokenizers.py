@@ -12,7 +12,7 @@ LINES = [
     "我们今天去公园看花,你们去不去?",
     "Das Käsebrötchen schmeckt übermäßig gut 🧀🥖😀😀",
 ]
-WORDS = [
+PIECES = [
     *(
         "the",
         " cat",
@@ -31,9 +31,9 @@ WORDS = [
 ]
 
 
-def random_text(seed: int, words: int = 12) -> str:
+def random_text(seed: int, count: int = 12) -> str:
     """Seeded pieces of many scripts, joined."""
-    return "".join(random.Random(seed).choices(WORDS, k=words))
+    return "".join(random.Random(seed).choices(PIECES, k=count))
 
 
 def byte_level() -> PreTrainedTokenizerFast:

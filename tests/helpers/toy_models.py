@@ -80,13 +80,13 @@ def toy_folder(folder: Path, kind: str = "llama", **changes: Any) -> Path:
     return save(tiny_model(kind, **changes), folder)
 
 
-def toy_text(folder: Path, words: int = 3000) -> Path:
+def toy_text(folder: Path, word_count: int = 3000) -> Path:
     """A text file of seeded random words, one paragraph a hundred words."""
     generator = torch.Generator().manual_seed(0)
     letters = "etaoinshrdlu"
-    picks = torch.randint(len(letters), (words, 5), generator=generator)
+    picks = torch.randint(len(letters), (word_count, 5), generator=generator)
     spelled = ["".join(letters[i] for i in row) for row in picks.tolist()]
-    paragraphs = [" ".join(spelled[i : i + 100]) for i in range(0, words, 100)]
+    paragraphs = [" ".join(spelled[i : i + 100]) for i in range(0, word_count, 100)]
     path = folder / "toy.txt"
     path.write_text("\n\n".join(paragraphs))
     return path

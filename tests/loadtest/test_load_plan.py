@@ -121,13 +121,13 @@ def test_without_a_rate_all_requests_are_due_at_once():
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 9, 50])
-def test_without_a_tokenizer_a_prompt_has_as_many_words_as_tokens(tokens):
+def test_without_a_tokenizer_a_token_is_counted_as_one_word(tokens):
     for excerpt in cut_excerpts(TEXT, tokens, 0):
         assert len(numbered(excerpt, 7).split()) == tokens
 
 
 @pytest.mark.parametrize("tokens", [16, 40, 300])
-def test_with_a_tokenizer_a_prompt_is_as_long_as_whole_words_allow(tokens):
+def test_with_a_tokenizer_a_prompt_ends_at_a_whole_word(tokens):
     # a letter a token: the longest word has 5, and a space before it
     for excerpt in cut_excerpts(TEXT, tokens, 0, len):
         assert tokens - 6 < len(numbered(excerpt, 123)) <= tokens
@@ -140,6 +140,6 @@ def test_prompts_begin_differently_and_follow_their_seed():
     assert len({numbered(excerpts[0], 1_000_003 + n)[0] for n in range(10)}) == 10
 
 
-def test_a_text_without_words_is_refused():
+def test_a_text_of_spaces_is_refused():
     with pytest.raises(RequestError, match="has no words"):
         cut_excerpts("  \n", 8, 0)

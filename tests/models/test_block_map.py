@@ -56,8 +56,8 @@ def test_a_refusal_names_who_stood_in_the_way(tmp_path):
     groups = [g for kind in report.data["kinds_of_blocks"] for g in kind["groups"]]
     refused = next(g for g in groups if "self_attn.qkv_proj" in g["readers"])
     assert not refused["proven"]
-    words = "folding a scale into 'input_layernorm' changes the block's output by "
-    assert refused["refusal"].startswith(words)
+    message = "folding a scale into 'input_layernorm' changes the block's output by "
+    assert refused["refusal"].startswith(message)
     blame = "it is also read by 'the block itself' (mul), which takes no scale"
     assert refused["refusal"].endswith(blame)
 
@@ -76,14 +76,14 @@ def test_towers_stay_at_sixteen_bits(tmp_path):
 @pytest.mark.parametrize("kind", ["llama", "qwen2_moe", "jamba"])
 def test_a_run_scales_what_the_map_shows(kind, text, tmp_path):
     report = mapped(kind, tmp_path / "model")
-    made = run(tmp_path / "model", tmp_path / "out", text)
+    built = run(tmp_path / "model", tmp_path / "out", text)
     shown = {
         (b, tuple(g["readers"])): (g["absorber"] if g["proven"] else None, g["count"])
         for kind in report.data["kinds_of_blocks"]
         for g in kind["groups"]
         for b in kind["blocks"]
     }
-    for block in made.data["blocks"]:
+    for block in built.data["blocks"]:
         for group in block["groups"]:
             key = block["block"], tuple(group["readers"])
             assert shown[key] == (group["absorber"], group["count"])
@@ -93,7 +93,7 @@ def test_a_run_scales_what_the_map_shows(kind, text, tmp_path):
         for b in kind["blocks"]
         for name, why in kind["at_16_bits"].items()
     }
-    assert left == made.data["left_at_16_bits"]
+    assert left == built.data["left_at_16_bits"]
 
 
 def test_the_map_is_one_json_document(tmp_path):
@@ -101,7 +101,7 @@ def test_the_map_is_one_json_document(tmp_path):
     assert json.loads(report.to_json())["kinds_of_blocks"][0]["groups"][0]["count"] == 1
 
 
-def test_tensors_that_belong_to_no_part_are_said(tmp_path):
+def test_tensors_that_belong_to_no_part_are_reported(tmp_path):
     from safetensors.torch import load_file, save_file
 
     save(tiny_model(), tmp_path)

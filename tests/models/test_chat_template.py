@@ -114,7 +114,7 @@ def test_content_of_any_script_survives(content, template):
     rendered(QWEN_THINKING, {"messages": [USER, {"role": "assistant", "tool_calls": calls}]})
 
 
-def test_escaped_text_is_found():
+def test_escaped_text_is_detected():
     template = "{% for m in messages %}{{ m.content | tojson(ensure_ascii=True) }}{% endfor %}"
     rendered(template, {"messages": [{"role": "user", "content": "Zoë 天气 😀 upper"}]})
     rendered("{{ messages[0].content | upper }}", {"messages": [USER]})
@@ -146,9 +146,9 @@ def test_several_templates_without_a_default_are_named():
         select_template({"tool_use": "T", "rag": "R"}, to_document({"messages": [USER]}, "row"))
 
 
-def test_sampled_words_are_spread_over_the_text():
-    words = [f"word{number}" for number in range(1000)]
-    terms = sample_terms(" ".join(words))
+def test_samples_are_spread_over_the_text():
+    pattern = [f"word{number}" for number in range(1000)]
+    terms = sample_terms(" ".join(pattern))
     assert (terms[0], terms[-1], len(terms)) == ("word0", "word999", 16)
     long = " ".join(f"w{number:07d}" for number in range(200_000))
     assert all(term in long for term in sample_terms(long))

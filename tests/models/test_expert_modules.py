@@ -65,7 +65,7 @@ def test_every_weight_is_in_one_expert_once(kind):
     assert all(bool((count == 1).all()) for count in counted.values())
 
 
-def test_layouts_are_told_apart():
+def test_layouts_are_distinguished():
     layouts = {kind: unfused(whole(kind)).layout for kind in ("mixtral", "llama4_text", "gpt_oss")}
     assert not layouts["mixtral"].transposed
     assert layouts["llama4_text"].transposed
@@ -90,8 +90,8 @@ class Odd(nn.Module):
             token, slot = torch.where(index == number)
             gate, up = (x[token] @ self.gate_up_proj[number].t()).chunk(2, -1)
             inner = self.act_fn(gate) * (up + 1 if self.bend else up)
-            found = (inner @ self.down_proj[number].t()) * weights[token, slot, None]
-            out.index_add_(0, token, found)
+            result = (inner @ self.down_proj[number].t()) * weights[token, slot, None]
+            out.index_add_(0, token, result)
         return out
 
 

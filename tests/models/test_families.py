@@ -80,19 +80,19 @@ def streamed(skeleton: Skeleton, blocks: list[nn.Module], ids: Tensor = IDS) -> 
     return skeleton.logits(ids, hidden)
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
 
 
-def typical(found: Tensor, expected: Tensor) -> float:
+def typical(actual: Tensor, expected: Tensor) -> float:
     """The median over tokens of the relative change: a token whose router chose between equals and
     fell to the other side changes much, and says nothing of the rounding."""
-    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).median())
+    return float(((actual - expected).norm(dim=-1) / expected.norm(dim=-1)).median())
 
 
-def agreement(found: Tensor, expected: Tensor) -> float:
+def agreement(actual: Tensor, expected: Tensor) -> float:
     """How often both have the same most likely token."""
-    return float((found.argmax(-1) == expected.argmax(-1)).float().mean())
+    return float((actual.argmax(-1) == expected.argmax(-1)).float().mean())
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -100,10 +100,10 @@ def test_a_streamed_model_gives_the_whole_models_logits(kind, folders):
     model, folder = folders(kind)
     skeleton = skeleton_of(folder)
     assert skeleton.unknown_names() == []
-    found = streamed(skeleton, [skeleton.block(i) for i in range(len(skeleton.blocks))])
+    actual = streamed(skeleton, [skeleton.block(i) for i in range(len(skeleton.blocks))])
     with torch.no_grad():
         expected = model(input_ids=IDS, use_cache=False).logits
-    assert relative(found, expected) < model_rounding(len(skeleton.blocks))
+    assert relative(actual, expected) < model_rounding(len(skeleton.blocks))
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -113,13 +113,13 @@ def test_every_linear_is_in_a_group_that_is_proven_or_says_why_not(kind, watched
         readers = [name for group in groups for name in group.readers]
         assert len(readers) == len(set(readers))
         assert set(skeleton.linears(index)) <= set(readers)
-        kept = [g for g in groups if g.proven]
-        assert all(g.proof_error is not None and g.proof_error < TOLERANCE for g in kept)
+        retained = [g for g in groups if g.proven]
+        assert all(g.proof_error is not None and g.proof_error < TOLERANCE for g in retained)
         assert all(g.refusal for g in groups if not g.proven)
-    found = scaled_and_refused(groups for _, groups in blocks)
+    actual = scaled_and_refused(groups for _, groups in blocks)
     expected = FAMILIES[kind]
-    row = f"tests/helpers/families.py should have: {found[0]}, refused={found[1]}"
-    assert found == (expected.scaled, expected.refused), row
+    row = f"tests/helpers/families.py should have: {actual[0]}, refused={actual[1]}"
+    assert actual == (expected.scaled, expected.refused), row
     uncalled = [n for _, groups in blocks for g in groups if not g.called for n in g.readers]
     assert not any(".experts." in name for name in uncalled)
     left = {pattern(n) for i in range(len(blocks)) for n in skeleton.unfit(i)}
@@ -152,8 +152,8 @@ def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, watched):
     hidden, calls = skeleton.calls(CALIBRATION)
     unseen, unseen_calls = skeleton.calls(IDS)
     versions: dict[str, list[nn.Module]] = {"plain": [], "awq": []}
-    for index, (kept, groups) in enumerate(watched(kind).blocks):
-        block, unfit = copy.deepcopy(kept), skeleton.unfit(index)
+    for index, (retained, groups) in enumerate(watched(kind).blocks):
+        block, unfit = copy.deepcopy(retained), skeleton.unfit(index)
         wanted = {
             n: m
             for n, m in skeleton.linears(index).items()
@@ -161,10 +161,10 @@ def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, watched):
         }
         target = OutputTarget(FINE, torch.float16, frozenset(wanted))
         called = [g for g in groups if g.called and target.quantized.intersection(g.readers)]
-        made = []
+        built = []
 
-        def pass_(through, _, hidden=hidden, call=calls[index], made=made):
-            made.append(through(hidden, call))
+        def pass_(through, _, hidden=hidden, call=calls[index], built=built):
+            built.append(through(hidden, call))
 
         stats = BlockStatistics(skeleton.blocks[index], block, called, pass_)
         with InputRecorder(block, stats.firsts) as recorder:
@@ -178,7 +178,7 @@ def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, watched):
         for version, of in (("plain", plain_result(result)), ("awq", result)):
             versions[version].append(skeleton.block(index))
             load_weights(versions[version][-1], of)
-        hidden, unseen = made[0], after
+        hidden, unseen = built[0], after
     expected = streamed(skeleton, originals, MANY)
     plain, awq = (streamed(skeleton, versions[version], MANY) for version in ("plain", "awq"))
     assert typical(awq, expected) < 1.15 * typical(plain, expected)

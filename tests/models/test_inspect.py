@@ -15,26 +15,26 @@ EACH = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pr
 
 
 @pytest.fixture(scope="module")
-def made(toy, text, tmp_path_factory) -> dict[str, Path]:
+def built(toy, text, tmp_path_factory) -> dict[str, Path]:
     """A checkpoint of each format, one linear of it left at 16 bits; do not change them."""
     folder = tmp_path_factory.mktemp("inspection")
     options = {"samples": 4, "sequence_length": 64, "skip": ["layers.1.mlp.down_proj"]}
     for format, scheme in (("awq", "w4-g32"), ("compressed-tensors", "w4-g32-sym")):
         out = str(folder / format)
-        given = {"format": format, "scheme": scheme, "calibration": str(text)}
-        api.quantize(str(toy), out, **given, **options)
+        shared = {"format": format, "scheme": scheme, "calibration": str(text)}
+        api.quantize(str(toy), out, **shared, **options)
     return {path.name: path for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
     ("format", "scheme"), [("awq", "w4-g32"), ("compressed-tensors", "w4-g32-sym")]
 )
-def test_a_checkpoint_tells_format_scheme_layers_and_sizes(format, scheme, made):
-    data = api.inspect(made[format]).report.data
+def test_a_checkpoint_tells_format_scheme_layers_and_sizes(format, scheme, built):
+    data = api.inspect(built[format]).report.data
     assert (data["format"], data["scheme"], data["dtype"]) == (format, scheme, "float16")
     assert (data["model_type"], data["quantized_linears"]) == ("llama", 13)
     assert data["linears_by_kind"] == {kind: 1 if kind == "down_proj" else 2 for kind in EACH}
-    tensors = load_file(made[format] / "model.safetensors")
+    tensors = load_file(built[format] / "model.safetensors")
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     rest = sum(size for name, size in sizes.items() if tensors[name].dtype.is_floating_point)
     scales = sum(size for name, size in sizes.items() if name.endswith("scale") or "scales" in name)
@@ -42,9 +42,9 @@ def test_a_checkpoint_tells_format_scheme_layers_and_sizes(format, scheme, made)
     assert data["bytes"]["quantized"] == sum(sizes.values()) - rest + scales
 
 
-def test_the_evidence_is_shown_with_the_worst_blocks_first(made):
-    report = api.inspect(made["awq"]).report
-    evidence = json.loads((made["awq"] / "salient.json").read_text())
+def test_the_evidence_is_shown_with_the_worst_blocks_first(built):
+    report = api.inspect(built["awq"]).report
+    evidence = json.loads((built["awq"] / "salient.json").read_text())
     assert report.data["evidence"] == evidence
     table = next(t for t in report.tables if "largest error" in t.title)
     worst = sorted(evidence["blocks"], key=lambda b: -b["error_awq"])
@@ -52,9 +52,9 @@ def test_the_evidence_is_shown_with_the_worst_blocks_first(made):
     assert f"Held-out KL {evidence['heldout']['awq']['kl']:.4f}" in report.lines[0]
 
 
-def test_the_result_has_the_folder_format_and_scheme(made, toy):
-    awq, plain = api.inspect(made["awq"]), api.inspect(toy)
-    assert (awq.folder, awq.format, awq.scheme) == (made["awq"], "awq", "w4-g32")
+def test_the_result_has_the_folder_format_and_scheme(sample, toy):
+    awq, plain = api.inspect(sample["awq"]), api.inspect(toy)
+    assert (awq.folder, awq.format, awq.scheme) == (sample["awq"], "awq", "w4-g32")
     assert (plain.folder, plain.format, plain.scheme) == (toy, None, None)
 
 
@@ -70,8 +70,8 @@ def test_a_sixteen_bit_model_has_no_format_and_no_codes(toy):
     ("format", "suffix"),
     [("awq", "scales"), ("awq", "qzeros"), ("compressed-tensors", "weight_scale")],
 )
-def test_a_checkpoint_that_lacks_a_tensor_is_named_incomplete(format, suffix, made, tmp_path):
-    folder = Path(shutil.copytree(made[format], tmp_path / "copy"))
+def test_a_checkpoint_that_lacks_a_tensor_is_named_incomplete(format, suffix, built, tmp_path):
+    folder = Path(shutil.copytree(built[format], tmp_path / "copy"))
     tensors = load_file(folder / "model.safetensors")
     lost = f"model.layers.1.mlp.up_proj.{suffix}"
     del tensors[lost]
@@ -80,17 +80,19 @@ def test_a_checkpoint_that_lacks_a_tensor_is_named_incomplete(format, suffix, ma
         api.inspect(str(folder))
 
 
-def test_a_config_that_claims_codes_over_sixteen_bits_is_found_out(made, toy, tmp_path):
+def test_a_config_with_codes_over_16_bit_tensors_is_detected(built, toy, tmp_path):
     folder = Path(shutil.copytree(toy, tmp_path / "copy"))
-    claim = json.loads((made["awq"] / "config.json").read_text())["quantization_config"]
+    claim = json.loads((built["awq"] / "config.json").read_text())["quantization_config"]
     rewrite_json(folder / "config.json", quantization_config=claim)
-    words = r"declares the format awq, but has no \*\.qweight\. Its config\.json belongs to another"
-    with pytest.raises(CheckpointError, match=words):
+    message = (
+        r"declares the format awq, but has no \*\.qweight\. Its config\.json belongs to another"
+    )
+    with pytest.raises(CheckpointError, match=message):
         api.inspect(str(folder))
 
 
-def test_damaged_evidence_is_named(made, tmp_path):
-    folder = Path(shutil.copytree(made["awq"], tmp_path / "copy"))
+def test_damaged_evidence_is_named(built, tmp_path):
+    folder = Path(shutil.copytree(built["awq"], tmp_path / "copy"))
     (folder / "salient.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"salient\.json is no readable JSON"):
         api.inspect(str(folder))

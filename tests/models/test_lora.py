@@ -72,9 +72,9 @@ def test_the_weights_that_are_read_are_those_that_peft_merges(kind, toy, tmp_pat
     assert adapted.parameter_names() == source.parameter_names()
     changed = []
     for name, expected in merged.state_dict().items():
-        found = adapted.tensor(name)
-        assert_within(found, expected, likely(WIDEST) * expected.abs().max())
-        if not torch.equal(found.float(), source.tensor(name).float()):
+        actual = adapted.tensor(name)
+        assert_within(actual, expected, likely(WIDEST) * expected.abs().max())
+        if not torch.equal(actual.float(), source.tensor(name).float()):
             changed.append(name)
     touched = {name.rpartition(".")[0] for name in changed}
     assert touched == {*adapted.adapter.parts, *(["lm_head"] if "head" in kind else [])}
@@ -88,10 +88,10 @@ def test_an_adapter_in_sixteen_bits_is_merged_in_float32(toy, tmp_path):
     merged = peft.PeftModel.from_pretrained(reference(toy), tmp_path).merge_and_unload()
     adapted = AdaptedCheckpoint.over(open_checkpoint(toy), open_adapter(tmp_path))
     name = "model.layers.0.mlp.down_proj.weight"
-    found = adapted.tensor(name)
-    assert found.dtype == torch.float32
+    actual = adapted.tensor(name)
+    assert actual.dtype == torch.float32
     expected = merged.get_parameter(name)
-    assert_within(found, expected, likely(WIDEST) * expected.abs().max())
+    assert_within(actual, expected, likely(WIDEST) * expected.abs().max())
 
 
 def test_quantizing_with_an_adapter_gives_the_merged_models_checkpoint(toy, text, tmp_path):
@@ -188,10 +188,10 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_an_adapter_that_cannot_be_merged_says_why_and_what_to_do(damage, toy, text, tmp_path):
     trained(toy, tmp_path / "adapter")
-    harm, words = DAMAGES[damage]
+    harm, message = DAMAGES[damage]
     harm(tmp_path / "adapter")
     adapter, out = str(tmp_path / "adapter"), str(tmp_path / "out")
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         api.quantize(str(toy), out, adapter=adapter, **small(text))
     assert not (tmp_path / "out").exists()
 
@@ -199,10 +199,10 @@ def test_an_adapter_that_cannot_be_merged_says_why_and_what_to_do(damage, toy, t
 def test_an_adapter_of_a_deeper_model_names_what_is_missing(toy, tmp_path):
     deeper = toy_folder(tmp_path / "deeper", num_hidden_layers=4)
     trained(deeper, tmp_path / "adapter")
-    words = (
+    message = (
         r"changes 'model\.layers\.[23]\..*weight', which .* does not have \(4 such\)\. It was tr"
     )
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         AdaptedCheckpoint.over(open_checkpoint(toy), open_adapter(tmp_path / "adapter"))
 
 

@@ -27,15 +27,15 @@ def test_a_folder_here_goes_before_a_hub_id_and_the_demo(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["", "nothing", "./org/name", "/org", "~/none", "a/b/c", "../x"], ids=repr
 )
-def test_a_path_that_is_not_there_is_never_asked_of_the_hub(name, tmp_path, monkeypatch):
-    def asked(*_: object, **__: object) -> None:
+def test_a_missing_path_is_not_requested_from_the_hub(name, tmp_path, monkeypatch):
+    def requested(*_: object, **__: object) -> None:
         raise AssertionError("asked the Hub")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", requested)
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir(tmp_path / "inner")
-    words = r"^No model folder '.*'\. Use a folder with config\.json and safetensors, a Hub id"
-    with pytest.raises(ModelError, match=words):
+    message = r"^No model folder '.*'\. Use a folder with config\.json and safetensors, a Hub id"
+    with pytest.raises(ModelError, match=message):
         model_folder(name)
 
 
@@ -47,11 +47,11 @@ def test_a_file_is_no_model_folder(tmp_path):
 
 def test_a_hub_id_that_cannot_be_fetched_says_what_to_check():
     """The Hub is switched off in these tests (conftest.py)."""
-    words = (
+    message = (
         r"^'no-such-org/no-such-model' is neither a local folder nor a model of the Hub "
         r"\(.+\)\. Check the name, the network and, for gated models, `hf auth login`\.$"
     )
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         model_folder("no-such-org/no-such-model")
 
 
@@ -62,15 +62,15 @@ def test_a_name_that_no_hub_model_can_have_is_refused_likewise(name):
 
 
 def test_only_safetensors_configs_and_tokenizers_are_fetched(tmp_path, monkeypatch):
-    asked = {}
+    requested = {}
 
     def download(name: str, **options: object) -> str:
-        asked.update(options, name=name)
+        requested.update(options, name=name)
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert model_folder("org/name") == tmp_path
-    assert asked == {"name": "org/name", "allow_patterns": PATTERNS}
+    assert requested == {"name": "org/name", "allow_patterns": PATTERNS}
     unsafe = ("model.bin", "model.pt", "model.pth", "weights.pkl", "modeling_x.py", "x.ckpt")
     assert not any(Path(name).match(pattern) for name in unsafe for pattern in PATTERNS)
     needed = ("model-00001-of-00002.safetensors", "tokenizer.json", "chat_template.jinja")

@@ -25,10 +25,10 @@ EVERY = torch.arange(64)
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> Callable[[str], tuple[nn.Module, BlockProbe]]:
     """The first block of a tiny model of a family, and a probe with real hidden states."""
-    made = {}
+    built = {}
 
     def setting(kind: str) -> tuple[nn.Module, BlockProbe]:
-        if kind not in made:
+        if kind not in built:
             folder = tmp_path_factory.mktemp(kind)
             save(tiny_model(kind, **(GEMMA2 if kind == "gemma2" else {})), folder)
             skeleton = Skeleton(open_checkpoint(folder), torch.float32, torch.device("cpu"))
@@ -36,8 +36,8 @@ def settings(tmp_path_factory) -> Callable[[str], tuple[nn.Module, BlockProbe]]:
             hidden, calls = skeleton.calls(ids)
             single = skeleton.calls(ids[0, :, None])[1]
             probe = BlockProbe(hidden, calls[0], hidden[0, :, None], single[0])
-            made[kind] = skeleton.block(0), probe
-        return made[kind]
+            built[kind] = skeleton.block(0), probe
+        return built[kind]
 
     return setting
 
@@ -46,13 +46,13 @@ def check_refused(group: ScaleGroup) -> None:
     assert not group.proven
     assert group.proof_error is not None
     assert group.proof_error > 100 * TOLERANCE  # by far: a wrong group is no matter of rounding
-    words = f"folding a scale into {group.absorber!r} changes the block's output by "
-    assert group.refusal.startswith(words)
-    reason = group.refusal.removeprefix(words).partition(": ")[2]
+    message = f"folding a scale into {group.absorber!r} changes the block's output by "
+    assert group.refusal.startswith(message)
+    reason = group.refusal.removeprefix(message).partition(": ")[2]
     assert reason.startswith(("it is also read by '", "something else reads it, or an activation "))
 
 
-def found_group(block: nn.Module, probe: BlockProbe, readers: tuple[str, ...]) -> ScaleGroup:
+def proposed_group(block: nn.Module, probe: BlockProbe, readers: tuple[str, ...]) -> ScaleGroup:
     return next(g for g in find_groups(block, probe) if g.readers == readers)
 
 
@@ -97,7 +97,7 @@ def test_values_that_feed_the_output_by_other_rows_are_refused(settings):
 def test_a_norm_with_the_other_offset_is_refused(kind, wrong, settings):
     block, probe = settings(kind)
     check_refused(FoldProof(block, probe).of(ScaleGroup((QKV,), IN, EVERY, wrong)))
-    assert found_group(block, probe, QKV).offset == 1.0 - wrong
+    assert proposed_group(block, probe, QKV).offset == 1.0 - wrong
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "phi3"])
@@ -207,18 +207,18 @@ def test_folding_a_scale_and_its_inverse_restores_the_block(settings):
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
 
 
-def test_groups_seen_in_a_block_are_proven_again_in_the_next_of_its_shape(settings):
+def test_groups_of_a_block_are_proven_again_in_the_next_of_its_shape(settings):
     """What was right there may be wrong here: a wrong proposal is searched anew."""
     block, probe = settings("llama")
     right = find_groups(block, probe)
     wrong = [replace(g, absorber=POST) if g.readers == QKV else g for g in right]
-    found = find_groups(block, probe, wrong)
-    assert [(g.readers, g.absorber, g.proven) for g in found] == [
+    result = find_groups(block, probe, wrong)
+    assert [(g.readers, g.absorber, g.proven) for g in result] == [
         (g.readers, g.absorber, True) for g in right
     ]
 
 
-def test_groups_that_do_not_hold_beside_the_others_are_refused(settings, monkeypatch):
+def test_groups_that_fail_together_with_the_others_are_refused(settings, monkeypatch):
     block, probe = settings("llama")
     alone = FoldProof.error
     monkeypatch.setattr(FoldProof, "error", lambda p, gs: 1.0 if len(gs) == 4 else alone(p, gs))

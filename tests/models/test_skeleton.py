@@ -23,8 +23,10 @@ def test_blocks_that_hand_on_more_than_hidden_states_are_refused(tmp_path):
     """GLM-5 hands the positions that a block chose on to the next ones."""
     model = tiny_model("glm_moe_dsa", **FAMILIES["deepseek_v3"].changes)
     skeleton = skeleton_of(save(model, tmp_path))
-    words = r"'model\.layers\.1' takes more from the block before it than hidden states: GlmMoeDsa"
-    with pytest.raises(ModelError, match=words):
+    message = (
+        r"'model\.layers\.1' takes more from the block before it than hidden states: GlmMoeDsa"
+    )
+    with pytest.raises(ModelError, match=message):
         skeleton.calls(IDS)
 
 
@@ -38,19 +40,19 @@ HYBRID = {
 }
 
 
-def test_parameters_made_of_others_are_refused_and_the_advice_helps(tmp_path):
+def test_parameters_derived_from_others_are_refused_and_the_advice_helps(tmp_path):
     """OLMo hybrid's files hold three convolutions that Transformers joins to one."""
     model = tiny_model("olmo_hybrid", **HYBRID)
     folder = save(model, tmp_path / "published")
-    words = r"has no tensor 'model.*'\. Transformers makes .* save_original_format=False"
+    message = r"has no tensor 'model.*'\. Transformers makes .* save_original_format=False"
     skeleton = skeleton_of(folder)
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         skeleton.block(0)
     rewritten = skeleton_of(save(model, tmp_path / "rewritten", save_original_format=False))
-    found = rewritten.block(0).state_dict()
+    result = rewritten.block(0).state_dict()
     expected = model.model.layers[0].state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name].half(), expected[name].half()) for name in expected)
+    assert result.keys() == expected.keys()
+    assert all(torch.equal(result[name].half(), expected[name].half()) for name in expected)
 
 
 def test_a_missing_head_that_is_not_tied_is_named(tmp_path):
@@ -82,9 +84,11 @@ def test_a_whole_model_has_its_vision_tower(tmp_path, text):
     model = tiny_model("llava", vision=family.vision, **family.changes)
     folder = save(model, tmp_path / "model")
     run(folder, tmp_path / "out", text)
-    found, _ = api.load(str(tmp_path / "out"))
-    assert not any(p.is_meta for p in found.parameters())
+    result, _ = api.load(str(tmp_path / "out"))
+    assert not any(p.is_meta for p in result.parameters())
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        seen, expected = (m.model.vision_tower(pixels).last_hidden_state for m in (found, model))
-    assert_within(seen, expected, model_rounding() * expected.abs().max())
+        recorded, expected = (
+            m.model.vision_tower(pixels).last_hidden_state for m in (result, model)
+        )
+    assert_within(recorded, expected, model_rounding() * expected.abs().max())

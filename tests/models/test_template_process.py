@@ -136,7 +136,7 @@ def test_a_rendering_that_gets_no_process_in_time_is_refused(monkeypatch):
     pool.close()
 
 
-def test_a_process_that_cannot_start_is_an_error_in_words(monkeypatch, tmp_path):
+def test_a_process_that_cannot_start_is_an_error_with_the_reason(monkeypatch, tmp_path):
     monkeypatch.setattr(template_process, "CHILD", tmp_path / "absent.py")
     with pytest.raises(ModelError, match=r"No process could be started.* \(ulimit -u\)"):
         ProcessPool().render("a", {"messages": []}, None)

@@ -143,7 +143,7 @@ def test_a_prompt_may_end_inside_a_character(tokenizer):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_pieces_continue_after_the_last_whole_character_of_a_prompt(tokenizer, seed):
-    ids = tokens(tokenizer, random_text(seed, words=30))
+    ids = tokens(tokenizer, random_text(seed, count=30))
     whole = decoded(tokenizer, ids)
     for cut in random.Random(seed).choices(range(len(ids)), k=10):
         # a SentencePiece decoder gives up a run of bytes for the one that is missing at its end
@@ -215,7 +215,7 @@ class Watched:
 def test_the_cost_of_a_token_does_not_grow(tokenizer, kind):
     lead = tokens(tokenizer, "\U0001fae8")[-2]
     ids = {
-        "text": tokens(tokenizer, random_text(0, words=400)),
+        "text": tokens(tokenizer, random_text(0, count=400)),
         "broken": [lead] * 600,
         "special": [tokenizer.eos_token_id] * 600,
         "spaces": tokens(tokenizer, " ")[:1] * 600,
@@ -223,7 +223,7 @@ def test_the_cost_of_a_token_does_not_grow(tokenizer, kind):
         "unknown": [10**6] * 600,
     }[kind]
     watched = Watched(tokenizer)
-    pieces(watched, ids, prompt=tokens(tokenizer, random_text(1, words=400)))
+    pieces(watched, ids, prompt=tokens(tokenizer, random_text(1, count=400)))
     assert len(watched.lengths) < 3 * len(ids) + 10
     assert max(watched.lengths) <= 2 * MOST_PENDING
 
