@@ -78,9 +78,9 @@ def _tensor(folder: Path, chance: random.Random) -> str:
     tensors = load_file(path)
     name = chance.choice(sorted(tensors))
     what, old = chance.choice(list(TENSOR_CHANGES)), tensors[name]
-    said = TENSOR_CHANGES[what](tensors, name, old, chance)
+    reported = TENSOR_CHANGES[what](tensors, name, old, chance)
     save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
-    return f"{what} {name} {said}"
+    return f"{what} {name} {reported}"
 
 
 def _rename(tensors: dict[str, Tensor], name: str, old: Tensor, chance: random.Random) -> str:
@@ -152,12 +152,12 @@ def _config(folder: Path, chance: random.Random) -> str:
     key = chance.choice(sorted(config))
     if chance.random() < 0.4:
         del config[key]
-        said = "removed"
+        reported = "removed"
     else:
         config[key] = chance.choice([v for v in ODD if v != config[key]])
-        said = f"is {config[key]!r}"
+        reported = f"is {config[key]!r}"
     path.write_text(json.dumps(config))
-    return f"config {key} {said}"
+    return f"config {key} {reported}"
 
 
 def outcome(folder: Path, change: str, out: Path, text: Path, *, full: bool = True) -> Outcome:
@@ -178,10 +178,10 @@ def outcome(folder: Path, change: str, out: Path, text: Path, *, full: bool = Tr
     own = results[0].report.data["heldout"]["awq"]["kl"]
     try:
         expected = transformers_logits(folder)
-        found = transformers_logits(dequantized(out))
+        result = transformers_logits(dequantized(out))
     except Exception as error:  # noqa: BLE001  whatever Transformers cannot load or run
         return Outcome(change, own=own, fault=f"Transformers: {type(error).__name__}: {error}")
-    kl = divergence(expected, found)
+    kl = divergence(expected, result)
     fault = "" if kl < 4 * own + 0.02 else f"KL {kl:.4f}, the run's own {own:.4f}"
     return Outcome(change, "", kl, own, fault)
 
@@ -208,9 +208,9 @@ def transformers_logits(folder: Path) -> Tensor:
         return model(input_ids=IDS, use_cache=False).logits
 
 
-def divergence(expected: Tensor, found: Tensor) -> float:
+def divergence(expected: Tensor, result: Tensor) -> float:
     """Mean KL(expected || found) over tokens, in nats."""
-    p, q = expected.double().log_softmax(-1), found.double().log_softmax(-1)
+    p, q = expected.double().log_softmax(-1), result.double().log_softmax(-1)
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 

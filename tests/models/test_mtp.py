@@ -110,7 +110,7 @@ def test_draft_layers_are_dropped_on_request_with_the_config_changed(text, tmp_p
     assert report.lines[0].startswith(f"Dropped by --drop 'mtp': {len(extra)} tensors")
 
 
-def test_a_count_without_tensors_is_cleared_and_said(text, tmp_path):
+def test_a_count_without_tensors_is_cleared_and_reported(text, tmp_path):
     folder = save(tiny_model(), tmp_path / "model", torch.bfloat16)
     rewrite_json(folder / "config.json", num_nextn_predict_layers=1)
     report = run(folder, tmp_path / "out", text)
