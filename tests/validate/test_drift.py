@@ -15,6 +15,7 @@ from helpers.tolerance import worst
 from helpers.toy_models import rewrite_json
 from salient.core.model_files import read_json
 from salient.core.progress import silent
+from salient.models import tokens
 from salient.validate.attribution.drift import (
     drift_figures,
     find_calibration,
@@ -40,8 +41,9 @@ def checkpoint(toy, text, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def digits(tmp_path) -> Path:
-    """A text of other letters than the session's, and few."""
+def digits(tmp_path, monkeypatch) -> Path:
+    """A text of other letters than the session's, and so few that it means nothing."""
+    monkeypatch.setattr(tokens, "FEWEST_DISTINCT", 1)
     path = tmp_path / "digits.txt"
     path.write_text(("0110 " * 9 + "234567 ") * 20)
     return path

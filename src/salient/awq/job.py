@@ -3,12 +3,11 @@
 An unfinished run lives in `OUT.partial`; a rename makes it `OUT` when it is complete.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from salient.core.corpus import read_texts
 from salient.core.devices import compute_dtype, find_device
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
 from salient.core.evidence import EVIDENCE_FILE, RunEvidence, RunHeader, read_evidence
@@ -18,14 +17,16 @@ from salient.core.records import to_json
 from salient.core.version import __version__
 from salient.formats import find_format
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from salient.models.calibration_texts import calibration_tokens
 from salient.models.file_check import Leftovers, check_values
 from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
 from salient.models.source_model import SourceModel, source_model
 from salient.models.stored_types import float32_parameters
-from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, pack_tokens
+from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, tokenizer_note
 from salient.models.trial import try_model
 
+from .calibration_check import token_warnings
 from .heldout import split_heldout
 from .journal import Journal
 from .layer_selection import LayerSelection, choose_layers, written_dtype
@@ -55,6 +56,7 @@ class QuantizeJob:
     header: RunHeader
     dtype_reason: str
     values_checked: bool
+    warnings: tuple[str, ...] = ()
 
     @property
     def partial(self) -> Path:
@@ -115,6 +117,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
         format=options.format,
         output=Path(options.output or f"{name}-{options.format}-{layers.scheme}"),
         estimate=estimate,
+        warnings=(*batch.notes, *token_warnings(batch, skeleton, layers.quantized)),
         header=header,
         dtype_reason=dtype_reason,
         values_checked=values_checked,
@@ -140,15 +143,13 @@ def _tokens(options: QuantizeOptions, folder: Path, skeleton: Skeleton) -> Token
             f"--sequence-length {options.sequence_length} is longer than the model's {longest} "
             f"positions. Give at most {longest}."
         )
-    batch = pack_tokens(
-        read_texts(options.calibration),
-        load_tokenizer(folder),
-        options.samples,
-        options.sequence_length,
-        options.calibration,
+    tokenizer = load_tokenizer(folder)
+    batch = calibration_tokens(
+        options.calibration, tokenizer, options.samples, options.sequence_length
     )
     check_vocabulary(batch, skeleton.vocabulary, options.calibration)
-    return batch
+    note = tokenizer_note(tokenizer, skeleton.vocabulary)
+    return batch if note is None else replace(batch, notes=(*batch.notes, note))
 
 
 def finished_evidence(job: QuantizeJob, *, fresh: bool) -> RunEvidence | None:

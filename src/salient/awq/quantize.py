@@ -36,7 +36,10 @@ def quantize_model(options: QuantizeOptions) -> tuple[QuantizeJob, RunEvidence |
     """
     started = time.monotonic()
     job = prepare(options)
-    warnings = serving_warnings(job.source.config, job.layers.scheme, job.format)
+    warnings = [
+        *serving_warnings(job.source.config, job.layers.scheme, job.format),
+        *job.warnings,
+    ]
     for warning in warnings:
         _log.warning("warning: %s", warning)
     finished = finished_evidence(job, fresh=options.fresh)
@@ -97,8 +100,8 @@ def plan_report(job: QuantizeJob) -> Report:
         *sixteen_bit_lines(layers.left),
         *mtp_lines(job.leftovers, job.source.config),
         *left_out_lines(job.leftovers.names, job.leftovers.dropped),
-        f"{job.batch.ids.numel()} calibration tokens used, {job.batch.dropped_tokens} dropped. "
-        "Nothing was written.",
+        f"{job.batch.ids.numel()} calibration tokens used ({_shares(job.batch.kinds)}), "
+        f"{job.batch.dropped_tokens} dropped. Nothing was written.",
         "All tensors were read: no value is NaN or infinite."
         if job.values_checked
         else "The values of the tensors were not read: a run reads them block by block and ends at "
@@ -109,6 +112,14 @@ def plan_report(job: QuantizeJob) -> Report:
         [Table("Peak memory", ("part", "bytes"), [*rows, ("sum", mebibytes(estimate.total))])],
         lines,
     )
+
+
+def _shares(kinds: dict[str, int]) -> str:
+    """The kinds of text with their shares of the tokens, the largest first."""
+    total = max(1, sum(kinds.values()))
+    ordered = sorted(kinds.items(), key=lambda item: -item[1])
+    more = f", and {len(ordered) - LISTED} other kinds" if len(ordered) > LISTED else ""
+    return ", ".join(f"{kind} {n / total:.0%}" for kind, n in ordered[:LISTED]) + more
 
 
 def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]) -> Report:
@@ -131,8 +142,8 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
         *dtype_lines(evidence),
         *mtp_lines(job.leftovers, job.source.config),
         *left_out_lines(evidence.left_out, evidence.dropped),
-        f"Calibration: {calibration.tokens_used} tokens used, "
-        f"{calibration.tokens_dropped} dropped.",
+        f"Calibration: {calibration.tokens_used} tokens used "
+        f"({_shares(calibration.tokens_by_kind)}), {calibration.tokens_dropped} dropped.",
         f"{mebibytes(size.before)} before, {mebibytes(size.after)} after; "
         f"{duration(cost['seconds'])}, peak memory {mebibytes(cost['peak_memory_bytes'])}.",
         f"Written to {job.output}. Serve it with:",

@@ -15,8 +15,9 @@ from .conversations import Document, Message
 from .errors import CalibrationError, MissingExtra
 from .text_files import SUFFIXES, documents_of, read_file
 
-__all__ = ["Document", "Message", "builtin", "read_texts"]
+__all__ = ["BUILTIN", "Document", "Message", "builtin", "read_texts"]
 
+BUILTIN = "builtin"  # the corpus that Salient brings
 MOST_ROWS = 4096  # of a Hub data set, taken from its start
 # Sets of the published tables: name -> the Hub's path, configuration and split. Their rows are
 # lines of one text, joined as the papers of GPTQ and AWQ do (arXiv 2210.17323, 2306.00978).
@@ -38,7 +39,7 @@ def read_texts(name: str) -> list[Document]:
 
     Raises CalibrationError naming the file and row of invalid input.
     """
-    if name == "builtin":
+    if name == BUILTIN:
         return builtin("calibration")
     path = Path(name).expanduser()
     if path.suffix.lower() in SUFFIXES or path.exists():

@@ -18,22 +18,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from salient.core.corpus import read_texts
+from salient.core.corpus import BUILTIN
 from salient.core.errors import ResourceError, SalientError
 from salient.core.evidence import RunEvidence
 from salient.core.system import available_memory, release_memory
 from salient.models.block_call import BlockCall, InputRecorder, run_block
+from salient.models.calibration_texts import calibration_tokens
 from salient.models.proof import ScaleGroup
 from salient.models.scale_groups import GroupProver
 from salient.models.skeleton import Skeleton
-from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, pack_tokens
+from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer
 
 from .background import BackgroundWorker, RecentResults
 from .linears import block_reader
 from .reference_model import ReferenceSource
 
 log = logging.getLogger("salient.serve")
-BUILTIN = "builtin"
 WINDOWS, WINDOW = 8, 128  # 1024 tokens: mean |x| is exact within a few per cent
 HIDDEN = torch.bfloat16  # as in a run: half of float32, with its range
 CACHED_BLOCKS = 2  # whose inputs stay in memory
@@ -189,7 +189,7 @@ def calibration_windows(
     batch = None if isinstance(evidence, str) else _run_calibration(tokenizer, evidence)
     label = "of the checkpoint's own calibration texts"
     if batch is None:
-        batch = pack_tokens(read_texts(BUILTIN), tokenizer, WINDOWS, 4 * WINDOW, BUILTIN)
+        batch = calibration_tokens(BUILTIN, tokenizer, WINDOWS, 4 * WINDOW)
         label = "of the built-in corpus (the checkpoint's own calibration is not available)"
     check_vocabulary(batch, vocabulary, "the calibration texts")
     length = min(WINDOW, batch.ids.shape[1])
@@ -206,7 +206,7 @@ def _run_calibration(tokenizer: object, evidence: RunEvidence) -> TokenBatch | N
     if name != BUILTIN and not os.path.isfile(name):  # no error for names that no file can have
         return None
     try:
-        batch = pack_tokens(read_texts(name), tokenizer, run.samples, run.sequence_length, name)
+        batch = calibration_tokens(name, tokenizer, run.samples, run.sequence_length)
     except SalientError:
         return None
     return batch if batch.digest == run.calibration else None

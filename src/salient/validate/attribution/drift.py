@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from salient.core.corpus import read_texts
+from salient.core.corpus import BUILTIN
 from salient.core.errors import SalientError
 from salient.core.evidence import read_evidence
 from salient.core.progress import Progress
 from salient.models.block_call import InputRecorder
-from salient.models.tokens import check_vocabulary, load_tokenizer, pack_tokens
+from salient.models.calibration_texts import calibration_tokens
+from salient.models.tokens import check_vocabulary, load_tokenizer
 from salient.models.tracing import numbers, shared_inputs
 from salient.validate.likelihood.streaming import WindowStream
 from salient.validate.model_pair import ModelPair
@@ -32,7 +33,6 @@ from .result import DriftFigures
 SALIENT = 0.01  # of an input's channels
 FAINT = 1e-4  # of the mean over channels: a channel that is never active counts as this
 MOST_LETTERS = 200  # of a name in salient.json that is shown
-BUILTIN = "builtin"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def find_calibration(pair: ModelPair) -> CalibrationTexts:
         return CalibrationTexts(name, reason=f"its calibration, {name!r}, is no file here")
     try:
         tokenizer = load_tokenizer(pair.reference.source.folder)
-        batch = pack_tokens(read_texts(path), tokenizer, run.samples, run.sequence_length, name)
+        batch = calibration_tokens(path, tokenizer, run.samples, run.sequence_length, name)
         check_vocabulary(batch, pair.reference.skeleton.vocabulary, name)
     except SalientError as error:
         return CalibrationTexts(name, reason=f"its calibration cannot be read again: {error}")

@@ -1,0 +1,71 @@
+"""The calibration of a run: the built-in corpus in fixed shares, through the chat template."""
+
+import pytest
+import torch
+
+from helpers.chat_templates import CHATML, SMOLVLM, with_template
+from helpers.toy_models import byte_tokenizer
+from salient.core.corpus import BUILTIN, Document, builtin
+from salient.models.calibration_texts import SHARES, as_conversation, calibration_tokens
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="module", params=[CHATML, SMOLVLM])
+def chatty(request):
+    return with_template(request.param)
+
+
+def test_the_shares_are_of_all_kinds_and_one_in_all():
+    assert set(SHARES) == {document.kind for document in builtin("calibration")}
+    assert sum(SHARES.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("samples", "length"), [(128, 512), (256, 512), (256, 1024)])
+def test_any_number_of_samples_has_the_same_mixture(samples, length, plain):
+    batch = calibration_tokens(BUILTIN, plain, samples, length)
+    for kind, share in SHARES.items():
+        assert batch.kinds[kind] / batch.ids.numel() == pytest.approx(share, abs=0.06)
+    again = calibration_tokens(BUILTIN, plain, samples, length)
+    assert torch.equal(batch.ids, again.ids)
+
+
+def test_even_few_samples_have_every_large_kind(plain):
+    kinds = calibration_tokens(BUILTIN, plain, 8, 1024).kinds
+    assert {"prose", "code", "maths", "dialogue"} <= kinds.keys()
+
+
+def test_texts_for_a_chat_model_go_through_its_template(chatty):
+    batch = calibration_tokens(BUILTIN, chatty, 256, 512)
+    assert batch.notes == ()
+    text = chatty.decode(batch.ids.flatten())
+    plain = byte_tokenizer()
+    raw = plain.decode(calibration_tokens(BUILTIN, plain, 256, 512).ids.flatten())
+    mark = "assistant"
+    assert text.count(mark) > raw.count(mark) + 20
+
+
+def test_a_model_without_a_template_gets_the_texts_as_they_are(plain):
+    text = plain.decode(calibration_tokens(BUILTIN, plain, 64, 512).ids.flatten())
+    assert "<|im_start|>" not in text
+    assert "User: " in text
+
+
+@pytest.mark.parametrize("document", [d for d in builtin("calibration") if d.text][:40])
+def test_a_text_as_a_conversation_loses_no_word(document):
+    turns = as_conversation(document).messages
+    assert [turn["role"] for turn in turns] == ["user", "assistant"]
+    assert " ".join(turn["content"] for turn in turns).split() == document.text.split()
+
+
+def test_a_text_too_short_to_cut_stays_a_text():
+    assert as_conversation(Document("a")) == Document("a")
+
+
+def test_a_file_keeps_its_order_and_form(tmp_path, chatty):
+    (tmp_path / "a.txt").write_text("The cat sat on the mat, and the dog ran after it.\n\n" * 9)
+    batch = calibration_tokens(str(tmp_path / "a.txt"), chatty, 2, 64)
+    assert chatty.decode(batch.ids.flatten()).startswith("The cat sat on the mat")
