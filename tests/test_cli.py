@@ -1,21 +1,28 @@
 """The command line: exit codes, one JSON document, errors as messages alone, Ctrl-C."""
 
 import contextlib
+import io
 import json
 import os
 import re
+import shlex
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.cli import invoke
 from helpers.commands import Command
 from helpers.toy_models import toy_folder, toy_text
 from salient import __version__, api
+from salient.cli import main
 from salient.core.errors import ModelError, ResourceError
 
 SMALL = ["--scheme", "w4-g32", "--samples", "6", "--sequence-length", "64"]
@@ -235,12 +242,100 @@ def test_brackets_in_a_message_are_not_taken_for_markup(monkeypatch):
     assert call("inspect", "x").stderr == "error: The disk of /data/[red]x[/red] is full\n"
 
 
-def test_a_bug_is_not_hidden_as_a_users_error(monkeypatch):
+def traceback_of(stderr: str) -> str:
+    """The contents of the file that the message names."""
+    path = re.search(r"The traceback is in (\S+\.txt)\.", stderr)
+    assert path is not None, stderr
+    return Path(path[1]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            IndexError("list index\nout of range"),
+            r"Unexpected IndexError: list index\. .*report it",
+        ),
+        (KeyError("x"), r"Unexpected KeyError: 'x'\."),
+        (RecursionError(), r"Unexpected RecursionError: RecursionError\."),
+        (MemoryError(), r"Memory does not suffice \(MemoryError"),
+        (torch.OutOfMemoryError("CUDA out of memory"), r"Memory does not suffice \(OutOfMemory"),
+        (
+            PermissionError(13, "Permission denied", "/x/y"),
+            r"refused: Permission denied \(/x/y\)\.",
+        ),
+        (BrokenPipeError(32, "Broken pipe"), r"The system refused: Broken pipe\."),
+        (SystemExit(1), r"Unexpected RuntimeError: a library called exit\(1\)"),
+        (
+            type("PanicException", (BaseException,), {})("a panic"),
+            r"Unexpected PanicException: a p",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_every_unexpected_exception_ends_with_2_and_a_traceback_in_a_file(
+    error, message, monkeypatch, tmp_path
+):
+    def bug(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in api.OPTIONS:
+        monkeypatch.setattr(api, name, bug)
+        arguments = {"evaluate": ["x", "--reference", "y"], "validate": ["x", "--reference", "y"]}
+        arguments |= {"generate": ["x", "-p", "y"], "load_test": ["http://x"]}
+        result = invoke(name.replace("_", "-"), *arguments.get(name, ["x"]))
+        assert (result.exit_code, result.stdout) == (2, ""), name
+        assert re.fullmatch(rf"error: .*{message}.*\n", result.stderr), result.stderr
+        text = traceback_of(result.stderr)
+        assert text.startswith(f"salient {name.replace('_', '-')}")
+        assert ", in bug\n" in text
+    result = invoke("inspect", "x", "--json")
+    document = json.loads(result.stdout)
+    assert result.stderr == f"error: {document['message']}\n"
+
+
+def test_a_traceback_that_cannot_be_written_is_shortened_to_its_last_line(monkeypatch):
     def bug(*_: object, **__: object) -> None:
         raise IndexError("list index out of range")
 
     monkeypatch.setattr(api, "inspect", bug)
-    assert isinstance(call("inspect", "x").exception, IndexError)
+    monkeypatch.setattr(tempfile, "tempdir", "/no/such/folder")
+    assert "is in no file (No such file or directory); it ends with: IndexError: list index" in (
+        call("inspect", "x").stderr
+    )
+
+
+@pytest.mark.parametrize("command", [["plan", "smollm2-135m"], ["plan", "--help"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_ends_with_0_or_141_and_a_full_disk_with_2(command, unbuffered):
+    shell = shlex.join([sys.executable, "-m", "salient", *command])
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+
+    def run(line: str) -> tuple[str, str]:
+        result = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, env=environment, check=False
+        )
+        return result.stdout, result.stderr
+
+    assert run(f"{shell} | true; echo ${{PIPESTATUS[0]}}") in {("141\n", ""), ("0\n", "")}
+    assert run(f"{shell} >&-; echo $?") == ("0\n", "")
+    assert run(f"{shell} >/dev/null 2>&-; echo $?") == ("0\n", "")
+    message = "error: Standard output cannot be written: No space left on device.\n"
+    assert run(f"{shell} >/dev/full; echo $?") == ("2\n", message)
+    assert run(f"{sys.executable} -m salient plan 2>/dev/full; echo $?") == ("2\n", "")
+
+
+def test_half_a_surrogate_is_printed_escaped(monkeypatch):
+    def odd(*_: object, **__: object) -> None:
+        raise ModelError("the name is \ud83d")
+
+    monkeypatch.setattr(api, "inspect", odd)
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with pytest.raises(SystemExit):
+        main(["inspect", "x"])
+    assert stream.buffer.getvalue() == b"error: the name is \\ud83d\n"
 
 
 @pytest.mark.parametrize(
@@ -255,8 +350,8 @@ def test_arguments_that_cannot_be_parsed_end_with_2(wrong, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_quantize_says_first_what_will_hurt_in_serving(small, caplog):
-    result = call("quantize", small["model"], "--dry-run", "--json", "-o", small["out"])
+def test_quantize_says_first_what_will_hurt_in_serving(small, caplog, tmp_path):
+    result = call("quantize", small["model"], "--dry-run", "--json", "-o", tmp_path / "out")
     warned = json.loads(result.stdout)["warnings"]
     assert "cannot be cut over 2 GPUs" in warned[0]
     assert f"warning: {warned[0]}" in caplog.messages

@@ -8,14 +8,13 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from salient.core.errors import SalientError
 from salient.core.progress import Progress, silent
 from salient.core.report import Report
 
 
 @contextlib.contextmanager
 def cli_session(*, json: bool, resumes: str = "") -> Generator[Progress]:
-    """A progress bar on a terminal, nothing elsewhere; our errors as messages with exit code 2.
+    """A progress bar on a terminal, nothing elsewhere; exit code 130 after an interruption.
 
     resumes: how to continue after an interruption; '': nothing is stored
     """
@@ -27,12 +26,9 @@ def cli_session(*, json: bool, resumes: str = "") -> Generator[Progress]:
         if stop.came:
             console.print(f"Interrupted. {resumes}".rstrip(), soft_wrap=True)
             sys.exit(130)
-        if not isinstance(error, SalientError):
-            raise
-        if json:
-            Console().print_json(data={"error": type(error).__name__, "message": str(error)})
-        print_error(str(error))
-        sys.exit(2)
+        if isinstance(error, SystemExit):  # of a library: exit code 1 is a verdict's alone
+            raise RuntimeError(f"a library called exit({error.code!r})") from error
+        raise
 
 
 class _Stop:
@@ -100,12 +96,6 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-
-
-def print_error(message: str) -> None:
-    """Print an error to standard error."""
-    console = Console(stderr=True)
-    console.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def show(report: Report, *, json: bool) -> None:

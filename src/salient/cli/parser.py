@@ -9,8 +9,8 @@ from cyclopts import App, CycloptsError, UnknownOptionError
 
 from salient.core.version import __version__
 
-from .console import print_error
 from .options import RENAMED, signature
+from .process_end import open_streams, print_error, process_end
 from .verb_commands import COMMANDS, Command
 
 HELP = "Turn a language model into a 4-bit AWQ checkpoint, with proof and figures."
@@ -18,16 +18,23 @@ HELP = "Turn a language model into a 4-bit AWQ checkpoint, with proof and figure
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line `argv`, by default the process's own, and exit."""
-    app = create_app()
     tokens = sys.argv[1:] if argv is None else list(argv)
+    open_streams()
+    with process_end(tokens):
+        code = _run(tokens)
+    sys.exit(code)
+
+
+def _run(tokens: list[str]) -> int:
+    app = create_app()
     try:
         command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
     except CycloptsError as error:
         known = [name for name in tokens[:1] if name in {command.name for command in COMMANDS}]
         print_error(f"{usage_message(error)}\nTry: {' '.join(['salient', *known, '--help'])}")
-        sys.exit(2)
+        return 2
     code = command(*bound.args, **bound.kwargs)
-    sys.exit(code if tokens else 2)  # without arguments: the help, and an error
+    return (code or 0) if tokens else 2  # without arguments: the help, and an error
 
 
 def create_app() -> App:

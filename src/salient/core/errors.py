@@ -14,6 +14,9 @@ Each message states the fault, what is valid, and the next step. The command lin
 message alone and exits with 2.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 
 class SalientError(Exception):
     """Base of all errors meant for the user."""
@@ -49,3 +52,42 @@ class MissingExtra(SalientError):
 
 class RequestError(SalientError):
     """A request or an option that cannot be fulfilled."""
+
+
+def first_line(error: BaseException) -> str:
+    """The start of an error's message on one line; its class if it has no message."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # noqa: BLE001, an error whose text fails, too
+        lines = []
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether main memory or a GPU's memory ran out."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or (
+        "not enough memory" in str(error)  # PyTorch's own allocator on the CPU
+    )
+
+
+@contextmanager
+def library_errors(
+    fault: str, advice: str, kind: type[SalientError] = ModelError
+) -> Generator[None]:
+    """Turn every exception of a library into `kind`: the fault, its reason, the advice.
+
+    Memory that does not suffice is a ResourceError. Errors of Salient pass.
+    """
+    try:
+        yield
+    except (SalientError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        if is_out_of_memory(error):
+            raise ResourceError(
+                f"{fault}: memory does not suffice ({first_line(error)}). Use a machine with more."
+            ) from error
+        name, reason = type(error).__name__, first_line(error)
+        detail = name if reason == name else f"{name}: {reason}"
+        raise kind(f"{fault} ({detail}). {advice}") from error
