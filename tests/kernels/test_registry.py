@@ -1,11 +1,14 @@
 """Which kernel takes a layer, in what words, and that those which take it agree."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from helpers.tolerance import likely
 from salient.core.errors import ModelError
+from salient.core.options import option_fields
 from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
 from salient.kernels import registry as choosing
@@ -24,6 +27,7 @@ from salient.kernels.registry import (
 )
 from salient.kernels.torch_int4 import TorchInt4Weight
 from salient.kernels.triton import TritonWeight
+from salient.runtime.options import RunOptions
 
 CPU = torch.device("cpu")
 # Activations, weights and outputs are each rounded once, by 1 / sqrt(3) of u in the mean.
@@ -64,9 +68,7 @@ def test_find_kernel_returns_every_kernel_of_the_table():
 
 
 def test_an_unknown_kernel_lists_the_known_ones():
-    known = (
-        r"Unknown kernel 'fast'\. Known kernels: triton, cpu, torch-int4, dense, reference, marlin"
-    )
+    known = rf"Unknown kernel 'fast'\. Known kernels: {', '.join(KERNELS | FOREIGN)}\.$"
     with pytest.raises(ModelError, match=known):
         select_kernel(layer_of(), "fast")
 
@@ -133,6 +135,37 @@ def test_reasons_on_a_gpu_omit_cpu_kernels(monkeypatch):
     assert TorchInt4Weight.unsupported(layer_of(device=elsewhere)) == (
         "it computes on the CPU, not on cuda"
     )
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_kernel_equals_the_definition_in_bfloat16(name):
+    """A coarse law for all; the tests of each kernel have its own bounds."""
+    kernel, reasons, compared = find_kernel(name), [], 0
+    for scheme in (Scheme(32), Scheme(64, symmetric=True), Scheme(16, bits=8)):
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            layer = layer_of(scheme, dtype, out=48)
+            if reason := kernel.unsupported(layer):
+                reasons.append(reason)
+                continue
+            weight, x = weight_of(layer), rows_of(5, layer.width)
+            built, reference = kernel(weight, layer), ReferenceWeight(weight, layer)
+            actual = built(x.to(dtype))
+            assert (actual.dtype, actual.shape) == (dtype, (5, 48))
+            assert off(actual, reference(x)) < IN_BFLOAT16
+            full = reference.dequantize(torch.float32)
+            assert off(built.dequantize(torch.float32), full) < IN_BFLOAT16
+            assert built.bytes > 0
+            compared += 1
+    if not compared:
+        pytest.skip(reasons[0])
+
+
+def test_the_option_and_the_documentation_name_every_kernel():
+    spec = next(field.option for field in option_fields(RunOptions) if field.name == "kernel")
+    chapter = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    for name in KERNELS.keys() - {"reference"}:
+        assert name in spec.help, "the option `kernel` of src/salient/runtime/options.py"
+        assert f"`{name}`" in chapter, "docs/serve.md, Kernels"
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

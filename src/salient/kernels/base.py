@@ -33,10 +33,12 @@ class Layer:
 class PackedWeight(nn.Module):
     """A kernel, and a weight in its layout; the tensors are buffers.
 
-    name: of the kernel   out, width: the shape of the dequantized weight
+    name: of the kernel   on_gpu: whether it is for GPUs
+    out, width: the shape of the dequantized weight
     """
 
     name: ClassVar[str]
+    on_gpu: ClassVar[bool] = False
 
     @classmethod
     def unsupported(cls, layer: Layer) -> str | None:

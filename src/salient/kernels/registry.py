@@ -13,7 +13,8 @@ from salient.core.errors import ModelError
 
 from .base import Layer, PackedWeight
 
-# Name -> module and class, imported lazily. In order of preference; `dense` supports every layer.
+# Name -> module and class, imported lazily. In order of preference; `dense` supports every layer,
+# so later ones are only selected by name.
 KERNELS = {
     "triton": ("triton", "TritonWeight"),
     "cpu": ("cpu", "CpuWeight"),
@@ -72,8 +73,7 @@ def select_kernel(layer: Layer, wanted: str = "auto") -> KernelChoice:
 
 def runs_on(name: str, device: torch.device) -> bool:
     """Whether the kernel called `name` is made for devices of this type."""
-    on_gpu = name == "triton" or name in FOREIGN
-    return on_gpu != (device.type == "cpu")
+    return find_kernel(name).on_gpu != (device.type == "cpu")
 
 
 def measured_crossover(weight: PackedWeight, device: torch.device) -> tuple[int, torch.dtype]:

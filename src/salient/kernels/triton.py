@@ -45,6 +45,7 @@ class TritonWeight(PackedWeight):
     """
 
     name = "triton"
+    on_gpu = True
 
     @classmethod
     def unsupported(cls, layer: Layer) -> str | None:

@@ -23,6 +23,7 @@ MISMATCHES = (TypeError, AttributeError, RuntimeError)  # raised for wrong argum
 class ForeignWeight(PackedWeight):
     """A weight in the layout of a vLLM kernel, with the limits of vLLM 0.32."""
 
+    on_gpu = True
     operator: ClassVar[str]
     group_sizes: ClassVar[tuple[int, ...]]
 
