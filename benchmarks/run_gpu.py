@@ -32,7 +32,7 @@ from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme
 from salient.kernels import triton_launch
 from salient.kernels.base import Layer, PackedWeight
-from salient.kernels.reference import ReferenceWeight
+from salient.kernels.dense import ReferenceWeight
 from salient.kernels.registry import FOREIGN, find_kernel
 from salient.kernels.triton import TritonWeight
 from subprocess_run import log_step

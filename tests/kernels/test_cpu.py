@@ -17,7 +17,7 @@ from salient.kernels.base import Layer
 from salient.kernels.cpu import CpuWeight
 from salient.kernels.cpu_build import SOURCES, NotBuilt, built_library
 from salient.kernels.cpu_library import Library, load_library
-from salient.kernels.reference import ReferenceWeight
+from salient.kernels.dense import ReferenceWeight
 from salient.kernels.registry import select_kernel
 from salient.runtime.linear import HalfLinear
 

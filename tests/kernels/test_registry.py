@@ -14,7 +14,7 @@ from salient.core.scheme import Scheme
 from salient.kernels import registry as choosing
 from salient.kernels.base import Layer, PackedWeight
 from salient.kernels.cpu import CpuWeight
-from salient.kernels.reference import ReferenceWeight
+from salient.kernels.dense import ReferenceWeight
 from salient.kernels.registry import (
     CROSSOVER_ROWS,
     FOREIGN,

@@ -15,7 +15,7 @@ from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
 from salient.kernels import triton_launch
 from salient.kernels.base import Layer
-from salient.kernels.reference import ReferenceWeight
+from salient.kernels.dense import ReferenceWeight
 from salient.kernels.triton import TritonWeight, exact_in
 
 torch.set_num_threads(1)

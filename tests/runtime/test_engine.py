@@ -12,10 +12,9 @@ from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import byte_tokenizer
 from salient.core.errors import ModelError, RequestError
 from salient.runtime import engine as engines
-from salient.runtime.engine import MIN_COPY, Engine
+from salient.runtime.engine import MIN_COPY, Engine, TokenSequence, raise_failed
 from salient.runtime.runner import Runner
 from salient.runtime.sampling_params import SamplingParams
-from salient.runtime.token_sequence import TokenSequence, raise_failed
 
 NOTHING = -1
 TOKENIZER = byte_tokenizer()

@@ -127,9 +127,9 @@ class ExplorerState:
         details = runtime_details(loaded)
         data = to_json(details)
         del data["checkpoint"]  # a path of this machine
-        sizes = {"weights": weight_bytes(loaded.model), "keys and values": _kv_bytes(loaded)}
+        sizes = {"weights": weight_bytes(loaded.model.module), "keys and values": _kv_bytes(loaded)}
         if reference is not None:
-            sizes["the reference's weights"] = weight_bytes(reference.model)
+            sizes["the reference's weights"] = weight_bytes(reference.model.module)
             sizes["the reference's keys and values"] = _kv_bytes(reference)
         sizes["this page's measurements"] = self.calibration.bytes if self.calibration else 0
         device = loaded.model.device

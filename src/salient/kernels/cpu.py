@@ -27,7 +27,7 @@ from .cpu_library import (
     load_library,
     loaded_library,
 )
-from .reference import ReferenceWeight
+from .dense import ReferenceWeight
 
 LARGEST_GROUP = 256  # int32 holds the sum of 256 products of 15 and 32767, and rounding stays fine
 # Relative to the largest output. Usual: 1e-5 to 3e-5; a wrong order of codes gives about 1.

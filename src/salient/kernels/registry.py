@@ -20,7 +20,7 @@ KERNELS = {
     "cpu": ("cpu", "CpuWeight"),
     "torch-int4": ("torch_int4", "TorchInt4Weight"),
     "dense": ("dense", "DenseWeight"),
-    "reference": ("reference", "ReferenceWeight"),
+    "reference": ("dense", "ReferenceWeight"),
 }
 # vLLM's kernels, for comparison: only selected by name.
 FOREIGN = {"marlin": ("vllm_kernels", "MarlinWeight"), "machete": ("vllm_kernels", "MacheteWeight")}

@@ -10,6 +10,7 @@ Special tokens have no text and are not in the window. Invalid UTF-8 becomes U+F
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a decoder puts for bytes that are no whole character
@@ -77,12 +78,7 @@ class TextStream:
         A context that began inside a character would spoil the bytes that follow it. Where the
         prompt itself ends inside one, that character's beginning waits for the rest.
         """
-        end: list[int] = []
-        for token in reversed(prompt_ids):
-            if len(end) == MOST_CONTEXT:
-                break
-            if self._has_text(token):
-                end.insert(0, token)
+        end = [*islice(filter(self._has_text, reversed(prompt_ids)), MOST_CONTEXT)][::-1]
         self._context, self._shown = end, self._decode(end)
         for cut in range(len(end), max(len(end) - INCOMPLETE, 0) - 1, -1):
             for start in range(cut - 1, -1, -1):
@@ -95,9 +91,8 @@ class TextStream:
 
     def _has_text(self, token: int) -> bool:
         """Whether `token` has text: models have more ids than their tokenizers."""
-        if token in self._special:
-            return False
-        return self._tokenizer.convert_ids_to_tokens(token) is not None
+        known = self._tokenizer.convert_ids_to_tokens(token) is not None
+        return known and token not in self._special
 
     def _decode(self, ids: list[int]) -> str:
         if not ids:
@@ -155,17 +150,16 @@ class StopStrings:
         if ends:
             end, _, self.match = min(ends)
             return text[: end - len(self.match)]
-        length = max((_overlap(text, s) for s in self._stop), default=0)
-        self._tail = text[len(text) - length :]
-        return text[: len(text) - length]
+        # the longest end of the text that begins a stop string
+        longest = min(len(text), max(map(len, self._stop), default=1) - 1)
+        sizes = (
+            n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in self._stop)
+        )
+        border = len(text) - next(sizes, 0)
+        self._tail = text[border:]
+        return text[:border]
 
     def finish(self) -> str:
         """The withheld text, which is not a stop string."""
         tail, self._tail = self._tail, ""
         return tail
-
-
-def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that begins `stop` and is not all of it."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -6,7 +6,8 @@ output of a sequence does not depend on the other sequences.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +21,70 @@ from .grammar import Constraint, Grammars
 from .runner import Runner
 from .sampler import Sampler, greedy_batch
 from .sampling_params import SampledToken, SamplingParams
-from .token_sequence import StepOutput, TokenSequence, raise_failed
 from .tokenization import check_length
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The output of one step for one sequence.
+
+    picked: None where the answer failed
+    finished: '' while it runs; 'stop' (its end, a stop token or string), 'length', 'cancelled',
+        'failed' (see the answer's `error`)
+    """
+
+    sequence: "TokenSequence"
+    text: str
+    picked: SampledToken | None
+    finished: str
+
+
+@dataclass(eq=False)
+class TokenSequence:
+    """A prompt and its answer.
+
+    tokens: of the answer, without the one that ended it   reused: prompt tokens not computed again
+    started, times: seconds of time.perf_counter(), of submission and of each token
+    """
+
+    prompt: list[int]
+    sampling: SamplingParams
+    limit: int
+    sampler: Sampler
+    stream: TextStream
+    tokens: list[int] = field(default_factory=list)
+    picked: list[SampledToken] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    finished: str = ""
+    error: ModelError | None = None
+    reused: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    slot: int = -1
+    _done: int = 0  # prompt tokens that are computed
+
+    @property
+    def text(self) -> str:
+        """The text of the answer so far."""
+        return self.stream.text
+
+    @property
+    def seconds_to_first(self) -> float:
+        """Time to first token."""
+        return self.times[0] - self.started if self.times else float("nan")
+
+    @property
+    def tokens_a_second(self) -> float | None:
+        """Of the tokens after the first; None with fewer than two."""
+        seconds = self.times[-1] - self.times[0] if self.times else 0.0
+        return (len(self.times) - 1) / seconds if seconds > 0 else None
+
+
+def raise_failed(answers: Iterable[TokenSequence]) -> None:
+    """Raise the ModelError of the first answer that failed."""
+    for answer in answers:
+        if answer.error is not None:
+            raise answer.error
+
 
 CHUNK = 512  # tokens of a prefill chunk: bounds how long running sequences wait
 MIN_COPY = 16  # shared prefix tokens from which on copying from another slot pays off
@@ -122,14 +185,13 @@ class Engine:
     def step(self) -> list[StepOutput]:
         """One piece of a waiting prompt, one more token of each running sequence."""
         running = list(self._running)
-        pieces = []
-        if self._filling is None and self._waiting:
-            self._admit()
-        if self._filling is not None:
-            pieces += self._fill(self._filling)
-        if running:
-            pieces += self._decode(running)
-        return pieces
+        if self._filling is None and self._waiting and (free := self._free_slots()):
+            # the first waiting prompt, into the free slot with the longest shared prefix
+            answer = self._filling = self._waiting.popleft()
+            answer.slot, answer.reused = self._take_slot(free, answer.prompt)
+            answer._done = answer.reused
+        pieces = self._fill(self._filling) if self._filling is not None else []
+        return pieces + (self._decode(running) if running else [])
 
     def stream(self, ids: Sequence[int], sampling: SamplingParams) -> Iterator[StepOutput]:
         """The pieces of one answer as they come; leaving the loop early cancels it."""
@@ -162,15 +224,6 @@ class Engine:
     def _free_slots(self) -> list[int]:
         taken = {a.slot for a in (*self._running, self._filling) if a is not None}
         return [slot for slot in range(self.runner.slots) if slot not in taken]
-
-    def _admit(self) -> None:
-        """Assign the first waiting prompt to the free slot with the longest shared prefix."""
-        free = self._free_slots()
-        if not free:
-            return
-        answer = self._filling = self._waiting.popleft()
-        slot, reused = self._take_slot(free, answer.prompt)
-        answer.slot, answer.reused, answer._done = slot, reused, reused
 
     def _take_slot(self, free: list[int], ids: list[int]) -> tuple[int, int]:
         """A slot of `free` for `ids`, and how many of them it already contains, never all."""

@@ -68,10 +68,10 @@ class Grammars:
                 tokenizer, n_vocab=vocabulary, eos_token=sorted(ends) or None
             )
         except ValueError as error:
+            reason = str(error)[:LONGEST_REASON]
             raise RequestError(
-                "This model's tokenizer does not support JSON constraints "
-                f"({str(error)[:LONGEST_REASON]}). "
-                "Leave response_format out."
+                f"This model's tokenizer does not support JSON constraints ({reason}). Leave "
+                "response_format out."
             ) from None
 
     def json(self, schema: dict[str, Any] | None = None) -> Constraint:

@@ -92,7 +92,7 @@ def runtime_details(opened: LoadedEngine) -> RuntimeDetails:
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         kv_dtype=str(cache.dtype).removeprefix("torch.") if cache else None,
-        weight_bytes=weight_bytes(model),
+        weight_bytes=weight_bytes(model.module),
         kv_bytes_a_token=cache.bytes // (cache.slots * cache.capacity) if cache else None,
         context=runner.capacity,
         slots=runner.slots,

@@ -18,12 +18,6 @@ from .runner import FusedRunner, ModelRunner, Runner
 from .tokenization import eos_ids
 
 LONGEST_DEFAULT = 8192  # positions, unless asked for more
-# Activation dtype -> dtype of keys and values: float16 has 11 bits, half the bytes of float32.
-KV_DTYPES = {
-    torch.float32: torch.float16,
-    torch.bfloat16: torch.bfloat16,
-    torch.float16: torch.float16,
-}
 CHOICES = ("auto", "on", "off")
 
 
@@ -45,7 +39,9 @@ def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
     options = options or EngineOptions()
     device = find_device(options.device)
     dtype = _dtype(options, device)
-    kv_dtype = dtype_of(options.kv_dtype, KV_DTYPES[dtype], "kv_dtype")
+    # float16 has 11 bits and half the bytes of float32
+    auto = torch.float16 if dtype == torch.float32 else dtype
+    kv_dtype = dtype_of(options.kv_dtype, auto, "kv_dtype")
     model = load_model(checkpoint, device, dtype, options.kernel)
     context = _context(model, options)
     # One extra position, for the padding rows of a compiled step.
@@ -58,9 +54,9 @@ def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
     else:
         runner = FusedRunner(model, fused, options.slots, context, kv_dtype, compiled=compiled)
     generation = getattr(model.module, "generation_config", None) or model.config
-    ends = eos_ids(generation, model.tokenizer)
+    engine = Engine(runner, model.tokenizer, eos_ids(generation, model.tokenizer))
     release_memory()
-    return LoadedEngine(model, Engine(runner, model.tokenizer, ends), audit, options)
+    return LoadedEngine(model, engine, audit, options)
 
 
 def _dtype(options: EngineOptions, device: torch.device) -> torch.dtype:

@@ -30,6 +30,10 @@ class ContinuationScore:
     logprob: float
     greedy: bool
 
+    @staticmethod
+    def of(tokens: list[Logprob]) -> "ContinuationScore":
+        return ContinuationScore(sum(value for value, _ in tokens), all(top for _, top in tokens))
+
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """The tokens of `text`, with special tokens; without a second BOS token if `text` starts
@@ -87,11 +91,7 @@ class Continuations:
         else:
             logprobs = {n: self._score_alone(each) for n, each in enumerate(requests)}
         return [
-            [
-                ContinuationScore(sum(value for value, _ in tokens), all(top for _, top in tokens))
-                for tokens in logprobs[n]
-            ]
-            for n in range(len(requests))
+            [ContinuationScore.of(tokens) for tokens in logprobs[n]] for n in range(len(requests))
         ]
 
     def _score_alone(self, request: ChoiceRequest) -> list[list[Logprob]]:

@@ -112,8 +112,7 @@ class _Loader:
                 if all(name in linears for name in siblings):
                     self._join(home, parent, {name: linears.pop(name) for name in siblings})
             for name, child in linears.items():
-                packed = self._packed(self._codes(f"{home}.{name}", child))
-                self._put(parent, name, child, packed)
+                self._put(parent, name, child, self._packed(self._codes(f"{home}.{name}", child)))
 
     def _is_stored(self, name: str) -> bool:
         stored = self.skeleton.files.stored(f"{name}.weight")
@@ -140,9 +139,8 @@ class _Loader:
         return choice.kernel(weight, layer)
 
     def _put(self, parent: nn.Module, name: str, linear: nn.Linear, packed: PackedWeight) -> None:
-        put = QuantLinear(packed, linear.bias)
-        self.linears.append(put)
-        setattr(parent, name, put)
+        self.linears.append(QuantLinear(packed, linear.bias))
+        setattr(parent, name, self.linears[-1])
 
     def _join(self, home: str, parent: nn.Module, linears: dict[str, nn.Linear]) -> None:
         """Pack siblings as one weight; each is a view of its rows."""
@@ -180,13 +178,13 @@ def _use_half_embeddings(model: LoadedModel) -> None:
     stored = stored_sixteen_bits({**as_object(config.get("text_config")), **config})
     embedding, head = model.module.get_input_embeddings(), model.module.get_output_embeddings()
     multiplied = model.device.type == "cpu" and isinstance(load_library(), Library)
-    if model.dtype != torch.float32 or not multiplied or stored is None:
-        return
-    if not isinstance(embedding, nn.Embedding):
+    usable = model.dtype == torch.float32 and multiplied and isinstance(embedding, nn.Embedding)
+    if not usable or stored is None:
         return
     factor = float(getattr(embedding, "embed_scale", 1.0))
-    if not _only_scales(embedding, factor):
-        return
+    ids = torch.arange(min(embedding.num_embeddings, 64), device=embedding.weight.device)
+    if not torch.allclose(embedding(ids), embedding.weight[ids] * factor, rtol=1e-6, atol=0):
+        return  # it gives more than rows of its weight times a factor
     half = {}
     for module in (embedding, head):
         if module is not None and module.weight.data_ptr() not in half:  # a tied head shares
@@ -195,14 +193,7 @@ def _use_half_embeddings(model: LoadedModel) -> None:
                 return
             half[module.weight.data_ptr()] = nn.Parameter(half_weight, requires_grad=False)
     if isinstance(head, nn.Linear):
-        half_head = HalfLinear(half[head.weight.data_ptr()], head.bias)
-        model.module.set_output_embeddings(half_head)
-    model.module.set_input_embeddings(
-        HalfEmbedding(half[embedding.weight.data_ptr()], model.dtype, factor)
-    )
-
-
-def _only_scales(embedding: nn.Embedding, factor: float) -> bool:
-    """Whether `embedding` gives rows of its weight times `factor`, and nothing more."""
-    ids = torch.arange(min(embedding.num_embeddings, 64), device=embedding.weight.device)
-    return torch.allclose(embedding(ids), embedding.weight[ids] * factor, rtol=1e-6, atol=0)
+        weight = half[head.weight.data_ptr()]
+        model.module.set_output_embeddings(HalfLinear(weight, head.bias))
+    weight = half[embedding.weight.data_ptr()]
+    model.module.set_input_embeddings(HalfEmbedding(weight, model.dtype, factor))

@@ -217,9 +217,8 @@ class ModelRunner(Runner):
         self._limits_logits = "logits_to_keep" in takes
         self._caches: dict[int, Any] = {}
         self.chunked_prefill = self._adds_up()
-        self.how = "Transformers' forward, one sequence at a time"
-        if not self.chunked_prefill:
-            self.how += ", prompts in one piece"
+        whole = "" if self.chunked_prefill else ", prompts in one piece"
+        self.how = f"Transformers' forward, one sequence at a time{whole}"
 
     def decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Tensor:
         rows = zip(slots, tokens, positions, strict=True)

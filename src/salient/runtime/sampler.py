@@ -74,7 +74,9 @@ class Sampler:
         scores = self._penalize(logits) if self.sampling.penalizes else logits
         if self.constraint is not None:
             scores = self.constraint.allowed(scores)
-        token = _largest(scores) if self.sampling.greedy else self._draw(scores)
+        token = greedy_batch(scores[None])[0] if self.sampling.greedy else self._draw(scores)
+        if token is None:
+            raise ModelError(NO_NUMBERS)
         if self._present is not None and self._counts is not None:
             self._present[token] = True
             self._counts[token] += 1
@@ -82,7 +84,10 @@ class Sampler:
             self.constraint.accept(token)
         if self.sampling.logprobs is None:
             return SampledToken(token)
-        return _with_logprobs(token, logits, self.sampling.logprobs)
+        values, ids = logits.topk(min(self.sampling.logprobs, len(logits)))
+        chosen = torch.cat([logits[token][None], values]) - logits.logsumexp(0)
+        logprob, *others = chosen.tolist()
+        return SampledToken(token, logprob, tuple(zip(ids.tolist(), others, strict=True)))
 
     def _penalize(self, logits: Tensor) -> Tensor:
         """Steps 1 to 3, on a copy."""
@@ -155,18 +160,3 @@ def greedy_batch(logits: Tensor) -> list[int | None]:
         values = largest.tolist()
     both = zip(tokens.tolist(), values, strict=True)
     return [token if math.isfinite(value) else None for token, value in both]
-
-
-def _largest(scores: Tensor) -> int:
-    (token,) = greedy_batch(scores[None])
-    if token is None:
-        raise ModelError(NO_NUMBERS)
-    return token
-
-
-def _with_logprobs(token: int, logits: Tensor, count: int) -> SampledToken:
-    """`token` with its log probability and the `count` likeliest, of logits float32 [vocab]."""
-    values, ids = logits.topk(min(count, len(logits)))
-    chosen = torch.cat([logits[token][None], values]) - logits.logsumexp(0)
-    logprob, *others = chosen.tolist()
-    return SampledToken(token, logprob, tuple(zip(ids.tolist(), others, strict=True)))

@@ -12,10 +12,9 @@ from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from salient.core.errors import ResourceError, SalientError
-from salient.runtime.engine import Engine
+from salient.runtime.engine import Engine, StepOutput
 from salient.runtime.grammar import Constraint
 from salient.runtime.sampling_params import SamplingParams
-from salient.runtime.token_sequence import StepOutput
 from salient.runtime.tokenization import chat_ids, check_length, prompt_ids
 
 from .chat_threads import chat_threads

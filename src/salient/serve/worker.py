@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from salient.core.errors import ResourceError, SalientError
-from salient.runtime.engine import Engine
+from salient.runtime.engine import Engine, StepOutput, TokenSequence
 from salient.runtime.grammar import Constraint
 from salient.runtime.sampling_params import SamplingParams
-from salient.runtime.token_sequence import StepOutput, TokenSequence
 
 T = TypeVar("T")
 log = logging.getLogger("salient.serve")

@@ -4,7 +4,6 @@ Reads config, headers, all scales and zero points, and samples of codes; nothing
 torch is not imported. One file per subject:
 
     weight_files              index and shards; unexpected, empty and pickle files; tokenizer
-    salient_json              salient.json
     quant_config, ct_config   locations of the settings; AWQ's keys; compressed-tensors' groups
     tensor_layout             types and shapes of a linear's tensors
     config_shapes             bits, groups and sizes against config.json
@@ -20,8 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from salient.core.errors import CheckpointError, ModelError
+from salient.core.evidence import EVIDENCE_FILE, RunHeader, read_evidence
 from salient.core.model_files import read_json
 from salient.core.progress import Progress, silent
+from salient.core.scheme import parse_scheme
 from salient.diagnose.finding import BAD, Finding, ranked
 from salient.diagnose.rule import Count, Place
 
@@ -50,7 +52,6 @@ from .quant_config import (
     find_settings,
     first_of,
 )
-from .salient_json import check_evidence
 from .scale_values import check_scales
 from .tensor_layout import WHOLE_ROW, check_awq_layout, check_ct_layout, usual_group
 from .tensor_reader import TensorReader
@@ -239,3 +240,35 @@ def _complete(
         groups=groups,
         zeros="zero points" if contents.asymmetric else "symmetric",
     )
+
+
+def check_evidence(contents: CheckpointContents, group: int | None) -> list[Finding]:
+    """Whether salient.json is there and agrees. `group` is the tensors'."""
+    try:
+        evidence = read_evidence(contents.folder)
+    except CheckpointError as error:
+        return FINDINGS["evidence-unreadable"].at([(EVIDENCE_FILE, str(error))])
+    if evidence is None:
+        place = (contents.folder.name, f"no {EVIDENCE_FILE}")
+        return FINDINGS["evidence-missing"].at([place] if contents.packed else [])
+    wrong = FINDINGS["evidence-contradicts"].at(_contradictions(evidence.run, contents, group))
+    loss = f"KL to the 16-bit model {evidence.heldout.awq.kl:.4f} nats a token"
+    place = (EVIDENCE_FILE, f"{evidence.run.scheme}: {loss}")
+    return wrong or FINDINGS["evidence-there"].at([place])
+
+
+def _contradictions(run: RunHeader, contents: CheckpointContents, group: int | None) -> list[Place]:
+    wrong: list[Place] = []
+    if run.format != contents.method:
+        other = f"{run.format}; the tensors are {contents.method!r}"
+        wrong.append((f"{EVIDENCE_FILE}: run.format", other))
+    try:
+        scheme = parse_scheme(run.scheme)
+    except ModelError:
+        return wrong
+    place = f"{EVIDENCE_FILE}: run.scheme"
+    if group and scheme.group_size != group:
+        wrong.append((place, f"{scheme}; the tensors have groups of {group}"))
+    if scheme.symmetric and contents.asymmetric:
+        wrong.append((place, f"{scheme}; the tensors have zero points"))
+    return wrong

@@ -20,7 +20,6 @@ from salient.kernels.registry import FOREIGN, KERNELS, runs_on
 from salient.runtime.load_engine import LoadedEngine, load
 from salient.runtime.options import BenchOptions, EngineOptions
 from salient.runtime.sampling_params import SamplingParams
-from salient.runtime.token_sequence import TokenSequence
 
 from .bench_report import (
     BenchBatch,
@@ -171,7 +170,7 @@ def _measure(
     prompts = [_ids(opened, options.prompt_tokens, 1000 * (i + 1)) for i in range(count)]
     answers = opened.engine.generate(prompts, sampling)
     together = max(answer.times[0] for answer in answers)
-    between = Percentiles.of([gap for answer in answers for gap in _gaps(answer, together)])
+    between = Percentiles.of([gap for answer in answers for gap in _gaps(answer.times, together)])
     seconds = max(answer.times[-1] for answer in answers) - min(a.started for a in answers)
     device = opened.model.device
     return BenchBatch(
@@ -187,8 +186,7 @@ def _measure(
     )
 
 
-def _gaps(answer: TokenSequence, since: float) -> list[float]:
+def _gaps(times: list[float], since: float) -> list[float]:
     """Seconds between its tokens once all sequences run; between all where that leaves none."""
-    late = [t for t in answer.times if t >= since]
-    times = late if len(late) > 1 else answer.times
-    return [b - a for a, b in pairwise(times)]
+    late = [time for time in times if time >= since]
+    return [b - a for a, b in pairwise(late if len(late) > 1 else times)]

@@ -11,23 +11,18 @@ PROBE_BYTES = 2**29  # larger than any cache
 PROBE_RUNS = 5
 
 
-def weight_bytes(model: LoadedModel) -> int:
+def weight_bytes(module: nn.Module) -> int:
     """Bytes of all weights; shared tensors count once."""
-    return _distinct(model.module)
+    tensors = [*module.parameters(), *module.buffers()]
+    stores = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(stores.values())
 
 
 def bytes_a_step(model: LoadedModel) -> int:
     """Bytes of weights that one decoding step reads: all but the embedding, unless tied."""
     embedding, head = model.embedding, model.module.get_output_embeddings()
-    whole = _distinct(model.module)
     tied = head is not None and head.weight.data_ptr() == embedding.weight.data_ptr()
-    return whole if tied else whole - _distinct(embedding)
-
-
-def _distinct(module: nn.Module) -> int:
-    tensors = [*module.parameters(), *module.buffers()]
-    stores = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(stores.values())
+    return weight_bytes(model.module) - (0 if tied else weight_bytes(embedding))
 
 
 def read_bandwidth(device: torch.device) -> float:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from salient.kernels.cpu_library import ACTIVATIONS
 from salient.runtime.model_loader import LoadedModel
 
 # Transformers' names of activation functions -> ours, where they are the same function.
@@ -214,10 +213,9 @@ def _mlp(
 def _act(module: nn.Module) -> str:
     """Our name of the activation function of `module`; '' if unsupported."""
     function = getattr(module, "act_fn", getattr(module, "activation_fn", None))
-    for theirs, ours in ACTS.items():
-        if ours in ACTIVATIONS and type(function) is type(ACT2FN[theirs]):
-            return ours
-    return ""
+    return next(
+        (ours for theirs, ours in ACTS.items() if type(function) is type(ACT2FN[theirs])), ""
+    )
 
 
 def _child(module: nn.Module, name: str) -> Any:

@@ -124,11 +124,8 @@ class _Workspace:
     """Scratch memory of the blocks; grows with the number of rows."""
 
     def __init__(self, blocks: Any, capacity: int):
-        linears = [
-            linear
-            for b in blocks
-            for linear in (b.attention.qkv, b.attention.o, b.mlp.gate_up, b.mlp.down)
-        ]
+        linears = [x for b in blocks for x in (b.attention.qkv, b.attention.o)]
+        linears += [x for b in blocks for x in (b.mlp.gate_up, b.mlp.down)]
         heads = [b.attention.heads * b.attention.head_dim for b in blocks]
         self.wide = max(linear.out for linear in linears)
         self.narrow = max(*heads, *(linear.width for linear in linears))
@@ -146,13 +143,6 @@ class _Workspace:
             self._narrow = torch.empty(self._rows * max(self.narrow, width))
             self._scores = torch.empty(self._threads * self.scores)
         self._where = (slots.contiguous(), positions.contiguous())
-        return BatchC(
-            hidden.data_ptr(),
-            rows,
-            width,
-            *(tensor.data_ptr() for tensor in self._where),
-            self._wide.data_ptr(),
-            self._narrow.data_ptr(),
-            self._scores.data_ptr(),
-            self._rounded.of(rows * self.narrow, rows * self.groups),
-        )
+        room = self._rounded.of(rows * self.narrow, rows * self.groups)
+        tensors = (*self._where, self._wide, self._narrow, self._scores)
+        return BatchC(hidden.data_ptr(), rows, width, *(t.data_ptr() for t in tensors), room)

@@ -4,6 +4,7 @@ The definition of a fused block; runs on GPUs and under torch.compile. On a CPU 
 native_blocks.py runs the same as one C++ call.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.nn.functional import gelu, scaled_dot_product_attention, silu
 from salient.runtime.kv_cache import Batch, KeyValueCache
 
 from .match import FusedAttention, FusedBlock, Norm
+
+ACTS = {"silu": silu, "gelu": gelu, "gelu_tanh": partial(gelu, approximate="tanh")}
 
 
 def run_block(
@@ -40,8 +43,7 @@ def _attention(
     keys, values = cache.keys[index], cache.values[index]
     keys[batch.slots, :, batch.positions] = k.to(keys.dtype)
     values[batch.slots, :, batch.positions] = v.to(values.dtype)
-    output = _attend(parts, q, keys, values, batch)
-    return _apply_norm(parts.after, parts.o(output.flatten(-2)))
+    return _apply_norm(parts.after, parts.o(_attend(parts, q, keys, values, batch).flatten(-2)))
 
 
 def _attend(parts: FusedAttention, q: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
@@ -100,14 +102,8 @@ def run_mlp(parts: FusedBlock, hidden: Tensor) -> Tensor:
         output = (output[0] if isinstance(output, tuple) else output).view_as(hidden)
     else:
         gate, up = torch.cat([linear(x) for linear in mlp.gate_up], -1).chunk(2, -1)
-        output = mlp.down((_activate(gate.float(), mlp.act) * up.float()).to(parts.dtype))
+        output = mlp.down((ACTS[mlp.act](gate.float()) * up.float()).to(parts.dtype))
     return _apply_norm(mlp.after, output).float()
-
-
-def _activate(x: Tensor, act: str) -> Tensor:
-    if act == "silu":
-        return silu(x)
-    return gelu(x, approximate="tanh" if act == "gelu_tanh" else "none")
 
 
 def _apply_norm(norm: Norm | None, x: Tensor) -> Tensor:

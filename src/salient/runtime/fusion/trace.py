@@ -63,19 +63,17 @@ def trace_blocks(model: LoadedModel, blocks: nn.ModuleList, start: int) -> Model
     seeded = torch.Generator().manual_seed(0)
     most = model.embedding.weight.shape[0]
     trace = ModelTrace(torch.randint(0, most, (PROOF_TOKENS,), generator=seeded), torch.empty(0))
-    handles: list[Any] = []
 
     def block_hook(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         trace.inputs.append(args[0] if args else kwargs["hidden_states"])
         trace.outputs.append(out[0] if isinstance(out, tuple) else out)
         trace.rotaries.append(kwargs.get("position_embeddings"))
 
-    def rotary_hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        trace.calls.append((module, args, kwargs, out))
+    def rotary_hook(*call: Any) -> None:
+        trace.calls.append(call)
 
-    for module in model.module.modules():
-        if type(module).__name__.endswith("RotaryEmbedding"):
-            handles.append(module.register_forward_hook(rotary_hook, with_kwargs=True))
+    modules = [m for m in model.module.modules() if type(m).__name__.endswith("RotaryEmbedding")]
+    handles = [m.register_forward_hook(rotary_hook, with_kwargs=True) for m in modules]
     handles += [block.register_forward_hook(block_hook, with_kwargs=True) for block in blocks]
     try:
         positions = torch.arange(start, start + PROOF_TOKENS, device=model.device)[None]

@@ -12,9 +12,8 @@ from salient.core.progress import Progress
 from salient.loadtest.plan import LoadPlan, LoadStep, check_plan
 from salient.loadtest.prompts import TokenCounter, numbered_prompts
 from salient.loadtest.result import LoadResult, RequestTiming, summarize_step
-from salient.runtime.engine import Engine
+from salient.runtime.engine import Engine, TokenSequence
 from salient.runtime.sampling_params import SamplingParams
-from salient.runtime.token_sequence import TokenSequence
 
 TOOL = "salient (embedded engine)"
 
