@@ -164,7 +164,9 @@ def _check_linears(
     awq = contents.method == "awq"
     groups = [] if awq else read_groups(contents)
     with TensorReader(progress) as reader:
-        reader.total = _bytes_to_read(contents)
+        linears = contents.packed.values()
+        whole = [tensor for p in linears for tensor in (p.scales, p.zeros) if tensor]
+        reader.total = sum(tensor.bytes for tensor in whole) + FEW * WINDOW * len(linears)
         dead, findings = check_tails(contents, reader)
         if awq:
             layout, more = check_awq_layout(contents)
@@ -173,25 +175,19 @@ def _check_linears(
             layout = PACKED
             more = check_ct_layout(contents, groups, reader)
             findings += check_ct_config(contents, groups) + more
-        reading.group = usual_group(contents) or reading.group
+        reading.group = usual_group(linears) or reading.group
         findings += _check_structure(contents, groups, layout)
         if layout in WRITTEN:
             findings += check_zero_points(contents, groups, reader, dead)
         findings += check_scales(contents, reader, dead)
         findings += check_codes(contents, reader, dead)
         reader.end()
-    reading.zeros = _has_zeros(contents, groups)
-    measured = [linear.bits for linear in contents.packed.values() if linear.groups]
+    declared = contents.settings.get("zero_point")
+    by_tensors = declared if isinstance(declared, bool) else contents.asymmetric
+    reading.zeros = any(not args.symmetric for args in groups) if groups else by_tensors
+    measured = [linear.bits for linear in linears if linear.groups]
     reading.bits = max(set(measured), key=measured.count) if measured else reading.bits
     return layout, findings
-
-
-def _has_zeros(contents: CheckpointContents, groups: list[WeightArgs]) -> bool | None:
-    """Whether readers compute with zero points: by the settings, else by the tensors."""
-    declared = contents.settings.get("zero_point")
-    if groups:
-        return any(not args.symmetric for args in groups)
-    return declared if isinstance(declared, bool) else contents.asymmetric
 
 
 def _check_structure(
@@ -217,13 +213,6 @@ def _casts(contents: CheckpointContents) -> list[Finding]:
     cast = scales[:1] if dtype == "bfloat16" else []
     text = f"config.json: dtype {as_json(dtype)}"
     return FINDINGS["dtype-cast"].at(((place(tensor), text) for tensor in cast), count=len(scales))
-
-
-def _bytes_to_read(contents: CheckpointContents) -> int:
-    """Scales, zero points and samples of codes, as far as headers tell."""
-    linears = contents.packed.values()
-    read = [tensor for p in linears for tensor in (p.scales, p.zeros) if tensor]
-    return sum(tensor.bytes for tensor in read) + FEW * WINDOW * len(linears)
 
 
 def _complete(

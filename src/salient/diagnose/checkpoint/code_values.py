@@ -6,6 +6,7 @@ out. Zero points that are off by one, as GPTQ's are, cannot be told from right o
 looked for.
 """
 
+from itertools import takewhile
 from pathlib import Path
 
 from salient.core.model_files import StoredTensor
@@ -32,12 +33,8 @@ def _windows(tensor: StoredTensor, count: int) -> list[int]:
 def zero_tail(tensor: StoredTensor, reader: TensorReader) -> float:
     """The share of a tensor's end that is zeros, by samples: 0.0 none, 1.0 all."""
     spots = _windows(tensor, MANY)
-    zeros = 0
-    for spot in reversed(spots):
-        if any(reader.read(tensor, spot, WINDOW)):
-            break
-        zeros += 1
-    return zeros / len(spots)
+    windows = (reader.read(tensor, spot, WINDOW) for spot in reversed(spots))
+    return sum(1 for _ in takewhile(lambda data: not any(data), windows)) / len(spots)
 
 
 def check_tails(
@@ -177,10 +174,9 @@ def _undeclared(
 
 def _unexpected(linears: list[QuantizedLinear], groups: list[WeightArgs]) -> list[Finding]:
     """Zero points where compressed-tensors' settings say symmetric."""
-    extra = [p for p in linears if (args := args_of(p.name, groups)) and args.symmetric]
-    args = args_of(extra[0].name, groups) if extra else None
-    if not args:
-        return []
-    where, old = f"{args.where}.weights", args.weights.get("symmetric")
-    steps = change(where, "symmetric", old, new=False)
-    return FINDINGS["zeros-unexpected"].at(_zero_places(extra), steps=steps)
+    pairs = [(p, a) for p in linears if (a := args_of(p.name, groups)) and a.symmetric]
+    steps: tuple[str, ...] = ()
+    for _, args in pairs[:1]:
+        old = args.weights.get("symmetric")
+        steps = change(f"{args.where}.weights", "symmetric", old, new=False)
+    return FINDINGS["zeros-unexpected"].at(_zero_places([p for p, _ in pairs]), steps=steps)

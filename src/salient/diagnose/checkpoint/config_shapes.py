@@ -18,8 +18,7 @@ from .contents import (
     pattern,
 )
 from .ct_config import WeightArgs, args_of
-from .quant_config import first_of
-from .tensor_layout import WHOLE_ROW
+from .tensor_layout import WHOLE_ROW, usual_group
 
 Sizes = dict[tuple[int, str], tuple[int, int]]
 
@@ -50,15 +49,10 @@ def _by_part(
 ) -> dict[ConfigShapes, list[QuantizedLinear]]:
     if contents.method == "awq":
         settings = contents.settings
-        old_group = settings.get("q_group_size") is not None
-        old_bits = settings.get("w_bit") is not None
-        declared = ConfigShapes(
-            contents.where,
-            as_integer(first_of(settings, "q_group_size", "group_size")),
-            as_integer(first_of(settings, "w_bit", "bits")),
-            "q_group_size" if old_group else "group_size",
-            "w_bit" if old_bits else "bits",
-        )
+        group_key = "group_size" if settings.get("q_group_size") is None else "q_group_size"
+        bits_key = "bits" if settings.get("w_bit") is None else "w_bit"
+        group, bits = (as_integer(settings.get(key)) for key in (group_key, bits_key))
+        declared = ConfigShapes(contents.where, group, bits, group_key, bits_key)
         return {declared: list(contents.packed.values())}
     parts: dict[ConfigShapes, list[QuantizedLinear]] = {}
     for linear in contents.packed.values():
@@ -74,16 +68,12 @@ def _check_bits(declared: ConfigShapes, linears: list[QuantizedLinear]) -> list[
     bits, key = declared.bits, declared.bits_key
     odd = [p for p in linears if bits is not None and p.bits != bits]
     real = Counter(p.bits for p in linears).most_common(1)[0][0]
-    unsupported = not odd and key != "num_bits" and real != 4
     places = [(p.place, f"{p.bits} bits by its shapes") for p in odd]
-    return [
-        *FINDINGS["bits-wrong"].at(
-            places, steps=change(declared.where, key, bits, real), declared=bits, real=real
-        ),
-        *FINDINGS["bits-unsupported"].at(
-            [(linears[0].place, f"{real} bits by its shapes")] if unsupported else [], real=real
-        ),
-    ]
+    if not odd and key != "num_bits" and real != 4:
+        unsupported = (linears[0].place, f"{real} bits by its shapes")
+        return FINDINGS["bits-unsupported"].at([unsupported], real=real)
+    steps = change(declared.where, key, bits, real)
+    return FINDINGS["bits-wrong"].at(places, steps=steps, declared=bits, real=real)
 
 
 def _fits(linear: QuantizedLinear, group: int) -> bool:
@@ -97,8 +87,7 @@ def _check_group(declared: ConfigShapes, linears: list[QuantizedLinear]) -> list
     if group is None or not (group == WHOLE_ROW or group > 0):
         return []
     odd = [p for p in linears if not _fits(p, group)]
-    rows = all(p.groups == 1 for p in linears) and len({p.width for p in linears}) > 1
-    real = WHOLE_ROW if rows else Counter(p.group for p in linears).most_common(1)[0][0]
+    real = usual_group(linears) or group
     places = [(p.place, f"{p.width} inputs in {p.groups} groups: {p.group} each") for p in odd]
     if real != group and sum(_fits(p, real) for p in linears) > len(linears) / 2:
         steps = _group_change(declared, group, real)

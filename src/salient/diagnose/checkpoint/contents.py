@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -20,15 +20,14 @@ FLOATS = ("F16", "BF16", "F32")
 TABLES = re.compile(r"embed|wte|wpe|lm_head|norm|relative|rotary", re.IGNORECASE)
 HEADS = ("lm_head", "embed_out", "output")
 # vLLM 0.32 merges these linears into one (packed_modules_mapping in model_executor/models).
-MERGED = (
-    ("qkv_proj", ("q_proj", "k_proj", "v_proj")),
-    ("gate_up_proj", ("gate_proj", "up_proj")),
-    ("in_proj_qkvz", ("in_proj_qkv", "in_proj_z")),
-    ("in_proj_ba", ("in_proj_b", "in_proj_a")),
-    ("fused_qkv_a_proj", ("q_a_proj", "kv_a_proj_with_mqa")),
-    ("w13", ("w1", "w3")),
-)
-MERGED_OF = {shard: name for name, shards in MERGED for shard in shards}
+MERGED_OF = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv_proj"),
+    **dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj"),
+    **dict.fromkeys(("in_proj_qkv", "in_proj_z"), "in_proj_qkvz"),
+    **dict.fromkeys(("in_proj_b", "in_proj_a"), "in_proj_ba"),
+    **dict.fromkeys(("q_a_proj", "kv_a_proj_with_mqa"), "fused_qkv_a_proj"),
+    **dict.fromkeys(("w1", "w3"), "w13"),
+}
 EXPERT = re.compile(r"(.*\bexperts)\.\d+\.")
 
 
@@ -167,13 +166,9 @@ class CheckpointContents:
 
 def stored_method(tensors: Iterable[StoredTensor]) -> str:
     """The format of tensors by their names and types, "" for neither of ours."""
-    counts = dict.fromkeys(SUFFIXES, 0)
-    for tensor in tensors:
-        suffix = tensor.name.rpartition(".")[2]
-        for method, suffixes in SUFFIXES.items():
-            counts[method] += suffix == suffixes.codes and tensor.dtype in ("I32", "I16")
-    best = max(counts, key=lambda method: counts[method])
-    return best if counts[best] else ""
+    counts = Counter(t.name.rpartition(".")[2] for t in tensors if t.dtype in ("I32", "I16"))
+    best = max(SUFFIXES, key=lambda method: counts[SUFFIXES[method].codes])
+    return best if counts[SUFFIXES[best].codes] else ""
 
 
 def find_packed(method: str, tensors: dict[str, StoredTensor]) -> dict[str, QuantizedLinear]:

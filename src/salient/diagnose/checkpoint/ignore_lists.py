@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import Count, Place
+from salient.diagnose.rule import Count
 
 from .contents import (
     EXPERT,
@@ -127,37 +127,26 @@ def _derived(contents: CheckpointContents) -> list[Finding]:
     It takes every module that owns floats only; so a bare parameter makes its whole module one.
     """
     tensors = {name.rpartition(".")[0]: tensor for name, tensor in contents.tensors.items()}
-    coded = {
-        name.rpartition(".")[0]
-        for name, tensor in contents.tensors.items()
-        if tensor.dtype not in FLOATS
-    }
+    integers = (name for name, tensor in contents.tensors.items() if tensor.dtype not in FLOATS)
+    coded = {name.rpartition(".")[0] for name in integers}
     hits: dict[str, list[str]] = defaultdict(list)
     for module in contents.packed:
         above = {name[:i] for name in engine_names(module) for i, c in enumerate(name) if c == "."}
         for owner in above & (tensors.keys() - coded):
             hits[owner].append(module)
     new = fitting_entries(contents, contents.linears) if hits else []
-    return FINDINGS["skip-list-derived"].at(
-        (
-            (place(tensors[owner]), f"makes vLLM skip {linears[0]}")
-            for owner, linears in hits.items()
-        ),
-        steps=change(contents.where, contents.skip_key, None, new or ["lm_head"]),
-    )
+    steps = change(contents.where, contents.skip_key, None, new or ["lm_head"])
+    places = [(place(tensors[owner]), f"makes vLLM skip {p[0]}") for owner, p in hits.items()]
+    return FINDINGS["skip-list-derived"].at(places, steps=steps)
 
 
 def check_unquantized(contents: CheckpointContents, groups: list[WeightArgs]) -> list[Finding]:
     """Unquantized linears that readers expect as codes."""
     plain, packed = contents.plain, contents.packed
     split = _partly_merged(contents)
-    twice = [tensor for name, tensor in plain.items() if name in packed]
-    findings = [
-        *FINDINGS["joined-mixed"].at((place(plain[name]), text) for name, text in split.items()),
-        *FINDINGS["linear-twice"].at(
-            (place(tensor), f"{tensor.dtype} next to codes") for tensor in twice
-        ),
-    ]
+    twice = [(place(t), f"{t.dtype} next to codes") for name, t in plain.items() if name in packed]
+    mixed = [(place(plain[name]), text) for name, text in split.items()]
+    findings = FINDINGS["joined-mixed"].at(mixed) + FINDINGS["linear-twice"].at(twice)
     if not contents.settings:
         return findings
     missed = [name for name in _unnamed(contents, groups) if name not in split]
@@ -231,21 +220,16 @@ def check_ends(contents: CheckpointContents) -> list[Finding]:
         places = [(linear.place, as_json(list(linear.first.shape)))]
         if in_block(linear.name) is not None:
             continue
-        if leaf in HEADS:
-            findings += _quantized_head(contents, places)
+        awq, old = contents.method == "awq", contents.settings.get("lm_head")
+        if leaf in HEADS and awq and old is not True:
+            steps = change(contents.where, "lm_head", old, new=True)
+            findings += FINDINGS["head-quantized"].at(places, steps=steps)
+        elif leaf in HEADS:
+            findings += FINDINGS["head-quantized-declared"].at(places)
         elif TABLES.search(leaf):
-            awq = contents.method == "awq"
             row = "embedding-quantized-awq" if awq else "embedding-quantized"
             findings += FINDINGS[row].at(places)
     heads = [t for n, t in contents.plain.items() if n.rpartition(".")[2] == "lm_head"]
     tied = contents.config_value("tie_word_embeddings") is True
     text = "config.json: tie_word_embeddings true"
     return findings + FINDINGS["head-tied"].at([(place(head), text) for head in heads[:1] if tied])
-
-
-def _quantized_head(contents: CheckpointContents, places: list[Place]) -> list[Finding]:
-    old = contents.settings.get("lm_head")
-    if contents.method != "awq" or old is True:
-        return FINDINGS["head-quantized-declared"].at(places)
-    steps = change(contents.where, "lm_head", old, new=True)
-    return FINDINGS["head-quantized"].at(places, steps=steps)

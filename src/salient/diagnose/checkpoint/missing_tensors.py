@@ -56,12 +56,9 @@ def _title(names: list[str], nouns: str) -> str:
 
 
 def _needed(linear: QuantizedLinear, groups: list[WeightArgs], layout: str) -> list[str]:
-    s = linear.suffixes
-    if s.shape:
-        args = args_of(linear.name, groups)
-        asymmetric = args is not None and not args.symmetric
-        return [s.codes, s.scales, s.shape, *([s.zeros] if asymmetric else [])]
-    return [s.codes, s.scales, *([] if layout == "marlin" else [s.zeros])]
+    s, args = linear.suffixes, args_of(linear.name, groups)
+    zeros = (args is not None and not args.symmetric) if s.shape else layout != "marlin"
+    return list(filter(None, (s.codes, s.scales, s.shape, s.zeros if zeros else "")))
 
 
 def _present(linear: QuantizedLinear) -> str:
@@ -91,22 +88,17 @@ def check_siblings(contents: CheckpointContents) -> list[Finding]:
             if part.children < usual:
                 absent = sorted(usual - part.children)
                 missing += [(f"{part.path}.{c}", like) for c in absent if f"{like}.{c}" in coded]
-    places: list[Place] = [
-        (f"{_file_of(contents, name)}: {name}", f"missing; {like} has it")
-        for name, like in missing[:SHOWN]
-    ]
     title = _title([name for name, _ in missing], "parts that similar blocks have")
+    places = [(f"{_file_of(contents, n)}: {n}", f"missing; {p} has it") for n, p in missing[:SHOWN]]
     return FINDINGS["linear-missing"].at(places, count=len(missing), title=title)
 
 
 def _file_of(contents: CheckpointContents, name: str) -> str:
     """The file of a missing module's neighbours."""
-    near = name.rpartition(".")[0]
-    while near:
+    while name := name.rpartition(".")[0]:
         for tensor in contents.tensors.values():
-            if tensor.name.startswith(f"{near}."):
+            if tensor.name.startswith(f"{name}."):
                 return tensor.path.name
-        near = near.rpartition(".")[0]
     return "no file"
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from salient.core.errors import ModelError
 from salient.core.model_files import as_object, read_json
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import Place
 
 from .contents import (
     FINDINGS,
@@ -173,7 +172,12 @@ def check_awq_config(contents: CheckpointContents, *, gemm: bool) -> list[Findin
             [(f"{where}.zero_point", "missing")], steps=steps
         )
     findings += [*_types(settings, where), *_spellings(settings, where)]
-    for key, text in _legacy(settings):
+    legacy: dict[str, str] = {}  # keys of GPTQ's settings that mean nothing for AWQ
+    if settings.get("sym") is True and settings.get("zero_point") is True:
+        legacy["sym"] = "true, though zero_point is true"
+    if order := settings.get("desc_act"):
+        legacy["desc_act"] = f"{as_json(order)}, but AWQ has no activation order"
+    for key, text in legacy.items():
         findings += FINDINGS["config-legacy"].at([(f"{where}.{key}", text)], key=key, where=where)
     version = first_of(settings, "version", "format")
     if gemm and version is not None and str(version).lower() != "gemm":
@@ -214,14 +218,3 @@ def _spellings(settings: dict[str, Any], where: str) -> list[Finding]:
         keys=", ".join(only),
         effect="is wrong here" if wrong else "happens to be right",
     )
-
-
-def _legacy(settings: dict[str, Any]) -> list[Place]:
-    """Keys that AWQ's settings inherit from GPTQ's and that mean nothing for AWQ."""
-    odd: list[Place] = []
-    if settings.get("sym") is True and settings.get("zero_point") is True:
-        odd.append(("sym", "true, though zero_point is true"))
-    if settings.get("desc_act"):
-        text = f"{as_json(settings['desc_act'])}, but AWQ has no activation order"
-        odd.append(("desc_act", text))
-    return odd

@@ -119,15 +119,12 @@ def _problems(
 ) -> list[tuple[str, str, int]]:
     """(finding's id, text, count) of each fault of one linear's scales."""
     ids = dict(IDS)
-    if "zero" in summary.counts:
+    counts = summary.counts
+    if "zero" in counts:
         lost = _codes_vary(linear, summary.zeros, reader)
         ids["zero"] = "scale-zero" if lost else "scale-zero-unused"
-    counts = summary.counts
-    problems = [
-        (name, _where(linear, summary, kind), counts[kind])
-        for kind, name in ids.items()
-        if kind in counts
-    ]
+    kinds = [kind for kind in ids if kind in counts]
+    problems = [(ids[kind], _where(linear, summary, kind), counts[kind]) for kind in kinds]
     if summary.usual and summary.largest > FAR * summary.usual:
         text = f"the largest is {summary.largest:.3g}, the median {summary.usual:.3g}"
         problems.append(("scale-spread", text, 1))

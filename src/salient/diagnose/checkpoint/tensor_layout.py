@@ -14,7 +14,7 @@ compressed-tensors 0.17 (compressors/pack_quantized), as vLLM 0.32 allocates it
 
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Place
@@ -87,15 +87,16 @@ def check_awq_layout(contents: CheckpointContents) -> tuple[str, list[Finding]]:
             linear.groups, linear.out = linear.scales.shape[-2:]
             linear.bits = WORD_BITS // _values_per_word(columns, linear.out)
     strange = [p for p in contents.packed.values() if p.codes and p.scales and not p.groups]
-    group = usual_group(contents)
-    places = [(p.place, _expected_shapes(p, group)) for p in strange]
-    findings = FINDINGS["shape-disagrees"].at(places)
-    return most, [*findings, *check_types(contents, FLOATS, ("F16",))]
+    group = usual_group(contents.packed.values())
+    findings = FINDINGS["shape-disagrees"].at(
+        (p.place, _expected_shapes(p, group)) for p in strange
+    )
+    return most, findings + check_types(contents, FLOATS, ("F16",))
 
 
-def usual_group(contents: CheckpointContents) -> int | None:
+def usual_group(linears: Iterable[QuantizedLinear]) -> int | None:
     """The group size of most linears with understood shapes, WHOLE_ROW for one scale a row."""
-    measured = [linear for linear in contents.packed.values() if linear.groups]
+    measured = [linear for linear in linears if linear.groups]
     if measured and all(p.groups == 1 for p in measured) and len({p.width for p in measured}) > 1:
         return WHOLE_ROW
     counts = Counter(linear.group for linear in measured)

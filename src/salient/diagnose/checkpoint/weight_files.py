@@ -32,6 +32,7 @@ TOKENIZERS = (
     {"tekken.json"},
 )
 PICKLES = (".bin", ".pt", ".pth")
+ENGINE_FILES = (".safetensors", ".json", ".model")
 
 
 @dataclass
@@ -68,8 +69,11 @@ class FolderContents:
 
 def read_files(folder: Path) -> FolderContents:
     """Every readable tensor. Raises ModelError where no weight file is readable."""
-    contents = FolderContents()
-    index = _read_index(folder, contents)
+    contents, index = FolderContents(), None
+    try:
+        index = read_index(folder)
+    except ModelError as error:
+        contents.findings += FINDINGS["index-damaged"].at([(INDEX, str(error))])
     if index is not None:
         _read_indexed(folder, index, contents)
     elif (folder / SINGLE).is_file():
@@ -81,15 +85,6 @@ def read_files(folder: Path) -> FolderContents:
     )
     contents.indexed = index is not None
     return contents
-
-
-def _read_index(folder: Path, contents: FolderContents) -> ShardIndex | None:
-    """The index if there is a readable one; its faults become findings."""
-    try:
-        return read_index(folder)
-    except ModelError as error:
-        contents.findings += FINDINGS["index-damaged"].at([(INDEX, str(error))])
-        return None
 
 
 def _read_indexed(folder: Path, index: ShardIndex, contents: FolderContents) -> None:
@@ -171,9 +166,10 @@ def check_extra_files(folder: Path, contents: FolderContents) -> list[Finding]:
     lost = set(contents.lost.values())
     known = {path.name for path in contents.paths} | lost
     strays = [name for name in files if name.endswith(".safetensors") and name not in known]
-    empty = [n for n, path in files.items() if not path.stat().st_size and n[0] != "."]
-    empty = [name for name in empty if name not in lost]
-    complete = any(needed <= set(files) for needed in TOKENIZERS)
+    nothing = (n for n, path in files.items() if not path.stat().st_size and n[0] != ".")
+    empty = [name for name in nothing if name not in lost]
+    needed = [n for n in empty if n.endswith(ENGINE_FILES) or n in ("vocab.txt", "merges.txt")]
+    complete = any(names <= set(files) for names in TOKENIZERS)
     tokenizer = complete or any(name.endswith(".tiktoken") for name in files)
     return [
         *FINDINGS[_stray_row(strays, indexed=contents.indexed)].at(
@@ -181,18 +177,13 @@ def check_extra_files(folder: Path, contents: FolderContents) -> list[Finding]:
             files=" ".join(strays[:8]),
         ),
         *FINDINGS["file-empty"].at(
-            ((name, "0 bytes") for name in empty),
-            level="error" if any(_read_by_engines(name) for name in empty) else None,
+            ((name, "0 bytes") for name in empty), level="error" if needed else None
         ),
         *FINDINGS["tokenizer-missing"].at(
             [] if tokenizer else [(folder.name, "no tokenizer.json or the like")]
         ),
         *FINDINGS["file-pickle"].at((name, "a pickle") for name in files if name.endswith(PICKLES)),
     ]
-
-
-def _read_by_engines(name: str) -> bool:
-    return name.endswith((".safetensors", ".json", ".model")) or name in ("vocab.txt", "merges.txt")
 
 
 def _stray_row(strays: list[str], *, indexed: bool) -> str:

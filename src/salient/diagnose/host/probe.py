@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +38,10 @@ def read_environment(*, run: Run | None = None, site: Path | None = None) -> Env
     cards, cuda, troubles = read_cards(run)
     packages, needs = _packages(site)
     cpu, flags = _cpu()
-    shared, shared_free = _shared()
+    shared = psutil.disk_usage(SHARED_FOLDER) if os.path.isdir(SHARED_FOLDER) else None
+    limits = [int(text) for path in system.CGROUP_LIMITS if (text := _text(path).strip()).isdigit()]
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    affinity = getattr(os, "sched_getaffinity", None)
     return Environment(
         cards=cards,
         cuda=cuda,
@@ -48,14 +52,15 @@ def read_environment(*, run: Run | None = None, site: Path | None = None) -> Env
         variables=relevant(os.environ),
         cpu=cpu,
         machine=platform.machine().lower(),
-        cores=_cores(),
+        cores=len(affinity(0)) if affinity else os.cpu_count() or 1,
         flags=flags,
         memory=psutil.virtual_memory().total,
-        limit=_container_limit(),
+        # version 1 writes "no limit" as a huge number
+        limit=next((limit for limit in limits if limit < 2**60), None),
         available=system.available_memory(),
-        shared=shared,
-        shared_free=shared_free,
-        files=_open_files(),
+        shared=shared and shared.total,
+        shared_free=shared and shared.free,
+        files=None if files == resource.RLIM_INFINITY else files,
     )
 
 
@@ -81,40 +86,6 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
     flags = set((rows.get("flags") or rows.get("Features") or "").split())
     name = rows.get("model name") or platform.processor() or platform.machine()
     return plain(name), tuple(flag for flag in _FLAGS.split() if flag in flags)
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _container_limit() -> int | None:
-    """Bytes that the container may have, None without a limit."""
-    for path in system.CGROUP_LIMITS:
-        text = _text(path).strip()
-        if text.isdigit() and int(text) < 2**60:  # version 1 writes "no limit" as a huge number
-            return int(text)
-    return None
-
-
-def _shared() -> tuple[int | None, int | None]:
-    try:
-        usage = psutil.disk_usage(SHARED_FOLDER)
-    except OSError:
-        return None, None
-    return usage.total, usage.free
-
-
-def _open_files() -> int | None:
-    """The hard limit of open files."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return None if hard == resource.RLIM_INFINITY else hard
 
 
 def _text(path: str) -> str:
