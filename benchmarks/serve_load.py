@@ -34,8 +34,7 @@ from machine import conditions, conditions_line
 from salient.core.report import Report, Table
 from salient.loadtest.client import LoadClient
 from salient.loadtest.load_runner import run_load
-from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget
-from salient.loadtest.prompts import cut_excerpts, numbered
+from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget, cut_excerpts, numbered
 from salient.loadtest.result import LoadResult
 from salient.models.tokens import load_tokenizer
 from servers import NAME, RunningServer, Setting, running_server

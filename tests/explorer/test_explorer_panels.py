@@ -11,9 +11,8 @@ from helpers.runs import run
 from helpers.toy_models import rewrite_json, toy_folder
 from salient.core.errors import ModelError, RequestError
 from salient.core.scheme import Scheme
-from salient.explorer.panels.curve import curve_data
 from salient.explorer.panels.group import GroupQuery, group_data
-from salient.explorer.panels.linear_view import inputs_data, salience_data
+from salient.explorer.panels.linear_view import curve_data, inputs_data, salience_data
 from salient.models.skeleton import Skeleton
 
 

@@ -229,7 +229,7 @@ def test_invalid_comparisons_are_refused(server, body, message):
 
 def test_too_many_waiting_requests_are_refused(server):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("salient.explorer.background.MAX_WAITING", 0)
+        patch.setattr("salient.explorer.background.BackgroundWorker.most", 0)
         reply = server.request(GROUP)
     assert reply.status == 429
     assert "The explorer has too much to compute" in reply.error["message"]

@@ -7,8 +7,15 @@ import pytest
 
 from salient.core.errors import RequestError
 from salient.loadtest.client import LoadClient
-from salient.loadtest.plan import LoadPlan, LoadStep, LoadTarget, base_url, check_plan
-from salient.loadtest.prompts import cut_excerpts, numbered
+from salient.loadtest.plan import (
+    LoadPlan,
+    LoadStep,
+    LoadTarget,
+    base_url,
+    check_plan,
+    cut_excerpts,
+    numbered,
+)
 
 TEXT = "the quick brown fox jumps over the lazy dog"
 

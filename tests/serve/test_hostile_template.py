@@ -11,8 +11,8 @@ import pytest
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.served_app import served
 from salient.models import template_process
-from salient.serve import chat_threads
 from salient.serve.app import AppSettings
+from salient.serve.bounded_threads import ChatThreads
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 TALK = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
@@ -71,7 +71,7 @@ def test_completions_are_answered_while_every_chat_hangs(server, monkeypatch):
 
 
 def test_more_waiting_chats_than_the_queue_takes_are_refused(server, monkeypatch):
-    monkeypatch.setattr(chat_threads, "MOST_CHATS", 0)
+    monkeypatch.setattr(ChatThreads, "most", 0)
     reply = server.request("/v1/chat/completions", TALK)
     assert reply.status == 429
     assert "wait for the chat template" in reply.error["message"]

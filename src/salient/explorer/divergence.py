@@ -7,6 +7,7 @@ same positions.
 import asyncio
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, Field, model_validator
@@ -16,7 +17,7 @@ from salient.core.errors import ModelError, RequestError
 from salient.runtime.engine import CHUNK, Engine
 from salient.runtime.sampler import NO_NUMBERS
 from salient.runtime.tokenization import chat_ids, prompt_ids
-from salient.serve.chat_threads import chat_threads
+from salient.serve.bounded_threads import chat_threads
 from salient.serve.openai_format import token_text
 from salient.serve.protocol import ChatMessages, Text
 from salient.serve.worker import Worker
@@ -83,7 +84,7 @@ async def divergence(body: ForcedAnswer, worker: Worker, reference: Worker) -> d
 
     Raises RequestError, ResourceError if a model has no free slot, ModelError for NaN logits.
     """
-    text = await chat_threads.run(forced_text, body, worker.engine, reference.engine)
+    text = await chat_threads.run(partial(forced_text, body, worker.engine, reference.engine))
     quantized, full = await asyncio.gather(_logits(worker, text), _logits(reference, text))
     tokenizer = worker.engine.tokenizer
     return await asyncio.to_thread(_compare, tokenizer, text, full.cpu(), quantized.cpu())
@@ -113,25 +114,15 @@ def _compare(
         kls += kl_rows(*logs).tolist()
         tops = [log.topk(TOP) for log in logs]
         for row, token in enumerate(text.answer[start : start + ROWS]):
-            lists = [
-                [
-                    {"text": _text(tokenizer, int(i)), "p": math.exp(float(v))}
-                    for v, i in zip(top.values[row], top.indices[row], strict=True)
-                ]
-                for top in tops
-            ]
+            pairs = [zip(*(part[row].tolist() for part in top), strict=True) for top in tops]
+            lists = [[{"text": _text(tokenizer, i), "p": math.exp(v)} for v, i in p] for p in pairs]
             same = bool(tops[0].indices[row, 0] == tops[1].indices[row, 0])
             agreed += same
             entry = {"text": _text(tokenizer, token), "kl": kls[start + row], "same": same}
             entry["p"] = [math.exp(float(log[row, token])) for log in logs]
             tokens.append({**entry, "reference": lists[0], "quantized": lists[1]})
-    count = len(tokens)
-    return {
-        "tokens": tokens,
-        "mean_kl": sum(kls) / count,
-        "agreed": agreed / count,
-        "cut": text.cut,
-    }
+    means = {"mean_kl": sum(kls) / len(tokens), "agreed": agreed / len(tokens)}
+    return {"tokens": tokens, **means, "cut": text.cut}
 
 
 def _text(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:

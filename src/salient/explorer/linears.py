@@ -70,10 +70,9 @@ class LinearReader:
         full, files = f"{self.blocks[block]}.{name}", self.checkpoint.files
         coded = self.is_coded(block, name)
         written = files.source.quantized(files.module(full)) if coded else None
-        if self.source is not None:
-            weight = self.source.files.read(f"{full}.weight")
-        else:
-            weight = written.dequantize() if written else files.read(f"{full}.weight")
+        if self.source is None and written is not None:
+            return BlockLinear(block, name, written.dequantize(), written)
+        weight = (self.source or self.checkpoint).files.read(f"{full}.weight")
         return BlockLinear(block, name, weight, written)
 
 

@@ -1,6 +1,5 @@
 """The 16-bit model that a checkpoint was made from, if it is on this machine; never downloaded."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +34,13 @@ def find_source(
         return f"The 16-bit model that this checkpoint was made from is not known. {HOW}"
     if evidence.run.adapter is not None:
         return f"A LoRA adapter was merged into the model before it was quantized. {HOW}"
-    for candidate in _candidates(folder, evidence):
+    name = Path(evidence.model).name  # untrusted, so only its last part is used
+    places = [folder.parent / name, Path.cwd() / name] if name else []
+    for candidate in (*places, cache_folder() / DEMO_NAME):
         checkpoint = _open(candidate)
         if checkpoint is not None and fingerprint(checkpoint) == evidence.run.model:
-            return ReferenceSource(
-                candidate, f"{evidence.model}, the model this checkpoint was made from"
-            )
+            label = f"{evidence.model}, the model this checkpoint was made from"
+            return ReferenceSource(candidate, label)
     return (
         f"The 16-bit model {evidence.model!r} that this checkpoint was made from is not next to "
         f"it, and this page downloads nothing. {HOW}"
@@ -58,15 +58,6 @@ def _from_reference(name: str, folder: Path, evidence: RunEvidence | str) -> Ref
             "comparisons with the checkpoint's own codes may mislead."
         )
     return ReferenceSource(folder, f"{name}, the reference", remark)
-
-
-def _candidates(folder: Path, evidence: RunEvidence) -> Iterator[Path]:
-    """Where the model may be. The name is untrusted, so only its last part is used."""
-    name = Path(evidence.model).name
-    if name:
-        yield folder.parent / name
-        yield Path.cwd() / name
-    yield cache_folder() / DEMO_NAME
 
 
 def _open(folder: Path) -> Checkpoint | None:

@@ -12,9 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from salient.core.errors import RequestError
 from salient.core.scheme import Scheme
-from salient.explorer.panels.curve import curve_data
 from salient.explorer.panels.group import GroupQuery, group_data
-from salient.explorer.panels.linear_view import inputs_data, salience_data
+from salient.explorer.panels.linear_view import curve_data, inputs_data, salience_data
 from salient.serve.completions import CompletionBody, Service, respond
 from salient.serve.openai_format import error_response
 from salient.serve.protocol import ChatCompletionRequest, CompletionRequest

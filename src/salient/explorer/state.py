@@ -23,8 +23,6 @@ from .linears import LinearReader, block_reader
 from .reference_model import ReferenceSource, find_source
 from .run_evidence import NO_EVIDENCE, blocks_data
 
-DEFAULT = Scheme()  # of a 16-bit model, which has none
-
 
 class ExplorerState:
     """What the page shows of `served`, and of the 16-bit `reference` next to it.
@@ -71,7 +69,7 @@ class ExplorerState:
 
     @property
     def scheme(self) -> Scheme:
-        return self.served.loaded.model.checkpoint.scheme or DEFAULT
+        return self.served.loaded.model.checkpoint.scheme or Scheme()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,9 +115,8 @@ class ExplorerState:
     @property
     def progress(self) -> dict[str, object]:
         calibration = self.__dict__.get("calibration")
-        if calibration is None:
-            return {"state": "none", "done": 0, "total": 0, "words": ""}
-        return calibration.progress
+        none = {"state": "none", "done": 0, "total": 0, "words": ""}
+        return calibration.progress if calibration else none
 
     def running(self) -> dict[str, object]:
         """Kernels, fusion, memory by part."""

@@ -2,7 +2,7 @@
 
 import ctypes
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -90,14 +90,9 @@ class BatchC(Structure):
 class ActivationBuffer:
     """A reusable buffer for rounded activations; grows on demand."""
 
-    x: Tensor
-    scale: Tensor
-    sum: Tensor
-
-    @staticmethod
-    def empty() -> "ActivationBuffer":
-        """An empty buffer."""
-        return ActivationBuffer(torch.empty(0, dtype=torch.int16), torch.empty(0), torch.empty(0))
+    x: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int16))
+    scale: Tensor = field(default_factory=lambda: torch.empty(0))
+    sum: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def of(self, values: int, groups: int) -> RoundedC:
         """Room for `values` activations in `groups` groups."""
@@ -127,7 +122,7 @@ class Library:
             function.restype = None
         self.instructions = INSTRUCTIONS[dll.salient_instructions()]
         self.threaded = bool(dll.salient_has_threads())
-        self._room = ActivationBuffer.empty()
+        self._room = ActivationBuffer()
 
     def multiply(self, linear: LinearC, x: Tensor, out: int) -> Tensor:
         """y float32 [rows, out] = x float32 [rows, inputs] @ W.T."""

@@ -5,6 +5,9 @@ its own versions. Written from the signatures of vLLM 0.32 and not run: no test 
 build. If another version differs, `unsupported` or the first call reports it.
 """
 
+import contextlib
+from collections.abc import Iterator
+from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +19,6 @@ from salient.core.packing import pack_nibbles
 from salient.core.quant import QuantizedWeight
 
 from .base import Layer, PackedWeight
-
-MISMATCHES = (TypeError, AttributeError, RuntimeError)  # raised for wrong arguments
 
 
 class ForeignWeight(PackedWeight):
@@ -35,11 +36,8 @@ class ForeignWeight(PackedWeight):
             return str(error)
         if not hasattr(torch.ops._C, cls.operator):
             return f"the vLLM that is installed has no {cls.operator}: it is not a CUDA build"
-        if (
-            layer.device.type != "cuda"
-            or layer.dtype not in SIXTEEN_BITS.values()
-            or layer.scheme.bits != 4
-        ):
+        half = layer.dtype in SIXTEEN_BITS.values()
+        if layer.device.type != "cuda" or not half or layer.scheme.bits != 4:
             return "it takes 4 bits, float16 or bfloat16, and an NVIDIA GPU"
         if layer.scheme.group_size not in cls.group_sizes:
             return f"it takes groups of {cls.group_sizes}, not {layer.scheme.group_size}"
@@ -52,10 +50,8 @@ class ForeignWeight(PackedWeight):
         packed = pack_gptq(weight.codes.to(layer.device))
         scale = weight.scale.t().to(layer.device, layer.dtype).contiguous()
         zero = weight.zero.t().to(layer.device, torch.int32).contiguous()
-        try:
+        with _same_version(self.name):
             self.prepare(packed, scale, zero)
-        except MISMATCHES as error:
-            raise _another_version(self.name, error) from error
 
     def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
         """Store the weight: packed int32 [width / 8, out], scale and zero int32 [groups, out]."""
@@ -66,11 +62,8 @@ class ForeignWeight(PackedWeight):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        try:
-            y = self.product(x.reshape(-1, self.width))
-        except MISMATCHES as error:
-            raise _another_version(self.name, error) from error
-        return y.reshape(*x.shape[:-1], self.out)
+        with _same_version(self.name):
+            return self.product(x.reshape(-1, self.width)).reshape(*x.shape[:-1], self.out)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, width] in `dtype`: the kernel times the identity."""
@@ -143,20 +136,22 @@ def pack_gptq(codes: Tensor) -> Tensor:
     return pack_nibbles(codes).t().contiguous()
 
 
-def _another_version(name: str, error: Exception) -> ModelError:
-    """The error for a version of vLLM with other signatures."""
-    return ModelError(
-        f"vLLM's {name} does not take what that of vLLM 0.32 takes: "
-        f"{str(error).splitlines()[0]}. Compare with another version, or without it."
-    )
+@contextlib.contextmanager
+def _same_version(name: str) -> Iterator[None]:
+    """Raises ModelError where vLLM's kernel has other signatures."""
+    try:
+        yield
+    except (TypeError, AttributeError, RuntimeError) as error:
+        raise ModelError(
+            f"vLLM's {name} does not take what that of vLLM 0.32 takes: "
+            f"{str(error).splitlines()[0]}. Compare with another version, or without it."
+        ) from error
 
 
 def _vllm(module: str) -> Any:
     """A module of vLLM. Raises MissingExtra if it cannot be imported."""
-    import importlib
-
     try:
-        return importlib.import_module(module)
+        return import_module(module)
     except (ImportError, AttributeError) as error:
         raise MissingExtra(
             f"{module} cannot be imported ({error}). To compare with it, run the benchmark in an "

@@ -17,8 +17,7 @@ from salient.core.errors import RequestError
 from salient.core.progress import Progress, silent
 
 from .client import LoadClient
-from .plan import LoadPlan, LoadStep, LoadTarget, check_plan
-from .prompts import TokenCounter, numbered_prompts
+from .plan import LoadPlan, LoadStep, LoadTarget, TokenCounter, check_plan, numbered_prompts
 from .result import LoadResult, RequestTiming, summarize_step
 
 MAX_FAILURES = 20  # without one answer: the step sends no more

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request
 from starlette.background import BackgroundTask
@@ -17,7 +18,7 @@ from salient.runtime.grammar import Constraint
 from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.tokenization import chat_ids, check_length, prompt_ids
 
-from .chat_threads import chat_threads
+from .bounded_threads import chat_threads
 from .openai_format import INTERNAL, ChoiceState, JsonObject, error_body, error_response, usage
 from .prometheus import Clock, Metrics
 from .protocol import DEFAULT_TOKENS, ChatCompletionRequest, CompletionRequest
@@ -155,7 +156,7 @@ async def respond(service: Service, body: CompletionBody, request: Request) -> R
         return unknown_model(body.model, service)
     # Tokenizing a long prompt takes a while; other requests run meanwhile.
     run = chat_threads.run if isinstance(body, ChatCompletionRequest) else asyncio.to_thread
-    job = await run(completion_job, body, service.worker.engine)
+    job = await run(partial(completion_job, body, service.worker.engine))
     running = RunningJob(service, job)
     if body.stream:
         # If the client leaves before the first event, the generator never starts nor closes.

@@ -1,6 +1,7 @@
 """A linear of the checkpoint with its input, tokens, scale and codes.
 
-Panel 2: the linears of a block by input, and the size of an input's channels.
+Panel 2: the linears of a block by input, and the size of an input's channels. Panel 3: the output
+error over the exponents of the scale.
 """
 
 from dataclasses import dataclass, replace
@@ -8,13 +9,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from salient.awq.search import Sample, candidate, sample_weights
+from salient.awq.search import IDENTITY, Sample, candidate, sample_weights
 from salient.core.evidence import RunEvidence
 from salient.core.quant import QuantizedWeight
+from salient.core.scheme import Scheme
 from salient.explorer.background import RecentResults
 from salient.explorer.calibration_pass import BlockInputs, CalibrationPass, InputStatistics
 from salient.explorer.linears import BlockLinear, LinearReader
-from salient.explorer.rounding import SAMPLE_VALUES, FoldedScales, fit_folded, spread_rows
+from salient.explorer.rounding import (
+    SAMPLE_VALUES,
+    FoldedScales,
+    Rounding,
+    fit_folded,
+    output_power,
+    spread_rows,
+)
 from salient.explorer.run_evidence import GroupExponents, group_exponents
 
 SALIENT = 0.01  # of an input's channels
@@ -211,4 +220,54 @@ def salience_data(view: LinearView) -> dict[str, object]:
         "median": float(values.median()),
         "largest": float(values[0]),
         "top": top,
+    }
+
+
+STEPS = tuple(step / 8 for step in range(-1, 10))  # the possible results of the search
+LINE = tuple(step / 8 for step in range(9))  # of the line b = 1 - a
+
+
+def curve_data(
+    viewer: LinearViewer, view: LinearView, scheme: Scheme, dtype: torch.dtype
+) -> dict[str, object]:
+    """Relative output error over `a`, for the chosen `b` and for b = 1 - a.
+
+    Measured as in the search, with min-max grids on evenly spread rows of all readers.
+    """
+    if view.tokens is None:
+        return {"why": view.why}
+    key = ("curve", view.linear.block, view.readers, scheme)
+    errors = viewer.errors.get(key, lambda: _errors(viewer, view, scheme, dtype))
+    exponents = view.chosen.exponents if view.chosen else None
+    b = exponents[1] if exponents else None
+    return {
+        "why": "",
+        "readers": list(view.readers),
+        "scheme": str(scheme),
+        "tokens": len(view.tokens),
+        "b": b,
+        "chosen": exponents and {"a": exponents[0], "b": b, "error": errors[exponents]},
+        "plain": errors[IDENTITY],
+        "activations": [{"a": a, "error": errors[a, b or 0.0]} for a in STEPS],
+        "line": [{"a": a, "error": errors[a, 1 - a]} for a in LINE],
+        "tied": view.tied is not None,
+        "absorber": view.input.group.absorber if view.input and view.input.group.proven else None,
+        "refusal": view.input.group.refusal if view.input else "",
+    }
+
+
+def _errors(
+    viewer: LinearViewer, view: LinearView, scheme: Scheme, dtype: torch.dtype
+) -> dict[tuple[float, float], float]:
+    assert view.tokens is not None
+    weight, tokens = viewer.sample(view, scheme.group_size).more, view.tokens
+    chosen = view.chosen.exponents if view.chosen else IDENTITY
+    points = [IDENTITY, *((a, chosen[1]) for a in STEPS), *((a, 1 - a) for a in LINE), chosen]
+    rounding, power = Rounding(scheme, 1.0, dtype), max(output_power(weight, tokens), 1e-30)
+
+    def error(scale: Tensor) -> float:
+        return output_power(rounding.of(weight, scale) - weight, tokens) / power
+
+    return {
+        (a, b): error(viewer.scale(view, scheme.group_size, a, b)) for a, b in dict.fromkeys(points)
     }

@@ -132,7 +132,7 @@ class _Workspace:
         coded = (x for x in linears if x.group and x.kind == CODES)
         self.groups = max((x.width // x.group for x in coded), default=0)
         self.scores = 3 * capacity
-        self._rounded, self._rows, self._threads = ActivationBuffer.empty(), 0, 0
+        self._rounded, self._rows, self._threads = ActivationBuffer(), 0, 0
 
     def batch(self, hidden: Tensor, slots: Tensor, positions: Tensor) -> BatchC:
         """The struct for these rows."""

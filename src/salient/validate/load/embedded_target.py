@@ -9,8 +9,7 @@ from typing import Any
 
 from salient.core.errors import RequestError
 from salient.core.progress import Progress
-from salient.loadtest.plan import LoadPlan, LoadStep, check_plan
-from salient.loadtest.prompts import TokenCounter, numbered_prompts
+from salient.loadtest.plan import LoadPlan, LoadStep, TokenCounter, check_plan, numbered_prompts
 from salient.loadtest.result import LoadResult, RequestTiming, summarize_step
 from salient.runtime.engine import Engine, TokenSequence
 from salient.runtime.sampling_params import SamplingParams
