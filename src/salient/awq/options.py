@@ -30,7 +30,11 @@ class QuantizeOptions:
     ] = "w4-g128"
     format: Annotated[str, OptionSpec("awq (AutoAWQ GEMM) or compressed-tensors.")] = "awq"
     calibration: Annotated[
-        str, OptionSpec("builtin, FILE.txt, FILE.jsonl, or a Hub data set (NAME or NAME:SPLIT).")
+        str,
+        OptionSpec(
+            "builtin, a file (.txt, .jsonl, .json, .csv, .parquet; also .gz), or a Hub data set "
+            "(NAME or NAME:SPLIT)."
+        ),
     ] = "builtin"
     samples: Annotated[int, OptionSpec("Calibration samples.", minimum=1)] = 128
     sequence_length: Annotated[int, OptionSpec("Tokens per sample.", minimum=1)] = 512

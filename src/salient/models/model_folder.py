@@ -58,12 +58,13 @@ def load_dequantized(checkpoint: str, dtype: str = "auto", device: str = "cpu") 
     'auto' is float32, in which the codes are exact. Raises RequestError for an unknown `dtype`.
     """
     import torch
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
     from salient.core.dtypes import dtype_of
     from salient.formats.checkpoint import open_checkpoint
 
     from .skeleton import Skeleton
+    from .tokens import load_tokenizer
 
     folder = model_folder(checkpoint)
     float_type = dtype_of(dtype, torch.float32)
@@ -71,4 +72,4 @@ def load_dequantized(checkpoint: str, dtype: str = "auto", device: str = "cpu") 
     model = skeleton.assemble()
     if (folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model, AutoTokenizer.from_pretrained(folder)
+    return model, load_tokenizer(folder)

@@ -8,7 +8,6 @@ from typing import cast
 import torch
 from torch import nn
 from transformers import (
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -25,6 +24,7 @@ from salient.kernels.cpu_library import Library, load_library
 from salient.kernels.registry import NEVER, measured_crossover, select_kernel
 from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
+from salient.models.tokens import load_tokenizer
 
 from .linear import HalfEmbedding, HalfLinear, QuantLinear
 
@@ -80,7 +80,7 @@ def load_model(
     """
     source = open_checkpoint(model_folder(checkpoint))
     skeleton = Skeleton(source, dtype, device)
-    tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    tokenizer = load_tokenizer(source.folder)
     model = LoadedModel(source, skeleton.model, tokenizer, device, dtype)
     loader = _Loader(model, skeleton, kernel)
     with torch.no_grad(), source.reading():

@@ -11,6 +11,7 @@ from salient.core.corpus import Document, Message
 from salient.core.errors import RequestError
 from salient.models.chat_template import render_conversation
 from salient.models.template_process import TemplateFault
+from salient.models.tokens import encode
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -21,7 +22,7 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     Raises RequestError for a prompt without tokens.
     """
     _check_text(text, "The prompt")
-    ids = tokenizer(text, add_special_tokens=True, verbose=False).input_ids
+    ids = encode(tokenizer, text, special=True)
     if not ids:
         raise RequestError(
             f"The prompt {text!r} has no tokens: nothing to continue from. Give at least one "
@@ -60,7 +61,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
             f"{', '.join(m['role'] for m in messages)}; give the ones that the model was trained "
             "on, usually a system message, then user and assistant in turn."
         ) from None
-    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    ids = encode(tokenizer, text, special=False)
     if not ids:
         raise RequestError(
             "The model's chat template makes no tokens of the conversation. Use a plain prompt "

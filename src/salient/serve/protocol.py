@@ -4,7 +4,7 @@ Unsupported fields that would change the response are refused by name. Other unk
 ignored, as in vLLM.
 """
 
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
@@ -163,12 +163,13 @@ class ChatMessage(_Body):
     content: Text | Annotated[list[TextPart], Field(max_length=64)] | None = None
 
     @property
-    def plain(self) -> dict[str, str]:
+    def plain(self) -> dict[str, Any]:
+        """The message for a chat template, with all other keys, such as tool_calls."""
         content = self.content
         if isinstance(content, list):
             content = "".join(part.text for part in content)
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": content or ""}
+        return {**(self.model_extra or {}), "role": role, "content": content or ""}
 
 
 ChatMessages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]

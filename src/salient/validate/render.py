@@ -33,6 +33,8 @@ def to_report(result: ValidationResult) -> Report:
     tables: list[Table] = []
     lines: list[str] = []
     title = f"{result.checkpoint} against {result.reference}"
+    if result.model.scheme is None:
+        lines.append(f"{result.checkpoint} is not quantized: two 16-bit models are compared.")
     for stage in result.stages.values():
         more_tables, more_lines = render_stage(stage, title)
         tables += more_tables
