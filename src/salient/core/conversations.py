@@ -72,7 +72,7 @@ def to_document(row: object, where: str) -> Document:
         kind = "null" if row is None else type(row).__name__
         raise CalibrationError(f"{where}: found {kind}. {NEEDED}")
     _check_characters(row, where)
-    fields = {key: value for key, value in row.items() if value is not None}
+    fields = {str(key): _plain(value) for key, value in row.items() if value is not None}
     kind = str(fields.pop("kind", "text"))
     turns = _turns(fields, where)
     if turns is None:
@@ -89,13 +89,12 @@ def to_document(row: object, where: str) -> Document:
     ]
     documents = _list(fields, "documents", where)
     options = fields.pop("chat_template_kwargs", None)
-    variables = {name: value for name, value in fields.items() if _is_plain(value)}
     return Document(
         messages=tuple(messages),
         kind=kind,
         tools=tuple(tools),
         documents=tuple(documents),
-        variables={**variables, **(options if is_object(options) else {})},
+        variables={**fields, **(options if is_object(options) else {})},
         where=where,
     )
 
@@ -238,13 +237,14 @@ def _parsed(value: str, where: str) -> Any:
         ) from None
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether JSON can hold `value`; tables also have bytes and dates."""
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it; bytes, images and dates of tables become the name of their type."""
     if is_object(value):
-        return all(map(_is_plain, value.values()))
-    if is_list(value):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (str, int, float))
+        return {str(key): _plain(item) for key, item in value.items()}
+    if is_sequence(value):
+        return [_plain(item) for item in value]
+    scalar = value is None or isinstance(value, (str, int, float))
+    return value if scalar else f"<{type(value).__name__}>"
 
 
 def _check_characters(row: dict[str, Any], where: str) -> None:

@@ -84,7 +84,8 @@ def render_conversation(
         try:
             text = text_of(messages)
         except TemplateFault as error:
-            fault = fault or error
+            if fault is None or (fault.kind, error.kind) == ("fault", "demand"):
+                fault = error  # what the template demands tells more than what it stumbles over
             if error.kind in ("time", "memory", "output"):
                 break
             continue
