@@ -1,4 +1,4 @@
-"""Calibration texts from public reports: each row of people's files is right, or refused in words.
+"""Calibration texts from public reports: each row of people's files is right, or refused in message.
 
 The reports are named by repository and issue; `quantize --dry-run` reads what a run reads.
 """
@@ -120,10 +120,10 @@ def rows_file(folder, rows):
 
 @pytest.mark.parametrize("report", FAULTS)
 def test_a_file_at_fault_is_refused_by_row_and_field(report, model, tmp_path):
-    template, rows, words = FAULTS[report]
+    template, rows, message = FAULTS[report]
     with_template(model, template)
     path = rows_file(tmp_path, rows)
-    with pytest.raises(SalientError, match=r"rows\.jsonl" + ".*" + words):
+    with pytest.raises(SalientError, match=r"rows\.jsonl" + ".*" + message):
         run(model, tmp_path / "out", path, dry_run=True)
     assert not (tmp_path / "out").exists()
 
@@ -165,16 +165,16 @@ def test_a_few_empty_rows_among_good_ones_are_named_and_harmless(model, tmp_path
     assert any("20 of 60 documents have no token" in each for each in report.data["warnings"])
 
 
-def test_evaluate_refuses_the_same_texts_in_words(model, tmp_path, text):
+def test_evaluate_refuses_the_same_texts(model, tmp_path, text):
     run(model, tmp_path / "out", text)
     cases = [
-        *((rows, words) for template, rows, words in FAULTS.values() if template is None),
+        *((rows, message) for template, rows, message in FAULTS.values() if template is None),
         ([{"messages": [SYSTEM, USER, ANSWER]}], "System role not supported"),
     ]
     with_template(model, GEMMA)
-    for rows, words in cases:
+    for rows, message in cases:
         path = rows_file(tmp_path, rows)
-        with pytest.raises(SalientError, match=words):
+        with pytest.raises(SalientError, match=message):
             api.evaluate(tmp_path / "out", reference=model, text=[str(path)], sequence_length=64)
 
 
