@@ -1,4 +1,4 @@
-"""Calibration texts from public reports: each row of people's files is right, or refused in message.
+"""Calibration texts from public reports: each row of people's files is right, or refused by name.
 
 The reports are named by repository and issue; `quantize --dry-run` reads what a run reads.
 """

@@ -1,4 +1,4 @@
-"""Any row, however odd, becomes tokens with all of its text, or is refused in words."""
+"""Any row, however odd, becomes tokens with all of its text, or is refused by name."""
 
 import copy
 import random
@@ -76,7 +76,7 @@ def mutated(seed: int) -> Any:
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=range(len(TEMPLATES)))
-def test_a_mutated_row_is_whole_or_refused_in_words(template):
+def test_a_mutated_row_is_whole_or_refused(template):
     tokenizer = with_template(template)
     whole, faults = 0, []
     for seed in range(150):
