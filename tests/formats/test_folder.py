@@ -1,11 +1,15 @@
 """What goes beside the weights: carried as it was, in words that old and new readers know."""
 
 import json
+import os
 
 import pytest
 
 from helpers.toy_models import byte_tokenizer
-from salient.formats.folder import CARRIED, copy_metadata, quantized_config
+from salient.core.carried_files import DEEPEST, LARGEST, MOST_FILES, WEIGHTS, find_carried, matches
+from salient.core.errors import ModelError
+from salient.formats.folder import copy_metadata, quantized_config, with_present_code
+from salient.shapes.foreign_tensors import SIDE_CARS
 
 QUANTIZATION = {"quant_method": "awq"}
 
@@ -24,29 +28,222 @@ def folders(tmp_path):
 # Files
 
 
-def test_tokenizer_template_and_licence_are_carried_as_they_are(folders):
-    source, target = folders
-    for name in CARRIED:
-        if name.endswith(".json"):
-            (source / name).write_text(f'{{"name":   "{name}"}}')
-        elif name == "additional_chat_templates":
-            (source / name).mkdir()
-            (source / name / "tools.jinja").write_text("{{ tools }}")
-        else:
-            (source / name).write_bytes(name.encode() + b"\r\n\xff")
-    copy_metadata(source, target)
-    files = [p.relative_to(source) for p in source.rglob("*") if p.is_file()]
-    assert len(files) == len(CARRIED)
-    for file in files:
-        assert (target / file).read_bytes() == (source / file).read_bytes()
+COMPANIONS = [
+    "tekken.json",
+    "tiktoken.model",
+    "qwen.tiktoken",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.bpe",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer.model.v3",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/tools.jinja",
+    "modules.json",
+    "1_Pooling/config.json",
+    "2_Dense/model.safetensors",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "modeling_x.py",
+    "configuration_x.py",
+    "reasoning_parser.py",
+    "preprocessor_config.json",
+    "image_processor_config.json",
+    "audio_processor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENCE",
+    "NOTICE",
+    "USE_POLICY.md",
+    "SYSTEM_PROMPT.txt",
+    "params.json",
+    "figures/a.png",
+    "README_zh.md",
+]
+LEFT_BEHIND = [
+    "config.json",
+    "README.md",
+    "salient.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-00001-of-00002.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "consolidated.00.pth",
+    "consolidated.safetensors",
+    "model.Q4_K_M.gguf",
+    "MODEL.GGUF",
+    "onnx/model.onnx",
+    "onnx/model.onnx_data",
+    "original/params.json",
+    "original/tokenizer.model",
+    "optimizer.pt",
+    "training_args.bin",
+    ".gitattributes",
+    ".cache/huggingface/download/a.metadata",
+    ".git/config",
+    ".ipynb_checkpoints/a.json",
+    "tokenizer.json.incomplete",
+    "model.safetensors.tmp",
+    "out.partial/.lock",
+    "out.partial/tokenizer.json",
+    "__pycache__/modeling_x.cpython-311.pyc",
+    "checkpoint-5/config.json",
+    "checkpoint-5/model.safetensors",
+    "checkpoint-5/tokenizer.json",
+    "adapter_config.json",
+]
 
 
-def test_weights_config_and_strangers_are_not_carried(folders):
+def write(folder, name, content=b"content\r\n\xff"):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'{"a":   1}' if name.endswith(".json") else content)
+    path.chmod(0o600)
+
+
+def names_in(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_companions_of_every_kind_are_copied_byte_for_byte(folders):
     source, target = folders
-    for name in ("config.json", "model.safetensors", "model.safetensors.index.json", "evil.py"):
-        (source / name).write_text("{}")
-    copy_metadata(source, target)
-    assert list(target.iterdir()) == []
+    for name in (*COMPANIONS, *LEFT_BEHIND):
+        write(source, name)
+    assert copy_metadata(source, target) == {}
+    assert names_in(target) == sorted(COMPANIONS)
+    for name in COMPANIONS:
+        assert (target / name).read_bytes() == (source / name).read_bytes()
+        assert (target / name).stat().st_mode & 0o777 == 0o644
+
+
+def test_side_cars_of_quantizers_are_left_behind(folders):
+    source, target = folders
+    for name in SIDE_CARS:
+        write(source, name)
+    assert copy_metadata(source, target) == {}
+    assert names_in(target) == []
+
+
+def test_files_that_are_too_large_too_many_or_too_deep_are_named(folders):
+    source, target = folders
+    write(source, "film.mp4")
+    with (source / "film.mp4").open("r+b") as file:
+        file.truncate(LARGEST + 2**20)
+    write(source, "a/" * (DEEPEST + 1) + "b.txt")
+    write(source, "2_Dense/pytorch_model.bin")
+    for number in range(MOST_FILES + 3):
+        write(source, f"many/{number:04}.txt")
+    omitted = copy_metadata(source, target)
+    assert omitted["film.mp4"] == "65 MiB, more than 64"
+    assert omitted["a/" * (DEEPEST + 1) + "b.txt"] == "deeper than 4 folders"
+    assert omitted["2_Dense/pytorch_model.bin"] == "a pickle: convert it to safetensors"
+    assert omitted["many/0500.txt"] == "it and 2 others come after the first 500 files"
+    assert len(names_in(target)) == MOST_FILES
+
+
+def test_a_tokenizer_of_any_size_is_copied(folders):
+    source, target = folders
+    write(source, "tokenizer.json")
+    with (source / "tokenizer.json").open("r+b") as file:
+        file.truncate(LARGEST + 1)
+    assert copy_metadata(source, target) == {}
+    assert names_in(target) == ["tokenizer.json"]
+
+
+def test_links_are_followed_only_inside_and_into_the_cache_of_the_hub(tmp_path):
+    repo = tmp_path / "models--org--name"
+    source, target = repo / "snapshots" / "0123", tmp_path / "target"
+    source.mkdir(parents=True)
+    target.mkdir()
+    write(repo / "blobs", "aa")
+    write(source, "NOTICE")
+    write(tmp_path, "secret")
+    write(tmp_path, "folder/secret")
+    for name, goal in {
+        "LICENSE": "../../blobs/aa",
+        "inner": "NOTICE",
+        "stolen.txt": str(tmp_path / "secret"),
+        "tree": str(tmp_path / "folder"),
+        "dangling.txt": "nothing",
+    }.items():
+        (source / name).symlink_to(goal)
+    omitted = copy_metadata(source, target)
+    assert names_in(target) == ["LICENSE", "NOTICE", "inner"]
+    assert not any(path.is_symlink() for path in target.rglob("*"))
+    outside = "a link out of the folder"
+    assert omitted == {"stolen.txt": outside, "tree": outside, "dangling.txt": "a link to no file"}
+
+
+def test_a_tokenizer_that_is_a_link_to_elsewhere_is_refused(tmp_path):
+    write(tmp_path, "other/tokenizer.json")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "tokenizer.json").symlink_to(tmp_path / "other" / "tokenizer.json")
+    message = r"tokenizer\.json is a link out of the folder, which Salient does not follow"
+    with pytest.raises(ModelError, match=message):
+        find_carried(tmp_path / "source")
+
+
+def test_what_is_no_file_is_not_copied(folders):
+    source, target = folders
+    os.mkfifo(source / "pipe.txt")
+    assert copy_metadata(source, target) == {"pipe.txt": "no regular file"}
+    assert names_in(target) == []
+
+
+def test_every_kind_of_weights_is_excluded_in_any_case():
+    for pattern in WEIGHTS:
+        name = pattern.strip("*").upper().replace("*", "")
+        assert matches(f"A{name}", WEIGHTS)
+
+
+# Code
+
+
+@pytest.mark.parametrize(
+    ("value", "present"),
+    [
+        ({"AutoModel": "modeling_x.X"}, True),
+        ({"AutoModel": "modeling_y.Y"}, False),
+        ({"AutoModel": "org/name--modeling_y.Y"}, True),
+        ({"AutoTokenizer": ["modeling_x.Slow", None]}, True),
+        ({"AutoTokenizer": ["modeling_y.Slow", None]}, False),
+        (["modeling_x.Slow", "modeling_y.Fast"], False),
+    ],
+    ids=str,
+)
+def test_auto_map_names_code_that_is_there(value, present, tmp_path):
+    (tmp_path / "modeling_x.py").write_text("raise SystemExit")
+    config = {"model_type": "x", "auto_map": value}
+    expected = config if present else {"model_type": "x"}
+    assert with_present_code(config, tmp_path) == expected
+
+
+def test_auto_map_keeps_the_entries_whose_code_is_there(tmp_path):
+    (tmp_path / "modeling_x.py").write_text("raise SystemExit")
+    config = {"auto_map": {"AutoModel": "modeling_x.X", "AutoConfig": "configuration_x.X"}}
+    assert with_present_code(config, tmp_path) == {"auto_map": {"AutoModel": "modeling_x.X"}}
+
+
+def test_a_tokenizer_config_without_its_code_loses_auto_map_with_a_remark(folders):
+    source, target = folders
+    settings = {"auto_map": {"AutoTokenizer": ["gone.Slow", None]}, "eos_token": "</s>"}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    omitted = copy_metadata(source, target)
+    assert omitted == {"auto_map of tokenizer_config.json": "its code is not in the folder"}
+    assert json.loads((target / "tokenizer_config.json").read_text()) == {"eos_token": "</s>"}
 
 
 def test_carrying_twice_changes_nothing(folders):

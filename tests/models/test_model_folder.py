@@ -1,11 +1,13 @@
 """What a user types for a model: a folder, a Hub id, the demo's name, or words on what to give."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from salient.core.errors import ModelError
-from salient.models.model_folder import PATTERNS, model_folder
+from salient.models.model_folder import model_folder
 from salient.shapes.resolve import DEMO_NAME
 
 
@@ -61,20 +63,73 @@ def test_a_name_that_no_hub_model_can_have_is_refused_likewise(name):
         model_folder(name)
 
 
-def test_only_safetensors_configs_and_tokenizers_are_fetched(tmp_path, monkeypatch):
-    requested = {}
+REPOSITORY = {
+    "README.md": 900,
+    ".gitattributes": 1500,
+    "config.json": 700,
+    "hf_quant_config.json": 300,
+    "model-00001-of-00002.safetensors": 5 * 2**30,
+    "model-00002-of-00002.safetensors": 5 * 2**30,
+    "model.safetensors.index.json": 20000,
+    "consolidated.safetensors": 10 * 2**30,
+    "pytorch_model.bin": 10 * 2**30,
+    "original/consolidated.00.pth": 10 * 2**30,
+    "original/params.json": 300,
+    "checkpoint-500/config.json": 700,
+    "checkpoint-500/model.safetensors": 10 * 2**30,
+    "tokenizer.json": 17 * 2**20,
+    "tekken.json": 15 * 2**20,
+    "spiece.model": 800000,
+    "modeling_x.py": 3000,
+    "1_Pooling/config.json": 200,
+    "2_Dense/model.safetensors": 9 * 2**20,
+    "2_Dense/pytorch_model.bin": 9 * 2**20,
+    "assets/film.mp4": 65 * 2**20,
+    "figures[1].png": 1000,
+}
+DOWNLOADED = [
+    "README.md",
+    "config.json",
+    "hf_quant_config.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tekken.json",
+    "spiece.model",
+    "modeling_x.py",
+    "1_Pooling/config.json",
+    "2_Dense/model.safetensors",
+    "figures[1].png",
+]
 
-    def download(name: str, **options: object) -> str:
-        requested.update(options, name=name)
+
+@pytest.fixture
+def requested(tmp_path, monkeypatch):
+    """The files of REPOSITORY that the last download would fetch."""
+    names: list[str] = []
+
+    def download(name: str, **patterns: list[str] | None) -> str:
+        names[:] = filter_repo_objects(list(REPOSITORY), **patterns)
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return names
+
+
+def test_what_is_downloaded_is_what_a_checkpoint_needs(tmp_path, monkeypatch, requested):
+    files = [SimpleNamespace(rfilename=name, size=size) for name, size in REPOSITORY.items()]
+    listing = SimpleNamespace(siblings=files)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: listing)
     assert model_folder("org/name") == tmp_path
-    assert requested == {"name": "org/name", "allow_patterns": PATTERNS}
-    unsafe = ("model.bin", "model.pt", "model.pth", "weights.pkl", "modeling_x.py", "x.ckpt")
-    assert not any(Path(name).match(pattern) for name in unsafe for pattern in PATTERNS)
-    needed = ("model-00001-of-00002.safetensors", "tokenizer.json", "chat_template.jinja")
-    assert all(any(Path(name).match(pattern) for pattern in PATTERNS) for name in needed)
+    assert requested == DOWNLOADED
+
+
+def test_without_a_listing_patterns_exclude_pickles(requested):
+    """The Hub is switched off in these tests (conftest.py)."""
+    model_folder("org/name")
+    assert set(requested) >= set(DOWNLOADED)
+    assert not any(name.endswith((".bin", ".pth")) for name in requested)
 
 
 def test_the_demo_without_its_extra_says_what_to_install(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """A checkpoint folder without its weights: config, tokenizer, chat template and the like.
 
-Files are carried over as the source folder had them, because newer Transformers write configs that
-older readers misread. Where a source has only the new keys, the old ones are added.
+Files are copied as the source folder has them, because newer Transformers write configs that older
+readers misread. Where a source has only the new keys, the old ones are added.
 """
 
 import json
@@ -10,45 +10,27 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
+from salient.core.carried_files import find_carried
 from salient.core.model_files import as_object, read_json
-from salient.core.records import is_object
+from salient.core.records import is_list, is_object
 
 from .writer import disk_full_errors, write_json
 
-CARRIED = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "LICENSE",
-    "LICENSE.txt",
-    "NOTICE",
-)
 # Transformers 5 assigns this class to a tokenizer that is only a tokenizer.json; Transformers 4 has
 # it by the other name.
 TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 TOKENIZER_LEFTOVERS = ("backend", "is_local", "local_files_only")
 
 
-def copy_metadata(source: Path, target: Path) -> None:
-    """Copy tokenizer, generation config, chat template and licence from `source` to `target`."""
+def copy_metadata(source: Path, target: Path) -> dict[str, str]:
+    """Copy the files next to the weights of `source` to `target`. Returns what is omitted -> why."""
+    carried = find_carried(source)
     with disk_full_errors(target):
-        for name in CARRIED:
-            if (source / name).is_dir():
-                shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-            elif (source / name).is_file():
-                shutil.copyfile(source / name, target / name)
+        for name in carried.files:
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, path)
+            path.chmod(0o644)
     settings = target / "tokenizer_config.json"
     if settings.exists():
         config = read_json(settings)
@@ -56,6 +38,36 @@ def copy_metadata(source: Path, target: Path) -> None:
             config["tokenizer_class"] = TOKENIZER_CLASSES[config["tokenizer_class"]]
             items = config.items()
             write_json(settings, {k: v for k, v in items if k not in TOKENIZER_LEFTOVERS})
+    omitted = dict(carried.omitted)
+    for path in sorted(target.glob("*.json")):
+        if b'"auto_map"' in path.read_bytes():
+            config = read_json(path)
+            if (new := with_present_code(config, target)) != config:
+                write_json(path, new)
+                omitted[f"auto_map of {path.name}"] = "its code is not in the folder"
+    return omitted
+
+
+def with_present_code(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`config` without the entries of `auto_map` whose .py is not in `folder`.
+
+    With them, loading with trust_remote_code fails even where Transformers has the class itself.
+    """
+    code = config.get("auto_map")
+    if not is_object(code):
+        present = code if _has_code(code, folder) else None
+    else:
+        present = {key: value for key, value in code.items() if _has_code(value, folder)}
+    if present == code:
+        return config
+    rest = {key: value for key, value in config.items() if key != "auto_map"}
+    return rest | ({"auto_map": present} if present else {})
+
+
+def _has_code(value: object, folder: Path) -> bool:
+    """Whether the classes 'module.Class' of `value` are in `folder` or in a repository by name."""
+    names = [name for name in (value if is_list(value) else [value]) if isinstance(name, str)]
+    return all("--" in name or (folder / f"{name.split('.')[0]}.py").is_file() for name in names)
 
 
 def quantized_config(

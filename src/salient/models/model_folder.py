@@ -3,27 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+from salient.core.carried_files import download_patterns
 from salient.core.errors import ModelError
 from salient.shapes.resolve import DEMO_NAME
 
 from .demo import demo_folder
 
-PATTERNS = [
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "*.txt",
-    "*.tiktoken",
-]
-
 
 def model_folder(name: str | Path) -> Path:
     """The folder of a model: a path, the demo model's name, or a Hub id.
 
-    A Hub model is downloaded into the Hub's cache: safetensors, configs and tokenizer files only,
-    never pickles or code.
+    A Hub model is downloaded into the Hub's cache: safetensors and what a checkpoint takes over,
+    never pickles. Code is not run.
     """
     path = Path(name).expanduser()
     if str(name) and path.is_dir():
@@ -43,13 +34,26 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=PATTERNS))
+        allow, ignore = download_patterns(_listing(name))
+        return Path(snapshot_download(name, allow_patterns=allow, ignore_patterns=ignore))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
             f"{name!r} is neither a local folder nor a model of the Hub ({reason}). "
             "Check the name, the network and, for gated models, `hf auth login`."
         ) from error
+
+
+def _listing(name: str) -> dict[str, int] | None:
+    """The files of a Hub model, path -> bytes; None where the Hub does not answer."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        files = HfApi().model_info(name, files_metadata=True).siblings or []
+    except (HTTPError, OSError):
+        return None
+    return {file.rfilename: file.size or 0 for file in files}
 
 
 def load_dequantized(checkpoint: str, dtype: str = "auto", device: str = "cpu") -> tuple[Any, Any]:
