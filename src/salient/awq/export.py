@@ -5,9 +5,11 @@ an uninterrupted one.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from salient.core.carried_files import find_carried
 from salient.core.evidence import (
     EVIDENCE_FILE,
     CalibrationEvidence,
@@ -19,7 +21,7 @@ from salient.core.evidence import (
 from salient.core.metrics import LogitsComparison
 from salient.core.records import from_json, to_json
 from salient.formats import load_format
-from salient.formats.folder import copy_metadata, quantized_config
+from salient.formats.folder import copy_metadata, quantized_config, with_present_code
 from salient.formats.writer import disk_full_errors, merge, sync, write_json, write_text
 from salient.models.mtp import without_mtp
 from salient.models.ties import untied_config
@@ -44,10 +46,10 @@ def export_checkpoint(
     quantization = load_format(job.format).config(
         job.target.scheme, names, job.leftovers.mtp_modules
     )
-    config = quantized_config(model_config(job), quantization, job.header.dtype)
-    write_json(folder / "config.json", config)
-    copy_metadata(job.source.folder, folder)
-    evidence = collect_evidence(job, run, measured, folder)
+    omitted = find_carried(job.source.folder).omitted | copy_metadata(job.source.folder, folder)
+    config = with_present_code(model_config(job), folder)
+    write_json(folder / "config.json", quantized_config(config, quantization, job.header.dtype))
+    evidence = replace(collect_evidence(job, run, measured, folder), not_copied=omitted)
     write_text(folder / "README.md", model_card(job, evidence))
     write_json(folder / EVIDENCE_FILE, to_json(evidence))  # last: it marks the folder as complete
     if job.output.exists():

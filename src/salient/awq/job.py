@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from salient.core.carried_files import find_carried
 from salient.core.devices import compute_dtype, find_device
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
 from salient.core.evidence import EVIDENCE_FILE, RunEvidence, RunHeader, read_evidence
@@ -79,6 +80,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     device = find_device(options.device)
     model = _open_source(options, device)
     source, skeleton = model.source, model.skeleton
+    omitted = find_carried(source.folder).omitted
     skip = strings(options.skip)
     layers = choose_layers(skeleton, options.scheme, options.format, skip)
     dtype, dtype_reason = written_dtype(skeleton.files, options.dtype)
@@ -117,7 +119,11 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
         format=options.format,
         output=Path(options.output or f"{name}-{options.format}-{layers.scheme}"),
         estimate=estimate,
-        warnings=(*batch.notes, *token_warnings(batch, skeleton, layers.quantized)),
+        warnings=(
+            *batch.notes,
+            *token_warnings(batch, skeleton, layers.quantized),
+            *(f"Not copied into the checkpoint: {n} ({why})." for n, why in omitted.items()),
+        ),
         header=header,
         dtype_reason=dtype_reason,
         values_checked=values_checked,

@@ -140,6 +140,7 @@ class RunEvidence:
     float32: parameters that stay in float32
     mtp: layers that predict further tokens and stay in 16 bits
     untied: parameters that the config ties and the files store with values of their own
+    not_copied: files of the source folder that the checkpoint lacks -> why
     """
 
     run: RunHeader
@@ -156,6 +157,7 @@ class RunEvidence:
     float32: tuple[Name, ...] = ()
     untied: tuple[Name, ...] = ()
     mtp: tuple[Name, ...] = ()
+    not_copied: dict[str, str] = field(default_factory=dict[str, str])
     schema: Annotated[int, Bounds(SCHEMA, SCHEMA)] = SCHEMA
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 

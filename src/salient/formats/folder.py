@@ -23,7 +23,7 @@ TOKENIZER_LEFTOVERS = ("backend", "is_local", "local_files_only")
 
 
 def copy_metadata(source: Path, target: Path) -> dict[str, str]:
-    """Copy the files next to the weights of `source` to `target`. Returns what is omitted -> why."""
+    """Copy the files next to the weights of `source`. Returns what is omitted -> why."""
     carried = find_carried(source)
     with disk_full_errors(target):
         for name in carried.files:

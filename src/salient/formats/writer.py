@@ -67,6 +67,7 @@ def write_text(path: Path, text: str) -> None:
     with disk_full_errors(path.parent):
         try:
             partial.write_text(text, encoding="utf-8")
+            partial.chmod(0o644)
             sync(partial)
             partial.rename(path)
         finally:

@@ -47,7 +47,7 @@ def _download(name: str) -> Path:
 def _listing(name: str) -> dict[str, int] | None:
     """The files of a Hub model, path -> bytes; None where the Hub does not answer."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         files = HfApi().model_info(name, files_metadata=True).siblings or []
