@@ -142,7 +142,7 @@ def test_a_resumed_run_ends_with_the_same_figures(checkpoint, toy, text, monkeyp
     calls = []
     measure = stages.STAGES["likelihood"].measure
     monkeypatch.setattr(
-        "salient.validate.likelihood.measure.logits_of_both", lambda *a: calls.append(a) or []
+        "salient.validate.likelihood.measure.answers_of_both", lambda *a: calls.append(a) or []
     )
     assert measure is not None
     again = validate(checkpoint, toy, text=[str(text)], policy="lenient").data

@@ -99,6 +99,7 @@ def collect_evidence(
         float32=tuple(sorted(job.target.float32)),
         untied=job.skeleton.ties.untied,
         mtp=job.leftovers.mtp_modules,
+        answers=job.skeleton.head.kind,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from salient.core.metrics import LogitsComparison, compare_logits, relative_error
+from salient.core.metrics import LogitsComparison, relative_error
 from salient.models.block_call import BlockCall, run_block
 from salient.models.skeleton import Skeleton
 
@@ -68,14 +68,15 @@ class HeldoutStreams:
         """KL, top-1 and perplexity of 'plain' rounding and of 'awq', after the last block."""
         totals = {"plain": LogitsComparison(), "awq": LogitsComparison()}
         for row, ids in enumerate(self._ids.split(1)):
-            logits = {
-                kind: self._skeleton.logits(ids, hidden[row : row + 1])[0]
-                for kind, hidden in (("reference", self.reference), ("plain", self.plain))
-            }
-            totals["plain"].add(compare_logits(logits["reference"], logits["plain"], ids[0]))
-            written = self._skeleton.logits(ids, self.written[row : row + 1])[0]
-            totals["awq"].add(compare_logits(logits["reference"], written, ids[0]))
+            expected = self._answers(ids, self.reference[row])
+            for kind, hidden in (("plain", self.plain), ("awq", self.written)):
+                answers = self._answers(ids, hidden[row])
+                totals[kind].add(self._skeleton.head.compare(expected, answers, ids[0]))
         return totals
+
+    def _answers(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """The answers of one sample from its `hidden` states [tokens, width] after all blocks."""
+        return self._skeleton.answers(ids, hidden[None])[0]
 
 
 def load_weights(block: nn.Module, result: BlockResult) -> None:

@@ -17,6 +17,7 @@ from salient.core.records import to_json
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.core.system import peak_memory
 from salient.models.inspect import dropped_lines, left_out_lines, mtp_lines, sixteen_bit_lines
+from salient.models.output_head import MEASURES
 from salient.models.tracing import pattern
 from salient.plan.serving_warnings import serving_warnings
 
@@ -150,7 +151,7 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
         f"  vllm serve {job.output} --model-loader-extra-config "
         f"'{{\"enable_weights_track\": true}}'",
     ]
-    tables = [layer_table(blocks), heldout_table(evidence.heldout)]
+    tables = [layer_table(blocks), heldout_table(evidence.heldout, evidence.answers)]
     return Report({**to_json(evidence), "output": str(job.output), **cost}, tables, lines)
 
 
@@ -208,14 +209,18 @@ def layer_table(blocks: Sequence[BlockEvidence]) -> Table:
     return Table("Relative output error on held-out tokens", columns, rows)
 
 
-def heldout_table(heldout: HeldoutEvidence) -> Table:
+def heldout_table(heldout: HeldoutEvidence, answers: str = "tokens") -> Table:
     """The whole model on held-out tokens: reference, plain rounding and AWQ side by side."""
     plain, awq = heldout.plain, heldout.awq
-    perplexities = (awq.perplexity_reference, plain.perplexity_quantized, awq.perplexity_quantized)
+    kl, top1 = MEASURES[answers]
     rows = [
-        ("KL (nats a token)", "", f"{plain.kl:.4f}", f"{awq.kl:.4f}"),
-        ("top-1 agreement", "", f"{plain.top1:.1%}", f"{awq.top1:.1%}"),
-        ("perplexity", *(f"{value:.3f}" for value in perplexities)),
+        (kl, "", f"{plain.kl:.4f}", f"{awq.kl:.4f}"),
+        (top1, "", f"{plain.top1:.1%}", f"{awq.top1:.1%}"),
     ]
+    if answers == "tokens":
+        each = (awq.perplexity_reference, plain.perplexity_quantized, awq.perplexity_quantized)
+        rows.append(("perplexity", *(f"{value:.3f}" for value in each)))
+    if plain.cosine is not None and awq.cosine is not None:
+        rows.append(("cosine to the reference", "", f"{plain.cosine:.5f}", f"{awq.cosine:.5f}"))
     title = f"The whole model on {awq.tokens} held-out calibration tokens"
     return Table(title, ("measure", "reference", "plain rounding", "AWQ"), rows)

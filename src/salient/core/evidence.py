@@ -105,7 +105,10 @@ class CalibrationEvidence:
 
 @dataclass(frozen=True)
 class LogitsFigures:
-    """A checkpoint's logits compared with the reference's (core/metrics.py)."""
+    """A checkpoint's answers compared with the reference's (models/output_head.py).
+
+    Perplexities are 1 for models that answer with labels, scores or embeddings.
+    """
 
     tokens: Count
     kl: float
@@ -113,6 +116,7 @@ class LogitsFigures:
     perplexity_reference: float
     perplexity_quantized: float
     perplexity_increase: float
+    cosine: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ class RunEvidence:
     left_out: the source's tensors that the checkpoint omits
     dropped: pattern of `--drop` -> those of them that it names
     float32: parameters that stay in float32
+    answers: what the model answers with (models/output_head.py)
     mtp: layers that predict further tokens and stay in 16 bits
     untied: parameters that the config ties and the files store with values of their own
     not_copied: files of the source folder that the checkpoint lacks -> why
@@ -158,6 +163,7 @@ class RunEvidence:
     untied: tuple[Name, ...] = ()
     mtp: tuple[Name, ...] = ()
     not_copied: dict[str, str] = field(default_factory=dict[str, str])
+    answers: str = "tokens"
     schema: Annotated[int, Bounds(SCHEMA, SCHEMA)] = SCHEMA
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 

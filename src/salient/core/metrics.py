@@ -29,6 +29,7 @@ class LogitsComparison:
     predicted: int = 0
     nll_reference: float = 0.0
     nll_quantized: float = 0.0
+    cosine_sum: float | None = None
 
     @classmethod
     def of(cls, parts: "Sequence[LogitsComparison]") -> "LogitsComparison":
@@ -41,7 +42,8 @@ class LogitsComparison:
     def add(self, other: "LogitsComparison") -> None:
         """Add the sums of other tokens."""
         for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
+            if value is not None:
+                setattr(self, name, (getattr(self, name) or 0) + value)
 
     @property
     def kl(self) -> float:
@@ -52,6 +54,11 @@ class LogitsComparison:
     def top1(self) -> float:
         """Share of tokens with the same most likely next token, 0 to 1."""
         return self.agreed / max(self.tokens, 1)
+
+    @property
+    def cosine(self) -> float | None:
+        """Mean cosine of two models' embeddings; None for models with other answers."""
+        return None if self.cosine_sum is None else self.cosine_sum / max(self.tokens, 1)
 
     @property
     def perplexity_reference(self) -> float:
@@ -68,7 +75,8 @@ class LogitsComparison:
 
     def figures(self) -> dict[str, float]:
         """The measures as plain numbers."""
-        return {figure.name: getattr(self, figure.name) for figure in fields(LogitsFigures)}
+        figures = {figure.name: getattr(self, figure.name) for figure in fields(LogitsFigures)}
+        return {name: value for name, value in figures.items() if value is not None}
 
 
 def compare_logits(reference: Tensor, quantized: Tensor, ids: Tensor) -> LogitsComparison:

@@ -11,11 +11,23 @@ from transformers import (
     AutoModelForImageTextToText,
     PreTrainedModel,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
 
 from salient.core.errors import ModelError
 from salient.formats.checkpoint import Checkpoint
 
 from .ties import untie
+
+# Endings of the classes that Salient quantizes; older and headless ones have other names.
+TRAINED = ("ForCausalLM", "ForConditionalGeneration", "ForSequenceClassification")
+PLAIN_CLASSES = {
+    *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
+    *map(str, MODEL_MAPPING_NAMES.values()),
+}
 
 
 def build_model(source: Checkpoint, dtype: torch.dtype, *, tied: bool = True) -> Any:
@@ -47,17 +59,43 @@ def build_model(source: Checkpoint, dtype: torch.dtype, *, tied: bool = True) ->
 
 
 def _from_config(config: Any, dtype: torch.dtype) -> Any:
-    """The class that the config names, if it generates text; else the usual one for its type.
+    """The class that the config names, which was trained; else the usual one for its type.
 
     A config of text and images has several classes, some of which would leave out the images' part.
+    Raises ModelError for classes that Salient cannot judge.
     """
-    for name in getattr(config, "architectures", None) or ():
-        named = getattr(transformers, name, None)
-        if named is not None and name.endswith(("ForCausalLM", "ForConditionalGeneration")):
-            return named._from_config(config, dtype=dtype)
+    names = [str(name) for name in getattr(config, "architectures", None) or ()]
+    _check_decoder(config, names)
+    known = [name for name in names if hasattr(transformers, name)]
+    for name in known:
+        if name.endswith(TRAINED) or name in PLAIN_CLASSES:
+            return getattr(transformers, name)._from_config(config, dtype=dtype)
+    others = [name for name in names if name not in PLAIN_CLASSES and not name.endswith(TRAINED)]
+    if others:
+        reason = "has another head" if others[0] in known else "needs code of its own"
+        raise ModelError(
+            f"config.json names {others[0]}, which {reason}. Salient quantizes language models, "
+            f"embedding models (...Model) and heads of {', '.join(TRAINED)}."
+        )
     if config.get_text_config() is not config:
         return AutoModelForImageTextToText.from_config(config, dtype=dtype)
     return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def _check_decoder(config: Any, names: list[str]) -> None:
+    """Refuse encoders, whose tokens read those that follow, and encoder-decoder models."""
+    name = names[0] if names else config.model_type
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{name} is an encoder-decoder model. Salient quantizes decoders: no engine runs AWQ "
+            "checkpoints of encoder-decoder models."
+        )
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if masked and not getattr(config, "is_decoder", False):
+        raise ModelError(
+            f"{name} is a masked language model (an encoder), not a causal one. Salient quantizes "
+            "decoders: no engine runs AWQ checkpoints of encoders."
+        )
 
 
 def decoder_of(model: Any) -> tuple[str, nn.Module]:

@@ -24,6 +24,7 @@ from salient.shapes.config_reader import KEYS
 from .block_call import BlockCall, BlockPlaceholder, ExtraOutput, StopForward
 from .build import block_list, build_model, name_of, text_parts
 from .linearize import make_plain, unfit_linears
+from .output_head import output_head
 from .stored_types import strict_float32
 from .ties import stored_ties
 from .weight_map import LoadingRules, ParameterFiles
@@ -57,6 +58,7 @@ class Skeleton:
         for index, block in enumerate(self._meta):
             layers[index] = BlockPlaceholder(block, self._reached, index)
         self._stubs = tuple(f"{block}." for block in self.blocks)
+        self.head = output_head(self.model, source.folder)
         self._head = name_of(self.model, self.model.get_output_embeddings())
         self._text = (f"{self._head}.", *text_parts(self.model))
         self._has_body = self._has_head = False
@@ -185,13 +187,26 @@ class Skeleton:
         return self._hidden, self._calls
 
     def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
-        """Logits [samples, tokens, vocab] from the last block's output, in the skeleton's dtype."""
+        """The answers as logits [samples, tokens, classes] (models/output_head.py)."""
+        answers = self.answers(ids, hidden)
+        if self.head.kind == "tokens":
+            return answers
+        return torch.stack([self.head.classes(sample) for sample in answers])
+
+    def answers(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """The head's answers at each position, from the last block's output.
+
+        Of a language model logits [samples, tokens, vocab], in the skeleton's dtype.
+        """
         self._read_outer(with_head=True)
         if self._extra_outputs is None:
             self._learn_what_blocks_return(ids[:1, :2])
         self._calls, self._inject = [], hidden.to(self.device, self.dtype)
         try:
-            return self._forward(ids, body_only=False).logits
+            if self.head.kind == "tokens":
+                return self._forward(ids, body_only=False).logits
+            final = self._forward(ids, body_only=True).last_hidden_state
+            return self.head.read(self.model, final)
         finally:
             self._inject = None
 

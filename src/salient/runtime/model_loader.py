@@ -80,6 +80,7 @@ def load_model(
     """
     source = open_checkpoint(model_folder(checkpoint))
     skeleton = Skeleton(source, dtype, device)
+    skeleton.head.check_generates(checkpoint)
     tokenizer = load_tokenizer(source.folder)
     model = LoadedModel(source, skeleton.model, tokenizer, device, dtype)
     loader = _Loader(model, skeleton, kernel)

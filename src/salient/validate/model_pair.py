@@ -125,6 +125,7 @@ def open_pair(checkpoint: str, reference: str, device: str) -> ModelPair:
         source_model(source, drop=dropped, device=where).skeleton
         for source, dropped in zip(sources, (drop, ()), strict=True)
     ]
+    skeletons[1].head = skeletons[0].head  # the reference says what both answer with
     pair = ModelPair(
         PairMember(checkpoint, "checkpoint", sources[1], skeletons[1]),
         PairMember(reference, "reference", sources[0], skeletons[0]),

@@ -81,6 +81,11 @@ def _likelihood(result: LikelihoodResult, title: str) -> Rendering:
     if len(result.texts) > 1:
         worst = result.worst_text("kl")
         lines.append(f"Of {len(result.texts)} texts the worst is judged; by KL it is {worst}.")
+    if not result.total.sums.predicted:
+        lines.append("The model predicts no next token: KL and top-1 are of its own answers.")
+    cosine = result.total.sums.cosine
+    if cosine is not None:
+        lines.append(f"Mean cosine of the embeddings of both models: {cosine:.5f}.")
     rows = [
         (name, str(text.sums.tokens), *_comparison(text)) for name, text in result.texts.items()
     ]
@@ -94,6 +99,8 @@ def _comparison(text: TextComparison) -> tuple[str, ...]:
         f"{getattr(text.sums, name):{form}}{_bracketed(text.intervals.get(name), form)}"
         for name, form in forms.items()
     ]
+    if not text.sums.predicted:
+        return (*cells[:2], "-", "-")
     return (*cells, f"{text.sums.perplexity_reference:.3f}")
 
 

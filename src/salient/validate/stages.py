@@ -66,6 +66,8 @@ def select_stages(options: EvaluateOptions) -> Selection:
 def check_stages(pair: ModelPair, selection: Selection) -> None:
     """Raises SalientError for an invalid request."""
     for name, request in selection.items():
+        if name != "likelihood":
+            pair.reference.skeleton.head.check_generates(str(pair.checkpoint.source.folder))
         STAGES[name].check(pair, request)
 
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from salient.core.errors import CalibrationError
-from salient.core.metrics import LogitsComparison, compare_logits
+from salient.core.metrics import LogitsComparison
 from salient.core.progress import Progress
 from salient.validate.cache import ValidationCache, digest_tokens
 from salient.validate.model_pair import ModelPair
 
 from .protocols import PROTOCOLS, EvaluationProtocol, published_for
 from .result import LikelihoodResult, TextComparison
-from .streaming import BUILTIN, logits_of_both, text_tokens
+from .streaming import BUILTIN, answers_of_both, text_tokens
 
 STATE_BYTES = 2**30  # of both models' hidden states: as many windows as fit run at once
 OPTIONS = ("--samples", "--sequence-length")
@@ -113,8 +113,8 @@ def _compare(
 def _compare_part(
     pair: ModelPair, ids: Tensor, firsts: list[int], progress: Progress
 ) -> list[LogitsComparison]:
-    logits = logits_of_both(pair, ids, progress)
+    answers, head = answers_of_both(pair, ids, progress), pair.reference.skeleton.head
     return [
-        compare_logits(reference[first:], quantized[first:], window[first:])
-        for (reference, quantized), window, first in zip(logits, ids, firsts, strict=True)
+        head.compare(reference[first:], quantized[first:], window[first:])
+        for (reference, quantized), window, first in zip(answers, ids, firsts, strict=True)
     ]

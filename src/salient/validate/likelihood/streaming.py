@@ -79,14 +79,17 @@ def run_both(skeletons: list[Skeleton], ids: Tensor, progress: Progress) -> list
     return hidden
 
 
-def logits_of_both(
+def answers_of_both(
     pair: ModelPair, ids: Tensor, progress: Progress
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The logits of the reference and of the checkpoint, window by window: [tokens, vocab] each."""
+    """The answers of the reference and of the checkpoint, window by window.
+
+    Of language models logits, [tokens, vocab] each (models/output_head.py).
+    """
     hidden = run_both(pair.skeletons, ids, progress)
     for row, window in enumerate(ids):
         reference, quantized = (
-            skeleton.logits(window[None], states[row : row + 1])[0]
+            skeleton.answers(window[None], states[row : row + 1])[0]
             for skeleton, states in zip(pair.skeletons, hidden, strict=True)
         )
         yield reference, quantized
