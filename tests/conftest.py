@@ -79,4 +79,5 @@ def parts_of_validations(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("parts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("salient.validate.cache.cache_folder", lambda: folder)
+        patch.setattr("salient.core.text_places.cache_folder", lambda: folder)
         yield folder

@@ -193,3 +193,12 @@ def test_a_process_that_was_killed_lets_go(tmp_path, other_process):
     other_process.send_signal(signal.SIGKILL)
     other_process.wait()
     assert opened(tmp_path) == []
+
+
+def test_a_header_with_the_path_of_its_texts_is_the_same_run(tmp_path):
+    """Older runs wrote the path as it was typed."""
+    header = replace(HEADER, calibration_texts="mine.jsonl")
+    path = written(tmp_path / "run", *BLOCKS, header=header)
+    path.write_text(path.read_text().replace("mine.jsonl", "/home/me/mine.jsonl"))
+    assert opened(tmp_path / "run", header) == BLOCKS
+    assert "/home/me" not in path.read_text()

@@ -1,5 +1,6 @@
 """Runs that were cut short, or are given again: nothing is lost, nothing is mixed."""
 
+import json
 import random
 import re
 import signal
@@ -119,3 +120,18 @@ def test_a_finished_checkpoint_of_another_run_is_replaced_only_by_fresh(toy, tex
     with pytest.raises(CheckpointError, match="scheme = 'w4-g32' there, 'w4-g32-sym' here"):
         run(toy, tmp_path / "out", text, scheme="w4-g32-sym")
     run(toy, tmp_path / "out", text, scheme="w4-g32-sym", fresh=True)
+
+
+def test_the_same_texts_in_another_folder_are_the_same_run(toy, text, tmp_path):
+    interrupted(toy, tmp_path / "out", text)
+    moved = tmp_path / "elsewhere" / text.name
+    moved.parent.mkdir()
+    moved.write_bytes(text.read_bytes())
+    assert run(toy, tmp_path / "out", moved).data["resumed"]
+    evidence = tmp_path / "out" / "salient.json"
+    assert str(tmp_path) not in evidence.read_text()
+    assert str(text.parent) not in evidence.read_text()
+    run_data = json.loads(evidence.read_text())
+    run_data["run"]["calibration_texts"] = str(text)  # as older files have it
+    evidence.write_text(json.dumps(run_data))
+    assert run(toy, tmp_path / "out", moved).data["resumed"]

@@ -69,7 +69,7 @@ def test_another_kind_of_text_is_far_and_the_same_kind_near(
 ):
     pair = opened(checkpoint, toy)
     calibration = find_calibration(pair)
-    assert calibration.name == str(text)
+    assert calibration.name == text.name
     assert calibration.ids.shape == (6, 64)
     two = halves(calibration.ids, WINDOWS, LENGTH)
     texts = {path.stem: windows_of(pair, path) for path in (later(text, tmp_path), digits)}
@@ -113,7 +113,7 @@ def test_drift_suggests_calibration_with_such_text(checkpoint, toy, text, digits
     request = AttributionRequest((str(digits), str(text)), WINDOWS, LENGTH)
     stage = measure_attribution(opened(checkpoint, toy), request, ValidationCache(tmp_path), silent)
     drift = stage.to_dict()["drift"]
-    assert drift["calibration"] == str(text)
+    assert drift["calibration"] == text.name
     assert [(row["text"], row["words"] == LABELS["far"]) for row in drift["texts"]] == [
         (str(digits), True),
         (str(text), False),

@@ -81,7 +81,7 @@ def collect_evidence(
         left_out=job.leftovers.names,
         dropped=job.leftovers.dropped,
         calibration=CalibrationEvidence(
-            texts=Path(job.header.calibration_texts).name,
+            texts=job.header.calibration_texts,
             tokens_used=job.batch.ids.numel(),
             tokens_dropped=job.batch.dropped_tokens,
             tokens_by_kind=job.batch.kinds,

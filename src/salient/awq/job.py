@@ -15,6 +15,7 @@ from salient.core.evidence import EVIDENCE_FILE, RunEvidence, RunHeader, read_ev
 from salient.core.options import strings
 from salient.core.progress import Progress
 from salient.core.records import to_json
+from salient.core.text_places import texts_label
 from salient.core.version import __version__
 from salient.formats import find_format
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
@@ -93,7 +94,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
         format=options.format,
         dtype=str(dtype).removeprefix("torch."),
         skip=skip,
-        calibration_texts=options.calibration,
+        calibration_texts=texts_label(options.calibration),
         samples=options.samples,
         sequence_length=options.sequence_length,
         calibration=batch.digest,
@@ -168,9 +169,14 @@ def finished_evidence(job: QuantizeJob, *, fresh: bool) -> RunEvidence | None:
     if fresh and (job.output / EVIDENCE_FILE).exists():
         return None
     evidence = read_evidence(job.output) if job.output.is_dir() else None
-    if evidence is None or evidence.run != job.header:
+    if evidence is None or _relabeled(evidence.run) != job.header:
         raise CheckpointError(_other_run(job, evidence))
     return evidence
+
+
+def _relabeled(run: RunHeader) -> RunHeader:
+    """`run` without the folders of its texts, which older files have."""
+    return replace(run, calibration_texts=texts_label(run.calibration_texts))
 
 
 def _other_run(job: QuantizeJob, evidence: RunEvidence | None) -> str:
@@ -179,7 +185,7 @@ def _other_run(job: QuantizeJob, evidence: RunEvidence | None) -> str:
             f"{job.output} exists already and was not written by salient, so it is not replaced. "
             "Set another output with -o."
         )
-    previous, current = to_json(evidence.run), to_json(job.header)
+    previous, current = to_json(_relabeled(evidence.run)), to_json(job.header)
     field = next(key for key in current if previous[key] != current[key])
     return (
         f"{job.output} exists already and is another run's: {field} = {previous[field]!r} there, "

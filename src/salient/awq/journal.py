@@ -14,9 +14,11 @@ from typing import IO, Any
 from salient.core.errors import CheckpointError, ResumeMismatch
 from salient.core.evidence import BlockEvidence, RunHeader
 from salient.core.records import from_json, to_json
+from salient.core.text_places import texts_label
 from salient.formats.writer import disk_full_errors, write_text
 
 NAME = "journal.jsonl"
+TEXTS = "calibration_texts"
 
 
 class Journal:
@@ -52,6 +54,8 @@ class Journal:
         return path.open("a")
 
     def _compare(self, previous: dict[str, Any], current: dict[str, Any]) -> None:
+        if isinstance(texts := previous.get(TEXTS), str):
+            previous = previous | {TEXTS: texts_label(texts)}  # older ones have its folders
         for field in current | previous:  # in the order of `current`
             if previous.get(field) != current.get(field):
                 raise ResumeMismatch(

@@ -16,6 +16,7 @@ from salient.core.evidence import (
 from salient.core.records import to_json
 from salient.core.report import Report, Table, duration, mebibytes
 from salient.core.system import peak_memory
+from salient.core.text_places import remember_texts
 from salient.models.inspect import dropped_lines, left_out_lines, mtp_lines, sixteen_bit_lines
 from salient.models.output_head import MEASURES
 from salient.models.tracing import pattern
@@ -60,6 +61,7 @@ def _run(
     if evidence is not None:
         shutil.rmtree(job.partial, ignore_errors=True)
     else:
+        remember_texts(options.calibration, job.header.calibration)
         run = job.run(fresh=options.fresh, progress=options.progress)
         resumed = bool(run.journal.blocks)
         try:

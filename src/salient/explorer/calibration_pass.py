@@ -9,7 +9,6 @@ error: tr(E G E^T) = |X E^T|^2.
 """
 
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +21,7 @@ from salient.core.corpus import BUILTIN
 from salient.core.errors import ResourceError, SalientError
 from salient.core.evidence import RunEvidence
 from salient.core.system import available_memory, release_memory
+from salient.core.text_places import locate_texts
 from salient.models.block_call import BlockCall, InputRecorder, run_block
 from salient.models.calibration_texts import calibration_tokens
 from salient.models.proof import ScaleGroup
@@ -202,8 +202,8 @@ def calibration_windows(
 def _run_calibration(tokenizer: object, evidence: RunEvidence) -> TokenBatch | None:
     """The calibration tokens of the run, None if they are not available."""
     run = evidence.run
-    name = run.calibration_texts
-    if name != BUILTIN and not os.path.isfile(name):  # no error for names that no file can have
+    name = locate_texts(run.calibration_texts, run.calibration)
+    if name is None:
         return None
     try:
         batch = calibration_tokens(name, tokenizer, run.samples, run.sequence_length)

@@ -11,16 +11,15 @@ Two halves of the calibration texts, as many tokens each as a text has, are not 
 distance is the yardstick.
 """
 
-import os
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from salient.core.corpus import BUILTIN
 from salient.core.errors import SalientError
 from salient.core.evidence import read_evidence
 from salient.core.progress import Progress
+from salient.core.text_places import locate_texts
 from salient.models.block_call import InputRecorder
 from salient.models.calibration_texts import calibration_tokens
 from salient.models.tokens import check_vocabulary, load_tokenizer
@@ -56,9 +55,9 @@ def find_calibration(pair: ModelPair) -> CalibrationTexts:
     if evidence is None:
         reason = "the checkpoint has no salient.json that names its calibration"
         return CalibrationTexts(reason=reason)
-    run, path = evidence.run, evidence.run.calibration_texts
-    name = path[:MOST_LETTERS]
-    if path != BUILTIN and not os.path.isfile(path):  # no error for names that no file can have
+    run, name = evidence.run, evidence.run.calibration_texts[:MOST_LETTERS]
+    path = locate_texts(run.calibration_texts, run.calibration)
+    if path is None:
         return CalibrationTexts(name, reason=f"its calibration, {name!r}, is no file here")
     try:
         tokenizer = load_tokenizer(pair.reference.source.folder)
