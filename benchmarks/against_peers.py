@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 import salient
-from salient.core.corpus import read_texts
 from salient.core.scheme import parse_scheme
+from salient.models.calibration_texts import calibration_tokens
 from salient.models.model_folder import model_folder
-from salient.models.tokens import TokenBatch, pack_tokens
+from salient.models.tokens import TokenBatch
 from subprocess_run import FinishedRun, log_step, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,8 +92,7 @@ def setting_of(options: argparse.Namespace) -> Setting:
 def calibration(setting: Setting) -> TokenBatch:
     """The calibration tokens, also written to the file that the peer reads."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder(setting.model))
-    documents = read_texts("builtin")
-    batch = pack_tokens(documents, tokenizer, setting.samples, setting.length, "builtin")
+    batch = calibration_tokens("builtin", tokenizer, setting.samples, setting.length)
     save_file({"tokens": batch.ids}, setting.tokens_file)
     return batch
 

@@ -24,18 +24,17 @@ def test_the_shares_are_of_all_kinds_and_one_in_all():
     assert sum(SHARES.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("samples", "length"), [(128, 512), (256, 512), (256, 1024)])
+@pytest.mark.parametrize(("samples", "length"), [(16, 256), (128, 512), (256, 1024)])
 def test_any_number_of_samples_has_the_same_mixture(samples, length, plain):
     batch = calibration_tokens(BUILTIN, plain, samples, length)
     for kind, share in SHARES.items():
-        assert batch.kinds[kind] / batch.ids.numel() == pytest.approx(share, abs=0.06)
+        assert batch.kinds[kind] / batch.ids.numel() == pytest.approx(share, abs=0.08)
     again = calibration_tokens(BUILTIN, plain, samples, length)
     assert torch.equal(batch.ids, again.ids)
 
 
 def test_even_few_samples_have_every_large_kind(plain):
-    kinds = calibration_tokens(BUILTIN, plain, 8, 1024).kinds
-    assert {"prose", "code", "maths", "dialogue"} <= kinds.keys()
+    assert set(SHARES) == calibration_tokens(BUILTIN, plain, 8, 256).kinds.keys()
 
 
 def test_texts_for_a_chat_model_go_through_its_template(chatty):

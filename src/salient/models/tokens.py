@@ -104,24 +104,21 @@ def pack_tokens(
             f"{options[0]} {samples} of {options[1]} {length}: use at least 1 of {FEWEST_TOKENS} "
             "tokens."
         )
-    wanted, stream, dropped = (MOST_TOKENS if samples is None else samples * length), [], 0
+    wanted, stream = (MOST_TOKENS if samples is None else samples * length), list[int]()
     kinds: dict[str, int] = {}
     separator = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     encoded, notes = _encoded(documents, tokenizer, where)
+    total = sum(len(ids) + len(separator) for _, ids in encoded)
     used = 0
-    for kind, tokens in _by_share(encoded, shares) if shares else encoded:
-        ids = tokens + separator
+    for kind, tokens in _by_share(encoded, shares, wanted) if shares else encoded:
         if len(stream) >= wanted:
-            dropped += len(ids)
-            continue
+            break
         used += 1
-        taken = min(len(ids), wanted - len(stream))
-        kinds[kind] = kinds.get(kind, 0) + taken
-        stream += ids[:taken]
-        dropped += len(ids) - taken
+        ids = [*tokens, *separator][: wanted - len(stream)]
+        kinds[kind] = kinds.get(kind, 0) + len(ids)
+        stream += ids
     if samples is None:
         samples = max(1, len(stream) // length)
-        dropped += max(0, len(stream) - samples * length)
         wanted = samples * length
     if len(stream) < wanted:
         raise CalibrationError(
@@ -135,7 +132,7 @@ def pack_tokens(
             "nothing about the model. Use text like your model's use."
         )
     ids = torch.tensor(stream[:wanted]).reshape(samples, length)
-    return TokenBatch(ids, used, dropped, kinds, notes)
+    return TokenBatch(ids, used, total - wanted, kinds, notes)
 
 
 def _encoded(
@@ -193,16 +190,20 @@ def _has_meaning(document: Document) -> bool:
 
 
 def _by_share(
-    encoded: list[tuple[str, list[int]]], shares: Mapping[str, float]
+    encoded: list[tuple[str, list[int]]], shares: Mapping[str, float], wanted: int
 ) -> Iterator[tuple[str, list[int]]]:
-    """The documents, always one of the kind that is furthest below its share; others last."""
+    """The documents, always one of the kind that is furthest below its share; others last.
+
+    Of a document at most its kind's share of the `wanted` tokens is taken.
+    """
     queues: dict[str, deque[list[int]]] = {kind: deque() for kind in shares}
     for kind, ids in encoded:
         queues.setdefault(kind, deque()).append(ids)
     taken = dict.fromkeys(queues, 0)
     while waiting := [kind for kind, queue in queues.items() if queue]:
         kind = min(waiting, key=lambda kind: taken[kind] / shares.get(kind, 1e-9))
-        ids = queues[kind].popleft()
+        most = max(FEWEST_TOKENS, round(shares.get(kind, 1) * wanted))
+        ids = queues[kind].popleft()[:most]
         taken[kind] += len(ids) + 1
         yield kind, ids
 
