@@ -1,8 +1,8 @@
 """The tokens of a run's calibration: a file's texts, or the built-in corpus.
 
 The built-in corpus is mixed in fixed shares of tokens, so that few samples have the same mixture as
-many. For a chat model part of its texts become conversations: what is asked of such a model is in
-its chat template.
+many. For a chat model its texts become conversations: what is asked of such a model is in its chat
+template.
 """
 
 from dataclasses import replace
@@ -13,7 +13,6 @@ from salient.core.corpus import BUILTIN, Document, builtin, read_texts
 from .tokens import TokenBatch, pack_tokens
 
 SHARES = {"prose": 0.22, "code": 0.24, "maths": 0.24, "dialogue": 0.24, "multilingual": 0.06}
-CHAT_EVERY = 2  # one text in so many goes through the chat template
 
 
 def calibration_tokens(
@@ -27,10 +26,7 @@ def calibration_tokens(
         return pack_tokens(read_texts(name), tokenizer, samples, length, label or name)
     documents = builtin("calibration")
     if tokenizer.chat_template:
-        documents = [
-            document if number % CHAT_EVERY else as_conversation(document)
-            for number, document in enumerate(documents)
-        ]
+        documents = [d if d.messages else as_conversation(d) for d in documents]
     return pack_tokens(documents, tokenizer, samples, length, BUILTIN, shares=SHARES)
 
 
