@@ -161,10 +161,10 @@ def _config(folder: Path, chance: random.Random) -> str:
 
 
 def outcome(folder: Path, change: str, out: Path, text: Path, *, full: bool = True) -> Outcome:
-    """What --dry-run says of `folder`, and, if `full`, what a run makes of it."""
+    """What --dry-run says of `folder`, and a run; if not `full`, no run of what is accepted."""
     options = {**OPTIONS, "calibration": str(text)}
     dry, fault = _refusal(lambda: api.quantize(folder, out, dry_run=True, **options))
-    if fault or not full:
+    if fault or not (full or dry):
         return Outcome(change, dry, fault=fault)
     results: list[Any] = []
     refusal, fault = _refusal(lambda: results.append(api.quantize(folder, out, **options)))
@@ -209,7 +209,7 @@ def transformers_logits(folder: Path) -> Tensor:
 
 
 def divergence(expected: Tensor, result: Tensor) -> float:
-    """Mean KL(expected || found) over tokens, in nats."""
+    """Mean KL(expected || written) over tokens, in nats."""
     p, q = expected.double().log_softmax(-1), result.double().log_softmax(-1)
     return float((p.exp() * (p - q)).sum(-1).mean())
 

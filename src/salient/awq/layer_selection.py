@@ -1,14 +1,16 @@
 """Select and check what the options leave open: dtype, scheme, linears to quantize."""
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
 import torch
+from torch import nn
 
 from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
 from salient.core.errors import ShapeError
-from salient.core.scheme import Scheme, check_width, largest_scheme, parse_scheme
+from salient.core.scheme import GROUP_SIZES, Scheme, largest_scheme, parse_scheme
 from salient.models.skeleton import Skeleton
 from salient.models.stored_types import main_type
 from salient.models.weight_map import ParameterFiles
@@ -63,24 +65,51 @@ def choose_layers(
     wanted = {n: m for n, m in linears.items() if n not in left}
     if not wanted:
         raise ShapeError("--skip names every linear of the model: nothing is left to quantize.")
+    smallest = Scheme(GROUP_SIZES[-1])
+    selected = smallest if scheme == "auto" else parse_scheme(scheme)
+    _check_sizes(wanted, selected, format)
+    reason = "as asked"
     if scheme == "auto":
         selected, reason = largest_scheme({n: m.in_features for n, m in wanted.items()})
-    else:
-        selected, reason = parse_scheme(scheme), "as asked"
-    for name, linear in wanted.items():
-        check_width(name, linear.in_features, selected, _skip_pattern(name))
-        if linear.out_features % ACROSS and format == "awq":
-            raise ShapeError(
-                f"{name!r} has {linear.out_features} outputs; the awq format packs {ACROSS} a "
-                "word. Use --format compressed-tensors, or leave it unquantized with --skip "
-                f"{_skip_pattern(name)!r}."
-            )
     return LayerSelection(selected, reason, frozenset(wanted), left)
 
 
+def _check_sizes(linears: dict[str, nn.Linear], scheme: Scheme, format: str) -> None:
+    """Refuse linears that do not fit `scheme` or `format`, naming the patterns that skip all."""
+    size = scheme.group_size
+    narrow = {n: m.in_features for n, m in linears.items() if m.in_features % size}
+    uneven = {
+        n: m.out_features for n, m in linears.items() if m.out_features % ACROSS and format == "awq"
+    }
+    skips = " ".join(f"--skip {p!r}" for p in dict.fromkeys(map(_skip_pattern, narrow | uneven)))
+    if narrow:
+        name, width = next(iter(narrow.items()))
+        sizes = [g for g in GROUP_SIZES if not any(w % g for w in narrow.values())]
+        advice = [f"use group size {' or '.join(map(str, sizes))}"] if sizes else []
+        if len(narrow) < len(linears) or not sizes:
+            advice.append(f"leave all that do not fit unquantized with {skips}")
+        raise ShapeError(
+            f"{name!r} has {width} input features, not a multiple of the group size {size}"
+            f"{_and_others(narrow)}: {', or '.join(advice)}."
+        )
+    if uneven:
+        name, rows = next(iter(uneven.items()))
+        raise ShapeError(
+            f"{name!r} has {rows} outputs; the awq format packs {ACROSS} a word"
+            f"{_and_others(uneven)}. Use --format compressed-tensors, or leave all that do not fit "
+            f"unquantized with {skips}."
+        )
+
+
+def _and_others(names: dict[str, int]) -> str:
+    return f" ({len(names) - 1} other linears do not fit either)" if len(names) > 1 else ""
+
+
 def _skip_pattern(name: str) -> str:
-    """The --skip pattern that leaves the linear `name` unquantized."""
-    return "*.experts.*" if ".experts." in name else name
+    """The --skip pattern that leaves all linears like `name` unquantized."""
+    if ".experts." in name:
+        return "*.experts.*"
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
 
 
 def _check_experts(linears: dict[str, Any], left: dict[str, str]) -> None:

@@ -54,18 +54,15 @@ def parse_scheme(name: str) -> Scheme:
     return scheme
 
 
-def check_width(name: str, width: int, scheme: Scheme, skip: str | None = None) -> None:
-    """Raise ShapeError unless the group size divides the input width of the layer `name`.
-
-    `skip` is the --skip pattern that excludes the layer, by default its name.
-    """
+def check_width(name: str, width: int, scheme: Scheme) -> None:
+    """Raise ShapeError unless the group size divides the input width of the layer `name`."""
     if width % scheme.group_size == 0:
         return
     fits = [g for g in GROUP_SIZES if width % g == 0]
     other = f"Use group size {' or '.join(map(str, fits))}, or leave" if fits else "Leave"
     raise ShapeError(
         f"{name!r} has {width} input features, not a multiple of the group size "
-        f"{scheme.group_size}. {other} it unquantized with --skip {(skip or name)!r}."
+        f"{scheme.group_size}. {other} it unquantized with --skip {name!r}."
     )
 
 

@@ -46,6 +46,15 @@ def try_model(skeleton: Skeleton, ids: Tensor) -> None:
                 f"{name!r} turns hidden states {list(hidden.shape)} into {list(out.shape)}: "
                 f"{type(skeleton.model).__name__} cannot be run block by block."
             )
-    with torch.no_grad():
-        skeleton.logits(ids, out)
+        _check_numbers(skeleton, name, out)
+    _check_numbers(skeleton, "the head", skeleton.logits(ids, out))
     skeleton.forget_outer()
+
+
+def _check_numbers(skeleton: Skeleton, part: str, out: Tensor) -> None:
+    if not bool(torch.isfinite(out).all()):
+        raise ModelError(
+            f"{part!r} of {type(skeleton.model).__name__} gives NaN or infinite values on the "
+            f"first calibration tokens, computed in {skeleton.dtype}. Check that the model "
+            "generates text before it is quantized, and the values in config.json."
+        )

@@ -37,15 +37,18 @@ class ForeignLayout:
     """A layout of others.
 
     names: of its tensors   title: what the tensors are   remedy: how to get 16-bit weights
+    quantized: whether a quantization_config could describe it
     """
 
     names: re.Pattern[str]
     title: str
     remedy: str
+    quantized: bool
 
 
-def _layout(names: str, title: str, remedy: str = "") -> ForeignLayout:
-    return ForeignLayout(re.compile(names), title, remedy or sixteen_bit_remedy(None))
+def _layout(names: str, title: str, remedy: str = "", *, quantized: bool = True) -> ForeignLayout:
+    remedy = remedy or sixteen_bit_remedy(None)
+    return ForeignLayout(re.compile(names), title, remedy, quantized)
 
 
 LAYOUTS = (
@@ -55,16 +58,19 @@ LAYOUTS = (
         "an adapter of peft that is not merged",
         "Merge it (peft's merge_and_unload, then save_pretrained), or give the base model, with "
         "--adapter FOLDER.",
+        quantized=False,
     ),
     _layout(
         r"(^|\.)_orig_mod\.",
-        "a model saved while compiled: its names have the part '_orig_mod.'",
-        "Save it without (model._orig_mod.save_pretrained), or rename its tensors.",
+        "the tensors of a compiled model",
+        "Save it without '_orig_mod.' (model._orig_mod.save_pretrained), or rename its tensors.",
+        quantized=False,
     ),
     _layout(
         r"^module\.|(^|\.)_(fsdp|checkpoint)_wrapped_module\.",
-        "a model saved while wrapped for training: its names have a part like 'module.'",
-        "Save it without (model.module.save_pretrained), or rename its tensors.",
+        "the tensors of a model that was wrapped for training",
+        "Save it without the prefix (model.module.save_pretrained), or rename its tensors.",
+        quantized=False,
     ),
     _layout(r"\.(qweight|qzeros|g_idx)$", "GPTQ or AWQ codes"),
     _layout(r"\.weight_(packed|shape|zero_point|g_idx)$", "compressed-tensors codes"),
@@ -125,7 +131,7 @@ def check_declared(
         return
     names = [n for n in tensors if not any(matches_pattern(n, p) for p in drop)]
     named = {n: layout for n in names if (layout := layout_of(n)) is not None}
-    signs = [f"tensors such as {next(iter(named))!r} ({len(named)})"] if named else []
+    signs = [f"tensors such as {min(named)!r} ({len(named)})"] if named else []
     typed = [t for t in tensors.values() if _is_quantized(t)]
     if typed:
         signs.append(f"{typed[0].name!r} of type {typed[0].dtype} ({len(typed)} such)")
@@ -134,14 +140,15 @@ def check_declared(
     signs += [f"the file {name} (of {SIDE_CARS[name]})" for name in files]
     if not signs:
         return
-    layout = next(iter(named.values()), QUANTIZED)
+    layout = min(named.values(), key=LAYOUTS.index, default=QUANTIZED)
     stray = ""
     if not named and not typed:
         where = "the file" if files else "the key"
         stray = f", or remove {where} if all weights are 16-bit floats"
+    missing = ", and config.json has no quantization_config that describes them"
     raise ModelError(
-        f"{folder} holds {layout.title}: it has {', '.join(signs)}, and config.json has no "
-        f"quantization_config that describes them. {layout.remedy.removesuffix('.')}{stray}."
+        f"{folder} holds {layout.title}: it has {', '.join(signs)}"
+        f"{missing if layout.quantized else ''}. {layout.remedy.removesuffix('.')}{stray}."
     )
 
 
