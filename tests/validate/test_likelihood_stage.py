@@ -132,7 +132,7 @@ def test_a_model_is_at_no_distance_from_itself(toy, text):
     assert figures["perplexity_quantized"] == figures["perplexity_reference"]
 
 
-def test_the_default_text_is_the_built_in_held_out_one(checkpoint, toy):
+def test_the_default_text_is_the_builtin_heldout_one(checkpoint, toy):
     report = evaluate(checkpoint, toy)
     assert list(report.data["likelihood"]["texts"]) == ["builtin (held out)"]
     assert report.data["likelihood"]["texts"]["builtin (held out)"]["tokens"] == WINDOWS * LENGTH

@@ -94,7 +94,7 @@ def test_the_choices_of_an_example_are_of_one_style(name):
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_the_right_choice_is_not_given_away_by_its_length(name):
+def test_the_length_does_not_reveal_the_right_choice(name):
     examples = read_tasks(name).examples
     chance = examples[0].chance
     for pick in (max, min):
