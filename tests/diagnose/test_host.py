@@ -16,10 +16,16 @@ from salient.core import system
 from salient.diagnose.env_vars import matters, relevant, shown
 from salient.diagnose.finding import LEVELS
 from salient.diagnose.host import gpu_query, probe
-from salient.diagnose.host.environment import Environment, GpuInfo, ToolError
-from salient.diagnose.host.gpu_query import FIELDS, query_nvml, read_cards, run_program
+from salient.diagnose.host.gpu_query import (
+    FIELDS,
+    GpuInfo,
+    ToolError,
+    query_nvml,
+    read_cards,
+    run_program,
+)
 from salient.diagnose.host.host_rules import CONDITIONS, RULES, judge_environment
-from salient.diagnose.host.probe import read_environment
+from salient.diagnose.host.probe import Environment, read_environment
 
 GIB = 2**30
 # as nvidia-smi of drivers 550 and 580 prints them

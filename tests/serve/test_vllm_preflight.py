@@ -12,7 +12,8 @@ from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import rewrite_json
 from helpers.vllm_process import stand_in
 from salient.core.errors import CheckpointError, ModelError, RequestError, ResourceError
-from salient.diagnose.host.environment import Environment, GpuInfo
+from salient.diagnose.host.gpu_query import GpuInfo
+from salient.diagnose.host.probe import Environment
 from salient.plan.gpus import find_gpu
 from salient.serve.options import ServeOptions
 from salient.serve.vllm import target

@@ -77,7 +77,6 @@ class CalibrationPass:
     _recent: RecentResults = field(default_factory=lambda: RecentResults(CACHED_BLOCKS))
 
     def start(self) -> None:
-        """Start the pass unless it was started."""
         if self.state == "waiting":
             self.state = "measuring"
             self._resume(self._measure())

@@ -51,7 +51,6 @@ Exponent = Annotated[float, Query(ge=-2.0, le=2.0, allow_inf_nan=False)]
 
 
 def add_explorer(app: FastAPI, state: ExplorerState) -> None:
-    """Add the page at / and its data to `app`."""
     _add_page(app)
     _add_overview(app, state)
     _add_panels(app, state)

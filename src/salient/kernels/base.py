@@ -68,10 +68,8 @@ class PackedWeight(nn.Module):
 
     @property
     def bytes(self) -> int:
-        """Size in memory."""
         return sum(b.numel() * b.element_size() for b in self.buffers())
 
     def store(self, **tensors: Tensor) -> None:
-        """Register `tensors` as non-persistent buffers."""
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)

@@ -88,7 +88,6 @@ def _key(compiler: str, extra: tuple[str, ...]) -> str:
 
 
 def _processor() -> str:
-    """The model and features of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

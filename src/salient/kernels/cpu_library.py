@@ -104,11 +104,7 @@ class ActivationBuffer:
 
 
 class Library:
-    """The functions of cpp/native.cpp.
-
-    instructions: the instruction set that they use
-    threaded: whether they were built with OpenMP
-    """
+    """The functions of cpp/native.cpp. instructions: the instruction set that they use"""
 
     def __init__(self, path: str):
         dll = ctypes.CDLL(path)
@@ -121,7 +117,6 @@ class Library:
         for function in (self._multiply, self._dequantize, self.blocks):
             function.restype = None
         self.instructions = INSTRUCTIONS[dll.salient_instructions()]
-        self.threaded = bool(dll.salient_has_threads())
         self._room = ActivationBuffer()
 
     def multiply(self, linear: LinearC, x: Tensor, out: int) -> Tensor:

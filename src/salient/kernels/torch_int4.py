@@ -40,9 +40,8 @@ class TorchInt4Weight(PackedWeight):
             return f"it is fast in bfloat16 only, not in {str(layer.dtype).removeprefix('torch.')}"
         if layer.scheme.bits != 4:
             return f"it takes 4 bits, not {layer.scheme.bits}"
-        if layer.scheme.group_size not in GROUP_SIZES:
-            known = ", ".join(map(str, GROUP_SIZES))
-            return f"it takes group sizes {known}, not {layer.scheme.group_size}"
+        if (size := layer.scheme.group_size) not in GROUP_SIZES:
+            return f"it takes group sizes {', '.join(map(str, GROUP_SIZES))}, not {size}"
         if layer.out % OUTPUTS:
             return f"it takes outputs in multiples of {OUTPUTS}, not {layer.out}"
         if not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):

@@ -160,7 +160,6 @@ def run_narrow(x: Tensor, weight: PackedOperands, s: ProgramSettings) -> Tensor:
 
 
 def run_wide(x: Tensor, weight: PackedOperands, s: ProgramSettings) -> Tensor:
-    """y by `wide`."""
     rows, width = x.shape
     tiles = -(-weight.out // s.out_tile) * -(-rows // s.rows_tile)
     blocks = weight.packed.shape[0]

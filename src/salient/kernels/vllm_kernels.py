@@ -84,7 +84,6 @@ class MarlinWeight(ForeignWeight):
     name, operator, group_sizes = "marlin", "marlin_gemm", (32, 64, 128)
 
     def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
-        """Repack with vLLM."""
         ops = _vllm("vllm._custom_ops")
         tools = _vllm("vllm.model_executor.layers.quantization.utils.marlin_utils")
         sizes = (self.width, self.out)
@@ -98,7 +97,6 @@ class MarlinWeight(ForeignWeight):
         )
 
     def product(self, x: Tensor) -> Tensor:
-        """`marlin_gemm`, with its sums in float32."""
         sizes = {"size_m": x.shape[0], "size_n": self.out, "size_k": self.width}
         return _vllm("vllm._custom_ops").marlin_gemm(
             x, None, self.packed, None, self.scale, None, None,
@@ -113,7 +111,6 @@ class MacheteWeight(ForeignWeight):
     name, operator, group_sizes = "machete", "machete_mm", (64, 128)
 
     def prepare(self, packed: Tensor, scale: Tensor, zero: Tensor) -> None:
-        """Repack with vLLM, column-major."""
         prepack = _vllm("vllm._custom_ops").machete_prepack_B
         columns = packed.t().contiguous().t()
         self.store(
@@ -123,7 +120,6 @@ class MacheteWeight(ForeignWeight):
         )
 
     def product(self, x: Tensor) -> Tensor:
-        """`machete_mm` with the schedule that it chooses."""
         return _vllm("vllm._custom_ops").machete_mm(
             a=x, b_q=self.packed, b_type=self.type, b_group_scales=self.scale,
             b_group_zeros=None if self.scheme.symmetric else self.zero,

@@ -190,10 +190,9 @@ async def _http_failure(response: httpx2.Response) -> RequestFailure:
 def _failure_kind(error: httpx2.HTTPError) -> str:
     if isinstance(error, httpx2.ConnectError):
         return "refused"
-    protocol = isinstance(
-        error, (httpx2.RemoteProtocolError, httpx2.SSEError, httpx2.DecodingError)
-    )
-    return "malformed" if protocol and not str(error).startswith(_DISCONNECTS) else "broken"
+    protocol = httpx2.RemoteProtocolError | httpx2.SSEError | httpx2.DecodingError
+    malformed = isinstance(error, protocol) and not str(error).startswith(_DISCONNECTS)
+    return "malformed" if malformed else "broken"
 
 
 def _message(error: httpx2.HTTPError) -> str:

@@ -51,7 +51,6 @@ class Conversation:
         raise_failed([answer])
 
     def reset(self) -> None:
-        """Clear the history."""
         self.messages.clear()
 
     def _fitting(self) -> list[int]:

@@ -42,7 +42,6 @@ class TextStream:
 
     @property
     def text(self) -> str:
-        """The text emitted so far."""
         return "".join(self._pieces)
 
     @property

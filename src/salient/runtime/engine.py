@@ -64,12 +64,10 @@ class TokenSequence:
 
     @property
     def text(self) -> str:
-        """The text of the answer so far."""
         return self.stream.text
 
     @property
     def seconds_to_first(self) -> float:
-        """Time to first token."""
         return self.times[0] - self.started if self.times else float("nan")
 
     @property

@@ -44,7 +44,6 @@ class Constraint:
         return scores.masked_fill(~may, float("-inf"))
 
     def accept(self, token: int) -> None:
-        """Advance by an allowed `token`."""
         self._matcher.consume_token(token)
         self.ended = self._matcher.is_stopped()
 

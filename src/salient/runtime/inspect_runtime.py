@@ -78,7 +78,6 @@ def inspect_runtime(checkpoint: str, options: EngineOptions) -> tuple[Checkpoint
 
 
 def runtime_details(opened: LoadedEngine) -> RuntimeDetails:
-    """Kernels, fusion and memory of `opened`."""
     model, runner, audit = opened.model, opened.engine.runner, opened.audit
     many, many_dtype = model.crossover
     cache = runner.cache if isinstance(runner, FusedRunner) else None

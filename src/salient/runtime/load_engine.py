@@ -28,7 +28,6 @@ class LoadedEngine:
     model: LoadedModel
     engine: Engine
     audit: FusionAudit
-    options: EngineOptions
 
 
 def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
@@ -56,7 +55,7 @@ def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
     generation = getattr(model.module, "generation_config", None) or model.config
     engine = Engine(runner, model.tokenizer, eos_ids(generation, model.tokenizer))
     release_memory()
-    return LoadedEngine(model, engine, audit, options)
+    return LoadedEngine(model, engine, audit)
 
 
 def _dtype(options: EngineOptions, device: torch.device) -> torch.dtype:

@@ -62,7 +62,6 @@ class LoadedModel:
 
     @property
     def embedding(self) -> "nn.Embedding | HalfEmbedding":
-        """The module that turns token ids into vectors."""
         return cast("nn.Embedding | HalfEmbedding", self.module.get_input_embeddings())
 
     @property
@@ -179,8 +178,9 @@ def _use_half_embeddings(model: LoadedModel) -> None:
     stored = stored_sixteen_bits({**as_object(config.get("text_config")), **config})
     embedding, head = model.module.get_input_embeddings(), model.module.get_output_embeddings()
     multiplied = model.device.type == "cpu" and isinstance(load_library(), Library)
-    usable = model.dtype == torch.float32 and multiplied and isinstance(embedding, nn.Embedding)
-    if not usable or stored is None:
+    if model.dtype != torch.float32 or not multiplied or stored is None:
+        return
+    if not isinstance(embedding, nn.Embedding):
         return
     factor = float(getattr(embedding, "embed_scale", 1.0))
     ids = torch.arange(min(embedding.num_embeddings, 64), device=embedding.weight.device)

@@ -112,9 +112,8 @@ class FusedRunner(Runner):
         self._native = NativeBlocks(fused.parts, self.cache) if native else None
         self._compiled = compiled_step(self._step) if compiled else None
         self._ran_compiled = False
-        self.how = "fused blocks, " + (
-            "C++" if native else "compiled by torch.compile" if compiled else "PyTorch"
-        )
+        how = "C++" if native else "compiled by torch.compile" if compiled else "PyTorch"
+        self.how = f"fused blocks, {how}"
 
     def logits(self, slot: int, ids: list[int], start: int, last: int) -> Tensor:
         tokens = torch.tensor(ids, device=self.model.device)
@@ -194,7 +193,6 @@ class RoundedCache(DynamicCache):
         self.kv_dtype = dtype
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Append rounded keys and values."""
         key, value = (t.to(self.kv_dtype).to(t.dtype) for t in (key_states, value_states))
         return super().update(key, value, *args, **kwargs)
 

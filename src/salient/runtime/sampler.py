@@ -62,7 +62,6 @@ class Sampler:
 
     @property
     def plain(self) -> bool:
-        """Whether sampling is the argmax of the logits."""
         return self.sampling.plain and self.constraint is None
 
     def pick(self, logits: Tensor) -> SampledToken:

@@ -190,7 +190,6 @@ def _of_floats(linear: QuantizedLinear) -> bool:
 
 
 def find_plain(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Modules with a `.weight` of floats and two axes."""
     return {
         name.removesuffix(".weight"): tensor
         for name, tensor in tensors.items()

@@ -213,7 +213,6 @@ def _add_entries(contents: CheckpointContents, modules: list[str]) -> tuple[str,
 
 
 def check_ends(contents: CheckpointContents) -> list[Finding]:
-    """Embedding and head."""
     findings: list[Finding] = []
     for linear in contents.packed.values():
         leaf = linear.name.rpartition(".")[2]

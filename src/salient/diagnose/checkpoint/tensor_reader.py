@@ -70,5 +70,4 @@ class TensorReader:
             self._progress(min(self._done, self.total), self.total, action, note)
 
     def end(self) -> None:
-        """Report that everything was read."""
         self._progress(self.total, self.total, "read")

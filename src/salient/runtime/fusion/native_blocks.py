@@ -135,7 +135,6 @@ class _Workspace:
         self._rounded, self._rows, self._threads = ActivationBuffer(), 0, 0
 
     def batch(self, hidden: Tensor, slots: Tensor, positions: Tensor) -> BatchC:
-        """The struct for these rows."""
         rows, width = hidden.shape
         if rows > self._rows or threads() > self._threads:
             self._rows, self._threads = max(rows, self._rows), max(threads(), self._threads)

@@ -16,8 +16,8 @@ from salient.core.model_files import read_json, stored_tensors
 from salient.core.options import check_bounds
 from salient.core.system import available_memory
 from salient.diagnose.engine_support import packing_of
-from salient.diagnose.host.environment import Environment, GpuInfo
-from salient.diagnose.host.probe import read_environment
+from salient.diagnose.host.gpu_query import GpuInfo
+from salient.diagnose.host.probe import Environment, read_environment
 from salient.diagnose.serving.read_settings import read_settings
 from salient.diagnose.serving.settings import ServingSettings
 from salient.diagnose.serving.shell_reader import put_arguments
@@ -257,18 +257,12 @@ def visible(cards: tuple[GpuInfo, ...], environment: Mapping[str, str]) -> tuple
 
 def _gpu(card: GpuInfo) -> Gpu:
     """The catalogue's device with the driver's memory; of an unknown one the driver's facts."""
-    memory = card.memory / 1024
     try:
         gpu = find_gpu(card.name)
     except RequestError:
-        vendor = "amd" if card.vendor == "amd" else "nvidia"
-        return Gpu(card.name, vendor, "", memory, 0, 0, capability=card.capability, gfx=card.gfx)
-    return replace(
-        gpu,
-        memory=memory or gpu.memory,
-        capability=gpu.capability or card.capability,
-        gfx=gpu.gfx or card.gfx,
-    )
+        return card.as_gpu()
+    memory, gfx = card.memory / 1024 or gpu.memory, gpu.gfx or card.gfx
+    return replace(gpu, memory=memory, capability=gpu.capability or card.capability, gfx=gfx)
 
 
 def _processor(environment: Environment) -> Gpu:
