@@ -393,8 +393,8 @@ def test_an_engine_with_nothing_to_do_is_not_busy():
     [
         ([], r"The prompt has no tokens\. Give at least one\."),
         (list(range(3, 67)), r"A prompt of 64 tokens, the context is 64: no room for an answer\."),
-        ([5, 259], r"The prompt has the token 259, but the model knows 0 to 258\."),
-        ([5, -1], r"The prompt has the token -1, but the model knows 0 to 258\. Give ids of the"),
+        ([5, 259], r"There is the token 259, but the model knows 0 to 258\."),
+        ([5, -1], r"There is the token -1, but the model knows 0 to 258\. Give ids of the"),
     ],
 )
 def test_a_prompt_that_cannot_be_run_says_why_and_disturbs_nothing(ids, message):

@@ -222,7 +222,7 @@ def test_the_model_is_listed_and_others_are_refused(server):
         ("completions", {**GREEDY, "max_tokens": 0}, "max_tokens"),
         ("completions", {**GREEDY, "prompt": []}, "prompt"),
         ("completions", {**GREEDY, "prompt": ""}, "no tokens"),
-        ("completions", {**GREEDY, "prompt": [999999]}, "has the token 999999"),
+        ("completions", {**GREEDY, "prompt": [999999]}, "the token 999999"),
         ("completions", {**GREEDY, "prompt": [-1]}, "prompt"),
         ("completions", {**GREEDY, "prompt": "x" * 4000}, "no room for an answer"),
         ("completions", {**GREEDY, "prompt": "\ud800"}, "unicode"),

@@ -12,9 +12,9 @@ from salient.core.scheme import Scheme
 from salient.core.system import resident_memory
 from salient.explorer.panels.group import group_sizes
 from salient.explorer.panels.linear_view import LinearViewer
-from salient.runtime.bench.memory_bandwidth import weight_bytes
 from salient.runtime.inspect_runtime import runtime_details
 from salient.runtime.load_engine import LoadedEngine
+from salient.runtime.model_loader import weight_bytes
 from salient.serve.embedded import ServedModel
 
 from .background import BackgroundWorker

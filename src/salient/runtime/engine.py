@@ -133,7 +133,7 @@ class Engine:
         sampling.check()
         if not ids:
             raise RequestError("The prompt has no tokens. Give at least one.")
-        self._check_known(ids)
+        self.check_known(ids)
         limit = check_length(ids, sampling.max_new_tokens, self.context)
         sampler = Sampler(sampling, ids, constraint)
         stream = TextStream(self.tokenizer, ids, sampling.stop)
@@ -164,7 +164,7 @@ class Engine:
         Raises RequestError for too many tokens, ResourceError if no slot is free.
         """
         tokens = list(ids)
-        self._check_known(tokens)
+        self.check_known(tokens)
         if not 1 <= last <= len(tokens) <= self.context:
             raise RequestError(f"{last} of {len(tokens)} tokens: give 1 to {self.context}.")
         free = self._free_slots()
@@ -211,11 +211,12 @@ class Engine:
         raise_failed(answers)
         return answers
 
-    def _check_known(self, ids: Sequence[int]) -> None:
+    def check_known(self, ids: Iterable[int]) -> None:
+        """Raise RequestError for a token that the model does not have."""
         unknown = next((token for token in ids if not 0 <= token < self.runner.vocabulary), None)
         if unknown is not None:
             raise RequestError(
-                f"The prompt has the token {unknown}, but the model knows 0 to "
+                f"There is the token {unknown}, but the model knows 0 to "
                 f"{self.runner.vocabulary - 1}. Give ids of the model's own tokenizer."
             )
 

@@ -80,7 +80,7 @@ def _report(
 ) -> Report:
     run = GenerateRun(
         checkpoint=str(opened.model.checkpoint.folder),
-        answers=[_answer(*pair) for pair in zip(prompts, answers, strict=True)],
+        answers=list(map(_answer, prompts, answers)),
         load_seconds=loaded,
         resident_bytes=resident_memory(),
         runs_as=opened.engine.runner.how,

@@ -6,9 +6,9 @@ from salient.core.records import to_json
 from salient.core.report import Report, Table, mebibytes
 from salient.formats.checkpoint import Checkpoint
 from salient.kernels.registry import NEVER
-from salient.runtime.bench.memory_bandwidth import weight_bytes
 
 from .load_engine import EngineOptions, LoadedEngine, load
+from .model_loader import weight_bytes
 from .runner import FusedRunner
 
 

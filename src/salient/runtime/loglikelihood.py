@@ -7,6 +7,7 @@ before it in order, such as worked examples, is not computed again.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from salient.core.errors import RequestError
@@ -173,21 +174,16 @@ class Continuations:
 
 
 def _check(request: ChoiceRequest, engine: Engine) -> None:
-    runner, longest = engine.runner, max(map(len, request.continuations), default=1)
+    longest = max(map(len, request.continuations), default=1)
     if not request.context or not all(request.continuations):
         raise RequestError("A context or a continuation has no tokens. Give at least one of each.")
-    excess = len(request.context) + longest - 1 - runner.capacity
+    excess = len(request.context) + longest - 1 - engine.context
     if excess > 0:
         raise RequestError(
             f"A context of {len(request.context)} tokens and a continuation of {longest}, the "
-            f"model runs with {runner.capacity}. Shorten the context by {excess} or more tokens."
+            f"model runs with {engine.context}. Shorten the context by {excess} or more tokens."
         )
-    for token in (t for ids in (request.context, *request.continuations) for t in ids):
-        if not 0 <= token < runner.vocabulary:
-            raise RequestError(
-                f"There is the token {token}, but the model knows 0 to {runner.vocabulary - 1}. "
-                "Give ids of the model's own tokenizer."
-            )
+    engine.check_known(chain(request.context, *request.continuations))
 
 
 def _width(request: ChoiceRequest) -> int:

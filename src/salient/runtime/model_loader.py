@@ -171,6 +171,13 @@ class _Loader:
             linear.dense_rows, linear.dense_dtype = self.model.crossover
 
 
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of all weights; shared tensors count once."""
+    tensors = [*module.parameters(), *module.buffers()]
+    stores = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(stores.values())
+
+
 def _use_half_embeddings(model: LoadedModel) -> None:
     """Store embedding and head in the checkpoint's 16-bit dtype, if that is exact and the C++
     kernels multiply it by float32."""

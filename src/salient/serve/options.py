@@ -14,6 +14,7 @@ from salient.core.options import (
     StrPath,
 )
 from salient.core.progress import Progress, silent
+from salient.runtime.options import CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,7 @@ class ServeOptions:
     on_event: gets the messages of the server
     """
 
-    checkpoint: Annotated[
-        StrPath,
-        OptionSpec(
-            "A checkpoint, 4-bit or 16-bit: folder, Hub id, 'smollm2-135m'.", positional=True
-        ),
-    ]
+    checkpoint: Annotated[StrPath, CHECKPOINT]
     vllm_args: Annotated[
         Sequence[str], OptionSpec("After --: arguments for vLLM, unchanged.", positional=True)
     ] = ()

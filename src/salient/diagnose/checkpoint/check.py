@@ -33,7 +33,6 @@ from .contents import (
     FINDINGS,
     SUFFIXES,
     CheckpointContents,
-    as_integer,
     as_json,
     change,
     find_packed,
@@ -49,8 +48,8 @@ from .quant_config import (
     KEY,
     check_awq_config,
     check_config_locations,
+    essence,
     find_settings,
-    first_of,
 )
 from .scale_values import check_scales
 from .tensor_layout import WHOLE_ROW, check_awq_layout, check_ct_layout, usual_group
@@ -106,8 +105,8 @@ def read_checkpoint(folder: Path, *, progress: Progress = silent) -> CheckpointR
         stored = ""  # GPTQ, for one, gives its tensors AWQ's names
     contents.method = stored or declared
     reading = CheckpointReading(folder, config, contents.method)
-    reading.group = as_integer(first_of(settings, "group_size", "q_group_size"))
-    reading.bits = as_integer(first_of(settings, "bits", "w_bit"))
+    declared_sizes = essence(settings)
+    reading.group, reading.bits = declared_sizes.get("group_size"), declared_sizes.get("bits")
     reading.bytes = sum(tensor.bytes for tensor in files.tensors.values())
     findings += [*files.findings, *check_extra_files(folder, files)]
     findings += _check_method(contents, declared, stored)

@@ -89,16 +89,11 @@ def _check_group(declared: ConfigShapes, linears: list[QuantizedLinear]) -> list
     odd = [p for p in linears if not _fits(p, group)]
     real = usual_group(linears) or group
     places = [(p.place, f"{p.width} inputs in {p.groups} groups: {p.group} each") for p in odd]
-    if real != group and sum(_fits(p, real) for p in linears) > len(linears) / 2:
-        steps = _group_change(declared, group, real)
-        return FINDINGS["group-size-wrong"].at(
-            places, steps=steps, declared=_size(group), real=_size(real)
-        )
-    return FINDINGS["group-size-mixed"].at(places, declared=group)
-
-
-def _size(group: int) -> str:
-    return "row" if group == WHOLE_ROW else f"{group} inputs"
+    if real == group or sum(_fits(p, real) for p in linears) <= len(linears) / 2:
+        return FINDINGS["group-size-mixed"].at(places, declared=group)
+    steps = _group_change(declared, group, real)
+    sizes = ["row" if size == WHOLE_ROW else f"{size} inputs" for size in (group, real)]
+    return FINDINGS["group-size-wrong"].at(places, steps=steps, declared=sizes[0], real=sizes[1])
 
 
 def _group_change(declared: ConfigShapes, group: int, real: int) -> tuple[str, ...]:

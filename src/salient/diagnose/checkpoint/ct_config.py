@@ -97,11 +97,10 @@ def check_ct_config(contents: CheckpointContents, groups: list[WeightArgs]) -> l
         return wrong_type(where, text, "a JSON object with at least one group")
     findings: list[Finding] = []
     kind = settings.get("format")
-    if not isinstance(kind, str) and not all(args.format != "None" for args in groups):
+    if not isinstance(kind, str) and any(args.format == "None" for args in groups):
+        place = (f"{contents.where}.format", as_json(kind))
         steps = change(contents.where, "format", kind, PACKED)
-        findings += FINDINGS["config-format"].at(
-            [(f"{contents.where}.format", as_json(kind))], steps=steps
-        )
+        findings += FINDINGS["config-format"].at([place], steps=steps)
     for name, group in listed.items():
         if not isinstance(as_object(group).get("weights"), dict):
             findings += wrong_type(f"{where}.{name}.weights", as_json(group), "a JSON object")

@@ -24,6 +24,7 @@ from .contents import (
 
 CONFIG = "config.json"
 KEY = "quantization_config"
+OLD_KEYS = {"bits": "w_bit", "group_size": "q_group_size"}
 # Older files next to config.json; vLLM reads them only with --quantization.
 OTHER_FILES = ("quant_config.json", "quantize_config.json")
 
@@ -148,11 +149,8 @@ def _other_location(contents: CheckpointContents, location: ConfigLocation) -> l
 
 def essence(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that change how tensors are read, under one spelling."""
-    values = {
-        "bits": as_integer(first_of(settings, "bits", "w_bit")),
-        "group_size": as_integer(first_of(settings, "group_size", "q_group_size")),
-        "zero_point": settings.get("zero_point"),
-    }
+    values = {key: as_integer(first_of(settings, key, old)) for key, old in OLD_KEYS.items()}
+    values["zero_point"] = settings.get("zero_point")
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -190,26 +188,23 @@ def check_awq_config(contents: CheckpointContents, *, gemm: bool) -> list[Findin
 
 
 def _types(settings: dict[str, Any], where: str) -> list[Finding]:
-    checks = (
-        ("bits", ("bits", "w_bit"), int, "a whole number"),
-        ("group_size", ("group_size", "q_group_size"), int, "a whole number"),
-        ("zero_point", ("zero_point",), bool, "true or false"),
-    )
     findings: list[Finding] = []
-    for name, keys, kind, fits in checks:
-        value = first_of(settings, *keys)
-        if value is not None and type(value) is not kind:
-            findings += wrong_type(f"{where}.{name}", as_json(value), fits)
-        elif value is None and name != "zero_point":
-            findings += wrong_type(f"{where}.{name}", "missing", fits)
+    for name, old in OLD_KEYS.items():
+        value = first_of(settings, name, old)
+        if type(value) is not int:
+            text = "missing" if value is None else as_json(value)
+            findings += wrong_type(f"{where}.{name}", text, "a whole number")
+    zero = settings.get("zero_point")
+    if zero is not None and type(zero) is not bool:
+        findings += wrong_type(f"{where}.zero_point", as_json(zero), "true or false")
     return findings
 
 
 def _spellings(settings: dict[str, Any], where: str) -> list[Finding]:
     """w_bit and q_group_size, which vLLM and AutoAWQ read and Transformers does not."""
-    old = {"w_bit": ("bits", 4), "q_group_size": ("group_size", 128)}
-    only = {k: new for k, (new, _) in old.items() if k in settings and new not in settings}
-    wrong = any(settings[key] != old[key][1] for key in only)
+    defaults = {"w_bit": 4, "q_group_size": 128}
+    only = {k: new for new, k in OLD_KEYS.items() if k in settings and new not in settings}
+    wrong = any(settings[key] != defaults[key] for key in only)
     return FINDINGS["config-spelling"].at(
         [(f"{where}.{key}", as_json(settings[key])) for key in only],
         count=1,

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from salient.core.errors import CheckpointError
 from salient.core.model_files import StoredTensor
@@ -13,24 +12,16 @@ from salient.core.progress import Progress, silent
 PIECE = 4 * 2**20  # bytes in memory at a time
 
 
-class TensorReader:
+class TensorReader(ExitStack):
     """Open files of a checkpoint, closed at the end of its `with`."""
 
     def __init__(self, progress: Progress = silent) -> None:
+        super().__init__()
         self._progress = progress
-        self._stack = ExitStack()
         self._open: dict[Path, BinaryIO] = {}
         self._done = 0
         self._shown = 0
         self.total = 0  # bytes to read in all, as far as is known
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
     def read(self, tensor: StoredTensor, offset: int = 0, count: int | None = None) -> bytes:
         """`count` bytes of a tensor from `offset` on, at most to its end.
@@ -41,8 +32,7 @@ class TensorReader:
         count = left if count is None else min(count, left)
         try:
             if tensor.path not in self._open:
-                file = tensor.path.open("rb", buffering=0)
-                self._open[tensor.path] = self._stack.enter_context(file)
+                self._open[tensor.path] = self.enter_context(tensor.path.open("rb", buffering=0))
             file = self._open[tensor.path]
             file.seek(tensor.start + offset)
             data = file.read(count)

@@ -2,6 +2,7 @@
 
 import gc
 import random
+import time
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from salient.core.report import Report
 from salient.core.system import resident_memory
 from salient.kernels.registry import FOREIGN, KERNELS, runs_on
 from salient.runtime.load_engine import LoadedEngine, load
+from salient.runtime.model_loader import LoadedModel, weight_bytes
 from salient.runtime.options import BenchOptions, EngineOptions
 from salient.runtime.sampling_params import SamplingParams
 
@@ -31,7 +33,6 @@ from .bench_report import (
     plot_bench,
     winners,
 )
-from .memory_bandwidth import bytes_a_step, read_bandwidth
 
 CHECKED_TOKENS = 64
 # Nats a token against the reference kernel in float32; kernels above are not timed. Usual: below
@@ -190,3 +191,35 @@ def _gaps(times: list[float], since: float) -> list[float]:
     """Seconds between its tokens once all sequences run; between all where that leaves none."""
     late = [time for time in times if time >= since]
     return [b - a for a, b in pairwise(late if len(late) > 1 else times)]
+
+
+PROBE_BYTES = 2**29  # larger than any cache
+PROBE_RUNS = 5
+
+
+def bytes_a_step(model: LoadedModel) -> int:
+    """Bytes of weights that one decoding step reads: all but the embedding, unless tied."""
+    embedding, head = model.embedding, model.module.get_output_embeddings()
+    tied = head is not None and head.weight.data_ptr() == embedding.weight.data_ptr()
+    return weight_bytes(model.module) - (0 if tied else weight_bytes(embedding))
+
+
+def read_bandwidth(device: torch.device) -> float:
+    """Bytes a second at which torch reads memory here: the best of a few sums of 512 MiB.
+
+    On a GPU a copy is timed, and both directions count, as vendors and STREAM do.
+    """
+    buffer, taken = torch.ones(PROBE_BYTES // 4, device=device), []
+    on_gpu = device.type != "cpu"
+    target = torch.empty_like(buffer) if on_gpu else buffer
+    for _ in range(PROBE_RUNS):
+        if on_gpu:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        if on_gpu:
+            target.copy_(buffer)
+            torch.cuda.synchronize()
+        else:
+            buffer.sum()
+        taken.append(time.perf_counter() - start)
+    return (1 + on_gpu) * PROBE_BYTES / min(taken)
