@@ -254,7 +254,7 @@ def traceback_of(stderr: str) -> str:
     [
         (
             IndexError("list index\nout of range"),
-            r"Unexpected IndexError: list index\. .*report it",
+            r"Unexpected IndexError: list index out of range\. .*report it",
         ),
         (KeyError("x"), r"Unexpected KeyError: 'x'\."),
         (RecursionError(), r"Unexpected RecursionError: RecursionError\."),

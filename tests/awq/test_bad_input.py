@@ -1,5 +1,7 @@
 """Wrong arguments and damaged models: said before any work, and nothing left behind."""
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -44,7 +46,7 @@ def test_too_little_memory_is_an_error_before_the_start(toy, text, tmp_path, mon
         (
             {"scheme": "w4-g128"},
             ShapeError,
-            r"has 64 input features, not a multiple .* 128 .*size 32",
+            r"64 input features, not a multiple .* 128 \(and 13 others\)\. Use group size 32\.$",
         ),
         ({"scheme": "w3-g128"}, ShapeError, r"Unknown scheme 'w3-g128'.*w4-g128"),
         ({"format": "gguf"}, CheckpointError, r"Unknown format 'gguf'.*awq, compressed-tensors"),
@@ -162,3 +164,54 @@ def test_activations_that_overflow_are_named(size, text, tmp_path):
     with pytest.raises(ModelError, match=message):
         run(folder, tmp_path / "out", text)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("scheme", ["w4-g32", "auto", "w4-g128"])
+@pytest.mark.parametrize("format", ["awq", "compressed-tensors"])
+def test_the_advised_skips_make_a_run_possible_for_all_layers_at_once(
+    scheme, format, text, tmp_path
+):
+    sizes = {"intermediate_size": 172, "num_hidden_layers": 6}
+    if scheme == "w4-g128":
+        sizes["hidden_size"] = 128
+    folder = toy_folder(tmp_path / "model", **sizes)
+    options = {"scheme": scheme, "format": format, "dry_run": True}
+    with pytest.raises(ShapeError, match=r"'model\.layers\.0\.") as raised:
+        run(folder, tmp_path / "out", text, **options)
+    patterns = re.findall(r"--skip '(.*?)'", str(raised.value))
+    assert len(patterns) == (
+        1 if format == "compressed-tensors" and scheme != "w4-g128" else 3
+    ) or (scheme == "w4-g128")
+    report = run(folder, tmp_path / "out", text, skip=patterns, **options)
+    assert report.data["linears"] >= 6 * 3
+    with pytest.raises(ShapeError):
+        run(folder, tmp_path / "out", text, skip=patterns[1:], **options)
+
+
+def test_a_block_that_raises_is_named_with_its_model(toy, text, tmp_path, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    for error in (RuntimeError("shapes do not\nmatch"), AssertionError(), RecursionError("deep")):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(LlamaMLP, "forward", fail)
+        for verb in (
+            lambda: run(toy, tmp_path / "out", text),
+            lambda: run(toy, tmp_path / "out", text, dry_run=True),
+            lambda: api.inspect(toy),
+        ):
+            message = (
+                r"'model\.layers\.0' of LlamaForCausalLM cannot be run on text \((\w+).*config"
+            )
+            with pytest.raises(ModelError, match=message) as raised:
+                verb()
+            assert type(error).__name__ in str(raised.value)
+            assert "\n" not in str(raised.value)
+    monkeypatch.setattr(LlamaMLP, "forward", lambda *_: torch.empty(10**15))
+    with pytest.raises(
+        ResourceError, match=r"LlamaForCausalLM cannot be run.*memory does not suff"
+    ):
+        api.inspect(toy)
+    assert list(tmp_path.iterdir()) == []

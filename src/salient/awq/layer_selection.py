@@ -1,22 +1,19 @@
 """Select and check what the options leave open: dtype, scheme, linears to quantize."""
 
-import re
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 import torch
-from torch import nn
 
 from salient.core.dtypes import SIXTEEN_BITS, stored_sixteen_bits
 from salient.core.errors import ShapeError
-from salient.core.scheme import GROUP_SIZES, Scheme, largest_scheme, parse_scheme
+from salient.core.scheme import GROUP_SIZES, Scheme, check_shapes, largest_scheme, parse_scheme
+from salient.core.skip_patterns import EXPERTS, matches
 from salient.models.skeleton import Skeleton
 from salient.models.stored_types import main_type
 from salient.models.weight_map import ParameterFiles
 
 STORED_SIXTEEN_BITS = {"F16": torch.float16, "BF16": torch.bfloat16}
-ACROSS = 8  # AutoAWQ packs eight outputs a word
 
 
 def written_dtype(files: ParameterFiles, name: str) -> tuple[torch.dtype, str]:
@@ -65,51 +62,12 @@ def choose_layers(
     wanted = {n: m for n, m in linears.items() if n not in left}
     if not wanted:
         raise ShapeError("--skip names every linear of the model: nothing is left to quantize.")
-    smallest = Scheme(GROUP_SIZES[-1])
-    selected = smallest if scheme == "auto" else parse_scheme(scheme)
-    _check_sizes(wanted, selected, format)
-    reason = "as asked"
-    if scheme == "auto":
-        selected, reason = largest_scheme({n: m.in_features for n, m in wanted.items()})
+    widths = {name: linear.in_features for name, linear in wanted.items()}
+    outputs = {name: linear.out_features for name, linear in wanted.items()}
+    least = Scheme(GROUP_SIZES[-1]) if scheme == "auto" else parse_scheme(scheme)
+    check_shapes(widths, least, outputs if format == "awq" else None)
+    selected, reason = largest_scheme(widths) if scheme == "auto" else (least, "as asked")
     return LayerSelection(selected, reason, frozenset(wanted), left)
-
-
-def _check_sizes(linears: dict[str, nn.Linear], scheme: Scheme, format: str) -> None:
-    """Refuse linears that do not fit `scheme` or `format`, naming the patterns that skip all."""
-    size = scheme.group_size
-    narrow = {n: m.in_features for n, m in linears.items() if m.in_features % size}
-    uneven = {
-        n: m.out_features for n, m in linears.items() if m.out_features % ACROSS and format == "awq"
-    }
-    skips = " ".join(f"--skip {p!r}" for p in dict.fromkeys(map(_skip_pattern, narrow | uneven)))
-    if narrow:
-        name, width = next(iter(narrow.items()))
-        sizes = [g for g in GROUP_SIZES if not any(w % g for w in narrow.values())]
-        advice = [f"use group size {' or '.join(map(str, sizes))}"] if sizes else []
-        if len(narrow) < len(linears) or not sizes:
-            advice.append(f"leave all that do not fit unquantized with {skips}")
-        raise ShapeError(
-            f"{name!r} has {width} input features, not a multiple of the group size {size}"
-            f"{_and_others(narrow)}: {', or '.join(advice)}."
-        )
-    if uneven:
-        name, rows = next(iter(uneven.items()))
-        raise ShapeError(
-            f"{name!r} has {rows} outputs; the awq format packs {ACROSS} a word"
-            f"{_and_others(uneven)}. Use --format compressed-tensors, or leave all that do not fit "
-            f"unquantized with {skips}."
-        )
-
-
-def _and_others(names: dict[str, int]) -> str:
-    return f" ({len(names) - 1} other linears do not fit either)" if len(names) > 1 else ""
-
-
-def _skip_pattern(name: str) -> str:
-    """The --skip pattern that leaves all linears like `name` unquantized."""
-    if ".experts." in name:
-        return "*.experts.*"
-    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
 
 
 def _check_experts(linears: dict[str, Any], left: dict[str, str]) -> None:
@@ -125,7 +83,7 @@ def _check_experts(linears: dict[str, Any], left: dict[str, str]) -> None:
             raise ShapeError(
                 f"{left[some[0]]} leaves {some[0]!r} unquantized, but not all of {home}.experts. "
                 "Engines store the experts of a block as one stack: leave all unquantized with "
-                "--skip '*.experts.*', or none."
+                f"--skip '{EXPERTS}', or none."
             )
 
 
@@ -136,13 +94,3 @@ def _check_patterns(skip: tuple[str, ...], names: list[str], example: str) -> No
                 f"--skip {pattern!r} names no linear of the model. Its linears are called like "
                 f"{example!r}."
             )
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether --skip `pattern` means the linear `name`: all of it, its last parts, or a glob."""
-    return (
-        name == pattern
-        or name.endswith(f".{pattern}")
-        or fnmatch(name, pattern)
-        or fnmatch(name, f"*.{pattern}")
-    )

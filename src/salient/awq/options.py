@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
-from salient.core.options import DEVICE, OptionSpec, Strings, StrPath
+from salient.core.options import DEVICE, TRUST_REMOTE_CODE, OptionSpec, Strings, StrPath
 from salient.core.progress import Progress, silent
 
 
@@ -55,6 +55,7 @@ class QuantizeOptions:
     adapter: Annotated[
         StrPath | None, OptionSpec("LoRA adapter folder to merge before quantizing.")
     ] = None
+    trust_remote_code: Annotated[bool, TRUST_REMOTE_CODE] = False
     fresh: Annotated[bool, OptionSpec("Start over and replace an existing result.")] = False
     dry_run: Annotated[bool, OptionSpec("Check everything, estimate memory, write nothing.")] = (
         False

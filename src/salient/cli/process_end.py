@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from salient.core.errors import SalientError, first_line, is_out_of_memory
+from salient.core.errors import SalientError, is_out_of_memory, one_line
 from salient.core.version import __version__
 
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as shells report it
@@ -110,7 +110,7 @@ def print_error(message: str) -> None:
 
 def _unexpected(error: BaseException, argv: Sequence[str]) -> str:
     """The message for an error that Salient has no words for, with the file of its traceback."""
-    name, reason = type(error).__name__, first_line(error)
+    name, reason = type(error).__name__, one_line(error)
     start, end = f"Unexpected {name}: {reason}.", ""
     if is_out_of_memory(error):
         start = f"Memory does not suffice ({name}: {reason})."

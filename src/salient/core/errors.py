@@ -14,6 +14,7 @@ Each message states the fault, what is valid, and the next step. The command lin
 message alone and exits with 2.
 """
 
+import textwrap
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -54,20 +55,25 @@ class RequestError(SalientError):
     """A request or an option that cannot be fulfilled."""
 
 
-def first_line(error: BaseException) -> str:
-    """The start of an error's message on one line; its class if it has no message."""
+RUST_PANIC = "PanicException"  # of the tokenizers library; no Exception
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message, shortened, on one line; its class if it has no message."""
     try:
-        lines = str(error).strip().splitlines()
+        text = " ".join(str(error).split())
     except Exception:  # noqa: BLE001, an error whose text fails, too
-        lines = []
-    return lines[0][:300] if lines else type(error).__name__
+        text = ""
+    return textwrap.shorten(text, 300, placeholder=" ...") or type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether main memory or a GPU's memory ran out."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or (
-        "not enough memory" in str(error)  # PyTorch's own allocator on the CPU
+    # PyTorch's allocator of the CPU raises RuntimeError
+    texts = ("not enough memory", "can't allocate memory", "std::bad_alloc")
+    return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or any(
+        text in str(error) for text in texts
     )
 
 
@@ -81,13 +87,15 @@ def library_errors(
     """
     try:
         yield
-    except (SalientError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except SalientError:
         raise
-    except BaseException as error:  # a panic of Rust is no Exception
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != RUST_PANIC:
+            raise
         if is_out_of_memory(error):
             raise ResourceError(
-                f"{fault}: memory does not suffice ({first_line(error)}). Use a machine with more."
+                f"{fault}: memory does not suffice ({one_line(error)}). Use a machine with more."
             ) from error
-        name, reason = type(error).__name__, first_line(error)
+        name, reason = type(error).__name__, one_line(error)
         detail = name if reason == name else f"{name}: {reason}"
         raise kind(f"{fault} ({detail}). {advice}") from error

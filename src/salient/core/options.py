@@ -17,14 +17,25 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import (
+    Annotated,
+    Any,
+    ParamSpec,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from .errors import RequestError
 from .records import is_sequence
+from .remote_code import remote_code
 
 StrPath = str | os.PathLike[str]
 Strings = str | Sequence[str]
+PATH_TYPE = os.PathLike[str]
 
 P = ParamSpec("P")
 Record = TypeVar("Record")
@@ -55,6 +66,9 @@ class OptionSpec:
 DEVICE = OptionSpec("auto, cpu, cuda, cuda:1, ...")
 ACTIVATION_DTYPE = OptionSpec("Type of the activations: auto, float32, bfloat16, float16.")
 CONTEXT_LENGTH = OptionSpec("Maximum tokens of a prompt and its answer together.", minimum=1)
+TRUST_REMOTE_CODE = OptionSpec(
+    "Run the model's own Python code, with all your rights: use a container without network."
+)
 TENSOR_PARALLEL = OptionSpec("Tensor-parallel size.", alias="--tp", minimum=1, maximum=1024)
 
 
@@ -100,9 +114,10 @@ def with_options(
     def decorate(function: Callable[[Record], Result]) -> Callable[P, Result]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Result:
-            options = record(*args, **kwargs)
+            options = with_home(record(*args, **kwargs))
             check_bounds(options)
-            return function(options)
+            with remote_code(allowed=getattr(options, "trust_remote_code", False)):
+                return function(options)
 
         signature = inspect.signature(record)
         returned = inspect.signature(function).return_annotation
@@ -110,6 +125,17 @@ def with_options(
         return call
 
     return decorate
+
+
+def with_home(options: Record) -> Record:
+    """`options` with the user's home folder in place of ~ in every path."""
+    paths: dict[str, str] = {}
+    for field in option_fields(type(options)):
+        value = getattr(options, field.name)
+        if isinstance(value, (str, os.PathLike)) and PATH_TYPE in get_args(field.type):
+            paths[field.name] = os.path.expanduser(os.fspath(value))
+    changed = {n: path for n, path in paths.items() if path != os.fspath(getattr(options, n))}
+    return replace(cast(Any, options), **changed) if changed else options
 
 
 def check_bounds(options: object) -> None:

@@ -5,13 +5,16 @@ A scheme's name is complete: `w4-g128` is 4 bits, groups of 128 inputs, one zero
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import ShapeError
+from .skip_patterns import covering, skip_options
 
 # What vLLM's fast kernels (Marlin) take; largest first, as `auto` tries them.
 GROUP_SIZES = (128, 64, 32)
 SCALE_BITS = 16
+ACROSS = 8  # AutoAWQ packs eight outputs a word
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,55 @@ def parse_scheme(name: str) -> Scheme:
 
 def check_width(name: str, width: int, scheme: Scheme) -> None:
     """Raise ShapeError unless the group size divides the input width of the layer `name`."""
-    if width % scheme.group_size == 0:
+    check_shapes({name: width}, scheme)
+
+
+def check_shapes(
+    widths: Mapping[str, int], scheme: Scheme, outputs: Mapping[str, int] | None = None
+) -> None:
+    """Raise ShapeError unless the group size divides every width (layer name -> input features).
+
+    outputs: each layer's, where the format packs them `ACROSS` a word
+
+    The message has the sizes that fit all layers, and the --skip patterns of all that do not fit.
+    """
+    narrow = [name for name, width in widths.items() if width % scheme.group_size]
+    odd = [name for name, count in (outputs or {}).items() if count % ACROSS]
+    if not narrow and not odd:
         return
-    fits = [g for g in GROUP_SIZES if width % g == 0]
-    other = f"Use group size {' or '.join(map(str, fits))}, or leave" if fits else "Leave"
-    raise ShapeError(
-        f"{name!r} has {width} input features, not a multiple of the group size "
-        f"{scheme.group_size}. {other} it unquantized with --skip {name!r}."
-    )
+    faults: list[str] = []
+    changes: list[str] = []
+    if narrow:
+        faults.append(
+            f"{narrow[0]!r} has {widths[narrow[0]]} input features, not a multiple of the group "
+            f"size {scheme.group_size}{_and_others(narrow)}"
+        )
+        fits = [str(g) for g in GROUP_SIZES if not any(width % g for width in widths.values())]
+        changes += [f"group size {' or '.join(fits)}"] if fits else []
+    if outputs and odd:
+        faults.append(
+            f"{odd[0]!r} has {outputs[odd[0]]} outputs, and the awq format packs {ACROSS} a word"
+            f"{_and_others(odd)}"
+        )
+        changes.append("--format compressed-tensors")
+    misfits = dict.fromkeys([*narrow, *odd])
+    rest = widths.keys() - misfits.keys()
+    change = f"Use {' and '.join(changes)}" if len(changes) == len(faults) else ""
+    leave = "Leave" if not change else f"{change}, or leave"
+    them = "it" if len(misfits) == 1 else "them"
+    skip = f"{leave} {them} unquantized with {skip_options(covering(misfits, rest))}."
+    if not rest and len(misfits) > 1:  # nothing would be left to quantize
+        skip = f"{change}." if change else "No linear of this model fits."
+    raise ShapeError(f"{'; '.join(faults)}. {skip}")
+
+
+def _and_others(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} others)" if names[1:] else ""
 
 
 def largest_scheme(widths: dict[str, int]) -> tuple[Scheme, str]:
     """The largest group size that divides every width (layer name -> input features), and why."""
-    for name, width in widths.items():
-        check_width(name, width, Scheme(GROUP_SIZES[-1]))
+    check_shapes(widths, Scheme(GROUP_SIZES[-1]))
     size = next(g for g in GROUP_SIZES if not any(width % g for width in widths.values()))
     if size == GROUP_SIZES[0]:
         return Scheme(size), f"group size {size} is the largest and divides every layer"

@@ -1,6 +1,7 @@
 """Arguments of a decoder block, running it, recording its inputs, and its placeholder."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,17 +9,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from salient.core.errors import library_errors
+
 
 @dataclass(frozen=True)
 class BlockCall:
-    """The arguments that the model hands down to a block: masks, rotary angles, and the like."""
+    """The arguments that the model hands down to a block: masks, rotary angles, and the like.
+
+    block: its name and its model's class, for errors
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    block: str = "A block"
 
 
 def run_block(block: nn.Module, hidden: Tensor, call: BlockCall) -> Tensor:
-    """The block's output [samples, tokens, width] for `hidden`, in the block's device and dtype."""
+    """The block's output [samples, tokens, width] for `hidden`, in the block's device and dtype.
+
+    Raises ModelError for any error of the block's own code, ResourceError if memory runs out.
+    """
     where = main_parameter(block)
 
     def moved(value: Any) -> Any:
@@ -26,9 +36,17 @@ def run_block(block: nn.Module, hidden: Tensor, call: BlockCall) -> Tensor:
             return value
         return value.to(where.device, where.dtype if value.is_floating_point() else None)
 
-    with torch.no_grad():
+    with torch.no_grad(), block_errors(call):
         out = block(moved(hidden), *tree_map(moved, call.args), **tree_map(moved, call.kwargs))
     return out[0] if isinstance(out, tuple) else out
+
+
+def block_errors(call: BlockCall) -> AbstractContextManager[None]:
+    """Names the block of `call` in whatever its code raises."""
+    return library_errors(
+        f"{call.block} cannot be run on text",
+        "Check the values in config.json; if they are right, Salient does not support this model.",
+    )
 
 
 def main_parameter(block: nn.Module) -> nn.Parameter:
@@ -36,7 +54,7 @@ def main_parameter(block: nn.Module) -> nn.Parameter:
     return max(block.parameters(), key=lambda parameter: parameter.numel())
 
 
-class StopForward(Exception):
+class StopForward(BaseException):
     """Raised by a stub to stop the forward pass at the first block."""
 
 

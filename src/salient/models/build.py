@@ -17,9 +17,14 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
-from salient.core.errors import ModelError
+from salient.core.errors import ModelError, library_errors
+from salient.core.remote_code import is_remote_code_allowed
+from salient.core.report import mebibytes
+from salient.core.system import available_memory
 from salient.formats.checkpoint import Checkpoint
+from salient.shapes.config_bounds import check_bounds
 
+from .pretrained import from_folder
 from .ties import untie
 
 # Endings of the classes that Salient quantizes; older and headless ones have other names.
@@ -37,8 +42,13 @@ def build_model(source: Checkpoint, dtype: torch.dtype, *, tied: bool = True) ->
 
     Raises ModelError if the installed Transformers cannot build it.
     """
-    try:
-        config = AutoConfig.from_pretrained(source.folder)
+    check_bounds(source.config, f"config.json in {source.folder}", source.headers)
+    with library_errors(
+        f"config.json in {source.folder} does not describe a causal language model that the "
+        "installed Transformers can build",
+        "Check model_type and the sizes in config.json, or update Transformers.",
+    ):
+        config = from_folder(AutoConfig, source.folder)
         if hasattr(config, "quantization_config"):
             delattr(config, "quantization_config")
         if not tied:
@@ -46,15 +56,6 @@ def build_model(source: Checkpoint, dtype: torch.dtype, *, tied: bool = True) ->
         with torch.device("meta"):
             model = _from_config(config, dtype)
         restore_buffers(model)
-    except ModelError:
-        raise
-    except Exception as error:  # of Transformers' config classes and constructors
-        raise ModelError(
-            f"config.json in {source.folder} does not describe a causal language model that the "
-            f"installed Transformers can build ({type(error).__name__}: "
-            f"{' '.join(str(error).split()) or 'no text'}). Check model_type and "
-            "the sizes in config.json, or update Transformers."
-        ) from error
     return model
 
 
@@ -70,16 +71,18 @@ def _from_config(config: Any, dtype: torch.dtype) -> Any:
     for name in known:
         if name.endswith(TRAINED) or name in PLAIN_CLASSES:
             return getattr(transformers, name)._from_config(config, dtype=dtype)
+    trust = is_remote_code_allowed() and bool(getattr(config, "auto_map", None))
     others = [name for name in names if name not in PLAIN_CLASSES and not name.endswith(TRAINED)]
-    if others:
-        reason = "has another head" if others[0] in known else "needs code of its own"
+    if others and not trust:
+        own = "needs its own code, which Salient does not run (see --trust-remote-code)"
+        reason = "has another head" if others[0] in known else own
         raise ModelError(
             f"config.json names {others[0]}, which {reason}. Salient quantizes language models, "
             f"embedding models (...Model) and heads of {', '.join(TRAINED)}."
         )
-    if config.get_text_config() is not config:
-        return AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    several = config.get_text_config() is not config
+    usual = AutoModelForImageTextToText if several else AutoModelForCausalLM
+    return usual.from_config(config, dtype=dtype, trust_remote_code=trust)
 
 
 def _check_decoder(config: Any, names: list[str]) -> None:
@@ -143,6 +146,7 @@ def restore_buffers(model: Any) -> None:
         for name in part._non_persistent_buffers_set
         if (buffer := part._buffers.get(name)) is not None and buffer.is_meta
     }
+    _check_room(model, lost)
     first = _filled(model, lost, 0)
     second = _filled(model, lost, 1)
     for (part, name), path in lost.items():
@@ -151,6 +155,22 @@ def restore_buffers(model: Any) -> None:
                 f"{path!r} of {type(model).__name__} is in no file, and the installed Transformers "
                 "does not compute it. Update Transformers."
             )
+
+
+def _check_room(model: Any, lost: dict[tuple[nn.Module, str], str]) -> None:
+    """Refuse buffers that two copies of fill the memory: a config of absurd positions, say."""
+    sizes: dict[str, int] = {}
+    for (part, name), path in lost.items():
+        buffer = part._buffers[name]
+        sizes[path] = 0 if buffer is None else buffer.numel() * buffer.element_size()
+    needed, free = 2 * sum(sizes.values()), available_memory()
+    if needed > free:
+        largest = max(sizes, key=lambda path: sizes[path])
+        raise ModelError(
+            f"The tables that config.json asks for take {mebibytes(needed)}, and {mebibytes(free)} "
+            f"are free; the largest is {largest!r} of {type(model).__name__}. Check "
+            "max_position_embeddings in config.json."
+        )
 
 
 def _filled(

@@ -88,7 +88,9 @@ def dequantize_gguf(source: Path, folder: Path) -> None:
                 tensor = _rotary_halves(tensor, config[field])
         tensors[name] = tensor.to(torch.float16).contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        source.parent, gguf_file=source.name, trust_remote_code=False
+    )
     tokenizer.save_pretrained(folder)
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

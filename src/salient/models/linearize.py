@@ -80,6 +80,14 @@ def unfit_linears(block: nn.Module) -> dict[str, str]:
         if weight is not None and weight.ndim == 2:
             router = routes(name, weight.shape[0])
             unfit[name] = "a router" if router else f"a {type(module).__name__}, no linear"
-        elif any(p.ndim == 3 for p in own.values()):
-            unfit[name] = f"a {type(module).__name__}, whose layout is not known"
+            continue
+        stacks = [parameter for parameter, value in own.items() if _is_stack(value)]
+        linears = any(isinstance(part, nn.Linear) for part in module.modules())
+        for place in [f"{name}.{stack}" for stack in stacks] if linears else [name][: len(stacks)]:
+            unfit[place] = f"of a {type(module).__name__}, whose layout is not known"
     return unfit
+
+
+def _is_stack(value: nn.Parameter) -> bool:
+    """Whether a parameter may hold several matrices; [1, 1, width] is a vector."""
+    return value.ndim == 3 and sum(length > 1 for length in value.shape) > 1

@@ -62,11 +62,11 @@ def load_dequantized(checkpoint: str, dtype: str = "auto", device: str = "cpu") 
     'auto' is float32, in which the codes are exact. Raises RequestError for an unknown `dtype`.
     """
     import torch
-    from transformers import GenerationConfig
 
     from salient.core.dtypes import dtype_of
     from salient.formats.checkpoint import open_checkpoint
 
+    from .pretrained import set_generation_config
     from .skeleton import Skeleton
     from .tokens import load_tokenizer
 
@@ -74,6 +74,5 @@ def load_dequantized(checkpoint: str, dtype: str = "auto", device: str = "cpu") 
     float_type = dtype_of(dtype, torch.float32)
     skeleton = Skeleton(open_checkpoint(folder), float_type, torch.device(device))
     model = skeleton.assemble()
-    if (folder / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    set_generation_config(model, folder)
     return model, load_tokenizer(folder)

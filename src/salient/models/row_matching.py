@@ -75,7 +75,7 @@ def _with_dead_channels(rows: Tensor, dead: Tensor, count: int) -> Tensor | None
     return rows if bool(((rows >= 0) & (rows < count)).all()) else None
 
 
-class _Caught(Exception):
+class _Caught(BaseException):
     """Stops a run of the block when the input that it was run for is there."""
 
 

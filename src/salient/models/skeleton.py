@@ -10,18 +10,19 @@ as the model does (final norm, head, scaling, soft-capping). Blocks are read one
 import contextlib
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from salient.core.errors import ModelError
+from salient.core.errors import ModelError, library_errors
 from salient.core.quant import check_finite
 from salient.formats.checkpoint import Checkpoint
 from salient.shapes.config_reader import KEYS
 
-from .block_call import BlockCall, BlockPlaceholder, ExtraOutput, StopForward
+from .block_call import BlockCall, BlockPlaceholder, ExtraOutput, StopForward, block_errors
 from .build import block_list, build_model, name_of, text_parts
 from .linearize import make_plain, unfit_linears
 from .output_head import output_head
@@ -230,15 +231,12 @@ class Skeleton:
 
     def _forward(self, ids: Tensor, *, body_only: bool) -> Any:
         model = self.model.base_model if body_only else self.model
-        try:
-            with torch.no_grad():
-                return model(input_ids=ids.to(self.device), use_cache=False)
-        except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise ModelError(
-                f"{type(self.model).__name__} cannot be run block by block "
-                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}): "
-                "it does more between its blocks than Salient follows."
-            ) from error
+        fault = f"{type(self.model).__name__} cannot be run block by block"
+        with (
+            torch.no_grad(),
+            library_errors(fault, "It does more between its blocks than Salient follows."),
+        ):
+            return model(input_ids=ids.to(self.device), use_cache=False)
 
     def _learn_what_blocks_return(self, ids: Tensor) -> None:
         """Some models' blocks return a tensor, others a tuple: run the first block to see."""
@@ -247,7 +245,7 @@ class Skeleton:
             self._forward(ids, body_only=True)
         assert self._hidden is not None
         block, call = self.block(0), self._calls[0]
-        with torch.no_grad():
+        with torch.no_grad(), block_errors(call):
             out = block(self._hidden, *call.args, **call.kwargs)
         several = isinstance(out, tuple)
         self._extra_outputs = (
@@ -261,7 +259,8 @@ class Skeleton:
                 f"{self.blocks[index]!r} takes more from the block before it than hidden states: "
                 f"{type(self.model).__name__} cannot be run block by block."
             )
-        self._calls.append(call)
+        named = f"{self.blocks[index]!r} of {type(self.model).__name__}"
+        self._calls.append(replace(call, block=named))
         if index == 0:
             self._hidden = hidden
             if self._extra_outputs is None:

@@ -29,6 +29,7 @@ from .chat_template import (
     render_conversation,
     without_media,
 )
+from .pretrained import from_folder
 from .template_process import TemplateFault
 
 # File -> what to do if no tokenizer can be made of it and of the files above
@@ -310,12 +311,14 @@ def check_vocabulary(batch: TokenBatch, vocabulary: int, where: str) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`; code of the folder is never run.
+    """The tokenizer in `folder`; code of the folder runs only where the user allowed it.
 
     Raises ModelError if Transformers cannot read one there.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return from_folder(AutoTokenizer, folder)
+    except ModelError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception for a file of another version
         raise ModelError(
             f"{folder} has no tokenizer that can be read ({first_line(error)}). "

@@ -30,17 +30,7 @@ def try_model(skeleton: Skeleton, ids: Tensor) -> None:
             continue
         kinds.add(kind)
         block = skeleton.block(index)
-        try:
-            out = run_block(block, hidden, calls[index])
-        except ModelError:
-            raise
-        except Exception as error:  # of the model's own code, which checks little
-            reason = (str(error).splitlines() or ["no text"])[0]
-            raise ModelError(
-                f"{name!r} of {type(skeleton.model).__name__} cannot be run on text "
-                f"({type(error).__name__}: {reason}). Check the values in config.json; if they are "
-                "right, Salient does not support this model."
-            ) from error
+        out = run_block(block, hidden, calls[index])
         if out.shape != hidden.shape:
             raise ModelError(
                 f"{name!r} turns hidden states {list(hidden.shape)} into {list(out.shape)}: "

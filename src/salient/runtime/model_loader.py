@@ -7,12 +7,7 @@ from typing import cast
 
 import torch
 from torch import nn
-from transformers import (
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from salient.core.dtypes import stored_sixteen_bits
 from salient.core.errors import CheckpointError
@@ -23,6 +18,7 @@ from salient.kernels.base import Layer, PackedWeight
 from salient.kernels.cpu_library import Library, load_library
 from salient.kernels.registry import NEVER, measured_crossover, select_kernel
 from salient.models.model_folder import model_folder
+from salient.models.pretrained import set_generation_config
 from salient.models.skeleton import Skeleton
 from salient.models.tokens import load_tokenizer
 
@@ -86,8 +82,7 @@ def load_model(
     with torch.no_grad(), source.reading():
         skeleton.assemble(loader.swap)
         _use_half_embeddings(model)
-    if (source.folder / "generation_config.json").exists():
-        model.module.generation_config = GenerationConfig.from_pretrained(source.folder)
+    set_generation_config(model.module, source.folder)
     loader.measure()
     return model
 

@@ -8,6 +8,7 @@ from salient.core.options import (
     ACTIVATION_DTYPE,
     CONTEXT_LENGTH,
     DEVICE,
+    TRUST_REMOTE_CODE,
     OptionSpec,
     Strings,
     StrPath,
@@ -94,6 +95,7 @@ class GenerateOptions(RunOptions):
         int | None, OptionSpec("Log-probabilities per token: 0 (the chosen token's) to 20.")
     ] = None
     chat: Annotated[bool, OptionSpec("Apply the chat template to each prompt.")] = False
+    trust_remote_code: Annotated[bool, TRUST_REMOTE_CODE] = False
     on_text: Callable[[int, str], None] | None = None
 
 
@@ -113,6 +115,7 @@ class ChatOptions(RunOptions):
     presence_penalty: Annotated[float | None, PRESENCE_PENALTY] = None
     frequency_penalty: Annotated[float | None, FREQUENCY_PENALTY] = None
     seed: Annotated[int | None, SEED] = None
+    trust_remote_code: Annotated[bool, TRUST_REMOTE_CODE] = False
 
 
 @dataclass(frozen=True)
@@ -152,4 +155,5 @@ class InspectOptions:
     runtime: Annotated[
         bool, OptionSpec("Show how it runs here: kernels, fused blocks, and reasons.")
     ] = False
+    trust_remote_code: Annotated[bool, TRUST_REMOTE_CODE] = False
     progress: Progress = silent

@@ -12,6 +12,7 @@ from salient.core.errors import ModelError
 
 from .blocks import MIXERS, attention_block, dense_block, experts_block, is_true
 from .config_aliases import ALIASES
+from .config_bounds import check_bounds
 from .config_reader import CLASS_DEFAULTS, ENCODERS, MOST_LAYERS, ConfigReader, brief
 from .families import ARCHITECTURES, ExpertNames, Family, MlpNames
 from .layer_types import attentions, feeds
@@ -46,6 +47,7 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
     """
     if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ModelError(f"{source} holds {brief(config)}, not a JSON object. Fetch it again.")
+    check_bounds(config, source)
     whole = ConfigReader(config, source)
     text = _text_part(whole)
     kind = _family(whole, text)

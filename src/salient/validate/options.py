@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal
 
-from salient.core.options import DEVICE, OptionSpec, Strings, StrPath
+from salient.core.options import DEVICE, TRUST_REMOTE_CODE, OptionSpec, Strings, StrPath
 from salient.core.progress import Progress, silent
 
 ContextLengths = int | Sequence[int] | Literal["auto"]
@@ -56,6 +56,7 @@ class EvaluateOptions:
             "Replaces length and stride: classic (2048, as in papers) or sliding (2048, 512)."
         ),
     ] = None
+    trust_remote_code: Annotated[bool, TRUST_REMOTE_CODE] = False
     report: Annotated[
         StrPath | None, OptionSpec("Folder for report.html, report.md and report.json.")
     ] = None
