@@ -109,7 +109,7 @@ def test_models_that_generate_no_text_are_refused_by_generate(text, tmp_path):
             "Qwen3ForTokenClassification",
             "Qwen3ForTokenClassification, which has another head",
         ),
-        ("qwen2", "Qwen2ForRewardModel", "Qwen2ForRewardModel, which needs code of its own"),
+        ("qwen2", "Qwen2ForRewardModel", "Qwen2ForRewardModel, which needs its own code"),
     ],
 )
 def test_other_classes_are_refused_by_their_name(kind, named, message, text, tmp_path):
