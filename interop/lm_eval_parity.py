@@ -4,9 +4,10 @@ import json
 
 from checks import MODEL, Case, Outcome, peer
 
-# Log-probabilities of a continuation, nats. Largest measured: 0.008 and 0.0001. The kernels round
-# activations to 15 bits a group, and keys and values to float16; in float32 only sums differ.
-BOUNDS = {"default": 0.02, "float32": 1e-3}
+# Log-probabilities of a continuation, nats. The kernels round activations to 15 bits a group, keys
+# and values to float16: 0.008 at most. On CPUs with fast bfloat16, many rows are multiplied in it:
+# 0.1 at most. In float32 only the order of sums differs: 0.0001.
+BOUNDS = {"default": 0.2, "float32": 1e-3}
 
 
 def lm_eval_parity(case: Case) -> Outcome:
