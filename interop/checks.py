@@ -18,8 +18,10 @@ import transformers
 from safetensors import safe_open
 
 from salient import api
+from salient.core.evidence import read_evidence
 from salient.formats.checkpoint import open_checkpoint
 from salient.models.model_folder import model_folder
+from salient.models.output_head import OutputHead
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m"
@@ -41,6 +43,7 @@ TOKENS = 16
 # swapped rows is not visible in that: the check `weights` is exact.
 NEAR_TIE = 0.05  # nats
 LOGPROB_MEAN = 0.01  # nats; two swapped rows of one layer gave 0.010 to 0.041
+SCORES_APART = 0.05  # of the standard deviation of scores: the engine computes in 16 bits
 LOGPROB_LARGEST = 0.1  # nats
 
 
@@ -189,6 +192,69 @@ def places(case: Case) -> Outcome:
     return Outcome("places", case.name, not wrong, summary, {**figures, "wrong": wrong})
 
 
+def drafts(case: Case) -> Outcome:
+    """vLLM's drafting model must be filled, with each row of our layers for further tokens."""
+    out, parameters = case.work / "vllm_drafts.json", case.work / "drafts.safetensors"
+    options = ("--mtp", "--dtype", case.dtype)
+    peer(case, "drafts", "vllm_loads.py", case.folder, out, parameters, *options)
+    figures = json.loads(out.read_text("utf-8"))
+    rows: dict[int, set[bytes]] = {}
+    with safe_open(parameters, "pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            tensor = file.get_tensor(name)
+            rows.setdefault(tensor.shape[-1], set()).update(rows_of(tensor))
+    ours = open_checkpoint(case.folder)
+    names = [
+        n for n in ours.files if n.startswith(f"model.layers.{ours.config['num_hidden_layers']}.")
+    ]
+    lost = [
+        name
+        for name in names
+        if not set(rows_of(tensor := ours.tensor(name))) <= rows.get(tensor.shape[-1], set())
+    ]
+    summary = f"{figures['parameters']} parameters filled, {len(names)} tensors in place"
+    if lost or not names:
+        summary = f"{len(lost)} of {len(names)} tensors are not in vLLM's, such as {lost[:1]}"
+    return Outcome(
+        "drafts", case.name, bool(names) and not lost, summary, {**figures, "lost": lost}
+    )
+
+
+def rows_of(tensor: torch.Tensor) -> list[bytes]:
+    """The rows along the last axis, as bytes in float32."""
+    return [row.numpy().tobytes() for row in tensor.float().reshape(-1, tensor.shape[-1])]
+
+
+def scores(case: Case) -> Outcome:
+    """vLLM's scores must be ours, and prefer as the 16-bit model's within the measured KL."""
+    prompts, out = case.work / "prompts.json", case.work / "vllm_scores.json"
+    whole = " ".join(PROMPTS)
+    texts = [whole[start : start + 60 + start % 70] for start in range(0, 200, 7)]
+    prompts.write_text(json.dumps(texts), "utf-8")
+    peer(case, "scores", "vllm_scores.py", case.folder, prompts, out, "--dtype", case.dtype)
+    theirs = torch.tensor(json.loads(out.read_text("utf-8")))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(case.folder)
+    ids = [tokenizer(text, return_tensors="pt").input_ids for text in texts]
+    source = case.work.parent / "models" / case.name
+    exact = transformers.AutoModelForSequenceClassification.from_pretrained(source, dtype="float32")
+    with torch.no_grad():
+        ours, true = (
+            torch.cat([model(input_ids=each).logits for each in ids])
+            for model in (api.load(str(case.folder))[0], exact)
+        )
+    difference = float((theirs - ours).abs().max() / true.std())
+    evidence = read_evidence(case.folder)
+    assert evidence is not None
+    head, order = OutputHead("score", "score"), torch.arange(len(texts))
+    kl, measured = head.compare(true, theirs, order).kl, evidence.heldout.awq.kl
+    passed = difference < SCORES_APART and kl < 1.5 * measured
+    summary = (
+        f"{len(texts)} scores, at most {difference:.3f} standard deviations from ours; "
+        f"KL to the 16-bit model's preferences {kl:.4f}, measured {measured:.4f}"
+    )
+    return Outcome("scores", case.name, passed, summary, {"difference": difference, "kl": kl})
+
+
 def place_of(name: str) -> tuple[int, str]:
     """Layer and leaf of one of vLLM's stacked expert parameters, e.g. (1, 'w13_qweight')."""
     parts = name.split(".")
@@ -205,7 +271,7 @@ def stacked_experts(checkpoint: Any) -> dict[tuple[int, str], torch.Tensor]:
     kinds = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
     parts: dict[tuple[int, str, str], dict[int, torch.Tensor]] = {}
     for name in checkpoint.files:
-        if ".experts." in name:
+        if ".experts." in name and not name.endswith(".weight"):  # 16-bit ones are no codes
             path, _, rest = name.partition(".experts.")
             expert, module, leaf = rest.split(".")
             layer = next(int(part) for part in path.split(".") if part.isdigit())
@@ -291,7 +357,7 @@ def agreement_summary(figures: dict[str, Any]) -> str:
 
 def environment_of(check: str, form: str) -> str:
     """The environment of a check of a format. `autoawq` has Transformers 4."""
-    if check in ("vllm", "places", "serves", "greedy"):
+    if check in ("vllm", "places", "serves", "greedy", "drafts", "scores"):
         return "vllm"
     if check == "lm-eval":
         return "lmeval"
@@ -337,4 +403,6 @@ CHECKS: dict[str, Callable[[Case], Outcome]] = {
     "transformers4": transformers4,
     "places": places,
     "vllm": vllm,
+    "drafts": drafts,
+    "scores": scores,
 }

@@ -17,6 +17,9 @@ the opposite direction, AutoAWQ and llm-compressor write small checkpoints.
     serves         `salient serve --engine vllm` starts vLLM, names its kernel, answers, reports a
                    kill and leaves no process; it refuses before the start what cannot work
     greedy         the same greedy prompts by `salient generate`, our server, and vLLM
+    drafts         vLLM's model for speculative decoding is filled from the layers that predict
+                   further tokens, every row in its place
+    scores         vLLM's scores by a reward model are ours, and prefer as the 16-bit model's do
     lm-eval        lm-evaluation-harness gets the same log-probabilities, choices and scores from
                    Salient's engine and from its own model of the dequantized checkpoint
     foreign        Salient's runtime on a peer's checkpoint agrees with the weights as the peer's
@@ -59,6 +62,7 @@ CHECKS = {
 }
 USUAL = ("weights", "transformers4", "places", "vllm")
 WITHOUT_KERNEL = ("weights", "places")  # vLLM computes 4-bit experts on a CPU only with AMX
+DRAFTING = ("places", "drafts")
 OTHERS = ("weights", "foreign")
 
 
@@ -90,6 +94,10 @@ CHECKPOINTS = {
     "qwen3-moe-ct": Recipe("qwen3_moe", "w4-g128", "compressed-tensors", WITHOUT_KERNEL),
     "mixtral": Recipe("mixtral", "w4-g128", "awq", WITHOUT_KERNEL),
     "deepseek-v3": Recipe("deepseek_v3", "w4-g64", "awq", WITHOUT_KERNEL),
+    "deepseek_v3-mtp": Recipe("deepseek_v3-mtp", "w4-g64", "awq", DRAFTING, "bfloat16"),
+    "glm4_moe-mtp": Recipe("glm4_moe-mtp", "w4-g64", "awq", DRAFTING, "bfloat16"),
+    "glm4_moe-mtp-ct": Recipe("glm4_moe-mtp", "w4-g64", "compressed-tensors", DRAFTING, "bfloat16"),
+    "qwen3-reward": Recipe("qwen3-reward", "w4-g128", "awq", ("weights", "scores")),
     "by-autoawq": Recipe("llama", "w4-g64", "awq", OTHERS, writer="autoawq_writes.py"),
     "by-llmcompressor": Recipe(
         "llama", "w4-g64", "compressed-tensors", OTHERS, writer="llmcompressor_writes.py"

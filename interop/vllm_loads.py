@@ -5,7 +5,8 @@ Runs in the environment `vllm`. vLLM builds its model and loads the checkpoint w
 shape is an error of its loader. No token is computed, so 4-bit experts are checked on CPUs without
 AMX too, for which vLLM has no kernel; the selection of the kernel is then skipped.
 
-The parameters of experts are written to a file, for the caller to compare.
+The parameters of experts are written to a file, for the caller to compare. With --mtp the model is
+the one that drafts tokens, from the layers after the last one, and all its parameters are written.
 
     PYTHON=$(interop/environment.sh vllm)
     $PYTHON interop/vllm_loads.py CHECKPOINT OUT.json OUT.safetensors
@@ -25,16 +26,17 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path, help="the JSON file to write")
     parser.add_argument("experts", type=Path, help="safetensors file for the experts' parameters")
+    parser.add_argument("--mtp", action="store_true", help="load the model that drafts tokens")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     arguments = parser.parse_args()
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_MLA_DISABLE", "1")  # its CPU attention has no MLA
-    result = load(arguments.checkpoint, arguments.experts, arguments.dtype)
+    result = load(arguments.checkpoint, arguments.experts, arguments.dtype, mtp=arguments.mtp)
     arguments.out.write_text(json.dumps(result) + "\n", "utf-8")
 
 
-def load(checkpoint: Path, experts: Path, dtype: str) -> dict[str, Any]:
+def load(checkpoint: Path, experts: Path, dtype: str, *, mtp: bool) -> dict[str, Any]:
     """Load `checkpoint` with vLLM's loader; its errors are raised."""
     import torch
     from safetensors.torch import save_file
@@ -53,16 +55,18 @@ def load(checkpoint: Path, experts: Path, dtype: str) -> dict[str, Any]:
         enforce_eager=True,
         max_model_len=128,
         model_loader_extra_config={"enable_weights_track": True},
+        speculative_config={"method": "mtp", "num_speculative_tokens": 1} if mtp else None,
     ).create_engine_config()
     torch.set_default_dtype(getattr(torch, dtype))
     with set_current_vllm_config(config), tempfile.NamedTemporaryFile() as rendezvous:
         address = f"file://{rendezvous.name}"
         init_distributed_environment(1, 0, address, 0, "gloo")
         initialize_model_parallel(1, 1)
-        model = initialize_model(config)
-        DefaultModelLoader(config.load_config).load_weights(model, config.model_config)
+        draft = config.speculative_config.draft_model_config if mtp else config.model_config
+        model = initialize_model(config, model_config=draft)
+        DefaultModelLoader(config.load_config).load_weights(model, draft)
     parameters = dict(model.named_parameters())
-    stacked = {n: p.data for n, p in parameters.items() if "w13_" in n or "w2_" in n}
+    stacked = {n: p.data for n, p in parameters.items() if mtp or "w13_" in n or "w2_" in n}
     save_file({n: p.contiguous() for n, p in stacked.items()}, experts)
     kinds = {type(m.quant_method).__name__ for m in model.modules() if hasattr(m, "quant_method")}
     return {
