@@ -12,6 +12,7 @@ from typing import Any
 from salient.core.carried_files import find_carried
 from salient.core.evidence import (
     EVIDENCE_FILE,
+    AdapterEvidence,
     CalibrationEvidence,
     HeldoutEvidence,
     RunEvidence,
@@ -24,7 +25,7 @@ from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config, with_present_code
 from salient.formats.writer import disk_full_errors, merge, sync, write_json, write_text
 from salient.models.mtp import without_mtp
-from salient.models.ties import untied_config
+from salient.models.ties import resized_config, untied_config
 
 from .job import QuantizeJob
 from .pipeline import QuantizeRun
@@ -46,7 +47,7 @@ def export_checkpoint(
     quantization = load_format(job.format).config(
         job.target.scheme, names, job.leftovers.mtp_modules
     )
-    omitted = find_carried(job.source.folder).omitted | copy_metadata(job.source.folder, folder)
+    omitted = find_carried(job.source.folder).omitted | copy_metadata(job.companions.folder, folder)
     config = with_present_code(model_config(job), folder)
     write_json(folder / "config.json", quantized_config(config, quantization, job.header.dtype))
     evidence = replace(collect_evidence(job, run, measured, folder), not_copied=omitted)
@@ -65,6 +66,8 @@ def model_config(job: QuantizeJob) -> dict[str, Any]:
     """The source's config.json, true of the tensors that are written."""
     config = job.source.config
     config = untied_config(config) if job.skeleton.ties.untied else config
+    rows = job.skeleton.resized
+    config = config if rows is None else resized_config(config, rows)
     return config if job.leftovers.mtp else without_mtp(config)
 
 
@@ -100,7 +103,16 @@ def collect_evidence(
         untied=job.skeleton.ties.untied,
         mtp=job.leftovers.mtp_modules,
         answers=job.skeleton.head.kind,
+        adapter=adapter_evidence(job),
     )
+
+
+def adapter_evidence(job: QuantizeJob) -> AdapterEvidence | None:
+    """The adapter's part of salient.json."""
+    adapter, files = job.skeleton.adapter, job.companions.taken
+    if adapter is None:
+        return None
+    return AdapterEvidence(adapter.name, adapter.digest, files, job.skeleton.resized)
 
 
 def unquantized_linears(job: QuantizeJob, run: QuantizeRun) -> dict[str, str]:

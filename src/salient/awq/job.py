@@ -20,6 +20,7 @@ from salient.core.version import __version__
 from salient.formats import find_format
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from salient.models.calibration_texts import calibration_tokens
+from salient.models.companions import Companions
 from salient.models.file_check import Leftovers, check_values
 from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
@@ -49,6 +50,7 @@ class QuantizeJob:
     source: Checkpoint
     skeleton: Skeleton
     leftovers: Leftovers
+    companions: Companions
     batch: TokenBatch
     layers: LayerSelection
     target: OutputTarget
@@ -85,11 +87,11 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     skip = strings(options.skip)
     layers = choose_layers(skeleton, options.scheme, options.format, skip)
     dtype, dtype_reason = written_dtype(skeleton.files, options.dtype)
-    batch = _tokens(options, source.folder, skeleton)
+    batch = _tokens(options, model.companions.folder, skeleton)
     header = RunHeader(
         salient=__version__,
         model=fingerprint(source),
-        adapter=model.adapter,
+        adapter=model.adapter.digest if model.adapter else None,
         scheme=str(layers.scheme),
         format=options.format,
         dtype=str(dtype).removeprefix("torch."),
@@ -109,6 +111,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
         source=source,
         skeleton=skeleton,
         leftovers=model.leftovers,
+        companions=model.companions,
         batch=batch,
         layers=layers,
         target=OutputTarget(

@@ -78,7 +78,7 @@ class PartialCheckpoint:
             names = self.skeleton.outer_names()
             with self.source.reading():
                 tensors = {
-                    self.skeleton.files.stored(name).written: self._stored_whole(name)
+                    self.skeleton.files.stored(name).written: self._sixteen_bit(name)
                     for name in names
                 }
             write_tensors(self.path(-1), tensors)

@@ -1,12 +1,14 @@
 """The verb `quantize`: prepare, run or resume, export, report."""
 
 import logging
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from salient.core.evidence import (
+    AdapterEvidence,
     BlockEvidence,
     HeldoutEvidence,
     LayerEvidence,
@@ -22,7 +24,7 @@ from salient.models.output_head import MEASURES
 from salient.models.tracing import pattern
 from salient.plan.serving_warnings import serving_warnings
 
-from .export import export_checkpoint
+from .export import adapter_evidence, export_checkpoint
 from .job import QuantizeJob, finished_evidence, prepare
 from .options import QuantizeOptions
 from .pipeline import quantize_blocks
@@ -73,7 +75,12 @@ def _run(
         "peak_memory_bytes": peak_memory(),
         "resumed": resumed,
     }
-    return evidence, closing_report(job, evidence, cost)
+    report = closing_report(job, evidence, cost)
+    if options.adapter is not None:
+        argv = [job.output, "--reference", options.model, "--adapter", options.adapter]
+        command = f"  salient evaluate {shlex.join(map(str, argv))}"
+        report.lines.extend(["Measure it against the adapted model with:", command])
+    return evidence, report
 
 
 def plan_report(job: QuantizeJob) -> Report:
@@ -98,6 +105,7 @@ def plan_report(job: QuantizeJob) -> Report:
     layers = job.layers
     lines = [
         *dropped_lines(job.leftovers.dropped),
+        *adapter_lines(adapter_evidence(job)),
         f"{len(layers.quantized)} linears in {len(job.skeleton.blocks)} blocks to {layers.scheme} "
         f"({layers.reason}), {len(layers.left)} left unquantized; output {job.output}.",
         *sixteen_bit_lines(layers.left),
@@ -135,6 +143,7 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
         refused.setdefault(", ".join(group.readers), group.refusal)
     lines = [
         *dropped_lines(evidence.dropped),
+        *adapter_lines(evidence.adapter),
         f"{count.proven} of {count.inputs} shared inputs have a proven scale group; "
         f"{count.improved} kept AWQ, {count.inputs - count.improved} fell back to plain rounding"
         + (f"; {plain_blocks} whole blocks fell back" if plain_blocks else "")
@@ -166,11 +175,24 @@ def dtype_lines(evidence: RunEvidence) -> list[str]:
         *([f"Left in float32: {_some(evidence.float32)}."] if evidence.float32 else []),
     ]
     if evidence.untied:
+        source = "the adapter gives it" if evidence.adapter else "the files store"
         lines.append(
-            f"config.json ties {', '.join(evidence.untied)}, but the files store other values: "
+            f"config.json ties {', '.join(evidence.untied)}, but {source} other values: "
             "untied in the checkpoint."
         )
     return lines
+
+
+def adapter_lines(adapter: AdapterEvidence | None) -> list[str]:
+    """The adapter that is merged, and what of it is not weights."""
+    if adapter is None:
+        return []
+    files = ", ".join(adapter.files)
+    return [
+        f"The adapter {adapter.name} ({adapter.digest[:12]}) is merged"
+        + (f"; its vocabulary has {adapter.vocabulary} rows" if adapter.vocabulary else "")
+        + (f"; its own {files} are used and written." if files else "."),
+    ]
 
 
 def _some(names: Sequence[str]) -> str:

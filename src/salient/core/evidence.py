@@ -136,6 +136,21 @@ class SizeEvidence:
 
 
 @dataclass(frozen=True)
+class AdapterEvidence:
+    """The LoRA adapter that was merged before quantizing.
+
+    name: of its folder   digest: SHA-256 of its weights and config
+    files: its tokenizer, chat template and the like, where they are not those of the model
+    vocabulary: rows of the embedding, where it changed them
+    """
+
+    name: Name
+    digest: Name
+    files: tuple[str, ...] = ()
+    vocabulary: Count | None = None
+
+
+@dataclass(frozen=True)
 class RunEvidence:
     """The whole of salient.json.
 
@@ -146,6 +161,7 @@ class RunEvidence:
     mtp: layers that predict further tokens and stay in 16 bits
     untied: parameters that the config ties and the files store with values of their own
     not_copied: files of the source folder that the checkpoint lacks -> why
+    adapter: the adapter that was merged, if one was
     """
 
     run: RunHeader
@@ -164,6 +180,7 @@ class RunEvidence:
     mtp: tuple[Name, ...] = ()
     not_copied: dict[str, str] = field(default_factory=dict[str, str])
     answers: str = "tokens"
+    adapter: AdapterEvidence | None = None
     schema: Annotated[int, Bounds(SCHEMA, SCHEMA)] = SCHEMA
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 

@@ -17,6 +17,7 @@ from .records import is_list, is_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 # Bytes of an element, by safetensors' name of its type (safetensors 0.8, `Dtype`).
 ELEMENT_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,

@@ -35,8 +35,12 @@ PLAIN_CLASSES = {
 }
 
 
-def build_model(source: Checkpoint, dtype: torch.dtype, *, tied: bool = True) -> Any:
+def build_model(
+    source: Checkpoint, dtype: torch.dtype, *, tied: bool = True, vocabulary: int | None = None
+) -> Any:
     """The model that `source` describes, on the meta device; without `tied`, its head untied.
+
+    vocabulary: rows of the embedding, if not those of the config
 
     Buffers that no file stores are computed.
 
@@ -53,6 +57,8 @@ def build_model(source: Checkpoint, dtype: torch.dtype, *, tied: bool = True) ->
             delattr(config, "quantization_config")
         if not tied:
             untie(config)
+        if vocabulary is not None:
+            config.get_text_config().vocab_size = vocabulary
         with torch.device("meta"):
             model = _from_config(config, dtype)
         restore_buffers(model)

@@ -76,8 +76,8 @@ def check_values(source: Checkpoint, names: Iterable[str]) -> bool:
     if source.bytes_on_disk >= READ_AT_ONCE:
         return False
     with source.reading():
-        for name in names:
-            check_finite(name, Checkpoint.tensor(source, name))
+        for name in (name for name in names if name in source.files):
+            check_finite(name, source.tensor(name))
     return True
 
 
@@ -157,9 +157,10 @@ class _FileChecker:
                 continue
             if stored.part is not None:
                 target = architecture.wanted[architecture.places[name].name]
-            if header.shape != tuple(target.shape):
+            shape = header.shape if stored.part is not None else self.files.shape(name)
+            if shape != tuple(target.shape):
                 raise ModelError(
-                    f"{stored.name!r} is {list(header.shape)} on disk, but config.json makes it "
+                    f"{stored.name!r} is {list(shape or ())} on disk, but config.json makes it "
                     f"{list(target.shape)}. Correct the sizes in config.json, or use the "
                     "config.json that belongs to these files."
                 )

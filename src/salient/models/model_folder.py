@@ -5,6 +5,7 @@ from typing import Any
 
 from salient.core.carried_files import download_patterns
 from salient.core.errors import ModelError
+from salient.shapes.foreign_tensors import check_no_adapter
 from salient.shapes.resolve import DEMO_NAME
 
 from .demo import demo_folder
@@ -18,6 +19,7 @@ def model_folder(name: str | Path) -> Path:
     """
     path = Path(name).expanduser()
     if str(name) and path.is_dir():
+        check_no_adapter(path)
         return path
     if str(name) == DEMO_NAME:
         return demo_folder()

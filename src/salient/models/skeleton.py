@@ -22,9 +22,11 @@ from salient.core.quant import check_finite
 from salient.formats.checkpoint import Checkpoint
 from salient.shapes.config_reader import KEYS
 
+from .adapted_files import AdaptedFiles, before_replacement
 from .block_call import BlockCall, BlockPlaceholder, ExtraOutput, StopForward, block_errors
 from .build import block_list, build_model, name_of, text_parts
 from .linearize import make_plain, unfit_linears
+from .lora import Adapter
 from .output_head import output_head
 from .stored_types import strict_float32
 from .ties import stored_ties
@@ -36,12 +38,25 @@ Swap = Callable[[str, nn.Module], None]  # a block's name, and the block without
 class Skeleton:
     """The model in `source` without its blocks' weights, computing in `dtype` on `device`.
 
+    With `adapter`, all that is read has it merged in.
+
     blocks: the name of each block, e.g. 'model.layers.0'
     """
 
-    def __init__(self, source: Checkpoint, dtype: torch.dtype, device: torch.device):
-        self.source, self.dtype, self.device = source, dtype, device
+    def __init__(
+        self,
+        source: Checkpoint,
+        dtype: torch.dtype,
+        device: torch.device,
+        adapter: Adapter | None = None,
+    ):
+        self.source, self.dtype, self.device, self.adapter = source, dtype, device, adapter
+        self.resized: int | None = None  # rows of the embedding, by the adapter
+        self._tied = {}
         name, layers = self._build(tied=True)
+        if self.files.rows not in (None, self.vocabulary):
+            self.resized = self.files.rows
+            name, layers = self._build(tied=True)
         self.ties = stored_ties(self.model, self.files)
         if self.ties.untied:
             name, layers = self._build(tied=False)
@@ -66,11 +81,17 @@ class Skeleton:
 
     def _build(self, *, tied: bool) -> tuple[str, nn.ModuleList]:
         """Build the model and map it to the files; the name and the list of its blocks."""
-        self.model = build_model(self.source, self.dtype, tied=tied)
+        self.model = build_model(self.source, self.dtype, tied=tied, vocabulary=self.resized)
+        self._tied: dict[str, str] = self._tied or self.model.all_tied_weights_keys
         wanted = self.model.state_dict()
         name, layers = block_list(self.model)
+        fused = self.adapter and before_replacement(self.model, self.adapter)
         self.architecture = LoadingRules(self.model, wanted, make_plain(layers, name))
-        self.files = ParameterFiles(self.architecture, self.source)
+        self.files = (
+            AdaptedFiles(self.architecture, self.source, self.adapter, self._tied, fused)
+            if self.adapter
+            else ParameterFiles(self.architecture, self.source)
+        )
         return name, layers
 
     @property

@@ -1,16 +1,18 @@
 """The preparation that quantize, inspect, evaluate and validate share: open, build, compare."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from salient.core.errors import ModelError
+from salient.core.model_files import ADAPTER_CONFIG
 from salient.core.options import StrPath
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.shapes.foreign_tensors import check_declared
 
+from .companions import Companions, find_companions
 from .file_check import Leftovers, check_files
-from .lora import AdaptedCheckpoint, open_adapter
+from .lora import Adapter, open_adapter
 from .model_folder import model_folder
 from .skeleton import Skeleton
 
@@ -20,13 +22,15 @@ class SourceModel:
     """A model folder whose files hold exactly the model that its config.json describes.
 
     leftovers: the stored tensors that have no place in the model
-    adapter: SHA-256 of the adapter that is merged, None without one
+    adapter: the adapter that is merged
+    companions: tokenizer, chat template and the like: the adapter's own before the model's
     """
 
     source: Checkpoint
     skeleton: Skeleton
     leftovers: Leftovers
-    adapter: str | None = None
+    companions: Companions
+    adapter: Adapter | None = None
 
 
 def open_source_model(
@@ -53,9 +57,14 @@ def source_model(
 ) -> SourceModel:
     """`open_source_model` for a folder that is open already."""
     check_declared(source.folder, source.config, source.headers, drop)
-    digest = None
-    if adapter is not None:
-        read = open_adapter(Path(adapter))
-        source, digest = AdaptedCheckpoint.over(source, read), read.digest
-    skeleton = Skeleton(source, dtype, torch.device(device))
-    return SourceModel(source, skeleton, check_files(skeleton, drop), digest)
+    unmerged = source.format is None and (source.folder / ADAPTER_CONFIG).exists()
+    if adapter is None and unmerged:
+        raise ModelError(
+            f"{source.folder} has a model and an adapter ({ADAPTER_CONFIG}), and readers differ in "
+            f"whether they merge it. To merge it, add --adapter {source.folder}; else move its "
+            "adapter files out of the folder."
+        )
+    merged = None if adapter is None else open_adapter(adapter)
+    skeleton = Skeleton(source, dtype, torch.device(device), merged)
+    leftovers = check_files(skeleton, drop)
+    return SourceModel(source, skeleton, leftovers, find_companions(source.folder, merged), merged)

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from salient.core.errors import ModelError
+from salient.shapes.from_config import TEXT_PARTS
 
 from .weight_map import ParameterFiles
 
 EMBEDDINGS = "tie_word_embeddings"
+VOCABULARY = "vocab_size"
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,14 @@ def untie(config: Any) -> None:
     """Turn off tied embeddings in a Transformers config, wherever it ties them."""
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         part.tie_word_embeddings = False
+
+
+def resized_config(config: dict[str, Any], rows: int) -> dict[str, Any]:
+    """A config.json whose text has a vocabulary of `rows`."""
+    text = next((k for k in TEXT_PARTS if isinstance(config.get(k), dict)), None)
+    parts = {text: resized_config(config[text], rows)} if text else {}
+    own = {VOCABULARY: rows} if text is None or VOCABULARY in config else {}
+    return config | parts | own
 
 
 def untied_config(config: dict[str, Any]) -> dict[str, Any]:

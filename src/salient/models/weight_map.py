@@ -7,8 +7,10 @@ expert of a fused one, or a linear that is stored transposed.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -101,6 +103,21 @@ class ParameterFiles:
         whole = self.source.entry(stored.name, stored.part.expert)
         return replace(stored.part, expert=None).of(whole)
 
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of the parameter `name` in the files; None for codes and absent ones."""
+        stored = self.stored(name)
+        header = self.source.headers.get(stored.name)
+        if header is None or name not in self:
+            return None
+        if stored.part is None:
+            return header.shape
+        return tuple(stored.part.of(torch.empty(header.shape, device="meta")).shape)
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of the embedding, where an adapter changes them."""
+        return None
+
     def check_combined(self, name: str) -> None:
         """Raise ModelError if `name` may be missing because Transformers would make it."""
         others = combined_parameters(self.architecture, self.source)
@@ -114,7 +131,11 @@ class ParameterFiles:
 
     def target(self, name: str) -> str | None:
         """The parameter that the stored tensor `name` is, or is a second copy of."""
-        return TargetNames(self.architecture).of(name)
+        return self._targets.of(name)
+
+    @cached_property
+    def _targets(self) -> "TargetNames":
+        return TargetNames(self.architecture)
 
     def module(self, name: str) -> str:
         """What the module `name` is called in the files."""
@@ -127,7 +148,7 @@ class ParameterFiles:
 
     def alias(self, name: str, target: str) -> None:
         """Let the parameter `name`, which the files lack, be read from that of `target`."""
-        home = f"{name.rpartition('.')[0].rpartition('.')[0]}."
+        home = "".join(f"{part}." for part in name.split(".")[:-2])
         alike = (
             stored.name.removesuffix(own.removeprefix(home))
             for own, stored in self._stored.items()

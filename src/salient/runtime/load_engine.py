@@ -9,6 +9,7 @@ from salient.core.dtypes import dtype_of
 from salient.core.errors import RequestError
 from salient.core.system import release_memory
 from salient.kernels.cpu_library import Library, load_library
+from salient.models.lora import Adapter
 from salient.runtime.fusion.verify import FusionAudit, fuse
 
 from .engine import Engine
@@ -30,8 +31,12 @@ class LoadedEngine:
     audit: FusionAudit
 
 
-def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
+def load(
+    checkpoint: str, options: EngineOptions | None = None, adapter: Adapter | None = None
+) -> LoadedEngine:
     """Open `checkpoint` (folder, Hub id or demo name), 4-bit or 16-bit, ours or others'.
+
+    adapter: merged in a 16-bit model
 
     Raises ModelError, CheckpointError, or RequestError for invalid options.
     """
@@ -41,7 +46,7 @@ def load(checkpoint: str, options: EngineOptions | None = None) -> LoadedEngine:
     # float16 has 11 bits and half the bytes of float32
     auto = torch.float16 if dtype == torch.float32 else dtype
     kv_dtype = dtype_of(options.kv_dtype, auto, "kv_dtype")
-    model = load_model(checkpoint, device, dtype, options.kernel)
+    model = load_model(checkpoint, device, dtype, options.kernel, adapter)
     context = _context(model, options)
     # One extra position, for the padding rows of a compiled step.
     fused, audit = fuse(model, context + 1) if options.fuse else (None, FusionAudit())

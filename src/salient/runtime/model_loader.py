@@ -17,6 +17,8 @@ from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.kernels.base import Layer, PackedWeight
 from salient.kernels.cpu_library import Library, load_library
 from salient.kernels.registry import NEVER, measured_crossover, select_kernel
+from salient.models.companions import find_companions
+from salient.models.lora import Adapter
 from salient.models.model_folder import model_folder
 from salient.models.pretrained import set_generation_config
 from salient.models.skeleton import Skeleton
@@ -67,22 +69,27 @@ class LoadedModel:
 
 
 def load_model(
-    checkpoint: str, device: torch.device, dtype: torch.dtype, kernel: str = "auto"
+    checkpoint: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    kernel: str = "auto",
+    adapter: Adapter | None = None,
 ) -> LoadedModel:
     """The model of `checkpoint`, 4-bit or 16-bit, without dequantizing the model as a whole.
 
     Raises ModelError, CheckpointError for inconsistent files.
     """
     source = open_checkpoint(model_folder(checkpoint))
-    skeleton = Skeleton(source, dtype, device)
+    skeleton = Skeleton(source, dtype, device, adapter)
     skeleton.head.check_generates(checkpoint)
-    tokenizer = load_tokenizer(source.folder)
+    companions = find_companions(source.folder, adapter)
+    tokenizer = load_tokenizer(companions.folder)
     model = LoadedModel(source, skeleton.model, tokenizer, device, dtype)
     loader = _Loader(model, skeleton, kernel)
     with torch.no_grad(), source.reading():
         skeleton.assemble(loader.swap)
         _use_half_embeddings(model)
-    set_generation_config(model.module, source.folder)
+    set_generation_config(model.module, companions.folder)
     loader.measure()
     return model
 

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from salient.core.errors import ModelError
-from salient.core.model_files import StoredTensor, sixteen_bit_remedy
+from salient.core.model_files import (
+    ADAPTER_CONFIG,
+    StoredTensor,
+    read_json,
+    sixteen_bit_remedy,
+)
 from salient.core.records import is_object
 
 from .tensor_names import is_matrix
@@ -115,6 +120,18 @@ def layout_of(name: str, *, leftover: bool = False) -> ForeignLayout | None:
 def matches_pattern(name: str, pattern: str) -> bool:
     """Whether `--drop pattern` means the tensor `name`: all of it, its last parts, or a glob."""
     return name == pattern or name.endswith(f".{pattern}") or fnmatchcase(name, pattern)
+
+
+def check_no_adapter(folder: Path) -> None:
+    """Raise ModelError if `folder` has an adapter alone, naming the model that it changes."""
+    if (folder / "config.json").exists() or not (folder / ADAPTER_CONFIG).is_file():
+        return
+    base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    named = f" ({ADAPTER_CONFIG} names {base!r})" if base else ""
+    raise ModelError(
+        f"{folder} is an adapter, no model: it has {ADAPTER_CONFIG} and no config.json. Give the "
+        f"model that it was trained on{named}; salient quantize MODEL --adapter {folder} merges it."
+    )
 
 
 def check_declared(

@@ -13,7 +13,7 @@ from salient.core.errors import ModelError
 from salient.core.model_files import INDEX, SINGLE, read_json, stored_tensors
 
 from .families import ARCHITECTURES
-from .foreign_tensors import check_declared
+from .foreign_tensors import check_declared, check_no_adapter
 from .from_config import family_of, read_shape
 from .from_safetensors import frame_of, stored_shape
 from .model_shape import ModelShape
@@ -72,6 +72,7 @@ def shape_of_folder(folder: Path) -> ModelShape:
     Where config.json and the headers differ, the headers count, with a note. Raises
     ModelError for a config or a file that cannot be read.
     """
+    check_no_adapter(folder)
     config = read_json(folder / "config.json")
     kind = family_of(config)
     if not ((folder / INDEX).exists() or (folder / SINGLE).exists()):

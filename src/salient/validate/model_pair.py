@@ -1,19 +1,23 @@
 """The checkpoint and its reference, opened and checked to be the same model."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from salient.core.devices import find_device, free_memory
 from salient.core.errors import CheckpointError, ResourceError
-from salient.core.evidence import read_evidence
+from salient.core.evidence import RunEvidence, read_evidence
+from salient.core.options import StrPath
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
-from salient.models.source_model import source_model
+from salient.models.source_model import SourceModel, source_model
 from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
 
+_log = logging.getLogger("salient")
 ROOM = 1.1  # of a model's files, what its weights take when it runs
 
 
@@ -35,21 +39,41 @@ class PairMember:
     """One of the two models.
 
     name: as the user gave it   role: "checkpoint" or "reference"
-    skeleton: streams it in float32, dequantized, so that figures are the codes' and no kernel's
+    model: streams it in float32, dequantized, so that figures are the codes' and no kernel's
     """
 
     name: str
     role: Literal["checkpoint", "reference"]
-    source: Checkpoint
-    skeleton: Skeleton
+    model: SourceModel
+
+    @property
+    def source(self) -> Checkpoint:
+        """Its files."""
+        return self.model.source
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """Its blocks, read one at a time."""
+        return self.model.skeleton
+
+    @property
+    def companions(self) -> Path:
+        """The folder with its tokenizer and chat template."""
+        return self.model.companions.folder
+
+    @property
+    def label(self) -> str:
+        """Its name, and its adapter's."""
+        adapter = self.model.adapter
+        return self.name if adapter is None else f"{self.name} with the adapter {adapter.name}"
 
     @cached_property
     def fingerprint(self) -> str:
         """The key of its results in the cache. A checkpoint's contains the times of its files,
         too: a change of a few scales may escape the fingerprint of the files."""
-        of_files = fingerprint(self.source)
+        of_files, adapter = fingerprint(self.source), self.model.adapter
         if self.role == "reference":
-            return of_files
+            return of_files if adapter is None else f"{of_files}-{adapter.digest}"
         times = [path.stat().st_mtime_ns for path in sorted(set(self.source.files.values()))]
         return hashlib.sha256(f"{of_files}{times}".encode()).hexdigest()
 
@@ -76,7 +100,7 @@ class PairMember:
                 f"with, and {free / 2**30:.1f} GiB are free. Measure it on a larger machine: with "
                 "the same SALIENT_CACHE its answers are found here."
             )
-        return load(self.name, options)
+        return load(self.name, options, self.model.adapter)
 
 
 @dataclass
@@ -108,7 +132,9 @@ class ModelPair:
         return self.reference.skeleton.longest_context
 
 
-def open_pair(checkpoint: str, reference: str, device: str) -> ModelPair:
+def open_pair(
+    checkpoint: str, reference: str, device: str, adapter: StrPath | None = None
+) -> ModelPair:
     """Open both. Raises SalientError where they are not the same model, or one cannot be read."""
     where = find_device(device)
     sources = [open_checkpoint(model_folder(name)) for name in (reference, checkpoint)]
@@ -121,18 +147,52 @@ def open_pair(checkpoint: str, reference: str, device: str) -> ModelPair:
     except CheckpointError:  # the attribution stage reports it
         evidence = None
     drop = tuple(evidence.dropped) if evidence else ()
-    skeletons = [
-        source_model(source, drop=dropped, device=where).skeleton
-        for source, dropped in zip(sources, (drop, ()), strict=True)
-    ]
-    skeletons[1].head = skeletons[0].head  # the reference says what both answer with
     pair = ModelPair(
-        PairMember(checkpoint, "checkpoint", sources[1], skeletons[1]),
-        PairMember(reference, "reference", sources[0], skeletons[0]),
+        PairMember(checkpoint, "checkpoint", source_model(sources[1], device=where)),
+        PairMember(reference, "reference", source_model(sources[0], adapter, drop, device=where)),
         device,
     )
+    reference_skeleton, checkpoint_skeleton = pair.skeletons
+    checkpoint_skeleton.head = reference_skeleton.head  # it says what both answer with
+    if evidence is not None:
+        _check_adapter(pair, evidence)
     _check_same_model(pair)
     return pair
+
+
+def _check_adapter(pair: ModelPair, evidence: RunEvidence) -> None:
+    """Refuse a reference without the adapter that the checkpoint was made with, or with another.
+
+    A reference that is not the run's model may have the adapter merged in its files.
+    """
+    own, adapter = evidence.run.adapter, pair.reference.model.adapter
+    if own == (adapter.digest if adapter else None):
+        return
+    checkpoint, reference = pair.checkpoint.name, pair.reference.name
+    same_files = fingerprint(pair.reference.source) == evidence.run.model
+    name = evidence.adapter.name if evidence.adapter else "of a name that it does not record"
+    origin = f"{checkpoint} was made of {evidence.model} with the adapter {name} ({str(own)[:12]})"
+    if own and adapter:
+        raise CheckpointError(
+            f"{origin}, but --adapter {adapter.folder} is another one ({adapter.digest[:12]}). "
+            "Give the adapter that it was made with."
+        )
+    if own and same_files:
+        raise CheckpointError(
+            f"{origin}, but --reference {reference} is that model without it: two models would be "
+            "compared. Add --adapter FOLDER with that adapter."
+        )
+    if own:
+        _log.warning(
+            "warning: %s. --reference %s should be that model with the adapter merged.",
+            origin,
+            reference,
+        )
+    elif same_files:
+        raise CheckpointError(
+            f"{checkpoint} was made of {reference} without an adapter. Leave out --adapter "
+            f"{adapter and adapter.folder}, or quantize the model with it."
+        )
 
 
 def _check_same_model(pair: ModelPair) -> None:

@@ -30,6 +30,10 @@ class EvaluateOptions:
     reference: Annotated[
         StrPath, OptionSpec("The 16-bit model: a folder, a Hub id, or 'smollm2-135m'.")
     ]
+    adapter: Annotated[
+        StrPath | None,
+        OptionSpec("LoRA adapter folder that the checkpoint was made with: merged in --reference."),
+    ] = None
     text: Annotated[
         Strings,
         OptionSpec(

@@ -41,14 +41,16 @@ def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationRes
         check_folder(Path(options.report))
     selection = select_stages(options)
     progress(0, 1, "reading both models")
-    pair = open_pair(str(options.checkpoint), str(options.reference), options.device)
+    pair = open_pair(
+        str(options.checkpoint), str(options.reference), options.device, options.adapter
+    )
     check_stages(pair, selection)
     cache = ValidationCache(resume=not options.fresh)
     cache.remove_old()
     stages = dict(run_stages(pair, selection, cache, progress, tolerant=policy is not None))
     result = ValidationResult(
         checkpoint=pair.checkpoint.name,
-        reference=pair.reference.name,
+        reference=pair.reference.label,
         salient=__version__,
         environment=run_environment(str(pair.checkpoint.skeleton.device)),
         model=pair.checkpoint.summary,

@@ -60,7 +60,7 @@ def find_calibration(pair: ModelPair) -> CalibrationTexts:
     if path is None:
         return CalibrationTexts(name, reason=f"its calibration, {name!r}, is no file here")
     try:
-        tokenizer = load_tokenizer(pair.reference.source.folder)
+        tokenizer = load_tokenizer(pair.reference.companions)
         batch = calibration_tokens(path, tokenizer, run.samples, run.sequence_length, name)
         check_vocabulary(batch, pair.reference.skeleton.vocabulary, name)
     except SalientError as error:

@@ -41,7 +41,7 @@ def measure_retrieval(
 
     Raises SalientError where a model cannot be run, such as ResourceError for want of memory.
     """
-    texts = _texts(load_tokenizer(pair.reference.source.folder), lengths, pair.device, seed)
+    texts = _texts(load_tokenizer(pair.reference.companions), lengths, pair.device, seed)
     longest = max((probe.length for probes in texts for probe in probes), default=0)
     answers: list[list[str | None]] = [[], []]
     computed: dict[str, int] = {}

@@ -36,7 +36,7 @@ def text_tokens(
             f"most {longest}."
         )
     documents = builtin("heldout") if text == BUILTIN else read_texts(text)
-    tokenizer = load_tokenizer(pair.reference.source.folder)
+    tokenizer = load_tokenizer(pair.reference.companions)
     batch = pack_tokens(documents, tokenizer, windows, length, text, options=options)
     check_vocabulary(batch, skeleton.vocabulary, text)
     return batch.ids.flatten()

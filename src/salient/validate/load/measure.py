@@ -72,7 +72,7 @@ def measure_load(
         target = replace(target, url=EMBEDDED, model=pair.checkpoint.name)
     else:
         target = resolve_model(target)
-        tokenizer = load_tokenizer(pair.reference.source.folder)
+        tokenizer = load_tokenizer(pair.reference.companions)
         results = run_load(target, request.load_plan, progress, counter(tokenizer))
     return LoadTestStageResult(target.url, target.model, results[0].tool, tuple(results))
 

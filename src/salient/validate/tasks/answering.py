@@ -88,7 +88,7 @@ class Examinee:
     ):
         self.side, self.cache, self.context, self.device = side, cache, context, device
         self.slots = slots
-        self.tokenizer = load_tokenizer(side.source.folder)
+        self.tokenizer = load_tokenizer(side.companions)
         self.throughput = Throughput()
         self._opened: LoadedEngine | None = None
 

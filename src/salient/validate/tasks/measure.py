@@ -86,7 +86,7 @@ def check_tasks(pair: ModelPair, request: TasksRequest) -> TaskPlan:
         raise RequestError(f"No tasks. Give a task set, {ALL!r}, or {PREFIX}NAME.")
     examples = _examples([name for name in sets if not name.startswith(PREFIX)], request.limit)
     longest = pair.longest_context or LONGEST_DEFAULT
-    tokenizers = [load_tokenizer(side.source.folder) for side in pair.sides]
+    tokenizers = [load_tokenizer(side.companions) for side in pair.sides]
     questions = [[encode_question(example, t) for example in examples] for t in tokenizers]
     needed = [_positions(q, request, longest) for side in questions for q in side]
     context = min(longest, LONGEST_DEFAULT) if tasks else 2
