@@ -39,6 +39,8 @@ FOREIGN = {
     "--quantization",
     "--no-deps",
     "--only",
+    "--runner",
+    "--speculative-config",
 }
 RENAMED_IN = "CHANGELOG.md"
 
