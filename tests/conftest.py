@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from helpers.toy_models import toy_folder, toy_text
-from salient.kernels.cpu_build import NotBuilt, built_library
+from salient.kernels.cpu_library import NotBuilt, built_library
 
 torch.set_num_threads(1)
 # A shell in the background ignores SIGINT, nohup SIGHUP; child processes would inherit that.

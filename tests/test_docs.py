@@ -150,4 +150,4 @@ def test_the_documented_policy_and_tasks_are_valid(tmp_path):
     policy.write_text(code_blocks(text, "toml")[0], "utf-8")
     tasks.write_text(code_blocks(text, "json")[0], "utf-8")
     assert read_policy(str(policy)).bounds
-    assert len(read_tasks(str(tasks)).examples) == 2
+    assert len(read_tasks(str(tasks))) == 2

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from helpers.tolerance import assert_within, coded_product, unit_roundoff, worst
 from salient.core.quant import QuantizedWeight, quantize
 from salient.core.scheme import Scheme
-from salient.kernels import cpu, cpu_build
+from salient.kernels import cpu, cpu_library
 from salient.kernels.base import Layer
 from salient.kernels.cpu import CpuWeight
-from salient.kernels.cpu_build import SOURCES, NotBuilt, built_library
-from salient.kernels.cpu_library import Library, load_library
+from salient.kernels.cpu_library import SOURCES, Library, NotBuilt, built_library, load_library
 from salient.kernels.dense import ReferenceWeight
 from salient.kernels.registry import select_kernel
 from salient.runtime.linear import HalfLinear
@@ -320,7 +319,7 @@ def test_a_cache_that_cannot_be_written_is_named(forgetful, tmp_path):
 def test_it_is_built_once_and_again_when_the_flags_change(forgetful, tmp_path):
     forgetful.setenv("SALIENT_CACHE", str(tmp_path))
     forgetful.setattr(
-        cpu_build, "_build", lambda compiler, extra, library: library.write_text("built")
+        cpu_library, "_build", lambda compiler, extra, library: library.write_text("built")
     )
     first = built_library()
     assert first.read_text() == "built"
@@ -334,7 +333,7 @@ def test_it_is_built_once_and_again_when_the_flags_change(forgetful, tmp_path):
 def test_a_damaged_library_is_a_reason_and_no_crash(forgetful, tmp_path):
     forgetful.setenv("SALIENT_CACHE", str(tmp_path))
     forgetful.setattr(
-        cpu_build, "_build", lambda compiler, extra, library: library.write_text("no")
+        cpu_library, "_build", lambda compiler, extra, library: library.write_text("no")
     )
     refused = CpuWeight.unsupported(layer(Scheme(32)))
     assert refused is not None

@@ -30,7 +30,7 @@ from salient.validate.tasks.answering import (
 )
 from salient.validate.tasks.lm_eval import EngineModel, find_tasks, read_samples
 from salient.validate.tasks.scoring import Example
-from salient.validate.tasks.task_sets import TaskSet, read_tasks
+from salient.validate.tasks.task_sets import read_tasks
 
 NEW = 12  # tokens of a written answer
 
@@ -149,8 +149,7 @@ def test_text_without_tokens_is_an_error_that_names_the_example(monkeypatch):
 
 @pytest.mark.parametrize("name", ["arithmetic", "code", "knowledge", "language"])
 def test_bundled_prompts_need_the_positions_of_their_tokens(name):
-    answers = TaskSet(name, read_tasks(name).examples[:4])
-    for each in questions_of(*answers.examples):
+    for each in questions_of(*read_tasks(name)[:4]):
         longest = max(map(len, each.example.continuations), default=NEW)
         assert each.positions(NEW) == len(each.example.context) + longest
 

@@ -27,7 +27,7 @@ from salient.validate.context.measure import (
     default_lengths,
     measure_context,
 )
-from salient.validate.context.positions import TokenFigures, compare_tokens
+from salient.validate.context.positions import TokenFigures, compare_tokens, token_sums
 from salient.validate.context.result import ContextResult, RetrievalResult
 from salient.validate.context.retrieval import answer_probes, measure_retrieval, texts_of
 from salient.validate.likelihood import streaming
@@ -107,7 +107,7 @@ def expected(
     folder: Path, both: ModelPair, text: Path, length: int, starts: list[int]
 ) -> LogitsComparison:
     ids = text_tokens(both, str(text), None, 64, ("", ""))
-    return LogitsComparison.of([direct(folder, ids, start, length).sums() for start in starts])
+    return LogitsComparison.of([token_sums(direct(folder, ids, start, length)) for start in starts])
 
 
 def test_the_figures_of_each_length_are_those_of_the_whole_models(folder, both, text, shared):
@@ -138,8 +138,8 @@ def test_a_window_that_begins_a_longer_one_is_not_run(both, text, tmp_path, monk
 def test_growth_is_of_the_same_tokens_late_and_early(folder, both, text, shared):
     result = shared
     ids = text_tokens(both, str(text), None, 64, ("", ""))
-    late = sum(direct(folder, ids, start, 256).kl[192:].sum() for start in (0, 256))
-    early = sum(direct(folder, ids, start, 64).kl.sum() for start in (192, 448))
+    late = sum(direct(folder, ids, start, 256)[0, 192:].sum() for start in (0, 256))
+    early = sum(direct(folder, ids, start, 64)[0].sum() for start in (192, 448))
     rounding = sum(kl_rounding(kl / 128) / (kl / 128) for kl in (late, early))  # of 128 tokens
     assert result.to_dict()["growth"]["value"] == pytest.approx(late / early, rel=rounding)
     measurement = result.measurements()[0]

@@ -1,7 +1,5 @@
 """Figures token by token: their sums, their course over positions, and whether they grow."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,16 +9,11 @@ from salient.core.intervals import FEWEST
 from salient.core.metrics import ROWS, compare_logits
 from salient.validate.context.positions import (
     STRETCH,
-    TokenFigures,
     by_position,
     compare_tokens,
     growth,
+    token_sums,
 )
-
-
-def figures_of(kl: np.ndarray) -> TokenFigures:
-    nothing = np.zeros_like(kl)
-    return TokenFigures(kl, nothing, nothing, nothing)
 
 
 def noise(tokens: int, seed: int, mean: float = 0.1) -> np.ndarray:
@@ -37,10 +30,10 @@ def test_tokens_sum_to_the_comparison_of_the_text():
     reference[3, 5] = -torch.inf
     ids = torch.randint(6, vocab, (tokens + 1,), generator=dice)
     figures = compare_tokens(reference, quantized, ids[1:])
-    assert len(figures) == tokens
+    assert figures.shape == (4, tokens)
     # the last token's next one is known here and not there
     expected = compare_logits(reference, quantized, ids[:-1])
-    sums, short = figures.sums(), figures[:-1].sums()
+    sums, short = token_sums(figures), token_sums(figures[:, :-1])
     assert (sums.tokens, sums.agreed) == (expected.tokens, expected.agreed)
     rounding = 2 * nats(reference)  # of a token's figures, which are more than a tenth of a nat
     assert sums.kl_sum == pytest.approx(expected.kl_sum, rel=10 * rounding)
@@ -49,22 +42,8 @@ def test_tokens_sum_to_the_comparison_of_the_text():
     assert short.nll_quantized == pytest.approx(expected.nll_quantized, rel=rounding)
 
 
-def test_columns_round_trip_to_six_digits():
-    figures = figures_of(noise(40, 1))
-    back = TokenFigures.from_columns(json.loads(json.dumps(figures.to_columns())))
-    for mine, theirs in zip(figures.columns(), back.columns(), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=5e-6)
-
-
-def test_parts_join_to_the_whole():
-    whole = figures_of(noise(100, 2))
-    joined = TokenFigures.joined([whole[:30], whole[30:31], whole[31:]])
-    for mine, theirs in zip(joined.columns(), whole.columns(), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-
-
 def test_each_position_is_the_mean_of_the_windows_that_reach_it():
-    windows = [figures_of(np.full(n, float(n))) for n in (64, 64, 64, 64, 64, 128)]
+    windows = [np.full(n, float(n)) for n in (64, 64, 64, 64, 64, 128)]
     buckets = by_position(windows, 4)
     assert [(b.first, b.last) for b in buckets] == [(0, 31), (32, 63), (64, 95), (96, 127)]
     assert [b.kl for b in buckets] == pytest.approx([448 / 6, 448 / 6, 128, 128])
@@ -73,13 +52,13 @@ def test_each_position_is_the_mean_of_the_windows_that_reach_it():
 
 
 def test_a_bucket_in_which_a_window_ends_is_weighted_by_tokens():
-    long, short = figures_of(np.full(60, 1.0)), figures_of(np.full(35, 4.0))
+    long, short = np.full(60, 1.0), np.full(35, 4.0)
     last = by_position([long, short], 2)[1]
     assert last.kl == pytest.approx((30 * 1 + 5 * 4) / 35)
 
 
 def test_buckets_never_outnumber_positions():
-    assert [b.first for b in by_position([figures_of(np.ones(3))], 32)] == [0, 1, 2]
+    assert [b.first for b in by_position([np.ones(3)], 32)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("factor", [0.6, 1.0, 1.5])
@@ -89,7 +68,7 @@ def test_growth_is_the_factor_between_the_same_tokens_late_and_early(factor):
         early = [noise(400, 100 * trial + n) for n in range(8)]
         jitter = np.random.default_rng(trial)
         late = [factor * kl * jitter.lognormal(0, 0.4, kl.size) / 1.0833 for kl in early]
-        figures = growth([figures_of(x) for x in late], [figures_of(x) for x in early])
+        figures = growth(late, early)
         assert figures.drawn == "8 windows"
         covered += figures.interval.low <= factor <= figures.interval.high
         if factor != 1:
@@ -101,13 +80,13 @@ def test_hard_text_at_the_end_is_no_growth():
     """The last quarter has five times the KL; so has the same text by itself."""
     hard = [noise(300, n, mean=0.5) for n in range(6)]
     late = [kl * np.random.default_rng(n).uniform(0.9, 1.1, kl.size) for n, kl in enumerate(hard)]
-    figures = growth([figures_of(x) for x in late], [figures_of(x) for x in hard])
+    figures = growth(late, hard)
     assert figures.value == pytest.approx(1, abs=0.03)
     assert figures.grows is None
 
 
 def test_few_windows_are_resampled_by_stretches():
-    window = figures_of(noise(STRETCH * FEWEST, 3))
+    window = noise(STRETCH * FEWEST, 3)
     figures = growth([window], [window])
     assert figures.drawn == f"{FEWEST} stretches of {STRETCH} tokens"
     assert figures.interval.low <= 1 <= figures.interval.high
@@ -117,5 +96,5 @@ def test_few_windows_are_resampled_by_stretches():
 
 
 def test_equal_models_have_no_growth():
-    rounding = figures_of(np.abs(np.random.default_rng(0).normal(0, 1e-7, 500)))
+    rounding = np.abs(np.random.default_rng(0).normal(0, 1e-7, 500))
     assert growth([rounding], [rounding]) is None

@@ -15,7 +15,7 @@ from salient.validate.tasks.scoring import Example, score
 from salient.validate.tasks.task_sets import BUNDLED, read_tasks
 
 SCRIPTS = Path(__file__).parents[2] / "tools"
-CHOSEN = [name for name in BUNDLED if read_tasks(name).examples[0].choices]
+CHOSEN = [name for name in BUNDLED if read_tasks(name)[0].choices]
 BUILTINS = {f.__name__: f for f in (abs, int, len, list, max, min, print, range, repr, sorted, sum)}
 SIGNS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 WEEK = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
@@ -50,7 +50,7 @@ def printed(code: str) -> str:
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_a_set_has_a_hundred_examples_of_its_kind_and_no_question_twice(name):
-    examples = read_tasks(name).examples
+    examples = read_tasks(name)
     assert len(examples) >= 100
     assert {example.kind for example in examples} == {name}
     assert len({example.prompt for example in examples}) == len(examples)
@@ -60,7 +60,7 @@ def test_a_set_has_a_hundred_examples_of_its_kind_and_no_question_twice(name):
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_an_expected_answer_is_scored_as_right(name):
-    for example in read_tasks(name).examples:
+    for example in read_tasks(name):
         assert score(example, example.expected[0]), example.id
 
 
@@ -72,12 +72,12 @@ def test_the_bundled_files_are_what_the_script_writes(name, tmp_path, monkeypatc
     monkeypatch.setattr(write_task_sets, "FOLDER", tmp_path)
     write_task_sets.main()
     rows = map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())
-    assert [row["prompt"] for row in rows] == [e.prompt for e in read_tasks(name).examples]
+    assert [row["prompt"] for row in rows] == [e.prompt for e in read_tasks(name)]
 
 
 @pytest.mark.parametrize("name", CHOSEN)
 def test_the_right_choice_is_at_each_index_equally_often(name):
-    examples = read_tasks(name).examples
+    examples = read_tasks(name)
     (many,) = {len(example.choices) for example in examples}
     places = Counter(example.answer for example in examples)
     assert max(places.values()) - min(places[n] for n in range(many)) <= 1
@@ -85,7 +85,7 @@ def test_the_right_choice_is_at_each_index_equally_often(name):
 
 @pytest.mark.parametrize("name", CHOSEN)
 def test_the_choices_of_an_example_are_of_one_style(name):
-    for example in read_tasks(name).examples:
+    for example in read_tasks(name):
         first = {choice[0].isupper() for choice in example.choices}
         last = {choice[-1] == "." for choice in example.choices}
         digits = {choice.isdigit() for choice in example.choices}
@@ -95,7 +95,7 @@ def test_the_choices_of_an_example_are_of_one_style(name):
 
 @pytest.mark.parametrize("name", CHOSEN)
 def test_the_length_does_not_reveal_the_right_choice(name):
-    examples = read_tasks(name).examples
+    examples = read_tasks(name)
     chance = examples[0].chance
     for pick in (max, min):
         sole = [
@@ -107,7 +107,7 @@ def test_the_length_does_not_reveal_the_right_choice(name):
 
 
 def test_every_sum_is_right_in_its_question_and_in_the_worked_ones():
-    for example in read_tasks("arithmetic").examples:
+    for example in read_tasks("arithmetic"):
         for question in worked(example):
             match = re.fullmatch(r"Question: What is ([\d +*-]+)\?\nAnswer:(?: (\d+))?", question)
             assert match, question
@@ -116,7 +116,7 @@ def test_every_sum_is_right_in_its_question_and_in_the_worked_ones():
 
 
 def test_an_extracted_value_is_once_in_its_text():
-    for example in read_tasks("extraction").examples:
+    for example in read_tasks("extraction"):
         for part in worked(example):
             text, _, question = part.partition("\nQuestion: ")
             answer = question.partition("\nAnswer:")[2].strip() or example.expected[0]
@@ -142,7 +142,7 @@ AROUND = {
 
 def test_an_extracted_value_is_the_one_in_question():
     questions = set()
-    for example in read_tasks("extraction").examples:
+    for example in read_tasks("extraction"):
         for part in worked(example):
             text, _, rest = part.partition("\nQuestion: ")
             question, _, answer = rest.partition("\nAnswer:")
@@ -154,7 +154,7 @@ def test_an_extracted_value_is_the_one_in_question():
 
 
 def test_only_the_right_choice_is_what_the_code_prints():
-    snippets = [e for e in read_tasks("code").examples if not e.prompt.startswith("def ")]
+    snippets = [e for e in read_tasks("code") if not e.prompt.startswith("def ")]
     assert len(snippets) >= 60
     for example in snippets:
         for part in worked(example):
@@ -163,7 +163,7 @@ def test_only_the_right_choice_is_what_the_code_prints():
 
 
 def test_only_the_right_line_gives_the_result_of_a_functions_example():
-    functions = [e for e in read_tasks("code").examples if e.prompt.startswith("def ")]
+    functions = [e for e in read_tasks("code") if e.prompt.startswith("def ")]
     assert len(functions) >= 20
     for example in functions:
         match = re.search(r">>> (.+)\n    (.+)\n", example.prompt)
@@ -197,7 +197,7 @@ def follow(question: str) -> str:
 
 
 def test_every_conclusion_follows_from_its_text():
-    for example in read_tasks("reasoning").examples:
+    for example in read_tasks("reasoning"):
         for part in worked(example):
             question, _, answer = part.partition("\nAnswer:")
             assert follow(question) == (answer.strip() or example.expected[0]), part
@@ -205,7 +205,7 @@ def test_every_conclusion_follows_from_its_text():
 
 def test_no_other_choice_is_the_answer_to_the_same_question_elsewhere():
     subjects = {}
-    for example in read_tasks("knowledge").examples:
+    for example in read_tasks("knowledge"):
         match = re.fullmatch(r"Question: What is the capital of (.+)\?\nAnswer:", example.prompt)
         if match:
             subjects[match[1]] = example.expected[0]
@@ -237,13 +237,13 @@ def is_right(start: str, end: str) -> bool:
 
 
 def test_only_the_right_way_of_a_sentence_is_good_english():
-    for example in read_tasks("language").examples:
+    for example in read_tasks("language"):
         good = [is_right(example.prompt, choice) for choice in example.choices]
         assert good == [n == example.answer for n in range(2)], example
 
 
 def test_the_two_ways_of_a_sentence_differ_in_one_word():
-    for example in read_tasks("language").examples:
+    for example in read_tasks("language"):
         right, wrong = (choice.split() for choice in example.choices)
         assert len(right) == len(wrong)
         assert sum(a != b for a, b in zip(right, wrong, strict=True)) == 1

@@ -22,7 +22,7 @@ def file_of(folder: Path, *rows: object) -> str:
 def test_a_written_answer_is_exact_and_of_kind_task_by_default(tmp_path):
     plain, explicit = read_tasks(
         file_of(tmp_path, WRITTEN, WRITTEN | {"match": "contains", "kind": "sums"})
-    ).examples
+    )
     assert (plain.match, plain.kind, plain.expected) == ("exact", "task", ("2",))
     assert (explicit.match, explicit.kind) == ("contains", "sums")
     assert (plain.choices, plain.answer, plain.chance) == ((), None, 0)
@@ -31,7 +31,7 @@ def test_a_written_answer_is_exact_and_of_kind_task_by_default(tmp_path):
 def test_an_answer_is_an_index_or_the_text_of_a_choice(tmp_path):
     by_index, by_text = read_tasks(
         file_of(tmp_path, CHOSEN | {"answer": 1}, CHOSEN | {"answer": "loud"})
-    ).examples
+    )
     assert by_index.answer == by_text.answer == 1
     assert by_index.expected == by_text.expected == ("loud",)
     assert by_index.match == "choice"
@@ -39,22 +39,19 @@ def test_an_answer_is_an_index_or_the_text_of_a_choice(tmp_path):
 
 
 def test_choices_that_are_digits_are_texts_and_not_indices(tmp_path):
-    (example,) = read_tasks(
-        file_of(tmp_path, CHOSEN | {"choices": ["1", "0"], "answer": "0"})
-    ).examples
+    (example,) = read_tasks(file_of(tmp_path, CHOSEN | {"choices": ["1", "0"], "answer": "0"}))
     assert example.answer == 1
 
 
 def test_several_expected_answers_and_numbers_are_read(tmp_path):
     rows = {"expected": ["2", "two"]}, {"expected": 2.5, "match": "numeric"}
-    example = read_tasks(file_of(tmp_path, *(WRITTEN | row for row in rows))).examples
+    example = read_tasks(file_of(tmp_path, *(WRITTEN | row for row in rows)))
     assert [example.expected for example in example] == [("2", "two"), ("2.5",)]
 
 
 def test_an_example_is_named_by_its_file_and_line(tmp_path):
-    example = read_tasks(file_of(tmp_path, WRITTEN, "", "  \r", CHOSEN))
-    assert example.name == "mine"
-    assert [example.id for example in example.examples] == ["mine:1", "mine:4"]
+    examples = read_tasks(file_of(tmp_path, WRITTEN, "", "  \r", CHOSEN))
+    assert [example.id for example in examples] == ["mine:1", "mine:4"]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +59,7 @@ def test_an_example_is_named_by_its_file_and_line(tmp_path):
     [("The sky is", "The sky is", " blue"), ("def f():\n    ", "def f():", "\n    blue")],
 )
 def test_white_space_at_a_prompts_end_goes_to_the_choices(tmp_path, prompt, context, first):
-    (example,) = read_tasks(file_of(tmp_path, CHOSEN | {"prompt": prompt})).examples
+    (example,) = read_tasks(file_of(tmp_path, CHOSEN | {"prompt": prompt}))
     assert example.context == context
     assert example.continuations[0] == first
 
@@ -70,7 +67,7 @@ def test_white_space_at_a_prompts_end_goes_to_the_choices(tmp_path, prompt, cont
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     path = tmp_path / "marked.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(WRITTEN).encode())
-    assert len(read_tasks(str(path)).examples) == 1
+    assert len(read_tasks(str(path))) == 1
 
 
 WRONG = [
@@ -160,5 +157,5 @@ def test_an_unknown_name_lists_the_bundled_sets(name):
 
 
 def test_bundled_is_all_bundled_sets():
-    everything = read_tasks("bundled").examples
-    assert everything == tuple(e for name in BUNDLED for e in read_tasks(name).examples)
+    everything = read_tasks("bundled")
+    assert everything == tuple(e for name in BUNDLED for e in read_tasks(name))

@@ -97,7 +97,7 @@ def rights(model: Path, request: TasksRequest) -> list[bool]:
         outcome(
             each, answer_questions(engine, [encode_question(each, tokenizer)], NEW).answers[0]
         ).correct
-        for each in read_tasks(request.sets[0]).examples
+        for each in read_tasks(request.sets[0])
     ]
 
 
@@ -325,7 +325,7 @@ def test_notes_explain_weak_figures(right, count, message):
 
 
 def test_a_models_answer_moves_no_cursor():
-    example = read_tasks("knowledge").examples[0]
+    example = read_tasks("knowledge")[0]
     flip = AnswerFlip(example, "lost", "\x1b[2Jyes\n" + "y" * 999, "[bold]no")
     one = tally(right_reference=1, count=1)
     output = "\n".join(render_stage(TaskResult.of([], TaskComparison(one, (), (flip,)), {}))[1])

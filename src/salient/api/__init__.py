@@ -68,22 +68,6 @@ __all__ = [
 ]
 
 
-# The options record of each verb that is a command.
-OPTIONS: dict[str, type] = {
-    "plan": PlanOptions,
-    "doctor": DoctorOptions,
-    "quantize": QuantizeOptions,
-    "inspect": InspectOptions,
-    "validate": ValidateOptions,
-    "evaluate": EvaluateOptions,
-    "load_test": LoadTestOptions,
-    "serve": ServeOptions,
-    "generate": GenerateOptions,
-    "chat": ChatOptions,
-    "bench": BenchOptions,
-}
-
-
 @with_options(PlanOptions)
 def plan(options: PlanOptions) -> PlanResult:
     """Show which format fits a device, which kernel runs it, and how fast.
@@ -263,3 +247,11 @@ def load_engine(options: LoadEngineOptions) -> LoadedEngine:
     from salient.runtime.load_engine import load
 
     return load(str(options.checkpoint), options)
+
+
+# The options record of each verb that has one.
+OPTIONS: dict[str, type] = {
+    name: globals()[name].options_record
+    for name in __all__
+    if hasattr(globals()[name], "options_record")
+}

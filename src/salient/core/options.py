@@ -108,7 +108,8 @@ def with_options(
     """Turn a function of an options record into a function of the record's own parameters.
 
     Editors and type checkers read names, types and defaults from the record, so that each option
-    is declared once. The function raises RequestError for a number out of an option's bounds.
+    is declared once. The function raises RequestError for a number out of an option's bounds. Its
+    `options_record` is the record.
     """
 
     def decorate(function: Callable[[Record], Result]) -> Callable[P, Result]:
@@ -122,6 +123,7 @@ def with_options(
         signature = inspect.signature(record)
         returned = inspect.signature(function).return_annotation
         call.__dict__["__signature__"] = signature.replace(return_annotation=returned)
+        call.__dict__["options_record"] = record
         return call
 
     return decorate

@@ -130,9 +130,12 @@ def _text(path: Path) -> str:
 
 
 def _json_rows(text: str, name: str) -> Iterator[Row]:
-    """The rows of a JSON array, of an object that holds one, or of one value a line."""
+    """The rows of a JSON array, of an object that holds one, or of one value a line.
+
+    An array of messages is one conversation, not rows.
+    """
     whole = _whole(text)
-    if is_list(whole) and not _is_conversation(whole):
+    if is_list(whole) and not (whole and all(is_object(row) and "role" in row for row in whole)):
         yield from ((f"{name}, row {number}", row) for number, row in enumerate(whole, 1))
         return
     if is_object(whole):
@@ -163,11 +166,6 @@ def _whole(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _is_conversation(rows: list[Any]) -> bool:
-    """Whether an array holds the messages of one conversation instead of rows."""
-    return bool(rows) and all(is_object(row) and "role" in row for row in rows)
 
 
 def _table_rows(text: str, name: str, delimiter: str) -> Iterator[Row]:

@@ -1,21 +1,112 @@
-"""Bindings of the C++ kernels: structs and functions of cpp/*.h, through ctypes."""
+"""The C++ kernels: built into the cache, once, and bound through ctypes.
+
+Built where they run, they use all instructions of the processor (AVX2, AVX-512 VNNI, NEON). Structs
+and functions are those of cpp/*.h.
+"""
 
 import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .cpu_build import NotBuilt, built_library
+from salient.core.system import cache_folder
 
+SOURCES = Path(__file__).parent / "cpp"
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w")
+# Tried in turn: Apple's clang has no OpenMP of its own, old compilers for Arm no -march=native.
+TRIES = (
+    ("-march=native", "-fopenmp"),
+    ("-mcpu=native", "-fopenmp"),
+    ("-march=native",),
+    ("-mcpu=native",),
+    (),
+)
+LONGEST_BUILD = 300  # seconds
 LANES, INPUTS = 16, 8  # outputs of a block, inputs of a step: cpp/linear.h
 CODES, BFLOAT16, FLOAT16, FLOAT32 = range(4)
 KINDS = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, torch.float32: FLOAT32}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
 INSTRUCTIONS = ("plain C++", "AVX2", "AVX-512", "AVX-512 VNNI")
+
+
+class NotBuilt(Exception):
+    """The kernels cannot be built here, with the reason."""
+
+
+@cache
+def built_library(extra: tuple[str, ...] = ()) -> Path:
+    """The shared library, built if it is not in the cache. `extra` flags are for tests.
+
+    Raises NotBuilt.
+    """
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    if compiler is None or shutil.which(compiler) is None:
+        raise NotBuilt("no C++ compiler (c++, g++, clang++, or what CXX names) is installed")
+    folder = cache_folder() / "kernels"
+    library = folder / f"salient-{_key(compiler, extra)}.so"
+    if not library.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _build(compiler, extra, library)
+        except OSError as error:
+            raise NotBuilt(f"{folder} cannot be written ({error})") from error
+    return library
+
+
+def _build(compiler: str, extra: tuple[str, ...], library: Path) -> None:
+    message = ""
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        output = Path(folder) / library.name
+        for flags in TRIES:
+            command = [compiler, *FLAGS, *flags, *extra]
+            try:
+                done = subprocess.run(
+                    [*command, str(SOURCES / "native.cpp"), "-o", str(output)],
+                    capture_output=True,
+                    text=True,
+                    timeout=LONGEST_BUILD,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise NotBuilt(f"{compiler} took more than {LONGEST_BUILD} s") from None
+            if done.returncode == 0:
+                output.replace(library)
+                return
+            errors = (line for line in done.stderr.splitlines() if "error" in line)
+            message = message or next(errors, "")
+    raise NotBuilt(f"{compiler} cannot build them ({message.strip() or 'no error message'})")
+
+
+def _key(compiler: str, extra: tuple[str, ...]) -> str:
+    """The cache key: a hash of sources, compiler, flags and processor."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        digest.update(path.read_bytes())
+    for text in (compiler, version.stdout, *FLAGS, *map(str, TRIES), *extra, _processor()):
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    features = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    return "\n".join(sorted(features))
 
 
 def _fields(*fields: tuple[Any, str]) -> list[tuple[str, Any]]:

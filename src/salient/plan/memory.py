@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from salient.plan.vllm.versions import NEWEST, Version
-from salient.shapes.model_shape import CacheShape, ModelShape
+from salient.shapes.model_shape import ModelShape
 
 from .engine_profiles import (
     GIB,
@@ -189,14 +189,10 @@ def sequence_bytes(shape: ModelShape, load: Workload, context: int) -> int:
     for layer in shape.blocks:
         cache = layer.cache
         tokens = ceil(cache.tokens(context) / block) * block
-        total += cache.values * _share(cache, load.tp) * tokens * number
+        share = ceil(cache.heads / load.tp) / cache.heads  # on one GPU: whole heads, at least one
+        total += cache.values * share * tokens * number
         total += cache.state / load.tp * STATE_BYTES
     return ceil(total)
-
-
-def _share(cache: CacheShape, tp: int) -> float:
-    """The part of a block's cache on one GPU: whole heads, at least one."""
-    return ceil(cache.heads / tp) / cache.heads
 
 
 def largest_context(shape: ModelShape, load: Workload, room: int) -> int:

@@ -116,7 +116,8 @@ def _shape(
     embedding = vocab * narrow
     if family.positions is not None:
         embedding += (context + family.positions) * hidden
-    tied = _tied(family, reader, whole)
+    tied = reader.flag("tie_word_embeddings", default=family.tied)
+    tied = whole.flag("tie_word_embeddings", default=tied)
     head_bias = vocab if is_true(family.head_bias, reader) else 0
     tower_counts, remarks = towers(whole, hidden)
     other = reader.count("outer_norms", family.outer_norms, least=0) * vector
@@ -133,7 +134,7 @@ def _shape(
         towers=tower_counts,
         context=context or None,
         dtype=_dtype(reader, whole),
-        quantization=_quantization(reader, whole),
+        quantization=whole.section("quantization_config") or reader.section("quantization_config"),
         notes=(*notes, *remarks, *_remarks(reader, plan, family)),
     )
 
@@ -161,12 +162,6 @@ def _block(family: Family, reader: ConfigReader, attention: str, feed: str) -> B
     )
 
 
-def _tied(family: Family, reader: ConfigReader, whole: ConfigReader) -> bool:
-    """Whether the head is the embedding: by the whole config, then by its text part."""
-    inner = reader.flag("tie_word_embeddings", default=family.tied)
-    return whole.flag("tie_word_embeddings", default=inner)
-
-
 def _dtype(reader: ConfigReader, whole: ConfigReader) -> str:
     key, name = whole.value("dtype")
     name = reader.value("dtype")[1] if name is None else name
@@ -175,10 +170,6 @@ def _dtype(reader: ConfigReader, whole: ConfigReader) -> str:
     if not isinstance(name, str):
         whole.refuse(key, "the name of a type, such as 'bfloat16'", name)
     return name.removeprefix("torch.")
-
-
-def _quantization(reader: ConfigReader, whole: ConfigReader) -> dict[str, Any]:
-    return whole.section("quantization_config") or reader.section("quantization_config")
 
 
 def _remarks(reader: ConfigReader, plan: list[tuple[str, str]], family: Family) -> list[str]:

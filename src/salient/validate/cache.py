@@ -52,7 +52,9 @@ class ValidationCache:
         kind: as core.records.from_json takes it; what is no such part is measured again
         shared: it depends on the reference alone, and serves other checkpoints of it
         """
-        path = self.folder / f"{name}-{_digest(settings)}.json"
+        document = json.dumps({**settings, "salient": __version__}, sort_keys=True)
+        digest = hashlib.sha256(document.encode()).hexdigest()[:24]
+        path = self.folder / f"{name}-{digest}.json"
         if self.resume or shared:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, FormatFault):
                 part = from_json(kind, json.loads(path.read_text(encoding="utf-8"))["value"])
@@ -69,11 +71,6 @@ class ValidationCache:
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > MAX_AGE:
                     path.unlink()
-
-
-def _digest(settings: Mapping[str, object]) -> str:
-    document = json.dumps({**settings, "salient": __version__}, sort_keys=True)
-    return hashlib.sha256(document.encode()).hexdigest()[:24]
 
 
 def digest_tokens(ids: Tensor) -> str:

@@ -1,14 +1,13 @@
 """The verbs `validate` and `evaluate`: measure the stages, judge them by a policy, report."""
 
 import time
-from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
 from salient.core.report import Report
 from salient.core.version import __version__
 from salient.validate.policy.policy import STAGES, Policy, read_policy
-from salient.validate.policy.verdict import Verdict, judge
+from salient.validate.policy.verdict import judge
 
 from .cache import ValidationCache
 from .model_card import update_card
@@ -18,7 +17,6 @@ from .render import to_report
 from .report.write import check_folder, write_report
 from .result import ValidationResult
 from .run_environment import memory_use, run_environment
-from .stage import StageResult
 from .stages import check_stages, run_stages, select_stages
 
 
@@ -48,6 +46,10 @@ def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationRes
     cache = ValidationCache(resume=not options.fresh)
     cache.remove_old()
     stages = dict(run_stages(pair, selection, cache, progress, tolerant=policy is not None))
+    verdict = None
+    if policy is not None:
+        measurements = [m for stage in stages.values() for m in stage.measurements()]
+        verdict = judge(policy, measurements, [name for name in stages if name in STAGES])
     result = ValidationResult(
         checkpoint=pair.checkpoint.name,
         reference=pair.reference.label,
@@ -58,19 +60,13 @@ def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationRes
         seconds=round(time.monotonic() - started, 1),
         memory=memory_use(pair),
         **stages,  # pyright: ignore[reportArgumentType]
-        verdict=judge_stages(policy, stages) if policy is not None else None,
+        verdict=verdict,
         cached_parts=cache.reused,
     )
     report = to_report(result)
     if options.report is not None:
         report.lines[-1:-1] = _write(result, pair, Path(options.report))
     return result, report
-
-
-def judge_stages(policy: Policy, stages: Mapping[str, StageResult]) -> Verdict:
-    """The verdict of a policy on the stages that were run."""
-    measurements = [m for stage in stages.values() for m in stage.measurements()]
-    return judge(policy, measurements, [name for name in stages if name in STAGES])
 
 
 def _write(result: ValidationResult, pair: ModelPair, folder: Path) -> list[str]:

@@ -42,20 +42,12 @@ def _gptq(q: Shape, s: Shape, z: Shape | None) -> bool:
     return q[1] == s[1] and z is not None and z[0] == s[0] and _values_per_word(z[1], s[1]) > 0
 
 
-def _gemv(q: Shape, s: Shape, z: Shape | None) -> bool:
-    return z is not None and q[0] == s[0] == z[0] and z[1] * 8 == s[1]
-
-
-def _marlin(q: Shape, s: Shape, z: Shape | None) -> bool:
-    return z is None and q[1] == 2 * s[1] and s[0] > 0 and q[0] * 16 % s[0] == 0
-
-
 # AWQ layouts by the shapes of codes, scales and zeros, in the order of their tests.
 LAYOUTS: dict[str, Callable[[Shape, Shape, Shape | None], bool]] = {
     "gemm": _gemm,
     "gptq": _gptq,
-    "gemv": _gemv,
-    "marlin": _marlin,
+    "gemv": lambda q, s, z: z is not None and q[0] == s[0] == z[0] and z[1] * 8 == s[1],
+    "marlin": lambda q, s, z: z is None and q[1] == 2 * s[1] and s[0] > 0 and q[0] * 16 % s[0] == 0,
 }
 
 

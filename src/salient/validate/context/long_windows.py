@@ -7,7 +7,7 @@ window of the shortest length is run by itself and compared with that beginning,
 differ every window is run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,14 +66,16 @@ class LongWindows:
         """Run what is needed, the longest windows first."""
         wanted = {**self.starts, self.quarter: self.starts.get(self.quarter, []) + self.quarters()}
         lengths = sorted(wanted, reverse=True)
-        needed = {n: [s for s in _once(wanted[n]) if not _covered(wanted, s, n)] for n in lengths}
+        needed: Starts = {}  # the starts of each length at which no longer window starts
+        for length in lengths:
+            needed[length] = _once(set(wanted[length]).difference(*needed.values()))
         shortest = lengths[-1]
         needed[shortest] = _once([0, *needed[shortest]])
         work = [(n, starts) for n, starts in needed.items() if starts]
         self._run_all(work, progress)
         if len(lengths) > 1:
             whole = self.figures[0, self.longest]
-            self.begins_alike = alike(whole[:shortest], self.figures[0, shortest])
+            self.begins_alike = alike(whole[:, :shortest], self.figures[0, shortest])
         if not self.begins_alike:
             rest = {n: [s for s in _once(wanted[n]) if s not in needed[n]] for n in lengths}
             self._run_all([(n, starts) for n, starts in rest.items() if starts], progress)
@@ -82,25 +84,25 @@ class LongWindows:
         """Where the last quarter of each of the longest windows starts."""
         return [start + self.longest - self.quarter for start in self.starts[self.longest]]
 
-    def late_and_early(self) -> tuple[list[TokenFigures], list[TokenFigures]]:
-        """The last quarter of each of the longest windows, and its tokens as own windows."""
-        late = [self.at(s, self.longest)[-self.quarter :] for s in self.starts[self.longest]]
-        return late, [self.at(start, self.quarter) for start in self.quarters()]
+    def late_and_early(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """KL of the last quarter of each longest window, and of its tokens as own windows."""
+        late = [self.at(s, self.longest)[0, -self.quarter :] for s in self.starts[self.longest]]
+        return late, [self.at(start, self.quarter)[0] for start in self.quarters()]
 
     def at(self, start: int, length: int) -> TokenFigures:
         """The tokens of a window, from a run of its own or from a longer window's beginning."""
         if (start, length) not in self.figures and self.begins_alike:
-            return self._longest_at(start)[:length]
+            return self._longest_at(start)[:, :length]
         return self.figures[start, length]
 
-    def apart(self) -> list[TokenFigures]:
-        """The longest window at each start: no token is twice at one position."""
+    def apart(self) -> list[np.ndarray]:
+        """KL of the longest window at each start: no token is twice at one position."""
         if not self.begins_alike:
-            return [self.figures[start, self.longest] for start in self.starts[self.longest]]
-        return [self._longest_at(start) for start in _once([start for start, _ in self.figures])]
+            return [self.figures[start, self.longest][0] for start in self.starts[self.longest]]
+        return [self._longest_at(start)[0] for start in _once([start for start, _ in self.figures])]
 
     def _longest_at(self, start: int) -> TokenFigures:
-        return max((f for (s, _), f in self.figures.items() if s == start), key=len)
+        return self.figures[start, max(n for s, n in self.figures if s == start)]
 
     def _run_all(self, work: list[tuple[int, list[int]]], progress: Progress) -> None:
         sizes = [length * len(starts) for length, starts in work]
@@ -115,11 +117,11 @@ class LongWindows:
                 list[list[list[float]]],
             )
             for start, window in zip(starts, windows, strict=True):
-                self.figures[start, length] = TokenFigures.from_columns(window)
+                self.figures[start, length] = np.array(window, np.float64)
 
     def _run(self, length: int, starts: list[int], progress: Progress) -> list[list[list[float]]]:
-        """The columns of each window's figures."""
-        columns, size = [], group_size(self.pair, length)
+        """The figures of each window, of six digits."""
+        figures, size = [], group_size(self.pair, length)
         for first in range(0, len(starts), size):
             group = starts[first : first + size]
             ids = torch.stack([self.ids[start : start + length] for start in group])
@@ -129,14 +131,14 @@ class LongWindows:
                 following = self.ids[start + 1 : start + length + 1]
                 slices = logits_in_slices(self.pair, ids[row], [each[row] for each in hidden])
                 parts = [compare_tokens(r, q, following[a : a + len(r)]) for a, r, q in slices]
-                columns.append(TokenFigures.joined(parts).to_columns())
-        return columns
+                rows = np.concatenate(parts, axis=1).tolist()
+                figures.append([[float(f"{value:.6g}") for value in row] for row in rows])
+        return figures
 
 
 def alike(one: TokenFigures, other: TokenFigures) -> bool:
     """Whether two runs gave the same tokens the same likelihoods."""
-    pairs = ((one.nll_reference, other.nll_reference), (one.nll_quantized, other.nll_quantized))
-    return all(float(np.abs(a - b).mean()) <= ALIKE for a, b in pairs)
+    return bool((np.abs(one - other)[2:].mean(1) <= ALIKE).all())
 
 
 def attention_memory(skeleton: Skeleton, length: int) -> tuple[int, int]:
@@ -169,10 +171,5 @@ def group_size(pair: ModelPair, length: int) -> int:
     return max(1, min(GROUP_TOKENS // length, fitting))
 
 
-def _covered(wanted: Starts, start: int, length: int) -> bool:
-    """Whether a longer window starts there."""
-    return any(start in starts for longer, starts in wanted.items() if longer > length)
-
-
-def _once(starts: Sequence[int]) -> list[int]:
+def _once(starts: Iterable[int]) -> list[int]:
     return sorted(set(starts))

@@ -19,7 +19,7 @@ from salient.validate.likelihood.streaming import BUILTIN, text_tokens
 from salient.validate.model_pair import ModelPair
 
 from .long_windows import LongWindows, Starts, needed_memory
-from .positions import by_position, growth
+from .positions import by_position, growth, token_sums
 from .result import ContextResult
 from .retrieval import measure_retrieval
 
@@ -78,7 +78,7 @@ def measure_context(
     windows = _windows(pair, plan, cache, progress.part(0, WINDOWS_SHARE, whole))
     late, early = windows.late_and_early()
     lengths = {
-        n: TextComparison.of([windows.at(start, n).sums() for start in plan.starts[n]])
+        n: TextComparison.of([token_sums(windows.at(start, n)) for start in plan.starts[n]])
         for n in sorted(plan.starts)
     }
     step = progress.part(WINDOWS_SHARE, RETRIEVAL_SHARE, whole)

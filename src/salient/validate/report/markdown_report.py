@@ -30,9 +30,19 @@ def markdown(result: ValidationResult) -> str:
     Verdict, rules, the short table of each section, and at most MOST_FLIPS flips, folded.
     """
     rendered, verdict = sections(result), verdict_view(result.verdict)
-    pieces = [_head(result, verdict), _reasons(verdict), _rules(verdict), *map(_section, rendered)]
-    pieces += [_flips(section.flips) for section in rendered if section.flips]
-    pieces.append(_method(result))
+    checkpoint, reference = (_code(line(n, 120)) for n in (result.checkpoint, result.reference))
+    more = len(verdict.reasons) - len(verdict.shown)
+    reasons = [*map(_reason, verdict.shown), *([f"and {more} more"] if more else [])]
+    facts = (f"{name.lower()} {escaped(value)}" for name, value in method_facts(result)[2:])
+    pieces = [
+        f"## {HEADINGS.get(verdict.word, '❔ No verdict')}: {checkpoint}\n\n"
+        f"{escaped(verdict.why)} Compared with {reference}.\n",
+        "".join(f"- {reason}\n" for reason in reasons),
+        _rules(verdict),
+        *map(_section, rendered),
+        *(_flips(section.flips) for section in rendered if section.flips),
+        f"<sub>{'; '.join(facts)}</sub>\n",
+    ]
     return _limited(pieces)
 
 
@@ -55,20 +65,6 @@ def escaped(text: str) -> str:
 
 def _code(text: str) -> str:
     return f"<code>{escaped(text)}</code>" if text.strip() else "_nothing_"
-
-
-def _head(result: ValidationResult, verdict: VerdictView) -> str:
-    return (
-        f"## {HEADINGS.get(verdict.word, '❔ No verdict')}: {_code(line(result.checkpoint, 120))}"
-        f"\n\n{escaped(verdict.why)} Compared with {_code(line(result.reference, 120))}.\n"
-    )
-
-
-def _reasons(verdict: VerdictView) -> str:
-    lines = [f"- {_reason(rule)}\n" for rule in verdict.shown]
-    if more := len(verdict.reasons) - len(verdict.shown):
-        lines.append(f"- and {more} more\n")
-    return "".join(lines)
 
 
 def _reason(rule: RuleView) -> str:
@@ -131,8 +127,3 @@ def _flip(flip: AnswerFlip) -> tuple[str, ...]:
     expected = " or ".join(line(text, 120) for text in flip.example.expected[:5])
     answers = (_code(cut(text, LONGEST)) for text in (flip.reference, flip.quantized))
     return (_code(line(flip.example.id, 60)), flip.direction, _code(expected), *answers)
-
-
-def _method(result: ValidationResult) -> str:
-    facts = (f"{name.lower()} {escaped(value)}" for name, value in method_facts(result)[2:])
-    return f"<sub>{'; '.join(facts)}</sub>\n"

@@ -6,8 +6,8 @@ templates.
 """
 
 import base64
-import hashlib
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,6 +20,8 @@ from .sections import method_facts, scheme_summary, sections
 from .text_format import common_start, cut, line, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
+# The content security policy: nothing but the style with this digest.
+POLICY = "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'"
 
 
 def html(result: ValidationResult) -> str:
@@ -40,7 +42,7 @@ def html(result: ValidationResult) -> str:
             date=line(result.date, 20),
             scheme=scheme_summary(result.model),
             style=Markup(_style()),
-            policy=_content_policy(),
+            policy=POLICY.format(base64.b64encode(sha256(_style().encode()).digest()).decode()),
         )
     )
 
@@ -74,9 +76,3 @@ def _sentence(text: str) -> str:
 @cache
 def _style() -> str:
     return (TEMPLATES / "page.css").read_text(encoding="utf-8")
-
-
-def _content_policy() -> str:
-    """The content security policy: nothing but the style with this digest."""
-    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"

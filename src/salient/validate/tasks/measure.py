@@ -138,7 +138,7 @@ def _examples(names: Sequence[str], limit: int | None) -> list[Example]:
     """The examples of all sets, each once, `limit` of each kind. Raises CalibrationError."""
     counts: Counter[str] = Counter()
     examples = []
-    for example in dict.fromkeys(e for name in names for e in read_tasks(name).examples):
+    for example in dict.fromkeys(e for name in names for e in read_tasks(name)):
         if example.kind == ALL_KINDS:
             raise CalibrationError(
                 f"{example.id}: the kind {ALL_KINDS!r} is what all examples together are called. "

@@ -11,7 +11,6 @@ A line of a file has one of two shapes:
 import json
 import math
 import re
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
@@ -38,31 +37,23 @@ _KEYS = {
 }
 
 
-@dataclass(frozen=True)
-class TaskSet:
-    """Examples under one name, in their file's order."""
-
-    name: str
-    examples: tuple[Example, ...]
-
-
-def read_tasks(name: str) -> TaskSet:
-    """The examples called `name`: a bundled set, 'bundled' for all of those, or a .jsonl file.
+def read_tasks(name: str) -> tuple[Example, ...]:
+    """A bundled set, 'bundled' for all of those, or a .jsonl file, each in its file's order.
 
     Raises CalibrationError naming file and line of an invalid example.
     """
     if name == ALL:
-        return TaskSet(name, tuple(e for each in BUNDLED for e in read_tasks(each).examples))
+        return tuple(e for each in BUNDLED for e in read_tasks(each))
     if name in BUNDLED:
         data = (files("salient.validate.tasks") / "data" / f"{name}.jsonl").read_bytes()
-        return TaskSet(name, _examples(data, f"the bundled set {name}", name))
+        return _examples(data, f"the bundled set {name}", name)
     path = Path(name).expanduser()
     if path.suffix != ".jsonl":
         raise CalibrationError(
             f"No task set {name[:200]!r}. Give a .jsonl file, '{ALL}' for all that come with "
             f"Salient, or one of {', '.join(BUNDLED)}."
         )
-    return TaskSet(path.stem, _examples(_read(path), str(path), path.stem))
+    return _examples(_read(path), str(path), path.stem)
 
 
 def _read(path: Path) -> bytes:

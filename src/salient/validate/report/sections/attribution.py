@@ -19,7 +19,8 @@ LISTED = 6
 
 def attribution_section(result: AttributionResult, _: Verdict | None) -> Section:
     """KL by block and by kind of layer, suggested fixes, drift. No policy judges it."""
-    blocks = [(_block_name(name), kl) for name, kl in result.blocks.items()]
+    names = (re.sub(r"^.*?(\d+)$", r"block \1", fmt.line(name, 60)) for name in result.blocks)
+    blocks = list(zip(names, result.blocks.values(), strict=True))
     ranked = sorted((b for b in blocks if fmt.finite(b[1]) is not None), key=lambda b: -b[1])
     outlier = (OUTLIER * median(kl for _, kl in ranked) if ranked else 0.0) or float("inf")
     total = sum(kl for _, kl in ranked)
@@ -42,10 +43,6 @@ def attribution_section(result: AttributionResult, _: Verdict | None) -> Section
         tiles=[Tile("Worst block", b, f"{shares[b]} of all blocks' KL") for b, _ in ranked[:1]],
         notes=_notes(result),
     )
-
-
-def _block_name(name: str) -> str:
-    return re.sub(r"^.*?(\d+)$", r"block \1", fmt.line(name, 60))
 
 
 def _lead(result: AttributionResult, outliers: Sequence[str]) -> str:
