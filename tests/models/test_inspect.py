@@ -52,9 +52,9 @@ def test_the_evidence_is_shown_with_the_worst_blocks_first(built):
     assert f"Held-out KL {evidence['heldout']['awq']['kl']:.4f}" in report.lines[0]
 
 
-def test_the_result_has_the_folder_format_and_scheme(sample, toy):
-    awq, plain = api.inspect(sample["awq"]), api.inspect(toy)
-    assert (awq.folder, awq.format, awq.scheme) == (sample["awq"], "awq", "w4-g32")
+def test_the_result_has_the_folder_format_and_scheme(built, toy):
+    awq, plain = api.inspect(built["awq"]), api.inspect(toy)
+    assert (awq.folder, awq.format, awq.scheme) == (built["awq"], "awq", "w4-g32")
     assert (plain.folder, plain.format, plain.scheme) == (toy, None, None)
 
 
