@@ -23,11 +23,12 @@ from salient.core.metrics import LogitsComparison
 from salient.core.records import from_json, to_json
 from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config, with_present_code
-from salient.formats.writer import disk_full_errors, merge, sync, write_json, write_text
+from salient.formats.writer import disk_full_errors, merge, write_json, write_text
 from salient.models.mtp import without_mtp
 from salient.models.ties import resized_config, untied_config
 
 from .job import QuantizeJob
+from .output_folder import model_name, publish
 from .pipeline import QuantizeRun
 
 
@@ -53,10 +54,7 @@ def export_checkpoint(
     evidence = replace(collect_evidence(job, run, measured, folder), not_copied=omitted)
     write_text(folder / "README.md", model_card(job, evidence))
     write_json(folder / EVIDENCE_FILE, to_json(evidence))  # last: it marks the folder as complete
-    if job.output.exists():
-        shutil.rmtree(job.output)
-    folder.rename(job.output)
-    sync(job.output.parent)
+    publish(folder, job.output, job.partial)
     run.journal.close()
     shutil.rmtree(job.partial)
     return evidence
@@ -77,7 +75,7 @@ def collect_evidence(
     """The contents of salient.json."""
     return RunEvidence(
         run=job.header,
-        model=job.source.folder.name,
+        model=model_name(job.source.folder),
         scheme_reason=job.layers.reason,
         bits_per_weight=job.target.scheme.bits_per_weight,
         left_at_16_bits=unquantized_linears(job, run),

@@ -35,6 +35,7 @@ from .journal import Journal
 from .layer_selection import LayerSelection, choose_layers, written_dtype
 from .memory_estimate import MemoryEstimate, check_memory, estimate_memory
 from .options import QuantizeOptions
+from .output_folder import check_output, is_vacant, model_name, partial_folder
 from .partial_shards import PartialCheckpoint
 from .pipeline import QuantizeRun
 from .results import OutputTarget
@@ -65,7 +66,7 @@ class QuantizeJob:
     @property
     def partial(self) -> Path:
         """The folder of the unfinished run."""
-        return self.output.with_name(self.output.name + ".partial")
+        return partial_folder(self.output)
 
     def run(self, *, fresh: bool, progress: Progress) -> QuantizeRun:
         """Create or reopen the journal. Raises ResumeMismatch if it is another run's."""
@@ -102,7 +103,12 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
         calibration=batch.digest,
         computed_in=f"{str(skeleton.dtype).removeprefix('torch.')} on {device.type}",
     )
-    name = Path(options.model).name or source.folder.name
+    output = check_output(
+        Path(
+            options.output or f"{model_name(source.folder)}-{options.format}-{layers.scheme}"
+        ).expanduser(),
+        source.folder,
+    )
     estimate = estimate_memory(skeleton, *split_heldout(batch.ids))
     values_checked = check_values(source, model.skeleton.files.names().values())
     check_memory(estimate, device)
@@ -121,7 +127,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
             float32_parameters(skeleton.model, skeleton.files),
         ),
         format=options.format,
-        output=Path(options.output or f"{name}-{options.format}-{layers.scheme}"),
+        output=output,
         estimate=estimate,
         warnings=(
             *batch.notes,
@@ -167,7 +173,7 @@ def finished_evidence(job: QuantizeJob, *, fresh: bool) -> RunEvidence | None:
 
     Raises CheckpointError if the output exists and is another run's, unless `fresh` replaces it.
     """
-    if not job.output.exists():
+    if is_vacant(job.output):
         return None
     if fresh and (job.output / EVIDENCE_FILE).exists():
         return None

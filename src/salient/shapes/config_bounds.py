@@ -10,6 +10,7 @@ from typing import Any
 
 from salient.core.errors import ModelError
 from salient.core.model_files import StoredTensor
+from salient.core.records import is_list, is_object
 
 from .config_reader import LARGEST, MOST_LAYERS, brief
 
@@ -40,7 +41,7 @@ def check_bounds(
         most_parts = min(MOST_PARTS, max(PARTS_AT_LEAST, len(tensors), widest))
         why = f": the files hold {len(tensors)} tensors"
     for path, key, value in _values(config):
-        numbers = value if isinstance(value, list) else [value]
+        numbers = value if is_list(value) else [value]
         for pattern, most in ((LAYERS, most_layers), (PARTS, most_parts), (SIZES, LARGEST)):
             if pattern.search(key) and any(_exceeds(number, most) for number in numbers):
                 reason = why if most not in (LARGEST, MOST_LAYERS, MOST_PARTS) else ""
@@ -48,12 +49,11 @@ def check_bounds(
                     f"{source}: {path} is {brief(value)}, but only a whole number from 1 to {most} "
                     f"fits{reason}. Correct config.json, or fetch it again."
                 )
-        if isinstance(value, (list, str)) and len(value) > MOST_VALUES:
+        if (is_list(value) or isinstance(value, str)) and len(value) > MOST_VALUES:
             raise ModelError(f"{source}: {path} has {len(value)} values; {_AT_MOST}")
-        if any(isinstance(part, str) and len(part) > MOST_VALUES for part in numbers):
-            raise ModelError(
-                f"{source}: {path} has a text of {max(map(len, numbers))} letters; {_AT_MOST}"
-            )
+        longest = max((len(part) for part in numbers if isinstance(part, str)), default=0)
+        if longest > MOST_VALUES:
+            raise ModelError(f"{source}: {path} has a text of {longest} letters; {_AT_MOST}")
 
 
 def _exceeds(value: object, most: int) -> bool:
@@ -69,7 +69,7 @@ def _values(
             f"config.json has more than {DEEPEST} sections in each other: {path[:80]}."
         )
     for key, inner in value.items():
-        if isinstance(inner, Mapping):
+        if is_object(inner):
             yield from _values(inner, f"{path}{key}.", depth + 1)
         else:
             yield f"{path}{key}", str(key), inner
