@@ -41,5 +41,5 @@ def locate_texts(name: str, digest: str) -> str | None:
     if _DIGEST.fullmatch(digest) and os.path.isfile(note):
         with suppress(OSError, UnicodeDecodeError):
             path = note.read_text(encoding="utf-8")
-            return path if os.path.isfile(path) else None
+            return path if path.endswith(f"/{texts_label(name)}") and os.path.isfile(path) else None
     return None
