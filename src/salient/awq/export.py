@@ -17,16 +17,22 @@ from salient.core.evidence import (
     HeldoutEvidence,
     RunEvidence,
     SizeEvidence,
-    group_totals,
 )
 from salient.core.metrics import LogitsComparison
+from salient.core.model_files import as_list
 from salient.core.records import from_json, to_json
+from salient.core.source_card import CARD, SourceCard, read_source_card
+from salient.core.system import cache_folder
 from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config, with_present_code
 from salient.formats.writer import disk_full_errors, merge, write_json, write_text
+from salient.models.demo import DEMO_FRONT, DEMO_SOURCE
 from salient.models.mtp import without_mtp
 from salient.models.ties import resized_config, untied_config
+from salient.plan.serving_warnings import serving_warnings
+from salient.shapes.resolve import DEMO_NAME
 
+from .card import CardSubject, model_card
 from .job import QuantizeJob
 from .output_folder import model_name, publish
 from .pipeline import QuantizeRun
@@ -52,7 +58,7 @@ def export_checkpoint(
     config = with_present_code(model_config(job), folder)
     write_json(folder / "config.json", quantized_config(config, quantization, job.header.dtype))
     evidence = replace(collect_evidence(job, run, measured, folder), not_copied=omitted)
-    write_text(folder / "README.md", model_card(job, evidence))
+    write_text(folder / CARD, model_card(card_subject(job, evidence)))
     write_json(folder / EVIDENCE_FILE, to_json(evidence))  # last: it marks the folder as complete
     publish(folder, job.output, job.partial)
     run.journal.close()
@@ -123,36 +129,21 @@ def unquantized_linears(job: QuantizeJob, run: QuantizeRun) -> dict[str, str]:
     return job.layers.left | uncalled
 
 
-def model_card(job: QuantizeJob, evidence: RunEvidence) -> str:
-    """The checkpoint's README.md."""
-    plain, awq = evidence.heldout.plain, evidence.heldout.awq
-    count, calibration = group_totals(evidence.blocks), evidence.calibration
-    before, after = (f"{n / 2**20:,.0f} MiB" for n in (evidence.bytes.before, evidence.bytes.after))
-    name = job.output.name
-    return f"""---
-library_name: transformers
-tags: [awq, 4-bit, salient]
----
-
-# {name}
-
-{evidence.model} at 4 bits: AWQ, scheme `{job.target.scheme}` ({evidence.bits_per_weight:.3f} bits a quantized weight), format
-`{job.format}`, everything else in {job.header.dtype}. Made with Salient {job.header.salient}.
-
-| | plain rounding | this checkpoint |
-|---|---|---|
-| KL to the 16-bit model (nats a token) | {plain.kl:.4f} | {awq.kl:.4f} |
-| same most likely next token | {plain.top1:.1%} | {awq.top1:.1%} |
-| perplexity (16-bit model: {awq.perplexity_reference:.2f}) | {plain.perplexity_quantized:.2f} | {awq.perplexity_quantized:.2f} |
-
-Measured on {awq.tokens} calibration tokens that the search did not see. On your own texts:
-`salient evaluate {name} --reference MODEL --text FILE`.
-
-Size: {before} before, {after} after. Calibration: {calibration.tokens_used} tokens of
-{calibration.texts}. {count.improved} of {count.inputs} inputs kept their AWQ scales and grids, the others fell
-back to plain rounding. `salient.json` holds the evidence, block by block.
-
-```
-vllm serve {name} --model-loader-extra-config '{{"enable_weights_track": true}}'
-```
-"""
+def card_subject(job: QuantizeJob, evidence: RunEvidence) -> CardSubject:
+    """What the card describes."""
+    folder, config = job.source.folder, job.source.config
+    source = read_source_card(folder, config)
+    model = source.base_model if source.certain else folder.resolve().name
+    if folder == cache_folder() / DEMO_NAME:
+        source = SourceCard(DEMO_SOURCE, certain=True, front=DEMO_FRONT)
+        model = DEMO_NAME
+    towers = dict.fromkeys(".".join(n.split(".")[:2]) for n in job.skeleton.outer_modules())
+    return CardSubject(
+        name=job.output.name,
+        model=model,
+        evidence=evidence,
+        source=source,
+        outer=tuple(towers),
+        warnings=tuple(serving_warnings(config, job.layers.scheme, job.format)),
+        architecture=str(next(iter(as_list(config.get("architectures"))), "")),
+    )

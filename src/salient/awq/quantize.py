@@ -24,10 +24,12 @@ from salient.models.output_head import MEASURES
 from salient.models.tracing import pattern
 from salient.plan.serving_warnings import serving_warnings
 
-from .export import adapter_evidence, export_checkpoint
+from .card import kind_shares, missing_metadata
+from .export import adapter_evidence, card_subject, export_checkpoint
 from .job import QuantizeJob, finished_evidence, prepare
 from .options import QuantizeOptions
 from .pipeline import quantize_blocks
+from .serve_lines import vllm_lines
 
 _log = logging.getLogger("salient")
 LISTED = 8  # of many, how many the terminal lists; salient.json lists all
@@ -111,7 +113,7 @@ def plan_report(job: QuantizeJob) -> Report:
         *sixteen_bit_lines(layers.left),
         *mtp_lines(job.leftovers, job.source.config),
         *left_out_lines(job.leftovers.names, job.leftovers.dropped),
-        f"{job.batch.ids.numel()} calibration tokens used ({_shares(job.batch.kinds)}), "
+        f"{job.batch.ids.numel()} calibration tokens used ({kind_shares(job.batch.kinds)}), "
         f"{job.batch.dropped_tokens} dropped. Nothing was written.",
         "All tensors were read: no value is NaN or infinite."
         if job.values_checked
@@ -123,14 +125,6 @@ def plan_report(job: QuantizeJob) -> Report:
         [Table("Peak memory", ("part", "bytes"), [*rows, ("sum", mebibytes(estimate.total))])],
         lines,
     )
-
-
-def _shares(kinds: dict[str, int]) -> str:
-    """The kinds of text with their shares of the tokens, the largest first."""
-    total = max(1, sum(kinds.values()))
-    ordered = sorted(kinds.items(), key=lambda item: -item[1])
-    more = f", and {len(ordered) - LISTED} other kinds" if len(ordered) > LISTED else ""
-    return ", ".join(f"{kind} {n / total:.0%}" for kind, n in ordered[:LISTED]) + more
 
 
 def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]) -> Report:
@@ -155,12 +149,12 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
         *mtp_lines(job.leftovers, job.source.config),
         *left_out_lines(evidence.left_out, evidence.dropped),
         f"Calibration: {calibration.tokens_used} tokens used "
-        f"({_shares(calibration.tokens_by_kind)}), {calibration.tokens_dropped} dropped.",
+        f"({kind_shares(calibration.tokens_by_kind)}), {calibration.tokens_dropped} dropped.",
         f"{mebibytes(size.before)} before, {mebibytes(size.after)} after; "
         f"{duration(cost['seconds'])}, peak memory {mebibytes(cost['peak_memory_bytes'])}.",
+        *missing_metadata(card_subject(job, evidence).source),
         f"Written to {job.output}. Serve it with:",
-        f"  vllm serve {job.output} --model-loader-extra-config "
-        f"'{{\"enable_weights_track\": true}}'",
+        *(f"  {line}" for line in vllm_lines(str(job.output), evidence)),
     ]
     tables = [layer_table(blocks), heldout_table(evidence.heldout, evidence.answers)]
     return Report({**to_json(evidence), "output": str(job.output), **cost}, tables, lines)

@@ -102,7 +102,9 @@ def _finite(value: Any) -> Any:
 
 
 def mebibytes(count: float) -> str:
-    """Bytes for people: MiB below one GiB, GiB above."""
+    """Bytes for people: GiB, MiB, or what is left of one."""
+    if count < 2**20:
+        return f"{count / 2**10:.0f} KiB" if count >= 2**10 else f"{count:.0f} B"
     return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"
 
 

@@ -32,6 +32,8 @@ BLOCK_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+DEMO_SOURCE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO_FRONT: dict[str, object] = {"license": "apache-2.0", "language": ["en"]}
 OUTER_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
