@@ -72,7 +72,14 @@ def test_lines_follow_the_tables_as_they_are_and_unbroken():
 
 @pytest.mark.parametrize(
     ("count", "message"),
-    [(0, "0 MiB"), (2**20, "1 MiB"), (2**29, "512 MiB"), (2**30, "1.00 GiB"), (5e10, "46.57 GiB")],
+    [
+        (0, "0 B"),
+        (3000, "3 KiB"),
+        (2**20, "1 MiB"),
+        (2**29, "512 MiB"),
+        (2**30, "1.00 GiB"),
+        (5e10, "46.57 GiB"),
+    ],
 )
 def test_bytes_are_shown_in_mebibytes_and_from_one_gibibyte_in_gibibytes(count, message):
     assert mebibytes(count) == message

@@ -256,8 +256,7 @@ def _calibration(evidence: RunEvidence) -> str:
     return (
         f"## Calibration\n\n{calibration.tokens_used:,} tokens of {code(calibration.texts)}"
         f"{f' ({escape_markdown(kinds)})' if kinds else ''}, {evidence.run.samples} samples of "
-        f"{evidence.run.sequence_length}, of which {calibration.heldout_samples} were held out to "
-        "measure with."
+        f"{evidence.run.sequence_length}; {calibration.heldout_samples} held out to measure with."
     )
 
 
