@@ -66,7 +66,7 @@ def front_matter(subject: CardSubject) -> dict[str, Any]:
     """The metadata that the Hub reads."""
     source, evidence = subject.source, subject.evidence
     front = dict(source.front or {})
-    tags = [tag for tag in _words(front.pop("tags", ())) if ":" not in tag]
+    tags = [tag for tag in _tag_list(front.pop("tags", ())) if ":" not in tag]
     own = [evidence.run.format, "4-bit", "quantized", "salient"]
     vision = "ConditionalGeneration" in subject.architecture
     pipeline = "image-text-to-text" if vision else PIPELINES[evidence.answers]
@@ -102,7 +102,7 @@ def _result(evidence: RunEvidence, pipeline: str) -> dict[str, Any]:
     }
 
 
-def _words(value: object) -> list[str]:
+def _tag_list(value: object) -> list[str]:
     values: Iterable[Any] = value if isinstance(value, (list, tuple)) else ()
     return [str(word) for word in values]
 

@@ -94,9 +94,9 @@ def read_source_card(folder: Path, config: dict[str, Any]) -> SourceCard:
         if _is_word(front.get(key)):
             lasting[key] = front[key]
     for key in ("language", "tags"):
-        words = [value for value in _texts(front.get(key)) if _is_word(value)]
-        if words:
-            lasting[key] = words
+        values = [value for value in _texts(front.get(key)) if _is_word(value)]
+        if values:
+            lasting[key] = values
     names = [_cached_id(folder), config.get("_name_or_path"), *_texts(front.get("base_model"))]
     ids = [name for name in names if isinstance(name, str) and HUB_ID.fullmatch(name)]
     return SourceCard(ids[0] if ids else "", bool(_cached_id(folder)), lasting)
