@@ -89,7 +89,7 @@ def test_card_and_evidence_have_no_path_of_this_machine(checkpoint, source, text
             assert str(path) not in content
 
 
-def test_its_commands_are_quoted_and_say_how_to_serve_reproduce_and_evaluate(checkpoint):
+def test_its_quoted_commands_serve_reproduce_and_evaluate(checkpoint):
     out, report = checkpoint
     card = (out / "README.md").read_text()
     blocks = "".join(re.findall(r"^```\n(.*?)^```", card, re.S | re.M))
