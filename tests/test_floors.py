@@ -17,7 +17,7 @@ FLOORS = (
     {"core"},
     {"formats", "kernels", "shapes", "loadtest"},
     {"models", "plan"},
-    {"awq", "runtime", "diagnose"},
+    {"awq", "runtime", "diagnose", "hub"},
     {"validate", "serve"},
     {"explorer"},
     {"api"},

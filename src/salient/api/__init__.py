@@ -16,6 +16,7 @@ from salient.awq.options import QuantizeOptions
 from salient.core.options import StrPath, with_options
 from salient.core.progress import Progress, silent
 from salient.diagnose.options import DoctorOptions
+from salient.hub.options import PushOptions
 from salient.loadtest.options import LoadTestOptions
 from salient.plan.options import PlanOptions
 from salient.runtime.options import (
@@ -37,6 +38,7 @@ from .verb_results import (
     InspectResult,
     LoadTestResult,
     PlanResult,
+    PushResult,
     QuantizeResult,
     ValidateResult,
 )
@@ -61,6 +63,7 @@ __all__ = [
     "load_engine",
     "load_test",
     "plan",
+    "push",
     "quantize",
     "serve",
     "silent",
@@ -227,6 +230,19 @@ def bench(options: BenchOptions) -> BenchResult:
 
     rows, report = bench_checkpoint(options)
     return BenchResult(report, tuple(rows))
+
+
+@with_options(PushOptions)
+def push(options: PushOptions) -> PushResult:
+    """Upload a checkpoint to the Hugging Face Hub; with `dry_run` only list what would be sent.
+
+    The token is that of `hf auth login` or HF_TOKEN. Raises SalientError for a folder that is no
+    finished checkpoint, and for a repository that cannot be written.
+    """
+    from salient.hub.push import push_checkpoint
+
+    url, report = push_checkpoint(options)
+    return PushResult(report, url)
 
 
 def load(

@@ -73,6 +73,13 @@ class InspectResult(VerbResult):
 
 
 @dataclass(frozen=True)
+class PushResult(VerbResult):
+    """An upload. url: of its commit, '' for a dry run"""
+
+    url: str
+
+
+@dataclass(frozen=True)
 class PlanResult(VerbResult):
     """The ranked formats on each device. Empty where no device was named."""
 
