@@ -101,7 +101,7 @@ def test_problems_of_a_checkpoint_are_listed(checkpoint, monkeypatch):
     monkeypatch.setattr("salient.hub.push.LARGEST_FILE", 100_000)
     problems = api.push(checkpoint, "org/toy", dry_run=True).report.data["problems"]
     assert problems == [
-        "model.safetensors has 137 KiB; the Hub takes at most 98 KiB a file.",
+        "model.safetensors has 120 KiB; the Hub takes at most 98 KiB a file.",
         "No salient.json: the checkpoint carries no evidence.",
         "README.md names no base_model: add it to its front matter.",
         "README.md has a path of this machine: /home/me/models/toy.",
@@ -113,7 +113,7 @@ def test_problems_of_a_checkpoint_are_listed(checkpoint, monkeypatch):
 def test_a_folder_that_is_no_finished_checkpoint_is_refused(checkpoint, toy, tmp_path):
     with pytest.raises(CheckpointError, match="is no quantized checkpoint: its config"):
         api.push(toy, "org/toy", dry_run=True)
-    with pytest.raises(CheckpointError, match="No folder '.*nothing'"):
+    with pytest.raises(CheckpointError, match=r"No folder '.*nothing'"):
         api.push(tmp_path / "nothing", "org/toy", dry_run=True)
     partial = checkpoint.rename(tmp_path / "out.partial")
     with pytest.raises(CheckpointError, match="is of an unfinished run"):
