@@ -12,7 +12,7 @@ from helpers.runs import run
 from helpers.toy_models import rewrite_json, toy_folder
 from salient.awq.card import CardSubject, front_matter, missing_metadata, model_card
 from salient.awq.serve_lines import serve_lines
-from salient.core.evidence import read_evidence
+from salient.core.evidence import AdapterEvidence, read_evidence
 from salient.core.report import mebibytes
 from salient.core.source_card import SourceCard, read_source_card, split_card
 
@@ -119,6 +119,17 @@ def test_companions_of_a_run_are_copied_and_auto_map_names_only_code_that_is_the
     assert config["auto_map"] == {"AutoModelForCausalLM": "modeling_toy.Toy"}
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in out.rglob("*") if path.is_file())
     assert not any(path.is_symlink() for path in out.rglob("*"))
+
+
+def test_an_adapter_is_named_with_its_digest_and_in_the_commands(subject):
+    evidence = replace(
+        subject.evidence,
+        run=replace(subject.evidence.run, adapter="ab" * 32),
+        adapter=AdapterEvidence("my lora", "ab" * 32),
+    )
+    card = model_card(replace(subject, evidence=evidence))
+    assert "with the adapter `my lora` (SHA-256 `abababababab`) merged in" in card
+    assert card.count("--adapter 'my lora'") == 2
 
 
 def test_dropped_tensors_come_first(subject):

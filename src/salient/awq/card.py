@@ -137,8 +137,7 @@ def _introduction(subject: CardSubject) -> str:
 
 
 def _adapter(evidence: RunEvidence) -> str:
-    adapter = getattr(evidence, "adapter", None)
-    name = adapter.name if adapter else "ADAPTER"
+    name = evidence.adapter.name if evidence.adapter else "ADAPTER"
     return f"{code(name)} (SHA-256 `{(evidence.run.adapter or '')[:12]}`)"
 
 
@@ -202,8 +201,9 @@ def _evaluation(subject: CardSubject) -> list[str]:
 
 
 def _adapter_option(evidence: RunEvidence) -> list[str]:
-    adapter = getattr(evidence, "adapter", None)
-    return ["--adapter", adapter.name if adapter else "ADAPTER"] if evidence.run.adapter else []
+    if not evidence.run.adapter:
+        return []
+    return ["--adapter", evidence.adapter.name if evidence.adapter else "ADAPTER"]
 
 
 def _contents(subject: CardSubject) -> str:
