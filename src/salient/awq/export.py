@@ -133,13 +133,13 @@ def card_subject(job: QuantizeJob, evidence: RunEvidence) -> CardSubject:
     """What the card describes."""
     folder, config = job.source.folder, job.source.config
     source = read_source_card(folder, config)
-    model = source.base_model if source.certain else folder.resolve().name
+    model = source.base_model if source.certain else model_name(folder)
     if folder == cache_folder() / DEMO_NAME:
         source = SourceCard(DEMO_SOURCE, certain=True, front=DEMO_FRONT)
         model = DEMO_NAME
     towers = dict.fromkeys(".".join(n.split(".")[:2]) for n in job.skeleton.outer_modules())
     return CardSubject(
-        name=job.output.name,
+        name=job.output.absolute().name,
         model=model,
         evidence=evidence,
         source=source,
