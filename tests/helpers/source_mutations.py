@@ -28,7 +28,7 @@ KINDS = (
     "qwen3_moe", "deepseek_v3", "granite",
 )  # fmt: skip
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 3, 8, 64, 0.5, 1e-6, "x", "", "64", "silu", [], [1],
+    None, True, False, 0, 1, -1, 2, 3, 8, 64, 10**9, 0.5, 1e-6, "x", "", "64", "silu", [], [1],
     ["full_attention"], {}, {"rope_type": "linear", "factor": 2.0}, {"quant_method": "fp8"},
 )  # fmt: skip
 SCALES = ("weight_scale", "weight_scale_inv", "scale", "input_scale", "weight.absmax", "scales")
