@@ -236,8 +236,8 @@ def heldout_table(heldout: HeldoutEvidence, answers: str = "tokens") -> Table:
         (top1, "", f"{plain.top1:.1%}", f"{awq.top1:.1%}"),
     ]
     if answers == "tokens":
-        each = (awq.perplexity_reference, plain.perplexity_quantized, awq.perplexity_quantized)
-        rows.append(("perplexity", *(f"{value:.3f}" for value in each)))
+        reference, quantized = f"{awq.perplexity_reference:.3f}", f"{awq.perplexity_quantized:.3f}"
+        rows.append(("perplexity", reference, f"{plain.perplexity_quantized:.3f}", quantized))
     if plain.cosine is not None and awq.cosine is not None:
         rows.append(("cosine to the reference", "", f"{plain.cosine:.5f}", f"{awq.cosine:.5f}"))
     title = f"The whole model on {awq.tokens} held-out calibration tokens"
