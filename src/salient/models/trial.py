@@ -37,7 +37,7 @@ def try_model(skeleton: Skeleton, ids: Tensor) -> None:
                 f"{type(skeleton.model).__name__} cannot be run block by block."
             )
         _check_numbers(skeleton, name, out)
-    _check_numbers(skeleton, "the head", skeleton.logits(ids, out))
+    _check_numbers(skeleton, "the head", skeleton.answers(ids, out))
     skeleton.forget_outer()
 
 
