@@ -68,3 +68,11 @@ def test_a_file_keeps_its_order_and_form(tmp_path, chatty):
     (tmp_path / "a.txt").write_text("The cat sat on the mat, and the dog ran after it.\n\n" * 9)
     batch = calibration_tokens(str(tmp_path / "a.txt"), chatty, 2, 64)
     assert chatty.decode(batch.ids.flatten()).startswith("The cat sat on the mat")
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0].content }}", "{{ raise_exception('no') }}"])
+def test_the_built_in_texts_serve_as_plain_text_where_a_template_cannot_write_them(template):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    batch = calibration_tokens("builtin", tokenizer, 4, 64)
+    assert batch.ids.shape == (4, 64)

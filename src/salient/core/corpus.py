@@ -17,6 +17,7 @@ from .text_files import SUFFIXES, documents_of, read_file
 
 __all__ = ["BUILTIN", "Document", "Message", "builtin", "read_texts"]
 
+BUILTIN_CORPUS = "the built-in corpus"  # in the `where` of its documents
 BUILTIN = "builtin"  # the corpus that Salient brings
 MOST_ROWS = 4096  # of a Hub data set, taken from its start
 # Sets of the published tables: name -> the Hub's path, configuration and split. Their rows are
@@ -27,7 +28,7 @@ JOINED_SETS = {"wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "test")
 def builtin(part: Literal["calibration", "heldout"]) -> list[Document]:
     """The documents of a part of the built-in corpus, kinds mixed evenly."""
     text = (files("salient.core") / "corpus_data" / f"{part}.jsonl").read_text(encoding="utf-8")
-    name = f"the built-in corpus ({part})"
+    name = f"{BUILTIN_CORPUS} ({part})"
     lines = enumerate(filter(None, text.split("\n")), 1)
     return documents_of((f"{name}, line {number}", json.loads(line)) for number, line in lines)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from salient.core.corpus import Document
+from salient.core.corpus import BUILTIN_CORPUS, Document
 from salient.core.errors import CalibrationError, ModelError
 
 from .chat_template import (
@@ -228,7 +228,12 @@ def token_ids(document: Document, tokenizer: Any) -> list[int]:
     """
     text, template = document.text, bool(document.messages and tokenizer.chat_template)
     if template:
-        text = conversation_text(document, tokenizer)
+        try:
+            text = conversation_text(document, tokenizer)
+        except CalibrationError:
+            if not document.where.startswith(BUILTIN_CORPUS):
+                raise  # the user's own text; ours serves as plain text
+            template, text = False, plain_conversation(document)
     elif document.messages:
         text = plain_conversation(document)
     try:
