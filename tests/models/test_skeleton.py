@@ -40,6 +40,27 @@ HYBRID = {
 }
 
 
+def test_several_hidden_states_a_token_are_refused_by_every_verb_before_the_run(tmp_path, text):
+    changes = {
+        "num_hidden_layers": 2,
+        "hidden_size_per_layer_input": 32,
+        "vocab_size_per_layer_input": 320,
+        "laurel_rank": 8,
+        "num_kv_shared_layers": 0,
+        "activation_sparsity_pattern": [0.0, 0.0],
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    folder = save(tiny_model("gemma3n_text", **changes), tmp_path / "model")
+    message = "more than one state a token"
+    skip = ["altup.*", "laurel.*"]
+    for dry_run in (True, False):
+        with pytest.raises(ModelError, match=message):
+            run(folder, tmp_path / "out", text, skip=skip, dry_run=dry_run)
+    with pytest.raises(ModelError, match=message):
+        api.inspect(folder)
+    assert not (tmp_path / "out").exists()
+
+
 def test_parameters_derived_from_others_are_refused_and_the_advice_helps(tmp_path):
     """OLMo hybrid's files hold three convolutions that Transformers joins to one."""
     model = tiny_model("olmo_hybrid", **HYBRID)

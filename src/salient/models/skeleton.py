@@ -265,6 +265,12 @@ class Skeleton:
         with contextlib.suppress(StopForward):
             self._forward(ids, body_only=True)
         assert self._hidden is not None
+        if self._hidden.shape[:-1] != ids.shape:
+            raise ModelError(
+                f"{type(self.model).__name__} hands its blocks hidden states of the shape "
+                f"{list(self._hidden.shape)} for tokens {list(ids.shape)}: more than one state a "
+                "token (as Gemma 3n), which Salient does not stream."
+            )
         block, call = self.block(0), self._calls[0]
         with torch.no_grad(), block_errors(call):
             out = block(self._hidden, *call.args, **call.kwargs)
