@@ -36,11 +36,11 @@ def read(tmp_path, name, content) -> list[Document]:
         ("a.json", json.dumps(ROWS, indent=2)),
         ("a.jsonl", json.dumps(ROWS)),
         ("a.json", json.dumps({"version": 1, "data": ROWS})),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())),
-        ("a.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
+        ("a.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0)),
         ("a.jsonl.bz2", bz2.compress(LINES.encode())),
         ("a.jsonl.xz", lzma.compress(LINES.encode())),
-        ("a.jsonl", gzip.compress(LINES.encode())),
+        ("a.jsonl", gzip.compress(LINES.encode(), mtime=0)),
         ("A.JSONL", LINES),
     ],
 )
@@ -97,8 +97,8 @@ def test_a_table_may_hold_conversations_as_json(tmp_path):
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", r"is no text file\. Unpack it with zstd -d"),
         ("a.zip", b"PK", r"is no text file\. Unpack it\. Salient reads a \.txt, \.jsonl"),
         ("a.jsonl.gz", b"\x1f\x8b\x08\x00broken", r"cannot be read"),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())[:-9], r"cannot be read"),
-        ("a.txt.gz", gzip.compress(b"\xff\xfe1"), r"is not UTF-8 text \(byte 0\)"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], r"cannot be read"),
+        ("a.txt.gz", gzip.compress(b"\xff\xfe1", mtime=0), r"is not UTF-8 text \(byte 0\)"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_what_it_is(name, content, message, tmp_path):
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_used_says_what_it_is(name, content, message, tmp_
 def test_a_packed_file_that_grows_without_bound_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "MOST_UNPACKED", 2**20)
     with pytest.raises(CalibrationError, match=r"unpacks to more than .* a sample is enough"):
-        read(tmp_path, "a.txt.gz", gzip.compress(b"a " * 2**20))
+        read(tmp_path, "a.txt.gz", gzip.compress(b"a " * 2**20, mtime=0))
 
 
 # Parquet: with the package if it is installed, else with a stand-in
