@@ -5,9 +5,9 @@ import json
 from checks import MODEL, Case, Outcome, peer
 
 # Log-probabilities of a continuation, nats. The kernels round activations to 15 bits a group, keys
-# and values to float16: 0.008 at most. On CPUs with fast bfloat16, many rows are multiplied in it:
-# 0.1 at most. In float32 only the order of sums differs: 0.0001.
-BOUNDS = {"default": 0.2, "float32": 1e-3}
+# and values to float16: 0.008 at most on a CPU with AVX2. In float32 only the order of sums
+# differs: 0.0001. A CPU with AMX exceeded the first bound (0.0997); its cause is not known yet.
+BOUNDS = {"default": 0.02, "float32": 1e-3}
 
 
 def lm_eval_parity(case: Case) -> Outcome:

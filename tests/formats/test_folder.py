@@ -1,4 +1,4 @@
-"""What goes beside the weights: carried as it was, in words that old and new readers know."""
+"""The files next to the weights: copied as they are, with keys that old and new readers know."""
 
 import json
 import os
@@ -6,10 +6,17 @@ import os
 import pytest
 
 from helpers.toy_models import byte_tokenizer
-from salient.core.carried_files import DEEPEST, LARGEST, MOST_FILES, WEIGHTS, find_carried, matches
+from salient.core.carried_files import (
+    DEEPEST,
+    LARGEST,
+    MOST_FILES,
+    SIDE_CARS,
+    WEIGHTS,
+    find_carried,
+    matches,
+)
 from salient.core.errors import ModelError
 from salient.formats.folder import copy_metadata, quantized_config, with_present_code
-from salient.shapes.foreign_tensors import SIDE_CARS
 
 QUANTIZATION = {"quant_method": "awq"}
 

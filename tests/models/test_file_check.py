@@ -4,6 +4,7 @@ The cases are public reports' (weights of 8 bits without their config, lost head
 """
 
 import json
+import re
 
 import pytest
 import torch
@@ -143,8 +144,7 @@ def refusal(folder, text, out, **options):
 def test_undeclared_quantization_and_wrapped_models_are_refused(case, folder, text, tmp_path):
     damage, message = FOREIGN[case]
     damage(folder)
-    with pytest.raises(ModelError, match=message):
-        raise ModelError(refusal(folder, text, tmp_path / "out"))
+    assert re.search(message, refusal(folder, text, tmp_path / "out"))
     with pytest.raises(ModelError, match=message):
         shape_of_folder(folder)
 
@@ -198,16 +198,14 @@ MISSING = {
 def test_tensors_without_a_place_in_the_model_are_refused(case, folder, text, tmp_path):
     damage, message = LOSSES[case]
     damage(folder)
-    with pytest.raises(ModelError, match=message):
-        raise ModelError(refusal(folder, text, tmp_path / "out"))
+    assert re.search(message, refusal(folder, text, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("case", MISSING)
 def test_parameters_that_no_file_has_are_refused(case, folder, text, tmp_path):
     damage, message = MISSING[case]
     damage(folder)
-    with pytest.raises(ModelError, match=message):
-        raise ModelError(refusal(folder, text, tmp_path / "out"))
+    assert re.search(message, refusal(folder, text, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64], ids=str)

@@ -85,32 +85,19 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     model = _open_source(options, device)
     source, skeleton = model.source, model.skeleton
     omitted = find_carried(source.folder).omitted
-    skip = strings(options.skip)
-    layers = choose_layers(skeleton, options.scheme, options.format, skip)
+    layers = choose_layers(skeleton, options.scheme, options.format, strings(options.skip))
     dtype, dtype_reason = written_dtype(skeleton.files, options.dtype)
     batch = _tokens(options, model.companions.folder, skeleton)
-    header = RunHeader(
-        salient=__version__,
-        model=fingerprint(source),
-        adapter=model.adapter.digest if model.adapter else None,
-        scheme=str(layers.scheme),
-        format=options.format,
-        dtype=str(dtype).removeprefix("torch."),
-        skip=skip,
-        calibration_texts=texts_label(options.calibration),
-        samples=options.samples,
-        sequence_length=options.sequence_length,
-        calibration=batch.digest,
-        computed_in=f"{str(skeleton.dtype).removeprefix('torch.')} on {device.type}",
-    )
     output = check_output(
         Path(
             options.output or f"{model_name(source.folder)}-{options.format}-{layers.scheme}"
         ).expanduser(),
         source.folder,
     )
+    float32 = float32_parameters(skeleton.model, skeleton.files)
+    target = OutputTarget(layers.scheme, dtype, layers.quantized, float32)
     estimate = estimate_memory(skeleton, *split_heldout(batch.ids))
-    values_checked = check_values(source, model.skeleton.files.names().values())
+    values_checked = check_values(source, skeleton.files.names().values())
     check_memory(estimate, device)
     try_model(skeleton, batch.ids)
     return QuantizeJob(
@@ -120,12 +107,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
         companions=model.companions,
         batch=batch,
         layers=layers,
-        target=OutputTarget(
-            layers.scheme,
-            dtype,
-            layers.quantized,
-            float32_parameters(skeleton.model, skeleton.files),
-        ),
+        target=target,
         format=options.format,
         output=output,
         estimate=estimate,
@@ -134,9 +116,30 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
             *token_warnings(batch, skeleton, layers.quantized),
             *(f"Not copied into the checkpoint: {n} ({why})." for n, why in omitted.items()),
         ),
-        header=header,
+        header=_header(options, model, target, batch),
         dtype_reason=dtype_reason,
         values_checked=values_checked,
+    )
+
+
+def _header(
+    options: QuantizeOptions, model: SourceModel, target: OutputTarget, batch: TokenBatch
+) -> RunHeader:
+    """What the run is."""
+    skeleton = model.skeleton
+    return RunHeader(
+        salient=__version__,
+        model=fingerprint(model.source),
+        adapter=model.adapter.digest if model.adapter else None,
+        scheme=str(target.scheme),
+        format=options.format,
+        dtype=str(target.dtype).removeprefix("torch."),
+        skip=strings(options.skip),
+        calibration_texts=texts_label(options.calibration),
+        samples=options.samples,
+        sequence_length=options.sequence_length,
+        calibration=batch.digest,
+        computed_in=f"{str(skeleton.dtype).removeprefix('torch.')} on {skeleton.device.type}",
     )
 
 

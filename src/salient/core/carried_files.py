@@ -24,11 +24,18 @@ WEIGHTS = (
     *("*.h5", "*.hdf5", "*.keras", "*.msgpack", "*.ot", "*.npz", "*.npy", "*.tflite"),
     *("*.mlmodel", "*.pdparams", "*.nemo"),
 )
-QUANTIZER_FILES = (
-    *("hf_quant_config.json", "quantize_config.json", "quant_config.json", "bnb_config.json"),
-    *("quantization_config.json", "quanto_qmap.json", "quant_strategy.json", "qmodel.json"),
-    "quant_log.csv",
-)
+# A file next to the weights that describes their quantization -> whose it is.
+SIDE_CARS = {
+    "hf_quant_config.json": "ModelOpt",
+    "quantize_config.json": "GPTQ",
+    "quant_config.json": "AWQ",
+    "quantization_config.json": "another quantizer",
+    "quanto_qmap.json": "Quanto",
+    "quant_strategy.json": "another quantizer",
+    "qmodel.json": "HQQ",
+    "bnb_config.json": "bitsandbytes",
+}
+QUANTIZER_FILES = (*SIDE_CARS, "quant_log.csv")
 EXCLUDED = (
     *WEIGHTS,
     *("*.index.json", "consolidated*", "*/consolidated*"),

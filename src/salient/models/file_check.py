@@ -185,11 +185,12 @@ class _FileChecker:
             if not names:
                 self._refuse_pattern(pattern)
         lost = {name for names in dropped.values() for name in names}
-        rest = [name for name in self.leftovers if name not in lost]
         mtp = tuple(name for name in mtp if name not in lost)
-        others = [name for name in rest if name not in set(mtp)]
-        harmless = [name for name in others if self._is_harmless(name)]
-        loss = [name for name in others if name not in harmless]
+        placed = {*lost, *mtp}
+        harmless: list[str] = []
+        loss: list[str] = []
+        for name in (name for name in self.leftovers if name not in placed):
+            (harmless if self._is_harmless(name) else loss).append(name)
         if loss:
             patterns = " ".join(f"--drop '{pattern}'" for pattern in self._patterns(loss))
             raise ModelError(
@@ -197,7 +198,7 @@ class _FileChecker:
                 f"place for ({len(loss)}): {_listed(loss)}. {self._what_is_lost(loss)} To write a "
                 f"checkpoint without them, which is another model, use {patterns}."
             )
-        modules = mtp_modules(mtp, self.home, len(self.skeleton.blocks))
+        modules = mtp_modules(mtp, self.home, len(skeleton.blocks))
         return Leftovers(tuple(harmless), mtp, modules, dropped)
 
     def _is_harmless(self, name: str) -> bool:

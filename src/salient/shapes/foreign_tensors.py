@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from salient.core.carried_files import SIDE_CARS
 from salient.core.errors import ModelError
 from salient.core.model_files import (
     ADAPTER_CONFIG,
@@ -24,16 +25,6 @@ from salient.core.records import is_object
 from .tensor_names import is_matrix
 
 FLOATS = ("BF16", "F16", "F32", "F64")
-SIDE_CARS = {
-    "hf_quant_config.json": "ModelOpt",
-    "quantize_config.json": "GPTQ",
-    "quant_config.json": "AWQ",
-    "quantization_config.json": "another quantizer",
-    "quanto_qmap.json": "Quanto",
-    "quant_strategy.json": "another quantizer",
-    "qmodel.json": "HQQ",
-    "bnb_config.json": "bitsandbytes",
-}
 CONFIG_KEYS = ("quantization_config", "quantization", "quant_config", "compression_config")
 
 
