@@ -75,9 +75,10 @@ def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def parts_of_validations(tmp_path_factory: pytest.TempPathFactory):
-    """Where validations keep their parts. Built kernels stay where they are."""
+    """Where validations keep their parts and digests. Built kernels stay where they are."""
     folder = tmp_path_factory.mktemp("parts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("salient.validate.cache.cache_folder", lambda: folder)
         patch.setattr("salient.core.text_places.cache_folder", lambda: folder)
+        patch.setattr("salient.core.content_digest.cache_folder", lambda: folder)
         yield folder

@@ -1,26 +1,15 @@
 """Index, shards and what lies beside them; salient.json."""
 
 import json
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from helpers.evidence_files import write_evidence
 from helpers.faults import alarms, copied, edit, first, rewrite_header, settings, shard, text_of
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import ModelError
-from salient.core.evidence import (
-    EVIDENCE_FILE,
-    CalibrationEvidence,
-    HeldoutEvidence,
-    LogitsFigures,
-    RunEvidence,
-    RunHeader,
-    SizeEvidence,
-)
 from salient.core.model_files import INDEX, SINGLE, read_json
-from salient.core.records import to_json
 from salient.diagnose.checkpoint.check import read_checkpoint
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -182,37 +171,6 @@ def test_a_missing_tokenizer_is_a_warning_and_a_pickle_a_note(toy):
     (toy / "pytorch_model.bin").write_bytes(b"x")
     assert alarms(read_checkpoint(toy)) == ["tokenizer-missing"]
     assert "file-pickle" in ids(toy)
-
-
-def write_evidence(folder: Path, kl: float = 0.5, **run: str) -> None:
-    """A salient.json of a run on `folder`, whose tensors are w4-g32 in the format awq."""
-    header = RunHeader(
-        salient="0.1.0",
-        model="digest",
-        adapter=None,
-        scheme="w4-g32",
-        format="awq",
-        dtype="float16",
-        skip=(),
-        calibration_texts="builtin",
-        samples=1,
-        sequence_length=64,
-        calibration="digest",
-    )
-    figures = LogitsFigures(64, kl, 0.9, 10.0, 11.0, 0.1)
-    evidence = RunEvidence(
-        run=replace(header, **run),
-        model="toy",
-        scheme_reason="as asked",
-        bits_per_weight=4.6,
-        left_at_16_bits={},
-        left_out=(),
-        calibration=CalibrationEvidence("builtin", 64, 0, {}, 1),
-        heldout=HeldoutEvidence(figures, figures),
-        bytes=SizeEvidence(2, 1),
-        blocks=(),
-    )
-    (folder / EVIDENCE_FILE).write_text(json.dumps(to_json(evidence)))
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,17 @@ The records are also the lines of the run's journal. They are written and read h
 else. A checkpoint may be anybody's, so `read_evidence` refuses what Salient does not write.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
+from .content_digest import Digests
 from .errors import CheckpointError, ModelError
 from .model_files import read_json
-from .records import Bounds, Count, FormatFault, Name, Positive, from_json
+from .records import Bounds, Count, FormatFault, Name, Positive, from_json, to_json
 
 EVIDENCE_FILE = "salient.json"
 SCHEMA = 1  # of the file; a change that older readers misread raises it
@@ -27,6 +30,8 @@ class RunHeader:
 
     model, adapter, calibration: SHA-256 digests of files and of token ids
     computed_in: dtype and device of the computation
+    source_files: file of the model's folder -> SHA-256: config, weights, tokenizer and all that is
+        copied; of the adapter's as adapter/NAME. Empty in the files of older versions
     """
 
     salient: Name
@@ -41,6 +46,7 @@ class RunHeader:
     sequence_length: Samples
     calibration: Name
     computed_in: Name = ""
+    source_files: Digests = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,9 @@ class RunEvidence:
     untied: parameters that the config ties and the files store with values of their own
     not_copied: files of the source folder that the checkpoint lacks -> why
     adapter: the adapter that was merged, if one was
+    files: file of the checkpoint -> SHA-256, of all but README.md and this one; empty in the files
+        of older versions, which cannot be verified
+    seal: SHA-256 of the file with an empty seal
     """
 
     run: RunHeader
@@ -183,6 +192,13 @@ class RunEvidence:
     adapter: AdapterEvidence | None = None
     schema: Annotated[int, Bounds(SCHEMA, SCHEMA)] = SCHEMA
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    files: Digests = field(default_factory=dict[str, str])
+    seal: Name = ""
+
+    @property
+    def source_files(self) -> dict[str, str]:
+        """File of the source -> SHA-256."""
+        return self.run.source_files
 
 
 @dataclass(frozen=True)
@@ -204,21 +220,48 @@ def group_totals(blocks: Iterable[BlockEvidence]) -> GroupTotals:
     )
 
 
+def evidence_text(evidence: RunEvidence) -> str:
+    """The text of salient.json."""
+    return json.dumps(to_json(evidence), indent=2, ensure_ascii=False) + "\n"
+
+
+def sealed(evidence: RunEvidence) -> RunEvidence:
+    """`evidence` with the seal of its text."""
+    text = evidence_text(replace(evidence, seal=""))
+    return replace(evidence, seal=hashlib.sha256(text.encode()).hexdigest())
+
+
 def read_evidence(folder: Path) -> RunEvidence | None:
     """The evidence in a checkpoint's folder; None if it has none.
 
-    Raises CheckpointError for a file that Salient did not write, naming the field and no path: the
-    explorer shows it to browsers.
+    Raises CheckpointError for a file that Salient did not write or that was changed, naming the
+    field and no path: the explorer shows it to browsers.
     """
     path = folder / EVIDENCE_FILE
     if not path.is_file():
         return None
     try:
-        return from_json(RunEvidence, read_json(path))
+        evidence = from_json(RunEvidence, read_json(path))
+        content = path.read_bytes()
     except FormatFault as fault:
         raise CheckpointError(
             f"{EVIDENCE_FILE} is not as Salient writes it: {fault.where} {fault.why}. Download it "
             "again, or quantize the model again."
         ) from fault
-    except ModelError as error:
+    except (ModelError, OSError) as error:
         raise CheckpointError(f"{EVIDENCE_FILE} is no readable JSON. Download it again.") from error
+    if not _is_sealed(content, evidence):
+        raise CheckpointError(
+            f"{EVIDENCE_FILE} was changed after Salient wrote it: its seal does not match its "
+            "content. Download it again, or quantize the model again."
+        )
+    return evidence
+
+
+def _is_sealed(content: bytes, evidence: RunEvidence) -> bool:
+    """Whether the file `content` has the seal of `evidence`, or is older than seals."""
+    if not evidence.seal:
+        return not evidence.files and not evidence.source_files
+    field = b'"seal": "%s"'
+    unsealed = content.replace(field % evidence.seal.encode(), field % b"")
+    return hashlib.sha256(unsealed).hexdigest() == evidence.seal

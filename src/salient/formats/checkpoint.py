@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from salient.core.content_digest import file_digests
 from salient.core.errors import CheckpointError, ModelError
 from salient.core.model_files import (
     StoredTensor,
@@ -197,19 +198,8 @@ def _checkpoint(folder: Path, config: dict[str, Any], files: dict[str, Path]) ->
 
 
 def fingerprint(source: Checkpoint) -> str:
-    """SHA-256 over config.json, and each weight file's name, size, header and 64 stretches of it.
-
-    A stretch is 64 KiB. A full hash would read a large model once more; this detects any other
-    model or training step.
-    """
+    """SHA-256 over config.json, and each weight file's name and digest: over the whole content."""
     digest = hashlib.sha256(json.dumps(source.config, sort_keys=True).encode())
-    for path in sorted(set(source.files.values())):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            head = file.read(8)
-            digest.update(head + file.read(int.from_bytes(head, "little")))
-            for part in range(64):
-                file.seek(size * part // 64)
-                digest.update(file.read(2**16))
+    for path, content in file_digests(source.files.values()).items():
+        digest.update(f"{path.name}:{content}".encode())
     return digest.hexdigest()

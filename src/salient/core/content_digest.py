@@ -1,0 +1,165 @@
+"""SHA-256 of whole files, remembered in the user's cache for as long as a file stays the same.
+
+A file is the same while its real path, size, inode, device and times (in nanoseconds) are; every
+write changes the inode's time. A file that changed a moment ago is hashed again at its next use,
+because its next change may have the same time. Imports no torch.
+"""
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from .errors import ModelError
+from .records import Bounds
+from .system import cache_folder
+
+Digest = Annotated[str, Bounds(64, 64)]
+Digests = Annotated[dict[str, Digest], Bounds(0, 2**16)]  # path within a folder -> SHA-256
+
+SETTLED = 2 * 10**9  # nanoseconds after its last change; the coarsest clock of a file system
+MOST_ENTRIES = 2048  # files that the cache remembers
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What changes with a file's content."""
+
+    path: str
+    size: int
+    modified: int
+    changed: int
+    inode: int
+    device: int
+
+    @staticmethod
+    def of(path: Path) -> "FileState":
+        """The state of `path`, its links followed. Raises ModelError unless it is a file."""
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{path} is no regular file. Put the file itself in its place.")
+        real, modified, changed = os.path.realpath(path), status.st_mtime_ns, status.st_ctime_ns
+        return FileState(real, status.st_size, modified, changed, status.st_ino, status.st_dev)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last change is old enough to differ in time from the next."""
+        return abs(time.time_ns() - self.changed) > SETTLED
+
+
+_remembered: dict[str, tuple[FileState, str]] = {}  # of this process
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of the whole file `path`, in hexadecimal.
+
+    Raises ModelError if it is missing, unreadable or no regular file.
+    """
+    try:
+        state = FileState.of(path)
+        remembered, digest = _remembered.get(state.path, (None, ""))
+        if remembered == state:
+            return digest
+        if digest := _recall(state):
+            _remembered[state.path] = state, digest
+            return digest
+        settled = state.settled
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if settled and FileState.of(path) == state:
+            _remembered[state.path] = state, digest
+            _store(state, digest)
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read ({error.strerror or error}). Fetch it again, or make it "
+            "readable."
+        ) from error
+    return digest
+
+
+def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """The digest of each of `paths`, several at once. Raises ModelError as `file_digest`."""
+    files = sorted(set(paths))
+    workers = max(1, min(THREADS, os.cpu_count() or 1, len(files)))
+    with ThreadPoolExecutor(workers, "digest") as pool:  # hashlib releases the GIL
+        return dict(zip(files, pool.map(file_digest, files), strict=True))
+
+
+def folder_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The digests of the files `names` in `folder`. Raises ModelError as `file_digest`."""
+    digests = file_digests(folder / name for name in names)
+    return {path.relative_to(folder).as_posix(): digest for path, digest in digests.items()}
+
+
+def changed_files(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
+    """The files of `digests`, path in `folder` -> SHA-256, that are not so: name -> what they are.
+
+    The names may be anybody's: nothing outside `folder` is read.
+    """
+    faults: dict[str, str] = {}
+    present: list[str] = []
+    for name in digests:
+        parts = PurePosixPath(name).parts
+        if not parts or "\0" in name or ".." in parts or PurePosixPath(name).is_absolute():
+            faults[name] = "is outside the folder"
+        elif not os.path.lexists(folder / name):
+            faults[name] = "is missing"
+        else:
+            present.append(name)
+
+    def fault(name: str) -> str:
+        try:
+            return "" if file_digest(folder / name) == digests[name] else "has changed"
+        except ModelError:
+            return "cannot be read"
+
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "digest") as pool:
+        reasons = zip(present, pool.map(fault, present), strict=True)
+    faults |= {name: reason for name, reason in reasons if reason}
+    return {name: faults[name] for name in digests if name in faults}
+
+
+def _entry(state: FileState) -> tuple[Path, str]:
+    """The file of the cache that remembers the file of `state`, and what it starts with."""
+    name, key = (_text_digest(text) for text in (state.path, repr(astuple(state))))
+    return cache_folder() / "digests" / name, key
+
+
+def _line(key: str, digest: str) -> str:
+    return f"{key} {digest} {_text_digest(f'{key} {digest}')}\n"
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _recall(state: FileState) -> str:
+    """The digest that the cache has for a file in `state`, '' for none or a damaged entry."""
+    path, key = _entry(state)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = path.read_text("ascii")
+        digest = text[65:129]
+        return digest if text == _line(key, digest) else ""
+    return ""
+
+
+def _store(state: FileState, digest: str) -> None:
+    """Remember `digest`; at most MOST_ENTRIES. A cache that cannot be written remembers nothing."""
+    path, key = _entry(state)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        entries = sorted(path.parent.iterdir(), key=lambda entry: entry.lstat().st_mtime_ns)
+        if len(entries) >= MOST_ENTRIES:
+            for oldest in entries[: MOST_ENTRIES // 8]:
+                oldest.unlink(missing_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(_line(key, digest))
+        os.replace(file.name, path)

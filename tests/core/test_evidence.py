@@ -1,0 +1,58 @@
+"""salient.json: what was changed in it after it was written is noticed."""
+
+import random
+import re
+from dataclasses import replace
+
+import pytest
+
+from helpers.evidence_files import sample_evidence, write_evidence
+from salient.core.errors import CheckpointError
+from salient.core.evidence import EVIDENCE_FILE, evidence_text, read_evidence, sealed
+
+DIGESTS = {"model.safetensors": "0" * 64, "tokenizer.json": "1" * 64}
+
+
+def evidence(**changes):
+    sample = sample_evidence(source_files={"config.json": "2" * 64})
+    return sealed(replace(sample, files=DIGESTS, model="modèle", **changes))
+
+
+def test_sealed_evidence_is_read_as_it_was_written(tmp_path):
+    (tmp_path / EVIDENCE_FILE).write_text(evidence_text(evidence()))
+    assert read_evidence(tmp_path) == evidence()
+    assert evidence().source_files == {"config.json": "2" * 64}
+
+
+def test_any_flipped_bit_of_salient_json_is_noticed(tmp_path):
+    path, whole, chance = (
+        tmp_path / EVIDENCE_FILE,
+        evidence_text(evidence()).encode(),
+        random.Random(0),
+    )
+    for _ in range(500):
+        changed = bytearray(whole)
+        changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match=EVIDENCE_FILE):
+            read_evidence(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": "another"}, {"files": {}}, {"seal": ""}, {"seal": "0" * 64}, {"bits_per_weight": 4}],
+    ids=str,
+)
+def test_another_value_does_not_fit_the_seal(change, tmp_path):
+    (tmp_path / EVIDENCE_FILE).write_text(evidence_text(replace(evidence(), **change)))
+    message = "salient.json was changed after Salient wrote it: its seal does not match its content"
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        read_evidence(tmp_path)
+
+
+def test_an_older_file_without_digests_is_read(tmp_path):
+    write_evidence(tmp_path)
+    older = read_evidence(tmp_path)
+    assert older is not None
+    assert not older.files
+    assert not older.seal
