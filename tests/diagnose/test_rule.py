@@ -3,6 +3,7 @@
 import pytest
 
 from salient.diagnose.rule import Count, FindingTemplate, Match, Rule, apply_rules
+from salient.diagnose.steps import Step
 from salient.diagnose.tables import read_rows, read_rules
 
 PLACES = [("a.json: x", "1"), ("b.json: x", "2")]
@@ -18,7 +19,7 @@ def test_an_empty_outcome_gives_no_finding(outcome):
 
 
 def test_a_text_fills_the_braces():
-    (finding,) = apply_rules([rule(str, why="{value}.", do=("use {value}",))], facts=7)
+    (finding,) = apply_rules([rule(str, why="{value}.", do=(Step("use {value}"),))], facts=7)
     assert (finding.title, finding.why, finding.do) == ("7 of 1 file", "7.", ("use 7",))
 
 
@@ -40,7 +41,7 @@ def test_each_match_gives_a_finding_and_overrides_the_template():
         Match(PLACES, {"value": 1}, ("- {old}",), count=1),
         Match(level="note", certainty="possible", values={"value": 2}),
     ]
-    first, second = apply_rules([rule(lambda facts: cases, do=("then {value}",))], facts=0)
+    first, second = apply_rules([rule(lambda facts: cases, do=(Step("then {value}"),))], facts=0)
     assert (first.title, first.do) == ("1 of 1 file", ("- {old}", "then 1"))
     assert (second.level, second.certainty, second.count) == ("note", "possible", 1)
 
@@ -103,6 +104,6 @@ def test_steps_are_expanded_and_unknown_ones_are_errors(tmp_path):
     path = tmp_path / "rules.toml"
     path.write_text('[a]\ndo = ["one", "$more"]\n')
     steps = {"more": ["$two", "three"], "two": "two"}
-    assert read_rows(path, steps)["a"]["do"] == ("one", "two", "three")
+    assert read_rows(path, steps)["a"]["do"] == (Step("one"), Step("two"), Step("three"))
     with pytest.raises(KeyError, match="more"):
         read_rows(path)

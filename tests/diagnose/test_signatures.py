@@ -81,7 +81,9 @@ def test_a_finding_has_a_title_and_no_braces_left(row):
 @pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
 def test_the_braces_of_a_row_name_its_groups_or_facts(row):
     groups = row.match(read_line(row.example.encode()))
-    named = set(re.findall(r"\{(\w+)\}", " ".join((row.title, row.why, *row.do))))
+    named = set(
+        re.findall(r"\{(\w+)\}", " ".join((row.title, row.why, *(step.text for step in row.do))))
+    )
     assert named <= set(groups) | set(LogFacts().values())
 
 

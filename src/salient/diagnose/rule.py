@@ -12,6 +12,16 @@ from typing import Generic, TypeVar
 from salient.plan.vllm.versions import EVER, OLDEST, Version
 
 from .finding import Certainty, Evidence, Finding, Level
+from .steps import (
+    ALWAYS,
+    UNKNOWN_SERVER,
+    Conditions,
+    ServerFacts,
+    Step,
+    fill,
+    step_texts,
+    without_unknown,
+)
 
 SHOWN = 5  # places of a finding that become evidence
 Place = tuple[str, str]  # where, and its text
@@ -57,9 +67,11 @@ Outcome = Match | Sequence[object] | str | bool | None
 class FindingTemplate:
     """A finding with braces for the values of a case: {count}, {value}, or names of its own.
 
-    {count:linear} is "1 linear" or "3 linears". Literal braces are doubled.
+    {count:linear} is "1 linear" or "3 linears". Literal braces are doubled. A parenthesis with an
+    unknown value is left out; in `why` and `do`, a sentence too.
 
     The fields are those of `Finding`.
+    conditions: the servers that the row is for (`if` in a table)
     """
 
     id: str
@@ -67,21 +79,22 @@ class FindingTemplate:
     title: str
     _: KW_ONLY
     why: str = ""
-    do: tuple[str, ...] = ()
+    do: tuple[Step, ...] = ()
     certainty: Certainty = "certain"
     rank: int = 50
+    conditions: Conditions = ALWAYS
 
-    def finding(self, match: Match) -> Finding:
-        """The finding of one case."""
+    def finding(self, match: Match, server: ServerFacts = UNKNOWN_SERVER) -> Finding:
+        """The finding of one case, with the steps that are for `server`."""
         count = max(1, len(match.places) if match.count is None else match.count)
         values = {"count": Count(count), **match.values}
         return Finding(
             id=self.id,
             level=match.level or self.level,
-            title=self.title.format_map(values),
+            title=without_unknown(self.title, values).format_map(values),
             certainty=match.certainty or self.certainty,
-            why=self.why.format_map(values),
-            do=(*match.steps, *(step.format_map(values) for step in self.do)),
+            why=fill(self.why, values),
+            do=(*match.steps, *step_texts(self.do, server, values)),
             evidence=tuple(Evidence(*place) for place in match.places[:SHOWN]),
             count=count,
             rank=self.rank,
@@ -142,9 +155,12 @@ class Rule(FindingTemplate, Generic[Facts]):
         facts: Facts,
         version: Version | None = None,
         values: Mapping[str, object] | None = None,
+        server: ServerFacts = UNKNOWN_SERVER,
     ) -> list[Finding]:
         """The findings about `facts`; at most "likely" if they depend on an unknown `version`."""
         if version and not self.since <= max(version, OLDEST) < self.until:
+            return []
+        if not self.conditions.hold(server):
             return []
         limited = (self.since, self.until) != (OLDEST, EVER)
         unsure = version is None and limited
@@ -155,7 +171,7 @@ class Rule(FindingTemplate, Generic[Facts]):
             known = {**(values or {}), **match.values}
             places = self._places(match, known)
             match = replace(match, places=places, values=known, certainty=certainty)
-            findings.append(self.finding(match))
+            findings.append(self.finding(match, server))
         return findings
 
 
@@ -164,9 +180,11 @@ def apply_rules(
     facts: Facts,
     version: Version | None = None,
     values: Mapping[str, object] | None = None,
+    server: ServerFacts = UNKNOWN_SERVER,
 ) -> list[Finding]:
     """The findings of all rules about `facts`, in the order of the rules.
 
     version: the engine's release, None if unknown   values: for braces, common to all rules
+    server: for the conditions of rows and steps
     """
-    return [one for rule in rules for one in rule.findings(facts, version, values)]
+    return [one for rule in rules for one in rule.findings(facts, version, values, server)]

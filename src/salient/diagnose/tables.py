@@ -8,17 +8,22 @@ A row's header is the finding's id, or another name if `id` is set; its keys are
     title = "Less than half of the GPU's memory is used"     # braces: values of the case
     do = ["Raise it.", "$less-at-once"]                      # $name: a step of `steps`
     until = "0.18"
+    if = { engine = "vllm", tp = ">1" }                      # the servers that the row is for
+
+A step and its conditions: steps.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import tomli  # compiled: tomllib takes three times as long
 
 from .rule import Facts, FindingTemplate, Outcome, Rule
+from .steps import Step, read_conditions, read_step
 
-Steps = Mapping[str, str | list[str]]
+StepItem = str | Mapping[str, object]
+Steps = Mapping[str, StepItem | list[StepItem]]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -26,25 +31,30 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path, steps: Steps | None = None) -> dict[str, dict[str, Any]]:
-    """The rows' fields by header. Raises KeyError for an unknown step."""
+    """The rows' fields by header.
+
+    Raises KeyError for an unknown step, TypeError for an unknown condition.
+    """
     rows = read_toml(path)
     for header, row in rows.items():
         row.setdefault("id", header)
         row["do"] = _expand(row.get("do", ()), steps or {})
+        if "if" in row:
+            row["conditions"] = read_conditions(row.pop("if"))
         for name in {"since", "until"} & row.keys():
             row[name] = tuple(int(part) for part in row[name].split("."))
     return rows
 
 
-def _expand(items: list[str], steps: Steps) -> tuple[str, ...]:
+def _expand(items: Iterable[StepItem], steps: Steps) -> tuple[Step, ...]:
     """The steps with each "$name" replaced."""
-    expanded: list[str] = []
+    expanded: list[Step] = []
     for item in items:
-        if item.startswith("$"):
-            step = steps[item[1:]]
-            expanded += _expand([step] if isinstance(step, str) else step, steps)
+        if isinstance(item, str) and item.startswith("$"):
+            shared = steps[item[1:]]
+            expanded += _expand(shared if isinstance(shared, list) else [shared], steps)
         else:
-            expanded.append(item)
+            expanded.append(read_step(item))
     return tuple(expanded)
 
 

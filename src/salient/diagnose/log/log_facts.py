@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from salient.diagnose.steps import ServerFacts
 from salient.diagnose.tables import read_toml
 
 from .line_prefix import LogLine
+from .logged_arguments import logged_server, read_arguments
 
 MAX_PROCESSES = 1000
 FULL_CACHE = 90.0  # percent of the key-value cache in use
@@ -61,6 +63,7 @@ class LogFacts:
     began, loaded, complete: whether the engine's first line, the end of loading and the end of the
         start-up are in the log
     requests: answers sent over HTTP   processes: those named in lines of interest
+    arguments: of the command line, by vLLM's names, None until the log prints them; not in JSON
     """
 
     engine: str = ""
@@ -91,6 +94,23 @@ class LogFacts:
     lines: int = 0
     bytes: int = 0
     processes: list[str] = field(default_factory=list[str])
+    arguments: dict[str, object] | None = None
+
+    @property
+    def server(self) -> ServerFacts:
+        """What steps depend on."""
+        tp_known = self.began or self.tensor_parallel > 1 or self.arguments is not None
+        return logged_server(
+            engine=self.engine,
+            version=self.version,
+            device=self.device,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            tp=self.tensor_parallel if tp_known else None,
+            utilization=self.utilization,
+            arguments=self.arguments or ({"enforce_eager": True} if self.eager else {}),
+            complete=self.arguments is not None,
+        )
 
     @property
     def awq(self) -> bool:
@@ -103,21 +123,23 @@ class LogFacts:
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
     def values(self) -> dict[str, object]:
-        """Values for the braces of findings, readable even if nothing is known."""
+        """Values for the braces of findings; None where unknown."""
         model = self.model or "MODEL"
         return {
             "facts": self,
             "traffic": self.traffic,
             "model": model,
             "name": model.rstrip("/").rsplit("/", 1)[-1],
-            "version": self.version or "of an unknown version",
-            "context": str(self.context or "the model's length"),
-            "utilization": self.utilization or "0.9",
-            "tensor_parallel": str(self.tensor_parallel),
+            "version": self.version or None,
+            "context": self.context,
+            "utilization": self.utilization or None,
+            "tensor_parallel": self.server.tp,
         }
 
     def to_dict(self) -> dict[str, object]:
-        return {"asked" if k == "requested" else k: value for k, value in asdict(self).items()}
+        data = {"asked" if k == "requested" else k: value for k, value in asdict(self).items()}
+        del data["arguments"]
+        return data
 
 
 @dataclass(frozen=True)
@@ -182,6 +204,7 @@ def _arguments(facts: LogFacts, match: re.Match[str]) -> None:
     settings = match["settings"]
     requested = re.search(r"\bquantization(?:'?: |=)'([\w-]+)'", settings)
     facts.requested = requested[1] if requested else ""
+    facts.arguments = read_arguments(settings, facts.engine)
     facts.tracked = bool(re.search(r"enable_weights_track'?\"?: ?[Tt]rue", settings))
     _take_settings(facts, settings)
     if not facts.began:
@@ -190,6 +213,7 @@ def _arguments(facts: LogFacts, match: re.Match[str]) -> None:
 
 def _sglang(facts: LogFacts, match: re.Match[str]) -> None:
     facts.engine = "sglang"
+    facts.arguments = read_arguments(match["settings"], "sglang")
     _take_settings(facts, match["settings"])
 
 

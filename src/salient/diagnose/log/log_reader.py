@@ -12,6 +12,7 @@ from salient.core.errors import RequestError
 from salient.core.progress import Progress, silent
 from salient.diagnose.finding import Finding, ranked
 from salient.diagnose.rule import Match, Place
+from salient.diagnose.steps import UNKNOWN_SERVER, ServerFacts
 
 from .line_prefix import read_line
 from .log_facts import ANCHORS, REQUESTS, LogFacts, take_facts
@@ -48,9 +49,13 @@ class _SignatureMatch:
 
 @dataclass
 class LogReader:
-    """An incremental reader. name: the log's name in evidence"""
+    """An incremental reader.
+
+    name: the log's name in evidence   known: of the server, where the log does not state it
+    """
 
     name: str
+    known: ServerFacts = UNKNOWN_SERVER
     facts: LogFacts = field(default_factory=LogFacts)
     matches: dict[str, _SignatureMatch] = field(default_factory=dict[str, _SignatureMatch])
 
@@ -71,12 +76,14 @@ class LogReader:
         """Facts and findings so far."""
         self.facts.lines, self.facts.bytes = self.scanner.lines, self.scanner.size
         self.facts.requests = self.scanner.hits.get(REQUESTS, 0)
-        ids = set(self.matches)
-        findings = [self._finding(row) for row in SIGNATURES if row.id in ids]
-        findings += judge_facts(self.facts, ids)
+        server = self.facts.server.or_else(self.known)
+        rows = [row for row in SIGNATURES if row.id in self.matches and row.conditions.hold(server)]
+        ids = {row.id for row in rows}
+        findings = [self._finding(row, server) for row in rows]
+        findings += judge_facts(self.facts, ids, server=server)
         causes = [f for f in findings if f.level == "error" and f.id not in _CONSEQUENCES]
         if not causes:
-            causes = judge_facts(self.facts, ids, (UNKNOWN_ERROR,))
+            causes = judge_facts(self.facts, ids, (UNKNOWN_ERROR,), server)
             findings += causes
         if causes:
             findings = [replace(f, level="note") if f.id in _CONSEQUENCES else f for f in findings]
@@ -94,36 +101,44 @@ class LogReader:
             if len(match.places) < MAX_PLACES:
                 match.places.append((f"{self.name}:{hit.line}", _shorten(line.text)))
 
-    def _finding(self, row: Signature) -> Finding:
+    def _finding(self, row: Signature, server: ServerFacts) -> Finding:
         match = self.matches[row.id]
         # Where only some lines of an anchor were sampled, the others are assumed to be like them.
         hits, sampled = self.scanner.hits[row.anchor], self.scanner.sampled[row.anchor]
         count = max(round(hits * match.count / sampled), len(match.places))
         groups = {name: _shorten(text) for name, text in match.groups.items()}
-        return row.finding(Match(match.places, self.facts.values() | groups, count=count))
+        return row.finding(Match(match.places, self.facts.values() | groups, count=count), server)
 
 
-def read_log(path: str | Path, *, progress: Progress = silent) -> LogReading:
+def read_log(
+    path: str | Path, *, known: ServerFacts = UNKNOWN_SERVER, progress: Progress = silent
+) -> LogReading:
     """Read a log of vLLM or SGLang; "-" is standard input.
 
-    progress: in bytes.
+    known: of the server, where the log does not state it   progress: in bytes
     Raises RequestError for a file that is missing, unreadable or not a log.
     """
     if str(path) == "-":
-        return read_stream(sys.stdin.buffer, "stdin", size=None, progress=progress)
+        return read_stream(sys.stdin.buffer, "stdin", size=None, known=known, progress=progress)
     with _open(Path(path).expanduser()) as stream:
         size = os.fstat(stream.fileno()).st_size
-        return read_stream(stream, Path(path).name, size=size, progress=progress)
+        name = Path(path).name
+        return read_stream(stream, name, size=size, known=known, progress=progress)
 
 
 def read_stream(
-    stream: BinaryIO, name: str, *, size: int | None, progress: Progress = silent
+    stream: BinaryIO,
+    name: str,
+    *,
+    size: int | None,
+    known: ServerFacts = UNKNOWN_SERVER,
+    progress: Progress = silent,
 ) -> LogReading:
     """Read a log from an open stream. size: total bytes, if known.
 
     Raises RequestError for a stream that is empty or not a log.
     """
-    reader = LogReader(name)
+    reader = LogReader(name, known)
     try:
         while data := stream.read(CHUNK):
             if not reader.scanner.size:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Match, Outcome, Rule, apply_rules
+from salient.diagnose.steps import UNKNOWN_SERVER, ServerFacts
 from salient.diagnose.tables import read_rules
 from salient.plan.vllm.versions import AUTO_AWQ, CPU_W4A8
 
@@ -147,7 +148,10 @@ _CONDITIONS: dict[str, Callable[[LogCase], Outcome]] = {
 
 
 def judge_facts(
-    facts: LogFacts, signatures: Set[str], rules: Iterable[Rule[LogCase]] = RULES
+    facts: LogFacts,
+    signatures: Set[str],
+    rules: Iterable[Rule[LogCase]] = RULES,
+    server: ServerFacts = UNKNOWN_SERVER,
 ) -> list[Finding]:
     """The findings of all rules. signatures: ids of those in the log."""
-    return apply_rules(rules, LogCase(facts, signatures), values=facts.values())
+    return apply_rules(rules, LogCase(facts, signatures), values=facts.values(), server=server)

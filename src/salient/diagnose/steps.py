@@ -1,0 +1,215 @@
+"""Steps of a finding: what to do, and for which servers.
+
+In a table a step is a text, or a table with its conditions on `ServerFacts`:
+
+    do = [
+        "Check the files: salient doctor {model}",
+        { step = "Lower --tensor-parallel-size.", tp = ">1" },
+        { step = "Serve with --dtype float16.", dtype = "!float16", capability = "<8.0" },
+        { step = "Drop --enforce-eager.", arguments = { enforce_eager = true } },
+    ]
+
+A condition on an unknown fact holds, unless the fact is listed in `known`. A parenthesis or a
+sentence whose value is unknown is left out; a step of which nothing is left, too.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from string import Formatter
+from typing import TypeGuard, cast
+
+Release = tuple[int, ...]
+# a condition: equality, "!value" for its opposite, "<8.0" for an order, a list for one of several
+Wanted = str | bool | int | float | list[str]
+UNKNOWN_TEXT = "unknown"  # a group that a line does not have
+_ORDER = re.compile(r"(<=|>=|<|>)\s*(\d+(?:\.\d+)*)")
+_ORDERS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_RELEASE = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
+_PARENTHESIS = re.compile(r"\s*\((?:[^(){}]|\{\{|\}\}|\{[^{}]*\})*\)")
+_SENTENCE = re.compile(r"(?<=[.;])\s+")
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What is known about a server; None where it is not.
+
+    engine: "vllm", "sglang", "llama.cpp", "ollama", "tgi", "transformers"
+    version: its release, (0, 10, 2)   device: "nvidia", "amd", "intel" or "cpu"
+    capability: CUDA compute capability, 8.6   memory: GiB of one device
+    tp: tensor parallelism   dtype: "float16", "bfloat16", "float32"
+    method: the checkpoint's quantization method, "" for 16-bit weights
+    group, symmetric: of its weights   experts: whether it has any   draft: whether one is loaded
+    utilization: the share of the memory that the engine takes
+    arguments: by vLLM's names; complete: those that are not in it have their default
+    """
+
+    engine: str | None = None
+    version: Release | None = None
+    device: str | None = None
+    capability: float | None = None
+    memory: float | None = None
+    tp: int | None = None
+    dtype: str | None = None
+    method: str | None = None
+    group: int | None = None
+    symmetric: bool | None = None
+    experts: bool | None = None
+    draft: bool | None = None
+    utilization: float | None = None
+    arguments: Mapping[str, object] = field(default_factory=dict[str, object])
+    complete: bool = False
+
+    def or_else(self, other: "ServerFacts") -> "ServerFacts":
+        """These facts; those of `other` where they are unknown."""
+        known = {name: v for name in _FACTS if (v := getattr(self, name)) is not None}
+        arguments = {**other.arguments, **self.arguments}
+        complete = self.complete or other.complete
+        return replace(other, **known, arguments=arguments, complete=complete)
+
+    def fact(self, name: str) -> object:
+        return getattr(self, name)
+
+    def argument(self, name: str) -> object:
+        """The value of an argument: None if unknown, False if it is not set."""
+        value = self.arguments.get(name)
+        return False if value is None and self.complete else value
+
+
+UNKNOWN_SERVER = ServerFacts()
+_FACTS = [one.name for one in fields(ServerFacts) if one.name not in ("arguments", "complete")]
+_KEYS = {*_FACTS, "since", "until", "known", "arguments"} - {"version"}
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """When a step or a row applies.
+
+    facts: the wanted value of each fact   arguments: of each argument
+    since, until: the releases of `engine`, vLLM unless another is wanted; the last one excluded
+    known: facts that must be known
+    """
+
+    facts: Mapping[str, Wanted] = field(default_factory=dict[str, Wanted])
+    arguments: Mapping[str, Wanted] = field(default_factory=dict[str, Wanted])
+    since: Release | None = None
+    until: Release | None = None
+    known: tuple[str, ...] = ()
+
+    def hold(self, server: ServerFacts) -> bool:
+        """Whether they may hold: an unknown fact contradicts nothing."""
+        if any(server.fact(name) is None for name in self.known):
+            return False
+        wanted = [(server.fact(name), value) for name, value in self.facts.items()]
+        wanted += [(server.argument(name), value) for name, value in self.arguments.items()]
+        return self._in_release(server) and all(
+            actual is None or fits(actual, value) for actual, value in wanted
+        )
+
+    def _in_release(self, server: ServerFacts) -> bool:
+        if self.since is None and self.until is None:
+            return True
+        engine = self.facts.get("engine", "vllm")
+        if server.engine is not None and not fits(server.engine, engine):
+            return False
+        if server.version is None:
+            return True
+        first, last = self.since or (0,), self.until or (1 << 30,)
+        return first <= server.version and server.version[: len(last)] < last
+
+
+ALWAYS = Conditions()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A text with braces, and the servers that it is for."""
+
+    text: str
+    conditions: Conditions = ALWAYS
+
+
+def release_of(name: str) -> Release | None:
+    """(0, 10, 2) of "0.10.2" or "v0.10.2rc1+cu128", None of anything else."""
+    match = _RELEASE.match(name)
+    return tuple(int(part) for part in match.groups() if part) if match else None
+
+
+def read_conditions(row: Mapping[str, object]) -> Conditions:
+    """Conditions of a table. Raises TypeError for an unknown key."""
+    if unknown := row.keys() - _KEYS:
+        raise TypeError(f"{', '.join(sorted(unknown))}: there are {', '.join(sorted(_KEYS))}")
+    known = cast("list[str]", row.get("known", []))
+    if unknown := set(known) - set(_FACTS):
+        raise TypeError(f"known = {sorted(unknown)}: there are {', '.join(_FACTS)}")
+    bounds = (row.get("since"), row.get("until"))
+    since, until = (release_of(str(bound)) if bound else None for bound in bounds)
+    wanted = cast("Mapping[str, Wanted]", row)
+    arguments = cast("Mapping[str, Wanted]", row.get("arguments", {}))
+    facts = {key: value for key, value in wanted.items() if key in _FACTS}
+    return Conditions(facts, arguments, since, until, tuple(known))
+
+
+def read_step(item: str | Mapping[str, object]) -> Step:
+    """A step of a table. Raises TypeError for a table without `step` or with an unknown key."""
+    if isinstance(item, str):
+        return Step(item)
+    text = item.get("step")
+    if not isinstance(text, str):
+        raise TypeError(f"{dict(item)} has no text: step = '...'")
+    return Step(text, read_conditions({key: v for key, v in item.items() if key != "step"}))
+
+
+def fits(actual: object, wanted: Wanted) -> bool:
+    """Whether a known value is the wanted one."""
+    if isinstance(wanted, list):
+        return any(fits(actual, one) for one in wanted)
+    if isinstance(wanted, str) and wanted.startswith("!"):
+        return not fits(actual, wanted[1:])
+    if isinstance(wanted, str) and (order := _ORDER.fullmatch(wanted)):
+        return _is_number(actual) and _ORDERS[order[1]](actual, float(order[2]))
+    if isinstance(wanted, str):
+        return isinstance(actual, str) and actual.lower() == wanted.lower()
+    return actual == wanted and isinstance(actual, bool) == isinstance(wanted, bool)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def step_texts(
+    steps: Iterable[Step], server: ServerFacts, values: Mapping[str, object]
+) -> tuple[str, ...]:
+    """The steps that apply to a server, with their values."""
+    texts = (fill(step.text, values) for step in steps if step.conditions.hold(server))
+    return tuple(dict.fromkeys(text for text in texts if text))
+
+
+def fill(text: str, values: Mapping[str, object]) -> str:
+    """`text` with its values, without the parentheses and sentences whose value is unknown."""
+    text = without_unknown(text, values)
+    sentences = [one for one in _SENTENCE.split(text) if not _has_unknown(one, values)]
+    if not sentences:
+        return ""
+    filled = " ".join(sentences).format_map(values)
+    return filled.rstrip("; ") if len(sentences) < len(_SENTENCE.split(text)) else filled
+
+
+def without_unknown(text: str, values: Mapping[str, object]) -> str:
+    """The template without the parentheses whose value is unknown."""
+    return _PARENTHESIS.sub(lambda m: "" if _has_unknown(m[0], values) else m[0], text)
+
+
+def _has_unknown(text: str, values: Mapping[str, object]) -> bool:
+    names = [name for _, name, _, _ in Formatter().parse(text) if name]
+    return any(_value(name, values) in (None, UNKNOWN_TEXT) for name in names)
+
+
+def _value(name: str, values: Mapping[str, object]) -> object:
+    return Formatter().get_field(name, (), values)[0]
