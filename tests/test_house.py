@@ -150,3 +150,31 @@ def test_identifiers_outside_the_package_are_standard_english(tree):
     ]
     assert paths
     assert not faults, f"{len(faults)} identifiers:\n" + "\n".join(faults)
+
+
+def reaches_past_the_terminal(node: ast.AST, module: str) -> bool:
+    """Whether `node` writes to a standard stream, or could, without escaping controls."""
+    match node:
+        case ast.Call(func=ast.Name("print" | "input")):
+            return not module.startswith("salient.cli.")
+        case ast.Call(func=ast.Name("Console") | ast.Attribute(attr="Console")):
+            return True
+        case ast.Attribute(attr="buffer" | "styled", value=ast.Attribute(value=ast.Name("sys"))):
+            return ast.unparse(node.value) != "sys.stdin"
+        case ast.Attribute(attr="__stdout__" | "__stderr__"):
+            return True
+        case ast.Call(func=ast.Attribute(attr="write", value=ast.Name("os"))):
+            return ast.unparse(node.args[0]) in ("1", "2")
+        case ast.Call(func=ast.Name("open")):
+            return "/dev/tty" in ast.unparse(node)
+    return False
+
+
+def test_all_output_passes_the_writer_that_escapes_controls():
+    faults = [
+        f"{file_of(module).relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)[:80]}"
+        for module, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.expr) and reaches_past_the_terminal(node, module)
+    ]
+    assert not faults, "\n".join(faults)

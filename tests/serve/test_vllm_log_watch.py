@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from helpers.vllm_process import gone
+from helpers.vllm_process import LOGS, gone
 from salient.core.errors import RequestError
 from salient.diagnose.finding import Finding
 from salient.serve.vllm.log_watch import LogWatch, accepts
@@ -71,10 +71,18 @@ def test_waiting_lines_are_shown_at_the_end_of_the_log(watched):
     assert len(lines) == 1
 
 
-def test_the_log_passes_unchanged(watched, capfdbinary):
-    pieces = (b"\x1b[31mred\x1b[0m\r", b"\xff\x00half", b" line\n")
-    watched(*pieces)
-    assert capfdbinary.readouterr().err == b"".join(pieces)
+def test_the_text_of_the_log_passes(watched, capfdbinary):
+    log = (LOGS / "healthy_cpu.txt").read_bytes().replace(b"\r\n", b"\n")
+    watched(log[:1001], log[1001:])
+    assert capfdbinary.readouterr().err == log.replace(b"\r", b"\n")  # of progress bars
+
+
+def test_colours_of_the_log_are_dropped_and_other_controls_escaped(watched, capfdbinary):
+    watched(
+        b"\x1b[31mred\x1b[0m\r\n 40%\r 80%\n", b"\xff\x00half \xe2", b"\x80\xae\x1b]2;line\x07\n"
+    )
+    text = "red\n 40%\n 80%\n\\xff\\u0000half \\u202e\\u001b]2;line\\u0007\n"
+    assert capfdbinary.readouterr().err.decode() == text
 
 
 def test_a_closed_standard_error_ends_nothing(watched, monkeypatch):

@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from salient.core.errors import SalientError
+
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from salient.runtime.chat import Conversation
@@ -24,7 +24,7 @@ Ctrl-C stops an answer; at the prompt it ends the chat."""
 
 def talk(conversation: "Conversation") -> None:
     """Read lines and answer them until /exit, Ctrl-D, or Ctrl-C at the prompt."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     console.print("Type a message; /help shows commands.", style="dim")
     with contextlib.suppress(ImportError):
         import_module("readline")  # gives input() a history and editing
@@ -42,7 +42,7 @@ def talk(conversation: "Conversation") -> None:
             _answer(conversation, line, console)
 
 
-def _command(conversation: "Conversation", line: str, console: Console) -> None:
+def _command(conversation: "Conversation", line: str, console: Terminal) -> None:
     name, _, rest = line.partition(" ")
     if name in ("/reset", "/system"):
         conversation.reset()
@@ -51,10 +51,10 @@ def _command(conversation: "Conversation", line: str, console: Console) -> None:
         console.print("Conversation cleared.", style="dim")
     else:
         message = "" if name == "/help" else f"Unknown command {name}.\n"
-        console.print(message + HELP, style="dim", markup=False, highlight=False)
+        console.print(message + HELP, style="dim")
 
 
-def _answer(conversation: "Conversation", line: str, console: Console) -> None:
+def _answer(conversation: "Conversation", line: str, console: Terminal) -> None:
     start, dropped = time.perf_counter(), conversation.dropped_turns
     try:
         with _stoppable() as stopped:
@@ -63,7 +63,7 @@ def _answer(conversation: "Conversation", line: str, console: Console) -> None:
                 if stopped():
                     break
     except SalientError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red")
         return
     print()
     answer = conversation.answer
@@ -76,7 +76,7 @@ def _answer(conversation: "Conversation", line: str, console: Console) -> None:
         summary += {"length": ", token limit reached", "cancelled": ", stopped"}[answer.finished]
     if conversation.dropped_turns > dropped:
         summary += ". The context is full: the oldest turns were dropped"
-    console.print(f"[{summary}; {seconds:.1f} s]", style="dim", markup=False, highlight=False)
+    console.print(f"[{summary}; {seconds:.1f} s]", style="dim")
 
 
 @contextlib.contextmanager

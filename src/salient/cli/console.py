@@ -6,10 +6,11 @@ import sys
 from collections.abc import Generator
 from typing import NoReturn
 
-from rich.console import Console
-
+from salient.core.printable import printable_line
 from salient.core.progress import Progress, silent
 from salient.core.report import Report
+
+from .terminal import Terminal, guard_streams
 
 
 @contextlib.contextmanager
@@ -18,7 +19,7 @@ def cli_session(*, json: bool, resumes: str = "") -> Generator[Progress]:
 
     resumes: how to continue after an interruption; '': nothing is stored
     """
-    console, stop = Console(stderr=True), _Stop()
+    console, stop = Terminal(stderr=True), _Stop()
     try:
         with _bar(console, shown=console.is_terminal and not json) as progress:
             yield stop.checked_by(progress)
@@ -56,7 +57,7 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _bar(console: Console, *, shown: bool) -> Generator[Progress]:
+def _bar(console: Terminal, *, shown: bool) -> Generator[Progress]:
     _quiet_libraries()
     if not shown:
         yield silent
@@ -75,13 +76,14 @@ def _bar(console: Console, *, shown: bool) -> Generator[Progress]:
         rich.TextColumn("{task.description}", markup=False, table_column=action),
     )
     with rich.Progress(*columns, console=console, expand=True) as bar:
+        guard_streams()
         task = bar.add_task("preparing", total=None)
         last = ""
 
         def step(done: int, total: int, action: str, note: str) -> None:
             nonlocal last
             last = note or last
-            description = f"{action}  {last}".rstrip()
+            description = printable_line(f"{action}  {last}".rstrip())
             bar.update(task, completed=done, total=total or None, description=description)
 
         yield Progress(step, bar.stop)
@@ -101,6 +103,6 @@ def _quiet_libraries() -> None:
 def show(report: Report, *, json: bool) -> None:
     """Print a report, as tables or as one JSON document."""
     if json:
-        sys.stdout.write(report.to_json() + "\n")
+        print(report.to_json())
     else:
-        report.show(Console())
+        report.show(Terminal())

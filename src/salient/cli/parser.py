@@ -10,7 +10,8 @@ from cyclopts import App, CycloptsError, UnknownOptionError
 from salient.core.version import __version__
 
 from .options import RENAMED, signature
-from .process_end import open_streams, print_error, process_end
+from .process_end import process_end
+from .terminal import Terminal, open_streams, print_error
 from .verb_commands import COMMANDS, Command
 
 HELP = "Turn a language model into a 4-bit AWQ checkpoint, with proof and figures."
@@ -48,6 +49,8 @@ def create_app() -> App:
         help_format="plaintext",
         verbose=False,
         default_parameter=None,
+        console=Terminal(),
+        error_console=Terminal(stderr=True),
     )
     app.command(
         lambda: _install_completion(app),

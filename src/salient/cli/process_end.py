@@ -5,71 +5,21 @@ pipe at standard output.
 """
 
 import contextlib
-import io
 import json
-import os
 import platform
 import shlex
 import sys
 import tempfile
 import traceback
 from collections.abc import Generator, Sequence
-from typing import Any
-
-from rich.console import Console
 
 from salient.core.errors import SalientError, is_out_of_memory, one_line
+from salient.core.printable import printable
 from salient.core.version import __version__
 
+from .terminal import OutputError, discard_output, print_error
+
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as shells report it
-
-
-class OutputError(Exception):
-    """Standard output takes no more; its cause is the system's error."""
-
-
-class _Stream:
-    """Standard output, whose failures are told from all others; of standard error, ignored."""
-
-    def __init__(self, stream: Any, *, ignore: bool):
-        self._stream, self._ignore = stream, ignore
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        with self._errors():
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._errors():
-            self._stream.flush()
-
-    @contextlib.contextmanager
-    def _errors(self) -> Generator[None]:
-        try:
-            yield
-        except OSError as error:
-            if not self._ignore:
-                raise OutputError(error.strerror or str(error)) from error
-
-
-def open_streams() -> None:
-    """Make the three streams usable: one that is closed is /dev/null, and no character fails."""
-    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # a file opened later must not become standard output
-    os.close(handle)
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):
-            with contextlib.suppress(OSError):  # its file may have been replaced
-                stream.reconfigure(errors="backslashreplace")
-        if not isinstance(stream, _Stream):
-            setattr(sys, name, _Stream(stream, ignore=name == "stderr"))
 
 
 @contextlib.contextmanager
@@ -86,7 +36,7 @@ def process_end(argv: Sequence[str]) -> Generator[None]:
         print("Interrupted.", file=sys.stderr, flush=True)
         sys.exit(130)
     except OutputError as error:
-        _discard_output()
+        discard_output()
         if isinstance(error.__cause__, BrokenPipeError):
             sys.exit(CLOSED_PIPE)
         print_error(f"Standard output cannot be written: {error}.")
@@ -100,12 +50,6 @@ def process_end(argv: Sequence[str]) -> Generator[None]:
     else:
         return
     sys.exit(2)
-
-
-def print_error(message: str) -> None:
-    """Print an error to standard error."""
-    console = Console(stderr=True)
-    console.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _unexpected(error: BaseException, argv: Sequence[str]) -> str:
@@ -130,14 +74,7 @@ def _write_traceback(error: BaseException, argv: Sequence[str]) -> str:
     try:
         handle, path = tempfile.mkstemp(prefix="salient-traceback-", suffix=".txt")
         with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{command}\n{versions}\n\n{''.join(lines)}")
+            file.write(printable(f"{command}\n{versions}\n\n{''.join(lines)}"))
     except OSError as full:
         return f"no file ({full.strerror or full}); it ends with: {lines[-1].strip()}"
     return path
-
-
-def _discard_output() -> None:
-    """Send what is left of the output nowhere: Python would fail on it once more at its exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.stdout.flush()

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from salient import api
 from salient.core.options import option_fields
 
 from .console import cli_session, show
 from .options import python_value
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from salient.api.verb_results import GenerateResult
@@ -121,7 +120,7 @@ def _finish_generate(result: "GenerateResult", values: Values, as_json: bool) ->
     else:
         for number, (prompt, text) in enumerate(zip(values["prompt"], result.texts, strict=True)):
             print(f"--- {number + 1}: {prompt}\n{text}")
-    errors = Console(stderr=True)
+    errors = Terminal(stderr=True)
     if errors.is_terminal:
         result.report.show(errors)
     return 0

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Collection, Iterable, Sequence
 
+from .printable import printable
+
 _MARKUP = re.compile(r"[!#$&*<>@\[-`{-~]|:(?=//)|(?<=www)\.")
 _MENTIONS = ("@", "#")  # GitHub links names and numbers after them
 _WORD_JOINER = "&#8288;"  # of no width; after a mention's sign it prevents the link
@@ -10,8 +12,8 @@ _WORD_JOINER = "&#8288;"  # of no width; after a mention's sign it prevents the 
 
 def escape_markdown(text: str) -> str:
     """`text` on one line, with every sign that Markdown, HTML or GitHub would interpret as an
-    entity."""
-    return _MARKUP.sub(_entity, text.replace("\t", " ")).replace("\n", "<br>")
+    entity, and without controls."""
+    return _MARKUP.sub(_entity, printable(text).replace("\t", " ")).replace("\n", "<br>")
 
 
 def _entity(match: re.Match[str]) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from .printable import printable
 from .records import is_object, is_sequence
 
 
@@ -42,11 +43,11 @@ class Report:
 
     def to_json(self) -> str:
         """The data as one JSON document."""
-        return json.dumps(_finite(self.data), indent=2, ensure_ascii=False)
+        return printable(json.dumps(_finite(self.data), indent=2, ensure_ascii=False))
 
     def show(self, console: Console) -> None:
         """Print tables and lines; no word in a cell is broken where the console has room for it."""
-        for table in self.tables:
+        for table in map(_printable, self.tables):
             console.print(Text(table.title, style="bold"), soft_wrap=True)
             widths = _column_widths(table, console.width)
             if widths:
@@ -54,7 +55,17 @@ class Report:
             else:
                 console.print(*_vertical(table), sep="\n")
         for line in self.lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(Text(printable(line)), soft_wrap=True)
+
+
+def _printable(table: Table) -> Table:
+    """`table` without controls in its texts, which would also take other widths than they show."""
+    return Table(
+        printable(table.title),
+        tuple(map(printable, table.columns)),
+        [tuple(map(printable, row)) for row in table.rows],
+        tuple(map(printable, table.text_columns)),
+    )
 
 
 def _column_widths(table: Table, room: int) -> list[int]:
@@ -76,7 +87,7 @@ def _rich_table(table: Table, widths: list[int]) -> RichTable:
     rich = RichTable()
     for index, (column, width) in enumerate(zip(table.columns, widths, strict=True)):
         justify = "left" if index == 0 or column in table.text_columns else "right"
-        rich.add_column(column, justify=justify, width=width, overflow="fold")
+        rich.add_column(Text(column), justify=justify, width=width, overflow="fold")
     for row in table.rows:
         rich.add_row(*map(Text, row))
     return rich

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .model_files import as_list
+from .printable import printable
 from .records import is_object
 
 CARD = "README.md"
@@ -70,11 +71,11 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
 
 
 def join_card(front: dict[str, Any], body: str) -> str:
-    """The card with `front` as its front matter."""
+    """The card with `front` as its front matter, without controls."""
     import yaml
 
     text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1000)
-    return f"---\n{text}---\n\n{body}"
+    return printable(f"---\n{text}---\n\n{body}")
 
 
 def read_front(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from salient.core.errors import ResourceError
 from salient.core.model_files import INDEX, SINGLE
+from salient.core.printable import printable
 
 SHARD_BYTES = 5 * 10**9  # the Hub's usual shard
 
@@ -76,7 +77,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path`, as `write_text` does."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, printable(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def sync(path: Path) -> None:

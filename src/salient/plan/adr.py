@@ -6,6 +6,7 @@ from pathlib import Path
 
 from salient.core.errors import ResourceError
 from salient.core.markdown import markdown_table
+from salient.core.printable import printable
 from salient.core.report import Table, mebibytes
 
 from .planner import DevicePlan, Plan
@@ -19,7 +20,7 @@ def write_record(plan: Plan, path: Path, today: date) -> None:
     """
     partial = path.with_name(path.name + ".tmp")
     try:
-        partial.write_text(record(plan, today), encoding="utf-8")
+        partial.write_text(printable(record(plan, today)), encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -79,6 +79,7 @@ def run_app(
         app,
         log_level="warning",
         access_log=False,
+        use_colors=False,  # standard error escapes what is no style of its own
         timeout_graceful_shutdown=deadline,
         timeout_keep_alive=IDLE_SECONDS,
         server_header=False,

@@ -5,6 +5,7 @@ from pathlib import Path
 from salient.core.errors import ResourceError
 from salient.core.markdown import escape_markdown, markdown_table
 from salient.core.metrics import LogitsComparison
+from salient.core.printable import printable
 from salient.formats.writer import write_text
 
 from .context.result import ContextResult
@@ -58,7 +59,7 @@ def section(result: ValidationResult) -> str:
         rows.append((f"facts found in long texts (of {count})", reference, quantized))
     if rows:
         lines += [markdown_table(("", "16-bit model", "this checkpoint"), rows), ""]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _likelihood(sums: LogitsComparison) -> list[tuple[str, ...]]:

@@ -78,7 +78,7 @@ def command_of(options: ServeOptions) -> tuple[list[str], dict[str, str]]:
 def run_vllm(options: ServeOptions, on_line: Callable[[str], None]) -> int:
     """Serve a checkpoint with vLLM until it ends; its exit code, see `exit_code`.
 
-    vLLM's log goes to standard error unchanged; `on_line` gets Salient's own lines. Before the
+    vLLM's log goes to standard error; `on_line` gets Salient's own lines. Before the
     start raises RequestError (no vLLM, an address in use, invalid arguments), ModelError or
     CheckpointError (a folder that would not load, or would compute wrong numbers), ResourceError
     (too little memory, too few GPUs).

@@ -1,10 +1,17 @@
-"""vLLM's log as it comes: passed through unchanged, its meaning printed between its lines."""
+"""vLLM's log as it comes: its text passed through, its meaning printed between its lines.
 
+Colours are dropped, each state of a progress bar is a line, and other controls are escaped: the
+log holds text of requests and of the model folder.
+"""
+
+import codecs
+import re
 import socket
 import sys
 import time
 from collections.abc import Callable
 
+from salient.core.printable import printable
 from salient.diagnose.finding import Finding
 from salient.diagnose.log.log_reader import LogReader
 from salient.diagnose.report import finding_lines
@@ -19,6 +26,7 @@ NAME = "vLLM's log"
 # shown while vLLM runs; errors are shown with their causes after its end
 _AT_ONCE = ("slow",)
 _KERNEL = "kernel-awq-marlin"  # of older releases, which name no class
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class LogWatch:
@@ -36,6 +44,7 @@ class LogWatch:
         self._waiting: list[str] = []
         self._next_reading = self._next_connect = 0.0
         self._fresh, self._line_start, self._broken = False, True, False
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self.ready = False
 
     def feed(self, data: bytes) -> None:
@@ -71,12 +80,9 @@ class LogWatch:
         if self._broken:
             return
         self._line_start = data.endswith(b"\n")
+        text = _COLOUR.sub("", self._decoder.decode(data)).replace("\r\n", "\n")
         try:
-            stream = getattr(sys.stderr, "buffer", None)
-            if stream is None:
-                sys.stderr.write(data.decode("utf-8", "replace"))
-            else:
-                stream.write(data)
+            sys.stderr.write(printable(text.replace("\r", "\n")))
             sys.stderr.flush()
         except (OSError, ValueError):
             self._broken = self._line_start = True

@@ -1,7 +1,6 @@
 """The report's three files; none is ever half written."""
 
 import os
-import re
 from pathlib import Path
 
 from salient.core.errors import RequestError
@@ -11,8 +10,6 @@ from salient.validate.result import ValidationResult
 
 from .markdown_report import markdown
 from .page import html
-
-_SURROGATES = re.compile("[\ud800-\udfff]")  # a user's JSON may contain one, UTF-8 cannot
 
 
 def check_folder(folder: Path) -> None:
@@ -29,11 +26,10 @@ def write_report(result: ValidationResult, folder: Path) -> dict[str, Path]:
 
     Returns the paths by "html", "md", "json". Raises ResourceError on a full disk.
     """
-    text = Report(result.to_dict()).to_json()
     contents = {
         "html": html(result),
         "md": markdown(result),
-        "json": _SURROGATES.sub(lambda match: f"\\u{ord(match.group()):04x}", text) + "\n",
+        "json": Report(result.to_dict()).to_json() + "\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
     paths = {kind: folder / f"report.{kind}" for kind in contents}

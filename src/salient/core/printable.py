@@ -1,0 +1,30 @@
+"""Text without the characters that control a terminal or change the direction of a line.
+
+Foreign text (configs, tensor names, templates, model output, logs) may hold escape sequences.
+Standard output, standard error, reports and cards show them as escapes. Imports no torch.
+"""
+
+import re
+
+# Unicode's controls but for line feed and tab; its controls of direction (Bidi_Control); its line
+# and paragraph separators; halves of pairs, which UTF-8 cannot encode.
+CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""`text` with an escape such as \u001b in place of each control, and LF for CRLF.
+
+    The escapes are those of JSON: a JSON document stays the same document.
+    """
+    return CONTROLS.sub(_escape, text.replace("\r\n", "\n"))
+
+
+def printable_line(text: str) -> str:
+    """`printable`, with a space in place of each line feed and tab."""
+    return printable(text).replace("\n", " ").replace("\t", " ")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match.group()):04x}"
