@@ -22,8 +22,8 @@ def printable(text: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """`printable`, with a space in place of each line feed and tab."""
-    return printable(text).replace("\n", " ").replace("\t", " ")
+    r"""`printable` on one line: with \n in place of a line feed, and a space of a tab."""
+    return printable(text).replace("\n", "\\n").replace("\t", " ")
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from .printable import printable
+from .printable import printable, printable_line
 from .records import is_object, is_sequence
 
 
@@ -46,7 +46,10 @@ class Report:
         return printable(json.dumps(_finite(self.data), indent=2, ensure_ascii=False))
 
     def show(self, console: Console) -> None:
-        """Print tables and lines; no word in a cell is broken where the console has room for it."""
+        """Print tables and lines, without controls.
+
+        No word in a cell is broken where the console has room for it.
+        """
         for table in map(_printable, self.tables):
             console.print(Text(table.title, style="bold"), soft_wrap=True)
             widths = _column_widths(table, console.width)
@@ -55,7 +58,7 @@ class Report:
             else:
                 console.print(*_vertical(table), sep="\n")
         for line in self.lines:
-            console.print(Text(printable(line)), soft_wrap=True)
+            console.print(Text(printable_line(line)), soft_wrap=True)
 
 
 def _printable(table: Table) -> Table:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 
+from salient.core.printable import printable_line
 from salient.core.report import Report, Table
 
 from .doctor import Diagnosis
@@ -43,7 +44,7 @@ def finding_lines(finding: Finding) -> list[str]:
         lines.append(f"    and {more:,} more")
     if finding.why:
         lines.append(f"    why: {finding.why}")
-    return lines + [f"    do: {step}" for step in finding.do]
+    return [printable_line(line) for line in (*lines, *(f"    do: {step}" for step in finding.do))]
 
 
 def _printable(text: str) -> str:
