@@ -12,7 +12,7 @@ from salient.core.errors import RequestError
 from salient.core.progress import Progress, silent
 from salient.diagnose.finding import Finding, ranked
 from salient.diagnose.rule import Match, Place
-from salient.diagnose.steps import UNKNOWN_SERVER, ServerFacts
+from salient.diagnose.steps import ALWAYS, UNKNOWN_SERVER, ServerFacts
 
 from .line_prefix import read_line
 from .log_facts import ANCHORS, REQUESTS, LogFacts, take_facts
@@ -100,6 +100,8 @@ class LogReader:
             match.count += 1
             if len(match.places) < MAX_PLACES:
                 match.places.append((f"{self.name}:{hit.line}", _shorten(line.text)))
+            if row.conditions is ALWAYS:
+                break  # the first row of an anchor takes the line
 
     def _finding(self, row: Signature, server: ServerFacts) -> Finding:
         match = self.matches[row.id]

@@ -10,7 +10,8 @@ The rows are in signatures/*.toml, one file a subject:
     pattern = 'Free memory on device \\((?P<free>[\\d.]+)'
     example = "Free memory on device (6.9/8.0 GiB) on startup is less than desired"
 
-The other keys are those of `Signature` and `FindingTemplate`.
+The other keys are those of `Signature` and `FindingTemplate`. Of the rows with one anchor the first
+that matches takes the line: special rows precede general ones.
 """
 
 import re
@@ -27,9 +28,16 @@ from .line_prefix import LogLine
 FOLDER = Path(__file__).with_name("signatures")
 # The order of findings of one rank.
 SUBJECTS = (
+    "operators",
+    "compressed_tensors",
+    "float_formats",
+    "gptq",
+    "experts",
     "kernels",
     "quantization",
+    "tensor_names",
     "tensors",
+    "tokenizers",
     "loading",
     "memory",
     "cluster",
@@ -77,11 +85,16 @@ def read_signatures(folder: Path = FOLDER) -> tuple[Signature, ...]:
 
 
 def _signature(
-    *, why: str = "", versions: str = "", companions: list[str] | None = None, **row: Any
+    *,
+    why: str = "",
+    versions: str = "",
+    engine: str = "vLLM",
+    companions: list[str] | None = None,
+    **row: Any,
 ) -> Signature:
-    """versions: the releases that print the line, where not all do"""
+    """versions: the releases of `engine` that print the line, where not all do"""
     if versions:
-        why = f"{why} Printed by vLLM {versions}.".strip()
+        why = f"{why} Printed by {engine} {versions}.".strip()
     try:
         return Signature(why=why, companions=tuple(companions or ()), **row)
     except TypeError as error:
