@@ -128,17 +128,25 @@ def test_a_consequence_is_a_note_if_its_cause_is_known():
     }
 
 
-def test_an_unknown_exception_is_reported_unless_the_engine_started():
-    crash = "Traceback (most recent call last):\nZeroDivisionError: division by zero\n"
-    findings = read(crash + "RuntimeError: Engine core initialization failed.\n").findings
+CRASH = "Traceback (most recent call last):\nZeroDivisionError: division by zero\n"
+
+
+def test_an_unknown_exception_comes_before_its_consequences():
+    findings = read(CRASH + "RuntimeError: Engine core initialization failed.\n").findings
     assert [(f.id, f.level) for f in findings] == [
         ("unknown-error", "error"),
         ("engine-failed", "note"),
     ]
-    assert "division by zero" in findings[0].title
-    request = 'INFO:     127.0.0.1:5 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error\n'
-    assert ids(read("INFO:     Application startup complete.\n" + crash)) == {}
-    assert ids(read(request + crash)) == {}
+    assert findings[0].title == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("line", [
+    "INFO:     Application startup complete.\n",
+    'INFO:     127.0.0.1:5 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error\n',
+])  # fmt: skip
+def test_a_crash_is_an_error_wherever_it_stands(line):
+    for text in (line + CRASH, CRASH + line):
+        assert ids(read(text)) == {"unknown-error": "error"}
 
 
 def test_an_error_of_eight_workers_is_one_finding_with_count_eight():

@@ -107,7 +107,9 @@ def doctor(options: DoctorOptions) -> DoctorResult:
 
     diagnosis = follow_log(options) if options.follow else diagnose(options)
     report = summary_report(diagnosis) if options.follow else to_report(diagnosis)
-    return DoctorResult(report, tuple(diagnosis.findings), tuple(diagnosis.read))
+    return DoctorResult(
+        report, tuple(diagnosis.findings), tuple(diagnosis.read), undecided=diagnosis.undecided
+    )
 
 
 @with_options(QuantizeOptions)

@@ -88,10 +88,20 @@ class PlanResult(VerbResult):
 
 @dataclass(frozen=True)
 class DoctorResult(VerbResult):
-    """Findings, the worst first. sources: what was read"""
+    """Findings, the worst first.
+
+    sources: what was read
+    undecided: nothing is wrong or slow in what was read, but the log ends before the server answers
+    """
 
     findings: tuple[Finding, ...]
     sources: tuple[str, ...]
+    undecided: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """2 if undecided: it could not be judged."""
+        return 2 if self.undecided else super().exit_code
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from salient.core.progress import Progress
 from salient.plan.gpus import Gpu, find_gpu
 from salient.plan.vllm.versions import Version, parse_version
 
-from .finding import Finding, ranked
+from .finding import BAD, Finding, ranked
 from .options import DoctorOptions
 
 if TYPE_CHECKING:
@@ -30,13 +30,27 @@ MAX_TP = 1024
 
 @dataclass
 class Diagnosis:
-    """What was read, the findings (worst first), and the engines that can load the checkpoint."""
+    """What was read, the findings (worst first), and the engines that can load the checkpoint.
+
+    not_judged: why finding nothing wrong does not mean that nothing is, "" if it does
+    """
 
     read: list[str] = field(default_factory=list[str])
     findings: list[Finding] = field(default_factory=list[Finding])
     facts: "LogFacts | None" = None
     checkpoint: "CheckpointReading | None" = None
     engines: "tuple[EngineSupport, ...]" = ()
+    not_judged: str = ""
+
+    @property
+    def bad(self) -> bool:
+        """Whether anything is wrong or slow."""
+        return any(finding.level in BAD for finding in self.findings)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing is wrong or slow in what was read, and more would have to be read."""
+        return bool(self.not_judged) and not self.bad
 
 
 def diagnose(options: DoctorOptions) -> Diagnosis:
@@ -98,14 +112,16 @@ def _read_log(diagnosis: Diagnosis, log: str, progress: Progress) -> None:
     from salient.diagnose.log.log_reader import read_log
 
     reading = read_log(log, progress=progress)
-    if not (reading.findings or reading.facts.engine):
+    if not reading.recognized:
         raise RequestError(
-            f"{log} has no line of vLLM or SGLang. Give the engine's own log: what `vllm serve` "
-            "prints, complete if possible."
+            f"{log} has no line of an engine's log. Give what the server prints (vLLM, SGLang, "
+            "TGI, Ollama, llama.cpp); serving settings go to --config."
         )
     diagnosis.facts = reading.facts
     diagnosis.read.append(f"{log}: {reading.facts.lines:,} lines")
     diagnosis.findings += reading.findings
+    if not reading.served:
+        diagnosis.not_judged = f"the log ends before the server answers: {reading.last_line:.120}"
 
 
 def _version(options: DoctorOptions, facts: "LogFacts | None") -> Version | None:

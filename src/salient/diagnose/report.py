@@ -6,7 +6,7 @@ from salient.core.printable import printable_line
 from salient.core.report import Report, Table
 
 from .doctor import Diagnosis
-from .finding import BAD, Finding
+from .finding import Finding
 
 _LABELS = {"error": "ERROR", "slow": "SLOW", "warning": "WARNING", "note": "note", "good": "good"}
 _ADJECTIVES = {"error": "wrong", "slow": "slow", "warning": "doubtful"}
@@ -19,19 +19,19 @@ def to_report(diagnosis: Diagnosis) -> Report:
     lines = [f"Read {'; '.join(diagnosis.read)}."]
     for finding in diagnosis.findings:
         lines += finding_lines(finding)
-    lines.append(summary(diagnosis.findings))
+    lines.append(summary(diagnosis))
     tables: list[Table] = []
     if diagnosis.engines:
         rows = [(f"{r.engine}, {r.device}", r.kernel, r.pace, r.why) for r in diagnosis.engines]
         columns = ("engine, device", "kernel", "pace", "why")
         tables.append(Table("Engines that load it", columns, rows, text_columns=columns[1:]))
-    bad = any(finding.level in BAD for finding in diagnosis.findings)
-    return Report(_data(diagnosis), tables, lines, passed=not bad)
+    passed = not (diagnosis.bad or diagnosis.undecided)
+    return Report(_data(diagnosis), tables, lines, passed=passed)
 
 
 def summary_report(diagnosis: Diagnosis) -> Report:
     """The report of a followed log, whose findings have been shown: its line is the summary."""
-    return replace(to_report(diagnosis), lines=[summary(diagnosis.findings)])
+    return replace(to_report(diagnosis), lines=[summary(diagnosis)])
 
 
 def finding_lines(finding: Finding) -> list[str]:
@@ -53,14 +53,19 @@ def _printable(text: str) -> str:
     return shown if len(text) <= MAX_WIDTH else shown[:MAX_WIDTH] + " ..."
 
 
-def summary(findings: list[Finding]) -> str:
-    """The number of findings of each level, or that nothing is wrong."""
-    counts = {level: sum(f.level == level for f in findings) for level in _ADJECTIVES}
-    if not any(counts[level] for level in BAD):
-        tail = f" Doubtful: {counts['warning']}." if counts["warning"] else ""
-        return f"Nothing found that is wrong or slow.{tail}"
-    parts = [f"{counts[level]} {word}" for level, word in _ADJECTIVES.items() if counts[level]]
-    return f"Found: {', '.join(parts)}."
+def summary(diagnosis: Diagnosis) -> str:
+    """The number of findings of each level, or that nothing is wrong, as far as can be judged."""
+    levels = [finding.level for finding in diagnosis.findings]
+    counts = {level: levels.count(level) for level in _ADJECTIVES}
+    if diagnosis.bad:
+        parts = [f"{counts[level]} {word}" for level, word in _ADJECTIVES.items() if counts[level]]
+        return f"Found: {', '.join(parts)}."
+    tail = f" Doubtful: {counts['warning']}." if counts["warning"] else ""
+    if diagnosis.undecided:
+        return (
+            f"Not judged: {diagnosis.not_judged.rstrip('.')}. Nothing wrong or slow before.{tail}"
+        )
+    return f"Nothing found that is wrong or slow.{tail}"
 
 
 def _data(diagnosis: Diagnosis) -> dict[str, object]:

@@ -150,11 +150,13 @@ class FactPattern:
         <number> stand for numbers
     take: the function that reads the match; by default its named groups are facts
     facts: what the line states in addition
+    serves: whether the line shows that the server answers
     """
 
     anchor: str
     pattern: str
     take: str = ""
+    serves: bool = False
     facts: Mapping[str, object] = field(default_factory=dict[str, object])
 
     @cached_property
@@ -265,16 +267,14 @@ _TAKES = {
 }
 # Counted only.
 REQUESTS = "POST /v1/"
-# The first exception of a traceback is the cause of later ones.
-_EXCEPTION = "Error"
-_EXCEPTION_LINE = re.compile(r"(?:[a-z_]\w*\.)*[A-Z]\w*Error(?:: .+)?$")
+_ANSWERED = re.compile(r'POST /v1/\S* HTTP/[\d.]+"? 200\b')
 # A line's source file: nothing else shows that a device of kind "cuda" is AMD's.
 _ROCM = "[rocm.py:"
 _ROCM_LINE = re.compile(r"[^'\"]*\[rocm\.py:\d+\] ")
 FACT_PATTERNS = [
     FactPattern(**row) for row in read_toml(Path(__file__).with_name("facts.toml")).values()
 ]
-ANCHORS = (*(row.anchor for row in FACT_PATTERNS), REQUESTS, _EXCEPTION, _ROCM)
+ANCHORS = (*(row.anchor for row in FACT_PATTERNS), REQUESTS, _ROCM)
 _BY_ANCHOR = {row.anchor: row for row in FACT_PATTERNS}
 _CONVERSIONS: dict[str, Callable[[str], object]] = {
     "kv_tokens": int,
@@ -307,6 +307,17 @@ def take_facts(facts: LogFacts, anchor: str, line: LogLine) -> None:
             _take_match(facts, row, match)
     elif anchor == _ROCM and _ROCM_LINE.search(line.whole):
         facts.device = "rocm"
-    elif anchor == _EXCEPTION and facts.traceback and not facts.exception:
-        match = _EXCEPTION_LINE.match(line.text)
-        facts.exception = match[0] if match else ""
+
+
+def shows_service(anchor: str, line: LogLine) -> bool:
+    """Whether a line with the anchor shows that the server answers."""
+    row = _BY_ANCHOR.get(anchor)
+    if row is None:
+        return anchor == REQUESTS and bool(_ANSWERED.search(line.text))
+    return row.serves and bool(row.regex.match(line.text))
+
+
+def restarts(anchor: str) -> bool:
+    """Whether a line with the anchor is the first one of an engine."""
+    row = _BY_ANCHOR.get(anchor)
+    return row is not None and row.take in ("engine", "sglang")

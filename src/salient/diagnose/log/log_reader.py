@@ -14,13 +14,16 @@ from salient.diagnose.finding import Finding, ranked
 from salient.diagnose.rule import Match, Place
 from salient.diagnose.steps import ALWAYS, UNKNOWN_SERVER, ServerFacts
 
-from .line_prefix import read_line
-from .log_facts import ANCHORS, REQUESTS, LogFacts, take_facts
-from .log_rules import UNKNOWN_ERROR, judge_facts
+from .line_prefix import LogLine, read_lines
+from .log_facts import ANCHORS, REQUESTS, LogFacts, restarts, shows_service, take_facts
+from .log_rules import judge_facts, judge_root
+from .root_cause import RootCause, engine_of, find_root
 from .scanner import CHUNK, AnchorMatch, Scanner
 from .signature import SIGNATURES, Signature
+from .structure import CONTEXT_ANCHORS, StructureReader
 
 MAX_PLACES = 3  # lines of a signature that become evidence
+MAX_LINES = 50  # numbers of lines of a signature that are compared with those of a crash
 MAX_TEXT = 240  # characters of a line of evidence
 MIN_TEXT_SHARE = 0.7  # of the first MiB
 _CONTROLS = bytes(set(range(0x20)) - {7, 8, 9, 10, 12, 13, 27})
@@ -32,19 +35,30 @@ for _row in SIGNATURES:
 
 @dataclass
 class LogReading:
-    """The facts of the engine, and the findings: worst first, causes before consequences."""
+    """The facts of the engine, and the findings: worst first, causes before consequences.
+
+    root: the first failure that is not an echo of another one
+    served: whether the server answers where the log ends
+    recognized: whether any line has the prefix or the form of a log's lines
+    last_line: the last line with text
+    """
 
     facts: LogFacts
     findings: list[Finding]
+    root: RootCause | None = None
+    served: bool = False
+    recognized: bool = False
+    last_line: str = ""
 
 
 @dataclass
 class _SignatureMatch:
-    """A signature that matched. groups: of its first line"""
+    """A signature that matched. groups: of its first line   lines: numbers of the first ones"""
 
     groups: dict[str, str]
     count: int = 0
     places: list[Place] = field(default_factory=list[Place])
+    lines: list[int] = field(default_factory=list[int])
 
 
 @dataclass
@@ -58,58 +72,104 @@ class LogReader:
     known: ServerFacts = UNKNOWN_SERVER
     facts: LogFacts = field(default_factory=LogFacts)
     matches: dict[str, _SignatureMatch] = field(default_factory=dict[str, _SignatureMatch])
+    structure: StructureReader = field(default_factory=StructureReader)
 
     def __post_init__(self) -> None:
-        self.scanner = Scanner((*_BY_ANCHOR, *ANCHORS))
+        self.scanner = Scanner((*_BY_ANCHOR, *ANCHORS), around=CONTEXT_ANCHORS)
+        self._served_after: int | None = None
+        self._prefixed, self._last_line = 0, ""
 
     def feed(self, data: bytes) -> None:
         """Read more of the log. An unfinished line waits for its end, within bounds."""
         for hit in self.scanner.feed(data):
             self._take(hit)
+        self._take_context()
 
     def close(self) -> None:
         """Read a last line without an end."""
         for hit in self.scanner.close():
             self._take(hit)
+        self._take_context()
 
     def reading(self) -> LogReading:
         """Facts and findings so far."""
-        self.facts.lines, self.facts.bytes = self.scanner.lines, self.scanner.size
-        self.facts.requests = self.scanner.hits.get(REQUESTS, 0)
-        server = self.facts.server.or_else(self.known)
+        facts, failures = self.facts, self.structure.failures
+        facts.lines, facts.bytes = self.scanner.lines, self.scanner.size
+        facts.requests = self.scanner.hits.get(REQUESTS, 0)
+        facts.engine = facts.engine or engine_of(failures)
+        root = find_root(failures, served_after=self._served_after)
+        facts.traceback = any(one.frames for one in failures)
+        facts.exception = root.cause.label if root else ""
+        findings = self._findings(root, facts.server.or_else(self.known))
+        served = self._served_after is not None
+        recognized = bool(self._prefixed or facts.engine or findings or failures)
+        return LogReading(facts, ranked(findings), root, served, recognized, self._last_line)
+
+    def _findings(self, root: RootCause | None, server: ServerFacts) -> list[Finding]:
         rows = [row for row in SIGNATURES if row.id in self.matches and row.conditions.hold(server)]
-        ids = {row.id for row in rows}
-        findings = [self._finding(row, server) for row in rows]
-        findings += judge_facts(self.facts, ids, server=server)
-        causes = [f for f in findings if f.level == "error" and f.id not in _CONSEQUENCES]
-        if not causes:
-            causes = judge_facts(self.facts, ids, (UNKNOWN_ERROR,), server)
-            findings += causes
-        if causes:
+        findings = [self._finding(row, root, server) for row in rows]
+        findings += judge_facts(self.facts, {row.id for row in rows}, server=server)
+        if root and not self._explains(rows, root):
+            findings += judge_root(root, self.facts, self.name, self._served_after)
+        if any(f.level == "error" and f.id not in _CONSEQUENCES for f in findings):
             findings = [replace(f, level="note") if f.id in _CONSEQUENCES else f for f in findings]
-        return LogReading(self.facts, ranked(findings))
+        return findings
+
+    def _explains(self, rows: list[Signature], root: RootCause) -> bool:
+        """Whether one of the rows states the root cause, or an error near it."""
+        lines = {line for one in root.outer.chain() for line in (one.first, one.last)}
+        return any(
+            lines.intersection(self.matches[row.id].lines)
+            or (
+                row.level == "error"
+                and (not row.consequence or root.vague)
+                and any(map(root.near, self.matches[row.id].lines))
+            )
+            for row in rows
+        )
+
+    def _take_context(self) -> None:
+        for number, raw in self.scanner.context:
+            for line in read_lines(raw):
+                self.structure.take(number, line)
+                self._prefixed += line.prefixed
+                self._last_line = line.whole or self._last_line
+        self.scanner.context.clear()
 
     def _take(self, hit: AnchorMatch) -> None:
-        line = read_line(hit.text)
+        for line in read_lines(hit.text):
+            self._take_line(hit, line)
+
+    def _take_line(self, hit: AnchorMatch, line: LogLine) -> None:
         take_facts(self.facts, hit.anchor, line)
+        if restarts(hit.anchor):
+            self._served_after = None
+        elif shows_service(hit.anchor, line):
+            self._served_after = max(hit.line, self._served_after or 0)
         for row in _BY_ANCHOR.get(hit.anchor, ()):
             groups = row.match(line)
             if groups is None:
                 continue
             match = self.matches.setdefault(row.id, _SignatureMatch(groups))
             match.count += 1
+            if len(match.lines) < MAX_LINES:
+                match.lines.append(hit.line)
             if len(match.places) < MAX_PLACES:
                 match.places.append((f"{self.name}:{hit.line}", _shorten(line.text)))
             if row.conditions is ALWAYS:
                 break  # the first row of an anchor takes the line
 
-    def _finding(self, row: Signature, server: ServerFacts) -> Finding:
+    def _finding(self, row: Signature, root: RootCause | None, server: ServerFacts) -> Finding:
         match = self.matches[row.id]
         # Where only some lines of an anchor were sampled, the others are assumed to be like them.
         hits, sampled = self.scanner.hits[row.anchor], self.scanner.sampled[row.anchor]
         count = max(round(hits * match.count / sampled), len(match.places))
         groups = {name: _shorten(text) for name, text in match.groups.items()}
-        return row.finding(Match(match.places, self.facts.values() | groups, count=count), server)
+        values = self.facts.values() | groups
+        finding = row.finding(Match(match.places, values, count=count), server)
+        if root and not row.consequence and any(map(root.near, match.lines)):
+            finding = replace(finding, rank=finding.rank // 10)
+        return finding
 
 
 def read_log(
@@ -229,7 +289,7 @@ def _check_text(data: bytes, name: str) -> None:
     text = data.decode("utf-8", errors="ignore").encode().translate(None, _CONTROLS)
     if len(text) >= len(data) * MIN_TEXT_SHARE and data.count(0) * 100 <= len(data):
         return
-    if any(anchor.encode() in data for anchor in (*_BY_ANCHOR, *ANCHORS)):
+    if any(anchor.encode() in data for anchor in (*_BY_ANCHOR, *ANCHORS, *CONTEXT_ANCHORS)):
         return
     raise RequestError(
         f"{name} is not text: {len(data) - len(text):,} of its first {len(data):,} bytes are "

@@ -7,14 +7,16 @@ loading. Throughput is reported, not judged: a log does not name the GPU.
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote_plus
 
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Match, Outcome, Rule, apply_rules
 from salient.diagnose.steps import UNKNOWN_SERVER, ServerFacts
-from salient.diagnose.tables import read_rules
+from salient.diagnose.tables import read_rules, read_templates
 from salient.plan.vllm.versions import AUTO_AWQ, CPU_W4A8
 
 from .log_facts import LogFacts
+from .root_cause import TRACKERS, RootCause
 
 LOW_CONCURRENCY = 4.0  # requests of full length at once
 LOW_PREFIX_HITS = 5.0  # percent
@@ -111,13 +113,6 @@ def _throughput(case: LogCase) -> Outcome:
     return Match(values={"alone": alone}) if traffic.best_generation else None
 
 
-def _unknown_error(case: LogCase) -> bool:
-    """An exception without a signature, of an engine that did not start to serve."""
-    facts = case.facts
-    served = facts.complete or facts.requests or facts.traffic.samples
-    return bool(facts.exception) and not served
-
-
 def _below(number: float | None, bound: float) -> bool:
     return number is not None and number < bound
 
@@ -142,9 +137,10 @@ _CONDITIONS: dict[str, Callable[[LogCase], Outcome]] = {
     "not-a-number-requests": lambda case: case.facts.traffic.corrupted > 0,
     "concurrency": lambda case: (case.facts.concurrency or 0.0) >= LOW_CONCURRENCY,
     "throughput": _throughput,
-    "unknown-error": _unknown_error,
 }
-*RULES, UNKNOWN_ERROR = read_rules(Path(__file__).with_name("rules.toml"), _CONDITIONS)
+RULES = read_rules(Path(__file__).with_name("rules.toml"), _CONDITIONS)
+# The finding of each kind of failure, where no signature states the cause.
+_ROOTS = read_templates(Path(__file__).with_name("roots.toml"))
 
 
 def judge_facts(
@@ -155,3 +151,23 @@ def judge_facts(
 ) -> list[Finding]:
     """The findings of all rules. signatures: ids of those in the log."""
     return apply_rules(rules, LogCase(facts, signatures), values=facts.values(), server=server)
+
+
+def judge_root(
+    root: RootCause, facts: LogFacts, log: str, served_after: int | None
+) -> list[Finding]:
+    """The finding of a failure that no signature states. log: its name in evidence"""
+    cause, template = root.cause, _ROOTS[root.kind]
+    engine = " ".join(filter(None, (facts.engine, facts.version)))
+    terms = root.search_terms()
+    tracker = TRACKERS.get(root.package(facts.engine))
+    query = quote_plus(f"is:issue {terms}")
+    steps = [f"Search: https://github.com/{tracker}/issues?q={query}"] if tracker else []
+    survived = served_after is not None and served_after > cause.last and not root.fatal
+    match = Match(
+        [(f"{log}:{cause.stated}", cause.text)],
+        {"label": root.label(), "terms": terms, "context": root.context(engine)},
+        steps if template.id == "unknown-error" else (),
+        certainty="possible" if survived else None,
+    )
+    return [template.finding(match)]

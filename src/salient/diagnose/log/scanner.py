@@ -24,6 +24,10 @@ BACK = 4 << 10  # how far before an anchor its line may begin
 LONGEST = 16 << 10  # bytes of a line that are returned; an engine's settings take 4 KiB
 FIRST = 200  # lines of an anchor that are all returned
 EACH = 8  # lines of an anchor returned from each later block, in addition to its last
+HEAD = 256 << 10  # bytes of a stream whose lines are all context
+BEFORE, AFTER = 2, 10  # lines of context around an anchor
+WIDE = 4 << 10  # bytes of a line of context
+FIRST_CONTEXT, EACH_CONTEXT = 4000, 20  # as FIRST and EACH, of anchors that have context
 KINDS = 50_000  # kinds of line remembered, none longer than LONG_KIND
 LONG_KIND = 512
 # Digits and the letters of hexadecimal names (request ids) do not distinguish kinds.
@@ -48,15 +52,21 @@ class Scanner:
 
     hits: occurrences of each anchor   sampled: those whose lines were returned
     lines, size: line ends and bytes so far
+    context: the numbered lines around the anchors of `around`, and those of the stream's head, in
+        their order; whoever reads them clears it
     """
 
-    def __init__(self, anchors: Iterable[str]) -> None:
+    def __init__(self, anchors: Iterable[str], around: Iterable[str] = ()) -> None:
         self.hits, self.sampled = Counter[str](), Counter[str]()
         self.lines = self.size = 0
+        self.context: list[tuple[int, bytes]] = []
+        self._around = frozenset(around)
+        self._owed = 0  # lines of context that the next block begins with
+        self._scanned = 0  # bytes
         self._carry = b""
         self._known = set[bytes]()  # kinds of line that were searched
         self._anchors_of: dict[bytes, set[str]] = {}  # of the kinds that contain any
-        self._pattern, self._owners = _compile(tuple(anchors))
+        self._pattern, self._owners = _compile((*anchors, *self._around))
 
     def feed(self, data: bytes) -> Iterator[AnchorMatch]:
         """The matches in all lines that `data` ends; a line's beginning waits for its end."""
@@ -80,7 +90,7 @@ class Scanner:
     def restart(self) -> None:
         """Continue with another file: line numbers count from 1 again."""
         self._carry = b""
-        self.lines = 0
+        self.lines = self._owed = self._scanned = 0
 
     def _scan(self, block: bytes) -> Iterator[AnchorMatch]:
         places = sorted(
@@ -88,6 +98,8 @@ class Scanner:
             for anchor in self._anchors_in(block)
             for place in self._sample(block, anchor)
         )
+        if self._around:
+            self._add_context(block, [at for at, anchor in places if anchor in self._around])
         number, counted = self.lines + 1, 0
         for place, anchor in places:
             start = _line_start(block, place)
@@ -95,6 +107,28 @@ class Scanner:
             counted = max(counted, start)
             yield AnchorMatch(anchor, number, block[start : _line_end(block, place)])
         self.lines += block.count(b"\n")
+
+    def _add_context(self, block: bytes, places: list[int]) -> None:
+        """The lines around the places, each once."""
+        end = _lines_after(block, 0, self._owed)
+        if self._scanned < HEAD:
+            end = max(end, block.rfind(b"\n", 0, HEAD - self._scanned) + 1)
+        self._scanned += len(block)
+        areas = [(0, end)] if end else []
+        for place in places:
+            start = max(end, _lines_before(block, place, BEFORE))
+            end = max(end, _lines_after(block, place, AFTER))
+            if start < end:
+                areas.append((start, end))
+        owed = AFTER - block.count(b"\n", places[-1]) if places else self._owed - block.count(b"\n")
+        self._owed = max(0, owed)
+        number, counted = self.lines + 1, 0
+        for start, stop in areas:
+            number += block.count(b"\n", counted, start)
+            for line in block[start:stop].removesuffix(b"\n").split(b"\n"):
+                self.context.append((number, line.rstrip(b"\r").rpartition(b"\r")[2][:WIDE]))
+                number += 1
+            counted = stop
 
     def _anchors_in(self, block: bytes) -> set[str]:
         """Anchors that the block may contain; those that it contains are among them."""
@@ -179,6 +213,27 @@ def _line_start(block: bytes, place: int) -> int:
     low = max(0, place - BACK)
     ends = block.rfind(b"\n", low, place), block.rfind(b"\r", low, place)
     return max(ends) + 1 if max(ends) >= 0 else low
+
+
+def _lines_before(block: bytes, place: int, count: int) -> int:
+    """The start of the line that is `count` lines before that of `place`, within `BACK`."""
+    low, start = max(0, place - BACK), place
+    for _ in range(count + 1):
+        start = block.rfind(b"\n", low, start)
+        if start < 0:
+            return low
+    return start + 1
+
+
+def _lines_after(block: bytes, place: int, count: int) -> int:
+    """The end of `count` lines from the one of `place` on."""
+    end = place
+    for _ in range(count):
+        at = block.find(b"\n", end)
+        if at < 0:
+            return len(block)
+        end = at + 1
+    return end
 
 
 def _line_end(block: bytes, place: int) -> int:
