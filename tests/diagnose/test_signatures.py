@@ -14,6 +14,7 @@ from salient.diagnose.log.log_facts import ANCHORS, LogFacts
 from salient.diagnose.log.log_reader import read_stream
 from salient.diagnose.log.scanner import DIGITS, LEAST
 from salient.diagnose.log.signature import FOLDER, SIGNATURES, SUBJECTS, read_signatures
+from salient.diagnose.steps import UNKNOWN_SERVER
 
 PREFIXES = {
     "vLLM 0.32": "(Worker_TP1_EP1 pid=4711) WARNING 11-21 01:25:22 [auto_awq.py:325] {}\n",
@@ -84,7 +85,7 @@ def test_the_braces_of_a_row_name_its_groups_or_facts(row):
     named = set(
         re.findall(r"\{(\w+)\}", " ".join((row.title, row.why, *(step.text for step in row.do))))
     )
-    assert named <= set(groups) | set(LogFacts().values())
+    assert named <= set(groups) | set(LogFacts().values()) | set(UNKNOWN_SERVER.values())
 
 
 @pytest.mark.parametrize("anchor", sorted({row.anchor for row in SIGNATURES} | set(ANCHORS)))

@@ -9,20 +9,26 @@ In a table a step is a text, or a table with its conditions on `ServerFacts`:
         { step = "Drop --enforce-eager.", arguments = { enforce_eager = true } },
     ]
 
+The options of engines in a text are those of the server's engine and release (option_text.py).
 A condition on an unknown fact holds, unless the fact is listed in `known`. A parenthesis or a
 sentence whose value is unknown is left out; a step of which nothing is left, too.
 """
 
 import operator
 import re
+from collections import ChainMap, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from string import Formatter
 from typing import TypeGuard, cast
 
-Release = tuple[int, ...]
+from .option_text import Change, adapted, changes
+from .serving.engine_options import Release, has_table
+
 # a condition: equality, "!value" for its opposite, "<8.0" for an order, a list for one of several
 Wanted = str | bool | int | float | list[str]
+DTYPES = {"half": "float16", "float": "float32"}
+FULL_UTILIZATION = 0.97  # above, the driver and other processes run out of memory
 UNKNOWN_TEXT = "unknown"  # a group that a line does not have
 _ORDER = re.compile(r"(<=|>=|<|>)\s*(\d+(?:\.\d+)*)")
 _ORDERS: dict[str, Callable[[float, float], bool]] = {
@@ -73,6 +79,12 @@ class ServerFacts:
         complete = self.complete or other.complete
         return replace(other, **known, arguments=arguments, complete=complete)
 
+    def values(self) -> dict[str, object]:
+        """Values for the braces of steps: {server.tp}, {argument[max_num_seqs]}, {tp_doubled}."""
+        arguments = defaultdict[str, object](lambda: None, self.arguments)
+        doubled = 2 * (self.tp or 1)
+        return {"server": self, "argument": arguments, "tp_doubled": doubled}
+
     def fact(self, name: str) -> object:
         return getattr(self, name)
 
@@ -101,6 +113,12 @@ class Conditions:
     since: Release | None = None
     until: Release | None = None
     known: tuple[str, ...] = ()
+
+    @property
+    def other_engine(self) -> bool:
+        """Whether they are for an engine whose options are not known here."""
+        engine = self.facts.get("engine")
+        return isinstance(engine, str) and engine[:1] != "!" and not has_table(engine)
 
     def hold(self, server: ServerFacts) -> bool:
         """Whether they may hold: an unknown fact contradicts nothing."""
@@ -186,9 +204,46 @@ def _is_number(value: object) -> TypeGuard[float]:
 def step_texts(
     steps: Iterable[Step], server: ServerFacts, values: Mapping[str, object]
 ) -> tuple[str, ...]:
-    """The steps that apply to a server, with their values."""
-    texts = (fill(step.text, values) for step in steps if step.conditions.hold(server))
-    return tuple(dict.fromkeys(text for text in texts if text))
+    """The steps that apply to a server, with their values and the options of its release.
+
+    A step that changes nothing is left out, and one that contradicts an earlier one.
+    """
+    values = ChainMap(cast("dict[str, object]", values), server.values())
+    texts: list[str] = []
+    done: list[Change] = []
+    for step in steps:
+        text = fill(step.text, values) if step.conditions.hold(server) else ""
+        if not step.conditions.other_engine:
+            text = adapted(text, server.engine, server.version)
+        planned = changes(text)
+        needless = bool(planned) and not any(_alters(change, server) for change in planned)
+        contradicts = any(new.contradicts(old) for new in planned for old in done)
+        if text and text not in texts and not needless and not contradicts:
+            texts.append(text)
+            done += planned
+    return tuple(texts)
+
+
+def _alters(change: Change, server: ServerFacts) -> bool:
+    """Whether a change makes a difference to the server, as far as known."""
+    facts = {
+        "tensor_parallel_size": server.tp,
+        "dtype": server.dtype,
+        "gpu_memory_utilization": server.utilization,
+    }
+    actual = facts.get(change.option)
+    actual = server.argument(change.option) if actual is None else actual
+    if actual is None:
+        return True
+    if change.action == "drop":
+        return actual is not False
+    if change.action == "set":
+        wanted = DTYPES.get(change.value, change.value)
+        return wanted != str(actual) if wanted else actual is not True
+    if change.option == "tensor_parallel_size" and change.action == "lower":
+        return actual != 1
+    full = change.option == "gpu_memory_utilization" and change.action == "raise"
+    return not (full and _is_number(actual) and actual >= FULL_UTILIZATION)
 
 
 def fill(text: str, values: Mapping[str, object]) -> str:

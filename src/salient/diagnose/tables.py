@@ -17,17 +17,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import tomli  # compiled: tomllib takes three times as long
-
 from .rule import Facts, FindingTemplate, Outcome, Rule
 from .steps import Step, read_conditions, read_step
+from .toml_file import read_toml
 
 StepItem = str | Mapping[str, object]
 Steps = Mapping[str, StepItem | list[StepItem]]
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    return tomli.loads(path.read_text(encoding="utf-8"))
 
 
 def read_rows(path: Path, steps: Steps | None = None) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from salient.diagnose.steps import ServerFacts
-from salient.diagnose.tables import read_toml
+from salient.diagnose.toml_file import read_toml
 
 from .line_prefix import LogLine
 from .logged_arguments import logged_server, read_arguments

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 from salient.diagnose.serving.server_arguments import SGLANG
-from salient.diagnose.steps import ServerFacts, release_of
+from salient.diagnose.steps import DTYPES, ServerFacts, release_of
 
 # 'name': value of a dict, name=value of Namespace(...) and ServerArgs(...)
 _ARGUMENT = re.compile(
@@ -13,7 +13,6 @@ _ARGUMENT = re.compile(
 )
 _CONSTANTS: dict[str, object] = {"True": True, "False": False, "None": None}
 _DEVICES = {"gpu": "nvidia", "rocm": "amd", "xpu": "intel", "cpu": "cpu"}
-DTYPES = {"half": "float16", "float": "float32"}
 
 
 def read_arguments(text: str, engine: str) -> dict[str, object]:

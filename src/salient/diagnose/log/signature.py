@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from salient.diagnose.rule import FindingTemplate
-from salient.diagnose.tables import read_rows, read_toml
+from salient.diagnose.tables import read_rows
+from salient.diagnose.toml_file import read_toml
 
 from .line_prefix import LogLine
 

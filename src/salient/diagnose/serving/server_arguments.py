@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from salient.diagnose.tables import read_toml
+from salient.diagnose.toml_file import read_toml
 
 Kind = Literal["flag", "integer", "size", "number", "list", "json", "text"]
 
@@ -26,6 +26,9 @@ CHOICES: dict[str, list[str]] = _TABLE["choices"]
 _OTHER_NAMES = read_toml(_FOLDER / "arguments.toml")
 ALIASES: dict[str, str] = _OTHER_NAMES["aliases"]
 SGLANG: dict[str, str] = _OTHER_NAMES["sglang"]
+# SGLang's options for one of vLLM in a step; what replaces an option in releases without it
+IN_SGLANG: dict[str, list[str]] = _OTHER_NAMES["in-sglang"]
+OTHER_SPELLINGS: dict[str, str] = _OTHER_NAMES["other-spellings"]
 # arguments of older releases and their replacements; the first release without some
 REMOVED: dict[str, str] = _OTHER_NAMES["removed"]
 REMOVED_IN: dict[str, str] = _OTHER_NAMES["removed-in"]

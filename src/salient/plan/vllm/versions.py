@@ -41,8 +41,8 @@ AUTO_GPTQ: Version = (0, 22)
 # widths are padded for Marlin, and on ROCm AWQ no longer tries the list; GGUF moves to a plugin
 # (#39612)
 AUTO_AWQ: Version = (0, 24)
-# model_loader_extra_config knows enable_weights_track (#41086, merged in April 2026, so 0.20 may
-# have it); before, the loader stops at a key that it does not know
+# model_loader_extra_config knows enable_weights_track (#41086, not in 0.20.2); before, the loader
+# stops at a key that it does not know
 TRACKS_WEIGHTS: Version = (0, 21)
 # Marlin pads the experts' inner width too
 EXPERT_PADDING: Version = (0, 25)
