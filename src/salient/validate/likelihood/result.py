@@ -53,8 +53,7 @@ class LikelihoodResult:
         return max(self.texts, key=lambda name: sign * getattr(self.texts[name].sums, measure))
 
     def measurements(self) -> list[Measurement]:
-        """Of each measure the worst text's: a text that fares well makes up for none."""
-        worst = [(measure, self.texts[self.worst_text(measure)]) for measure in MEASURES]
+        """Of each text its own: a text that fares well makes up for none."""
         return [
             Measurement(
                 "likelihood",
@@ -62,8 +61,11 @@ class LikelihoodResult:
                 getattr(text.sums, measure),
                 interval=text.intervals.get(measure),
                 sample=text.windows,
+                text=name,
+                tokens=text.sums.tokens,
             )
-            for measure, text in worst
+            for measure in MEASURES
+            for name, text in self.texts.items()
         ]
 
     def to_dict(self) -> dict[str, object]:

@@ -6,7 +6,7 @@ each figure in their comments. Imports no torch.
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from salient.core.errors import RequestError
+from salient.core.intervals import FEWEST
 
 SHIPPED = ("strict", "balanced", "lenient")
 LARGEST_FILE = 64 * 2**10  # bytes; a policy has a page
 MOST_KINDS = 100
 
-# upper: the pessimistic end of the interval has to satisfy the bound; middle: what was measured
+# What decides a figure of the load test: the pessimistic end of its interval, or what was measured.
+# Windows, examples and facts are samples, and their intervals decide whatever the policy uses.
 Use = Literal["upper", "middle"]
 Direction = Literal["at most", "at least"]
 JSON = dict[str, Any]
@@ -57,6 +59,11 @@ class Threshold:
         return self.key == "retention_min"
 
     @property
+    def sampled(self) -> bool:
+        """Whether it is of a sample of texts or examples, which says less the smaller it is."""
+        return self.stage != "load"
+
+    @property
     def range(self) -> Range:
         return float, self.least, self.most
 
@@ -74,13 +81,13 @@ THRESHOLDS = (
     Threshold("load", "throughput_min_tok_s", "tokens/s", 1e-3, 1e8),
 )
 STAGES = tuple(dict.fromkeys(t.stage for t in THRESHOLDS))
-# numbers of [tasks] that say when a retention counts
-_COUNTING: dict[str, Range] = {
-    "minimum_examples": (int, 1, 10**6),
-    "significance": (float, 1e-6, 0.5),
+# stage -> the numbers that say when its figures count
+_COUNTING: dict[str, dict[str, Range]] = {
+    "likelihood": {"minimum_windows": (int, FEWEST, 10**6), "minimum_tokens": (int, 1, 10**9)},
+    "tasks": {"minimum_examples": (int, 1, 10**6), "significance": (float, 1e-6, 0.5)},
 }
 _OF_KINDS = {t.key: t.range for t in THRESHOLDS if t.by_kind}
-_OF_KINDS |= {"minimum_examples": _COUNTING["minimum_examples"]}
+_OF_KINDS |= {"minimum_examples": _COUNTING["tasks"]["minimum_examples"]}
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,11 @@ class Policy:
     """Thresholds, and how measurements are held against them.
 
     bounds: (stage, key) -> bound, of the thresholds that the policy names
+    minimum_windows, minimum_tokens: of each text; fewer never pass a rule on likelihood
     kinds: kind of task -> bound of its own retention, next to the one of all examples
-    examples: kind -> its own minimum of examples; minimum_examples: of the others and of all
-    significance: with `middle`, a retention below its bound fails only when the loss has a smaller
-        p-value than this
+    examples: kind -> its own minimum of examples; minimum_examples: of the others and of all;
+        fewer never pass a retention
+    significance: a retention below its bound fails only when the loss has a smaller p-value, too
     """
 
     name: str
@@ -99,6 +107,8 @@ class Policy:
     bounds: dict[tuple[str, str], float] = field(default_factory=dict)
     kinds: dict[str, float] = field(default_factory=dict)
     examples: dict[str, int] = field(default_factory=dict)
+    minimum_windows: int = 8
+    minimum_tokens: int = 512
     minimum_examples: int = 1
     significance: float | None = None
 
@@ -164,19 +174,21 @@ class _Reader:
             expected = "'upper' (the pessimistic end of the interval) or 'middle'"
             raise self.fault("use", use, expected)
         bounds: dict[tuple[str, str], float] = {}
+        counting: dict[str, dict[str, Any]] = {}
         for stage in STAGES:
             ranges = {t.key: t.range for t in THRESHOLDS if t.stage == stage}
-            extra = (*_COUNTING, "kinds") if stage == "tasks" else ()
-            section = self.table(document, stage, stage, (*ranges, *extra))
+            extra = _COUNTING.get(stage, {})
+            known = (*ranges, *extra, *(("kinds",) if stage == "tasks" else ()))
+            section = self.table(document, stage, stage, known)
             numbers = self.numbers(section, ranges, stage)
             bounds |= {(stage, key): bound for key, bound in numbers.items()}
-        tasks = document.get("tasks", {})
-        kinds = self.kinds(tasks)
+            counting[stage] = self.numbers(section, extra, stage)
+        kinds = self.kinds(document.get("tasks", {}))
         retentions, examples = (
             {kind: own[key] for kind, own in kinds.items() if key in own} for key in _OF_KINDS
         )
-        counting = self.numbers(tasks, _COUNTING, "tasks")
-        policy = Policy(Path(self.where).stem, use, bounds, retentions, examples, **counting)
+        minima = counting["likelihood"] | counting["tasks"]
+        policy = Policy(Path(self.where).stem, use, bounds, retentions, examples, **minima)
         self.refuse_contradictions(policy, counting)
         return policy
 
@@ -193,19 +205,26 @@ class _Reader:
             for kind, place in places.items()
         }
 
-    def refuse_contradictions(self, policy: Policy, counting: Iterable[str]) -> None:
+    def refuse_contradictions(
+        self, policy: Policy, counting: Mapping[str, Mapping[str, object]]
+    ) -> None:
         """Refuse settings without effect."""
         if not policy.bounds and not policy.kinds:
             known = ", ".join(f"{t.stage}.{t.key}" for t in THRESHOLDS)
             raise RequestError(f"Policy {self.where} has no rule. Give at least one of {known}.")
-        if ("tasks", "retention_min") in policy.bounds:
-            return
-        bare = [f"tasks.{key}" for key in counting if not policy.kinds]
-        bare += [f"tasks.kinds.{k}.minimum_examples" for k in policy.examples.keys() - policy.kinds]
-        if bare:
+        judged = {stage for stage, _ in policy.bounds}
+        bare: list[tuple[str, str]] = []
+        if "likelihood" not in judged:
+            bare += [(f"likelihood.{key}", "kl_max") for key in counting["likelihood"]]
+        if "tasks" not in judged:
+            own = policy.examples.keys() - policy.kinds
+            places = [f"tasks.{key}" for key in counting["tasks"] if not policy.kinds]
+            places += [f"tasks.kinds.{kind}.minimum_examples" for kind in own]
+            bare += [(place, "retention_min") for place in places]
+        for place, bound in bare:
             raise RequestError(
-                f"Policy {self.where}, {bare[0]}: decides nothing without a retention_min. Give "
-                "tasks.retention_min too, or leave it out."
+                f"Policy {self.where}, {place}: decides nothing without a {bound}. Give "
+                f"{place.partition('.')[0]}.{bound} too, or leave it out."
             )
 
     def numbers(self, section: JSON, ranges: Mapping[str, Range], place: str) -> dict[str, Any]:

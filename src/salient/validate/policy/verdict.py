@@ -1,10 +1,13 @@
 """The verdict on a quantized checkpoint: a policy's thresholds against measurements.
 
-A rule holds, does not hold, or is undecided; undecided never counts as holding. Imports no torch.
+A rule holds, does not hold, or is undecided; undecided never counts as holding. A sample decides by
+its 95 % interval: a rule holds where the worse end satisfies the bound, fails where the better end
+misses it, and is undecided in between. So a smaller sample, whose interval is wider, decides less
+and passes no more. Imports no torch.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +29,7 @@ class Measurement:
 
     kind: of the examples, such as "arithmetic"; sample: how many examples, windows or requests
     p_value: of the loss (core.intervals.mcnemar), where examples are paired
+    text, tokens: of a text's windows; a rule holds where it holds for every text
     """
 
     stage: str
@@ -36,6 +40,8 @@ class Measurement:
     sample: int = 0
     why: str = ""
     p_value: float | None = None
+    text: str = ""
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,13 +106,14 @@ def judge(
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown:
         raise RequestError(f"No stage {unknown[0]!r}. The stages are {', '.join(STAGES)}.")
-    measured: dict[tuple[str, str, str], Measurement] = {}
+    measured: dict[tuple[str, str, str], dict[str, Measurement]] = {}
     for m in measurements:
-        if (m.stage, m.what, m.kind) in measured:
+        texts = measured.setdefault((m.stage, m.what, m.kind), {})
+        if m.text in texts:
             raise RequestError(
                 f"{m.stage}: {m.what} ({m.kind}) was measured twice. Give each measurement once."
             )
-        measured[m.stage, m.what, m.kind] = m
+        texts[m.text] = m
     bounds = [
         (t, ALL, policy.bounds[t.stage, t.key])
         for t in THRESHOLDS
@@ -114,7 +121,7 @@ def judge(
     ]
     bounds += [(t, k, v) for t in THRESHOLDS if t.by_kind for k, v in policy.kinds.items()]
     rules = [
-        _Rule(policy, t, kind, bound, measured.get((t.stage, t.what, kind))).result()
+        _Rule(policy, t, kind, bound).result(measured.get((t.stage, t.what, kind), {}).values())
         for t, kind, bound in bounds
         if t.stage in stages
     ]
@@ -122,19 +129,32 @@ def judge(
     return Verdict(policy.name, policy.use, tuple(rules), tuple(left_out))
 
 
+# stage -> what narrows its intervals
+MORE = {
+    "likelihood": "more windows (--samples)",
+    "tasks": "more examples",
+    "context": "more or longer texts",
+    "load": "more requests",
+}
+_WORST_FIRST = (False, None, True)
+
+
 @dataclass(frozen=True)
 class _Rule:
-    """A threshold of a policy, to be decided by a measurement."""
+    """A threshold of a policy, to be decided by measurements."""
 
     policy: Policy
     threshold: Threshold
     kind: str
     bound: float
-    measurement: Measurement | None
 
     @property
     def limit(self) -> str:
         return f"{self.threshold.direction} {self.bound:g}"
+
+    @property
+    def take_more(self) -> str:
+        return f"take {MORE[self.threshold.stage]}"
 
     def holds(self, value: float) -> bool:
         return value <= self.bound if self.threshold.direction == "at most" else value >= self.bound
@@ -144,8 +164,23 @@ class _Rule:
         low, high = interval.low, interval.high
         return (high, low) if self.threshold.direction == "at most" else (low, high)
 
-    def result(self) -> RuleResult:
-        threshold, measurement = self.threshold, self.measurement
+    def loss(self, measurement: Measurement) -> float:
+        """How bad the value is; larger is worse, and no number is the worst."""
+        value = measurement.value
+        if value is None or math.isnan(value):
+            return math.inf
+        return value if self.threshold.direction == "at most" else -value
+
+    def result(self, measurements: Collection[Measurement]) -> RuleResult:
+        """The rule, decided by the measurement that fares worst."""
+        threshold, measurement = self.threshold, None
+        passed, reason = None, "not measured"
+        decided = [(self.decide(each), each) for each in measurements]
+        if decided:
+            (passed, reason), measurement = min(
+                decided, key=lambda row: (_WORST_FIRST.index(row[0][0]), -self.loss(row[1]))
+            )
+            reason += f" ({measurement.text})" * (len(decided) > 1)
         return RuleResult(
             threshold.stage,
             threshold.what,
@@ -155,65 +190,61 @@ class _Rule:
             self.bound,
             threshold.direction,
             threshold.unit,
-            *self.decide(),
+            passed,
+            reason,
         )
 
-    def decide(self) -> tuple[bool | None, str]:
-        measurement = self.measurement
-        if measurement is None:
-            return None, "not measured"
+    def decide(self, measurement: Measurement) -> tuple[bool | None, str]:
         value, interval = measurement.value, measurement.interval
         if value is None:
             return None, f"could not be measured: {measurement.why or 'no reason is given'}"
         if not math.isfinite(value):
             return False, f"{value} is no figure of a working model: look at its outputs"
-        if self.threshold.by_kind:
-            fewest = self.policy.examples.get(self.kind, self.policy.minimum_examples)
-            if measurement.sample < fewest:
-                return self.decide_few(interval, measurement.sample, fewest)
-        if self.policy.use == "upper" and interval:
-            return self.decide_end(value, interval)
-        if self.holds(value):
-            bare = "; it has no interval" * (self.policy.use == "upper")
-            return True, f"{value:.4g} is {self.limit}{bare}"
-        return self.decide_loss(value, measurement.p_value)
-
-    def decide_few(
-        self, interval: Interval | None, sample: int, fewest: int
-    ) -> tuple[bool | None, str]:
-        """With fewer examples than required, the interval decides: it is the wider for it."""
-        start = f"only {sample} examples, {fewest} are required"
+        if not self.threshold.sampled and (self.policy.use == "middle" or not self.holds(value)):
+            return self.holds(
+                value
+            ), f"{value:.4g} is {'not ' * (not self.holds(value))}{self.limit}"
+        few = self.shortage(measurement)
         if interval is None or not math.isfinite(interval.width):
-            return None, f"{start}: take more"
-        start += f", so the interval decides, {interval.width:.3g} wide"
+            return None, f"{few or 'it has no interval, which the rule needs'}: {self.take_more}"
         worse, better = self.ends(interval)
-        if self.holds(worse):
-            return True, f"{start}: even its worse end, {worse:.4g}, is {self.limit}"
+        start = f"{few}, and " * bool(few)
         if not self.holds(better):
-            return False, f"{start}: even its better end, {better:.4g}, misses {self.bound:g}"
-        return None, f"{start}: {worse:.4g} to {better:.4g} can be both; take more"
-
-    def decide_end(self, value: float, interval: Interval) -> tuple[bool | None, str]:
-        """The pessimistic end has to satisfy the bound."""
-        end = self.ends(interval)[0]
-        if not math.isfinite(end):
-            return None, "too few values to bound it: take more"
-        worse = f"the interval's worse end, {end:.4g},"
-        if self.holds(end):
-            return True, f"{worse} is {self.limit}"
-        if self.holds(value):
-            return False, (
-                f"{value:.4g} was measured, but {worse} is not {self.limit}: a larger sample "
-                "narrows it"
+            return self.decide_loss(
+                f"{start}even the interval's better end, {better:.4g},", measurement
             )
-        return False, f"{value:.4g} is not {self.limit}"
+        if few:
+            return None, f"{few}: {self.take_more}"
+        if self.holds(worse):
+            return True, f"the interval's worse end, {worse:.4g}, is {self.limit}"
+        return None, (
+            f"{value:.4g} was measured, but its interval, {interval.low:.4g} to "
+            f"{interval.high:.4g}, leaves open whether it is {self.limit}: {self.take_more}"
+        )
 
-    def decide_loss(self, value: float, p_value: float | None) -> tuple[bool | None, str]:
-        """The value misses the bound; a loss of paired examples has to be significant, too."""
-        missed, significance = f"{value:.4g} is not {self.limit}", self.policy.significance
+    def shortage(self, measurement: Measurement) -> str:
+        """That the sample is smaller than the policy's minimum; '' where it is not."""
+        policy, sizes = self.policy, list[tuple[int | None, int, str]]()
+        if self.threshold.by_kind:
+            fewest = policy.examples.get(self.kind, policy.minimum_examples)
+            sizes = [(measurement.sample, fewest, "examples")]
+        elif self.threshold.stage == "likelihood":
+            sizes = [
+                (measurement.sample, policy.minimum_windows, "windows"),
+                (measurement.tokens, policy.minimum_tokens, "tokens"),
+            ]
+        few = [row for row in sizes if row[0] is not None and row[0] < row[1]]
+        return " and ".join(
+            f"only {size} {unit}, {least} are required" for size, least, unit in few
+        )
+
+    def decide_loss(self, start: str, measurement: Measurement) -> tuple[bool | None, str]:
+        """The interval misses the bound; a loss of paired examples has to be significant, too."""
+        missed, significance = f"{start} is not {self.limit}", self.policy.significance
+        p_value = measurement.p_value
         if p_value is None or significance is None or not self.threshold.by_kind:
             return False, missed
         proof = f"p = {p_value:.3g}, proven below {significance:g}"
         if p_value < significance:
             return False, f"{missed}, and the loss is no luck ({proof})"
-        return None, f"{missed}, but luck can do that ({proof}): take more examples"
+        return None, f"{missed}, but luck can do that ({proof}): {self.take_more}"
