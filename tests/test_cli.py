@@ -131,7 +131,7 @@ def test_validate_exits_with_its_verdict(small, tmp_path):
     values = ("validate", small["out"], "--reference", small["model"], "--text", small["text"])
     values += (
         "--samples",
-        2,
+        8,
         "--sequence-length",
         64,
         "--load-test",

@@ -42,7 +42,7 @@ def test_a_validation_in_ci_writes_the_summary(checkpoint, toy, tmp_path, monkey
     summary = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     monkeypatch.chdir(tmp_path)
-    code = script("validate_in_ci.py")["main"](str(checkpoint), str(toy), samples=5)
+    code = script("validate_in_ci.py")["main"](str(checkpoint), str(toy), samples=8)
     assert code in (0, 1)
     assert "likelihood" in summary.read_text("utf-8").lower()
 

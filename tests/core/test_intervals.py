@@ -19,8 +19,10 @@ from salient.core.intervals import (
     Interval,
     bootstrap_ratio,
     mcnemar,
+    quantile,
     ratio,
     studentized,
+    trials_below,
     wilson,
 )
 
@@ -294,3 +296,25 @@ def test_a_verdict_needs_no_torch(module):
     code = f"import sys, salient.{module}; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_a_quantile_has_the_level_that_it_names():
+    """P90 of exponential values, whose true value is ln 10."""
+    rng = np.random.default_rng(0)
+    for count in (36, 128):
+        intervals = [quantile(rng.exponential(size=count), 0.9, count) for _ in range(400)]
+        contained = [each.low <= math.log(10) <= each.high for each in intervals]
+        assert 0.92 < sum(contained) / len(contained) < 0.99
+
+
+def test_too_few_trials_bound_no_high_quantile():
+    assert quantile(range(35), 0.9, 35).high == math.inf
+    assert quantile(range(36), 0.9, 36).high == 35
+    assert quantile(range(3600), 0.9, 35).high == math.inf
+    assert quantile([1.0], 0.9, 1).ends == [-math.inf, math.inf]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.3])
+def test_the_trials_below_a_share_are_the_fewest_that_show_it(share):
+    count = trials_below(share)
+    assert wilson(0, count).high <= share < wilson(0, count - 1).high

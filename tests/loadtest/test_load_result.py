@@ -81,12 +81,12 @@ def test_percentiles_are_linear_between_the_nearest_values():
     generator = random.Random(0)
     values = [generator.expovariate(10) for _ in range(237)]
     cuts = statistics.quantiles(values, n=100, method="inclusive")
-    latency = summarize_latencies(values)
+    latency = summarize_latencies(values, len(values))
     assert (latency.p50, latency.p90, latency.p99) == pytest.approx(
         (1e3 * cuts[49], 1e3 * cuts[89], 1e3 * cuts[98])
     )
     assert latency.mean == pytest.approx(1e3 * statistics.mean(values))
-    assert summarize_latencies([]) is None
+    assert summarize_latencies([], 0) is None
 
 
 def test_a_step_sums_its_completed_requests_only():

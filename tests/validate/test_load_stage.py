@@ -9,15 +9,16 @@ from helpers.engines import never_dense, opened
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_server import Manner, toy_server
 from salient.core.errors import RequestError
+from salient.core.intervals import Interval
 from salient.core.progress import silent
 from salient.loadtest.plan import LoadPlan, LoadStep
 from salient.loadtest.result import FailureCount, LatencySummary, LoadResult
 from salient.validate.cache import ValidationCache
 from salient.validate.load.embedded_target import run_embedded
-from salient.validate.load.measure import LoadRequest, check_load, measure_load
+from salient.validate.load.measure import PLAN, LoadRequest, check_load, measure_load
 from salient.validate.load.result import LoadTestStageResult
 from salient.validate.model_pair import open_pair
-from salient.validate.policy.policy import read_policy
+from salient.validate.policy.policy import Policy, read_policy
 from salient.validate.policy.verdict import judge
 
 SMALL = LoadPlan(
@@ -126,6 +127,39 @@ def test_the_worst_step_is_judged_and_the_best_throughput():
     assert figures["error_rate"].interval.low < 0.1 < figures["error_rate"].interval.high
     assert figures["ttft_p90"].value == figures["itl_p90"].value == pytest.approx(0.9)
     assert figures["throughput"].value == 500
+
+
+def test_a_strict_policy_needs_the_intervals_of_a_load_test():
+    strict = read_policy("strict")
+    timed = LatencySummary(100.0, 100.0, 100.0, 100.0, Interval(90.0, 100.0, 120.0))
+    few, many = (
+        [replace(result(n, completed=count), ttft=timed, itl=timed) for n in (1, 4, 8)]
+        for count in (16, strict.load_requests // 3)
+    )
+    words = [judge(strict, measurements_of(each), ["load"]).word for each in (few, many)]
+    assert words == ["could not measure", "pass"]
+    own = Policy("own", "upper", {("load", "ttft_p90_max_s"): 0.11})
+    (rule,) = judge(own, measurements_of(many), ["load"]).rules
+    assert (rule.passed, rule.interval.high) == (None, pytest.approx(0.12))
+    (rule,) = judge(own, measurements_of([result(1)]), ["load"]).rules
+    assert (rule.passed, rule.interval) == (None, None)
+
+
+def test_a_load_test_sends_the_requests_that_its_policy_needs():
+    plan = LoadRequest(requests=read_policy("strict").load_requests).load_plan
+    assert plan.requests * len(plan.steps) >= 381
+    assert LoadRequest(requests=read_policy("lenient").load_requests).load_plan == PLAN
+
+
+def test_a_long_load_test_bounds_its_figures(folder):
+    engine = opened(folder, slots=8, context_length=64).engine
+    plan = replace(SMALL, steps=(LoadStep(8),), requests=40, output_tokens=3)
+    (figures,) = run_embedded(engine, plan, silent)
+    for latency in (figures.ttft, figures.itl):
+        interval = latency.p90_interval
+        assert 0 < interval.low <= latency.p90 <= interval.high < 1e6
+    interval = figures.output_rate_interval
+    assert 0 < interval.low < figures.output_rate < interval.high
 
 
 def test_times_are_not_measured_where_many_requests_failed():

@@ -20,6 +20,7 @@ use = "middle"
 
 [likelihood]
 kl_max = 0.1
+minimum_windows = 9
 
 [tasks]
 minimum_examples = 50
@@ -53,6 +54,7 @@ def test_a_policy_has_the_values_of_its_file(tmp_path):
             ("load", "ttft_p90_max_s"): 2.0,
         },
         kinds={"arithmetic": 0.8},
+        minimum_windows=9,
         examples={"code": 20},
         minimum_examples=50,
         significance=0.01,
@@ -98,7 +100,14 @@ def test_a_stricter_shipped_policy_requires_more_examples():
     assert fewest == sorted(set(fewest), reverse=True)
 
 
-def test_only_the_strict_one_puts_the_burden_of_proof_on_the_checkpoint():
+def test_a_stricter_shipped_policy_requires_no_less_text():
+    for name in ("minimum_windows", "minimum_tokens"):
+        least = [getattr(read_policy(shipped), name) for shipped in SHIPPED]
+        assert least == sorted(least, reverse=True)
+        assert least[0] > least[-1]
+
+
+def test_only_the_strict_one_puts_the_burden_of_proof_on_the_server():
     assert [read_policy(name).use for name in SHIPPED] == ["upper", "middle", "middle"]
 
 
@@ -135,6 +144,14 @@ MISFITS = [
         "context.kl_growth_max: 0.9 does not fit. Give a number from 1",
     ),
     ("[load]\nitl_p90_max_s = 0", "load.itl_p90_max_s: 0 does not fit. Give a number from 0.0001"),
+    (
+        "[likelihood]\nminimum_windows = 4",
+        "minimum_windows: 4 does not fit. Give a whole number fr",
+    ),
+    (
+        "[likelihood]\nminimum_tokens = 0",
+        "minimum_tokens: 0 does not fit. Give a whole number from 1",
+    ),
     ("[tasks]\nminimum_examples = 1.5", "tasks.minimum_examples: 1.5 does not fit. Give a whole"),
     ("[tasks]\nminimum_examples = 0", "tasks.minimum_examples: 0 does not fit"),
     ("[tasks]\nsignificance = 5", "tasks.significance: 5 does not fit. Give a number from 1e-06"),
@@ -156,6 +173,10 @@ NO_TOML = [
 CONTRADICTIONS = [
     ("", "has no rule. Give at least one of likelihood.kl_max"),
     ("use = 'upper'\n[tasks]\nsignificance = 0.05", "has no rule"),
+    (
+        "[load]\nerror_rate_max = 1\n[likelihood]\nminimum_tokens = 9",
+        "likelihood.minimum_tokens: decides nothing without a kl_max. Give likelihood.kl_max too",
+    ),
     (
         "[likelihood]\nkl_max = 1\n[tasks]\nminimum_examples = 9",
         "tasks.minimum_examples: decides nothing without a retention_min. Give",

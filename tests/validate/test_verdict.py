@@ -83,7 +83,13 @@ def test_the_whole_interval_of_a_sample_has_to_be_on_one_side(
         ("upper", None, 2.0, None, "it has no interval, which the rule needs: take more requests"),
         ("upper", Interval(1.2, 1.5, math.inf), 2.0, None, "it has no interval"),
         ("upper", Interval(1.2, 1.5, 1.9), 2.0, True, "the interval's worse end, 1.9, is at most"),
-        ("upper", Interval(1.2, 1.5, 2.5), 2.0, None, "1.5 was measured, but its interval, 1.2 to 2.5"),
+        (
+            "upper",
+            Interval(1.2, 1.5, 2.5),
+            2.0,
+            None,
+            "1.5 was measured, but its interval, 1.2 to 2.5",
+        ),
         ("upper", None, 1.0, False, "1.5 is not at most 1"),
     ],
 )

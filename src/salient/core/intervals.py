@@ -65,6 +65,12 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
     return Interval(low, successes / trials, high, level)
 
 
+def trials_below(share: float, level: float = 0.95) -> int:
+    """The trials without a success after which `wilson` ends at `share` or lower."""
+    square = _normal(level) ** 2
+    return math.ceil(square * (1 - share) / share)
+
+
 def ratio(a: Values, b: Values, level: float = 0.95) -> Interval:
     """The sum of `a` over the sum of `b`, both [n], measured on the same examples.
 
@@ -82,6 +88,29 @@ def ratio(a: Values, b: Values, level: float = 0.95) -> Interval:
         )
     binary = np.isin([x, y], [0, 1]).all()
     return _ratio_of_shares(x, y, level) if binary else bootstrap_ratio(x, y, level)
+
+
+def quantile(values: Values, share: float, trials: int, level: float = 0.95) -> Interval:
+    """The quantile at `share` of `values` [n]: between two order statistics, by the binomial.
+
+    trials: independent ones among the values, such as requests whose gaps between tokens depend on
+    each other. Where they are too few to bound an end, it is infinite.
+
+    Raises RequestError where a value is missing or not finite.
+    """
+    ordered = np.sort(_numbers(values, "values"))
+    ranks = np.arange(1, trials + 1)
+    steps = np.log((trials - ranks + 1) / ranks * share / (1 - share))
+    logs = trials * math.log1p(-share) + np.concatenate([[0.0], np.cumsum(steps)])
+    below = np.cumsum(np.exp(logs))  # P(at most k values are below the quantile), k = 0 ... trials
+    tail = (1 - level) / 2
+    first = int(np.searchsorted(below, tail, side="right"))  # the rank of the low end, from 1
+    last = int(np.searchsorted(below, 1 - tail, side="left")) + 1
+    places = (math.ceil(rank / trials * len(ordered)) - 1 for rank in (first, last))
+    low, high = (ordered[place] if 0 <= place < len(ordered) else math.inf for place in places)
+    return Interval(
+        float(low) if first else -math.inf, float(np.quantile(ordered, share)), float(high), level
+    )
 
 
 def mcnemar(only_reference: int, only_quantized: int) -> float:

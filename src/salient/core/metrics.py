@@ -113,7 +113,8 @@ def intervals(windows: Sequence[LogitsComparison], level: float = 0.95) -> dict[
     """Bootstrap intervals of a text's figures over its windows; {} for fewer than FEWEST windows.
 
     The tokens of a window depend on each other, so windows are resampled, not tokens. The keys
-    are those of `LogitsComparison.figures`; perplexity_increase is measured pair by pair.
+    are those of `LogitsComparison.figures`; perplexity_increase is measured pair by pair, and is
+    exactly 0 for models that predict no tokens.
     """
     if len(windows) < FEWEST:
         return {}
@@ -126,7 +127,14 @@ def intervals(windows: Sequence[LogitsComparison], level: float = 0.95) -> dict[
         "perplexity_quantized": (quantized, predicted),
         "perplexity_increase": (quantized - reference, predicted),
     }
-    return {name: _interval(name, tops, bottoms, level) for name, (tops, bottoms) in ratios.items()}
+    bounded = {
+        name: _interval(name, tops, bottoms, level)
+        for name, (tops, bottoms) in ratios.items()
+        if bottoms.any()
+    }
+    return (
+        bounded if predicted.any() else {**bounded, "perplexity_increase": Interval(0, 0, 0, level)}
+    )
 
 
 def _column(windows: Sequence[LogitsComparison], name: str) -> Array:

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from salient.core.intervals import Interval, bootstrap_ratio, quantile
+
 from .plan import LoadStep
 
 
@@ -54,12 +56,16 @@ class RequestTiming:
 
 @dataclass(frozen=True)
 class LatencySummary:
-    """Milliseconds; None where the tool does not report it."""
+    """Milliseconds; None where the tool does not report it.
+
+    p90_interval: None where only the figures are known, not the requests' own times
+    """
 
     mean: float | None
     p50: float | None
     p90: float | None
     p99: float | None
+    p90_interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class LoadResult:
     counted: who counted the tokens: "server", "chunks" (one token per chunk), or "tool"
     note: why the step ended early, or a doubt about its times
     peak: the most requests in flight at once, None where the tool does not report it
+    output_rate_interval: of the output tokens a second; None as for a latency
     """
 
     tool: str
@@ -96,6 +103,7 @@ class LoadResult:
     output_tokens: int
     failures: tuple[FailureCount, ...] = ()
     peak: int | None = None
+    output_rate_interval: Interval | None = None
 
     @property
     def failed(self) -> int:
@@ -148,12 +156,19 @@ class LoadResult:
         }
 
 
-def summarize_latencies(seconds: Sequence[float] | np.ndarray) -> LatencySummary | None:
-    """Mean and percentiles in milliseconds, of durations in seconds."""
+def summarize_latencies(
+    seconds: Sequence[float] | np.ndarray, requests: int
+) -> LatencySummary | None:
+    """Mean and percentiles in milliseconds, of durations in seconds that `requests` requests had.
+
+    The interval counts requests: the gaps of one depend on each other.
+    """
     if not len(seconds):
         return None
     values = np.asarray(seconds, dtype=np.float64) * 1e3
-    return LatencySummary(float(values.mean()), *np.percentile(values, (50, 90, 99)).tolist())
+    percentiles = np.percentile(values, (50, 90, 99)).tolist()
+    interval = quantile(values, 0.9, min(requests, len(values)))
+    return LatencySummary(float(values.mean()), *percentiles, interval)
 
 
 def summarize_step(
@@ -169,16 +184,19 @@ def summarize_step(
     """One step's result. prompt_tokens: of each request, where the server does not count."""
     completed = [timing for timing in timings if not timing.failure]
     tpots = [(t.e2e - t.ttft) / (t.output_tokens - 1) for t in completed if t.output_tokens > 1]
+    gaps = np.concatenate([np.frombuffer(t.gaps) for t in completed if t.gaps] or [[]])
+
+    def latencies(values: Sequence[float] | np.ndarray) -> LatencySummary | None:
+        return summarize_latencies(values, len(completed))
+
     return LoadResult(
         tool=tool,
         concurrency=step.concurrency,
         rate=step.rate,
-        ttft=summarize_latencies([t.ttft for t in completed]),
-        itl=summarize_latencies(
-            np.concatenate([np.frombuffer(t.gaps) for t in completed if t.gaps] or [[]])
-        ),
-        tpot=summarize_latencies(tpots),
-        e2e=summarize_latencies([t.e2e for t in completed]),
+        ttft=latencies([t.ttft for t in completed]),
+        itl=latencies(gaps),
+        tpot=latencies(tpots),
+        e2e=latencies([t.e2e for t in completed]),
         counted="server" if all(t.usage for t in completed) else "chunks",
         note=note,
         seconds=seconds,
@@ -187,7 +205,19 @@ def summarize_step(
         output_tokens=sum(t.output_tokens for t in completed),
         failures=_count_failures(timings),
         peak=peak,
+        output_rate_interval=_rate_interval(completed, seconds),
     )
+
+
+def _rate_interval(completed: Sequence[RequestTiming], seconds: float) -> Interval | None:
+    """The step's rate of output tokens; relative to it as wide as that of a request's own rate."""
+    tokens = np.array([t.output_tokens for t in completed], dtype=np.float64)
+    times = np.array([t.e2e for t in completed], dtype=np.float64)
+    if not tokens.sum() or not times.sum() or seconds <= 0:
+        return None
+    one = bootstrap_ratio(tokens, times)
+    rate = float(tokens.sum()) / seconds
+    return one.through(lambda each: each / one.middle * rate)
 
 
 def _count_failures(timings: Sequence[RequestTiming]) -> tuple[FailureCount, ...]:

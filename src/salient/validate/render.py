@@ -24,6 +24,10 @@ SHOWN_BLOCKS = 5
 SHOWN_FLIPS, WIDEST = 4, 48  # of each direction, and characters of an answer
 HOLDS = {True: "yes", False: "NO", None: "?"}
 LABELS = {False: "FAIL", None: "UNDECIDED"}
+JUDGED = {
+    "upper": "the worse end of each interval has to satisfy the bound",
+    "middle": "the worse end of each interval has to satisfy the bound; of a load test, the value",
+}
 
 Rendering = tuple[list[Table], list[str]]
 
@@ -80,7 +84,7 @@ def _likelihood(result: LikelihoodResult, title: str) -> Rendering:
     lines += [row.summary for row in result.published]
     if len(result.texts) > 1:
         worst = result.worst_text("kl")
-        lines.append(f"Of {len(result.texts)} texts the worst is judged; by KL it is {worst}.")
+        lines.append(f"Each of the {len(result.texts)} texts is judged; by KL {worst} is worst.")
     if not result.total.sums.predicted:
         lines.append("The model predicts no next token: KL and top-1 are of its own answers.")
     cosine = result.total.sums.cosine
@@ -242,7 +246,6 @@ def _drift(drift: DriftResult) -> Table:
 
 def render_verdict(verdict: Verdict) -> tuple[Table, list[str]]:
     """A row for each rule; the rules that do not hold and why, then the verdict."""
-    end = "the worse end of each interval" if verdict.use == "upper" else "what was measured"
     rows = [
         (
             rule.title,
@@ -253,7 +256,7 @@ def render_verdict(verdict: Verdict) -> tuple[Table, list[str]]:
         )
         for rule in verdict.rules
     ]
-    title = f"Policy {verdict.policy}: {end} has to satisfy the bound"
+    title = f"Policy {verdict.policy}: {JUDGED[verdict.use]}"
     columns = ("what", "measured", "interval", "bound", "holds")
     lines = [
         f"{label}: {rule.title}: {rule.reason.rstrip('.')}."

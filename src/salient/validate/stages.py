@@ -12,6 +12,7 @@ from salient.validate.attribution.measure import AttributionRequest, measure_att
 from salient.validate.context.measure import ContextRequest, check_context, measure_context
 from salient.validate.likelihood.measure import LikelihoodRequest, measure_likelihood, windows_of
 from salient.validate.load.measure import LoadRequest, check_load, measure_load
+from salient.validate.policy.policy import Policy
 from salient.validate.tasks.measure import TasksRequest, check_tasks, measure_tasks
 
 from .cache import ValidationCache
@@ -41,8 +42,8 @@ STAGES = {
 }
 
 
-def select_stages(options: EvaluateOptions) -> Selection:
-    """All stages of a validation that are not switched off.
+def select_stages(options: EvaluateOptions, policy: Policy | None = None) -> Selection:
+    """All stages of a validation that are not switched off, sized so that `policy` can be decided.
 
     An evaluation has the stages that its options name; likelihood with texts, or if it names none.
     """
@@ -54,7 +55,9 @@ def select_stages(options: EvaluateOptions) -> Selection:
         chosen = () if isinstance(lengths, str) else tuple(sorted(set(numbers(lengths))))
         selection["context"] = ContextRequest(chosen)
     if isinstance(options, ValidateOptions) and options.load_test is not None:
-        selection["load"] = LoadRequest(options.load_test)
+        selection["load"] = LoadRequest(
+            options.load_test, requests=policy.load_requests if policy else 0
+        )
     if options.attribute:
         selection["attribution"] = AttributionRequest(texts)
     if isinstance(options, ValidateOptions) or texts or not selection:

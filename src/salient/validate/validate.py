@@ -37,7 +37,7 @@ def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationRes
     started, progress = time.monotonic(), options.progress
     if options.report is not None:
         check_folder(Path(options.report))
-    selection = select_stages(options)
+    selection = select_stages(options, policy)
     progress(0, 1, "reading both models")
     pair = open_pair(
         str(options.checkpoint), str(options.reference), options.device, options.adapter

@@ -1,5 +1,6 @@
 """The load stage: latencies, throughput and errors of a server, or of the embedded engine."""
 
+import math
 import os
 from dataclasses import dataclass, replace
 
@@ -36,15 +37,19 @@ class LoadRequest:
     target: a server's address, or "embedded" for our engine of the checkpoint
     model: the name that the server serves; None: the first that it lists
     plan: None for PLAN, or SERVER_PLAN for a server
+    requests: of all steps, at least
     """
 
     target: str = EMBEDDED
     model: str | None = None
     plan: LoadPlan | None = None
+    requests: int = 0
 
     @property
     def load_plan(self) -> LoadPlan:
-        return self.plan or (PLAN if self.target == EMBEDDED else SERVER_PLAN)
+        plan = self.plan or (PLAN if self.target == EMBEDDED else SERVER_PLAN)
+        each = math.ceil(self.requests / max(len(plan.steps), 1))
+        return replace(plan, requests=plan.requests and max(plan.requests, each))
 
 
 def check_load(pair: ModelPair, request: LoadRequest) -> None:

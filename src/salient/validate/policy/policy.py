@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from salient.core.errors import RequestError
-from salient.core.intervals import FEWEST
+from salient.core.intervals import FEWEST, trials_below
 
 SHIPPED = ("strict", "balanced", "lenient")
 LARGEST_FILE = 64 * 2**10  # bytes; a policy has a page
@@ -111,6 +111,12 @@ class Policy:
     minimum_tokens: int = 512
     minimum_examples: int = 1
     significance: float | None = None
+
+    @property
+    def load_requests(self) -> int:
+        """Requests of a load test that show, where none fails, that its errors are few enough."""
+        most = self.bounds.get(("load", "error_rate_max"), 0.0)
+        return trials_below(most) if self.use == "upper" and most else 0
 
 
 def read_policy(name_or_path: str) -> Policy:

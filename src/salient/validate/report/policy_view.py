@@ -26,7 +26,7 @@ MEASURES: dict[str, tuple[str, fmt.Form, fmt.Form]] = {
 }
 USES = {
     "upper": "The worse end of each interval has to satisfy the bound.",
-    "middle": "The measured value has to satisfy the bound; a loss in tasks has to be proven.",
+    "middle": "The worse end of each interval has to satisfy the bound; of a load test, the value.",
 }
 SIGNS = {True: "good", False: "bad", None: "unsure"}
 HOLDS = {True: "holds", False: "does not hold", None: "undecided"}

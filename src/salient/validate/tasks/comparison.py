@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from salient.core.intervals import Interval, mcnemar, ratio
+from salient.core.intervals import Interval, mcnemar, ratio, wilson
 
 from .scoring import Example
 
@@ -68,9 +68,21 @@ class Tally:
         return self.guessed / max(self.count, 1)
 
     @property
+    def no_retention(self) -> str:
+        """Why a retention would have no meaning; '' where it has one."""
+        if not self.right_reference:
+            return f"the reference solves none of {self.count}: no retention"
+        if wilson(self.right_reference, self.count).low > self.chance:
+            return ""
+        return (
+            f"the reference is not above chance ({self.accuracy_reference:.0%} of {self.count}, "
+            f"chance {self.chance:.0%}): no retention"
+        )
+
+    @property
     def retention(self) -> float | None:
-        """Quantized accuracy over reference accuracy; None where the reference gets none right."""
-        return self.right_quantized / self.right_reference if self.right_reference else None
+        """Quantized accuracy over reference accuracy; None for `no_retention`."""
+        return None if self.no_retention else self.right_quantized / self.right_reference
 
     @property
     def p_value(self) -> float:
@@ -79,8 +91,8 @@ class Tally:
 
     @property
     def interval(self) -> Interval | None:
-        """Of the retention; None where the reference gets none right."""
-        if not self.right_reference:
+        """Of the retention; None for `no_retention`."""
+        if self.no_retention:
             return None
         both = self.right_reference - self.lost
         neither = self.count - both - self.lost - self.gained

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from salient.core.intervals import wilson
 from salient.core.records import to_json
 from salient.validate.policy.verdict import ALL, Measurement
 
@@ -96,7 +95,7 @@ def retention_of(tally: Tally) -> Measurement:
         tally.kind,
         tally.interval,
         sample=tally.count,
-        why="" if tally.right_reference else "the reference solves no example of it",
+        why=tally.no_retention,
         p_value=tally.p_value,
     )
 
@@ -104,15 +103,10 @@ def retention_of(tally: Tally) -> Measurement:
 def tally_notes(tally: Tally) -> list[str]:
     """Reasons why a tally says little."""
     name = "all examples" if tally.kind == ALL else tally.kind
-    if tally.interval is None:
-        return [f"{name}: the reference solves none of {tally.count}: no retention."]
+    if tally.no_retention:
+        return [f"{name}: {tally.no_retention}."]
     notes = []
-    if tally.chance and wilson(tally.right_reference, tally.count).low <= tally.chance:
-        notes.append(
-            f"{name}: the reference is not above chance ({tally.accuracy_reference:.0%} of "
-            f"{tally.count}, chance {tally.chance:.0%}), so the retention says nothing."
-        )
-    if tally.count < FEW:
+    if tally.interval is not None and tally.count < FEW:
         notes.append(
             f"{name}: only {tally.count} examples, the interval is {tally.interval.width:.2f} wide."
         )
