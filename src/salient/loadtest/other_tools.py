@@ -183,7 +183,8 @@ def parse_vllm_bench(document: object) -> LoadResult:
         if not completed or output.optional(f"mean_{name}_ms") is None:
             return None
         ends = ("mean", "median", "p90", "p99")
-        return LatencySummary(*(output.optional(f"{end}_{name}_ms") for end in ends))
+        mean, p50, p90, p99 = (output.optional(f"{end}_{name}_ms") for end in ends)
+        return LatencySummary(mean, p50, p90, p99)
 
     return LoadResult(
         tool=TOOL,
@@ -225,7 +226,8 @@ def _parse_benchmark(output: ToolOutput) -> LoadResult:
             return None
         ends = ("mean", "percentiles.p50", "percentiles.p90", "percentiles.p99")
         paths = (f"metrics.{name}.successful.{end}" for end in ends)
-        return LatencySummary(*(factor * output.number(path) for path in paths))
+        mean, p50, p90, p99 = (factor * output.number(path) for path in paths)
+        return LatencySummary(mean, p50, p90, p99)
 
     return LoadResult(
         tool="guidellm",

@@ -166,9 +166,9 @@ def summarize_latencies(
     if not len(seconds):
         return None
     values = np.asarray(seconds, dtype=np.float64) * 1e3
-    percentiles = np.percentile(values, (50, 90, 99)).tolist()
+    p50, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
     interval = quantile(values, 0.9, min(requests, len(values)))
-    return LatencySummary(float(values.mean()), *percentiles, interval)
+    return LatencySummary(float(values.mean()), p50, p90, p99, interval)
 
 
 def summarize_step(

@@ -233,10 +233,12 @@ class _Rule:
                 (measurement.sample, policy.minimum_windows, "windows"),
                 (measurement.tokens, policy.minimum_tokens, "tokens"),
             ]
-        few = [row for row in sizes if row[0] is not None and row[0] < row[1]]
-        return " and ".join(
-            f"only {size} {unit}, {least} are required" for size, least, unit in few
-        )
+        few = [
+            f"only {size} {unit}, {least} are required"
+            for size, least, unit in sizes
+            if size is not None and size < least
+        ]
+        return " and ".join(few)
 
     def decide_loss(self, start: str, measurement: Measurement) -> tuple[bool | None, str]:
         """The interval misses the bound; a loss of paired examples has to be significant, too."""
