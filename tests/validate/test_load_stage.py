@@ -136,8 +136,8 @@ def test_a_strict_policy_needs_the_intervals_of_a_load_test():
         [replace(result(n, completed=count), ttft=timed, itl=timed) for n in (1, 4, 8)]
         for count in (16, strict.load_requests // 3)
     )
-    words = [judge(strict, measurements_of(each), ["load"]).word for each in (few, many)]
-    assert words == ["could not measure", "pass"]
+    verdicts = [judge(strict, measurements_of(each), ["load"]).word for each in (few, many)]
+    assert verdicts == ["could not measure", "pass"]
     own = Policy("own", "upper", {("load", "ttft_p90_max_s"): 0.11})
     (rule,) = judge(own, measurements_of(many), ["load"]).rules
     assert (rule.passed, rule.interval.high) == (None, pytest.approx(0.12))
