@@ -114,7 +114,7 @@ def test_settings_in_text_config_are_read_with_a_note(tmp_path):
 def test_a_16_bit_folder_is_not_quantized_and_no_error(tmp_path):
     reading = read_checkpoint(save(tiny_model(), tmp_path / "model"))
     assert (reading.method, reading.modules, reading.group) == ("", 0, None)
-    assert [f.id for f in reading.findings] == ["not-quantized"]
+    assert [f.id for f in reading.findings] == ["not-quantized", "template-missing"]
 
 
 def test_a_head_in_addition_to_a_tied_embedding_is_a_note(toy):

@@ -5,10 +5,12 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from helpers.evidence_files import write_evidence
+from helpers.evidence_files import rewrite_evidence, write_evidence
 from helpers.faults import alarms, copied, edit, first, rewrite_header, settings, shard, text_of
 from helpers.rtn_checkpoints import rounded_toy
+from salient.core.content_digest import folder_digests
 from salient.core.errors import ModelError
+from salient.core.evidence import EVIDENCE_FILE
 from salient.core.model_files import INDEX, SINGLE, read_json
 from salient.diagnose.checkpoint.check import read_checkpoint
 
@@ -188,12 +190,70 @@ def test_evidence_of_another_checkpoint_is_an_error(toy, run, text):
     assert text in text_of(finding)
 
 
+def write_digests(folder):
+    """A salient.json with the digests of all files."""
+    write_evidence(folder, kl=0.0123)
+    names = [p.name for p in folder.iterdir() if p.name != EVIDENCE_FILE]
+    rewrite_evidence(folder, files=folder_digests(folder, names))
+
+
 def test_evidence_that_agrees_is_good_and_its_absence_a_note(toy):
     assert "evidence-missing" in ids(toy)
-    write_evidence(toy, kl=0.0123)
+    write_digests(toy)
     finding = next(f for f in read_checkpoint(toy).findings if f.id == "evidence-there")
     assert finding.level == "good"
     assert "0.0123 nats" in text_of(finding)
+
+
+def figures_in(folder):
+    return "0.0123" in "".join(map(text_of, read_checkpoint(folder).findings))
+
+
+def test_no_figure_is_repeated_of_evidence_without_digests(toy):
+    write_evidence(toy, kl=0.0123)
+    assert "evidence-unverified" in ids(toy)
+    assert not figures_in(toy)
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        (SINGLE, "error"),
+        ("config.json", "error"),
+        ("tokenizer.json", "warning"),
+        ("tokenizer_config.json", "warning"),
+        ("generation_config.json", "warning"),
+    ],
+)
+@pytest.mark.parametrize("fault", ["bit", "missing", "new"])
+def test_no_figure_is_repeated_of_evidence_of_other_files(name, level, fault, toy):
+    if fault == "new":
+        data = (toy / name).read_bytes()
+        (toy / name).unlink()
+        write_digests(toy)
+        (toy / name).write_bytes(data)
+    else:
+        write_digests(toy)
+        data = bytearray((toy / name).read_bytes())
+        if fault == "missing" and name not in (SINGLE, "config.json"):
+            (toy / name).unlink()
+        elif name == SINGLE:
+            data[-2] ^= 1
+            (toy / name).write_bytes(data)
+        else:
+            (toy / name).write_bytes(data + b" ")
+    finding = next(f for f in read_checkpoint(toy).findings if f.id == "evidence-files-changed")
+    assert finding.level == level
+    assert name in text_of(finding)
+    assert not figures_in(toy)
+
+
+def test_no_figure_is_repeated_of_evidence_that_was_changed(toy):
+    write_digests(toy)
+    path = toy / EVIDENCE_FILE
+    path.write_text(path.read_text().replace("0.0123", "0.0012"))
+    assert "evidence-unreadable" in alarms(read_checkpoint(toy))
+    assert "0.0012" not in "".join(map(text_of, read_checkpoint(toy).findings))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"run": 3}'])

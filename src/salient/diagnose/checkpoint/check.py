@@ -9,6 +9,11 @@ torch is not imported. One file per subject:
     config_shapes             bits, groups and sizes against config.json
     missing_tensors           tensors and linears that are missing
     ignore_lists              lists of unquantized modules; unquantized linears; embedding and head
+    companion_files           files next to the weights, as they are stored
+    tokenizer_files           whether the tokenizer loads and fits the embedding
+    generation_settings       ids of special tokens, ends of answers, sampling values
+    template_check            chat templates, each rendered in a process of its own
+    evidence_check            salient.json against the tensors and files
     scale_values              scales
     code_values               samples of codes, cut files, zero points
 
@@ -19,15 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from salient.core.errors import CheckpointError, ModelError
-from salient.core.evidence import EVIDENCE_FILE, RunHeader, read_evidence
 from salient.core.model_files import read_json
 from salient.core.progress import Progress, silent
-from salient.core.scheme import parse_scheme
 from salient.diagnose.finding import BAD, Finding, ranked
 from salient.diagnose.rule import Count, Place
 
 from .code_values import FEW, WINDOW, check_codes, check_tails, check_zero_points
+from .companion_files import read_companions
 from .config_shapes import check_config_sizes, check_sizes
 from .contents import (
     FINDINGS,
@@ -41,6 +44,8 @@ from .contents import (
     stored_method,
 )
 from .ct_config import PACKED, WeightArgs, check_ct_config, read_groups
+from .evidence_check import check_evidence
+from .generation_settings import check_generation
 from .ignore_lists import check_ends, check_ignore_list, check_unquantized
 from .missing_tensors import check_siblings, check_tensors
 from .quant_config import (
@@ -52,8 +57,10 @@ from .quant_config import (
     find_settings,
 )
 from .scale_values import check_scales
+from .template_check import check_templates
 from .tensor_layout import WHOLE_ROW, check_awq_layout, check_ct_layout, usual_group
 from .tensor_reader import TensorReader
+from .tokenizer_files import check_tokenizer_files
 from .weight_files import check_extra_files, read_files
 
 # quant_method as configs spell it -> its name here
@@ -115,11 +122,30 @@ def read_checkpoint(folder: Path, *, progress: Progress = silent) -> CheckpointR
         layout, more = _check_linears(contents, reading, progress)
         group = reading.group if layout in WRITTEN else None
         findings += more + check_config_locations(contents, locations, group)
+    elif not declared:
+        findings += _check_plain(contents)
+    findings += _check_companions(contents)
     if contents.method:
-        findings += check_evidence(contents, reading.group)
+        findings += check_evidence(contents, reading.group, progress)
     reading.modules = len(contents.packed)
     reading.findings = ranked([*findings, *_complete(contents, reading, findings)])
     return reading
+
+
+def _check_plain(contents: CheckpointContents) -> list[Finding]:
+    """The checks of an unquantized model."""
+    return [*check_siblings(contents), *check_config_sizes(contents)]
+
+
+def _check_companions(contents: CheckpointContents) -> list[Finding]:
+    """What loads with the weights: tokenizer, generation settings, chat templates."""
+    read, findings = read_companions(contents)
+    return [
+        *findings,
+        *check_tokenizer_files(read),
+        *check_generation(read),
+        *check_templates(read),
+    ]
 
 
 def _check_method(contents: CheckpointContents, declared: str, stored: str) -> list[Finding]:
@@ -228,35 +254,3 @@ def _complete(
         groups=groups,
         zeros="zero points" if contents.asymmetric else "symmetric",
     )
-
-
-def check_evidence(contents: CheckpointContents, group: int | None) -> list[Finding]:
-    """Whether salient.json is there and agrees. `group` is the tensors'."""
-    try:
-        evidence = read_evidence(contents.folder)
-    except CheckpointError as error:
-        return FINDINGS["evidence-unreadable"].at([(EVIDENCE_FILE, str(error))])
-    if evidence is None:
-        place = (contents.folder.name, f"no {EVIDENCE_FILE}")
-        return FINDINGS["evidence-missing"].at([place] if contents.packed else [])
-    wrong = FINDINGS["evidence-contradicts"].at(_contradictions(evidence.run, contents, group))
-    loss = f"KL to the 16-bit model {evidence.heldout.awq.kl:.4f} nats a token"
-    place = (EVIDENCE_FILE, f"{evidence.run.scheme}: {loss}")
-    return wrong or FINDINGS["evidence-there"].at([place])
-
-
-def _contradictions(run: RunHeader, contents: CheckpointContents, group: int | None) -> list[Place]:
-    wrong: list[Place] = []
-    if run.format != contents.method:
-        other = f"{run.format}; the tensors are {contents.method!r}"
-        wrong.append((f"{EVIDENCE_FILE}: run.format", other))
-    try:
-        scheme = parse_scheme(run.scheme)
-    except ModelError:
-        return wrong
-    place = f"{EVIDENCE_FILE}: run.scheme"
-    if group and scheme.group_size != group:
-        wrong.append((place, f"{scheme}; the tensors have groups of {group}"))
-    if scheme.symmetric and contents.asymmetric:
-        wrong.append((place, f"{scheme}; the tensors have zero points"))
-    return wrong

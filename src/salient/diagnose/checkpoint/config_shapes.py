@@ -1,12 +1,14 @@
 """Bits, group size and sizes of the tensors against config.json."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from salient.core.errors import ModelError
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Place
 
+from .companion_files import embeddings
 from .contents import (
     FINDINGS,
     CheckpointContents,
@@ -16,6 +18,7 @@ from .contents import (
     changes,
     in_block,
     pattern,
+    place,
 )
 from .ct_config import WeightArgs, args_of
 from .tensor_layout import WHOLE_ROW, usual_group
@@ -32,6 +35,16 @@ class ConfigShapes:
     bits: int | None
     group_key: str = "group_size"
     bits_key: str = "bits"
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """The matrix of a linear. size: outputs, inputs; turned: some families store it transposed"""
+
+    name: str
+    place: str
+    size: tuple[int, int]
+    turned: bool = False
 
 
 def check_sizes(contents: CheckpointContents, groups: list[WeightArgs]) -> list[Finding]:
@@ -106,34 +119,73 @@ def _group_change(declared: ConfigShapes, group: int, real: int) -> tuple[str, .
 
 
 def check_config_sizes(contents: CheckpointContents) -> list[Finding]:
-    """Sizes of linears and the number of blocks, against config.json."""
-    from salient.shapes.from_config import read_shape
+    """Sizes of linears and embedding, and the number of blocks, against config.json."""
+    from salient.shapes.families import ARCHITECTURES
+    from salient.shapes.from_config import family_of, read_shape
 
+    try:
+        family = family_of(contents.config)
+    except ModelError as error:
+        return FINDINGS["sizes-unknown"].at([("config.json", str(error))])
     try:
         shape = read_shape(contents.config)
     except ModelError as error:
-        return FINDINGS["sizes-unknown"].at([("config.json", str(error))])
+        return FINDINGS["config-impossible"].at([("config.json", str(error))])
     sizes = {
         (index, linear.name): (linear.out, linear.width)
         for index, block in enumerate(shape.blocks)
         for linear in block.linears
     }
     prefix = _main_prefix(contents, sizes)
-    return _sizes(contents, sizes, prefix) + _blocks(contents, prefix, len(shape.blocks))
+    matrices = list(_quantized(contents))
+    rows: list[Finding] = []
+    if family in ARCHITECTURES:  # of others only what the quantizer wrote is of a known form
+        matrices += _unquantized(contents)
+        rows = _check_rows(contents, shape.vocab)
+    return [
+        *_sizes(contents, matrices, sizes, prefix),
+        *rows,
+        *_blocks(contents, prefix, len(shape.blocks)),
+    ]
 
 
-def _sizes(contents: CheckpointContents, sizes: Sizes, prefix: str | None) -> list[Finding]:
+def _quantized(contents: CheckpointContents) -> Iterator[StoredMatrix]:
+    for linear in contents.packed.values():
+        if linear.groups:
+            yield StoredMatrix(linear.name, linear.place, (linear.out, linear.width))
+
+
+def _unquantized(contents: CheckpointContents) -> Iterator[StoredMatrix]:
+    for name, tensor in contents.linears.items():
+        out, width = tensor.shape
+        yield StoredMatrix(name, place(tensor), (out, width), turned=True)
+
+
+def _sizes(
+    contents: CheckpointContents, matrices: list[StoredMatrix], sizes: Sizes, prefix: str | None
+) -> list[Finding]:
     odd: list[Place] = []
     pairs: set[tuple[int, int]] = set()
-    for linear in contents.packed.values():
-        spot = in_block(linear.name)
+    for matrix in matrices:
+        spot, real = in_block(matrix.name), matrix.size
         wanted = sizes.get((spot[1], pattern(spot[2]))) if spot and spot[0] == prefix else None
-        real = (linear.out, linear.width)
-        if wanted and linear.groups and real != wanted:
+        if wanted and real != wanted and not (matrix.turned and real == wanted[::-1]):
             text = f"{real[0]} x {real[1]}; config.json gives {wanted[0]} x {wanted[1]}"
-            odd.append((linear.place, f"outputs x inputs are {text}"))
+            odd.append((matrix.place, f"outputs x inputs are {text}"))
             pairs |= {(w, r) for w, r in zip(wanted, real, strict=True) if w != r}
     return FINDINGS["config-sizes"].at(odd, steps=_size_change(contents, pairs))
+
+
+def _check_rows(contents: CheckpointContents, vocabulary: int) -> list[Finding]:
+    """The rows of the embedding, which readers compare with vocab_size."""
+    odd = [
+        (place(contents.plain[name]), f"{shape[0]} rows; config.json's vocab_size is {vocabulary}")
+        for name, shape in embeddings(contents)
+    ]
+    fits = any(shape[0] == vocabulary for _, shape in embeddings(contents))
+    rows = {shape[0] for _, shape in embeddings(contents)}
+    steps = change("config.json", "vocab_size", vocabulary, rows.pop()) if len(rows) == 1 else ()
+    return FINDINGS["config-vocabulary"].at([] if fits else odd, steps=steps)
 
 
 def _size_change(contents: CheckpointContents, pairs: set[tuple[int, int]]) -> tuple[str, ...]:

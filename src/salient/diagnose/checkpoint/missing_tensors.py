@@ -75,10 +75,13 @@ class BlockPart:
 
 
 def check_siblings(contents: CheckpointContents) -> list[Finding]:
-    """Linears that a block or an expert lacks and its siblings have."""
+    """Linears that a block or an expert lacks and its siblings have.
+
+    Of a quantized checkpoint quantized ones only: others may be in some of its blocks.
+    """
     missing: list[Place] = []
-    coded = set(contents.packed)
-    for name in contents.packed:
+    coded = set(contents.packed or contents.linears)
+    for name in list(coded):
         coded |= {name[:i] for i, letter in enumerate(name) if letter == "."}
     for parts in _siblings(contents).values():
         counts = Counter(part.children for part in parts)
@@ -90,7 +93,8 @@ def check_siblings(contents: CheckpointContents) -> list[Finding]:
                 missing += [(f"{part.path}.{c}", like) for c in absent if f"{like}.{c}" in coded]
     title = _title([name for name, _ in missing], "parts that similar blocks have")
     places = [(f"{_file_of(contents, n)}: {n}", f"missing; {p} has it") for n, p in missing[:SHOWN]]
-    return FINDINGS["linear-missing"].at(places, count=len(missing), title=title)
+    row = "linear-missing" if contents.packed else "matrix-missing"
+    return FINDINGS[row].at(places, count=len(missing), title=title)
 
 
 def _file_of(contents: CheckpointContents, name: str) -> str:

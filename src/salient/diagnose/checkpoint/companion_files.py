@@ -1,0 +1,119 @@
+"""The files next to the weights that turn text into tokens and stop an answer, as they are stored.
+
+Read by Python's own JSON; `tokenizer_files`, `generation_settings` and `template_check` judge them.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from salient.core.errors import ModelError
+from salient.core.model_files import as_list, as_object, read_json
+from salient.core.records import is_list, is_object
+from salient.diagnose.finding import Finding
+from salient.shapes.tensor_names import EMBEDDINGS, is_tower
+
+from .contents import FINDINGS, CheckpointContents, as_integer
+
+TOKENIZER = "tokenizer.json"
+SETTINGS = "tokenizer_config.json"
+SPECIAL = "special_tokens_map.json"
+ADDED = "added_tokens.json"
+GENERATION = "generation_config.json"
+TEMPLATE = "chat_template.json"
+JSON_FILES = (TOKENIZER, SETTINGS, SPECIAL, ADDED, GENERATION, TEMPLATE, "vocab.json")
+# Without it readers take the ids of config.json.
+OPTIONAL = (GENERATION,)
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_POSITIONS = re.compile(r"wpe|position")
+
+
+@dataclass
+class CompanionFiles:
+    """The JSON objects of a folder's companions by file name, without those that cannot be read.
+
+    rows: of the embedding; None where unknown
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    rows: int | None
+    files: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+
+    @cached_property
+    def base_tokens(self) -> dict[str, int]:
+        """Token -> id of tokenizer.json without its added tokens; {} where it has no such list."""
+        model = as_object(self.files.get(TOKENIZER, {}).get("model"))
+        vocabulary = model.get("vocab")
+        if is_list(vocabulary):  # Unigram: pieces with scores, by id
+            pieces = [as_list(row)[:1] for row in as_list(vocabulary)]
+            return {piece[0]: id for id, piece in enumerate(pieces) if piece and _is_text(piece[0])}
+        return {token: id for token, id in as_object(vocabulary).items() if type(id) is int}
+
+    @cached_property
+    def added_tokens(self) -> dict[str, int]:
+        """The same of tokenizer.json's added tokens."""
+        rows = map(as_object, as_list(self.files.get(TOKENIZER, {}).get("added_tokens")))
+        pairs = ((row.get("content"), row.get("id")) for row in rows)
+        return {token: id for token, id in pairs if isinstance(token, str) and type(id) is int}
+
+    @cached_property
+    def tokens(self) -> dict[str, int]:
+        """All tokens of tokenizer.json."""
+        return {**self.base_tokens, **self.added_tokens}
+
+    def special_tokens(self, file: str) -> dict[str, str]:
+        """Role ("eos_token") -> token, by tokenizer_config.json or special_tokens_map.json."""
+        named = ((role, token_text(self.files.get(file, {}).get(role))) for role in ROLES)
+        return {role: token for role, token in named if token}
+
+    @property
+    def all_special(self) -> dict[str, str]:
+        """The special tokens that Transformers 5 takes (tokenization_utils_base.py)."""
+        settings, legacy = self.special_tokens(SETTINGS), self.special_tokens(SPECIAL)
+        decoded = "added_tokens_decoder" in self.files.get(SETTINGS, {})
+        return settings if decoded else {**settings, **legacy}
+
+
+def read_companions(contents: CheckpointContents) -> tuple[CompanionFiles, list[Finding]]:
+    """The companions of a folder, and findings for those that cannot be read."""
+    read = CompanionFiles(contents.folder, contents.config, embedding_rows(contents))
+    damaged: dict[str, str] = {}
+    for name in JSON_FILES:
+        path = contents.folder / name
+        if path.is_file() and path.stat().st_size:  # an empty file is a finding of its own
+            try:
+                read.files[name] = read_json(path)
+            except ModelError as error:
+                damaged[name] = str(error)
+    needed = damaged.keys() - set(OPTIONAL)
+    level = None if needed or not damaged else "warning"
+    return read, FINDINGS["companion-damaged"].at(damaged.items(), level=level)
+
+
+def embedding_rows(contents: CheckpointContents) -> int | None:
+    """The rows of the token embedding, by the files, else by config.json's vocab_size."""
+    declared = as_integer(contents.config_value("vocab_size"))
+    rows = [shape[0] for _, shape in embeddings(contents)]
+    return declared if declared in rows or not rows else max(rows)
+
+
+def embeddings(contents: CheckpointContents) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The language model's token embeddings: name of the module, and its shape."""
+    for name, tensor in contents.plain.items():
+        leaf = name.rpartition(".")[2]
+        if leaf in EMBEDDINGS and not is_tower(f"{name}.weight") and not _POSITIONS.search(leaf):
+            yield name, tensor.shape
+
+
+def token_text(value: object) -> str:
+    """The text of a token that is a string or an object with `content`; '' for anything else."""
+    text = value["content"] if is_object(value) and "content" in value else value
+    return text if isinstance(text, str) else ""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

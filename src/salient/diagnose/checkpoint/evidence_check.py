@@ -1,0 +1,66 @@
+"""salient.json against the tensors and the files; its figures are repeated only if both agree."""
+
+from collections.abc import Iterator
+
+from salient.core.carried_files import EXCLUDED, TOKENIZER_FILES, matches
+from salient.core.content_digest import changed_files
+from salient.core.errors import CheckpointError, ModelError
+from salient.core.evidence import EVIDENCE_FILE, RunEvidence, RunHeader, read_evidence
+from salient.core.progress import Progress
+from salient.core.scheme import parse_scheme
+from salient.diagnose.finding import Finding
+from salient.diagnose.rule import Place
+
+from .contents import FINDINGS, CheckpointContents
+
+MEASURED = ("*.safetensors", "*.index.json", "config.json")  # the files that the figures are of
+
+
+def check_evidence(
+    contents: CheckpointContents, group: int | None, progress: Progress
+) -> list[Finding]:
+    """Whether salient.json is there and agrees. `group` is the tensors'."""
+    try:
+        evidence = read_evidence(contents.folder)
+    except CheckpointError as error:
+        return FINDINGS["evidence-unreadable"].at([(EVIDENCE_FILE, str(error))])
+    if evidence is None:
+        place = (contents.folder.name, f"no {EVIDENCE_FILE}")
+        return FINDINGS["evidence-missing"].at([place] if contents.packed else [])
+    if wrong := FINDINGS["evidence-contradicts"].at(_contradictions(evidence.run, contents, group)):
+        return wrong
+    if not evidence.files:
+        return FINDINGS["evidence-unverified"].at([(EVIDENCE_FILE, evidence.run.scheme)])
+    progress(0, 0, f"comparing {len(evidence.files)} files with {EVIDENCE_FILE}")
+    if changed := list(_changed(contents, evidence)):
+        measured = any(matches(name, MEASURED) for name, _ in changed)
+        return FINDINGS["evidence-files-changed"].at(changed, level=None if measured else "warning")
+    loss = f"KL to the 16-bit model {evidence.heldout.awq.kl:.4f} nats a token"
+    return FINDINGS["evidence-there"].at([(EVIDENCE_FILE, f"{evidence.run.scheme}: {loss}")])
+
+
+def _changed(contents: CheckpointContents, evidence: RunEvidence) -> Iterator[Place]:
+    """Files that differ from their digest, and files that a reader takes and that have none."""
+    yield from changed_files(contents.folder, evidence.files).items()
+    for path in sorted(contents.folder.iterdir()):
+        taken = matches(path.name, (*MEASURED, *TOKENIZER_FILES, "generation_config.json"))
+        hidden = matches(path.name, EXCLUDED) and not matches(path.name, MEASURED)
+        if path.is_file() and path.name not in evidence.files and taken and not hidden:
+            yield path.name, f"is not in {EVIDENCE_FILE}"
+
+
+def _contradictions(run: RunHeader, contents: CheckpointContents, group: int | None) -> list[Place]:
+    wrong: list[Place] = []
+    if run.format != contents.method:
+        other = f"{run.format}; the tensors are {contents.method!r}"
+        wrong.append((f"{EVIDENCE_FILE}: run.format", other))
+    try:
+        scheme = parse_scheme(run.scheme)
+    except ModelError:
+        return wrong
+    place = f"{EVIDENCE_FILE}: run.scheme"
+    if group and scheme.group_size != group:
+        wrong.append((place, f"{scheme}; the tensors have groups of {group}"))
+    if scheme.symmetric and contents.asymmetric:
+        wrong.append((place, f"{scheme}; the tensors have zero points"))
+    return wrong

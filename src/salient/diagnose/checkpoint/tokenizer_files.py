@@ -1,0 +1,70 @@
+"""The tokenizer: whether it loads, and whether its ids fit each other and the embedding."""
+
+from salient.core.model_files import as_object
+from salient.diagnose.finding import Finding
+from salient.diagnose.rule import Place
+
+from .companion_files import SETTINGS, SPECIAL, TOKENIZER, CompanionFiles, token_text
+from .contents import FINDINGS, as_integer, as_json
+
+FEWEST = 0.75  # of the embedding's rows that have a token; paddings and reserves are smaller
+
+
+def check_tokenizer_files(read: CompanionFiles) -> list[Finding]:
+    """Findings on tokenizer.json and the special tokens of its settings."""
+    findings: list[Finding] = []
+    if read.tokens and read.rows:
+        findings += _check_rows(read, read.rows)
+    return [*findings, *_check_special(read), *_check_added_ids(read)]
+
+
+def _check_rows(read: CompanionFiles, rows: int) -> list[Finding]:
+    """Ids beyond the embedding, and an embedding with far more rows than there are ids."""
+    beyond = sorted((id, token) for token, id in read.tokens.items() if not 0 <= id < rows)
+    size = max(read.tokens.values()) + 1
+    base = any(id >= rows for id in read.base_tokens.values())
+    count = f"{len(read.tokens)} tokens, ids up to {size - 1}; the embedding has {rows} rows"
+    few = [(TOKENIZER, count)] if size < FEWEST * rows else []
+    return [
+        *FINDINGS["tokenizer-beyond-embedding"].at(
+            ((f"{TOKENIZER}: {as_json(token)}", f"id {id}") for id, token in beyond),
+            level=None if base else "warning",
+            rows=rows,
+        ),
+        *FINDINGS["tokenizer-partial"].at(few),
+    ]
+
+
+def _check_special(read: CompanionFiles) -> list[Finding]:
+    """Special tokens that the two files name differently, or that the vocabulary lacks."""
+    settings, legacy = (read.special_tokens(file) for file in (SETTINGS, SPECIAL))
+    differ = [
+        (f"{SPECIAL}: {role}", f"{as_json(token)}; {SETTINGS} has {as_json(settings[role])}")
+        for role, token in legacy.items()
+        if settings.get(role, token) != token
+    ]
+    absent = [
+        (f"{SETTINGS}: {role}", as_json(token))
+        for role, token in read.all_special.items()
+        if read.tokens and token not in read.tokens
+    ]
+    size = max(read.tokens.values(), default=-1) + 1
+    level = None if read.rows and size + len(absent) > read.rows else "warning"
+    return [
+        *FINDINGS["special-tokens-differ"].at(differ),
+        *FINDINGS["special-token-unknown"].at(absent, level=level, next=size),
+    ]
+
+
+def _check_added_ids(read: CompanionFiles) -> list[Finding]:
+    """Ids in tokenizer_config.json that tokenizer.json gives to other tokens."""
+    by_id = {id: token for token, id in read.tokens.items()}
+    wrong: list[Place] = []
+    decoder = as_object(read.files.get(SETTINGS, {}).get("added_tokens_decoder"))
+    for key, value in decoder.items():
+        id, token = as_integer(key), token_text(value)
+        stored = by_id.get(-1 if id is None else id)
+        if read.tokens and stored is not None and token and stored != token:
+            text = f"{as_json(token)}; {TOKENIZER} has {as_json(stored)}"
+            wrong.append((f"{SETTINGS}: added_tokens_decoder.{key}", text))
+    return FINDINGS["added-tokens-differ"].at(wrong)
