@@ -1,6 +1,7 @@
 """The journal: a block is finished when its whole line exists; one run at a time writes it."""
 
 import json
+import random
 import re
 import signal
 import subprocess
@@ -9,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from salient.awq.journal import NAME, Journal
+from salient.awq.journal import NAME, Journal, JournalLine
+from salient.core.content_digest import file_digest
 from salient.core.errors import CheckpointError, ResumeMismatch
 from salient.core.evidence import BlockEvidence, RunHeader
 from salient.core.records import to_json
@@ -45,10 +47,17 @@ sys.stdin.read()
 """
 
 
-def written(folder, *entries, header=HEADER):
+def line_of(folder, block):
+    """The line of a block, whose file it writes."""
+    path = folder / f"{block.block}.safetensors"
+    path.write_text(block.block)
+    return JournalLine(block, {path.name: file_digest(path)}, {"tensor": "0" * 64})
+
+
+def written(folder, *blocks, header=HEADER):
     journal = Journal(folder, header, fresh=False)
-    for entry in entries:
-        journal.finish_block(entry)
+    for block in blocks:
+        journal.append(line_of(folder, block))
     journal.close()
     return folder / NAME
 
@@ -62,21 +71,22 @@ def opened(folder, header=HEADER, *, fresh=False):
 
 def test_a_new_run_has_nothing_done_and_a_header(tmp_path):
     assert opened(tmp_path / "deep" / "run") == []
-    assert json.loads((tmp_path / "deep" / "run" / NAME).read_text()) == to_json(HEADER)
+    assert json.loads((tmp_path / "deep" / "run" / NAME).read_text())["run"] == to_json(HEADER)
 
 
 def test_a_block_is_done_when_its_line_is_there(tmp_path):
     path = written(tmp_path, *BLOCKS)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == to_json(
-        [HEADER, *BLOCKS]
-    )
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines[0]["run"] == to_json(HEADER)
+    assert [line["evidence"] for line in lines[1:]] == to_json(BLOCKS)
     assert opened(tmp_path) == BLOCKS
 
 
 def test_a_line_is_on_disk_before_the_next_block_starts(tmp_path):
     journal = Journal(tmp_path, HEADER, fresh=False)
-    journal.finish_block(BLOCKS[0])
-    assert json.loads((tmp_path / NAME).read_text().splitlines()[-1]) == to_json(BLOCKS[0])
+    journal.append(line_of(tmp_path, BLOCKS[0]))
+    last = (tmp_path / NAME).read_text().splitlines()[-1]
+    assert json.loads(last)["evidence"] == to_json(BLOCKS[0])
     assert journal.blocks == BLOCKS[:1]
     journal.close()
 
@@ -94,12 +104,14 @@ def test_opening_changes_no_byte_of_a_whole_journal(tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("cut", range(1, len(json.dumps(to_json(BLOCKS[1]))) + 1, 5))
-def test_a_last_line_cut_short_is_dropped_wherever_it_is_cut(cut, tmp_path):
+def test_a_last_line_cut_short_is_dropped_wherever_it_is_cut(tmp_path):
     path = written(tmp_path, *BLOCKS)
-    path.write_bytes(path.read_bytes()[:-cut])
-    assert opened(tmp_path) == BLOCKS[:1]
-    assert path.read_text().endswith(json.dumps(to_json(BLOCKS[0])) + "\n")
+    whole = path.read_bytes()
+    *_, first, last = whole.splitlines(keepends=True)
+    for cut in range(1, len(last), 5):
+        path.write_bytes(whole[:-cut])
+        assert opened(tmp_path) == BLOCKS[:1]
+        assert path.read_bytes().endswith(first)
 
 
 def test_a_run_goes_on_cleanly_after_a_line_cut_short(tmp_path):
@@ -113,7 +125,7 @@ def test_a_header_cut_short_is_a_new_run(tmp_path):
     path = written(tmp_path)
     path.write_bytes(path.read_bytes()[:-7])
     assert opened(tmp_path) == []
-    assert json.loads(path.read_text()) == to_json(HEADER)
+    assert json.loads(path.read_text())["run"] == to_json(HEADER)
 
 
 def test_nothing_after_a_damaged_line_is_believed(tmp_path):
@@ -123,13 +135,79 @@ def test_nothing_after_a_damaged_line_is_believed(tmp_path):
     assert opened(tmp_path) == []
 
 
+def noticed(folder):
+    """What a run that starts now reports: its warnings, or the reason why it does not start."""
+    try:
+        journal = Journal(folder, HEADER, fresh=False)
+    except CheckpointError as error:
+        return str(error)
+    journal.close()
+    return " ".join(journal.warnings)
+
+
+def test_any_flipped_bit_of_the_journal_is_noticed_by_name(tmp_path):
+    path, chance = written(tmp_path, *BLOCKS), random.Random(0)
+    whole = path.read_bytes()
+    for _ in range(300):
+        changed = bytearray(whole)
+        changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+        path.write_bytes(changed)
+        assert NAME in noticed(tmp_path)
+
+
+def test_a_line_that_is_removed_moved_or_repeated_is_noticed(tmp_path):
+    path = written(tmp_path, *BLOCKS)
+    header, first, second = path.read_text().splitlines(keepends=True)
+    for lines, number in (([header, second], 2), ([header, second, first], 2)):
+        path.write_text("".join(lines))
+        assert f"Line {number} of {path} is not as it was written: no block stays" in noticed(
+            tmp_path
+        )
+    path.write_text(header + first + first)
+    assert "Line 3 of" in noticed(tmp_path)
+    assert opened(tmp_path) == BLOCKS[:1]
+
+
+def test_a_damaged_file_of_a_block_is_named_and_its_line_dropped(tmp_path):
+    written(tmp_path, *BLOCKS)
+    (tmp_path / "blocks.1.safetensors").write_text("blocks.2")
+    message = "blocks.1.safetensors has changed: the first 1 blocks stay, all after it is written"
+    assert message in noticed(tmp_path)
+    assert opened(tmp_path) == BLOCKS[:1]
+    (tmp_path / "blocks.0.safetensors").unlink()
+    assert "blocks.0.safetensors is missing: no block stays" in noticed(tmp_path)
+
+
+def test_the_journal_of_an_older_version_is_refused(tmp_path):
+    (tmp_path / NAME).write_text(json.dumps(to_json(HEADER)) + "\n")
+    message = "was begun by an older version of Salient, which recorded no digests, so it cannot be"
+    assert message in noticed(tmp_path)
+    assert opened(tmp_path, fresh=True) == []
+
+
+def test_another_source_names_its_file(tmp_path):
+    header = replace(HEADER, source_files={"a.safetensors": "0" * 64, "config.json": "1" * 64})
+    written(tmp_path, *BLOCKS, header=header)
+    other = replace(header, source_files={"a.safetensors": "2" * 64, "config.json": "1" * 64})
+    message = (
+        "has another source: a.safetensors differs (SHA-256 000000000000 there, SHA-256 "
+        "222222222222 here)."
+    )
+    with pytest.raises(ResumeMismatch, match=re.escape(message)):
+        Journal(tmp_path, other, fresh=False)
+    fewer = replace(header, source_files={"config.json": "1" * 64, "tokenizer.json": "2" * 64})
+    message = "a.safetensors and 1 more files differ (SHA-256 000000000000 there, absent here)"
+    with pytest.raises(ResumeMismatch, match=re.escape(message)):
+        Journal(tmp_path, fewer, fresh=False)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scheme": "w4-g64"}, "scheme = 'w4-g128', this one has 'w4-g64'"),
-        ({"samples": 64}, "samples = 128, this one has 64"),
-        ({"skip": ()}, "skip = ['lm_head'], this one has []"),
-        ({"adapter": "lora"}, "adapter = None, this one has 'lora'"),
+        ({"scheme": "w4-g64"}, "scheme = 'w4-g128' there, 'w4-g64' here"),
+        ({"samples": 64}, "samples = 128 there, 64 here"),
+        ({"skip": ()}, "skip = ['lm_head'] there, [] here"),
+        ({"adapter": "lora"}, "adapter = None there, 'lora' here"),
     ],
     ids=["scheme", "samples", "skip", "adapter"],
 )
@@ -156,7 +234,7 @@ def test_a_fresh_run_clears_what_was_there_and_takes_any_header(tmp_path):
     (tmp_path / "deep" / "file").write_bytes(b"0")
     assert opened(tmp_path, replace(HEADER, scheme="w4-g32"), fresh=True) == []
     assert {p.name for p in tmp_path.iterdir()} == {NAME, ".lock"}
-    assert json.loads((tmp_path / NAME).read_text())["scheme"] == "w4-g32"
+    assert json.loads((tmp_path / NAME).read_text())["run"]["scheme"] == "w4-g32"
 
 
 @pytest.fixture
@@ -193,12 +271,3 @@ def test_a_process_that_was_killed_lets_go(tmp_path, other_process):
     other_process.send_signal(signal.SIGKILL)
     other_process.wait()
     assert opened(tmp_path) == []
-
-
-def test_a_header_with_the_path_of_its_texts_is_the_same_run(tmp_path):
-    """Older runs wrote the path as it was typed."""
-    header = replace(HEADER, calibration_texts="mine.jsonl")
-    path = written(tmp_path / "run", *BLOCKS, header=header)
-    path.write_text(path.read_text().replace("mine.jsonl", "/home/me/mine.jsonl"))
-    assert opened(tmp_path / "run", header) == BLOCKS
-    assert "/home/me" not in path.read_text()

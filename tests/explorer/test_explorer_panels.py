@@ -5,10 +5,11 @@ import shutil
 import pytest
 import torch
 
+from helpers.evidence_files import rewrite_evidence
 from helpers.explorer_state import explorer_state, measured
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.runs import run
-from helpers.toy_models import rewrite_json, toy_folder
+from helpers.toy_models import toy_folder
 from salient.core.errors import ModelError, RequestError
 from salient.core.scheme import Scheme
 from salient.explorer.panels.group import GroupQuery, group_data
@@ -201,7 +202,7 @@ def test_a_broken_salient_json_is_reported_and_the_rest_works(
     change, message, checkpoint, tmp_path
 ):
     shutil.copytree(checkpoint, tmp_path / "out")
-    rewrite_json(tmp_path / "out" / "salient.json", **change)
+    rewrite_evidence(tmp_path / "out", **change)
     state = measured(explorer_state(tmp_path / "out"))
     assert message in state.overview()["no_evidence"]
     assert group_data(state.viewer, state.viewer.view(0, "mlp.up_proj"), query())["weights"]
@@ -210,7 +211,7 @@ def test_a_broken_salient_json_is_reported_and_the_rest_works(
 def test_a_name_in_salient_json_cannot_leave_the_folder(checkpoint, tmp_path, toy):
     shutil.copytree(checkpoint, tmp_path / "a" / "b" / "out")
     shutil.copytree(toy, tmp_path / "model")
-    rewrite_json(tmp_path / "a" / "b" / "out" / "salient.json", model="../../model")
+    rewrite_evidence(tmp_path / "a" / "b" / "out", model="../../model")
     assert isinstance(explorer_state(tmp_path / "a" / "b" / "out").source, str)
 
 

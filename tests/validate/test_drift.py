@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.evidence_files import rewrite_evidence
 from helpers.faults import copied
 from helpers.runs import run
 from helpers.tolerance import worst
-from helpers.toy_models import rewrite_json
 from salient.core.model_files import read_json
 from salient.core.progress import silent
 from salient.models import tokens
@@ -142,8 +142,7 @@ def test_drift_suggests_calibration_with_such_text(checkpoint, toy, text, digits
 )
 def test_an_unavailable_calibration_has_a_reason(change, why, checkpoint, toy, tmp_path):
     out = copied(checkpoint, tmp_path / "out")
-    path = out / "salient.json"
-    rewrite_json(path, run=read_json(path)["run"] | change)
+    rewrite_evidence(out, run=read_json(out / "salient.json")["run"] | change)
     calibration = find_calibration(opened(out, toy))
     assert calibration.ids is None
     assert re.search(why, calibration.reason)

@@ -5,11 +5,13 @@ an uninterrupted one.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from salient.core.carried_files import find_carried
+from salient.core.content_digest import folder_digests
 from salient.core.evidence import (
     EVIDENCE_FILE,
     AdapterEvidence,
@@ -17,10 +19,12 @@ from salient.core.evidence import (
     HeldoutEvidence,
     RunEvidence,
     SizeEvidence,
+    evidence_text,
+    sealed,
 )
 from salient.core.metrics import LogitsComparison
 from salient.core.model_files import as_list
-from salient.core.records import from_json, to_json
+from salient.core.records import from_json
 from salient.core.source_card import CARD, SourceCard, read_source_card
 from salient.core.system import cache_folder
 from salient.formats import load_format
@@ -42,12 +46,12 @@ def export_checkpoint(
     job: QuantizeJob, run: QuantizeRun, measured: dict[str, LogitsComparison]
 ) -> RunEvidence:
     """Assemble the checkpoint, rename it to its final name, and return its evidence."""
-    run.pieces.write_outer()
+    mtp = write_outer(run, job.leftovers.mtp)
+    run.journal.check_files()
     folder = job.partial / "checkpoint"
     shutil.rmtree(folder, ignore_errors=True)
     with disk_full_errors(job.partial):
         folder.mkdir()
-    mtp = run.pieces.write_mtp(job.leftovers.mtp)
     merge([*(run.pieces.path(i) for i in range(-1, len(run.skeleton.blocks))), *mtp], folder)
     skipped = [*unquantized_linears(job, run), *run.skeleton.tower_modules()]
     names = sorted(map(run.skeleton.files.module, skipped))
@@ -59,11 +63,36 @@ def export_checkpoint(
     write_json(folder / "config.json", quantized_config(config, quantization, job.header.dtype))
     evidence = replace(collect_evidence(job, run, measured, folder), not_copied=omitted)
     write_text(folder / CARD, model_card(card_subject(job, evidence)))
-    write_json(folder / EVIDENCE_FILE, to_json(evidence))  # last: it marks the folder as complete
+    evidence = sealed(replace(evidence, files=output_digests(folder)))
+    write_text(folder / EVIDENCE_FILE, evidence_text(evidence))  # last: it marks it as complete
+    run.watch.check()
     publish(folder, job.output, job.partial)
     run.journal.close()
     shutil.rmtree(job.partial)
     return evidence
+
+
+def write_outer(run: QuantizeRun, mtp: Sequence[str]) -> list[Path]:
+    """Write the tensors outside the blocks that the journal lacks; the files of those of `mtp`."""
+    pieces = run.pieces
+    portions = pieces.mtp_portions(mtp)
+    for path in (pieces.path(-1), *portions):
+        if path.name in run.journal.files:
+            continue
+        if path in portions:
+            run.watch.begin(pieces.source.headers[name] for name in portions[path])
+            pieces.write_mtp(path, portions[path])
+        else:
+            run.watch.begin(pieces.source_tensors(-1))
+            pieces.write_outer()
+        run.finish(path, None)
+    return list(portions)
+
+
+def output_digests(folder: Path) -> dict[str, str]:
+    """The digests of all files of the checkpoint in `folder`, but of those that others update."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return folder_digests(folder, (name for name in names if name not in (CARD, EVIDENCE_FILE)))
 
 
 def model_config(job: QuantizeJob) -> dict[str, Any]:

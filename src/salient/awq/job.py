@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from salient.core.carried_files import find_carried
+from salient.core.content_digest import changed_files
 from salient.core.devices import compute_dtype, find_device
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
 from salient.core.evidence import EVIDENCE_FILE, RunEvidence, RunHeader, read_evidence
 from salient.core.options import strings
 from salient.core.progress import Progress
-from salient.core.records import to_json
 from salient.core.text_places import texts_label
 from salient.core.version import __version__
 from salient.formats import find_format
@@ -31,7 +31,7 @@ from salient.models.trial import try_model
 
 from .calibration_check import token_warnings
 from .heldout import split_heldout
-from .journal import Journal
+from .journal import Journal, difference, other_source, read_journal
 from .layer_selection import LayerSelection, choose_layers, written_dtype
 from .memory_estimate import MemoryEstimate, check_memory, estimate_memory
 from .options import QuantizeOptions
@@ -39,6 +39,9 @@ from .output_folder import check_output, is_vacant, model_name, partial_folder
 from .partial_shards import PartialCheckpoint
 from .pipeline import QuantizeRun
 from .results import OutputTarget
+from .source_watch import SourceWatch
+
+OTHER_OUTPUT = "Set another output with -o, or --fresh to replace it."
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class QuantizeJob:
     """
 
     source: Checkpoint
+    watch: SourceWatch
     skeleton: Skeleton
     leftovers: Leftovers
     companions: Companions
@@ -75,7 +79,16 @@ class QuantizeJob:
         pieces = PartialCheckpoint(
             self.partial, self.source, self.skeleton, self.format, self.target
         )
-        return QuantizeRun(self.skeleton, samples, heldout, self.target, pieces, journal, progress)
+        return QuantizeRun(
+            skeleton=self.skeleton,
+            samples=samples,
+            heldout=heldout,
+            target=self.target,
+            pieces=pieces,
+            journal=journal,
+            watch=self.watch,
+            progress=progress,
+        )
 
 
 def prepare(options: QuantizeOptions) -> QuantizeJob:
@@ -84,16 +97,19 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     device = find_device(options.device)
     model = _open_source(options, device)
     source, skeleton = model.source, model.skeleton
+    watch = SourceWatch(source, model.adapter)
     omitted = find_carried(source.folder).omitted
     layers = choose_layers(skeleton, options.scheme, options.format, strings(options.skip))
     dtype, dtype_reason = written_dtype(skeleton.files, options.dtype)
-    batch = _tokens(options, model.companions.folder, skeleton)
     output = check_output(
         Path(
             options.output or f"{model_name(source.folder)}-{options.format}-{layers.scheme}"
         ).expanduser(),
         source.folder,
     )
+    if not options.fresh:
+        _check_source(watch, output)
+    batch = _tokens(options, model.companions.folder, skeleton)
     float32 = float32_parameters(skeleton.model, skeleton.files)
     target = OutputTarget(layers.scheme, dtype, layers.quantized, float32)
     estimate = estimate_memory(skeleton, *split_heldout(batch.ids))
@@ -102,6 +118,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     try_model(skeleton, batch.ids)
     return QuantizeJob(
         source=source,
+        watch=watch,
         skeleton=skeleton,
         leftovers=model.leftovers,
         companions=model.companions,
@@ -116,14 +133,18 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
             *token_warnings(batch, skeleton, layers.quantized),
             *(f"Not copied into the checkpoint: {n} ({why})." for n, why in omitted.items()),
         ),
-        header=_header(options, model, target, batch),
+        header=_header(options, model, target, batch, watch.digests),
         dtype_reason=dtype_reason,
         values_checked=values_checked,
     )
 
 
 def _header(
-    options: QuantizeOptions, model: SourceModel, target: OutputTarget, batch: TokenBatch
+    options: QuantizeOptions,
+    model: SourceModel,
+    target: OutputTarget,
+    batch: TokenBatch,
+    source_files: dict[str, str],
 ) -> RunHeader:
     """What the run is."""
     skeleton = model.skeleton
@@ -140,6 +161,7 @@ def _header(
         sequence_length=options.sequence_length,
         calibration=batch.digest,
         computed_in=f"{str(skeleton.dtype).removeprefix('torch.')} on {skeleton.device.type}",
+        source_files=source_files,
     )
 
 
@@ -171,35 +193,50 @@ def _tokens(options: QuantizeOptions, folder: Path, skeleton: Skeleton) -> Token
     return batch if note is None else replace(batch, notes=(*batch.notes, note))
 
 
-def finished_evidence(job: QuantizeJob, *, fresh: bool) -> RunEvidence | None:
-    """The evidence of this run's finished checkpoint, or None if the run is still to do.
+def _check_source(watch: SourceWatch, output: Path) -> None:
+    """Refuse another source than that of the run at `output`, before more of it is read.
 
-    Raises CheckpointError if the output exists and is another run's, unless `fresh` replaces it.
+    Raises CheckpointError, ResumeMismatch if the run is unfinished.
     """
-    if is_vacant(job.output):
-        return None
-    if fresh and (job.output / EVIDENCE_FILE).exists():
-        return None
-    evidence = read_evidence(job.output) if job.output.is_dir() else None
-    if evidence is None or _relabeled(evidence.run) != job.header:
-        raise CheckpointError(_other_run(job, evidence))
+    if not is_vacant(output):
+        evidence = _written_evidence(output)
+        if reason := other_source(evidence.source_files, watch.digests):
+            raise CheckpointError(
+                f"{output} exists already and is another run's: {reason}. {OTHER_OUTPUT}"
+            )
+    elif unfinished := read_journal(partial_folder(output)):
+        watch.check_same(partial_folder(output), unfinished)
+
+
+def _written_evidence(output: Path) -> RunEvidence:
+    """The evidence in `output`. Raises CheckpointError for another folder, or changed evidence."""
+    try:
+        evidence = read_evidence(output) if output.is_dir() else None
+    except CheckpointError as error:
+        raise CheckpointError(f"{output} exists already: {error} {OTHER_OUTPUT}") from error
+    if evidence is None:
+        raise CheckpointError(
+            f"{output} exists already and was not written by salient, so it is not replaced. "
+            "Set another output with -o."
+        )
     return evidence
 
 
-def _relabeled(run: RunHeader) -> RunHeader:
-    """`run` without the folders of its texts, which older files have."""
-    return replace(run, calibration_texts=texts_label(run.calibration_texts))
+def finished_evidence(job: QuantizeJob, *, fresh: bool) -> RunEvidence | None:
+    """The evidence of this run's finished checkpoint, or None if the run is still to do.
 
-
-def _other_run(job: QuantizeJob, evidence: RunEvidence | None) -> str:
-    if evidence is None:
-        return (
-            f"{job.output} exists already and was not written by salient, so it is not replaced. "
-            "Set another output with -o."
+    Raises CheckpointError if the output exists and is another run's, or its files are not as they
+    were written, unless `fresh` replaces it.
+    """
+    if is_vacant(job.output) or (fresh and (job.output / EVIDENCE_FILE).exists()):
+        return None
+    evidence = _written_evidence(job.output)
+    if reason := difference(evidence.run, job.header):
+        raise CheckpointError(
+            f"{job.output} exists already and is another run's: {reason}. {OTHER_OUTPUT}"
         )
-    previous, current = to_json(_relabeled(evidence.run)), to_json(job.header)
-    field = next(key for key in current if previous[key] != current[key])
-    return (
-        f"{job.output} exists already and is another run's: {field} = {previous[field]!r} there, "
-        f"{current[field]!r} here. Set another output with -o, or --fresh to replace it."
-    )
+    for name, reason in changed_files(job.output, evidence.files).items():
+        raise CheckpointError(
+            f"{job.output} is finished, but its {name} {reason} since. {OTHER_OUTPUT}"
+        )
+    return evidence

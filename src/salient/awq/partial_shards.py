@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from salient.core.errors import ModelError
+from salient.core.model_files import StoredTensor
 from salient.core.quant import check_finite
 from salient.formats import load_format
 from salient.formats.checkpoint import Checkpoint, open_piece
@@ -72,41 +73,46 @@ class PartialCheckpoint:
                 stored.part.of(tensors[stored.name]).copy_(own)
         write_tensors(self.path(index), tensors)
 
+    def source_tensors(self, index: int) -> list[StoredTensor]:
+        """The source's tensors that block `index` is made from; -1: those outside the blocks."""
+        skeleton = self.skeleton
+        parameters = skeleton.outer_names() if index < 0 else skeleton.parameter_names(index)
+        names = dict.fromkeys(skeleton.files.stored(name).name for name in parameters)
+        return [self.source.headers[name] for name in names if name in self.source.headers]
+
     def write_outer(self) -> None:
         """Write the tensors outside the blocks (embedding, final norm, head) in 16-bit."""
-        if not self.path(-1).exists():
-            names = self.skeleton.outer_names()
-            with self.source.reading():
-                tensors = {
-                    self.skeleton.files.stored(name).written: self._sixteen_bit(name)
-                    for name in names
-                }
-            write_tensors(self.path(-1), tensors)
+        names = self.skeleton.outer_names()
+        with self.source.reading():
+            tensors = {
+                self.skeleton.files.stored(name).written: self._sixteen_bit(name) for name in names
+            }
+        write_tensors(self.path(-1), tensors)
 
-    def write_mtp(self, names: Sequence[str]) -> list[Path]:
-        """Write the source's tensors `names` in 16 bits, at most MTP_BYTES a file; the files."""
-        headers, portions, room = self.source.headers, list[list[str]](), 0
+    def mtp_portions(self, names: Sequence[str]) -> dict[Path, list[str]]:
+        """File -> those of the source's tensors `names` that are written to it, about MTP_BYTES."""
+        portions, room = list[list[str]](), 0
         for name in names:
-            if headers[name].bytes > room or not portions:
+            size = self.source.headers[name].bytes
+            if size > room or not portions:
                 portions.append([])
                 room = MTP_BYTES
             portions[-1].append(name)
-            room -= headers[name].bytes
-        paths = [self.folder / f"mtp-{i:05d}.safetensors" for i in range(len(portions))]
-        main = main_type(self.skeleton.files)
-        for path, portion in zip(paths, portions, strict=True):
-            if path.exists():
-                continue
-            tensors = {}
-            with self.source.reading():
-                for name in portion:
-                    tensor = self.source.tensor(name)
-                    check_finite(name, tensor)
-                    wide = stays_float32(name, headers[name], main)
-                    dtype = torch.float32 if wide else self.target.dtype
-                    tensors[name] = in_dtype(name, tensor, dtype)
-            write_tensors(path, tensors)
-        return paths
+            room -= size
+        return {self.folder / f"mtp-{i:05d}.safetensors": p for i, p in enumerate(portions)}
+
+    def write_mtp(self, path: Path, names: Sequence[str]) -> None:
+        """Write the source's tensors `names` in 16 bits to `path`."""
+        headers, main = self.source.headers, main_type(self.skeleton.files)
+        tensors = {}
+        with self.source.reading():
+            for name in names:
+                tensor = self.source.tensor(name)
+                check_finite(name, tensor)
+                wide = stays_float32(name, headers[name], main)
+                dtype = torch.float32 if wide else self.target.dtype
+                tensors[name] = in_dtype(name, tensor, dtype)
+        write_tensors(path, tensors)
 
     def read_block(self, index: int, block: nn.Module) -> None:
         """Load the weights of the block's file into `block`."""

@@ -11,10 +11,12 @@ an undisturbed one.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from salient.core.content_digest import file_digest
 from salient.core.errors import ModelError
 from salient.core.evidence import BlockEvidence
 from salient.core.metrics import LogitsComparison
@@ -26,7 +28,7 @@ from salient.models.skeleton import Skeleton
 
 from .block import Parameters, quantize_block
 from .heldout import HeldoutStreams, load_weights
-from .journal import Journal
+from .journal import Journal, JournalLine
 from .partial_shards import PartialCheckpoint
 from .results import (
     BlockResult,
@@ -35,6 +37,7 @@ from .results import (
     block_evidence,
     plain_result,
 )
+from .source_watch import SourceWatch
 from .statistics import BlockStatistics
 
 BATCH_TOKENS = 2048  # tokens that go through a block at once
@@ -55,11 +58,20 @@ class QuantizeRun:
     target: OutputTarget
     pieces: PartialCheckpoint
     journal: Journal
+    watch: SourceWatch
     progress: Progress
 
     def show(self, done: int, action: str, note: str = "") -> None:
         """Report that `done` blocks are finished."""
         self.progress(done, len(self.skeleton.blocks), action, note)
+
+    def finish(self, path: Path, evidence: BlockEvidence | None) -> None:
+        """Write the journal line of the finished file `path`, of a block or of other tensors.
+
+        Raises ModelError if the source changed since `watch.begin`.
+        """
+        tensors = self.watch.end()
+        self.journal.append(JournalLine(evidence, {path.name: file_digest(path)}, tensors))
 
     def local_target(self, index: int) -> OutputTarget:
         """The target with the names that linears have within block `index`."""
@@ -107,12 +119,14 @@ def quantize_blocks(run: QuantizeRun) -> dict[str, LogitsComparison]:
     prober = GroupProver(run.skeleton, run.heldout)
     run.skeleton.forget_outer()
     for index, name in enumerate(run.skeleton.blocks):
+        run.watch.begin(run.pieces.source_tensors(index))
         if index < len(run.journal.blocks):
             run.show(index, f"{name}: passing tokens through")
             _pass_through(run, index, calibration, streams, prober)
+            run.watch.end(run.journal.lines[index].source_tensors)
         else:
             entry = _quantize_one(run, index, calibration, streams, prober)
-            run.journal.finish_block(entry)
+            run.finish(run.pieces.path(index), entry)
     run.show(len(run.skeleton.blocks), "measuring on held-out tokens")
     figures = streams.measure()
     run.skeleton.forget_outer()

@@ -52,15 +52,19 @@ def quantize_model(options: QuantizeOptions) -> tuple[QuantizeJob, RunEvidence |
     if options.dry_run:
         evidence, report = None, plan_report(job)
     else:
-        evidence, report = _run(job, finished, started, options)
+        evidence, report = _run(job, finished, started, options, warnings)
     report.data["warnings"] = warnings
     return job, evidence, report
 
 
 def _run(
-    job: QuantizeJob, evidence: RunEvidence | None, started: float, options: QuantizeOptions
+    job: QuantizeJob,
+    evidence: RunEvidence | None,
+    started: float,
+    options: QuantizeOptions,
+    warnings: list[str],
 ) -> tuple[RunEvidence, Report]:
-    """Run `job`, or report the `evidence` of its finished checkpoint."""
+    """Run `job`, or report the `evidence` of its finished checkpoint; adds to `warnings`."""
     resumed = evidence is not None
     if evidence is not None:
         shutil.rmtree(job.partial, ignore_errors=True)
@@ -68,6 +72,9 @@ def _run(
         remember_texts(options.calibration, job.header.calibration)
         run = job.run(fresh=options.fresh, progress=options.progress)
         resumed = bool(run.journal.blocks)
+        for warning in run.journal.warnings:
+            _log.warning("warning: %s", warning)
+        warnings.extend(run.journal.warnings)
         try:
             evidence = export_checkpoint(job, run, quantize_blocks(run))
         finally:

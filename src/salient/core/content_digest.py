@@ -1,4 +1,5 @@
-"""SHA-256 of whole files, remembered in the user's cache for as long as a file stays the same.
+"""SHA-256 of whole files, remembered in the user's cache for as long as a file stays the same; of
+stored tensors; and seals of texts.
 
 A file is the same while its real path, size, inode, device and times (in nanoseconds) are; every
 write changes the inode's time. A file that changed a moment ago is hashed again at its next use,
@@ -18,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from .errors import ModelError
+from .model_files import StoredTensor
 from .records import Bounds
 from .system import cache_folder
 
@@ -27,6 +29,8 @@ Digests = Annotated[dict[str, Digest], Bounds(0, 2**16)]  # path within a folder
 SETTLED = 2 * 10**9  # nanoseconds after its last change; the coarsest clock of a file system
 MOST_ENTRIES = 2048  # files that the cache remembers
 THREADS = 4
+STRETCH = 2**20  # bytes of a tensor that are read at once
+SEAL = '"seal": "%s"'  # of a JSON text
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,7 @@ def file_digest(path: Path) -> str:
             _remembered[state.path] = state, digest
             _store(state, digest)
     except OSError as error:
-        raise ModelError(
-            f"{path} cannot be read ({error.strerror or error}). Fetch it again, or make it "
-            "readable."
-        ) from error
+        raise _unreadable(path, error) from error
     return digest
 
 
@@ -127,18 +128,57 @@ def changed_files(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
     return {name: faults[name] for name in digests if name in faults}
 
 
+def tensor_digests(tensors: Iterable[StoredTensor]) -> dict[str, str]:
+    """Name -> SHA-256 of the bytes that the files have of each of `tensors`.
+
+    Raises ModelError as `file_digest`.
+    """
+    digests: dict[str, str] = {}
+    for tensor in tensors:
+        digest, left = hashlib.sha256(), tensor.bytes
+        try:
+            with tensor.path.open("rb") as file:
+                file.seek(tensor.start)
+                while left > 0 and (data := file.read(min(STRETCH, left))):
+                    digest.update(data)
+                    left -= len(data)
+        except OSError as error:
+            raise _unreadable(tensor.path, error) from error
+        digests[tensor.name] = digest.hexdigest()
+    return digests
+
+
+def seal_of(text: str, previous: str = "") -> str:
+    """The seal of a JSON `text` whose field "seal" is empty, in a chain after the seal `previous`.
+
+    It has no key: it shows damage and careless edits, not forgery.
+    """
+    return text_digest(previous + text)
+
+
+def has_seal(text: str, seal: str, previous: str = "") -> bool:
+    """Whether the JSON `text` is as it was sealed with its field "seal"."""
+    return seal_of(text.replace(SEAL % seal, SEAL % ""), previous) == seal
+
+
+def text_digest(text: str) -> str:
+    """The SHA-256 of `text`."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    reason = error.strerror or error
+    return ModelError(f"{path} cannot be read ({reason}). Fetch it again, or make it readable.")
+
+
 def _entry(state: FileState) -> tuple[Path, str]:
     """The file of the cache that remembers the file of `state`, and what it starts with."""
-    name, key = (_text_digest(text) for text in (state.path, repr(astuple(state))))
+    name, key = (text_digest(text) for text in (state.path, repr(astuple(state))))
     return cache_folder() / "digests" / name, key
 
 
 def _line(key: str, digest: str) -> str:
-    return f"{key} {digest} {_text_digest(f'{key} {digest}')}\n"
-
-
-def _text_digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{key} {digest} {text_digest(f'{key} {digest}')}\n"
 
 
 def _recall(state: FileState) -> str:

@@ -4,14 +4,13 @@ The records are also the lines of the run's journal. They are written and read h
 else. A checkpoint may be anybody's, so `read_evidence` refuses what Salient does not write.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-from .content_digest import Digests
+from .content_digest import Digests, has_seal, seal_of
 from .errors import CheckpointError, ModelError
 from .model_files import read_json
 from .records import Bounds, Count, FormatFault, Name, Positive, from_json, to_json
@@ -227,8 +226,7 @@ def evidence_text(evidence: RunEvidence) -> str:
 
 def sealed(evidence: RunEvidence) -> RunEvidence:
     """`evidence` with the seal of its text."""
-    text = evidence_text(replace(evidence, seal=""))
-    return replace(evidence, seal=hashlib.sha256(text.encode()).hexdigest())
+    return replace(evidence, seal=seal_of(evidence_text(replace(evidence, seal=""))))
 
 
 def read_evidence(folder: Path) -> RunEvidence | None:
@@ -242,26 +240,18 @@ def read_evidence(folder: Path) -> RunEvidence | None:
         return None
     try:
         evidence = from_json(RunEvidence, read_json(path))
-        content = path.read_bytes()
+        text = path.read_bytes().decode()
     except FormatFault as fault:
         raise CheckpointError(
             f"{EVIDENCE_FILE} is not as Salient writes it: {fault.where} {fault.why}. Download it "
             "again, or quantize the model again."
         ) from fault
-    except (ModelError, OSError) as error:
+    except (ModelError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{EVIDENCE_FILE} is no readable JSON. Download it again.") from error
-    if not _is_sealed(content, evidence):
+    digests = evidence.seal or evidence.files or evidence.source_files  # older files have none
+    if digests and not has_seal(text, evidence.seal):
         raise CheckpointError(
             f"{EVIDENCE_FILE} was changed after Salient wrote it: its seal does not match its "
             "content. Download it again, or quantize the model again."
         )
     return evidence
-
-
-def _is_sealed(content: bytes, evidence: RunEvidence) -> bool:
-    """Whether the file `content` has the seal of `evidence`, or is older than seals."""
-    if not evidence.seal:
-        return not evidence.files and not evidence.source_files
-    field = b'"seal": "%s"'
-    unsealed = content.replace(field % evidence.seal.encode(), field % b"")
-    return hashlib.sha256(unsealed).hexdigest() == evidence.seal
