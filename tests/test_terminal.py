@@ -145,6 +145,38 @@ def test_no_foreign_file_reaches_the_terminal_raw(kind, small, checkpoint, tmp_p
     assert check(invoke(*argv[kind])).exit_code == 2
 
 
+def check_files(folder: Path, *names: str) -> None:
+    for name in names:
+        text = (folder / name).read_text(encoding="utf-8")
+        assert RAW.search(text) is None, name
+        assert "owned" in text, name
+
+
+def test_reports_of_hostile_tasks_hold_no_control(small, checkpoint, tmp_path):
+    row = {"kind": HOSTILE, "prompt": f"{HOSTILE} = ", "expected": HOSTILE}
+    tasks, report = tmp_path / "tasks.jsonl", tmp_path / "report"
+    tasks.write_text(json.dumps(row) + "\n")
+    options = ("--samples", 2, "--sequence-length", 64, "--report", report)
+    argv = ("evaluate", checkpoint, "--reference", small["model"], "--tasks", tasks, *options)
+    assert check(invoke(*argv)).exit_code == 0
+    check_files(report, "report.md", "report.json", "report.html")
+
+
+def test_a_hostile_source_makes_a_checkpoint_whose_texts_hold_no_control(small, tmp_path):
+    source = Path(shutil.copytree(small["model"], tmp_path / HOSTILE.replace("/", "")))
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"_name_or_path": HOSTILE}))
+    front = json.dumps({"license": HOSTILE, "tags": [HOSTILE], "base_model": HOSTILE})
+    (source / "README.md").write_text(f"---\n{front}\n---\n{HOSTILE}\n")
+    (source / f"{HOSTILE.replace('/', '')}.pkl").write_bytes(b"x")
+    options = ("--scheme", "w4-g32", "--samples", 6, "--sequence-length", 64)
+    out = tmp_path / "out"
+    argv = ("quantize", source, "-o", out, "--calibration", small["text"], *options)
+    assert check(invoke(*argv)).exit_code == 0
+    check_files(out, "README.md", "config.json", "salient.json")
+    check(invoke("inspect", out))
+
+
 def test_a_log_with_escapes_is_quoted_without_them(tmp_path):
     log = tmp_path / "vllm.log"
     log.write_text(

@@ -13,6 +13,7 @@ from typing import Annotated
 from .content_digest import Digests, has_seal, seal_of
 from .errors import CheckpointError, ModelError
 from .model_files import read_json
+from .printable import printable
 from .records import Bounds, Count, FormatFault, Name, Positive, from_json, to_json
 
 EVIDENCE_FILE = "salient.json"
@@ -221,7 +222,7 @@ def group_totals(blocks: Iterable[BlockEvidence]) -> GroupTotals:
 
 def evidence_text(evidence: RunEvidence) -> str:
     """The text of salient.json."""
-    return json.dumps(to_json(evidence), indent=2, ensure_ascii=False) + "\n"
+    return printable(json.dumps(to_json(evidence), indent=2, ensure_ascii=False)) + "\n"
 
 
 def sealed(evidence: RunEvidence) -> RunEvidence:
