@@ -27,21 +27,33 @@ from salient.diagnose.toml_file import read_toml
 from .line_prefix import LogLine
 
 FOLDER = Path(__file__).with_name("signatures")
+_LEAD = r"""(?:time=\S+ level=\w+ source=\S+ .*?|\{"error": ?"[^"]*?|[^'"]*?)"""
 # The order of findings of one rank.
 SUBJECTS = (
+    "arguments",
     "operators",
     "compressed_tensors",
     "float_formats",
     "gptq",
     "experts",
     "kernels",
+    "formats",
     "quantization",
+    "drafts",
     "tensor_names",
     "tensors",
+    "transformers",
+    "multimodal",
     "tokenizers",
+    "hub",
     "loading",
+    "adapters",
+    "sglang",
+    "llama_cpp",
+    "tgi",
     "memory",
     "cluster",
+    "cuda",
     "install",
     "host",
     "serving",
@@ -55,7 +67,8 @@ class Signature(FindingTemplate):
 
     anchor: literal text that the line contains; without a pattern, the message starts with it
     pattern: a regular expression that the message matches from its start. A message quoted by
-        another (a user's prompt about an error) must not match: [^'"]* where something precedes.
+        another (a user's prompt about an error) must not match: [^'"]* where something precedes,
+        <lead> where it may be a field of llama.cpp's or Ollama's log
     example: such a line
     consequence: it follows from an earlier error; a note where that error is in the log
     companions: ids of rows that the same line also matches
@@ -70,7 +83,8 @@ class Signature(FindingTemplate):
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
-        return re.compile(self.pattern or re.escape(self.anchor))
+        pattern = self.pattern.replace("<lead>", _LEAD)
+        return re.compile(pattern or re.escape(self.anchor))
 
     def match(self, line: LogLine) -> dict[str, str] | None:
         """The named groups ("unknown" if unmatched) where the line matches, else None."""
