@@ -1,30 +1,55 @@
 """Options of the engines' releases, and steps that name them."""
 
+import difflib
 import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 
+from helpers.shapes import released
 from salient.diagnose.checkpoint.contents import FINDINGS
 from salient.diagnose.host.host_rules import RULES as HOST_RULES
-from salient.diagnose.log.log_rules import RULES as LOG_RULES
-from salient.diagnose.log.log_rules import UNKNOWN_ERROR
+from salient.diagnose.log import log_rules
 from salient.diagnose.log.signature import SIGNATURES
 from salient.diagnose.option_text import adapted, changes
-from salient.diagnose.serving.engine_options import accepts, ended, releases, span_text
+from salient.diagnose.serving.engine_options import ENGINES as ENGINE_NAMES
+from salient.diagnose.serving.engine_options import (
+    accepts,
+    ended,
+    option_names,
+    releases,
+    span_text,
+)
+from salient.diagnose.serving.read_settings import read_settings
 from salient.diagnose.serving.serving_rules import RULES as SERVING_RULES
+from salient.diagnose.serving.serving_rules import judge_settings
 from salient.diagnose.steps import ServerFacts, Step, step_texts
+from salient.diagnose.tables import read_templates
+from salient.plan.commands import commands
+from salient.plan.engine_profiles import ENGINES
+from salient.plan.gpus import find_gpu
+from salient.plan.memory import Workload
+from salient.plan.ranking import candidates
+from salient.plan.requirements import Requirements
 
-ROWS = (*SIGNATURES, *LOG_RULES, UNKNOWN_ERROR, *SERVING_RULES, *HOST_RULES, *FINDINGS.values())
+ROOTS = read_templates(Path(log_rules.__file__).with_name("roots.toml")).values()
+ROWS = (*SIGNATURES, *log_rules.RULES, *ROOTS, *SERVING_RULES, *HOST_RULES, *FINDINGS.values())
 VLLM = [release for release in releases("vllm") if release >= (0, 8)]
-# Options of docker, pip, uv, py-spy, salient, ray, ollama: not of an engine.
-OTHER_OPTIONS = """
-ipc shm-size ulimit gpus gpu device torch-backend pid tune num-gpus group-add runtime cap-add
-privileged network force-reinstall upgrade index-url scheme format skip reference
-"""
-OF_OTHER_PROGRAMS = frozenset(OTHER_OPTIONS.split())
+KNOWN = {name for engine in ENGINE_NAMES for name in option_names(engine)}
 OPTION = re.compile(r"(?<![\w/-])--([a-z][\w-]*)")
-SALIENT = re.compile(r"salient \w+[^`;]*")
+OTHER_COMMAND = re.compile(r"(?:salient|docker) \w+[^`;]*")
+
+
+def refused(text: str, engine: str, release: tuple[int, ...]) -> list[str]:
+    """The options in a text that the release lacks; options that no engine has are of others."""
+    names = [name.replace("-", "_") for name in OPTION.findall(OTHER_COMMAND.sub("", text))]
+    return [
+        name
+        for name in names
+        if not accepts(engine, name, release)
+        and (name in KNOWN or difflib.get_close_matches(name, KNOWN, cutoff=0.9))
+    ]
 
 
 class Anything(dict):
@@ -159,9 +184,7 @@ def test_every_step_names_options_that_its_release_accepts(version):
     ]
     for row, server in product(ROWS, servers):
         for text in step_texts(row.do, server, Anything()):
-            for name in OPTION.findall(SALIENT.sub("", text)):
-                other = name in OF_OTHER_PROGRAMS
-                assert other or accepts("vllm", name.replace("-", "_"), version), (row.id, text)
+            assert refused(text, "vllm", version) == [], (row.id, text)
 
 
 @pytest.mark.parametrize("release", releases("sglang"), ids=lambda one: ".".join(map(str, one)))
@@ -169,6 +192,22 @@ def test_every_step_for_sglang_names_options_that_its_release_accepts(release):
     server = ServerFacts("sglang", release)
     for row in ROWS:
         for text in step_texts(row.do, server, Anything()):
-            for name in OPTION.findall(SALIENT.sub("", text)):
-                other = name in OF_OTHER_PROGRAMS
-                assert other or accepts("sglang", name.replace("-", "_"), release), (row.id, text)
+            assert refused(text, "sglang", release) == [], (row.id, text)
+
+
+@pytest.mark.parametrize("version", VLLM, ids=lambda version: f"{version[0]}.{version[1]}")
+def test_every_line_of_plan_is_accepted_by_its_release_and_by_doctor(version, tmp_path):
+    cases = [("Llama-3.1-8B", "T4", "auto"), ("Qwen3-30B-A3B", "A100", "fp8")]
+    for model, device, kv_dtype in cases:
+        shape, gpu = released(model), find_gpu(device)
+        load = Workload(ENGINES["vllm"], gpu, 4096, version=version, tp=2, kv_dtype=kv_dtype)
+        for candidate in candidates(shape, load, Requirements()):
+            line = commands("m", shape, candidate, load)[-1]
+            if not candidate.runs or not line.startswith("vllm serve"):
+                continue
+            assert refused(line, "vllm", version) == [], line
+            (tmp_path / "serve.sh").write_text(line)
+            findings = judge_settings(
+                read_settings(tmp_path / "serve.sh"), gpu=gpu, version=version
+            )
+            assert [f.title for f in findings if f.level == "error"] == [], line

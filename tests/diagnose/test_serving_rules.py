@@ -110,7 +110,7 @@ CASES = [
     (M + "nnodes: 2\nmaster-addr: a\ndistributed-executor-backend: ray\n", {}, "ray-with-nodes"),
     (M + "nnodes: 2\nmaster-addr: a\ntensor-parallel-size: 8\n", {},
      "tensor-parallel-over-network"),
-    (M + "nnodes: 2\nmaster-addr: a\nnode-rank: 1\nhost: 127.0.0.1\n", {"version": (0, 9)},
+    (M + "nnodes: 2\nmaster-addr: a\nnode-rank: 1\nhost: 127.0.0.1\n", {"version": (0, 14)},
      "worker-not-headless"),
     (M + "data-parallel-size: 2\ndata-parallel-external-lb: true\n", {"config": LLAMA},
      "external-copies-of-dense"),
@@ -130,6 +130,7 @@ CASES = [
     (M + "quantisation: awq\n", {}, "unknown-argument"),
     (M + "swap-space: 4\n", {}, "argument-gone"),
     (M + "task: embed\n", {"version": (0, 32)}, "argument-gone"),
+    (M + "attention-backend: FLASHINFER\n", {"version": (0, 10)}, "argument-newer"),
     (M + "kv-cache-dtype: int8\n", {}, "not-a-choice"),
     (M + "dtype: fp16\n", {"version": (0, 32)}, "not-a-choice"),
 ]  # fmt: skip
@@ -343,7 +344,23 @@ def test_an_unknown_argument_is_replaced_by_the_nearest_with_its_value(tmp_path)
     assert "it has gpu_memory_utilization" in finding.title
 
 
-def test_sglang_is_not_judged_by_vllms_arguments(tmp_path):
-    text = "python -m sglang.launch_server --model-path m-AWQ --attention-backend fa3 --chunked 1"
-    findings = judge_settings(read(tmp_path, text, "serve.sh"))
-    assert not [f for f in findings if f.id in ("unknown-argument", "wrong-type")]
+def test_sglang_is_judged_by_its_own_arguments(tmp_path):
+    text = "python -m sglang.launch_server --model-path m-AWQ --attention-backend fa3 "
+    own = read(tmp_path, text + "--chunked-prefill-size 1 --tp 2 --mem-fraction-static 0.8", "a.sh")
+    assert not [f for f in judge_settings(own) if f.id in ("unknown-argument", "wrong-type")]
+    foreign = read(tmp_path, text + "--gpu-memory-utilization 0.9", "b.sh")
+    assert "it is one of vLLM" in judge_settings(foreign)[0].title
+    image = "docker run lmsysorg/sglang:v0.5.4 " + text
+    old = read(tmp_path, image + "--enable-ep-moe", "c.sh")
+    (finding,) = (f for f in judge_settings(old) if f.id == "argument-gone")
+    assert finding.title == "SGLang no longer has the argument enable_ep_moe (gone since 0.5.4)"
+
+
+def test_an_argument_of_a_later_release_is_spelled_as_the_older_one(tmp_path):
+    text = "vllm serve m-AWQ --attention-backend FLASHINFER"
+    finding = judge_settings(read(tmp_path, text, "a.sh"), version=(0, 10))[0]
+    assert finding.title == "vLLM 0.10 has no argument attention_backend yet: it came with 0.13"
+    assert finding.do == (
+        "- --attention-backend FLASHINFER",
+        "+ VLLM_ATTENTION_BACKEND=FLASHINFER",
+    )

@@ -2,7 +2,8 @@
 
 import pytest
 
-from salient.diagnose.steps import ServerFacts, Step, fill, read_step, step_texts
+from salient.diagnose.finding import Finding
+from salient.diagnose.steps import ServerFacts, Step, consistent, fill, read_step, step_texts
 
 KNOWN = ServerFacts(
     engine="vllm",
@@ -94,3 +95,9 @@ def test_facts_of_one_source_fill_the_gaps_of_another():
 
 def test_a_step_stands_once():
     assert step_texts([Step("a"), Step("b"), Step("a")], KNOWN, {}) == ("a", "b")
+
+
+def test_a_step_does_not_contradict_that_of_an_earlier_finding():
+    first = Finding("a", "error", "Full", do=("Lower --gpu-memory-utilization.",))
+    later = Finding("b", "slow", "Waits", do=("Raise --gpu-memory-utilization.", "Add GPUs."))
+    assert [one.do for one in consistent([first, later])] == [first.do, ("Add GPUs.",)]

@@ -6,7 +6,7 @@ where the checkpoint's kernels are judged.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,12 @@ from salient.plan.vllm.versions import Version, parse_version
 
 from .finding import BAD, Finding, ranked
 from .options import DoctorOptions
+from .steps import ServerFacts, consistent
 
 if TYPE_CHECKING:
     from salient.diagnose.checkpoint.check import CheckpointReading
     from salient.diagnose.log.log_facts import LogFacts
+    from salient.diagnose.serving.rule_context import RuleContext
 
     from .engine_support import EngineSupport
 
@@ -64,15 +66,16 @@ def diagnose(options: DoctorOptions) -> Diagnosis:
         )
     diagnosis = Diagnosis()
     gpu = find_gpu(options.gpu) if options.gpu else None
-    if options.log:
-        _read_log(diagnosis, str(options.log), options.progress)
-    version = _version(options, diagnosis.facts)
-    config = {}
+    config: dict[str, Any] = {}
     if options.target:
         config = _read_target(diagnosis, str(options.target), options.progress)
+    context = _context(options, gpu, config)
+    if options.log:
+        _read_log(diagnosis, str(options.log), context.server, options.progress)
+    version = _version(options, diagnosis.facts)
     tp = options.tensor_parallel_size or (diagnosis.facts.tensor_parallel if diagnosis.facts else 1)
     if options.config:
-        settings_tp = _read_settings(diagnosis, str(options.config), gpu, version, config)
+        settings_tp = _judge_settings(diagnosis, replace(context, version=version))
         tp = options.tensor_parallel_size or settings_tp or tp
     if options.env:
         from salient.diagnose.host.host_rules import judge_environment
@@ -86,7 +89,7 @@ def diagnose(options: DoctorOptions) -> Diagnosis:
         diagnosis.engines = engine_support(config, diagnosis.checkpoint, tp, version)
         if gpu:
             diagnosis.findings += judge_kernel(config, diagnosis.checkpoint, gpu, tp, version)
-    diagnosis.findings = ranked(diagnosis.findings)
+    diagnosis.findings = consistent(ranked(diagnosis.findings))
     return diagnosis
 
 
@@ -108,10 +111,11 @@ def follow_log(options: DoctorOptions) -> Diagnosis:
     return diagnosis
 
 
-def _read_log(diagnosis: Diagnosis, log: str, progress: Progress) -> None:
+def _read_log(diagnosis: Diagnosis, log: str, known: ServerFacts, progress: Progress) -> None:
+    """known: of the server, by the settings, the checkpoint and the options"""
     from salient.diagnose.log.log_reader import read_log
 
-    reading = read_log(log, progress=progress)
+    reading = read_log(log, known=known, progress=progress)
     if not reading.recognized:
         raise RequestError(
             f"{log} has no line of an engine's log. Give what the server prints (vLLM, SGLang, "
@@ -157,19 +161,25 @@ def _read_target(diagnosis: Diagnosis, target: str, progress: Progress) -> dict[
     return read_json(path)
 
 
-def _read_settings(
-    diagnosis: Diagnosis,
-    file: str,
-    gpu: Gpu | None,
-    version: Version | None,
-    config: dict[str, Any],
-) -> int | None:
-    """Judge the serving settings; returns their tensor parallelism, None if unset or invalid."""
+def _context(options: DoctorOptions, gpu: Gpu | None, config: dict[str, Any]) -> "RuleContext":
+    """The serving settings with what the options and the checkpoint tell of the server."""
     from salient.diagnose.serving.read_settings import read_settings
+    from salient.diagnose.serving.rule_context import RuleContext
+    from salient.diagnose.serving.settings import ServingSettings
+
+    path = Path(options.config).expanduser() if options.config else None
+    settings = read_settings(path) if path else ServingSettings(Path(), "json")
+    return RuleContext(settings, gpu, _version(options, None), config or None)
+
+
+def _judge_settings(diagnosis: Diagnosis, context: "RuleContext") -> int | None:
+    """Judge the serving settings; returns their tensor parallelism, None if unset or invalid."""
     from salient.diagnose.serving.serving_rules import judge_settings
 
-    settings = read_settings(Path(file).expanduser())
+    settings = context.settings
     diagnosis.read.append(f"{settings.path}: {settings.kind}")
-    diagnosis.findings += judge_settings(settings, gpu=gpu, version=version, config=config or None)
+    diagnosis.findings += judge_settings(
+        settings, gpu=context.gpu, version=context.version, config=context.config
+    )
     tp = settings.values.get("tensor_parallel_size")
     return tp if type(tp) is int and 1 <= tp <= MAX_TP else None

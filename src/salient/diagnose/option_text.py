@@ -140,10 +140,15 @@ def _spelling(one: _Mention, engine: str, release: Release | None) -> str:
         names = IN_SGLANG.get(one.name, [])
         name = next((name for name in names if accepts(engine, name, release)), "")
         return one.text.replace(one.option, f"--{name.replace('_', '-')}") if name else ""
-    other = OTHER_SPELLINGS.get(one.name, "")
-    if "{value}" in other and not one.value:
+    return other_spelling(engine, one.name, one.value, release)
+
+
+def other_spelling(engine: str, name: str, value: str, release: Release | None) -> str:
+    """What replaces an option or variable in a release without it, "" if nothing does."""
+    other = OTHER_SPELLINGS.get(name, "") if engine == "vllm" else ""
+    if not value:
         other = other.replace("={value}", "").replace(" {value}", "")
     replacement = next(iter(_mentions(other)), None)
     if not replacement or not accepts(engine, replacement.name, release, replacement.kind):
         return ""
-    return other.format(value=one.value)
+    return other.format(value=value)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, fields, replace
 from string import Formatter
 from typing import TypeGuard, cast
 
+from .finding import Finding
 from .option_text import Change, adapted, changes
 from .serving.engine_options import Release, has_table
 
@@ -222,6 +223,23 @@ def step_texts(
             texts.append(text)
             done += planned
     return tuple(texts)
+
+
+def consistent(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings without the steps that contradict one of an earlier finding."""
+    results: list[Finding] = []
+    done: list[Change] = []
+    for finding in findings:
+        steps: list[str] = []
+        planned: list[Change] = []
+        for step in finding.do:
+            new = [] if step.startswith(("- ", "+ ")) else changes(step)
+            if not any(one.contradicts(other) for one in new for other in done):
+                steps.append(step)
+                planned += new
+        done += planned
+        results.append(replace(finding, do=tuple(steps)))
+    return results
 
 
 def _alters(change: Change, server: ServerFacts) -> bool:

@@ -79,6 +79,18 @@ def _abbreviated(engine: str, name: str) -> str:
     return matches[0] if len(matches) == 1 else name
 
 
+def choices_of(engine: str, name: str, release: Release | None) -> list[str]:
+    """The values that an option takes, [] if they are not in the table."""
+    values = [value.partition(" ") for value in _names(engine, "values")]
+    of_option = [value for option, _, value in values if option == name]
+    return [one for one in of_option if accepts(engine, f"{name} {one}", release, "values")]
+
+
+def option_names(engine: str) -> list[str]:
+    """The options of all releases."""
+    return list(_names(engine, "options"))
+
+
 def span_text(engine: str, name: str, kind: Kind = "options") -> str:
     """The releases that accept it: "0.21 or newer", "before 0.18", "" if all do or none does."""
     spans, oldest = _spans(engine, kind, name), releases(engine)[0]

@@ -1,21 +1,9 @@
 """Conditions of rules about several GPUs and nodes."""
 
-from salient.core.model_files import as_object
-
 from .rule_context import Condition, RuleContext
 
 _GPUS_A_NODE = 8  # of the largest common servers
 _SIZES = (1, 2, 4, 8, 16)
-
-
-def group_size(context: RuleContext) -> int:
-    """Inputs per scale, by the checkpoint's config; 0 where it has none."""
-    config = context.quantization
-    first = next(iter(as_object(config.get("config_groups")).values()), None)
-    weights = as_object(as_object(first).get("weights"))
-    sizes = (config.get("group_size"), config.get("q_group_size"), weights.get("group_size"))
-    known = [size for size in sizes if isinstance(size, int) and not isinstance(size, bool)]
-    return known[0] if known and 0 < known[0] < 2**20 else 0
 
 
 def _row_widths(context: RuleContext) -> dict[str, int]:
@@ -32,7 +20,7 @@ def _row_widths(context: RuleContext) -> dict[str, int]:
 
 def _cut_layer(context: RuleContext, size: int) -> str:
     """The first layer whose share on each of `size` GPUs is no whole number of groups."""
-    group = group_size(context)
+    group = context.group_size
     for name, width in _row_widths(context).items():
         if group and size > 1 and (width % size or width // size % group):
             return name
@@ -51,7 +39,7 @@ def _cut_groups(context: RuleContext) -> str:
     name = _cut_layer(context, size)
     if not name:
         return ""
-    width, group = _row_widths(context)[name], group_size(context)
+    width, group = _row_widths(context)[name], context.group_size
     fitting = _fitting_sizes(context)
     return f"{width} / {size} inputs of {name} with groups of {group}; what fits: {fitting}"
 

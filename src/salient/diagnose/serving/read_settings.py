@@ -41,7 +41,7 @@ def read_settings(path: Path) -> ServingSettings:
         settings = ServingSettings(path, form)
         try:
             if _READERS[form](settings, text):
-                settings.read_version(text)
+                settings.read_release(text)
                 return settings
         except RequestError:
             if form != "yaml" or by_suffix:

@@ -7,6 +7,7 @@ from typing import Any
 from salient.core.model_files import as_object
 from salient.diagnose.env_vars import plain
 from salient.diagnose.rule import Match, Rule
+from salient.diagnose.steps import DTYPES, ServerFacts
 from salient.plan.gpus import Gpu
 from salient.plan.vllm.versions import Version
 
@@ -120,6 +121,40 @@ class RuleContext:
         return method.lower() if isinstance(method, str) else ""
 
     @property
+    def group_size(self) -> int:
+        """Inputs per scale, by the checkpoint's config; 0 where it has none."""
+        config = self.quantization
+        first = next(iter(as_object(config.get("config_groups")).values()), None)
+        weights = as_object(as_object(first).get("weights"))
+        sizes = (config.get("group_size"), config.get("q_group_size"), weights.get("group_size"))
+        known = [size for size in sizes if isinstance(size, int) and not isinstance(size, bool)]
+        return known[0] if known and 0 < known[0] < 2**20 else 0
+
+    @property
+    def server(self) -> ServerFacts:
+        """What steps depend on."""
+        values = self.settings.values
+        dtype = self.text("dtype")
+        drafts = self.is_set("speculative_config") or self.is_set("speculative_model")
+        complete = bool(values) and not self.is_set("config")
+        return ServerFacts(
+            engine=self.settings.engine if values else None,
+            version=self.version or self.settings.release,
+            device=self.vendor or None,
+            capability=self.capability / 10 if self.capability else None,
+            memory=self.gpu.memory if self.gpu else None,
+            tp=self.size("tensor_parallel_size") or None if values else None,
+            dtype=DTYPES.get(dtype, dtype) if dtype not in ("", "auto") else None,
+            method=self.method or ("" if self.config and not self.quantization else None),
+            group=self.group_size or None,
+            experts=self.config_has(*_EXPERTS) if self.config else None,
+            draft=drafts if complete else None,
+            utilization=self.number("gpu_memory_utilization"),
+            arguments={key: value for key in values if (value := self.value(key)) is not None},
+            complete=complete,
+        )
+
+    @property
     def dense(self) -> bool:
         """Whether the config is known and has no experts."""
         return bool(self.config) and not self.config_has(*_EXPERTS)
@@ -176,6 +211,8 @@ def _diff(settings: ServingSettings, key: str, new: str | None) -> list[str]:
     steps = ["- " + settings.current(key)] if settings.has(key) else []
     if new is None:
         return [*steps, "+ (leave it out)"] if steps else []
+    if key.islower() and not (steps or settings.has_option(key)):
+        return []
     value = value_of(key, new)
     if key.isupper() and not steps:
         return [f"export {key}={value}"]

@@ -12,6 +12,8 @@ from typing import Any, Literal, cast
 
 from salient.diagnose.toml_file import read_toml
 
+from .engine_options import option_names
+
 Kind = Literal["flag", "integer", "size", "number", "list", "json", "text"]
 
 _FOLDER = Path(__file__).parent
@@ -29,9 +31,8 @@ SGLANG: dict[str, str] = _OTHER_NAMES["sglang"]
 # SGLang's options for one of vLLM in a step; what replaces an option in releases without it
 IN_SGLANG: dict[str, list[str]] = _OTHER_NAMES["in-sglang"]
 OTHER_SPELLINGS: dict[str, str] = _OTHER_NAMES["other-spellings"]
-# arguments of older releases and their replacements; the first release without some
+# arguments of older releases and their replacements
 REMOVED: dict[str, str] = _OTHER_NAMES["removed"]
-REMOVED_IN: dict[str, str] = _OTHER_NAMES["removed-in"]
 REMOVED_VARIABLES: dict[str, str] = _OTHER_NAMES["removed-variables"]
 VALUES: dict[Kind, str] = _OTHER_NAMES["values"]
 METHODS: dict[str, list[str]] = _OTHER_NAMES["methods"]
@@ -58,9 +59,10 @@ def full_name(written: str, *, exact: bool = False) -> str:
     return matches[0] if len(matches) == 1 else name
 
 
-def nearest(name: str) -> str | None:
+def nearest(name: str, engine: str = "vllm") -> str | None:
     """The known argument with the most similar name, None if none is similar."""
-    return next(iter(difflib.get_close_matches(name, KINDS, n=1, cutoff=0.8)), None)
+    names = KINDS if engine == "vllm" else option_names(engine)
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.8)), None)
 
 
 def value_of(name: str, text: str) -> Any:

@@ -8,18 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from salient.diagnose.finding import Finding, ranked
+from salient.diagnose.option_text import other_spelling
 from salient.diagnose.rule import Match, apply_rules
 from salient.diagnose.tables import read_rows
 from salient.plan.gpus import Gpu
-from salient.plan.vllm.versions import NEWEST, Version, parse_version
+from salient.plan.vllm.versions import Version
 
 from . import model_conditions, parallel_conditions, server_conditions
+from .engine_options import (
+    ENGINES,
+    Release,
+    accepts,
+    began,
+    choices_of,
+    ended,
+    releases,
+)
 from .rule_context import Condition, RuleContext, ServingRule
 from .server_arguments import (
     CHOICES,
     KINDS,
     REMOVED,
-    REMOVED_IN,
     REMOVED_VARIABLES,
     VALUES,
     fits,
@@ -27,6 +36,7 @@ from .server_arguments import (
 )
 from .settings import UNKNOWN, ServingSettings
 
+NAMES = {"vllm": "vLLM", "sglang": "SGLang"}
 _MOST_UNKNOWN = 20  # names that are looked up
 
 
@@ -56,55 +66,104 @@ def _wrong_types(context: RuleContext) -> list[Match]:
     ]
 
 
+def _release(context: RuleContext) -> Release | None:
+    """The engine's release by the options, else by the file."""
+    return context.version or context.settings.release
+
+
+def _engine_name(context: RuleContext, release: Release | None) -> str:
+    name = NAMES[context.settings.engine]
+    return f"{name} {'.'.join(map(str, release))}" if release else name
+
+
+def _option(context: RuleContext, key: str) -> str:
+    """The argument by the engine's own name."""
+    settings = context.settings
+    written = settings.names.get(key, key).lstrip("-").replace("-", "_")
+    return written if settings.engine == "sglang" else key
+
+
+def _unaccepted(context: RuleContext) -> list[str]:
+    """The arguments that the engine's release does not have; no release, if it is unknown."""
+    settings, release = context.settings, _release(context)
+    engine, newest = settings.engine, release is None or release >= releases(settings.engine)[-1]
+    return [
+        key
+        for key in settings.values
+        if not accepts(engine, _option(context, key), release)
+        and not (engine == "vllm" and newest and key in KINDS)
+    ]
+
+
 def _unknown_arguments(context: RuleContext) -> list[Match]:
-    """Arguments that 0.32 does not have, with the most similar name."""
-    settings, newest = context.settings, context.version == NEWEST
-    unknown = [key for key in settings.values if key not in KINDS and key not in REMOVED]
+    """Arguments that no release has, with the most similar name."""
+    settings, release = context.settings, _release(context)
+    engine = settings.engine
+    names = {key: _option(context, key) for key in _unaccepted(context)}
+    unknown = [key for key, name in names.items() if not began(engine, name) and key not in REMOVED]
     matches: list[Match] = []
     for key in unknown[:_MOST_UNKNOWN]:
-        near = nearest(key)
+        near = nearest(names[key], engine)
         new = settings.spelled(near, settings.values[key]) if near else ""
-        hint = f"; it has {near}" if near else ""
-        error = newest or near is not None
-        matches.append(_case(context, key, new, error=error, certain=newest, hint=hint))
+        other = next((NAMES[one] for one in ENGINES if accepts(one, names[key], None)), "")
+        hint = f"; it is one of {other}" if other else f"; it has {near}" if near else ""
+        error = release is not None or bool(near or other)
+        values = {"hint": hint, "engine": _engine_name(context, release)}
+        matches.append(_case(context, key, new, error=error, certain=release is not None, **values))
+    return matches
+
+
+def _newer_arguments(context: RuleContext) -> list[Match]:
+    """Arguments that came with a later release."""
+    release, engine = _release(context), context.settings.engine
+    matches: list[Match] = []
+    for key in _unaccepted(context) if release else []:
+        first = began(engine, _option(context, key))
+        if release and first and first > release:
+            since = ".".join(map(str, first))
+            other = other_spelling(engine, key, str(context.value(key) or ""), release)
+            values = {"since": since, "engine": _engine_name(context, release)}
+            new = other or f"(upgrade to {NAMES[engine]} {since}, or leave it out)"
+            matches.append(_case(context, key, new, error=True, certain=True, **values))
     return matches
 
 
 def _removed_arguments(context: RuleContext) -> list[Match]:
     """Arguments of older releases."""
-    version = context.version
+    release, engine = _release(context), context.settings.engine
     matches: list[Match] = []
-    for key, instead in REMOVED.items():
-        since = REMOVED_IN.get(key)
-        release = parse_version(since) if since else NEWEST
-        if context.is_set(key) and not (version and version < release):
-            known, since = version is not None, since or "0.32 or before"
-            match = _case(context, key, f"({instead})", error=known, certain=known, since=since)
-            matches.append(match)
+    for key in context.settings.values:
+        gone = ended(engine, _option(context, key), release)
+        if gone is None or accepts(engine, _option(context, key), release or releases(engine)[-1]):
+            continue
+        new = f"({REMOVED.get(key, 'leave it out')})" if engine == "vllm" else "(leave it out)"
+        values = {"since": ".".join(map(str, gone)), "engine": NAMES[engine]}
+        known = release is not None
+        matches.append(_case(context, key, new, error=known, certain=known, **values))
     return matches
 
 
 def _removed_variables(context: RuleContext) -> list[Match]:
-    known = context.version or NEWEST
+    release = context.version or context.settings.version or releases("vllm")[-1]
     return [
         _case(context, name, f"({instead})", error=True, certain=True)
         for name, instead in REMOVED_VARIABLES.items()
-        if context.variable(name) and known >= NEWEST
+        if context.variable(name) and not accepts("vllm", name, release, "variables")
     ]
 
 
 def _invalid_choices(context: RuleContext) -> list[Match]:
     """Values that are not among an argument's choices."""
-    newest = context.version == NEWEST
+    release = _release(context)
     matches: list[Match] = []
-    for key, choices in CHOICES.items():
-        value = context.value(key)
+    for key, of_newest in CHOICES.items():
+        value, choices = context.value(key), choices_of("vllm", key, release) or of_newest
         if key == "quantization" or not isinstance(value, str) or value in choices:
             continue  # the rules of quantization find the nearest method
         near = (difflib.get_close_matches(value, choices, 1) or choices)[0]
         values = {"near": near, "choices": ", ".join(choices)}
-        new = context.settings.spelled(key, near)
-        matches.append(_case(context, key, new, error=newest, certain=newest, **values))
+        new, known = context.settings.spelled(key, near), release is not None
+        matches.append(_case(context, key, new, error=known, certain=known, **values))
     return matches
 
 
@@ -112,6 +171,7 @@ CONDITIONS: dict[str, Condition] = {
     "wrong-type": _wrong_types,
     "unknown-argument": _unknown_arguments,
     "argument-gone": _removed_arguments,
+    "argument-newer": _newer_arguments,
     "variable-gone": _removed_variables,
     "not-a-choice": _invalid_choices,
     **model_conditions.CONDITIONS,
@@ -142,4 +202,5 @@ def judge_settings(
     config: the model's config.json. What is not known makes findings less certain, or absent.
     """
     context = RuleContext(settings, gpu, version or settings.version, config)
-    return ranked([*settings.notes, *apply_rules(RULES, context, context.version)])
+    findings = apply_rules(RULES, context, context.version, server=context.server)
+    return ranked([*settings.notes, *findings])

@@ -10,6 +10,7 @@ from salient.core.errors import RequestError
 from salient.diagnose.env_vars import LONGEST, masked, matters, plain, shown
 from salient.diagnose.finding import Evidence, Finding, Level
 
+from .engine_options import Release, accepts
 from .server_arguments import SGLANG, full_name
 
 Form = Literal["yaml", "command", "python", "json"]
@@ -17,7 +18,10 @@ Engine = Literal["vllm", "sglang"]
 UNKNOWN = "unknown"  # a value that is known only when the file runs
 _MOST_ARGUMENTS = 1000
 _MOST_NOTES = 50
-_RELEASE = re.compile(r"vllm(?:-openai|-cpu)?(?::v?|==)(\d+)\.(\d+)")
+_RELEASES: dict[Engine, re.Pattern[str]] = {
+    "vllm": re.compile(r"vllm(?:-openai|-cpu)?[\w-]*(?:\[[\w,]+\])?(?::v?|[=~]=)(\d+(?:\.\d+)+)"),
+    "sglang": re.compile(r"sglang(?:\[[\w,]+\])?(?::v?|[=~]=)(\d+(?:\.\d+)+)"),
+}
 
 
 @dataclass
@@ -29,7 +33,7 @@ class ServingSettings:
     environment: variables that it sets for the engine
     lines: the line of each argument and variable, from 1
     names: the spelling of each argument
-    engine, version: the engine, and its release if an image or a pin in the file names one
+    engine, release: the engine, and its release if an image or a pin in the file names one
     notes: findings of the reader
     """
 
@@ -40,7 +44,7 @@ class ServingSettings:
     lines: dict[str, int] = field(default_factory=dict[str, int])
     names: dict[str, str] = field(default_factory=dict[str, str])
     engine: Engine = "vllm"
-    version: tuple[int, int] | None = None
+    release: Release | None = None
     notes: list[Finding] = field(default_factory=list[Finding])
 
     def name_of(self, written: str) -> str:
@@ -80,10 +84,22 @@ class ServingSettings:
         if len(self.notes) < _MOST_NOTES:
             self.notes.append(Finding(name, level, plain(title), evidence=evidence, rank=5))
 
-    def read_version(self, text: str) -> None:
-        """Set the release that the whole file, `text`, names."""
-        match = _RELEASE.search(text) if self.engine == "vllm" else None
-        self.version = (int(match[1]), int(match[2])) if match else None
+    @property
+    def version(self) -> tuple[int, int] | None:
+        """The release of vLLM."""
+        release = self.release if self.engine == "vllm" else None
+        return (release[0], release[1]) if release else None
+
+    def read_release(self, text: str) -> None:
+        """Set the release that `text` names."""
+        match = _RELEASES[self.engine].search(text)
+        self.release = tuple(int(part) for part in match[1].split(".")[:3]) if match else None
+
+    def has_option(self, key: str) -> bool:
+        """Whether the engine's release has the argument `key`; some release, if it is unknown."""
+        name = self.names.get(key, "").lstrip("-").replace("-", "_")
+        spelled = name if self.engine == "sglang" and name else key
+        return any(accepts(self.engine, one, self.release) for one in {key, spelled})
 
     def has(self, key: str) -> bool:
         """Whether `key` is an argument or variable of the file."""
