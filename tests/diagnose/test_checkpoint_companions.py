@@ -116,6 +116,18 @@ def test_a_companion_that_is_no_json_object_is_named(name, text, toy):
             "warning",
             'added_tokens_decoder.2 "<end>"; tokenizer.json has "</s>"',
         ),
+        (
+            lambda f: write(f, SETTINGS, additional_special_tokens=["<s>", "<tool>"]),
+            "special-token-unknown",
+            "warning",
+            'additional_special_tokens "<tool>"',
+        ),
+        (
+            lambda f: write(f, "vocab.json", a=5),
+            "vocabularies-differ",
+            "warning",
+            'vocab.json: "a" 5; tokenizer.json has',
+        ),
     ],
 )
 def test_tokens_that_do_not_fit_are_named(change, id, level, text, toy):
@@ -219,3 +231,14 @@ def test_two_templates_that_differ_are_named_and_equal_ones_not(toy):
 def test_a_template_that_is_no_text_is_named(data, toy):
     (toy / JINJA).write_bytes(data)
     assert JINJA in text_of(finding_of(toy, "companion-damaged"))
+
+
+def test_a_vocabulary_without_tokenizer_json_is_judged_too(toy):
+    vocabulary = read_json(toy / TOKENIZER)["model"]["vocab"]
+    (toy / TOKENIZER).unlink()
+    (toy / "merges.txt").write_text("")
+    (toy / "vocab.json").write_text(json.dumps(vocabulary | {"zzz": 320}))
+    assert 'vocab.json: "zzz" id 320' in text_of(finding_of(toy, "tokenizer-beyond-embedding"))
+    (toy / "vocab.json").write_text(json.dumps(vocabulary))
+    (toy / "added_tokens.json").write_text(json.dumps({"<x>": 321}))
+    assert 'vocab.json: "<x>" id 321' in text_of(finding_of(toy, "tokenizer-beyond-embedding"))

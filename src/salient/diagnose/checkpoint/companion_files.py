@@ -24,10 +24,13 @@ SPECIAL = "special_tokens_map.json"
 ADDED = "added_tokens.json"
 GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.json"
-JSON_FILES = (TOKENIZER, SETTINGS, SPECIAL, ADDED, GENERATION, TEMPLATE, "vocab.json")
+VOCABULARY = "vocab.json"
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+JSON_FILES = (TOKENIZER, SETTINGS, SPECIAL, ADDED, GENERATION, TEMPLATE, VOCABULARY, *PROCESSORS)
 # Without it readers take the ids of config.json.
 OPTIONAL = (GENERATION,)
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens")
 _POSITIONS = re.compile(r"wpe|position")
 
 
@@ -45,24 +48,27 @@ class CompanionFiles:
 
     @cached_property
     def base_tokens(self) -> dict[str, int]:
-        """Token -> id of tokenizer.json without its added tokens; {} where it has no such list."""
-        model = as_object(self.files.get(TOKENIZER, {}).get("model"))
-        vocabulary = model.get("vocab")
+        """Token -> id of the vocabulary, without added tokens; {} where it has no such list."""
+        if TOKENIZER not in self.files:
+            return _ids(self.files.get(VOCABULARY))
+        vocabulary = as_object(self.files[TOKENIZER].get("model")).get("vocab")
         if is_list(vocabulary):  # Unigram: pieces with scores, by id
-            pieces = [as_list(row)[:1] for row in as_list(vocabulary)]
-            return {piece[0]: id for id, piece in enumerate(pieces) if piece and _is_text(piece[0])}
-        return {token: id for token, id in as_object(vocabulary).items() if type(id) is int}
+            pieces = enumerate(as_list(row)[:1] for row in vocabulary)
+            return {row[0]: id for id, row in pieces if row and isinstance(row[0], str)}
+        return _ids(vocabulary)
 
     @cached_property
     def added_tokens(self) -> dict[str, int]:
-        """The same of tokenizer.json's added tokens."""
-        rows = map(as_object, as_list(self.files.get(TOKENIZER, {}).get("added_tokens")))
+        """Token -> id of the tokens that are added to the vocabulary."""
+        if TOKENIZER not in self.files:
+            return _ids(self.files.get(ADDED)) if self.base_tokens else {}
+        rows = map(as_object, as_list(self.files[TOKENIZER].get("added_tokens")))
         pairs = ((row.get("content"), row.get("id")) for row in rows)
         return {token: id for token, id in pairs if isinstance(token, str) and type(id) is int}
 
     @cached_property
     def tokens(self) -> dict[str, int]:
-        """All tokens of tokenizer.json."""
+        """All tokens with their ids."""
         return {**self.base_tokens, **self.added_tokens}
 
     def special_tokens(self, file: str) -> dict[str, str]:
@@ -76,6 +82,16 @@ class CompanionFiles:
         settings, legacy = self.special_tokens(SETTINGS), self.special_tokens(SPECIAL)
         decoded = "added_tokens_decoder" in self.files.get(SETTINGS, {})
         return settings if decoded else {**settings, **legacy}
+
+    @property
+    def more_special(self) -> list[tuple[str, str]]:
+        """(key, token) of the special tokens without a role."""
+        return [
+            (key, token)
+            for key in SPECIAL_LISTS
+            for value in _values(self.files.get(SETTINGS, {}).get(key))
+            if (token := token_text(value))
+        ]
 
 
 def read_companions(contents: CheckpointContents) -> tuple[CompanionFiles, list[Finding]]:
@@ -115,5 +131,9 @@ def token_text(value: object) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _ids(value: object) -> dict[str, int]:
+    return {token: id for token, id in as_object(value).items() if type(id) is int}
+
+
+def _values(value: object) -> list[Any]:
+    return list(value.values()) if is_object(value) else as_list(value)

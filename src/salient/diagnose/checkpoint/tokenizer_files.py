@@ -4,7 +4,14 @@ from salient.core.model_files import as_object
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Place
 
-from .companion_files import SETTINGS, SPECIAL, TOKENIZER, CompanionFiles, token_text
+from .companion_files import (
+    SETTINGS,
+    SPECIAL,
+    TOKENIZER,
+    VOCABULARY,
+    CompanionFiles,
+    token_text,
+)
 from .contents import FINDINGS, as_integer, as_json
 
 FEWEST = 0.75  # of the embedding's rows that have a token; paddings and reserves are smaller
@@ -15,7 +22,7 @@ def check_tokenizer_files(read: CompanionFiles) -> list[Finding]:
     findings: list[Finding] = []
     if read.tokens and read.rows:
         findings += _check_rows(read, read.rows)
-    return [*findings, *_check_special(read), *_check_added_ids(read)]
+    return [*findings, *_check_special(read), *_check_added_ids(read), *_check_vocabulary(read)]
 
 
 def _check_rows(read: CompanionFiles, rows: int) -> list[Finding]:
@@ -24,10 +31,11 @@ def _check_rows(read: CompanionFiles, rows: int) -> list[Finding]:
     size = max(read.tokens.values()) + 1
     base = any(id >= rows for id in read.base_tokens.values())
     count = f"{len(read.tokens)} tokens, ids up to {size - 1}; the embedding has {rows} rows"
-    few = [(TOKENIZER, count)] if size < FEWEST * rows else []
+    file = TOKENIZER if TOKENIZER in read.files else VOCABULARY
+    few = [(file, count)] if size < FEWEST * rows else []
     return [
         *FINDINGS["tokenizer-beyond-embedding"].at(
-            ((f"{TOKENIZER}: {as_json(token)}", f"id {id}") for id, token in beyond),
+            ((f"{file}: {as_json(token)}", f"id {id}") for id, token in beyond),
             level=None if base else "warning",
             rows=rows,
         ),
@@ -43,9 +51,10 @@ def _check_special(read: CompanionFiles) -> list[Finding]:
         for role, token in legacy.items()
         if settings.get(role, token) != token
     ]
+    named = {token: role for role, token in [*read.more_special, *read.all_special.items()]}
     absent = [
         (f"{SETTINGS}: {role}", as_json(token))
-        for role, token in read.all_special.items()
+        for token, role in named.items()
         if read.tokens and token not in read.tokens
     ]
     size = max(read.tokens.values(), default=-1) + 1
@@ -68,3 +77,17 @@ def _check_added_ids(read: CompanionFiles) -> list[Finding]:
             text = f"{as_json(token)}; {TOKENIZER} has {as_json(stored)}"
             wrong.append((f"{SETTINGS}: added_tokens_decoder.{key}", text))
     return FINDINGS["added-tokens-differ"].at(wrong)
+
+
+def _check_vocabulary(read: CompanionFiles) -> list[Finding]:
+    """vocab.json against tokenizer.json, where a folder has both."""
+    other = read.files.get(VOCABULARY, {})
+    if TOKENIZER not in read.files or not other or not read.base_tokens:
+        return []
+    tokens = read.tokens
+    wrong = [
+        (f"{VOCABULARY}: {as_json(token)}", f"{as_json(id)}; {TOKENIZER} has {tokens.get(token)}")
+        for token, id in other.items()
+        if tokens.get(token) != id
+    ]
+    return FINDINGS["vocabularies-differ"].at(wrong)
