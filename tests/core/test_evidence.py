@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from helpers.evidence_files import sample_evidence, write_evidence
+from salient.core.content_digest import folder_digests
 from salient.core.errors import CheckpointError
-from salient.core.evidence import EVIDENCE_FILE, evidence_text, read_evidence, sealed
+from salient.core.evidence import EVIDENCE_FILE, evidence_text, find_changed, read_evidence, sealed
 
 DIGESTS = {"model.safetensors": "0" * 64, "tokenizer.json": "1" * 64}
 
@@ -56,3 +57,23 @@ def test_an_older_file_without_digests_is_read(tmp_path):
     assert older is not None
     assert not older.files
     assert not older.seal
+
+
+@pytest.mark.parametrize(
+    ("name", "measured"),
+    [("model.safetensors", True), ("config.json", True), ("tokenizer.json", False)],
+)
+def test_a_changed_file_is_named_with_what_to_do(name, measured, tmp_path):
+    for file in (*DIGESTS, "config.json"):
+        (tmp_path / file).write_text(file)
+    digests = folder_digests(tmp_path, [*DIGESTS, "config.json"])
+    text = evidence_text(sealed(replace(sample_evidence(), files=digests)))
+    (tmp_path / EVIDENCE_FILE).write_text(text)
+    assert not find_changed(tmp_path).note
+    (tmp_path / name).write_text("another")
+    changed = find_changed(tmp_path)
+    assert changed.measured is measured
+    message = f"is not as Salient wrote it: {name} has changed. Fetch it again; or, if that is on"
+    assert message in changed.note
+    (tmp_path / EVIDENCE_FILE).write_text(text.replace("toy", "joy"))
+    assert "salient.json was changed after" in find_changed(tmp_path).note

@@ -96,3 +96,14 @@ def test_damaged_evidence_is_named(built, tmp_path):
     (folder / "salient.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"salient\.json is no readable JSON"):
         api.inspect(str(folder))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_figures_of_other_weights_are_not_repeated(name, built, tmp_path):
+    folder = Path(shutil.copytree(built["awq"], tmp_path / "copy"))
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    (folder / name).write_bytes(content)
+    report = api.inspect(str(folder)).report
+    assert f"is not as Salient wrote it: {name} has changed" in report.lines[0]
+    assert ("evidence" in report.data) is (name == "tokenizer.json")

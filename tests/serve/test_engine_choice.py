@@ -1,12 +1,14 @@
 """The choice of the engine, and its messages."""
 
 import socket
+from contextlib import nullcontext
 
 import pytest
 
 from helpers.explorer_state import served_model
 from helpers.rtn_checkpoints import rounded_toy
-from salient.core.errors import MissingExtra, RequestError, ResourceError
+from helpers.runs import run
+from salient.core.errors import CheckpointError, MissingExtra, RequestError, ResourceError
 from salient.serve import embedded, server
 from salient.serve.embedded import MAX_SEQUENCES, sequences, started_event
 from salient.serve.http_server import is_loopback
@@ -53,6 +55,26 @@ def test_a_missing_extra_is_named(monkeypatch):
         MissingExtra, match=r"extra 'serve' \(uvicorn cannot be imported\): pip install"
     ):
         server.check_extra()
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"), [("model.safetensors", CheckpointError), ("tokenizer_config.json", None)]
+)
+def test_a_checkpoint_with_other_weights_than_it_was_written_with_is_not_served(
+    name, outcome, toy, text, tmp_path, monkeypatch, caplog
+):
+    run(toy, tmp_path / "out", text)
+    content = (tmp_path / "out" / name).read_bytes()
+    (tmp_path / "out" / name).write_bytes(
+        content[:-2] + b" }" if outcome is None else content[:-1] + b"\1"
+    )
+    monkeypatch.setattr(embedded, "run_app", lambda *_: None)
+    options = ServeOptions(tmp_path / "out", concurrency=1, context_length=64)
+    message = f"is not as Salient wrote it: {name} has changed"
+    refused = pytest.raises(outcome, match=message) if outcome else nullcontext()
+    with socket.socket() as listening, refused:
+        embedded.serve_embedded(options, listening, None)
+    assert outcome or message in caplog.text
 
 
 # How many sequences

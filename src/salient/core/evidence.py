@@ -10,13 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-from .content_digest import Digests, has_seal, seal_of
+from .carried_files import matches
+from .content_digest import Digests, changed_files, has_seal, seal_of
 from .errors import CheckpointError, ModelError
 from .model_files import read_json
 from .printable import printable
 from .records import Bounds, Count, FormatFault, Name, Positive, from_json, to_json
 
 EVIDENCE_FILE = "salient.json"
+MEASURED = ("*.safetensors", "*.index.json", "config.json")  # the files that its figures are of
 SCHEMA = 1  # of the file; a change that older readers misread raises it
 
 Loss = Annotated[float, Bounds(0)]
@@ -256,3 +258,39 @@ def read_evidence(folder: Path) -> RunEvidence | None:
             "content. Download it again, or quantize the model again."
         )
     return evidence
+
+
+@dataclass(frozen=True)
+class ChangedFiles:
+    """Files of a checkpoint that are not as its salient.json has them: name -> what they are.
+
+    reason: why salient.json itself cannot be used, or ''
+    """
+
+    files: dict[str, str] = field(default_factory=dict[str, str])
+    reason: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether the figures of salient.json are of other weights, or another config."""
+        return any(matches(name, MEASURED) for name in self.files)
+
+    @property
+    def note(self) -> str:
+        """What has changed, and what to do; '' for nothing."""
+        if not self.files:
+            return self.reason
+        names = ", ".join(f"{name} {what}" for name, what in self.files.items())
+        return (
+            f"The checkpoint is not as Salient wrote it: {names}. Fetch it again; or, if that is "
+            "on purpose, remove salient.json and measure it again with salient validate."
+        )
+
+
+def find_changed(folder: Path) -> ChangedFiles:
+    """What has changed in the checkpoint in `folder`; nothing if it has no digests."""
+    try:
+        evidence = read_evidence(folder)
+    except CheckpointError as error:
+        return ChangedFiles(reason=str(error))
+    return ChangedFiles(changed_files(folder, evidence.files) if evidence else {})

@@ -9,6 +9,10 @@ from salient.core.system import cache_folder
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from salient.shapes.resolve import DEMO_NAME
 
+UNVERIFIED = (
+    "The checkpoint's salient.json is of an older version without digests, so it cannot be "
+    "verified that the checkpoint was made from this model."
+)
 HOW = "Start the server with `--reference MODEL`, the 16-bit model's folder or name."
 
 
@@ -38,6 +42,8 @@ def find_source(
     places = [folder.parent / name, Path.cwd() / name] if name else []
     for candidate in (*places, cache_folder() / DEMO_NAME):
         checkpoint = _open(candidate)
+        if checkpoint is not None and not evidence.source_files:
+            return ReferenceSource(candidate, f"{candidate.name}, a 16-bit model", UNVERIFIED)
         if checkpoint is not None and fingerprint(checkpoint) == evidence.run.model:
             label = f"{evidence.model}, the model this checkpoint was made from"
             return ReferenceSource(candidate, label)
@@ -52,7 +58,9 @@ def _from_reference(name: str, folder: Path, evidence: RunEvidence | str) -> Ref
     if checkpoint is None:
         return f"The reference {name!r} is not a readable 16-bit model. {HOW}"
     remark = ""
-    if not isinstance(evidence, str) and fingerprint(checkpoint) != evidence.run.model:
+    if not isinstance(evidence, str) and not evidence.source_files:
+        remark = UNVERIFIED
+    elif not isinstance(evidence, str) and fingerprint(checkpoint) != evidence.run.model:
         remark = (
             f"{name} is not byte for byte the model that this checkpoint was made from, so "
             "comparisons with the checkpoint's own codes may mislead."

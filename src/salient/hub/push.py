@@ -8,7 +8,7 @@ from typing import Any
 
 from salient.core.carried_files import EXCLUDED, WEIGHTS, matches
 from salient.core.errors import CheckpointError, RequestError, ResourceError, SalientError
-from salient.core.evidence import read_evidence
+from salient.core.evidence import find_changed, read_evidence
 from salient.core.model_files import read_json, stored_tensors
 from salient.core.records import is_object
 from salient.core.report import Report, Table, mebibytes
@@ -101,6 +101,8 @@ def _problems(folder: Path, files: dict[str, int], front: dict[str, Any]) -> lis
     else:
         if evidence is None:
             problems.append("No salient.json: the checkpoint carries no evidence.")
+        elif note := find_changed(folder).note:
+            problems.append(note)
         elif evidence.dropped:
             problems.append("Tensors of the source were dropped (--drop): not the whole model.")
     if CARD not in files:

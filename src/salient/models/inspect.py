@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from salient.core.errors import CheckpointError, ShapeError
-from salient.core.evidence import RunEvidence, group_totals, read_evidence
+from salient.core.evidence import RunEvidence, find_changed, group_totals, read_evidence
 from salient.core.model_files import missing_tensors, stored_tensors
 from salient.core.progress import Progress
 from salient.core.records import to_json
@@ -68,9 +68,16 @@ def inspect_checkpoint(name: str, progress: Progress) -> tuple[Checkpoint, Repor
     evidence = read_evidence(checkpoint.folder)
     lines = ["No salient.json: the checkpoint carries no evidence."]
     if evidence is not None:
-        data["evidence"] = to_json(evidence)
-        table, lines = _evidence_lines(evidence)
-        tables.append(table)
+        progress(0, 0, f"comparing {len(evidence.files)} files with salient.json")
+        changed = find_changed(checkpoint.folder)
+        lines = [changed.note] if changed.note else []
+        if not evidence.files:
+            lines = ["salient.json is of an older version without digests: it cannot be verified."]
+        if not changed.measured:
+            data["evidence"] = to_json(evidence)
+            table, more = _evidence_lines(evidence)
+            tables.append(table)
+            lines += more
     return checkpoint, Report(data, tables, lines)
 
 

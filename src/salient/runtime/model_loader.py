@@ -1,5 +1,6 @@
 """Load a checkpoint as a Transformers model with quantized linears."""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -11,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from salient.core.dtypes import stored_sixteen_bits
 from salient.core.errors import CheckpointError
+from salient.core.evidence import find_changed
 from salient.core.model_files import as_object
 from salient.core.quant import QuantizedWeight
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
@@ -26,6 +28,7 @@ from salient.models.tokens import load_tokenizer
 
 from .linear import HalfEmbedding, HalfLinear, QuantLinear
 
+_log = logging.getLogger("salient")
 # Linears that read the same input, by their names in Transformers' attention and MLP modules.
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -77,9 +80,12 @@ def load_model(
 ) -> LoadedModel:
     """The model of `checkpoint`, 4-bit or 16-bit, without dequantizing the model as a whole.
 
-    Raises ModelError, CheckpointError for inconsistent files.
+    Logs a warning for files that are not as its salient.json has them. Raises ModelError,
+    CheckpointError for inconsistent files.
     """
     source = open_checkpoint(model_folder(checkpoint))
+    if note := find_changed(source.folder).note:
+        _log.warning("warning: %s", note)
     skeleton = Skeleton(source, dtype, device, adapter)
     skeleton.head.check_generates(checkpoint)
     companions = find_companions(source.folder, adapter)

@@ -11,7 +11,8 @@ from socket import socket
 from fastapi import FastAPI
 
 from salient.core.devices import find_device, free_memory
-from salient.core.errors import ModelError, ResourceError
+from salient.core.errors import CheckpointError, ModelError, ResourceError
+from salient.core.evidence import find_changed
 from salient.core.options import strings
 from salient.models.model_folder import model_folder
 from salient.runtime.load_engine import LONGEST_DEFAULT, LoadedEngine, load
@@ -49,6 +50,8 @@ def serve_embedded(options: ServeOptions, listening: socket, extend: ExtendApp |
     Raises SalientError if the server cannot start.
     """
     folder = model_folder(str(options.checkpoint))
+    if (changed := find_changed(folder)).measured:
+        raise CheckpointError(f"{folder}: {changed.note}")
     reference_folder = model_folder(str(options.reference)) if options.reference else None
     folders = [folder, reference_folder] if reference_folder else [folder]
     slots = options.concurrency

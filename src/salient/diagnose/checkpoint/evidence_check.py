@@ -5,15 +5,19 @@ from collections.abc import Iterator
 from salient.core.carried_files import EXCLUDED, TOKENIZER_FILES, matches
 from salient.core.content_digest import changed_files
 from salient.core.errors import CheckpointError, ModelError
-from salient.core.evidence import EVIDENCE_FILE, RunEvidence, RunHeader, read_evidence
+from salient.core.evidence import (
+    EVIDENCE_FILE,
+    MEASURED,
+    RunEvidence,
+    RunHeader,
+    read_evidence,
+)
 from salient.core.progress import Progress
 from salient.core.scheme import parse_scheme
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Place
 
 from .contents import FINDINGS, CheckpointContents
-
-MEASURED = ("*.safetensors", "*.index.json", "config.json")  # the files that the figures are of
 
 
 def check_evidence(
