@@ -99,7 +99,7 @@ def test_an_index_that_names_a_path_is_not_trusted(how, tmp_path):
     }[how]
     remap(folder, a=shard)
     message = (
-        r"names '.*secret\.safetensors', which is no file in its own folder\. Do not trust this"
+        r"names '.*secret\.safetensors', which is no safetensors in its own folder\. Do not trust this"
     )
     with pytest.raises(ModelError, match=message):
         open_checkpoint(folder)

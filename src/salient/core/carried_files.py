@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from .errors import ModelError
+from .input_files import unsafe_link
 
 LARGEST = 64 * 2**20  # bytes of a companion
 MOST_FILES = 500
@@ -148,15 +149,10 @@ def _unsafe(path: Path, root: Path) -> str:
     """Why `path` in the folder `root` is not copied; '' if it is."""
     if _printable(str(path)) != str(path):
         return "its name is not UTF-8"
-    if path.is_symlink():
-        target = path.resolve()
-        cached = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
-        if not (cached or target.is_relative_to(root)):
-            return "a link out of the folder"
-        if not target.is_file():
-            return "a link to no file"
+    if reason := unsafe_link(path, root):
+        return reason
     if not path.is_file():
-        return "no regular file"
+        return "a link to no file" if path.is_symlink() else "no regular file"
     return "" if os.access(path, os.R_OK) else "not readable"
 
 

@@ -14,6 +14,7 @@ Each message states the fault, what is valid, and the next step. The command lin
 message alone and exits with 2.
 """
 
+import reprlib
 import textwrap
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ class RequestError(SalientError):
     """A request or an option that cannot be fulfilled."""
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 80  # letters
 RUST_PANIC = "PanicException"  # of the tokenizers library; no Exception
 
 
@@ -75,6 +78,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or any(
         text in str(error) for text in texts
     )
+
+
+def brief(value: object) -> str:
+    """`value` in a few characters."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return f"a {type(value).__name__} too long to show"
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 No tensor is read and torch is not imported, so that a plan answers at once.
 """
 
-import json
 import re
 import struct
 from collections.abc import Container, Iterable, Mapping
@@ -12,7 +11,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelError
+from .errors import ModelError, brief, one_line
+from .input_files import MIB, UnfitFile, most_bytes, open_input, parse_json, read_input
 from .records import is_list, is_object
 
 INDEX = "model.safetensors.index.json"
@@ -62,6 +62,9 @@ _STRETCH = 2**20  # bytes of a tensor that are compared at once
 LONGEST_NAME = 256  # of a file
 _POINTER = 256  # bytes, of which a git-lfs pointer has about 130
 LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
+MOST_TENSORS = 500_000  # of a folder; Kimi K2 has 210,000
+LONGEST_TENSOR_NAME = 512
+MOST_AXES = 16
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,16 @@ class StoredTensor:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises ModelError if it is missing or invalid."""
     try:
-        content = path.read_bytes()
+        content = read_input(path, most_bytes(path.name) or 16 * MIB)
         _check_content(path, content[:_POINTER])
-        value = json.loads(content.decode("utf-8"))
+        value = parse_json(content)
     except FileNotFoundError:
         raise ModelError(
             f"{path.parent} has no {path.name}: it is not a Hugging Face model folder."
         ) from None
-    except (ValueError, OSError, RecursionError) as error:
+    except UnfitFile as error:
+        raise ModelError(f"{path} {error.reason}. Do not trust this folder.") from error
+    except (ValueError, OSError) as error:
         raise ModelError(f"{path} is not readable JSON ({error}). Fetch the file again.") from error
     if not is_object(value):
         raise ModelError(
@@ -149,15 +154,17 @@ def read_index(folder: Path) -> ShardIndex | None:
         return None
     index = read_json(folder / INDEX)
     files = as_object(index.get("weight_map"))
-    if not files:
-        raise ModelError(f"{INDEX} in {folder} names no tensor. Fetch the file again.")
+    if not files or len(files) > MOST_TENSORS:
+        count = f"{len(files)} tensors; at most {MOST_TENSORS} fit" if files else "no tensor"
+        raise ModelError(f"{INDEX} in {folder} names {count}. Fetch the file again.")
     outside = {name: file for name, file in files.items() if not _is_file_name(file)}
     inside = {name: file for name, file in files.items() if name not in outside}
     return ShardIndex(inside, outside, as_object(index.get("metadata")))
 
 
 def _is_file_name(file: object) -> bool:
-    return isinstance(file, str) and Path(file).name == file and 0 < len(file) < LONGEST_NAME
+    plain = isinstance(file, str) and Path(file).name == file and len(file) < LONGEST_NAME
+    return plain and file.endswith(".safetensors")
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -197,8 +204,8 @@ def _other_weights(folder: Path) -> str:
 def _indexed(folder: Path, index: ShardIndex) -> dict[str, StoredTensor]:
     for file in index.outside.values():
         raise ModelError(
-            f"{INDEX} names {file!r}, which is no file in its own folder. Do not trust this model "
-            "folder."
+            f"{INDEX} names {brief(file)}, which is no safetensors in its own folder. Do not trust this "
+            "model folder."
         )
     missing = [file for file in index.shards if not (folder / file).is_file()]
     if missing:
@@ -276,23 +283,29 @@ def missing_tensors(
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file. Raises ModelError for a truncated or damaged one."""
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             _check_content(path, file.read(_POINTER))
             file.seek(0)
             size = path.stat().st_size
             length = struct.unpack("<Q", file.read(8))[0]
             if not 2 <= length <= min(LARGEST_HEADER, size - 8):
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header = json.loads(file.read(length))
+            text = file.read(length)
+        count = text.count(b'"data_offsets"')
+        if count > MOST_TENSORS:
+            raise ValueError(f"it names {count} tensors; at most {MOST_TENSORS} fit")
+        header = parse_json(text)
         header.pop("__metadata__", None)
         return {name: _stored(name, row, path, 8 + length, size) for name, row in header.items()}
+    except UnfitFile as error:
+        raise ModelError(
+            f"{path.name} in {path.parent} {error.reason}. Do not trust this folder."
+        ) from error
     except (OSError, ValueError, struct.error, TypeError, AttributeError, KeyError) as error:
         raise ModelError(
-            f"{path.name} in {path.parent} cannot be read ({error}). The file is truncated or "
-            "damaged: fetch it again."
+            f"{path.name} in {path.parent} cannot be read ({one_line(error)}). The file is "
+            "truncated or damaged: fetch it again."
         ) from error
-    except RecursionError:
-        raise ModelError(f"{path.name} in {path.parent} has no header of safetensors.") from None
 
 
 def _check_content(path: Path, head: bytes) -> None:
@@ -311,7 +324,11 @@ def _check_content(path: Path, head: bytes) -> None:
 
 
 def _stored(name: str, row: dict[str, Any], path: Path, base: int, size: int) -> StoredTensor:
+    if len(name) > LONGEST_TENSOR_NAME:
+        raise ValueError(f"a tensor's name has {len(name)} letters: {name[:40]!r} ...")
     dtype, shape, (start, end) = row["dtype"], tuple(row["shape"]), row["data_offsets"]
+    if not isinstance(dtype, str) or len(shape) > MOST_AXES:
+        raise ValueError(f"{name!r} has {len(shape)} axes of type {str(dtype)[:40]!r}")
     if not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
         raise ValueError(f"{name!r} has a shape or place that is no count")
     if end < start or base + end > size:

@@ -9,6 +9,7 @@ from typing import Any
 from salient.core.carried_files import EXCLUDED, WEIGHTS, matches
 from salient.core.errors import CheckpointError, RequestError, ResourceError, SalientError
 from salient.core.evidence import find_changed, read_evidence
+from salient.core.input_files import check_folder
 from salient.core.model_files import read_json, stored_tensors
 from salient.core.records import is_object
 from salient.core.report import Report, Table, mebibytes
@@ -79,6 +80,7 @@ def _check_finished(folder: Path) -> None:
         raise CheckpointError(
             f"{folder} is of an unfinished run. Run the same `salient quantize` again: it resumes."
         )
+    check_folder(folder)
     config = read_json(folder / "config.json")
     if not is_object(config.get("quantization_config")):
         raise CheckpointError(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from salient.core.errors import MissingExtra, ModelError
+from salient.core.input_files import check_folder
 from salient.core.model_files import ADAPTER_CONFIG, read_json
 from salient.core.options import StrPath
 from salient.core.quant import check_finite
@@ -158,6 +159,7 @@ def open_adapter(name: StrPath) -> Adapter:
     weights, settings = folder / WEIGHTS, folder / CONFIG
     if not weights.is_file() or not settings.is_file():
         raise ModelError(_no_adapter(str(name), folder))
+    check_folder(folder)
     saved = read_json(settings)
     _check_mergeable(folder, saved)
     config = _read_config(folder)

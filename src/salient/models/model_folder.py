@@ -5,6 +5,7 @@ from typing import Any
 
 from salient.core.carried_files import download_patterns
 from salient.core.errors import ModelError
+from salient.core.input_files import check_folder
 from salient.shapes.foreign_tensors import check_no_adapter
 from salient.shapes.resolve import DEMO_NAME
 
@@ -19,6 +20,7 @@ def model_folder(name: str | Path) -> Path:
     """
     path = Path(name).expanduser()
     if str(name) and path.is_dir():
+        check_folder(path)
         check_no_adapter(path)
         return path
     if str(name) == DEMO_NAME:

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from salient.core.errors import ModelError
+from salient.core.errors import ModelError, brief
 from salient.core.model_files import StoredTensor
 from salient.core.records import is_list, is_object
 
-from .config_reader import LARGEST, MOST_LAYERS, brief
+from .config_reader import LARGEST, MOST_LAYERS
 
 MOST_PARTS = 65_536  # heads of a layer, experts of a layer
 MOST_VALUES = 100_000  # of a list, a table or a text

@@ -5,13 +5,12 @@ the key, the value and what fits.
 """
 
 import json
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
-from salient.core.errors import ModelError
+from salient.core.errors import ModelError, brief
 
 MOST_LAYERS = 10_000
 LARGEST = 1_000_000_000
@@ -26,14 +25,6 @@ KEYS: dict[str, list[str]] = _TABLE["keys"]
 # Transformers 5.23. LLaVA's and Gemma 3's published configs need them.
 CLASS_DEFAULTS: dict[str, dict[str, Any]] = _TABLE["class_defaults"]
 ENCODERS: list[str] = _TABLE["encoders"]
-
-
-def brief(value: object) -> str:
-    """`value` in a few characters."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        return f"a {type(value).__name__} too long to show"
 
 
 Item = TypeVar("Item", int, str)

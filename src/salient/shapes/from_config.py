@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from salient.core.errors import ModelError
+from salient.core.errors import ModelError, brief
 
 from .blocks import MIXERS, attention_block, dense_block, experts_block, is_true
 from .config_aliases import ALIASES
 from .config_bounds import check_bounds
-from .config_reader import CLASS_DEFAULTS, ENCODERS, MOST_LAYERS, ConfigReader, brief
+from .config_reader import CLASS_DEFAULTS, ENCODERS, MOST_LAYERS, ConfigReader
 from .families import ARCHITECTURES, ExpertNames, Family, MlpNames
 from .layer_types import attentions, feeds
 from .model_shape import BlockShape, CacheShape, ModelShape

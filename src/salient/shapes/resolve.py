@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from salient.core.errors import ModelError
+from salient.core.input_files import check_folder, parse_json, read_input
 from salient.core.model_files import INDEX, SINGLE, read_json, stored_tensors
 
 from .families import ARCHITECTURES
@@ -72,6 +73,7 @@ def shape_of_folder(folder: Path) -> ModelShape:
     Where config.json and the headers differ, the headers count, with a note. Raises
     ModelError for a config or a file that cannot be read.
     """
+    check_folder(folder)
     check_no_adapter(folder)
     config = read_json(folder / "config.json")
     kind = family_of(config)
@@ -182,7 +184,7 @@ def _hub_config(name: str) -> Any:
 
     cached = try_to_load_from_cache(name, "config.json")
     if isinstance(cached, str):
-        return json.loads(Path(cached).read_text(encoding="utf-8"))
+        return read_json(Path(cached))
     url = hf_hub_url(name, "config.json")
     headers = build_hf_headers()  # pyright: ignore[reportUnknownVariableType]
     response = get_session().get(url, headers=headers, timeout=FETCH_SECONDS, follow_redirects=True)

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from salient.core.input_files import check_folder
 from salient.core.model_files import read_json
 from salient.core.progress import Progress, silent
 from salient.diagnose.finding import BAD, Finding, ranked
@@ -98,6 +99,7 @@ def read_checkpoint(folder: Path, *, progress: Progress = silent) -> CheckpointR
     Raises ModelError where nothing is known: no config.json, no readable weight file;
     CheckpointError where a file can no longer be read.
     """
+    check_folder(folder)
     config = read_json(folder / CONFIG)
     files = read_files(folder)
     locations, findings = find_settings(folder, config)

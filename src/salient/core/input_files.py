@@ -1,0 +1,182 @@
+"""Files that anybody may have written: how they are opened, and the bounds of what is read.
+
+A folder of the Hub may hold a FIFO, a link to a device, or a config of 20 GiB. Every reader opens
+its files here: only regular files, without waiting, and no more bytes than their kind has. Links
+are followed inside their folder and into the Hub's cache only. Imports neither torch nor others'
+parsers but Python's own JSON.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import ModelError
+
+MIB = 2**20
+# Name of a file in a model folder -> the most bytes that it has. The first pattern counts. The
+# largest on the Hub: an index of 15 MB (Kimi K2), a tokenizer.json of 34 MB (Gemma 3).
+MOST_BYTES = (
+    ("*.index.json", 128 * MIB),
+    ("tokenizer.json", 128 * MIB),
+    ("tekken.json", 64 * MIB),
+    ("salient.json", 64 * MIB),
+    ("vocab.json", 32 * MIB),
+    ("*.json", 16 * MIB),
+    ("*.jinja", MIB),
+    ("vocab*.txt", 32 * MIB),
+    ("merges*.txt", 32 * MIB),
+    ("*.model", 64 * MIB),
+    ("*.tiktoken", 32 * MIB),
+)
+# Folders inside a model folder whose files Transformers reads, too.
+INNER = ("additional_chat_templates", "1_Pooling")
+DEEPEST = 100  # lists and objects in each other; 12 occur
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+SYSTEM = ("/proc/", "/sys/")  # whose files are no files on a disk, and may never end
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class UnfitFile(OSError):
+    """A file that is not opened, or not read to its end; its text is the reason."""
+
+    @property
+    def reason(self) -> str:
+        """The reason, as the end of a sentence that begins with the file's name."""
+        return str(self)
+
+
+def irregular(path: Path) -> str:
+    """Why `path` is no regular file, as 'is a pipe (FIFO), ...'; '' if it is one.
+
+    Raises OSError if there is none.
+    """
+    mode = path.stat().st_mode
+    kind = next((name for is_kind, name in KINDS if is_kind(mode)), "")
+    if not kind and os.path.realpath(path).startswith(SYSTEM):
+        kind = "a file of the system"
+    return f"is {kind}, not a regular file" if kind else ""
+
+
+def open_input(path: Path, most: int | None = None) -> BinaryIO:
+    """Open the regular file `path` of at most `most` bytes. Never waits for a writer.
+
+    Raises UnfitFile, and OSError for a file that is absent or not readable.
+    """
+    reason = irregular(path)
+    if not reason:
+        file = open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode) and (most is None or status.st_size <= most):
+            return file
+        file.close()
+        reason = f"has {status.st_size / MIB:,.0f} MiB; its kind has at most {(most or 0) / MIB:,.0f}"
+    raise UnfitFile(reason)
+
+
+def read_input(path: Path, most: int) -> bytes:
+    """The bytes of the regular file `path`. Raises as `open_input`."""
+    with open_input(path, most) as file:
+        return file.read(os.fstat(file.fileno()).st_size)
+
+
+def most_bytes(name: str) -> int | None:
+    """The most bytes of a file called `name` in a model folder, None for a name of no kind."""
+    kinds = (most for pattern, most in MOST_BYTES if fnmatchcase(name.lower(), pattern))
+    return next(kinds, None)
+
+
+def parse_json(data: bytes) -> Any:
+    """The JSON value in `data`, as UTF-8. Raises ValueError for what is no JSON or too deep."""
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise ValueError(f"more than {DEEPEST} lists and objects in each other") from None
+    if data.count(b"[") + data.count(b"{") > DEEPEST:
+        _check_depth(value)
+    if _HALF_PAIR.search(data):
+        _check_text(value)
+    return value
+
+
+def _check_depth(value: object) -> None:
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for each in level:
+            members: Iterable[Any] = each.values() if isinstance(each, dict) else each
+            inner += [member for member in members if isinstance(member, (dict, list))]
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"more than {DEEPEST} lists and objects in each other")
+
+
+def _check_text(value: object) -> None:
+    """Refuse half of a surrogate pair, which is no text: no file could hold it again."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("ascii", "backslashreplace").decode()
+        raise ValueError(f"{half} is half of a surrogate pair, not text") from None
+
+
+def unsafe_link(path: Path, root: Path) -> str:
+    """Why the link `path` in the folder `root` (resolved) is not followed; '' for others.
+
+    Links stay inside the folder, or lead to the blobs of the Hub's cache.
+    """
+    if not path.is_symlink():
+        return ""
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
+        return "a link to no file"
+    cached = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
+    return "" if cached or target.is_relative_to(root) else "a link out of the folder"
+
+
+def check_folder(folder: Path) -> None:
+    """Check the files of a model folder that a reader opens, by name, before any is opened.
+
+    Raises ModelError naming a file that is no regular file, is too large for its kind, or is a link
+    out of the folder.
+    """
+    root = folder.resolve()
+    for place in (root, *(root / name for name in INNER)):
+        _check_link(place, root)
+        for entry in os.scandir(place) if place.is_dir() else ():
+            most = most_bytes(entry.name)
+            if most is not None or entry.name.endswith(".safetensors"):
+                _check_entry(Path(entry.path), root, most)
+
+
+def _check_link(path: Path, root: Path) -> None:
+    if reason := unsafe_link(path, root):
+        raise ModelError(
+            f"{path.name} in {path.parent} is {reason}, which Salient does not follow. Put the "
+            "file itself into the folder."
+        )
+
+
+def _check_entry(path: Path, root: Path, most: int | None) -> None:
+    _check_link(path, root)
+    where = f"{path.name} in {path.parent}"
+    if reason := irregular(path):
+        raise ModelError(f"{where} {reason}. Do not trust this model folder.")
+    size = path.stat().st_size
+    if most is not None and size > most:
+        raise ModelError(
+            f"{where} has {size / MIB:,.0f} MiB; a file of this kind has at most {most // MIB}. "
+            "Fetch it again."
+        )
