@@ -65,29 +65,18 @@ def _parallel(options: argparse.Namespace) -> int:
     flags = ["--seed", str(options.seed), "--verbs", options.verbs]
     flags += ["--verbose"] if options.verbose else []
     last = options.first + options.count
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, __file__, *flags, "--first", str(start)]
-            + ["--count", str(min(share, last - start))]
-            + ["--processes", str(options.processes if start == options.first else 0)]
-        )
-        for start in starts
-    ]
+    jobs: list[subprocess.Popen[bytes]] = []
+    for start in starts:
+        count = str(min(share, last - start))
+        real = str(options.processes if start == options.first else 0)
+        own = ["--first", str(start), "--count", count, "--processes", real]
+        jobs.append(subprocess.Popen([sys.executable, __file__, *flags, *own]))
     return max(job.wait() for job in jobs)
 
 
 def _import_everything(bases: dict[str, Path]) -> None:
     """Import what the verbs import, so that forks have it."""
     import uvicorn  # noqa: F401
-
-    import salient.serve.app
-    import salient.explorer.routes
-    import salient.validate.validate
-    import salient.awq.quantize
-    import salient.runtime.load_engine
-    import salient.plan.report
-    import salient.diagnose.doctor
-    import salient.models.inspect  # noqa: F401
 
     for folder in bases.values():
         transformers.AutoConfig.from_pretrained(folder)
@@ -118,8 +107,10 @@ def _run_all(options: argparse.Namespace, bases: dict[str, Path], home: Path) ->
     minutes = (time.monotonic() - started) / 60
     print(f"{options.count} folders, seed {options.seed}, {minutes:.0f} minutes: ", end="")
     print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
-    print(f"at most {worst['wall_s']:.1f} s ({worst['cpu_s']:.1f} s of a core), "
-          f"{worst['memory'] / 2**20:.0f} MiB")
+    print(
+        f"at most {worst['wall_s']:.1f} s ({worst['cpu_s']:.1f} s of a core), "
+        f"{worst['memory'] / 2**20:.0f} MiB"
+    )
     return 1 if any("FAULT" in name for name in counts) else 0
 
 
@@ -150,8 +141,11 @@ def _code_ran(home: Path) -> str:
 
 
 def _show(number: int, kind: str, change: str, result: VerbRun, fault: str) -> None:
-    print(f"{number} {kind} {result.argv[0]}: {change}: exit {result.code}, {result.wall_s:.1f} s, "
-          f"{result.memory / 2**20:.0f} MiB: {fault or result.output.strip()[-300:]!r}", flush=True)
+    print(
+        f"{number} {kind} {result.argv[0]}: {change}: exit {result.code}, {result.wall_s:.1f} s, "
+        f"{result.memory / 2**20:.0f} MiB: {fault or result.output.strip()[-300:]!r}",
+        flush=True,
+    )
 
 
 def _real_processes(

@@ -12,6 +12,7 @@ import pytest
 from salient.core.errors import RequestError
 from salient.core.progress import Progress
 from salient.diagnose.finding import BAD, CERTAINTIES, LEVELS
+from salient.diagnose.log import log_reader
 from salient.diagnose.log.log_facts import ANCHORS
 from salient.diagnose.log.log_reader import LogReading, follow, read_log, read_stream
 from salient.diagnose.log.signature import SIGNATURES
@@ -211,10 +212,10 @@ def test_a_missing_file_a_folder_and_a_locked_file_are_refused(tmp_path, monkeyp
     with pytest.raises(RequestError, match="cannot be read"):
         read_log(tmp_path / "a\0b")
 
-    def locked(self, mode):
+    def locked(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", locked)
+    monkeypatch.setattr(log_reader, "open_input", locked)
     with pytest.raises(RequestError, match="Permission denied"):
         read_log(LOGS / "float32.txt")
 

@@ -473,7 +473,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a.txt", "just: words\nmore: [words", "holds no settings"),
         ("a.bin", b"\x7fELF\0\0vllm serve m", "null bytes"),
         ("a.sh", b"vllm serve \xff\xfe", r"no UTF-8 text \(byte 11\)"),
-        ("a.sh", b"x" * (FILE_LIMIT + 1), "settings have at most 4,194,304"),
+        ("a.sh", b"x" * (FILE_LIMIT + 1), "at most 4,194,304 fit"),
         ("a.sh", "vllm serve m " + " ".join(f"--x{i} 1" for i in range(1001)),
          "more than 1,000 arguments"),
         ("a.json", '{"model": "m", ' + ", ".join(f'"x{i}": 1' for i in range(1001)) + "}",

@@ -100,7 +100,7 @@ def _run(argv: list[str], log: Path) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sys.stdin, sys.stdout, sys.stderr = (
-            open(number, mode, encoding="utf-8", closefd=False)
+            os.fdopen(number, mode, encoding="utf-8", closefd=False)
             for number, mode in ((0, "r"), (1, "w"), (2, "w"))
         )
         if argv[0] == "serve":

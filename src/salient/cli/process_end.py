@@ -19,6 +19,7 @@ from salient.core.version import __version__
 
 from .terminal import OutputError, discard_output, print_error
 
+LONGEST_MESSAGE = 8192  # letters
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as shells report it
 
 
@@ -42,6 +43,9 @@ def process_end(argv: Sequence[str]) -> Generator[None]:
         print_error(f"Standard output cannot be written: {error}.")
     except BaseException as error:  # noqa: BLE001, a panic of Rust is no Exception
         message = str(error) if isinstance(error, SalientError) else _unexpected(error, argv)
+        if len(message) > LONGEST_MESSAGE:  # a name in a stranger's file may have any length
+            half = LONGEST_MESSAGE // 2
+            message = f"{message[:half]} ... {message[-half:]}"
         if "--json" in argv:
             with contextlib.suppress(OutputError):
                 document = {"error": type(error).__name__, "message": message}

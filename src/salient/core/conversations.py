@@ -5,12 +5,12 @@ Converted: ShareGPT (`conversations` of `from` and `value`), Alpaca (`instructio
 the conversion to make.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import CalibrationError
+from .input_files import parse_json
 from .records import is_list, is_object, is_sequence
 
 Message = Mapping[str, Any]
@@ -230,8 +230,8 @@ def _list(fields: dict[str, Any], name: str, where: str) -> list[Any]:
 
 def _parsed(value: str, where: str) -> Any:
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
+        return parse_json(value)
+    except ValueError as error:
         raise CalibrationError(
             f"{where} is a string that is not JSON ({error}). Write it with json.dumps."
         ) from None

@@ -108,5 +108,5 @@ def library_errors(
                 f"{fault}: memory does not suffice ({one_line(error)}). Use a machine with more."
             ) from error
         name, reason = type(error).__name__, one_line(error)
-        detail = name if reason == name else f"{name}: {reason}"
+        detail = reason if name in (reason, "Exception") else f"{name}: {reason}"
         raise kind(f"{fault} ({detail}). {advice}") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import ModelError
+from .records import is_list, is_object
 
 MIB = 2**20
 # Name of a file in a model folder -> the most bytes that it has. The first pattern counts. The
@@ -44,7 +45,8 @@ KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 SYSTEM = ("/proc/", "/sys/")  # whose files are no files on a disk, and may never end
-_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+_TOO_DEEP = f"more than {DEEPEST} lists and objects in each other"
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class UnfitFile(OSError):
@@ -75,12 +77,15 @@ def open_input(path: Path, most: int | None = None) -> BinaryIO:
     """
     reason = irregular(path)
     if not reason:
-        file = open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
         status = os.fstat(file.fileno())
-        if stat.S_ISREG(status.st_mode) and (most is None or status.st_size <= most):
+        if not stat.S_ISREG(status.st_mode):
+            reason = "is no regular file any more"
+        elif most is not None and status.st_size > most:
+            reason = f"has {status.st_size:,} bytes; at most {most:,} fit"
+        else:
             return file
         file.close()
-        reason = f"has {status.st_size / MIB:,.0f} MiB; its kind has at most {(most or 0) / MIB:,.0f}"
     raise UnfitFile(reason)
 
 
@@ -96,30 +101,31 @@ def most_bytes(name: str) -> int | None:
     return next(kinds, None)
 
 
-def parse_json(data: bytes) -> Any:
-    """The JSON value in `data`, as UTF-8. Raises ValueError for what is no JSON or too deep."""
+def parse_json(data: bytes | str) -> Any:
+    """The JSON value in `data`. Raises ValueError for what is no JSON, too deep, or no text."""
+    text = data if isinstance(data, str) else data.decode("utf-8")
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = json.loads(text)
     except RecursionError:
-        raise ValueError(f"more than {DEEPEST} lists and objects in each other") from None
-    if data.count(b"[") + data.count(b"{") > DEEPEST:
+        raise ValueError(_TOO_DEEP) from None
+    if text.count("[") + text.count("{") > DEEPEST:
         _check_depth(value)
-    if _HALF_PAIR.search(data):
+    if _HALF_PAIR.search(text):
         _check_text(value)
     return value
 
 
 def _check_depth(value: object) -> None:
-    level: list[Any] = [value]
+    level: list[Any] = [value] if is_object(value) or is_list(value) else []
     for _ in range(DEEPEST):
         inner: list[Any] = []
         for each in level:
-            members: Iterable[Any] = each.values() if isinstance(each, dict) else each
-            inner += [member for member in members if isinstance(member, (dict, list))]
+            members: Iterable[Any] = each.values() if is_object(each) else each
+            inner += [member for member in members if is_object(member) or is_list(member)]
         if not inner:
             return
         level = inner
-    raise ValueError(f"more than {DEEPEST} lists and objects in each other")
+    raise ValueError(_TOO_DEEP)
 
 
 def _check_text(value: object) -> None:
@@ -155,10 +161,10 @@ def check_folder(folder: Path) -> None:
     root = folder.resolve()
     for place in (root, *(root / name for name in INNER)):
         _check_link(place, root)
-        for entry in os.scandir(place) if place.is_dir() else ():
-            most = most_bytes(entry.name)
-            if most is not None or entry.name.endswith(".safetensors"):
-                _check_entry(Path(entry.path), root, most)
+        for path in place.iterdir() if place.is_dir() else ():
+            most = most_bytes(path.name)
+            if most is not None or path.name.endswith(".safetensors"):
+                _check_entry(path, root, most)
 
 
 def _check_link(path: Path, root: Path) -> None:
@@ -177,6 +183,5 @@ def _check_entry(path: Path, root: Path, most: int | None) -> None:
     size = path.stat().st_size
     if most is not None and size > most:
         raise ModelError(
-            f"{where} has {size / MIB:,.0f} MiB; a file of this kind has at most {most // MIB}. "
-            "Fetch it again."
+            f"{where} has {size:,} bytes; a file of this kind has at most {most:,}. Fetch it again."
         )

@@ -163,8 +163,9 @@ def read_index(folder: Path) -> ShardIndex | None:
 
 
 def _is_file_name(file: object) -> bool:
-    plain = isinstance(file, str) and Path(file).name == file and len(file) < LONGEST_NAME
-    return plain and file.endswith(".safetensors")
+    if not isinstance(file, str) or Path(file).name != file:
+        return False
+    return file.endswith(".safetensors") and len(file) < LONGEST_NAME
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -204,8 +205,8 @@ def _other_weights(folder: Path) -> str:
 def _indexed(folder: Path, index: ShardIndex) -> dict[str, StoredTensor]:
     for file in index.outside.values():
         raise ModelError(
-            f"{INDEX} names {brief(file)}, which is no safetensors in its own folder. Do not trust this "
-            "model folder."
+            f"{INDEX} names {brief(file)}, which is no safetensors in its own folder. Do not trust "
+            "this model folder."
         )
     missing = [file for file in index.shards if not (folder / file).is_file()]
     if missing:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .input_files import open_input
 from .model_files import as_list
 from .printable import printable
 from .records import is_object
@@ -81,7 +82,7 @@ def join_card(front: dict[str, Any], body: str) -> str:
 def read_front(folder: Path) -> dict[str, Any]:
     """The front matter of the card in `folder`, {} without a readable one."""
     try:
-        with (folder / CARD).open("rb") as file:
+        with open_input(folder / CARD) as file:
             return split_card(file.read(MOST_BYTES).decode("utf-8", "replace"))[0]
     except OSError:
         return {}
@@ -132,7 +133,7 @@ def _license(folder: Path, front: dict[str, Any]) -> dict[str, object]:
         return keys
     if not files:
         return {}
-    with (folder / files[0]).open("rb") as file:
+    with open_input(folder / files[0]) as file:
         text = file.read(MOST_BYTES).decode("utf-8", "replace")
     flat = " ".join(text.split())
     name = next((name for form, name in LICENSES if re.search(form, flat, re.I)), "")

@@ -4,7 +4,6 @@ import bz2
 import csv
 import gzip
 import io
-import json
 import lzma
 from collections.abc import Iterable, Iterator
 from importlib import import_module
@@ -13,6 +12,7 @@ from typing import Any
 
 from .conversations import CONVERSATIONS, Document, to_document
 from .errors import CalibrationError, MissingExtra
+from .input_files import irregular, parse_json
 from .records import is_list, is_object
 
 LARGEST_FILE = 4 * 2**30  # bytes; more is a mistake, not a calibration
@@ -43,6 +43,8 @@ Row = tuple[str, object]
 
 def read_file(path: Path) -> list[Document]:
     """The documents of a file. Raises CalibrationError naming the file and row at fault."""
+    if path.exists() and not path.is_dir() and (reason := irregular(path)):
+        raise CalibrationError(f"{path} {reason}. Give a {KINDS}.")
     if not path.is_file():
         raise CalibrationError(
             f"No text file {str(path)!r}. Give a .txt or .jsonl file, 'builtin', or a Hub data "
@@ -149,8 +151,8 @@ def _json_rows(text: str, name: str) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                row = parse_json(line)
+            except ValueError as error:
                 raise CalibrationError(
                     f"{name}, line {number}: not JSON ({error}). A .jsonl file has one object a "
                     "line, a .json file may have one array of them."
@@ -163,8 +165,8 @@ def _whole(text: str) -> Any:
     if not text.lstrip().startswith(("[", "{")):
         return None
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return None
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from salient.core.carried_files import EXCLUDED, WEIGHTS, matches
 from salient.core.errors import CheckpointError, RequestError, ResourceError, SalientError
 from salient.core.evidence import find_changed, read_evidence
-from salient.core.input_files import check_folder
+from salient.core.input_files import check_folder, open_input
 from salient.core.model_files import read_json, stored_tensors
 from salient.core.records import is_object
 from salient.core.report import Report, Table, mebibytes
-from salient.core.source_card import CARD, HUB_ID, read_front
+from salient.core.source_card import CARD, HUB_ID, MOST_BYTES, read_front
 from salient.core.version import __version__
 
 from .options import PushOptions
@@ -115,10 +115,15 @@ def _problems(folder: Path, files: dict[str, int], front: dict[str, Any]) -> lis
         if CARD in files and not front.get(key)
     ]
     for name in (CARD, "salient.json"):
-        text = (folder / name).read_text("utf-8", "replace") if name in files else ""
+        text = _start(folder / name) if name in files else ""
         if match := _ABSOLUTE.search(text):
             problems.append(f"{name} has a path of this machine: {match[0][:80]}")
     return problems
+
+
+def _start(path: Path) -> str:
+    with open_input(path) as file:
+        return file.read(MOST_BYTES).decode("utf-8", "replace")
 
 
 def _send(upload: Upload, options: PushOptions) -> str:

@@ -6,7 +6,6 @@ its `time_per_output_token_ms` includes the first token and is not used; it has 
 percentiles are values that occurred. Requests that its end cut off are not counted.
 """
 
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from salient.core.errors import RequestError
+from salient.core.input_files import parse_json, read_input
 from salient.core.progress import Progress
 
 from .plan import API_PATHS, LoadPlan, LoadTarget, base_url, check_plan
@@ -24,6 +24,7 @@ from .result import FailureCount, LatencySummary, LoadResult
 TOOL = "vllm bench serve"
 GUIDELLM = "guidellm's benchmarks.json"
 STARTUP = 300.0  # seconds for the tool's slow imports
+LARGEST_RESULT = 512 * 2**20  # bytes; guidellm writes every request
 MAX_MESSAGE = 500  # characters of its output in an error
 _BACKENDS = {"completions": "openai", "chat": "openai-chat"}
 ALTERNATIVE = "use the built-in client (--tool salient)"
@@ -128,8 +129,8 @@ def _run(command: list[str], target: LoadTarget, plan: LoadPlan) -> None:
 
 def load_json(path: Path, place: str, advice: str) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(read_input(path, LARGEST_RESULT))
+    except (OSError, ValueError) as error:
         raise RequestError(f"{place} cannot be read ({error}). {advice}") from None
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from salient.core.corpus import BUILTIN_CORPUS, Document
-from salient.core.errors import CalibrationError, ModelError
+from salient.core.errors import CalibrationError, ModelError, library_errors
 
 from .chat_template import (
     CALIBRATION_DATE,
@@ -31,6 +31,7 @@ from .chat_template import (
 )
 from .pretrained import from_folder
 from .template_process import TemplateFault
+from .tokenizer_check import check_tokenizer
 
 # File -> what to do if no tokenizer can be made of it and of the files above
 TOKENIZER_FILES = {
@@ -247,13 +248,9 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
 
     Raises ModelError if the tokenizer fails.
     """
-    try:
+    advice = "Check it for characters that are no text, and the model's tokenizer files."
+    with library_errors("The tokenizer cannot read the text", advice):
         return tokenizer(text, add_special_tokens=special, verbose=False).input_ids
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise ModelError(
-            f"The tokenizer cannot read the text ({first_line(error)}). Check it for characters "
-            "that are no text, and the model's tokenizer files."
-        ) from error
 
 
 def plain_conversation(document: Document) -> str:
@@ -320,21 +317,9 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises ModelError if Transformers cannot read one there.
     """
-    try:
+    check_tokenizer(folder)
+    with library_errors(f"{folder} has no tokenizer that can be read", _tokenizer_advice(folder)):
         return from_folder(AutoTokenizer, folder)
-    except ModelError:
-        raise
-    except Exception as error:  # tokenizers raises bare Exception for a file of another version
-        raise ModelError(
-            f"{folder} has no tokenizer that can be read ({first_line(error)}). "
-            f"{_tokenizer_advice(folder)}"
-        ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The start of an error's message, without its line ends."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _tokenizer_advice(folder: Path) -> str:

@@ -4,13 +4,12 @@ No tensor is read, and only a config.json is ever fetched. Imports no torch.
 """
 
 import difflib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from salient.core.errors import ModelError
-from salient.core.input_files import check_folder, parse_json, read_input
+from salient.core.input_files import check_folder
 from salient.core.model_files import INDEX, SINGLE, read_json, stored_tensors
 
 from .families import ARCHITECTURES

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from salient.core.errors import ResourceError
+from salient.core.input_files import read_input
 from salient.core.markdown import escape_markdown, markdown_table
 from salient.core.metrics import LogitsComparison
 from salient.core.printable import printable
+from salient.core.source_card import MOST_BYTES
 from salient.formats.writer import write_text
 
 from .context.result import ContextResult
@@ -27,7 +29,7 @@ def update_card(checkpoint: Path, result: ValidationResult) -> str:
     if not (checkpoint / "salient.json").exists() or not card.exists():
         return ""
     try:
-        before = card.read_text(encoding="utf-8")
+        before = read_input(card, MOST_BYTES).decode("utf-8")
         write_text(card, with_section(before, section(result)))
     except (OSError, UnicodeDecodeError, ResourceError) as error:
         return f"The model card {card} was not changed ({error})."

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from salient.core.errors import CheckpointError
+from salient.core.input_files import open_input
 from salient.core.model_files import StoredTensor
 from salient.core.progress import Progress, silent
 
@@ -32,7 +33,7 @@ class TensorReader(ExitStack):
         count = left if count is None else min(count, left)
         try:
             if tensor.path not in self._open:
-                self._open[tensor.path] = self.enter_context(tensor.path.open("rb", buffering=0))
+                self._open[tensor.path] = self.enter_context(open_input(tensor.path))
             file = self._open[tensor.path]
             file.seek(tensor.start + offset)
             data = file.read(count)

@@ -1,6 +1,7 @@
 """Reads an engine's log, of any size: facts of the engine, and ranked findings."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from salient.core.errors import RequestError
+from salient.core.input_files import UnfitFile, open_input
 from salient.core.progress import Progress, silent
 from salient.diagnose.finding import Finding, ranked
 from salient.diagnose.rule import Match, Place
@@ -26,6 +28,7 @@ MAX_PLACES = 3  # lines of a signature that become evidence
 MAX_LINES = 50  # numbers of lines of a signature that are compared with those of a crash
 MAX_TEXT = 240  # characters of a line of evidence
 MIN_TEXT_SHARE = 0.7  # of the first MiB
+OWN_PIPES = re.compile(r"/proc/\d+/fd/")
 _CONTROLS = bytes(set(range(0x20)) - {7, 8, 9, 10, 12, 13, 27})
 _CONSEQUENCES = {row.id for row in SIGNATURES if row.consequence}
 _BY_ANCHOR: dict[str, list[Signature]] = {}
@@ -270,7 +273,10 @@ def _open(path: Path) -> BinaryIO:
     try:
         if path.is_dir():
             raise RequestError(f"{path} is a folder. Give the log file in it.")
-        return path.open("rb")
+        # A pipe of this process, as <(kubectl logs ...), has its writer.
+        return path.open("rb") if OWN_PIPES.match(os.path.realpath(path)) else open_input(path)
+    except UnfitFile as error:
+        raise RequestError(f"{path} {error.reason}. Give a log file, or - for stdin.") from None
     except FileNotFoundError:
         raise RequestError(
             f"There is no file {path}. Give the log's path, or - for stdin."

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from salient.core.errors import RequestError
+from salient.core.input_files import UnfitFile, read_input
 
 from .python_reader import read_python
 from .settings import Form, ServingSettings
@@ -60,15 +61,11 @@ def _forms(text: str) -> tuple[Form, ...]:
 def _text(path: Path) -> str:
     """The file's text. Raises RequestError where it is no text."""
     try:
-        if not path.is_file():
-            fault = "is a folder" if path.is_dir() else "is not there"
-            raise RequestError(f"{path} {fault}. {_FITS}")
-        size = path.stat().st_size
-        if size > FILE_LIMIT:
-            raise RequestError(
-                f"{path} has {size:,} bytes; settings have at most {FILE_LIMIT:,}. {_FITS}"
-            )
-        text = path.read_bytes().decode("utf-8-sig")
+        if not path.exists():
+            raise RequestError(f"{path} is not there. {_FITS}")
+        text = read_input(path, FILE_LIMIT).decode("utf-8-sig")
+    except UnfitFile as error:
+        raise RequestError(f"{path} {error.reason}. {_FITS}") from None
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is no UTF-8 text (byte {error.start}). {_FITS}") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte

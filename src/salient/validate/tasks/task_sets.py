@@ -8,7 +8,6 @@ A line of a file has one of two shapes:
 `match` ("exact" by default) and `kind` ("task") are optional. Imports no torch.
 """
 
-import json
 import math
 import re
 from importlib.resources import files
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from salient.core.errors import CalibrationError
+from salient.core.input_files import parse_json, read_input
 
 from .scoring import Example, Match, last_number
 
@@ -58,18 +58,13 @@ def read_tasks(name: str) -> tuple[Example, ...]:
 
 def _read(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size <= LARGEST_FILE:
-            return path.read_bytes()
+        return read_input(path, LARGEST_FILE)
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise CalibrationError(
-            f"Cannot read the task file {str(path)!r} ({getattr(error, 'strerror', error)}). Give "
-            f"a .jsonl file, or a set that comes with Salient: {', '.join(BUNDLED)}."
+            f"Cannot read the task file {str(path)!r} ({reason}). Give a .jsonl file of some "
+            f"hundred lines, or a set that comes with Salient: {', '.join(BUNDLED)}."
         ) from None
-    raise CalibrationError(
-        f"{path} has {size / 2**20:.0f} MiB. A task file has at most {LARGEST_FILE >> 20} MiB; "
-        "some hundred lines are enough."
-    )
 
 
 def _examples(data: bytes, where: str, name: str) -> tuple[Example, ...]:
@@ -97,8 +92,8 @@ class _TaskLine:
     def __init__(self, line: str, where: str):
         self.where = where
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise self.fault(f"not JSON ({error}). A .jsonl file has one object a line.") from None
         if not isinstance(row, dict):
             raise self.fault(f"found {_short(row)}, not an object. {_SHAPES}.")

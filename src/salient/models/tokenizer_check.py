@@ -1,0 +1,68 @@
+"""Try a folder's tokenizer in a process of its own before this process loads it.
+
+The process has limits on memory and time (tokenizer_child.py). A tokenizer that passed is
+remembered by the content of its file. Imports no torch.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from salient.core.content_digest import file_digest
+from salient.core.errors import ModelError
+from salient.core.model_files import as_list, read_json
+
+CHILD = Path(__file__).with_name("tokenizer_child.py")
+SETTINGS = "tokenizer_config.json"
+PATIENCE_SECONDS = 60.0  # on a busy machine; seconds of a core are limited by the process
+_passed: set[str] = set()
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise ModelError for a tokenizer.json in `folder` that takes far more than its size."""
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    for name in as_list(settings.get("fast_tokenizer_files")):
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ModelError(
+                f"{SETTINGS} in {folder} names {str(name)[:80]!r} as a tokenizer, which is no file "
+                "in its own folder. Do not trust this model folder."
+            )
+    for path in sorted(folder.glob("tokenizer*.json")):
+        if path.name == SETTINGS:
+            continue
+        key = file_digest(path)
+        if key in _passed or not (fault := _fault(path)):
+            _passed.add(key)
+            continue
+        raise ModelError(
+            f"{path.name} in {folder} {fault}. Fetch it from the model's own repository, or leave "
+            "this model."
+        )
+
+
+def _fault(path: Path) -> str:
+    """What is wrong with the file, '' if nothing."""
+    environment = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
+    try:
+        child = subprocess.run(
+            [sys.executable, "-s", "-P", str(CHILD), str(path.absolute())],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE_SECONDS,
+            start_new_session=True,  # a Ctrl-C is for the parent
+        )
+    except subprocess.TimeoutExpired:
+        return f"does not load within {PATIENCE_SECONDS:.0f} seconds"
+    except OSError as error:
+        raise ModelError(
+            f"No process could be started to try {path.name} ({error}). Free memory, or raise the "
+            "limit of processes (ulimit -u)."
+        ) from error
+    try:
+        return str(json.loads(child.stdout)["fault"])
+    except (ValueError, KeyError, TypeError):  # ended by a limit of the system
+        return "takes more time or memory than its size explains"
