@@ -36,6 +36,8 @@ MOST_BYTES = (
 )
 # Folders inside a model folder whose files Transformers reads, too.
 INNER = ("additional_chat_templates", "1_Pooling")
+# Of a JSON file: the largest are indexes, and tokenizers of 0.8 million pairs.
+MOST_CONTAINERS, MOST_VALUES = 2_500_000, 8_000_000
 DEEPEST = 100  # lists and objects in each other; 12 occur
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -104,6 +106,12 @@ def most_bytes(name: str) -> int | None:
 def parse_json(data: bytes | str) -> Any:
     """The JSON value in `data`. Raises ValueError for what is no JSON, too deep, or no text."""
     text = data if isinstance(data, str) else data.decode("utf-8")
+    for count, most, what in (
+        (text.count("[") + text.count("{"), MOST_CONTAINERS, "lists and objects"),
+        (text.count(","), MOST_VALUES, "values"),
+    ):
+        if count > most:
+            raise ValueError(f"{count} {what}; at most {most} fit")
     try:
         value = json.loads(text)
     except RecursionError:
@@ -152,8 +160,10 @@ def unsafe_link(path: Path, root: Path) -> str:
     return "" if cached or target.is_relative_to(root) else "a link out of the folder"
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, *, sizes: bool = True) -> None:
     """Check the files of a model folder that a reader opens, by name, before any is opened.
+
+    Without `sizes`, only that they are regular files and no links out of the folder.
 
     Raises ModelError naming a file that is no regular file, is too large for its kind, or is a link
     out of the folder.
@@ -164,7 +174,7 @@ def check_folder(folder: Path) -> None:
         for path in place.iterdir() if place.is_dir() else ():
             most = most_bytes(path.name)
             if most is not None or path.name.endswith(".safetensors"):
-                _check_entry(path, root, most)
+                _check_entry(path, root, most if sizes else None)
 
 
 def _check_link(path: Path, root: Path) -> None:

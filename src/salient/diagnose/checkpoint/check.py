@@ -99,7 +99,7 @@ def read_checkpoint(folder: Path, *, progress: Progress = silent) -> CheckpointR
     Raises ModelError where nothing is known: no config.json, no readable weight file;
     CheckpointError where a file can no longer be read.
     """
-    check_folder(folder)
+    check_folder(folder, sizes=False)
     config = read_json(folder / CONFIG)
     files = read_files(folder)
     locations, findings = find_settings(folder, config)
