@@ -171,7 +171,7 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001  a panic of Rust
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         fault = f"fails on a plain text ({reason})"
-    print(json.dumps({"fault": fault}), flush=True)
+    os.write(1, json.dumps({"fault": fault}).encode())
 
 
 if __name__ == "__main__":
