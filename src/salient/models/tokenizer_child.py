@@ -171,7 +171,8 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001  a panic of Rust
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         fault = f"fails on a plain text ({reason})"
-    os.write(1, json.dumps({"fault": fault}).encode())
+    with os.fdopen(os.dup(1), "wb") as out:
+        out.write(json.dumps({"fault": fault}).encode())
 
 
 if __name__ == "__main__":
