@@ -219,7 +219,7 @@ def test_no_figure_is_repeated_of_evidence_without_digests(toy):
     ("name", "level"),
     [
         (SINGLE, "error"),
-        ("config.json", "error"),
+        ("config.json", "warning"),
         ("tokenizer.json", "warning"),
         ("tokenizer_config.json", "warning"),
         ("generation_config.json", "warning"),

@@ -11,6 +11,7 @@ from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import SalientError
 from salient.core.model_files import INDEX, SINGLE, read_json
 from salient.diagnose.checkpoint.check import read_checkpoint
+from salient.diagnose.checkpoint.companion_files import GENERATION
 
 VALUES = (
     *(None, True, False, 0, -1, 1, 2**70, 1.5, float("nan")),
@@ -132,3 +133,14 @@ def test_no_damage_of_bytes_breaks_the_check(good, tmp_path):
         damaged[start : start + length] = rng.randbytes(len(damaged[start : start + length]))
         (toy / SINGLE).write_bytes(damaged[: rng.choice((len(data), start + 9))])
         answered(toy)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", GENERATION])
+def test_no_companion_breaks_the_check(name, good, tmp_path):
+    toy = copied(good, tmp_path / "toy")
+    source = read_json(toy / name)
+    for seed in range(30):
+        value = json.loads(json.dumps(source))
+        mutate(value, random.Random(seed))
+        (toy / name).write_text(json.dumps(value))
+        assert answered(toy), seed

@@ -75,6 +75,13 @@ def test_a_sound_checkpoint_passes(good):
     assert "quantized linears, awq, no faults." in lines_of(check_checkpoint, known(good))
 
 
+def test_a_template_that_an_option_can_replace_is_shown_and_not_refused(toy):
+    (toy / "chat_template.jinja").write_text("{% for")
+    shown = lines_of(check_checkpoint, known(toy))
+    assert "ERROR: The chat template does not render" in shown
+    assert "awq, no faults of its weights." in shown
+
+
 def test_a_checkpoint_that_computes_wrong_numbers_is_refused_before_vllm_starts(
     toy, tmp_path, monkeypatch
 ):

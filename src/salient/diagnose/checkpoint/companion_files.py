@@ -29,6 +29,11 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_prepro
 JSON_FILES = (TOKENIZER, SETTINGS, SPECIAL, ADDED, GENERATION, TEMPLATE, VOCABULARY, *PROCESSORS)
 # Without it readers take the ids of config.json.
 OPTIONAL = (GENERATION,)
+# Findings that vLLM's --tokenizer, --chat-template or --generation-config can make void.
+REPLACEABLE = (
+    *("companion-damaged", "tokenizer-refused", "tokenizer-beyond-embedding"),
+    *("special-token-unknown", "token-id-outside", "template-broken", "template-loses-text"),
+)
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens")
 _POSITIONS = re.compile(r"wpe|position")

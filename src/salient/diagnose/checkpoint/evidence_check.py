@@ -17,7 +17,9 @@ from salient.core.scheme import parse_scheme
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Place
 
+from .companion_files import GENERATION
 from .contents import FINDINGS, CheckpointContents
+from .quant_config import CONFIG
 
 
 def check_evidence(
@@ -37,8 +39,8 @@ def check_evidence(
         return FINDINGS["evidence-unverified"].at([(EVIDENCE_FILE, evidence.run.scheme)])
     progress(0, 0, f"comparing {len(evidence.files)} files with {EVIDENCE_FILE}")
     if changed := list(_changed(contents, evidence)):
-        measured = any(matches(name, MEASURED) for name, _ in changed)
-        return FINDINGS["evidence-files-changed"].at(changed, level=None if measured else "warning")
+        weights = any(matches(name, MEASURED) for name, _ in changed if name != CONFIG)
+        return FINDINGS["evidence-files-changed"].at(changed, level=None if weights else "warning")
     loss = f"KL to the 16-bit model {evidence.heldout.awq.kl:.4f} nats a token"
     return FINDINGS["evidence-there"].at([(EVIDENCE_FILE, f"{evidence.run.scheme}: {loss}")])
 
@@ -47,7 +49,7 @@ def _changed(contents: CheckpointContents, evidence: RunEvidence) -> Iterator[Pl
     """Files that differ from their digest, and files that a reader takes and that have none."""
     yield from changed_files(contents.folder, evidence.files).items()
     for path in sorted(contents.folder.iterdir()):
-        taken = matches(path.name, (*MEASURED, *TOKENIZER_FILES, "generation_config.json"))
+        taken = matches(path.name, (*MEASURED, *TOKENIZER_FILES, GENERATION))
         hidden = matches(path.name, EXCLUDED) and not matches(path.name, MEASURED)
         if path.is_file() and path.name not in evidence.files and taken and not hidden:
             yield path.name, f"is not in {EVIDENCE_FILE}"

@@ -12,8 +12,8 @@ from salient.diagnose.rule import Place
 
 from .companion_files import GENERATION, SETTINGS, CompanionFiles
 from .contents import FINDINGS, as_json, change
+from .quant_config import CONFIG
 
-CONFIG = "config.json"
 ID_KEYS = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
 EOS = ID_KEYS[0]
 FEW = 16  # ids that a step spells out

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from salient.core.errors import CheckpointError, RequestError, ResourceError
 from salient.diagnose.checkpoint.check import read_checkpoint
+from salient.diagnose.checkpoint.companion_files import REPLACEABLE
 from salient.diagnose.engine_support import judge_kernel
 from salient.diagnose.env_vars import relevant
 from salient.diagnose.finding import Finding
@@ -74,7 +75,8 @@ def check_checkpoint(context: LaunchContext, on_line: Callable[[str], None]) -> 
     unreadable files.
     """
     reading = read_checkpoint(context.folder)
-    faults = [f for f in reading.findings if f.level == "error" and f.certainty != "possible"]
+    errors = [f for f in reading.findings if f.level == "error" and f.certainty != "possible"]
+    faults = [fault for fault in errors if fault.id not in REPLACEABLE]
     if faults:
         lines = [line for fault in faults[:MAX_REFUSED] for line in finding_lines(fault)]
         more = len(faults) - MAX_REFUSED
@@ -85,7 +87,8 @@ def check_checkpoint(context: LaunchContext, on_line: Callable[[str], None]) -> 
         )
     show(reading.findings, on_line)
     if reading.modules:
-        on_line(f"Checkpoint: {reading.modules} quantized linears, {reading.method}, no faults.")
+        counted = f"{reading.modules} quantized linears, {reading.method}"
+        on_line(f"Checkpoint: {counted}, no faults{' of its weights' if errors else ''}.")
     gpu = context.device.gpu if context.device and context.device.gpu.vendor != "cpu" else None
     if gpu:
         version = context.known_version
