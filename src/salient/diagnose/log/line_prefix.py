@@ -100,7 +100,8 @@ def read_line(raw: bytes) -> LogLine:
 
 def read_lines(raw: bytes) -> list[LogLine]:
     """The line without prefixes, or the lines of a JSON object's message."""
-    whole = _COLOUR.sub("", raw.decode("utf-8", errors="replace"))
+    whole = raw.decode("utf-8", errors="replace")
+    whole = _COLOUR.sub("", whole) if "\x1b" in whole else whole
     text, level = _unwrap_json(whole)
     if text is whole:
         return [_strip(whole, level)]
@@ -116,12 +117,12 @@ def _strip(line: str, level: str, *, prefixed: bool = False) -> LogLine:
         match = _PREFIX.match(start)
         if match is None or not match.end():
             break
-        for name, value in match.groupdict().items():
-            if value:
-                groups.setdefault(name, value)
+        if name := match.lastgroup:
+            groups.setdefault(name, match[name])
         prefixed = True
         text = start[match.end() :]
-    if match := _LOGFMT.match(text):
+    match = _LOGFMT.match(text) if "level=" in text else None
+    if match:
         groups |= {name: value for name, value in match.groupdict().items() if value}
         text, prefixed = _unquote(groups.pop("rest", "")), True
     indent = len(text) - len(text.lstrip())

@@ -16,7 +16,7 @@ from salient.diagnose.finding import Finding, ranked
 from salient.diagnose.rule import Match, Place
 from salient.diagnose.steps import ALWAYS, UNKNOWN_SERVER, ServerFacts
 
-from .line_prefix import LogLine, read_lines
+from .line_prefix import LogLine, read_line, read_lines
 from .log_facts import ANCHORS, REQUESTS, LogFacts, restarts, shows_service, take_facts
 from .log_rules import judge_facts, judge_root
 from .root_cause import RootCause, engine_of, find_root
@@ -30,6 +30,8 @@ MAX_TEXT = 240  # characters of a line of evidence
 MIN_TEXT_SHARE = 0.7  # of the first MiB
 OWN_PIPES = re.compile(r"/proc/\d+/fd/")
 _CONTROLS = bytes(set(range(0x20)) - {7, 8, 9, 10, 12, 13, 27})
+_CALM_LINE = re.compile(rb"[^\n]{0,120}?\b(?:INFO|DEBUG)\b")
+_OF_TRACEBACK = (b"Traceback (most", b'File "')
 _CONSEQUENCES = {row.id for row in SIGNATURES if row.consequence}
 _BY_ANCHOR: dict[str, list[Signature]] = {}
 for _row in SIGNATURES:
@@ -80,7 +82,7 @@ class LogReader:
     def __post_init__(self) -> None:
         self.scanner = Scanner((*_BY_ANCHOR, *ANCHORS), around=CONTEXT_ANCHORS)
         self._served_after: int | None = None
-        self._prefixed, self._last_line = 0, ""
+        self._recognized = False
 
     def feed(self, data: bytes) -> None:
         """Read more of the log. An unfinished line waits for its end, within bounds."""
@@ -105,8 +107,9 @@ class LogReader:
         facts.exception = root.cause.label if root else ""
         findings = self._findings(root, facts.server.or_else(self.known))
         served = self._served_after is not None
-        recognized = bool(self._prefixed or facts.engine or findings or failures)
-        return LogReading(facts, ranked(findings), root, served, recognized, self._last_line)
+        recognized = bool(self._recognized or facts.engine or findings or failures)
+        last_line = read_line(self.scanner.last_line).whole
+        return LogReading(facts, ranked(findings), root, served, recognized, last_line)
 
     def _findings(self, root: RootCause | None, server: ServerFacts) -> list[Finding]:
         rows = [row for row in SIGNATURES if row.id in self.matches and row.conditions.hold(server)]
@@ -133,10 +136,12 @@ class LogReader:
 
     def _take_context(self) -> None:
         for number, raw in self.scanner.context:
+            if _is_calm(raw) and not self.structure.open:
+                self._recognized = True
+                continue
             for line in read_lines(raw):
                 self.structure.take(number, line)
-                self._prefixed += line.prefixed
-                self._last_line = line.whole or self._last_line
+                self._recognized |= line.prefixed
         self.scanner.context.clear()
 
     def _take(self, hit: AnchorMatch) -> None:
@@ -256,6 +261,11 @@ def follow(
                 quiet += poll_s
     finally:
         stream.close()
+
+
+def _is_calm(raw: bytes) -> bool:
+    """Whether a line states no failure, unless it belongs to a traceback."""
+    return bool(_CALM_LINE.match(raw)) and not any(text in raw for text in _OF_TRACEBACK)
 
 
 def _open_if_rotated(path: Path, stream: BinaryIO) -> BinaryIO | None:

@@ -5,8 +5,8 @@ its digits, is split into lines, and only lines of a new kind are searched, by o
 expression of all anchors. Where a kind contains an anchor, the lines are cut out of the block. No
 Python loop runs over all lines.
 
-The expression is a tree of the anchors, each from its rarest letter on. On 100 MB (one core of a
-Xeon) it reads 91 MB/s of a server's log and 46 MB/s of a log that never repeats a line
+The expression is a tree of the anchors, each from a rare letter on. On 100 MB (one core of a Xeon)
+it reads 91 MB/s of a server's log and 46 MB/s of a log that never repeats a line
 (benchmarks/doctor.py); a plain alternation reads 3.2 and 2.6 MB/s, one `bytes.find` for each anchor
 20 and 16 MB/s.
 """
@@ -25,17 +25,18 @@ LONGEST = 16 << 10  # bytes of a line that are returned; an engine's settings ta
 FIRST = 200  # lines of an anchor that are all returned
 EACH = 8  # lines of an anchor returned from each later block, in addition to its last
 HEAD = 256 << 10  # bytes of a stream whose lines are all context
-BEFORE, AFTER = 2, 10  # lines of context around an anchor
-WIDE = 4 << 10  # bytes of a line of context
-FIRST_CONTEXT, EACH_CONTEXT = 4000, 20  # as FIRST and EACH, of anchors that have context
+BEFORE, AFTER = 3, 10  # lines of context around an anchor
+WIDE = 2 << 10  # bytes of a line of context
 KINDS = 50_000  # kinds of line remembered, none longer than LONG_KIND
 LONG_KIND = 512
 # Digits and the letters of hexadecimal names (request ids) do not distinguish kinds.
 DIGITS = b"0123456789abcdef"
-# The regular expression stops at each of its first letters, so each anchor is searched from its
-# rarest letter on. Rarest first, as counted in logs and English text.
+# The regular expression stops at each of the letters that its anchors are searched by, so few and
+# rare letters serve all anchors. Rarest first, as counted in logs and English text; `STEP` times
+# more frequent each.
 RARE = b"UMCDzV\x96jJYWLEBGQXZ`|#KHRq[]FAN'TI-x_vwySPOkg(:/,umphlsrion"
-LEAST = 5  # letters of an anchor that are searched at least
+STEP = 1.08
+LEAST = 5  # letters of an anchor, without its digits
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Scanner:
 
     hits: occurrences of each anchor   sampled: those whose lines were returned
     lines, size: line ends and bytes so far
+    last_line: the last line with text
     context: the numbered lines around the anchors of `around`, and those of the stream's head, in
         their order; whoever reads them clears it
     """
@@ -59,6 +61,7 @@ class Scanner:
     def __init__(self, anchors: Iterable[str], around: Iterable[str] = ()) -> None:
         self.hits, self.sampled = Counter[str](), Counter[str]()
         self.lines = self.size = 0
+        self.last_line = b""
         self.context: list[tuple[int, bytes]] = []
         self._around = frozenset(around)
         self._owed = 0  # lines of context that the next block begins with
@@ -107,6 +110,7 @@ class Scanner:
             counted = max(counted, start)
             yield AnchorMatch(anchor, number, block[start : _line_end(block, place)])
         self.lines += block.count(b"\n")
+        self.last_line = block[-WIDE:].strip().rpartition(b"\n")[2] or self.last_line
 
     def _add_context(self, block: bytes, places: list[int]) -> None:
         """The lines around the places, each once."""
@@ -157,17 +161,17 @@ class Scanner:
 
     def _sample(self, block: bytes, anchor: str) -> list[int]:
         """Places of the anchor: the first ones all, then a few of each block and its last."""
-        word = anchor.encode()
+        literal = anchor.encode()
         most = max(FIRST - self.sampled[anchor], EACH)
         places: list[int] = []
-        at = block.find(word)
+        at = block.find(literal)
         while at >= 0 and len(places) < most:
             places.append(at)
-            at = block.find(word, at + len(word))
+            at = block.find(literal, at + len(literal))
         self.hits[anchor] += len(places)
         if at >= 0:
-            self.hits[anchor] += block.count(word, at)
-            places.append(block.rfind(word))
+            self.hits[anchor] += block.count(literal, at)
+            places.append(block.rfind(literal))
         self.sampled[anchor] += len(places)
         return places
 
@@ -175,36 +179,49 @@ class Scanner:
 @lru_cache(maxsize=8)
 def _compile(anchors: tuple[str, ...]) -> tuple[re.Pattern[bytes], dict[bytes, set[str]]]:
     """The expression of all anchors, and the anchors that each of its matches stands for."""
-    searched: dict[bytes, set[str]] = {}
+    literals: dict[bytes, set[str]] = {}
     for anchor in anchors:
-        thin = anchor.encode().translate(None, DIGITS)
-        searched.setdefault(_from_rarest(thin), set()).add(anchor)
-    # A word that is part of another one is found together with it.
+        literals.setdefault(anchor.encode().translate(None, DIGITS), set()).add(anchor)
+    ends: dict[bytes, set[bytes]] = {}  # the literals by their ends, from the letter searched by on
+    for letter, group in _letters(literals):
+        for literal in group:
+            ends.setdefault(literal[literal.index(letter) :], set()).add(literal)
+    # An end that is part of another one is found together with it.
     owners = {
-        word: set[str]().union(*(names for part, names in searched.items() if part in word))
-        for word in searched
+        end: set[str]().union(
+            *(literals[one] for part in ends if part in end for one in ends[part])
+        )
+        for end in ends
     }
-    return re.compile(_tree(sorted(searched))), owners
+    return re.compile(_tree(b"", sorted(ends), ends)), owners
 
 
-def _from_rarest(word: bytes) -> bytes:
-    """The word from its rarest letter on."""
-    before = word[: len(word) - LEAST + 1]
-    return word[next((at for at in map(before.find, RARE) if at >= 0), 0) :]
+def _letters(literals: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """Letters that the literals are searched by, with theirs: the rarest for the most of them."""
+    ranks = {letter: rank for rank, letter in enumerate(RARE)}
+    left = set(literals)
+    while left:
+        shares = Counter(letter for literal in left for letter in set(literal))
+        letter = min(shares, key=lambda c: (STEP ** ranks.get(c, len(RARE)) / shares[c], c))
+        group = sorted(literal for literal in left if letter in literal)
+        left.difference_update(group)
+        yield letter, group
 
 
-def _tree(literals: list[bytes]) -> bytes:
-    """A pattern of all literals that looks at each letter once: (?:ab(?:c|d)|x)."""
-    heads: dict[bytes, list[bytes]] = {}
-    for literal in literals:
-        if literal:
-            heads.setdefault(literal[:1], []).append(literal[1:])
-    branches = [
-        re.escape(head) + (re.escape(rests[0]) if len(rests) == 1 else _tree(rests))
-        for head, rests in heads.items()
-    ]
+def _tree(head: bytes, tails: list[bytes], ends: dict[bytes, set[bytes]]) -> bytes:
+    """A pattern of the tails of `head` that looks at each letter once: (?:ab(?:c|d)|x).
+
+    Where one ends, what precedes it is compared.
+    """
+    rests: dict[bytes, list[bytes]] = {}
+    for tail in tails:
+        if tail:
+            rests.setdefault(tail[:1], []).append(tail[1:])
+    branches = [re.escape(first) + _tree(head + first, rests[first], ends) for first in rests]
     # A literal that ends here is taken where no longer one fits.
-    branches += [b""] if b"" in literals else []
+    branches += (
+        [b"(?<=%b)" % re.escape(literal) for literal in sorted(ends[head])] if b"" in tails else []
+    )
     return branches[0] if len(branches) == 1 else b"(?:" + b"|".join(branches) + b")"
 
 
@@ -216,12 +233,14 @@ def _line_start(block: bytes, place: int) -> int:
 
 
 def _lines_before(block: bytes, place: int, count: int) -> int:
-    """The start of the line that is `count` lines before that of `place`, within `BACK`."""
-    low, start = max(0, place - BACK), place
-    for _ in range(count + 1):
-        start = block.rfind(b"\n", low, start)
-        if start < 0:
-            return low
+    """The start of the line that is `count` lines before that of `place`; of the next line where
+    that of `place` begins too far before it."""
+    low = max(0, place - BACK)
+    start = block.rfind(b"\n", low, place)
+    if start < 0:
+        return low if low == 0 else _lines_after(block, place, 1)
+    for _ in range(count):
+        start = max(start, 0) and block.rfind(b"\n", low, start)
     return start + 1
 
 

@@ -134,11 +134,14 @@ CRASH_LINES = [
     CrashLine(**row | {"anchors": tuple(row["anchors"])})
     for row in read_toml(Path(__file__).with_name("structure.toml")).values()
 ]
-# Literal texts of the lines that `StructureReader` must see, for the scanner.
-CONTEXT_ANCHORS = (
-    "Traceback (most", '", line ', "Error", "Exception", "exception", "ERROR", "CRITICAL", "FATAL",
+_ANCHORS = {
+    "Traceback (most", 'File "', "Error", "Exception", "ERROR", "CRITICAL", "FATAL",
     *(anchor for row in CRASH_LINES for anchor in row.anchors),
-)  # fmt: skip
+}  # fmt: skip
+# Literal texts of the lines that `StructureReader` must see; none is part of another.
+CONTEXT_ANCHORS = sorted(
+    anchor for anchor in _ANCHORS if not any(one in anchor for one in _ANCHORS - {anchor})
+)
 
 
 @dataclass
@@ -166,6 +169,11 @@ class StructureReader:
     latest: deque[Failure] = field(default_factory=lambda: deque[Failure](maxlen=MAX_FAILURES))
     _streams: dict[str, ProcessLines] = field(default_factory=dict[str, ProcessLines])
     _open_stream: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether a traceback waits for its exception."""
+        return any(stream.head for stream in self._streams.values())
 
     @property
     def failures(self) -> list[Failure]:
