@@ -17,6 +17,7 @@ from salient.validate.policy.policy import (
 
 WHOLE = """
 use = "middle"
+may_differ = ["rope"]
 
 [likelihood]
 kl_max = 0.1
@@ -58,6 +59,7 @@ def test_a_policy_has_the_values_of_its_file(tmp_path):
         examples={"code": 20},
         minimum_examples=50,
         significance=0.01,
+        may_differ=("rope",),
     )
 
 
@@ -115,7 +117,7 @@ def test_only_the_strict_one_puts_the_burden_of_proof_on_the_server():
 
 UNKNOWN = [
     ("likelyhood.kl_max = 1", "unknown key 'likelyhood'. Did you mean likelihood? It takes use, "),
-    ("zzz = 1", "unknown key 'zzz'. It takes use, likelihood, tasks, context, load."),
+    ("zzz = 1", "unknown key 'zzz'. It takes use, may_differ, likelihood, tasks, context, load."),
     ("[likelihood]\nkl_mx = 1", "unknown key 'likelihood.kl_mx'. Did you mean kl_max? It takes"),
     ("[load]\nttft_max_s = 1", "'load.ttft_max_s'. Did you mean ttft_p90_max_s?"),
     ("[tasks]\nretention = 1", "'tasks.retention'. Did you mean retention_min?"),
@@ -129,6 +131,11 @@ UNKNOWN = [
 MISFITS = [
     ("use = 'lower'", "use: 'lower' does not fit. Give 'upper' (the pessimistic end"),
     ("use = []", "use: [] does not fit"),
+    (
+        "may_differ = ['tokenizer']",
+        "['tokenizer'] does not fit. Give a list of chat_template, stop",
+    ),
+    ("may_differ = 'rope'", "may_differ: 'rope' does not fit. Give a list of"),
     ("likelihood = 3", "likelihood: 3 does not fit. Give a table: [likelihood] on a line"),
     ("[likelihood]\nkl_max = '0.1'", "likelihood.kl_max: '0.1' does not fit. Give a number from 0"),
     ("[likelihood]\nkl_max = true", "likelihood.kl_max: True does not fit"),

@@ -2,11 +2,14 @@
 
 import hashlib
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from salient.core.carried_files import TOKENIZER_FILES, find_carried, matches
+from salient.core.content_digest import folder_digests
 from salient.core.devices import find_device, free_memory
 from salient.core.errors import CheckpointError, ResourceError
 from salient.core.evidence import RunEvidence, read_evidence
@@ -18,6 +21,8 @@ from salient.models.source_model import SourceModel, source_model
 from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
 
 _log = logging.getLogger("salient")
+# The files next to the weights that decide what is answered
+ANSWERING = (*TOKENIZER_FILES, "*config.json", "additional_chat_templates/*")
 ROOM = 1.1  # of a model's files, what its weights take when it runs
 
 
@@ -69,13 +74,16 @@ class PairMember:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The key of its results in the cache. A checkpoint's contains the times of its files,
-        too: a change of a few scales may escape the fingerprint of the files."""
-        of_files, adapter = fingerprint(self.source), self.model.adapter
-        if self.role == "reference":
-            return of_files if adapter is None else f"{of_files}-{adapter.digest}"
-        times = [path.stat().st_mtime_ns for path in sorted(set(self.source.files.values()))]
-        return hashlib.sha256(f"{of_files}{times}".encode()).hexdigest()
+        """The key of its results in the cache: all files that its answers depend on."""
+        files = sorted(self.companion_digests(ANSWERING).items())
+        adapter = self.model.adapter.digest if self.model.adapter else ""
+        key = f"{fingerprint(self.source)}{adapter}{files}"
+        return hashlib.sha256(key.encode()).hexdigest()
+
+    def companion_digests(self, patterns: Iterable[str]) -> dict[str, str]:
+        """The digests of the files next to the weights whose names match one of `patterns`."""
+        names = [n for n in find_carried(self.companions).files if matches(n, patterns)]
+        return folder_digests(self.companions, names)
 
     @property
     def summary(self) -> ModelSummary:
@@ -158,6 +166,20 @@ def open_pair(
         _check_adapter(pair, evidence)
     _check_same_model(pair)
     return pair
+
+
+def refuse_unquantized(pair: ModelPair) -> None:
+    """Raises CheckpointError for a "checkpoint" without codes: its figures would all be perfect."""
+    side, source = pair.checkpoint, pair.checkpoint.source
+    modules = (name.rpartition(".")[0] for name in source.files)
+    if any(source.is_quantized(module) for module in modules):
+        return
+    declared = "declares a quantization but " * (source.format is not None)
+    raise CheckpointError(
+        f"{side.name} {declared}has no 4-bit codes: it is a 16-bit model, and nothing about it can "
+        f"fail. Give the quantized checkpoint; salient evaluate {side.name} --reference "
+        f"{pair.reference.name} compares two 16-bit models."
+    )
 
 
 def _check_adapter(pair: ModelPair, evidence: RunEvidence) -> None:

@@ -39,6 +39,7 @@ def to_report(result: ValidationResult) -> Report:
     title = f"{result.checkpoint} against {result.reference}"
     if result.model.scheme is None:
         lines.append(f"{result.checkpoint} is not quantized: two 16-bit models are compared.")
+    lines += [difference.summary for difference in result.differences]
     for stage in result.stages.values():
         more_tables, more_lines = render_stage(stage, title)
         tables += more_tables

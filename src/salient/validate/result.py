@@ -10,6 +10,7 @@ from salient.validate.load.result import LoadTestStageResult
 from salient.validate.policy.verdict import Verdict
 from salient.validate.tasks.result import TaskResult
 
+from .companions.difference import FileDifference
 from .model_pair import ModelSummary
 from .run_environment import MemoryUse, RunEnvironment
 from .stage import StageResult, UnmeasuredStage
@@ -22,7 +23,7 @@ class ValidationResult:
     """A checkpoint against its reference, both as the user named them.
 
     salient: version   date: ISO 8601   a stage that was not selected, or no policy: None
-    cached_parts: parts that earlier runs had measured
+    differences: of what is served next to the weights   cached_parts: that earlier runs measured
     """
 
     checkpoint: str
@@ -33,6 +34,7 @@ class ValidationResult:
     date: str
     seconds: float
     memory: MemoryUse
+    differences: tuple[FileDifference, ...] = ()
     likelihood: LikelihoodResult | UnmeasuredStage | None = None
     tasks: TaskResult | UnmeasuredStage | None = None
     context: ContextResult | UnmeasuredStage | None = None
@@ -58,6 +60,7 @@ class ValidationResult:
             "date": self.date,
             "seconds": self.seconds,
             "memory": self.memory.to_dict(),
+            "differences": to_json(self.differences),
             **{name: stage.to_dict() for name, stage in self.stages.items()},
             **({"verdict": self.verdict.to_dict()} if self.verdict else {}),
         }

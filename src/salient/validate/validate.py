@@ -1,6 +1,7 @@
 """The verbs `validate` and `evaluate`: measure the stages, judge them by a policy, report."""
 
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from salient.validate.policy.policy import STAGES, Policy, read_policy
 from salient.validate.policy.verdict import judge
 
 from .cache import ValidationCache
+from .companions.compare import compare_companions, failed_rules
 from .model_card import update_card
-from .model_pair import ModelPair, open_pair
+from .model_pair import ModelPair, open_pair, refuse_unquantized
 from .options import EvaluateOptions, ValidateOptions
 from .render import to_report
 from .report.write import check_folder, write_report
 from .result import ValidationResult
 from .run_environment import memory_use, run_environment
+from .stage import UnmeasuredStage
 from .stages import check_stages, run_stages, select_stages
 
 
@@ -42,14 +45,23 @@ def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationRes
     pair = open_pair(
         str(options.checkpoint), str(options.reference), options.device, options.adapter
     )
-    check_stages(pair, selection)
+    if policy is not None:
+        refuse_unquantized(pair)
+    differences = compare_companions(pair)
+    failed = failed_rules(differences, policy) if policy is not None else []
     cache = ValidationCache(resume=not options.fresh)
-    cache.remove_old()
-    stages = dict(run_stages(pair, selection, cache, progress, tolerant=policy is not None))
+    if failed:
+        reason = f"not run, because the {failed[0].what} is not the reference's"
+        stages = {name: UnmeasuredStage(name, reason) for name in selection}
+    else:
+        check_stages(pair, selection)
+        cache.remove_old()
+        stages = dict(run_stages(pair, selection, cache, progress, tolerant=policy is not None))
     verdict = None
     if policy is not None:
         measurements = [m for stage in stages.values() for m in stage.measurements()]
         verdict = judge(policy, measurements, [name for name in stages if name in STAGES])
+        verdict = replace(verdict, rules=(*failed, *verdict.rules))
     result = ValidationResult(
         checkpoint=pair.checkpoint.name,
         reference=pair.reference.label,
@@ -59,6 +71,7 @@ def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationRes
         date=date.today().isoformat(),
         seconds=round(time.monotonic() - started, 1),
         memory=memory_use(pair),
+        differences=differences,
         **stages,  # pyright: ignore[reportArgumentType]
         verdict=verdict,
         cached_parts=cache.reused,

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from salient.core.errors import RequestError
 from salient.core.intervals import FEWEST, trials_below
+from salient.core.records import is_list
 
 SHIPPED = ("strict", "balanced", "lenient")
 LARGEST_FILE = 64 * 2**10  # bytes; a policy has a page
@@ -25,6 +26,8 @@ MOST_KINDS = 100
 # Windows, examples and facts are samples, and their intervals decide whatever the policy uses.
 Use = Literal["upper", "middle"]
 Direction = Literal["at most", "at least"]
+# Files of the checkpoint that may be accepted although they are not the reference's.
+MAY_DIFFER = ("chat_template", "stop_tokens", "rope")
 JSON = dict[str, Any]
 
 
@@ -100,6 +103,7 @@ class Policy:
     examples: kind -> its own minimum of examples; minimum_examples: of the others and of all;
         fewer never pass a retention
     significance: a retention below its bound fails only when the loss has a smaller p-value, too
+    may_differ: of MAY_DIFFER, what the checkpoint may have otherwise than the reference
     """
 
     name: str
@@ -111,6 +115,7 @@ class Policy:
     minimum_tokens: int = 512
     minimum_examples: int = 1
     significance: float | None = None
+    may_differ: tuple[str, ...] = ()
 
     @property
     def load_requests(self) -> int:
@@ -174,11 +179,14 @@ class _Reader:
     where: str
 
     def policy(self, document: JSON) -> Policy:
-        self.check_keys(document, ("use", *STAGES), "")
+        self.check_keys(document, ("use", "may_differ", *STAGES), "")
         use = document.get("use", "upper")
         if use not in get_args(Use):
             expected = "'upper' (the pessimistic end of the interval) or 'middle'"
             raise self.fault("use", use, expected)
+        differ = document.get("may_differ", [])
+        if not is_list(differ) or any(name not in MAY_DIFFER for name in differ):
+            raise self.fault("may_differ", differ, f"a list of {', '.join(MAY_DIFFER)}")
         bounds: dict[tuple[str, str], float] = {}
         counting: dict[str, dict[str, Any]] = {}
         for stage in STAGES:
@@ -194,7 +202,15 @@ class _Reader:
             {kind: own[key] for kind, own in kinds.items() if key in own} for key in _OF_KINDS
         )
         minima = counting["likelihood"] | counting["tasks"]
-        policy = Policy(Path(self.where).stem, use, bounds, retentions, examples, **minima)
+        policy = Policy(
+            Path(self.where).stem,
+            use,
+            bounds,
+            retentions,
+            examples,
+            **minima,
+            may_differ=tuple(differ),
+        )
         self.refuse_contradictions(policy, counting)
         return policy
 

@@ -23,6 +23,11 @@ MEASURES: dict[str, tuple[str, fmt.Form, fmt.Form]] = {
     "ttft_p90": ("First token, P90", fmt.seconds, fmt.seconds),
     "itl_p90": ("Between tokens, P90", fmt.seconds, fmt.seconds),
     "throughput": ("Throughput", fmt.rate, fmt.rate),
+    "tokenizer": ("Tokenizer", fmt.integer, fmt.integer),
+    "chat_template": ("Chat template", fmt.integer, fmt.integer),
+    "stop_tokens": ("Ends of answers", fmt.integer, fmt.integer),
+    "rope": ("Rotary positions", fmt.integer, fmt.integer),
+    "generation_config": ("Generation config", fmt.integer, fmt.integer),
 }
 USES = {
     "upper": "The worse end of each interval has to satisfy the bound.",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from salient.core.report import duration
 from salient.validate.model_pair import ModelSummary
 from salient.validate.report import text_format as fmt
-from salient.validate.report.parts import Section
+from salient.validate.report.parts import HtmlCell, Section, table
 from salient.validate.result import ValidationResult
 from salient.validate.stage import UnmeasuredStage
 
@@ -37,7 +37,24 @@ def sections(result: ValidationResult) -> list[Section]:
             section = render(stage, result.verdict)
             section.name, section.title = name, title
             rendered.append(section)
-    return [*rendered, memory_section(result.memory, result.model)]
+    rendered.append(memory_section(result.memory, result.model))
+    return [*rendered, _files_section(result)] if result.differences else rendered
+
+
+def _files_section(result: ValidationResult) -> Section:
+    """What is served next to the weights, where it is not the reference's."""
+    rows = [(fmt.line(each.subject), each) for each in result.differences]
+    columns = {
+        "difference": lambda each: fmt.line(each.message, 400),
+        "judged": lambda each: HtmlCell("fails", sign="bad") if each.judged else "reported",
+    }
+    judged = sum(each.judged for each in result.differences)
+    lead = (
+        f"{fmt.integer(len(rows))} differences from the reference's files, {judged} of them judged."
+    )
+    names = tuple(columns)
+    own = table("Files that differ", "what", rows, columns, text_columns=names, brief=names)
+    return Section("files", "Files", lead, tables=[own])
 
 
 def method_facts(result: ValidationResult) -> list[tuple[str, str]]:
