@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 
 from helpers.engines import opened
 from salient.serve.app import AppSettings, create_app
+from salient.serve.connections import BoundedServer, server_config
 from salient.serve.http_server import bind
 from salient.serve.worker import Worker
 
@@ -51,6 +51,7 @@ class ServedApp:
 
     port: int
     engine: Any
+    worker: Worker | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
     def request(self, path: str, body: Any = None, method: str = "", **headers: str) -> Reply:
@@ -71,23 +72,27 @@ class ServedApp:
 
 @contextlib.contextmanager
 def served(
-    folder: Path, settings: AppSettings, max_waiting: int = 256, **options: Any
+    folder: Path,
+    settings: AppSettings,
+    max_waiting: int = 256,
+    limits: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Iterator[ServedApp]:
-    """`folder` served until the block is left."""
+    """`folder` served until the block is left. limits: of `server_config`"""
     engine = opened(folder, **options).engine
     engine.tokenizer.chat_template = CHAT
-    app = create_app(Worker(engine, max_waiting), settings)
-    with serving(app) as port:
-        yield ServedApp(port, engine)
+    worker = Worker(engine, max_waiting)
+    with serving(create_app(worker, settings), **(limits or {})) as port:
+        yield ServedApp(port, engine, worker)
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI) -> Iterator[int]:
-    """The port of `app`, served until the block is left."""
+def serving(app: FastAPI, **limits: Any) -> Iterator[int]:
+    """The port of `app`, served until the block is left. limits: of `server_config`"""
     listening = bind("127.0.0.1", 0)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    config = server_config(app, **limits)
+    server = BoundedServer(config, listening, lambda: None, lambda _: None)
+    thread = threading.Thread(target=server.run)
     thread.start()
     try:
         until(lambda: server.started)

@@ -12,7 +12,7 @@ from helpers.rtn_checkpoints import rounded_toy
 from helpers.served_app import served
 from salient.models import template_process
 from salient.serve.app import AppSettings
-from salient.serve.bounded_threads import ChatThreads
+from salient.serve.bounded_threads import ShortChats
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 TALK = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
@@ -71,7 +71,7 @@ def test_completions_are_answered_while_every_chat_hangs(server, monkeypatch):
 
 
 def test_more_waiting_chats_than_the_queue_takes_are_refused(server, monkeypatch):
-    monkeypatch.setattr(ChatThreads, "most", 0)
+    monkeypatch.setattr(ShortChats, "most", 0)
     reply = server.request("/v1/chat/completions", TALK)
     assert reply.status == 429
     assert "wait for the chat template" in reply.error["message"]
@@ -80,12 +80,15 @@ def test_more_waiting_chats_than_the_queue_takes_are_refused(server, monkeypatch
 HANGING = """
 import threading, time
 from salient.serve import http_server
+from salient.serve.options import ServeOptions
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         await receive(); await send({"type": "lifespan.startup.complete"})
         await receive(); HANG
 http_server.GRACE_SECONDS = 0.2
-http_server.run_app(app, http_server.bind("127.0.0.1", 0), 1, lambda: print("ready", flush=True))
+options = ServeOptions("", deadline=1)
+on_start = lambda: print("ready", flush=True)
+http_server.run_app(app, http_server.bind("127.0.0.1", 0), options, on_start)
 """
 
 

@@ -97,6 +97,13 @@ def _print_event_json(event: "ServerEvent") -> None:
     print(json.dumps(event.data or {"said": "\n".join(event.lines)}), flush=True)
 
 
+def _finish_serve(code: int, values: Values, as_json: bool) -> int:
+    from salient.serve.http_server import end_process
+
+    end_process(code)
+    return code
+
+
 def _is_single(values: Values, as_json: bool) -> bool:
     return len(values["prompt"]) == 1 and not as_json
 
@@ -146,7 +153,7 @@ COMMANDS = (
     Command("validate", exit_1="a rule fails; 2: it could not be measured", resume=RESUME),
     Command("evaluate", resume=RESUME),
     Command("load-test", exit_1="a request failed"),
-    Command("serve", callbacks=_serve_callbacks, finish=lambda code, values, as_json: code),
+    Command("serve", callbacks=_serve_callbacks, finish=_finish_serve),
     Command("generate", callbacks=_generate_callbacks, finish=_finish_generate),
     Command("chat", has_json=False, finish=_finish_chat),
     Command("bench"),

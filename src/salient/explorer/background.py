@@ -21,11 +21,6 @@ class BackgroundWorker(BoundedThreads):
         with contextlib.suppress(AttributeError, OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
-    def submit(self, task: Callable[[], None]) -> None:
-        """Run `task` after the tasks that wait now."""
-        with contextlib.suppress(RuntimeError):  # the process is ending
-            self.executor.submit(task)
-
 
 class RecentResults:
     """A cache of the `size` most recently used results."""

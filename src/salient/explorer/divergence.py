@@ -17,7 +17,7 @@ from salient.core.errors import ModelError, RequestError
 from salient.runtime.engine import CHUNK, Engine
 from salient.runtime.sampler import NO_NUMBERS
 from salient.runtime.tokenization import chat_ids, prompt_ids
-from salient.serve.bounded_threads import chat_threads
+from salient.serve.bounded_threads import BoundedThreads
 from salient.serve.openai_format import token_text
 from salient.serve.protocol import ChatMessages, Text
 from salient.serve.worker import Worker
@@ -64,9 +64,10 @@ def forced_text(body: ForcedAnswer, engine: Engine, other: Engine) -> ForcedText
             f"reference one of {other.runner.vocabulary}: they cannot be compared token by token."
         )
     if body.messages is not None:
-        prompt = chat_ids(tokenizer, [message.plain for message in body.messages])
+        conversation = [message.plain for message in body.messages]
+        prompt = chat_ids(tokenizer, conversation, engine.context)
     else:
-        prompt = prompt_ids(tokenizer, body.prompt or "")
+        prompt = prompt_ids(tokenizer, body.prompt or "", engine.context)
     answer = tokenizer(body.answer, add_special_tokens=False, verbose=False).input_ids
     room = min(engine.context, other.context) - len(prompt) + 1
     most = min(MAX_TOKENS, MAX_LOGITS // engine.runner.vocabulary, room)
@@ -79,12 +80,14 @@ def forced_text(body: ForcedAnswer, engine: Engine, other: Engine) -> ForcedText
     return ForcedText(prompt, answer[:most], max(0, len(answer) - most))
 
 
-async def divergence(body: ForcedAnswer, worker: Worker, reference: Worker) -> dict[str, object]:
+async def divergence(
+    body: ForcedAnswer, threads: BoundedThreads, worker: Worker, reference: Worker
+) -> dict[str, object]:
     """KL and both models' most likely tokens at each position of the answer.
 
     Raises RequestError, ResourceError if a model has no free slot, ModelError for NaN logits.
     """
-    text = await chat_threads.run(partial(forced_text, body, worker.engine, reference.engine))
+    text = await threads.run(partial(forced_text, body, worker.engine, reference.engine))
     quantized, full = await asyncio.gather(_logits(worker, text), _logits(reference, text))
     tokenizer = worker.engine.tokenizer
     return await asyncio.to_thread(_compare, tokenizer, text, full.cpu(), quantized.cpu())

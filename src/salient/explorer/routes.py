@@ -14,6 +14,7 @@ from salient.core.errors import RequestError
 from salient.core.scheme import Scheme
 from salient.explorer.panels.group import GroupQuery, group_data
 from salient.explorer.panels.linear_view import curve_data, inputs_data, salience_data
+from salient.serve.bodies import read_body
 from salient.serve.completions import CompletionBody, Service, respond
 from salient.serve.openai_format import error_response
 from salient.serve.protocol import ChatCompletionRequest, CompletionRequest
@@ -136,24 +137,25 @@ def _add_chat(app: FastAPI, state: ExplorerState) -> None:
     reference = state.reference
     service = Service(reference.worker, reference.name) if reference else None
 
-    async def reply(body: CompletionBody, request: Request) -> Response:
+    async def reply(request: Request, model: type[CompletionBody]) -> Response:
         if service is None:
             raise RequestError(NO_REFERENCE)
-        return await respond(service, body, request)
+        return await respond(service, request, model)
 
     @app.post(f"{API}/reference/chat")
-    async def chat(body: ChatCompletionRequest, request: Request) -> Response:
-        return await reply(body, request)
+    async def chat(request: Request) -> Response:
+        return await reply(request, ChatCompletionRequest)
 
     @app.post(f"{API}/reference/completions")
-    async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await reply(body, request)
+    async def completions(request: Request) -> Response:
+        return await reply(request, CompletionRequest)
 
     @app.post(f"{API}/divergence")
-    async def compare(body: ForcedAnswer) -> Response:
+    async def compare(request: Request) -> Response:
         if reference is None:
             raise RequestError(NO_REFERENCE)
-        return _json(await divergence(body, state.served.worker, reference.worker))
+        body, threads = await read_body(request, ForcedAnswer, chat=True)
+        return _json(await divergence(body, threads, state.served.worker, reference.worker))
 
 
 async def _computed(state: ExplorerState, compute: Callable[[], dict[str, object]]) -> Response:

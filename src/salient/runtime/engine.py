@@ -213,8 +213,10 @@ class Engine:
 
     def check_known(self, ids: Iterable[int]) -> None:
         """Raise RequestError for a token that the model does not have."""
-        unknown = next((token for token in ids if not 0 <= token < self.runner.vocabulary), None)
-        if unknown is not None:
+        tokens = list(ids)
+        lowest, highest = min(tokens, default=0), max(tokens, default=0)
+        unknown = lowest if lowest < 0 else highest
+        if not 0 <= unknown < self.runner.vocabulary:
             raise RequestError(
                 f"There is the token {unknown}, but the model knows 0 to "
                 f"{self.runner.vocabulary - 1}. Give ids of the model's own tokenizer."

@@ -4,6 +4,7 @@ An invalid prompt raises RequestError before the model runs; a server returns it
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from reprlib import repr as short
 from typing import Any
 
@@ -14,14 +15,19 @@ from salient.models.template_process import TemplateFault
 from salient.models.tokens import encode
 
 ROLES = ("system", "user", "assistant", "tool")
+USUAL_CHARACTERS = 4  # of a token
+PIECE = 2**15  # characters tokenized at once, to see whether a text fits
 
 
-def prompt_ids(tokenizer: Any, text: str) -> list[int]:
+def prompt_ids(tokenizer: Any, text: str, context: int | None = None) -> list[int]:
     """The tokens of `text`, with the tokenizer's special tokens.
+
+    context: refuse a text that is longer, before all of it is tokenized
 
     Raises RequestError for a prompt without tokens.
     """
     _check_text(text, "The prompt")
+    check_fits(tokenizer, text, context)
     ids = encode(tokenizer, text, special=True)
     if not ids:
         raise RequestError(
@@ -31,10 +37,11 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+def chat_ids(tokenizer: Any, messages: Sequence[Message], context: int | None = None) -> list[int]:
     """The tokens of a conversation up to where the assistant's next turn begins.
 
-    `messages` are objects with 'role' and 'content'; the model's chat template writes them.
+    messages: objects with 'role' and 'content'; the model's chat template writes them
+    context: refuse a text that is longer, before all of it is tokenized
 
     Raises RequestError without a template, or if it rejects the conversation or exceeds a limit,
     and ResourceError if too many others are rendered.
@@ -61,6 +68,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
             f"{', '.join(m['role'] for m in messages)}; give the ones that the model was trained "
             "on, usually a system message, then user and assistant in turn."
         ) from None
+    check_fits(tokenizer, text, context)
     ids = encode(tokenizer, text, special=False)
     if not ids:
         raise RequestError(
@@ -68,6 +76,38 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
             "(completions), or fix the template."
         )
     return ids
+
+
+@lru_cache(maxsize=8)
+def longest_token(tokenizer: Any) -> int:
+    """Characters of the longest token, at most."""
+    return max(map(len, tokenizer.get_vocab()), default=1)
+
+
+def check_fits(tokenizer: Any, text: str, context: int | None) -> None:
+    """Raise RequestError for a text of more tokens than `context`, before all of it is tokenized.
+
+    A text that may fit is not refused here.
+    """
+    if context is not None and not _may_fit(tokenizer, text, context):
+        raise RequestError(
+            f"A prompt of {len(text)} characters, the context is {context} tokens: no room for an "
+            "answer. Shorten the prompt."
+        )
+
+
+def _may_fit(tokenizer: Any, text: str, context: int) -> bool:
+    if len(text) <= context * USUAL_CHARACTERS:
+        return True
+    if len(text) > context * longest_token(tokenizer):
+        return False
+    # cut at any character, a piece has a few tokens more than in the whole text
+    most, count = context + context // 8 + 64, 0
+    for start in range(0, len(text), PIECE):
+        count += len(encode(tokenizer, text[start : start + PIECE], special=False))
+        if count > most:
+            return False
+    return True
 
 
 def eos_ids(config: Any, tokenizer: Any) -> frozenset[int]:

@@ -1,6 +1,7 @@
 """The server's routes: OpenAI's API, health, metrics."""
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -8,18 +9,30 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from salient.core.errors import SalientError
 from salient.core.version import __version__
+from salient.models.tokens import encode
+from salient.runtime.engine import Engine
 from salient.runtime.tokenization import prompt_ids
 
+from .bodies import body_of, describe_bodies, read_body
+from .bounded_threads import request_threads
 from .completions import Service, respond, unknown_model
 from .middleware import GuardMiddleware
-from .openai_format import INTERNAL, INVALID, error_response, response_to
+from .openai_format import INTERNAL, INVALID, error_response, json_pieces, response_to
 from .prometheus import CONTENT_TYPE
-from .protocol import ChatCompletionRequest, CompletionRequest, TokenizeRequest
+from .protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
 from .worker import BROKEN, Worker
+
+READY_SECONDS, ALIVE_SECONDS = 10.0, 120.0  # of one step, or of waiting for a thread
 
 
 @dataclass(frozen=True)
@@ -80,22 +93,44 @@ def create_app(worker: Worker, settings: AppSettings, others: Sequence[Worker] =
 
 
 def _add_completions(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/completions")
-    async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await respond(service, body, request)
+    models = [CompletionRequest, ChatCompletionRequest, TokenizeRequest, DetokenizeRequest]
+    describe_bodies(app, models)
 
-    @app.post("/v1/chat/completions")
-    async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
-        return await respond(service, body, request)
+    @app.post("/v1/completions", openapi_extra=body_of(CompletionRequest))
+    async def completions(request: Request) -> Response:
+        return await respond(service, request, CompletionRequest)
 
-    @app.post("/tokenize")
-    async def tokenize(body: TokenizeRequest) -> Response:
-        engine = service.worker.engine
-        if body.add_special_tokens is False:
-            ids = engine.tokenizer(body.prompt, add_special_tokens=False, verbose=False).input_ids
-        else:
-            ids = prompt_ids(engine.tokenizer, body.prompt)
-        return JSONResponse({"count": len(ids), "max_model_len": engine.context, "tokens": ids})
+    @app.post("/v1/chat/completions", openapi_extra=body_of(ChatCompletionRequest))
+    async def chat_completions(request: Request) -> Response:
+        return await respond(service, request, ChatCompletionRequest)
+
+    @app.post("/tokenize", openapi_extra=body_of(TokenizeRequest))
+    async def tokenize(request: Request) -> Response:
+        body, threads = await read_body(request, TokenizeRequest)
+        return _json(await threads.run(lambda: _tokenized(service.worker.engine, body)))
+
+    @app.post("/detokenize", openapi_extra=body_of(DetokenizeRequest))
+    async def detokenize(request: Request) -> Response:
+        body, threads = await read_body(request, DetokenizeRequest)
+        return _json(await threads.run(lambda: _detokenized(service.worker.engine, body)))
+
+
+def _json(text: str) -> Response:
+    return Response(text, media_type="application/json")
+
+
+def _tokenized(engine: Engine, body: TokenizeRequest) -> str:
+    if body.add_special_tokens is False:
+        ids = encode(engine.tokenizer, body.prompt, special=False)
+    else:
+        ids = prompt_ids(engine.tokenizer, body.prompt)
+    content = {"count": len(ids), "max_model_len": engine.context, "tokens": ids}
+    return "".join(json_pieces(content))
+
+
+def _detokenized(engine: Engine, body: DetokenizeRequest) -> str:
+    engine.check_known(body.tokens)
+    return json.dumps({"prompt": engine.tokenizer.decode(body.tokens)}, ensure_ascii=False)
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
@@ -117,13 +152,21 @@ def _add_models(app: FastAPI, service: Service) -> None:
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
+    def blocked(seconds: float) -> str:
+        """What has not answered for `seconds`; "" if all do."""
+        if service.worker.failure or service.worker.hangs(seconds):
+            return service.worker.failure or "The engine does not answer."
+        if request_threads.waiting_seconds > seconds:
+            return "The threads that read requests do not answer."
+        return ""
+
     @app.get("/health")
     async def health() -> Response:
-        return Response(status_code=503 if service.worker.failure else 200)
+        return _status(blocked(ALIVE_SECONDS))
 
     @app.get("/ready")
     async def ready() -> Response:
-        return Response(status_code=200 if app.state.ready and not service.worker.failure else 503)
+        return _status(blocked(READY_SECONDS) if app.state.ready else "The server stops.")
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -132,6 +175,10 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/version")
     async def version() -> Response:
         return JSONResponse({"version": __version__})
+
+
+def _status(problem: str) -> Response:
+    return error_response(problem, 503, INTERNAL) if problem else Response()
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -153,7 +200,13 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
         kind = INVALID if error.status_code < 500 else INTERNAL
-        return error_response(str(error.detail), error.status_code, kind)
+        response = error_response(str(error.detail), error.status_code, kind)
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:

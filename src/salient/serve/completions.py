@@ -12,19 +12,30 @@ from fastapi import Request
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from salient.core.errors import ResourceError, SalientError
+from salient.core.errors import RequestError, ResourceError, SalientError
 from salient.runtime.engine import Engine, StepOutput
 from salient.runtime.grammar import Constraint
 from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.tokenization import chat_ids, check_length, prompt_ids
 
-from .bounded_threads import chat_threads
-from .openai_format import INTERNAL, ChoiceState, JsonObject, error_body, error_response, usage
+from .bodies import read_body
+from .openai_format import (
+    INTERNAL,
+    ChoiceState,
+    JsonObject,
+    error_body,
+    error_response,
+    json_pieces,
+    usage,
+)
 from .prometheus import Clock, Metrics
 from .protocol import DEFAULT_TOKENS, ChatCompletionRequest, CompletionRequest
 from .worker import OutputQueue, Ticket, Worker
 
 CompletionBody = CompletionRequest | ChatCompletionRequest
+MAX_ANSWERS = 256  # of one request
+MAX_ENTRIES = 2**19  # tokens and log probabilities of one response
+SMALL = 2**11  # entries of a response that is rendered at once
 
 
 @dataclass(frozen=True)
@@ -51,20 +62,44 @@ def completion_job(body: CompletionBody, engine: Engine) -> CompletionJob:
     """The work of a request. Raises RequestError for what cannot be run."""
     tokenizer, chat = engine.tokenizer, isinstance(body, ChatCompletionRequest)
     if isinstance(body, ChatCompletionRequest):
-        prompts = [chat_ids(tokenizer, [message.plain for message in body.messages])]
-        limit = body.limit or max(1, engine.context - len(prompts[0]))
+        count, limit = 1, body.limit
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
     else:
-        prompts = [prompt_ids(tokenizer, p) if isinstance(p, str) else p for p in body.prompts]
-        limit, logprobs = body.max_tokens or DEFAULT_TOKENS, body.logprobs
-    samplings = [body.sampling(limit, logprobs, n) for n in range(body.choices)]
+        count, limit, logprobs = len(body.prompt), body.max_tokens or DEFAULT_TOKENS, body.logprobs
+    most = min(limit or engine.context, engine.context)
+    _check_answers(count * body.choices, most, logprobs)
+    if isinstance(body, ChatCompletionRequest):
+        conversation = [message.plain for message in body.messages]
+        prompts = [chat_ids(tokenizer, conversation, engine.context)]
+    else:
+        prompts = [
+            prompt_ids(tokenizer, prompt, engine.context) if isinstance(prompt, str) else prompt
+            for prompt in body.prompt
+        ]
     for ids in prompts:
-        check_length(ids, limit, engine.context)
+        check_length(ids, most, engine.context)
+        engine.check_known(ids)
+    samplings = [body.sampling(most, logprobs, n) for n in range(body.choices)]
     form, constraint = body.response_format, None
     if form is not None and form.type != "text":
         constraint = engine.grammars.json(form.json_schema.schema_ if form.json_schema else None)
     token_ids = bool(body.return_token_ids)
     return CompletionJob(prompts, samplings, constraint, chat, logprobs is not None, token_ids)
+
+
+def _check_answers(count: int, limit: int, logprobs: int | None) -> None:
+    """Raise RequestError for more answers or a larger response than one request may ask for."""
+    if count > MAX_ANSWERS:
+        raise RequestError(
+            f"{count} answers (prompts times n) are too many for one request; ask for up to "
+            f"{MAX_ANSWERS}."
+        )
+    entries = count * limit * (1 + (logprobs or 0))
+    if entries > MAX_ENTRIES:
+        raise RequestError(
+            f"Up to {entries} tokens and log probabilities are too many for one response; this "
+            f"server returns up to {MAX_ENTRIES}. Lower max_tokens, n or logprobs."
+        )
 
 
 class Service:
@@ -103,6 +138,13 @@ class RunningJob:
     def close(self) -> None:
         for ticket in self._clocks:
             self.worker.cancel(ticket)
+
+    @property
+    def entries(self) -> int:
+        """Tokens and log probabilities of the response."""
+        return sum(len(c.picked) for c in self._choices) * (
+            1 + (self.job.samplings[0].logprobs or 0)
+        )
 
     async def response(self) -> JsonObject:
         async for _ in self._outputs():
@@ -150,13 +192,15 @@ class RunningJob:
             yield choice, output
 
 
-async def respond(service: Service, body: CompletionBody, request: Request) -> Response:
-    """The response to `body`. Raises RequestError, and ResourceError if too many wait."""
+async def respond(service: Service, request: Request, model: type[CompletionBody]) -> Response:
+    """The response to a request with the body `model`.
+
+    Raises RequestError, and ResourceError if too many requests wait.
+    """
+    body, threads = await read_body(request, model, chat=model is ChatCompletionRequest)
     if body.model is not None and body.model != service.model:
         return unknown_model(body.model, service)
-    # Tokenizing a long prompt takes a while; other requests run meanwhile.
-    run = chat_threads.run if isinstance(body, ChatCompletionRequest) else asyncio.to_thread
-    job = await run(partial(completion_job, body, service.worker.engine))
+    job = await threads.run(partial(completion_job, body, service.worker.engine))
     running = RunningJob(service, job)
     if body.stream:
         # If the client leaves before the first event, the generator never starts nor closes.
@@ -164,9 +208,13 @@ async def respond(service: Service, body: CompletionBody, request: Request) -> R
         events = running.events(body)
         return StreamingResponse(events, media_type="text/event-stream", background=close)
     try:
-        return JSONResponse(await _until_disconnect(request, running))
+        content = await _until_disconnect(request, running)
     finally:
         running.close()
+    if running.entries <= SMALL:
+        return JSONResponse(content)
+    text = await asyncio.wrap_future(threads.submit(lambda: "".join(json_pieces(content))))
+    return Response(text, media_type="application/json")
 
 
 async def _until_disconnect(request: Request, running: RunningJob) -> JsonObject:

@@ -71,7 +71,7 @@ def serve_embedded(options: ServeOptions, listening: socket, extend: ExtendApp |
     if extend:
         extend(app, served, reference)
     event = started_event(options, url_of(listening), served)
-    run_app(app, listening, options.deadline, lambda: options.emit(event))
+    run_app(app, listening, options, lambda: options.emit(event))
 
 
 def _load(

@@ -9,17 +9,18 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from salient.core.errors import RequestError
+from salient.core.options import strings
+
+from .options import ServeOptions
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-BACKLOG = 2048
-GRACE_SECONDS = 5  # after the deadline, for what was cancelled to stop
-IDLE_SECONDS = 75  # longer than the 60 of the usual proxies, so that they close first
+GRACE_SECONDS = 2  # after the deadline, for what was cancelled to stop
+SWITCH_SECONDS = 0.001  # that a thread keeps the interpreter while the engine's waits for it
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -28,7 +29,7 @@ def bind(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen(BACKLOG)
+        listening.listen()
     except (OSError, OverflowError) as error:
         listening.close()
         raise RequestError(
@@ -52,46 +53,53 @@ def is_loopback(host: str) -> bool:
 
 
 def run_app(
-    app: "FastAPI", listening: socket.socket, deadline: int, on_start: Callable[[], None]
+    app: "FastAPI",
+    listening: socket.socket,
+    options: ServeOptions,
+    on_start: Callable[[], None],
 ) -> None:
-    """Serve until SIGINT or SIGTERM; running requests then have `deadline` seconds to finish.
+    """Serve until SIGINT or SIGTERM; running requests then have the deadline's seconds to finish.
 
     What hangs beyond that does not keep the process alive.
 
     on_start: called as soon as the server accepts requests
     """
-    import uvicorn
+    from .connections import BoundedServer, server_config
+    from .limited_log import limit_logs
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                on_start()
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            if not self.should_exit:
-                watchdog.start(sig)
-            super().handle_exit(sig, frame)
-
-    watchdog = ExitWatchdog(deadline + GRACE_SECONDS)
-    _log_access()
-    config = uvicorn.Config(
+    limit_logs()
+    config = server_config(
         app,
-        log_level="warning",
-        access_log=False,
-        use_colors=False,  # standard error escapes what is no style of its own
-        timeout_graceful_shutdown=deadline,
-        timeout_keep_alive=IDLE_SECONDS,
-        server_header=False,
-        lifespan="on",
+        deadline=options.deadline,
+        connections=options.max_connections,
+        proxies=strings(options.forwarded_allow_ips),
     )
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
     # After shutdown uvicorn raises the signal again, for handlers that were installed before.
-    with contextlib.suppress(KeyboardInterrupt), watchdog:
-        Server(config).run(sockets=[listening])
+    try:
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            ExitWatchdog(options.deadline + GRACE_SECONDS) as watchdog,
+        ):
+            BoundedServer(config, listening, on_start, watchdog.start).run()
+    finally:
+        sys.setswitchinterval(before)
+
+
+def end_process(code: int) -> None:
+    """End the process if a server ran in it until a signal, without taking its model apart: that
+    takes seconds, in which supervisors and users wait."""
+    if ExitWatchdog.signalled:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 class ExitWatchdog(contextlib.AbstractContextManager["ExitWatchdog"]):
     """Ends the process `seconds` after `start`, unless the context is left before."""
+
+    signalled: ClassVar = False  # a server of this process was stopped by a signal
 
     def __init__(self, seconds: float):
         self._seconds = seconds
@@ -108,6 +116,7 @@ class ExitWatchdog(contextlib.AbstractContextManager["ExitWatchdog"]):
 
     def __exit__(self, *_: object) -> None:
         if self._timer is not None:
+            ExitWatchdog.signalled = True
             self._timer.cancel()
             signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -115,13 +124,3 @@ class ExitWatchdog(contextlib.AbstractContextManager["ExitWatchdog"]):
         log = logging.getLogger("salient.serve")
         log.error("the server did not stop within %g seconds; it ends now", self._seconds)
         os._exit(128 + sig)
-
-
-def _log_access() -> None:
-    """Log each request to standard error, as a line of JSON."""
-    log = logging.getLogger("salient.access")
-    log.setLevel(logging.INFO)
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)

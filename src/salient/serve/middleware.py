@@ -1,5 +1,6 @@
 """Checks before the routes: host name, API key, size of the body; and the access log."""
 
+import asyncio
 import hmac
 import json
 import logging
@@ -9,9 +10,12 @@ from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .http_server import is_loopback
-from .openai_format import error_response
+from .openai_format import INTERNAL, error_response
 
 log = logging.getLogger("salient.access")
+BODY_SECONDS, BODY_RATE = 30.0, 2**16  # for a body, and a second more for so many bytes
+FREE_BYTES, MOST_PENDING = 2**16, 2**27  # of a body that is always read; of all bodies together
+CLOSE = {"Connection": "close"}
 OPEN = ("/", "/health", "/ready", "/metrics", "/version")  # need no key
 PAGE, PAGE_DATA = "/explorer/", "/explorer/api/"  # the page's files need no key, its data do
 
@@ -25,23 +29,16 @@ class GuardMiddleware:
 
     def __init__(self, app: ASGIApp, api_key: str | None, max_body: int, *, only_local: bool):
         self.app, self.max_body, self.only_local = app, max_body, only_local
-        self._too_large = f"The body exceeds the limit of {max_body} bytes."
+        self.too_large = f"The body exceeds the limit of {max_body} bytes."
         self._key = api_key.encode() if api_key else None
+        self.pending = 0  # bytes of all bodies, beyond the first FREE_BYTES of each
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, size = time.perf_counter(), 0
-        reply = {"status": 0, "bytes": 0}
-
-        async def bounded_receive() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.max_body:
-                raise HTTPException(413, self._too_large)
-            return message
+        start, reply = time.perf_counter(), {"status": 0, "bytes": 0}
+        body = _ReceivedBody(self, receive)
 
         async def logged_send(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -51,18 +48,30 @@ class GuardMiddleware:
 
         try:
             app = self._refusal(scope) or self.app
-            await app(scope, bounded_receive, logged_send)
+            await app(scope, body.receive, logged_send)
+        except asyncio.CancelledError:  # at the server's deadline
+            if not reply["status"]:
+                await error_response("The server stops.", 503, INTERNAL)(
+                    scope, receive, logged_send
+                )
         finally:
+            self.pending -= body.pending
             _log_request(scope, reply, time.perf_counter() - start)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         headers = dict(scope["headers"])
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            # a proxy before this server may read another length, and so another request
+            message = "A request has either Content-Length or Transfer-Encoding, not both."
+            response = error_response(message)
+            response.headers.update(CLOSE)
+            return response
         if self.only_local and not is_loopback(_host(headers)):
             message = "This server serves only localhost. To reach it by a name, set --api-key."
             return error_response(message, 403, "permission_error")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.max_body:
-            return error_response(self._too_large, 413)
+            return error_response(self.too_large, 413)
         path = scope["path"]
         open_path = path in OPEN or (path.startswith(PAGE) and not path.startswith(PAGE_DATA))
         if self._key is None or open_path or scope["method"] == "OPTIONS":
@@ -72,6 +81,35 @@ class GuardMiddleware:
             return None
         message = "A key is needed: send it as 'Authorization: Bearer KEY'."
         return error_response(message, 401, "authentication_error")
+
+
+class _ReceivedBody:
+    """The body of a request on its way. pending: its bytes that count for all requests together"""
+
+    def __init__(self, guard: GuardMiddleware, receive: Receive):
+        self._guard, self._receive = guard, receive
+        self._size, self.pending, self._whole = 0, 0, False
+        self._last = time.monotonic() + BODY_SECONDS
+
+    async def receive(self) -> Message:
+        """The next message. Raises HTTPException for a body that is too large or too slow."""
+        if self._whole:
+            return await self._receive()
+        left = self._last + self._size / BODY_RATE - time.monotonic()
+        try:
+            message = await asyncio.wait_for(self._receive(), left)
+        except TimeoutError:
+            raise HTTPException(408, "The body did not come in time.", CLOSE) from None
+        self._size += len(message.get("body", b""))
+        if self._size > self._guard.max_body:
+            raise HTTPException(413, self._guard.too_large)
+        more = max(0, self._size - FREE_BYTES) - self.pending
+        self.pending += more
+        self._guard.pending += more
+        if more and self._guard.pending > MOST_PENDING:
+            raise HTTPException(429, "Too many large bodies are on their way. Try again shortly.")
+        self._whole = not message.get("more_body", False)
+        return message
 
 
 def _host(headers: dict[bytes, bytes]) -> str:

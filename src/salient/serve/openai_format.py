@@ -1,7 +1,10 @@
 """Responses and errors of OpenAI's API. Errors name the client's fault, no detail of the server."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
 
 from starlette.responses import JSONResponse
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
 INVALID, OVERLOADED, INTERNAL = "invalid_request_error", "rate_limit_error", "server_error"
 RETRY_SECONDS = 1
+PIECE = 256  # elements of a list
 JsonObject = dict[str, object]
 
 
@@ -97,6 +101,7 @@ class ChoiceState:
         return {"content": content, "refusal": None}
 
 
+@lru_cache(maxsize=2**16)
 def token_text(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
     """A token's own text; special tokens show their names."""
     shown = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
@@ -107,6 +112,23 @@ def usage(prompt_tokens: int, choices: list[ChoiceState]) -> JsonObject:
     count = sum(len(choice.picked) for choice in choices)
     total = prompt_tokens + count
     return {"prompt_tokens": prompt_tokens, "completion_tokens": count, "total_tokens": total}
+
+
+def json_pieces(value: object) -> Iterator[str]:
+    """`value` as JSON, in pieces: one call for all of it would hold the interpreter for long."""
+    if isinstance(value, dict):
+        for index, (key, item) in enumerate(cast("JsonObject", value).items()):
+            yield f"{', ' if index else '{'}{json.dumps(key)}: "
+            yield from json_pieces(item)
+        yield "}" if value else "{}"
+    elif isinstance(value, list) and len(cast("list[object]", value)) > PIECE:
+        items = cast("list[object]", value)
+        for start in range(0, len(items), PIECE):
+            yield ", " if start else "["
+            yield json.dumps(items[start : start + PIECE], ensure_ascii=False)[1:-1]
+        yield "]"
+    else:
+        yield json.dumps(value, ensure_ascii=False)
 
 
 def error_body(message: str, kind: str, param: str | None, code: int) -> JsonObject:

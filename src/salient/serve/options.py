@@ -69,6 +69,13 @@ class ServeOptions:
     allow_origin: Annotated[
         Strings, OptionSpec("Allow requests from pages of this origin (CORS); may be repeated.")
     ] = ()
+    max_connections: Annotated[
+        int,
+        OptionSpec("Open connections; more get 503. Fewer where descriptors lack.", minimum=1),
+    ] = 1024
+    forwarded_allow_ips: Annotated[
+        Strings, OptionSpec("Believe X-Forwarded-* headers of this proxy; may be repeated.")
+    ] = ()
     deadline: Annotated[
         int, OptionSpec("Seconds that running requests have after Ctrl-C.", minimum=0)
     ] = 30

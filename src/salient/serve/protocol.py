@@ -6,17 +6,26 @@ ignored, as in vLLM.
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    WithJsonSchema,
+    model_validator,
+)
 
 from salient.runtime.sampling_params import MOST_STOPS, SamplingParams
 
 MAX_PROMPTS, MAX_CHOICES, MAX_MESSAGES = 64, 16, 1024
 MAX_TEXT = 2**21  # characters of one text; the body has its own limit
+MAX_TOKENS = 2**20  # of one prompt
+MAX_TOKENIZE, MAX_DETOKENIZE = 2**18, 2**16  # characters, tokens of one request
 DEFAULT_TOKENS = 16  # of a completion, as in OpenAI's API
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Token = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
-Tokens = Annotated[list[Token], Field(min_length=1, max_length=2**20)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Limit = Annotated[int, Field(ge=1, strict=True)] | None
@@ -40,6 +49,61 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("audio", "structured_outputs", "prompt_logprobs"), ()),
     **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), ()),
 }
+
+
+def token_ids(value: object, most: int = MAX_TOKENS) -> list[int]:
+    """`value` if it is a list of token ids. Raises ValueError.
+
+    Each check is one call for all of them: a million wrong ids cost no more than one.
+    """
+    if not isinstance(value, list) or not value:
+        raise ValueError("give at least one token id")
+    ids = cast("list[object]", value)
+    if len(ids) > most:
+        raise ValueError(f"{len(ids)} token ids are too many; give up to {most}")
+    if set(map(type, ids)) != {int}:
+        raise ValueError("give only token ids (integers), only texts, or only lists of token ids")
+    tokens = cast("list[int]", ids)
+    if min(tokens) < 0 or max(tokens) >= 2**31:
+        raise ValueError("token ids are integers from 0 up to the size of the vocabulary")
+    return tokens
+
+
+def _prompts(value: object) -> list[str | list[int]]:
+    """Each prompt of a request, as text or as tokens. Raises ValueError."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError("give a text, a list of token ids, or a list of either")
+    items = cast("list[object]", value)
+    if not isinstance(items[0], (str, list)):
+        return [token_ids(items)]
+    if len(items) > MAX_PROMPTS:
+        raise ValueError(f"{len(items)} prompts are too many; give up to {MAX_PROMPTS}")
+    if not isinstance(items[0], str):
+        return [token_ids(item) for item in items]
+    if set(map(type, items)) != {str}:
+        raise ValueError("give only texts, or only lists of token ids")
+    texts = cast("list[str]", items)
+    if max(map(len, texts)) > MAX_TEXT:
+        raise ValueError(f"a text has more than {MAX_TEXT} characters")
+    return [*texts]
+
+
+_TEXT: dict[str, object] = {"type": "string", "maxLength": MAX_TEXT}
+_TOKENS: dict[str, object] = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0},
+    "minItems": 1,
+}
+_SEVERAL = {"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS}
+Prompts = Annotated[
+    list[str | list[int]],
+    PlainValidator(_prompts),
+    WithJsonSchema(
+        {"anyOf": [_TEXT, _TOKENS, {**_SEVERAL, "items": _TEXT}, {**_SEVERAL, "items": _TOKENS}]}
+    ),
+]
 
 
 class _Body(BaseModel):
@@ -127,12 +191,7 @@ class BaseRequest(_Body):
 class CompletionRequest(BaseRequest):
     """POST /v1/completions."""
 
-    prompt: (
-        Text
-        | Tokens
-        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
-    )
+    prompt: Prompts
     max_tokens: Limit = None
     logprobs: Logprobs = None
     echo: Literal[False] | None = None
@@ -143,12 +202,6 @@ class CompletionRequest(BaseRequest):
         if self.best_of is not None and self.best_of != self.choices:
             raise ValueError("best_of other than n is not supported by this server; leave it out")
         return self
-
-    @property
-    def prompts(self) -> list[str | list[int]]:
-        """Each prompt, as text or as tokens."""
-        single = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
-        return cast("list[str | list[int]]", [self.prompt] if single else self.prompt)
 
 
 class TextPart(_Body):
@@ -198,5 +251,15 @@ class ChatCompletionRequest(BaseRequest):
 class TokenizeRequest(_Body):
     """POST /tokenize."""
 
-    prompt: Text
+    prompt: Annotated[str, Field(max_length=MAX_TOKENIZE)]
     add_special_tokens: StrictBool | None = None
+
+
+class DetokenizeRequest(_Body):
+    """POST /detokenize."""
+
+    tokens: Annotated[
+        list[int],
+        PlainValidator(lambda value: token_ids(value, MAX_DETOKENIZE)),
+        WithJsonSchema({**_TOKENS, "maxItems": MAX_DETOKENIZE}),
+    ]

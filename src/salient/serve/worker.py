@@ -8,18 +8,21 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from salient.core.errors import ResourceError, SalientError
+from salient.core.errors import ModelError, ResourceError, SalientError
 from salient.runtime.engine import Engine, StepOutput, TokenSequence
 from salient.runtime.grammar import Constraint
 from salient.runtime.sampling_params import SamplingParams
 
 T = TypeVar("T")
+HANGING = 4.0  # times the longest step before it: such a step does not end
 log = logging.getLogger("salient.serve")
+STOP_SECONDS = 5.0  # for the step that runs when the server stops
 BROKEN = "The engine has stopped after an internal error; restart the server."
 
 
@@ -58,6 +61,8 @@ class Worker:
         self._open = 0  # admitted tickets that have not ended; counted in the event loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="salient-engine", daemon=True)
+        self._began: float | None = None  # the step or command that runs
+        self._longest = 0.0  # seconds of the steps and commands that have ended
 
     def start(self) -> None:
         """Start the thread. Called in the event loop."""
@@ -67,7 +72,7 @@ class Worker:
     def stop(self) -> None:
         """End the thread after its step; running sequences are cancelled."""
         self._commands.put(None)
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=STOP_SECONDS)
 
     @property
     def running(self) -> int:
@@ -76,6 +81,12 @@ class Worker:
     @property
     def waiting(self) -> int:
         return max(0, self._open - self.engine.runner.slots)
+
+    def hangs(self, seconds: float) -> bool:
+        """Whether a step has taken more than `seconds`, and many times those before it."""
+        began = self._began
+        slow = max(seconds, HANGING * self._longest)
+        return began is not None and time.monotonic() - began > slow
 
     def admit(self, count: int) -> None:
         """Raise ResourceError if `count` more tickets are too many."""
@@ -127,7 +138,7 @@ class Worker:
             if self.failure:
                 continue
             try:
-                self._deliver(self.engine.step())
+                self._timed(lambda: self._deliver(self.engine.step()))
             except Exception:
                 log.exception("the engine stopped")
                 self.failure = BROKEN
@@ -143,7 +154,15 @@ class Worker:
                 return True
             if command is None:
                 return False
-            command()
+            self._timed(command)
+
+    def _timed(self, work: Callable[[], None]) -> None:
+        self._began = began = time.monotonic()
+        try:
+            work()
+        finally:
+            self._began = None
+            self._longest = max(self._longest, time.monotonic() - began)
 
     def _take(self, ticket: Ticket) -> None:
         try:
@@ -152,6 +171,10 @@ class Worker:
             ticket.sequence = self.engine.submit(ticket.ids, ticket.sampling, ticket.constraint)
         except SalientError as error:
             self._send([(ticket, error)])
+            return
+        except Exception:
+            log.exception("a request was refused")
+            self._send([(ticket, ModelError("The engine cannot take the request."))])
             return
         self._tickets[ticket.sequence] = ticket
 
