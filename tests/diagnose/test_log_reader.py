@@ -188,7 +188,6 @@ def test_a_log_is_read_from_standard_input(monkeypatch):
         (b"\x7fELF\x02\x01\x01" + bytes(5000), "is not text"),
         (random.Random(3).randbytes(50_000), "is not text"),
         (b"\x1f\x8b\x08\x00" + bytes(range(256)), "is compressed"),
-        ("Cannot find".encode("utf-16"), "is UTF-16"),
     ],
 )
 def test_a_file_that_is_not_a_log_is_refused(tmp_path, data, text):
@@ -196,6 +195,13 @@ def test_a_file_that_is_not_a_log_is_refused(tmp_path, data, text):
     path.write_bytes(data)
     with pytest.raises(RequestError, match=text):
         read_log(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_log_that_powershell_redirected_is_read(encoding):
+    text = "OSError: [Errno 28] No space left on device\r\n"
+    bom = "\ufeff" if encoding == "utf-16-be" else ""
+    assert ids(read((bom + text).encode(encoding))) == {"disk-full": "error"}
 
 
 def test_holes_of_a_truncated_log_do_not_make_it_binary():

@@ -43,7 +43,7 @@ _PREFIXES = (
     r"\[(?P<cpp>[WEIF])\d{3,4} \d\d:\d\d:\d\d\S* [^\]]*\] ?(?:Warning: )?",
     r"(?P<glog>[WEIF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+:\d+\] ?",
     r"\d+\.\d\d\.\d{3}\.\d{3} (?P<llama>[DIWEF]) ",  # llama.cpp --log-timestamps
-    r"(?:text_generation_\w+|text_embeddings_\w+)(?:::\w+)*: (?:\S+\.rs:\d+: )?",  # TGI
+    r"(?:[\w-]+: )?text_(?:generation|embeddings)_\w+(?:::\w+)*: (?:\S+\.rs:\d+: )?",  # TGI
     r"\| ?(?=\S| {2})|> (?=\S)",  # exception groups, quoted text
 )
 # Each wraps a message: an exception's name, pydantic, a worker's repeated error, a warning.

@@ -8,15 +8,18 @@ MiB and its last.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from salient.diagnose.steps import ServerFacts
 from salient.diagnose.toml_file import read_toml
 
 from .line_prefix import LogLine
 from .logged_arguments import logged_server, read_arguments
+
+Phase = Literal["", "start", "serving", "end"]
 
 MAX_PROCESSES = 1000
 FULL_CACHE = 90.0  # percent of the key-value cache in use
@@ -52,8 +55,9 @@ class TrafficStats:
 class LogFacts:
     """What the log states; "", None, 0 or an empty list where it does not.
 
-    engine: "vllm" or "sglang"   device: "cpu", "gpu", "rocm" or "xpu"
+    engine: "vllm", "sglang", "llama.cpp", "ollama", "tgi"   device: "cpu", "gpu", "rocm" or "xpu"
     requested: the quantization on the command line ("asked" in JSON)
+    capability: CUDA compute capability
     kernels: classes that run quantized linears and experts
     context: tokens a request may have   cache_dtype: "auto", "fp8", ...
     kv_tokens: capacity of the key-value cache; concurrency: requests of `concurrency_context`
@@ -94,13 +98,14 @@ class LogFacts:
     lines: int = 0
     bytes: int = 0
     processes: list[str] = field(default_factory=list[str])
+    capability: float | None = None
     arguments: dict[str, object] | None = None
 
     @property
     def server(self) -> ServerFacts:
         """What steps depend on."""
         tp_known = self.began or self.tensor_parallel > 1 or self.arguments is not None
-        return logged_server(
+        server = logged_server(
             engine=self.engine,
             version=self.version,
             device=self.device,
@@ -111,6 +116,7 @@ class LogFacts:
             arguments=self.arguments or ({"enforce_eager": True} if self.eager else {}),
             complete=self.arguments is not None,
         )
+        return replace(server, capability=self.capability)
 
     @property
     def awq(self) -> bool:
@@ -150,13 +156,13 @@ class FactPattern:
         <number> stand for numbers
     take: the function that reads the match; by default its named groups are facts
     facts: what the line states in addition
-    serves: whether the line shows that the server answers
+    phase: what the line shows: an engine starts, the server answers, somebody ends it
     """
 
     anchor: str
     pattern: str
     take: str = ""
-    serves: bool = False
+    phase: Phase = ""
     facts: Mapping[str, object] = field(default_factory=dict[str, object])
 
     @cached_property
@@ -193,7 +199,8 @@ def _take_device(facts: LogFacts, device: str) -> None:
 
 
 def _engine(facts: LogFacts, match: re.Match[str]) -> None:
-    facts.engine, facts.began, facts.version = "vllm", True, match["version"]
+    facts.engine, facts.began = "vllm", True
+    facts.version = match.groupdict().get("version") or facts.version
     # A restart in the same log: the facts of the previous start do not hold any more.
     facts.loaded = facts.complete = facts.traceback = False
     facts.exception = ""
@@ -235,15 +242,17 @@ def _statistics(facts: LogFacts, match: re.Match[str]) -> None:
     traffic.best_generation = max(traffic.best_generation, generation)
     if running == 1:
         traffic.alone = max(traffic.alone, generation)
-    if "cache" in match.re.groupindex:
+    groups = match.groupdict()
+    if "cache" in groups:
         _vllm_statistics(traffic, match, waiting)
+    elif usage := groups.get("usage"):
+        facts.engine = "sglang"
+        _cache_use(traffic, float(usage) * 100, waiting)
 
 
 def _vllm_statistics(traffic: TrafficStats, match: re.Match[str], waiting: int) -> None:
-    text, cache = match.string, float(match["cache"])
-    traffic.full += waiting > 0 and cache >= FULL_CACHE
-    traffic.free += waiting > 0 and cache < FULL_CACHE
-    traffic.cache_most = max(traffic.cache_most, cache)
+    text = match.string
+    _cache_use(traffic, float(match["cache"]), waiting)
     traffic.best_prompt = max(traffic.best_prompt, float(match["prompt"]))
     if hits := re.search(rf"(?<!External )[Pp]refix cache hit rate: ({_NUMBER})%", text):
         traffic.prefix_hits = float(hits[1])
@@ -251,6 +260,18 @@ def _vllm_statistics(traffic: TrafficStats, match: re.Match[str], waiting: int) 
         traffic.preemptions = max(traffic.preemptions, int(number[1]))
     if number := re.search(r"Corrupted: (\d+)", text):
         traffic.corrupted = max(traffic.corrupted, int(number[1]))
+
+
+def _cache_use(traffic: TrafficStats, cache: float, waiting: int) -> None:
+    """cache: percent of the key-value cache in use"""
+    traffic.full += waiting > 0 and cache >= FULL_CACHE
+    traffic.free += waiting > 0 and cache < FULL_CACHE
+    traffic.cache_most = max(traffic.cache_most, cache)
+
+
+def _llama(facts: LogFacts, match: re.Match[str]) -> None:
+    """Ollama runs llama.cpp."""
+    facts.engine = facts.engine or "llama.cpp"
 
 
 def _acceptance(facts: LogFacts, match: re.Match[str]) -> None:
@@ -264,6 +285,7 @@ _TAKES = {
     "kernel": _kernel,
     "statistics": _statistics,
     "acceptance": _acceptance,
+    "llama": _llama,
 }
 # Counted only.
 REQUESTS = "POST /v1/"
@@ -278,6 +300,8 @@ ANCHORS = (*(row.anchor for row in FACT_PATTERNS), REQUESTS, _ROCM)
 _BY_ANCHOR = {row.anchor: row for row in FACT_PATTERNS}
 _CONVERSIONS: dict[str, Callable[[str], object]] = {
     "kv_tokens": int,
+    "context": int,
+    "capability": float,
     "concurrency_context": int,
     "concurrency": float,
     "model_gib": float,
@@ -286,7 +310,8 @@ _CONVERSIONS: dict[str, Callable[[str], object]] = {
 
 def _take_match(facts: LogFacts, row: FactPattern, match: re.Match[str]) -> None:
     for name, value in row.facts.items():
-        setattr(facts, name, value)
+        if name != "engine" or facts.engine in ("", "llama.cpp"):  # Ollama runs llama.cpp
+            setattr(facts, name, value)
     if row.take:
         _TAKES[row.take](facts, match)
         return
@@ -309,15 +334,10 @@ def take_facts(facts: LogFacts, anchor: str, line: LogLine) -> None:
         facts.device = "rocm"
 
 
-def shows_service(anchor: str, line: LogLine) -> bool:
-    """Whether a line with the anchor shows that the server answers."""
+def phase_of(anchor: str, line: LogLine) -> Phase:
+    """What a line with the anchor shows about the life of the server."""
     row = _BY_ANCHOR.get(anchor)
     if row is None:
-        return anchor == REQUESTS and bool(_ANSWERED.search(line.text))
-    return row.serves and bool(row.regex.match(line.text))
-
-
-def restarts(anchor: str) -> bool:
-    """Whether a line with the anchor is the first one of an engine."""
-    row = _BY_ANCHOR.get(anchor)
-    return row is not None and row.take in ("engine", "sglang")
+        answered = anchor == REQUESTS and _ANSWERED.search(line.text)
+        return "serving" if answered else ""
+    return row.phase if row.phase and row.regex.match(line.text) else ""

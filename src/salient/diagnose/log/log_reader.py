@@ -1,5 +1,6 @@
 """Reads an engine's log, of any size: facts of the engine, and ranked findings."""
 
+import codecs
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from salient.diagnose.rule import Match, Place
 from salient.diagnose.steps import ALWAYS, UNKNOWN_SERVER, ServerFacts
 
 from .line_prefix import LogLine, read_line, read_lines
-from .log_facts import ANCHORS, REQUESTS, LogFacts, restarts, shows_service, take_facts
+from .log_facts import ANCHORS, REQUESTS, LogFacts, Phase, phase_of, take_facts
 from .log_rules import judge_facts, judge_root
 from .root_cause import RootCause, engine_of, find_root
 from .scanner import CHUNK, AnchorMatch, Scanner
@@ -29,6 +30,7 @@ MAX_LINES = 50  # numbers of lines of a signature that are compared with those o
 MAX_TEXT = 240  # characters of a line of evidence
 MIN_TEXT_SHARE = 0.7  # of the first MiB
 OWN_PIPES = re.compile(r"/proc/\d+/fd/")
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Windows PowerShell redirects
 _CONTROLS = bytes(set(range(0x20)) - {7, 8, 9, 10, 12, 13, 27})
 _CALM_LINE = re.compile(rb"[^\n]{0,120}?\b(?:INFO|DEBUG)\b")
 _OF_TRACEBACK = (b"Traceback (most", b'File "')
@@ -82,6 +84,7 @@ class LogReader:
     def __post_init__(self) -> None:
         self.scanner = Scanner((*_BY_ANCHOR, *ANCHORS), around=CONTEXT_ANCHORS)
         self._served_after: int | None = None
+        self._ended_at: int | None = None
         self._recognized = False
 
     def feed(self, data: bytes) -> None:
@@ -102,7 +105,7 @@ class LogReader:
         facts.lines, facts.bytes = self.scanner.lines, self.scanner.size
         facts.requests = self.scanner.hits.get(REQUESTS, 0)
         facts.engine = facts.engine or engine_of(failures)
-        root = find_root(failures, served_after=self._served_after)
+        root = find_root(failures, served_after=self._served_after, ended_at=self._ended_at)
         facts.traceback = any(one.frames for one in failures)
         facts.exception = root.cause.label if root else ""
         findings = self._findings(root, facts.server.or_else(self.known))
@@ -117,7 +120,8 @@ class LogReader:
         findings += judge_facts(self.facts, {row.id for row in rows}, server=server)
         if root and not self._explains(rows, root):
             findings += judge_root(root, self.facts, self.name, self._served_after)
-        if any(f.level == "error" and f.id not in _CONSEQUENCES for f in findings):
+        ended = root is None and self._ended_at is not None
+        if ended or any(f.level == "error" and f.id not in _CONSEQUENCES for f in findings):
             findings = [replace(f, level="note") if f.id in _CONSEQUENCES else f for f in findings]
         return findings
 
@@ -150,10 +154,7 @@ class LogReader:
 
     def _take_line(self, hit: AnchorMatch, line: LogLine) -> None:
         take_facts(self.facts, hit.anchor, line)
-        if restarts(hit.anchor):
-            self._served_after = None
-        elif shows_service(hit.anchor, line):
-            self._served_after = max(hit.line, self._served_after or 0)
+        self._take_phase(phase_of(hit.anchor, line), hit.line)
         for row in _BY_ANCHOR.get(hit.anchor, ()):
             groups = row.match(line)
             if groups is None:
@@ -166,6 +167,14 @@ class LogReader:
                 match.places.append((f"{self.name}:{hit.line}", _shorten(line.text)))
             if row.conditions is ALWAYS:
                 break  # the first row of an anchor takes the line
+
+    def _take_phase(self, phase: Phase, line: int) -> None:
+        if phase == "start":
+            self._served_after = self._ended_at = None
+        elif phase == "serving":
+            self._served_after, self._ended_at = line, None
+        elif phase == "end":
+            self._ended_at = self._ended_at or line
 
     def _finding(self, row: Signature, root: RootCause | None, server: ServerFacts) -> Finding:
         match = self.matches[row.id]
@@ -209,12 +218,16 @@ def read_stream(
     Raises RequestError for a stream that is empty or not a log.
     """
     reader = LogReader(name, known)
+    wide, read, utf16 = False, 0, codecs.getincrementaldecoder("utf-16")(errors="replace")
     try:
         while data := stream.read(CHUNK):
+            wide = data[:2] in _UTF16 if read == 0 else wide
+            read += len(data)
+            data = utf16.decode(data).encode() if wide else data
             if not reader.scanner.size:
                 _check_text(data, name)
             reader.feed(data)
-            progress(reader.scanner.size, size or 0, f"reading {name}")
+            progress(read, size or 0, f"reading {name}")
     except OSError as error:
         raise RequestError(f"{name} cannot be read: {error.strerror or error}.") from None
     if not reader.scanner.size:
@@ -297,11 +310,9 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _check_text(data: bytes, name: str) -> None:
-    """Raise RequestError for a first chunk that is compressed, UTF-16 or binary."""
+    """Raise RequestError for a first chunk that is compressed or binary."""
     if data[:2] == b"\x1f\x8b" or data[:4] == b"\x28\xb5\x2f\xfd":
         raise RequestError(f"{name} is compressed. Unpack it: zcat {name} | salient doctor --log -")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise RequestError(f"{name} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {name}")
     text = data.decode("utf-8", errors="ignore").encode().translate(None, _CONTROLS)
     if len(text) >= len(data) * MIN_TEXT_SHARE and data.count(0) * 100 <= len(data):
         return
@@ -309,7 +320,7 @@ def _check_text(data: bytes, name: str) -> None:
         return
     raise RequestError(
         f"{name} is not text: {len(data) - len(text):,} of its first {len(data):,} bytes are "
-        "binary. Give a log of vLLM or SGLang."
+        "binary. Give the engine's log as text."
     )
 
 

@@ -122,13 +122,19 @@ class RootCause:
         return search_terms(self.label(), [frame.function for frame in self.frames()[-1:]])
 
 
-def find_root(failures: Sequence[Failure], *, served_after: int | None) -> RootCause | None:
+def find_root(
+    failures: Sequence[Failure], *, served_after: int | None, ended_at: int | None
+) -> RootCause | None:
     """The root of all failures of a log, None if nothing failed.
 
     served_after: the last line that shows that the server answers, None if there is none. A line
         that merely reports an error before it did not stop anything.
+    ended_at: the line from which on somebody ends the server; what its processes say about each
+        other from there on is no failure
     """
     real = [one for one in failures if not is_quiet(deepest(one))]
+    if ended_at is not None:
+        real = [one for one in real if one.first < ended_at or _tier(deepest(one)) in (0, 1)]
     fatal = any(_tier(one) in (0, 3) for one in real)
     if served_after is not None:
         real = [one for one in real if _tier(one) < 4 or one.last > served_after]
