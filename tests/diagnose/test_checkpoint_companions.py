@@ -137,6 +137,25 @@ def test_tokens_that_do_not_fit_are_named(change, id, level, text, toy):
     assert text in text_of(finding)
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}, "tokenizer.json "),
+        ({"model": {"type": "Unknown", "vocab": {"a": 0}}}, "tokenizer.json "),
+        ({"model": None}, "tokenizer.json "),
+        (
+            {"normalizer": {"type": "Prepend", "prepend": "x" * 1000}},
+            "can make 1000 letters of one",
+        ),
+    ],
+)
+def test_a_tokenizer_that_does_not_load_is_an_error(changes, text, toy):
+    write(toy, TOKENIZER, **changes)
+    finding = finding_of(toy, "tokenizer-refused")
+    assert finding.level == "error"
+    assert text in text_of(finding)
+
+
 def test_a_tokenizer_of_few_tokens_may_be_of_another_model(tmp_path):
     folder = toy_folder(tmp_path / "model", vocab_size=1024)
     finding = finding_of(folder, "tokenizer-partial")

@@ -57,7 +57,7 @@ def test_a_process_that_a_limit_ends_is_a_refusal(tmp_path, monkeypatch):
     child = tmp_path / "child.py"
     child.write_text("import os; os.abort()")
     monkeypatch.setattr(tokenizer_check, "CHILD", child)
-    monkeypatch.setattr(tokenizer_check, "_passed", set())
+    monkeypatch.setattr(tokenizer_check, "_trials", {})
     with pytest.raises(ModelError, match="takes more time or memory than its size explains"):
         check_tokenizer(tmp_path)
     child.write_text("import time; time.sleep(60)")

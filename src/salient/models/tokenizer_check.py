@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from salient.core.content_digest import file_digest
@@ -17,7 +18,18 @@ from salient.core.model_files import as_list, read_json
 CHILD = Path(__file__).with_name("tokenizer_child.py")
 SETTINGS = "tokenizer_config.json"
 PATIENCE_SECONDS = 60.0  # on a busy machine; seconds of a core are limited by the process
-_passed: set[str] = set()
+_trials: dict[str, "TokenizerTrial"] = {}  # of this process, by the file's digest
+
+
+@dataclass(frozen=True)
+class TokenizerTrial:
+    """What is wrong with a tokenizer.json, as the end of a sentence; '' for nothing.
+
+    fault: why it is not to be loaded   refusal: the tokenizers library's own error
+    """
+
+    fault: str = ""
+    refusal: str = ""
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -32,18 +44,22 @@ def check_tokenizer(folder: Path) -> None:
     for path in sorted(folder.glob("tokenizer*.json")):
         if path.name == SETTINGS:
             continue
-        key = file_digest(path)
-        if key in _passed or not (fault := _fault(path)):
-            _passed.add(key)
-            continue
-        raise ModelError(
-            f"{path.name} in {folder} {fault}. Fetch it from the model's own repository, or leave "
-            "this model."
-        )
+        if fault := try_tokenizer(path).fault:
+            raise ModelError(
+                f"{path.name} in {folder} {fault}. Fetch it from the model's own repository, or "
+                "leave this model."
+            )
 
 
-def _fault(path: Path) -> str:
-    """What is wrong with the file, '' if nothing."""
+def try_tokenizer(path: Path) -> TokenizerTrial:
+    """Load the tokenizer.json at `path` and encode texts in the process; once for its content."""
+    digest = file_digest(path)
+    if digest not in _trials:
+        _trials[digest] = _trial(path)
+    return _trials[digest]
+
+
+def _trial(path: Path) -> TokenizerTrial:
     environment = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
     try:
@@ -56,13 +72,14 @@ def _fault(path: Path) -> str:
             start_new_session=True,  # a Ctrl-C is for the parent
         )
     except subprocess.TimeoutExpired:
-        return f"does not load within {PATIENCE_SECONDS:.0f} seconds"
+        return TokenizerTrial(f"does not load within {PATIENCE_SECONDS:.0f} seconds")
     except OSError as error:
         raise ModelError(
             f"No process could be started to try {path.name} ({error}). Free memory, or raise the "
             "limit of processes (ulimit -u)."
         ) from error
     try:
-        return str(json.loads(child.stdout)["fault"])
+        reply = json.loads(child.stdout)
+        return TokenizerTrial(str(reply["fault"]), str(reply["refusal"]))
     except (ValueError, KeyError, TypeError):  # ended by a limit of the system
-        return "takes more time or memory than its size explains"
+        return TokenizerTrial("takes more time or memory than its size explains")

@@ -35,15 +35,18 @@ class Fault(BaseException):
     """What is wrong with the file, as the end of a sentence that begins with its name."""
 
 
-def check(path: str) -> None:
-    """Raise Fault for a tokenizer that is not to be loaded."""
+def check(path: str) -> str:
+    """The error with which the library refuses the file, '' if it loads it.
+
+    Raises Fault for a tokenizer that is not to be loaded.
+    """
     with open(path, "rb") as file:
         document = json.loads(file.read())
     if not isinstance(document, dict):
         raise Fault("holds no JSON object")
     _check_counts(document)
     _check_growth(document)
-    _try(path)
+    return _try(path)
 
 
 def _check_counts(document: dict[str, Any]) -> None:
@@ -120,19 +123,20 @@ def _objects(value: object) -> Iterator[dict[str, Any]]:
     raise Fault(f"has more than {DEEPEST} lists and objects in each other")
 
 
-def _try(path: str) -> None:
+def _try(path: str) -> str:
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_file(path)
-    except Exception:  # noqa: BLE001  Transformers may read it, and says more if not
-        return
+    except Exception as error:  # noqa: BLE001  Transformers may read it, and says more if not
+        return _reason(error)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     for piece in PIECES:
         text = piece * (PIECE_BYTES // len(piece.encode()))
         with contextlib.suppress(Exception):  # of a vocabulary that lacks the piece
             _try_text(tokenizer, text)
+    return ""
 
 
 def _try_text(tokenizer: Any, text: str) -> None:
@@ -142,6 +146,10 @@ def _try_text(tokenizer: Any, text: str) -> None:
     letters = len(tokenizer.decode(ids[:PIECE_BYTES], skip_special_tokens=False))
     if letters > MOST_GROWTH * LONGEST_TOKEN:
         raise Fault(f"makes {letters} letters of {len(ids)} tokens")
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _limit(kind: int, value: float) -> None:
@@ -157,9 +165,9 @@ def main() -> None:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_AS, LEAST_MEMORY + MEMORY_FACTOR * size)
     _limit(resource.RLIMIT_CPU, 1 + LEAST_SECONDS + SECONDS_FACTOR * size)
-    fault = ""
+    fault = refusal = ""
     try:
-        check(path)
+        refusal = check(path)
     except Fault as error:
         fault = str(error)
     except MemoryError:
@@ -169,10 +177,9 @@ def main() -> None:
     except (ValueError, OSError):  # no JSON: its reader says where
         fault = ""
     except BaseException as error:  # noqa: BLE001  a panic of Rust
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        fault = f"fails on a plain text ({reason})"
+        fault = f"fails on a plain text ({_reason(error)})"
     with os.fdopen(os.dup(1), "wb") as out:
-        out.write(json.dumps({"fault": fault}).encode())
+        out.write(json.dumps({"fault": fault, "refusal": refusal}).encode())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Chat templates: whether each renders a message with its text, in a process of its own."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from salient.core.conversations import Document
+from salient.core.input_files import read_input
 from salient.core.model_files import as_list, as_object
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Place
@@ -68,7 +68,9 @@ def read_templates(read: CompanionFiles) -> tuple[dict[str, str], list[Finding]]
     for path in (read.folder / OWN_FILE, *sorted((read.folder / NAMED).glob("*.jinja"))):
         if path.is_file():
             try:
-                templates[path.relative_to(read.folder).as_posix()] = _text(path)
+                templates[path.relative_to(read.folder).as_posix()] = read_input(
+                    path, MOST_BYTES
+                ).decode()
             except (OSError, ValueError) as error:
                 damaged.append((path.name, str(error)))
     for file in (SETTINGS, TEMPLATE):
@@ -79,14 +81,6 @@ def read_templates(read: CompanionFiles) -> tuple[dict[str, str], list[Finding]]
             if isinstance(text := row.get("template"), str):
                 templates[f"{file}: {row.get('name')}"] = text
     return templates, FINDINGS["companion-damaged"].at(damaged)
-
-
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"more than {MOST_BYTES} bytes")
-    return data.decode("utf-8")
 
 
 def _render(template: str, special: dict[str, str]) -> None:

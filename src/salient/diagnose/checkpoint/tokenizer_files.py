@@ -3,6 +3,7 @@
 from salient.core.model_files import as_object
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Place
+from salient.models.tokenizer_check import TokenizerTrial, try_tokenizer
 
 from .companion_files import (
     SETTINGS,
@@ -20,6 +21,10 @@ FEWEST = 0.75  # of the embedding's rows that have a token; paddings and reserve
 def check_tokenizer_files(read: CompanionFiles) -> list[Finding]:
     """Findings on tokenizer.json and the special tokens of its settings."""
     findings: list[Finding] = []
+    trial = try_tokenizer(read.folder / TOKENIZER) if TOKENIZER in read.files else TokenizerTrial()
+    if fault := trial.fault or trial.refusal:
+        certainty = None if trial.fault else "likely"
+        findings += FINDINGS["tokenizer-refused"].at([(TOKENIZER, fault)], certainty=certainty)
     if read.tokens and read.rows:
         findings += _check_rows(read, read.rows)
     return [*findings, *_check_special(read), *_check_added_ids(read), *_check_vocabulary(read)]
