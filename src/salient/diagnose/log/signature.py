@@ -57,6 +57,7 @@ SUBJECTS = (
     "install",
     "host",
     "serving",
+    "pytorch",
     "failures",
 )
 
