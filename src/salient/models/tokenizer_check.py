@@ -52,11 +52,15 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def try_tokenizer(path: Path) -> TokenizerTrial:
-    """Load the tokenizer.json at `path` and encode texts in the process; once for its content."""
+    """Load the tokenizer.json at `path` and encode texts in the process.
+
+    The trial of a file without a fault is remembered by its content.
+    """
     digest = file_digest(path)
-    if digest not in _trials:
-        _trials[digest] = _trial(path)
-    return _trials[digest]
+    trial = _trials.get(digest) or _trial(path)
+    if not trial.fault:
+        _trials[digest] = trial
+    return trial
 
 
 def _trial(path: Path) -> TokenizerTrial:
