@@ -46,6 +46,11 @@ _PREFIXES = (
     r"(?:[\w-]+: )?text_(?:generation|embeddings)_\w+(?:::\w+)*: (?:\S+\.rs:\d+: )?",  # TGI
     r"\| ?(?=\S| {2})|> (?=\S)",  # exception groups, quoted text
 )
+# What is left of a prefix where a log was cut.
+_REMNANT = re.compile(
+    r"[^'\"\[\]()]{0,60}?(?:\[[\w./-]+\.py:\d+\]|[\w./-]*:\d+\]) ?"
+    r"|[\w ]{0,40}pid=\d+[^()]{0,40}\) ?|[\d:. -]{1,20}(?: [TDPE]P\d+)*\] ?"
+)
 # Each wraps a message: an exception's name, pydantic, a worker's repeated error, a warning.
 _WRAPPERS = (
     r"(?:\w+\.)*\w*(?:Error|Exception)(?:\(\w+\))?: ",
@@ -112,9 +117,9 @@ def read_lines(raw: bytes) -> list[LogLine]:
 def _strip(line: str, level: str, *, prefixed: bool = False) -> LogLine:
     text = line.rstrip()
     groups: dict[str, str] = {}
-    for _ in range(_MAX_PREFIXES):
+    for number in range(_MAX_PREFIXES):
         start = text.lstrip()
-        match = _PREFIX.match(start)
+        match = _PREFIX.match(start) or (_REMNANT.match(start) if number == 0 else None)
         if match is None or not match.end():
             break
         if name := match.lastgroup:
