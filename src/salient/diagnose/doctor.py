@@ -35,6 +35,7 @@ class Diagnosis:
     """What was read, the findings (worst first), and the engines that can load the checkpoint.
 
     not_judged: why finding nothing wrong does not mean that nothing is, "" if it does
+    security: whether the findings about security are shown
     """
 
     read: list[str] = field(default_factory=list[str])
@@ -43,6 +44,7 @@ class Diagnosis:
     checkpoint: "CheckpointReading | None" = None
     engines: "tuple[EngineSupport, ...]" = ()
     not_judged: str = ""
+    security: bool = False
 
     @property
     def bad(self) -> bool:
@@ -64,7 +66,7 @@ def diagnose(options: DoctorOptions) -> Diagnosis:
         raise RequestError(
             "Nothing to diagnose. Give a checkpoint folder, --log FILE, --config FILE or --env."
         )
-    diagnosis = Diagnosis()
+    diagnosis = Diagnosis(security=options.security)
     gpu = find_gpu(options.gpu) if options.gpu else None
     config: dict[str, Any] = {}
     if options.target:
@@ -86,11 +88,17 @@ def diagnose(options: DoctorOptions) -> Diagnosis:
     if config:
         from .engine_support import engine_support, judge_kernel
 
-        diagnosis.engines = engine_support(config, diagnosis.checkpoint, tp, version)
+        diagnosis.engines = engine_support(config, diagnosis.checkpoint, tp, version, gpu)
         if gpu:
             diagnosis.findings += judge_kernel(config, diagnosis.checkpoint, gpu, tp, version)
-    diagnosis.findings = consistent(ranked(diagnosis.findings))
+    diagnosis.findings = consistent(ranked(_without_praise(diagnosis.findings)))
     return diagnosis
+
+
+def _without_praise(findings: list[Finding]) -> list[Finding]:
+    """The findings; where there is an error, without those on what is right."""
+    failed = any(finding.level == "error" for finding in findings)
+    return [one for one in findings if not (failed and one.level == "good")]
 
 
 def follow_log(options: DoctorOptions) -> Diagnosis:
@@ -102,7 +110,7 @@ def follow_log(options: DoctorOptions) -> Diagnosis:
         raise RequestError("--follow needs a log: give --log FILE.")
     from salient.diagnose.log.log_reader import follow
 
-    diagnosis = Diagnosis([f"{options.log}, as it grew"])
+    diagnosis = Diagnosis([f"{options.log}, as it grew"], security=options.security)
     with suppress(KeyboardInterrupt):
         for finding in follow(str(options.log)):
             diagnosis.findings.append(finding)
@@ -122,7 +130,9 @@ def _read_log(diagnosis: Diagnosis, log: str, known: ServerFacts, progress: Prog
             "TGI, Ollama, llama.cpp); serving settings go to --config."
         )
     diagnosis.facts = reading.facts
-    diagnosis.read.append(f"{log}: {reading.facts.lines:,} lines")
+    facts = reading.facts
+    engine = f", {facts.engine} {facts.version}".rstrip() if facts.engine else ""
+    diagnosis.read.append(f"{log}: {facts.lines:,} lines{engine}")
     diagnosis.findings += reading.findings
     if not reading.served:
         diagnosis.not_judged = f"the log ends before the server answers: {reading.last_line:.120}"

@@ -56,17 +56,19 @@ def engine_support(
     reading: CheckpointReading | None,
     tp: int,
     version: Version | None,
+    gpu: Gpu | None = None,
 ) -> tuple[EngineSupport, ...]:
-    """vLLM on a device of each kind, then the engines that run the same way on every device."""
+    """vLLM on `gpu`, or else on a device of each kind; then the engines that run the same way on
+    every device."""
     shape, packing = _shape(config), packing_of(config, reading)
     if shape is None or packing is None:
         return ()
     release = version or NEWEST
     engine = "vLLM {}.{}".format(*release)
     rows: list[EngineSupport] = []
-    for gpu in map(find_gpu, _DEVICES):
-        taken = _route(shape, packing, gpu, tp, release)
-        rows.append(EngineSupport(engine, gpu.name, taken.kernel or "-", taken.pace, taken.why))
+    for device in [gpu] if gpu else map(find_gpu, _DEVICES):
+        taken = _route(shape, packing, device, tp, release)
+        rows.append(EngineSupport(engine, device.name, taken.kernel or "-", taken.pace, taken.why))
     return (*rows, *(EngineSupport(*row) for row in _OTHER_ENGINES.get(packing.method, ())))
 
 

@@ -7,6 +7,10 @@ from typing import Literal
 # note: harmless, worth knowing; good: what is right
 Level = Literal["error", "slow", "warning", "note", "good"]
 LEVELS: tuple[Level, ...] = ("error", "slow", "warning", "note", "good")
+# findings about security, which come last: nothing of them stops or slows a server
+SECURITY = frozenset(
+    {"remote-code", "open-to-network", "open-by-default", "secret-in-settings", "key-set"}
+)
 # levels that make a command fail (exit code 1)
 BAD = ("error", "slow")
 
@@ -52,9 +56,11 @@ class Finding:
 
 
 def ranked(findings: list[Finding]) -> list[Finding]:
-    """Worst level first, then causes before consequences, then the surest and most frequent."""
+    """Worst level first, then causes before consequences, then the surest and most frequent; those
+    about security last."""
 
-    def key(f: Finding) -> tuple[int, int, int, int]:
-        return LEVELS.index(f.level), f.rank, CERTAINTIES.index(f.certainty), -f.count
+    def key(f: Finding) -> tuple[bool, int, int, int, int]:
+        certainty = CERTAINTIES.index(f.certainty)
+        return f.id in SECURITY, LEVELS.index(f.level), f.rank, certainty, -f.count
 
     return sorted(findings, key=key)

@@ -31,6 +31,7 @@ class DoctorOptions:
         str | None, OptionSpec("vLLM's version. Default: the version in the log.")
     ] = None
     env: Annotated[bool, OptionSpec("Examine this machine too.")] = False
+    security: Annotated[bool, OptionSpec("Show the hints on security too.")] = False
     follow: Annotated[bool, OptionSpec("Follow the log as it grows, until Ctrl-C.")] = False
     progress: Progress = silent
     on_finding: Callable[[Finding], None] | None = None

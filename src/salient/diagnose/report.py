@@ -6,7 +6,8 @@ from salient.core.printable import printable_line
 from salient.core.report import Report, Table
 
 from .doctor import Diagnosis
-from .finding import Finding
+from .finding import SECURITY, Finding
+from .rule import Count
 
 _LABELS = {"error": "ERROR", "slow": "SLOW", "warning": "WARNING", "note": "note", "good": "good"}
 _ADJECTIVES = {"error": "wrong", "slow": "slow", "warning": "doubtful"}
@@ -17,8 +18,10 @@ MAX_WIDTH = 240  # characters of a line of a log
 def to_report(diagnosis: Diagnosis) -> Report:
     """The verb's report; it fails if anything is wrong or slow."""
     lines = [f"Read {'; '.join(diagnosis.read)}."]
-    for finding in diagnosis.findings:
+    for finding in _shown(diagnosis):
         lines += finding_lines(finding)
+    hidden = len(diagnosis.findings) - len(_shown(diagnosis))
+    lines += [f"Security: {Count(hidden):hint}, shown by --security."] if hidden else []
     lines.append(summary(diagnosis))
     tables: list[Table] = []
     if diagnosis.engines:
@@ -27,6 +30,10 @@ def to_report(diagnosis: Diagnosis) -> Report:
         tables.append(Table("Engines that load it", columns, rows, text_columns=columns[1:]))
     passed = not (diagnosis.bad or diagnosis.undecided)
     return Report(_data(diagnosis), tables, lines, passed=passed)
+
+
+def _shown(diagnosis: Diagnosis) -> list[Finding]:
+    return [one for one in diagnosis.findings if diagnosis.security or one.id not in SECURITY]
 
 
 def summary_report(diagnosis: Diagnosis) -> Report:
@@ -55,7 +62,7 @@ def _printable(text: str) -> str:
 
 def summary(diagnosis: Diagnosis) -> str:
     """The number of findings of each level, or that nothing is wrong, as far as can be judged."""
-    levels = [finding.level for finding in diagnosis.findings]
+    levels = [finding.level for finding in _shown(diagnosis)]
     counts = {level: levels.count(level) for level in _ADJECTIVES}
     if diagnosis.bad:
         parts = [f"{counts[level]} {word}" for level, word in _ADJECTIVES.items() if counts[level]]
