@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from salient.core.errors import ModelError
+from salient.core.input_files import read_input
 from salient.core.model_files import as_list, as_object, read_json
 from salient.core.records import is_list, is_object
 from salient.diagnose.finding import Finding
@@ -27,11 +28,12 @@ TEMPLATE = "chat_template.json"
 VOCABULARY = "vocab.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 JSON_FILES = (TOKENIZER, SETTINGS, SPECIAL, ADDED, GENERATION, TEMPLATE, VOCABULARY, *PROCESSORS)
-# Without it readers take the ids of config.json.
-OPTIONAL = (GENERATION,)
+OWN_TEMPLATE = "chat_template.jinja"
+NAMED_TEMPLATES = "additional_chat_templates"
+MOST_BYTES = 2**20  # of a template's own file
 # Findings that vLLM's --tokenizer, --chat-template or --generation-config can make void.
 REPLACEABLE = (
-    *("companion-damaged", "tokenizer-refused", "tokenizer-beyond-embedding"),
+    *("tokenizer-missing", "companion-damaged", "tokenizer-refused", "tokenizer-beyond-embedding"),
     *("special-token-unknown", "token-id-outside", "template-broken", "template-loses-text"),
 )
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -44,12 +46,14 @@ class CompanionFiles:
     """The JSON objects of a folder's companions by file name, without those that cannot be read.
 
     rows: of the embedding; None where unknown
+    templates: chat templates by their places
     """
 
     folder: Path
     config: dict[str, Any]
     rows: int | None
     files: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    templates: dict[str, str] = field(default_factory=dict[str, str])
 
     @cached_property
     def base_tokens(self) -> dict[str, int]:
@@ -110,9 +114,29 @@ def read_companions(contents: CheckpointContents) -> tuple[CompanionFiles, list[
                 read.files[name] = read_json(path)
             except ModelError as error:
                 damaged[name] = str(error)
-    needed = damaged.keys() - set(OPTIONAL)
-    level = None if needed or not damaged else "warning"
-    return read, FINDINGS["companion-damaged"].at(damaged.items(), level=level)
+    damaged |= _read_templates(read)
+    return read, FINDINGS["companion-damaged"].at(damaged.items())
+
+
+def _read_templates(read: CompanionFiles) -> dict[str, str]:
+    """Fill in the templates. Returns the files that are no text -> why."""
+    damaged: dict[str, str] = {}
+    named = sorted((read.folder / NAMED_TEMPLATES).glob("*.jinja"))
+    for path in (read.folder / OWN_TEMPLATE, *named):
+        if path.is_file():
+            name = path.relative_to(read.folder).as_posix()
+            try:
+                read.templates[name] = read_input(path, MOST_BYTES).decode()
+            except (OSError, ValueError) as error:
+                damaged[name] = str(error)
+    for file in (SETTINGS, TEMPLATE):
+        value = read.files.get(file, {}).get("chat_template")
+        if isinstance(value, str):
+            read.templates[file] = value
+        for row in map(as_object, as_list(value)):
+            if isinstance(text := row.get("template"), str):
+                read.templates[f"{file}: {row.get('name')}"] = text
+    return damaged
 
 
 def embedding_rows(contents: CheckpointContents) -> int | None:

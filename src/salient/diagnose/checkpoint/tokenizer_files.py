@@ -15,6 +15,7 @@ from .companion_files import (
 )
 from .contents import FINDINGS, as_integer, as_json
 
+FEW = 1024  # tokens that are looked for in templates
 FEWEST = 0.75  # of the embedding's rows that have a token; paddings and reserves are smaller
 
 
@@ -35,13 +36,15 @@ def _check_rows(read: CompanionFiles, rows: int) -> list[Finding]:
     beyond = sorted((id, token) for token, id in read.tokens.items() if not 0 <= id < rows)
     size = max(read.tokens.values()) + 1
     base = any(id >= rows for id in read.base_tokens.values())
+    text = "".join([*read.templates.values(), *read.all_special.values()])
+    used = base or any(token and token in text for _, token in beyond[:FEW])
     count = f"{len(read.tokens)} tokens, ids up to {size - 1}; the embedding has {rows} rows"
     file = TOKENIZER if TOKENIZER in read.files else VOCABULARY
     few = [(file, count)] if size < FEWEST * rows else []
     return [
         *FINDINGS["tokenizer-beyond-embedding"].at(
             ((f"{file}: {as_json(token)}", f"id {id}") for id, token in beyond),
-            level=None if base else "warning",
+            level=None if used else "warning",
             rows=rows,
         ),
         *FINDINGS["tokenizer-partial"].at(few),
@@ -57,13 +60,12 @@ def _check_special(read: CompanionFiles) -> list[Finding]:
         if settings.get(role, token) != token
     ]
     named = {token: role for role, token in [*read.more_special, *read.all_special.items()]}
-    absent = [
-        (f"{SETTINGS}: {role}", as_json(token))
-        for token, role in named.items()
-        if read.tokens and token not in read.tokens
-    ]
+    unknown = [token for token in named if read.tokens and token not in read.tokens]
+    absent = [(f"{SETTINGS}: {named[token]}", as_json(token)) for token in unknown]
     size = max(read.tokens.values(), default=-1) + 1
-    level = None if read.rows and size + len(absent) > read.rows else "warning"
+    endless = read.all_special.get("eos_token", "") in unknown
+    beyond = read.rows and size + len(unknown) > read.rows
+    level = None if beyond or endless else "warning"
     return [
         *FINDINGS["special-tokens-differ"].at(differ),
         *FINDINGS["special-token-unknown"].at(absent, level=level, next=size),
