@@ -34,7 +34,7 @@ _PREFIXES = (
     r"\((?P<process>[^()]{0,80}\bpid=\d+[^()]{0,80})\) ?",  # vLLM's processes, Ray's actors
     r"\((?P<torchrun>raylet|autoscaler|gcs_server)[^()]*\) ?",
     rf"\[{_DAY}[^\]]*\] ?",  # SGLang
-    rf"(?P<level>{_LEVEL})\b(?::[ \t]+|:(?=\[|\w+\.[\w.]+:)|[ \t]+(?:{_CLOCK}[ \t]?)?)",
+    rf"(?P<level>{_LEVEL})\b(?::[\w.-]+:[ \t]*|:[ \t]+|:(?=\[)|[ \t]+(?:{_CLOCK}[ \t]?)?)",
     rf"\[(?P<bracket>{_LEVEL})\]:? ?",
     r"\[?(?P<source>[\w./-]+\.py:\d+)\] ?",  # [core.py:133], and config.py:254] to 0.7
     rf"- [\w.]+ - (?P<logging>{_LEVEL}) - ",
@@ -44,7 +44,7 @@ _PREFIXES = (
     r"(?P<glog>[WEIF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+:\d+\] ?",
     r"\d+\.\d\d\.\d{3}\.\d{3} (?P<llama>[DIWEF]) ",  # llama.cpp --log-timestamps
     r"(?:[\w-]+: )?text_(?:generation|embeddings)_\w+(?:::\w+)*: (?:\S+\.rs:\d+: )?",  # TGI
-    r"\| ?(?=\S| {2})|> (?=\S)",  # exception groups, quoted text
+    r"\| ?(?=\S| {2})|> (?=\S| {2})",  # exception groups, quoted text
 )
 # What is left of a prefix where a log was cut.
 _REMNANT = re.compile(
@@ -56,6 +56,7 @@ _WRAPPERS = (
     r"(?:\w+\.)*\w*(?:Error|Exception)(?:\(\w+\))?: ",
     r"Value error, ",
     r"Worker failed with error ['\"]",
+    r"Failed to run autotuning code block: ",
     r"(?:\S+\.py:\d+: )?\w*Warning: ?",
 )
 _PREFIX = re.compile("|".join(_PREFIXES))

@@ -135,7 +135,7 @@ def find_root(
     real = [one for one in failures if not is_quiet(deepest(one))]
     if ended_at is not None:
         real = [one for one in real if one.first < ended_at or _tier(deepest(one)) in (0, 1)]
-    fatal = any(_tier(one) in (0, 3) for one in real)
+    fatal = any(_tier(one) == 3 or one.kind in ("killed", "crashed", "usage") for one in real)
     if served_after is not None:
         real = [one for one in real if _tier(one) < 4 or one.last > served_after]
     if not real:

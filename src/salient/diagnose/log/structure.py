@@ -48,7 +48,7 @@ _MODULE_NAME = r"(?:[a-z_]\w*\.)+(?:[a-z_]\w*\.)*(?:_?[A-Z]\w*|error|timeout|her
 # After frames any name counts; alone, a typical one, or one with its module.
 _AFTER_FRAMES = re.compile(rf"(?P<name>{_NAME}|{_MODULE_NAME})(?:\(\w+\))?(?:: ?(?P<message>.*))?$")
 _ALONE = re.compile(
-    rf"(?P<name>(?:[A-Za-z_]\w*\.)*\w*(?<![a-z]){_TYPICAL}(?![a-z])\w*|{_NAME}{_TYPICAL}"
+    rf"(?P<name>(?:[A-Za-z_]\w*\.)*(?:Exception(?:Group)?|OutOfResources|\w{{2,}}{_TYPICAL}(?![a-z])\w*)"
     rf"|{_MODULE_NAME}(?=:))(?:\(\w+\))?(?:: ?(?P<message>.*)|$)"
 )
 _REPR = re.compile(
@@ -207,7 +207,7 @@ class StructureReader:
         elif stream.head and stream.frames and (line.indent or _same_origin(stream.head, line)):
             self._add_code(stream, line)
         elif stream.native and not stream.native.message:
-            stream.native.message = line.text[:MAX_MESSAGE]
+            stream.native.message = line.text.removeprefix("what():").strip()[:MAX_MESSAGE]
             stream.native = None
         elif self._continues(stream, line):
             self._extend(stream, number, line)
@@ -247,16 +247,16 @@ class StructureReader:
 
     def _exception(self, stream: ProcessLines, number: int, line: LogLine) -> Failure | None:
         """The exception that the line states."""
-        match = None
+        match, text = None, line.text.lstrip(".")
         if stream.head and line.indent <= stream.head.indent + 1:
-            match = _AFTER_FRAMES.match(line.text)
+            match = _AFTER_FRAMES.match(text)
         elif line.level in ("INFO", "DEBUG"):
             return None
         if match is None and (line.prefixed or line.indent < 2):
-            match = _ALONE.match(line.text) or _REPR.match(line.text)
+            match = _ALONE.match(text) or _REPR.match(text)
             match = match if match is None or match["message"] or line.prefixed else None
         if match is None and line.level in (*_LOUD, "") and not line.indent:
-            match = _INLINE.match(line.text)
+            match = _INLINE.match(text)
         if match is None:
             return None
         message = (match["message"] or "").strip()
