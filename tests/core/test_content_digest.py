@@ -128,7 +128,7 @@ def test_changed_files_are_named_with_what_they_are(tmp_path):
 def test_a_file_that_is_none_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     started = time.monotonic()
-    with pytest.raises(ModelError, match=r"pipe is no regular file\. Put the file itself"):
+    with pytest.raises(ModelError, match=r"pipe is a pipe \(FIFO\), not a regular file\. Put"):
         file_digest(tmp_path / "pipe")
     with pytest.raises(ModelError, match=r"absent cannot be read \(No such file"):
         file_digest(tmp_path / "absent")

@@ -75,3 +75,14 @@ def test_a_tokenizer_in_another_folder_is_not_followed(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match=r"names '\.\./tokenizer\.1\.0\.json' as a tokenizer"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("chat_template.jinja", b"{{ messages \xf3 }}"), ("special_tokens_map.json", b"{")],
+)
+def test_a_damaged_file_next_to_the_tokenizer_is_named(name, content, tmp_path):
+    byte_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=rf"{name} is (no readable text|not readable JSON) \("):
+        load_tokenizer(tmp_path)

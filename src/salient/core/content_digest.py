@@ -9,7 +9,6 @@ because its next change may have the same time. Imports no torch.
 import contextlib
 import hashlib
 import os
-import stat
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from .errors import ModelError
+from .input_files import irregular, open_input
 from .model_files import StoredTensor
 from .records import Bounds
 from .system import cache_folder
@@ -47,9 +47,9 @@ class FileState:
     @staticmethod
     def of(path: Path) -> "FileState":
         """The state of `path`, its links followed. Raises ModelError unless it is a file."""
+        if reason := irregular(path):
+            raise ModelError(f"{path} {reason}. Put the file itself in its place.")
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{path} is no regular file. Put the file itself in its place.")
         real, modified, changed = os.path.realpath(path), status.st_mtime_ns, status.st_ctime_ns
         return FileState(real, status.st_size, modified, changed, status.st_ino, status.st_dev)
 
@@ -76,7 +76,7 @@ def file_digest(path: Path) -> str:
             _remembered[state.path] = state, digest
             return digest
         settled = state.settled
-        with path.open("rb") as file:
+        with open_input(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if settled and FileState.of(path) == state:
             _remembered[state.path] = state, digest
@@ -137,7 +137,7 @@ def tensor_digests(tensors: Iterable[StoredTensor]) -> dict[str, str]:
     for tensor in tensors:
         digest, left = hashlib.sha256(), tensor.bytes
         try:
-            with tensor.path.open("rb") as file:
+            with open_input(tensor.path) as file:
                 file.seek(tensor.start)
                 while left > 0 and (data := file.read(min(STRETCH, left))):
                     digest.update(data)

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from salient.core.content_digest import file_digest
 from salient.core.errors import ModelError
+from salient.core.input_files import MIB, most_bytes, read_input
 from salient.core.model_files import as_list, read_json
 
 CHILD = Path(__file__).with_name("tokenizer_child.py")
 SETTINGS = "tokenizer_config.json"
+BY_TRANSFORMERS = ("special_tokens_map.json", "added_tokens.json")
 PATIENCE_SECONDS = 60.0  # on a busy machine; seconds of a core are limited by the process
 _trials: dict[str, "TokenizerTrial"] = {}  # of this process, by the file's digest
 
@@ -33,7 +35,15 @@ class TokenizerTrial:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raise ModelError for a tokenizer.json in `folder` that takes far more than its size."""
+    """Raise ModelError for a tokenizer.json in `folder` that takes far more than its size.
+
+    Also for a damaged file next to it, which Transformers' error would not name.
+    """
+    for path in sorted(folder.glob("*.json")):
+        if path.name in BY_TRANSFORMERS:
+            read_json(path)
+    for path in sorted(folder.glob("chat_template*.jinja")):
+        _check_text(path)
     settings = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
     for name in as_list(settings.get("fast_tokenizer_files")):
         if not isinstance(name, str) or Path(name).name != name:
@@ -49,6 +59,13 @@ def check_tokenizer(folder: Path) -> None:
                 f"{path.name} in {folder} {fault}. Fetch it from the model's own repository, or "
                 "leave this model."
             )
+
+
+def _check_text(path: Path) -> None:
+    try:
+        read_input(path, most_bytes(path.name) or MIB).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is no readable text ({error}). Fetch the file again.") from error
 
 
 def try_tokenizer(path: Path) -> TokenizerTrial:
