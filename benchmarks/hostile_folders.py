@@ -28,6 +28,7 @@ import transformers
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from helpers.forked_verbs import VerbRun, run_verb
 from helpers.hostile_folders import CANARY, base_folders, mutate
+from helpers.hostile_inputs import hostile_commands
 
 VERBS = ("inspect", "plan", "doctor", "quantize", "validate", "serve")
 
@@ -42,6 +43,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first folder")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--processes", type=int, default=0)
+    parser.add_argument("--inputs", action="store_true", help="files of options, not folders")
     parser.add_argument("--verbs", default=",".join(VERBS))
     parser.add_argument("--verbose", action="store_true", help="print every outcome")
     options = parser.parse_args()
@@ -55,6 +57,16 @@ def main() -> int:
         os.environ[CANARY] = str(home / "canary")
         bases = base_folders(home / "bases")
         _import_everything(bases)
+        counts: Counter[str] = Counter()
+        if options.inputs:
+            for number, argv in enumerate(hostile_commands(home, bases)):
+                result = run_verb(argv, home)
+                fault = _code_ran(home) or result.fault
+                counts[f"{argv[0]}: {'FAULT' if fault else f'exit {result.code}'}"] += 1
+                if fault or options.verbose:
+                    _show(number, "file", argv[-1], result, fault)
+            print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+            return 1 if any("FAULT" in name for name in counts) else 0
         return _run_all(options, bases, home)
 
 
@@ -102,6 +114,8 @@ def _run_all(options: argparse.Namespace, bases: dict[str, Path], home: Path) ->
             counts[f"{verb}: {'FAULT' if fault else f'exit {result.code}'}"] += 1
             if fault or options.verbose:
                 _show(number, kind, change, result, fault)
+        if (number + 1 - options.first) % 100 == 0:
+            print(f"... {number + 1 - options.first} folders", file=sys.stderr, flush=True)
         if number < options.first + options.processes:
             counts.update(_real_processes(number, options.verbs, folder, bases, home))
     minutes = (time.monotonic() - started) / 60

@@ -22,7 +22,7 @@ from pathlib import Path
 
 WALL_SECONDS, MEMORY = 10.0, 2 * 2**30
 MOST_OUTPUT = 2**16
-PATIENCE = 3.0  # times the wall clock's limit: this machine may be busy with other things
+PATIENCE = 6.0  # times the wall clock's limit: this machine may be busy with other things
 VERDICTS = ("plan", "doctor", "validate")  # verbs that exit with 1 for a verdict
 
 

@@ -48,6 +48,8 @@ KINDS = (
 )
 SYSTEM = ("/proc/", "/sys/")  # whose files are no files on a disk, and may never end
 _TOO_DEEP = f"more than {DEEPEST} lists and objects in each other"
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -116,11 +118,21 @@ def parse_json(data: bytes | str) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    if text.count("[") + text.count("{") > DEEPEST:
+    if text.count("[") + text.count("{") > DEEPEST and _may_be_deep(text):
         _check_depth(value)
     if _HALF_PAIR.search(text):
         _check_text(value)
     return value
+
+
+def _may_be_deep(text: str) -> bool:
+    """Whether the brackets of `text`, those in its strings included, exceed the depth."""
+    brackets = text.encode("utf-8", "surrogatepass").translate(_ONE_KIND, _NO_BRACKETS)
+    for _ in range(DEEPEST):
+        brackets = brackets.replace(b"[]", b"")
+        if not brackets:
+            return False
+    return True
 
 
 def _check_depth(value: object) -> None:

@@ -55,12 +55,20 @@ DEMANDS = {
     "": "Write the conversation as the model was trained on it, or leave the row out.",
 }
 MOST_TOKENS = 2**24  # of a whole text
+LONGEST_TEXT = 2**22  # letters of a document; a long book has 3 million
 FEWEST_TOKENS = 64  # shorter samples say nothing about attention
 FEWEST_DISTINCT = 8  # different tokens of a text that means something
 LONGEST_REPEAT = 64  # characters that may be one or two, repeated: a ruled line
 LISTED = 5
 # Rendering of all conversations: seconds, and more for each
 RENDER_SECONDS, RENDER_EACH = 60.0, 0.05
+
+
+_exceeded: set[str] = set()  # templates that are not tried on each built-in conversation again
+
+
+class _LimitExceeded(CalibrationError):
+    """A chat template that exceeded a limit of time, memory or output."""
 
 
 @dataclass(frozen=True)
@@ -227,13 +235,17 @@ def token_ids(document: Document, tokenizer: Any) -> list[int]:
 
     Raises CalibrationError naming the row that does not become tokens.
     """
+    ours = document.where.startswith(BUILTIN_CORPUS)
     text, template = document.text, bool(document.messages and tokenizer.chat_template)
+    template = template and not (ours and str(tokenizer.chat_template) in _exceeded)
     if template:
         try:
             text = conversation_text(document, tokenizer)
-        except CalibrationError:
-            if not document.where.startswith(BUILTIN_CORPUS):
+        except CalibrationError as error:
+            if not ours:
                 raise  # the user's own text; ours serves as plain text
+            if isinstance(error, _LimitExceeded):
+                _exceeded.add(str(tokenizer.chat_template))
             template, text = False, plain_conversation(document)
     elif document.messages:
         text = plain_conversation(document)
@@ -248,6 +260,11 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
 
     Raises ModelError if the tokenizer fails.
     """
+    if len(text) > LONGEST_TEXT:  # a tokenizer takes 60 bytes and more for each letter
+        raise ModelError(
+            f"A text has {len(text):,} letters; at most {LONGEST_TEXT:,} are read at once. Split "
+            "it into paragraphs or rows."
+        )
     advice = "Check it for characters that are no text, and the model's tokenizer files."
     with library_errors("The tokenizer cannot read the text", advice):
         return tokenizer(text, add_special_tokens=special, verbose=False).input_ids
@@ -284,7 +301,8 @@ def conversation_text(document: Document, tokenizer: Any) -> str:
                 f"{where}: the model's chat template rejects the conversation: {fault.reason}. "
                 f"Its roles are {roles[:200]}. {_demand_advice(fault.reason)}"
             ) from None
-        raise CalibrationError(
+        kind = CalibrationError if fault.kind in ("demand", "fault") else _LimitExceeded
+        raise kind(
             f"{where}: the model's chat template does not render: {fault.reason}. Fix the "
             "template, or write the conversation as the model reads it into a row with 'text'."
         ) from None
