@@ -23,6 +23,7 @@ from pathlib import Path
 WALL_SECONDS, MEMORY = 10.0, 2 * 2**30
 MOST_OUTPUT = 2**16
 PATIENCE = 6.0  # times the wall clock's limit: this machine may be busy with other things
+STDIN: int | None = None  # a descriptor; None: nothing
 VERDICTS = ("plan", "doctor", "validate")  # verbs that exit with 1 for a verdict
 
 
@@ -92,8 +93,8 @@ def _run(argv: list[str], log: Path) -> None:
     try:
         os.setpgid(0, 0)
         handle = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_RDWR)
-        null = os.open(os.devnull, os.O_RDONLY)
-        for number, file in ((0, null), (1, handle), (2, handle)):
+        typed = os.open(os.devnull, os.O_RDONLY) if STDIN is None else STDIN
+        for number, file in ((0, typed), (1, handle), (2, handle)):
             os.dup2(file, number)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         most = size + 2 * MEMORY  # so that a bomb does not take the machine; resident is measured

@@ -1,6 +1,6 @@
 """Hostile files for every option that takes one: special files, and bytes of no sense."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from helpers.hostile_folders import place
@@ -51,22 +51,24 @@ COMMANDS = (
 )
 
 
-def hostile_commands(home: Path, bases: dict[str, Path]) -> Iterator[list[str]]:
-    """The command lines, each with its file in place."""
+PAIRS = tuple((command, kind) for command in COMMANDS for kind in KINDS)
+
+
+def hostile_commands(
+    home: Path, bases: dict[str, Path], pairs: Sequence[tuple[str, str]] = PAIRS
+) -> Iterator[list[str]]:
+    """The command lines of `pairs`, each with its file in place."""
     folder = home / "inputs"
     folder.mkdir()
-    number = 0
-    for command in COMMANDS:
-        for kind in KINDS:
-            number += 1
-            name = f"{number}-{kind.strip('/').replace('/', '-').replace(' ', '-')}"
-            places = {"home": home, "file": folder / name, **bases}
-            argv = [part.format(**places) for part in command.split()]
-            path = next(Path(part) for part in argv if part.startswith(str(folder)))
-            if kind in BYTES:
-                path.write_bytes(BYTES[kind])
-            else:
-                place(path, kind, ROW * 20)
-            yield argv
-            if kind == "line" and path.is_file():
-                path.unlink()
+    for number, (command, kind) in enumerate(pairs):
+        name = f"{number}-{kind.strip('/').replace('/', '-').replace(' ', '-')}"
+        places = {"home": home, "file": folder / name, **bases}
+        argv = [part.format(**places) for part in command.split()]
+        path = next(Path(part) for part in argv if part.startswith(str(folder)))
+        if kind in BYTES:
+            path.write_bytes(BYTES[kind])
+        else:
+            place(path, kind, ROW * 20)
+        yield argv
+        if kind == "line" and path.is_file():
+            path.unlink()

@@ -84,11 +84,13 @@ def open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    for name in ("stdout", "stderr"):
+    # Bytes of standard input that are no text reach the check of the prompt.
+    written = dict.fromkeys(("stdout", "stderr"), "backslashreplace")
+    for name, errors in {"stdin": "surrogateescape", **written}.items():
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(OSError):  # its file may have been replaced
-                stream.reconfigure(errors="backslashreplace")
+                stream.reconfigure(errors=errors)
     guard_streams()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from salient.core.errors import RequestError
+from salient.core.input_files import open_input
 from salient.core.intervals import FEWEST, trials_below
 from salient.core.records import is_list
 
@@ -140,7 +141,7 @@ def _toml(name: str) -> JSON:
     try:
         if not path.is_file():
             raise RequestError(_no_file(name, path))
-        with path.open("rb") as file:
+        with open_input(path) as file:
             content = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise RequestError(f"Policy {name!r} cannot be read ({error}). Check the path.") from None
