@@ -56,9 +56,10 @@ class VerbRun:
             return f"{self.wall_s:.0f} s, {self.cpu_s:.0f} s of a core"
         if self.code not in (0, 1, 2):
             return f"exit code {self.code}: {last[0][:300]}"
-        if self.code == 1 and (self.argv[0] not in VERDICTS or "error:" in self.output):
+        error = re.search(r"^error:", self.output, re.MULTILINE) is not None
+        if self.code == 1 and (self.argv[0] not in VERDICTS or error):
             return f"exit code 1 without a verdict: {last[0][:300]}"
-        if self.code == 2 and "error:" not in self.output and self.argv[0] != "validate":
+        if self.code == 2 and not error and self.argv[0] != "validate":
             return "exit code 2 without an error"
         return ""
 

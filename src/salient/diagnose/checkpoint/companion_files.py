@@ -15,6 +15,7 @@ from salient.core.input_files import read_input
 from salient.core.model_files import as_list, as_object, read_json
 from salient.core.records import is_list, is_object
 from salient.diagnose.finding import Finding
+from salient.models.tokenizer_check import TokenizerTrial, try_tokenizer
 from salient.shapes.tensor_names import EMBEDDINGS, is_tower
 
 from .contents import FINDINGS, CheckpointContents, as_integer
@@ -46,6 +47,7 @@ class CompanionFiles:
     """The JSON objects of a folder's companions by file name, without those that cannot be read.
 
     rows: of the embedding; None where unknown
+    trial: of tokenizer.json
     templates: chat templates by their places
     """
 
@@ -54,6 +56,7 @@ class CompanionFiles:
     rows: int | None
     files: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     templates: dict[str, str] = field(default_factory=dict[str, str])
+    trial: TokenizerTrial = field(default_factory=TokenizerTrial)
 
     @cached_property
     def base_tokens(self) -> dict[str, int]:
@@ -111,7 +114,10 @@ def read_companions(contents: CheckpointContents) -> tuple[CompanionFiles, list[
         path = contents.folder / name
         if path.is_file() and path.stat().st_size:  # an empty file is a finding of its own
             try:
-                read.files[name] = read_json(path)
+                if name == TOKENIZER:
+                    read.trial = try_tokenizer(path)
+                if name != TOKENIZER or not read.trial.fault:  # which may be its size
+                    read.files[name] = read_json(path)
             except ModelError as error:
                 damaged[name] = str(error)
     damaged |= _read_templates(read)

@@ -2,8 +2,7 @@
 
 from salient.core.model_files import as_object
 from salient.diagnose.finding import Finding
-from salient.diagnose.rule import Place
-from salient.models.tokenizer_check import TokenizerTrial, try_tokenizer
+from salient.diagnose.rule import SHOWN, Place
 
 from .companion_files import (
     SETTINGS,
@@ -22,9 +21,8 @@ FEWEST = 0.75  # of the embedding's rows that have a token; paddings and reserve
 def check_tokenizer_files(read: CompanionFiles) -> list[Finding]:
     """Findings on tokenizer.json and the special tokens of its settings."""
     findings: list[Finding] = []
-    trial = try_tokenizer(read.folder / TOKENIZER) if TOKENIZER in read.files else TokenizerTrial()
-    if fault := trial.fault or trial.refusal:
-        certainty = None if trial.fault else "likely"
+    if fault := read.trial.fault or read.trial.refusal:
+        certainty = None if read.trial.fault else "likely"
         findings += FINDINGS["tokenizer-refused"].at([(TOKENIZER, fault)], certainty=certainty)
     if read.tokens and read.rows:
         findings += _check_rows(read, read.rows)
@@ -43,7 +41,8 @@ def _check_rows(read: CompanionFiles, rows: int) -> list[Finding]:
     few = [(file, count)] if size < FEWEST * rows else []
     return [
         *FINDINGS["tokenizer-beyond-embedding"].at(
-            ((f"{file}: {as_json(token)}", f"id {id}") for id, token in beyond),
+            ((f"{file}: {as_json(token)}", f"id {id}") for id, token in beyond[:SHOWN]),
+            count=len(beyond),
             level=None if used else "warning",
             rows=rows,
         ),
@@ -92,9 +91,12 @@ def _check_vocabulary(read: CompanionFiles) -> list[Finding]:
     if TOKENIZER not in read.files or not other or not read.base_tokens:
         return []
     tokens = read.tokens
-    wrong = [
-        (f"{VOCABULARY}: {as_json(token)}", f"{as_json(id)}; {TOKENIZER} has {tokens.get(token)}")
-        for token, id in other.items()
-        if tokens.get(token) != id
+    wrong = [token for token, id in other.items() if tokens.get(token) != id]
+    places = [
+        (
+            f"{VOCABULARY}: {as_json(token)}",
+            f"{as_json(other[token])}; {TOKENIZER} has {tokens.get(token)}",
+        )
+        for token in wrong[:SHOWN]
     ]
-    return FINDINGS["vocabularies-differ"].at(wrong)
+    return FINDINGS["vocabularies-differ"].at(places, count=len(wrong))
