@@ -78,13 +78,13 @@ def test_more_waiting_chats_than_the_queue_takes_are_refused(server, monkeypatch
 
 
 HANGING = """
-import threading, time
+import asyncio, threading, time
 from salient.serve import http_server
 from salient.serve.options import ServeOptions
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         await receive(); await send({"type": "lifespan.startup.complete"})
-        await receive(); HANG
+        EARLY; await receive(); LATE
 http_server.GRACE_SECONDS = 0.2
 options = ServeOptions("", deadline=1)
 on_start = lambda: print("ready", flush=True)
@@ -93,16 +93,19 @@ http_server.run_app(app, http_server.bind("127.0.0.1", 0), options, on_start)
 
 
 @pytest.mark.parametrize(
-    ("hang", "code"),
+    ("early", "late", "code"),
     [
-        ("threading.Thread(target=time.sleep, args=[600]).start(); time.sleep(600)", 143),
-        ("9 ** 9 ** 9", -signal.SIGALRM),  # never lets another thread run
+        ("0", "threading.Thread(target=time.sleep, args=[600]).start(); time.sleep(600)", 143),
+        ("0", "9 ** 9 ** 9", -signal.SIGKILL),  # never lets another thread run
+        # nor the handler of the signal
+        ("asyncio.get_running_loop().call_later(0.3, lambda: 9 ** 9 ** 9)", "0", -signal.SIGKILL),
     ],
 )
-def test_a_server_ends_at_its_deadline_whatever_hangs(hang, code):
-    argv = [sys.executable, "-c", HANGING.replace("HANG", hang)]
+def test_a_server_ends_at_its_deadline_whatever_hangs(early, late, code):
+    argv = [sys.executable, "-c", HANGING.replace("EARLY", early).replace("LATE", late)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
+        time.sleep(0.5)
         child.send_signal(signal.SIGTERM)
         assert child.wait(timeout=30) == code

@@ -113,6 +113,10 @@ class RequestThreads:
         """The threads for a body of `size` bytes."""
         return (self._chats if chat else self._texts)[size > self.LONG_BODY]
 
+    def slow(self, *, chat: bool = False) -> BoundedThreads:
+        """The threads for a short body that takes long."""
+        return self.of(self.LONG_BODY + 1, chat=chat)
+
     @property
     def waiting_seconds(self) -> float:
         """How long the first of all waiting requests has waited."""

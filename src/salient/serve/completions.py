@@ -19,6 +19,7 @@ from salient.runtime.sampling_params import SamplingParams
 from salient.runtime.tokenization import chat_ids, check_length, prompt_ids
 
 from .bodies import read_body
+from .bounded_threads import request_threads
 from .openai_format import (
     INTERNAL,
     ChoiceState,
@@ -200,6 +201,9 @@ async def respond(service: Service, request: Request, model: type[CompletionBody
     body, threads = await read_body(request, model, chat=model is ChatCompletionRequest)
     if body.model is not None and body.model != service.model:
         return unknown_model(body.model, service)
+    form = body.response_format
+    if form is not None and form.type == "json_schema":  # may take seconds to compile
+        threads = request_threads.slow(chat=model is ChatCompletionRequest)
     job = await threads.run(partial(completion_job, body, service.worker.engine))
     running = RunningJob(service, job)
     if body.stream:

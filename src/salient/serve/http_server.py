@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -96,8 +97,28 @@ def end_process(code: int) -> None:
         os._exit(code)
 
 
+# Started with the process and seconds of an `ExitWatchdog`: waits for a signal's number, then for
+# the end of the process until its time is over.
+GUARD = """
+import os, select, signal, sys, time
+pid, seconds, last = int(sys.argv[1]), float(sys.argv[2]), None
+while last is None or last > time.monotonic():
+    if select.select([0], [], [], None if last is None else last - time.monotonic())[0]:
+        number = os.read(0, 1)
+        if not number:
+            sys.exit()
+        if last is None and number[0] in (signal.SIGINT, signal.SIGTERM):
+            last = time.monotonic() + seconds
+os.kill(pid, signal.SIGKILL)
+"""
+
+
 class ExitWatchdog(contextlib.AbstractContextManager["ExitWatchdog"]):
-    """Ends the process `seconds` after `start`, unless the context is left before."""
+    """Ends the process `seconds` after a signal, unless the context is left before.
+
+    A thread does so with a line in the log; a second later, if code hangs that lets no thread run,
+    a process of its own. That one learns of the signal from the C library, not from Python.
+    """
 
     signalled: ClassVar = False  # a server of this process was stopped by a signal
 
@@ -105,20 +126,28 @@ class ExitWatchdog(contextlib.AbstractContextManager["ExitWatchdog"]):
         self._seconds = seconds
         self._timer: threading.Timer | None = None
 
+    def __enter__(self) -> "ExitWatchdog":
+        read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        argv = [sys.executable, "-I", "-S", "-c", GUARD, str(os.getpid()), str(self._seconds + 1)]
+        with contextlib.suppress(OSError):  # no more processes
+            subprocess.Popen(argv, stdin=read, start_new_session=True)
+        os.close(read)
+        self._previous = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        return self
+
     def start(self, sig: int) -> None:
-        """In the main thread, on signal `sig`, which gives the exit code."""
+        """On signal `sig`, which gives the exit code."""
         self._timer = threading.Timer(self._seconds, self._end, [sig])
         self._timer.daemon = True
         self._timer.start()
-        # The system's alarm also ends code that never lets another thread run.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, self._seconds + 1)
 
     def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._previous)
+        os.close(self._write)
         if self._timer is not None:
             ExitWatchdog.signalled = True
             self._timer.cancel()
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _end(self, sig: int) -> None:
         log = logging.getLogger("salient.serve")

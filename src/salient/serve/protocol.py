@@ -4,6 +4,8 @@ Unsupported fields that would change the response are refused by name. Other unk
 ignored, as in vLLM.
 """
 
+import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
@@ -21,6 +23,7 @@ from salient.runtime.sampling_params import MOST_STOPS, SamplingParams
 MAX_PROMPTS, MAX_CHOICES, MAX_MESSAGES = 64, 16, 1024
 MAX_TEXT = 2**21  # characters of one text; the body has its own limit
 MAX_TOKENS = 2**20  # of one prompt
+MAX_SCHEMA, MAX_SCHEMA_TEXT = 2**16, 2**11  # characters of a JSON Schema, of a text in it
 MAX_TOKENIZE, MAX_DETOKENIZE = 2**18, 2**16  # characters, tokens of one request
 DEFAULT_TOKENS = 16  # of a completion, as in OpenAI's API
 
@@ -110,6 +113,19 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+def _texts(value: object) -> Iterator[str]:
+    """All names and texts in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, item in cast("dict[str, object]", value).items():
+            yield name
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in cast("list[object]", value):
+            yield from _texts(item)
+
+
 class StreamOptions(_Body):
     include_usage: StrictBool | None = None
 
@@ -117,6 +133,15 @@ class StreamOptions(_Body):
 class JsonSchema(_Body):
     name: Annotated[str, Field(max_length=200)] | None = None
     schema_: Annotated[dict[str, object] | None, Field(alias="schema")] = None
+
+    @model_validator(mode="after")
+    def _check_size(self) -> "JsonSchema":
+        """What a grammar costs, at each token, grows with its longest text."""
+        if len(json.dumps(self.schema_)) > MAX_SCHEMA:
+            raise ValueError(f"the schema has more than {MAX_SCHEMA} characters")
+        if max(map(len, _texts(self.schema_)), default=0) > MAX_SCHEMA_TEXT:
+            raise ValueError(f"a text in the schema has more than {MAX_SCHEMA_TEXT} characters")
+        return self
 
 
 class ResponseFormat(_Body):
