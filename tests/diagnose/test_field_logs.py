@@ -1,18 +1,21 @@
 """Logs that people reported: the first finding is the true cause; healthy logs have no error.
 
-field/logs.toml has the cases; field/logs/ their lines, with names and paths replaced.
+field/logs.toml has the cases; field/logs/ their lines, with names and paths replaced;
+field/lines.toml single lines of other reports.
 """
 
+import io
 from pathlib import Path
 
 import pytest
 import tomli
 
 from salient.diagnose.finding import BAD
-from salient.diagnose.log.log_reader import LogReading, read_log
+from salient.diagnose.log.log_reader import LogReading, read_log, read_stream
 
 FIELD = Path(__file__).with_name("field")
 CASES = tomli.loads((FIELD / "logs.toml").read_text(encoding="utf-8"))
+LINES = tomli.loads((FIELD / "lines.toml").read_text(encoding="utf-8"))["lines"]
 # Logs without a failure, and what is slow in them.
 HEALTHY = {
     "c42_slow_old_stats": [],
@@ -50,3 +53,9 @@ def test_no_step_contradicts_what_the_log_states(name):
 @pytest.mark.parametrize("name", sorted(HEALTHY))
 def test_a_healthy_log_has_no_error(name):
     assert [f.id for f in reading(name).findings if f.level in BAD] == HEALTHY[name]
+
+
+@pytest.mark.parametrize(("source", "finding", "line"), LINES)
+def test_a_reported_line_gives_its_finding_first(source, finding, line):
+    findings = read_stream(io.BytesIO(f"{line}\n".encode()), "a.log", size=None).findings
+    assert findings[0].id == finding, source
