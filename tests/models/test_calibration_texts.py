@@ -6,7 +6,9 @@ import torch
 from helpers.chat_templates import CHATML, SMOLVLM, with_template
 from helpers.toy_models import byte_tokenizer
 from salient.core.corpus import BUILTIN, Document, builtin
+from salient.core.errors import CalibrationError
 from salient.models.calibration_texts import SHARES, as_conversation, calibration_tokens
+from salient.models.tokens import pack_tokens
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,21 @@ def test_the_built_in_texts_serve_as_plain_text_where_a_template_cannot_write_th
     tokenizer.chat_template = template
     batch = calibration_tokens("builtin", tokenizer, 4, 64)
     assert batch.ids.shape == (4, 64)
+
+
+SENTENCE = "The quick brown fox jumps over the lazy dog and runs away into the forest at night. "
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a" * 9000, "1 of 1 documents have no token of their own"),
+        ("\0" * 9000, "1 of 1 documents have no token of their own"),
+        ("".join(map(chr, range(256))) * 40, "control characters"),
+        (SENTENCE + "a" * 9000, r"is one token in \d+ of 4096 places: it repeats itself"),
+        ("abc " * 3000, "has only . different tokens in 4096: it repeats itself"),
+    ],
+)
+def test_texts_that_mean_nothing_are_refused(text, message):
+    with pytest.raises(CalibrationError, match=message):
+        pack_tokens([Document(text)], byte_tokenizer(), 8, 512, "own.txt")

@@ -13,7 +13,7 @@ from salient.core.errors import CalibrationError, CheckpointError, RequestError
 from salient.core.metrics import LogitsComparison, compare_logits
 from salient.core.progress import Progress, silent
 from salient.validate.cache import ValidationCache
-from salient.validate.likelihood.measure import LikelihoodRequest, measure_likelihood
+from salient.validate.likelihood.measure import LikelihoodRequest, measure_likelihood, windows_of
 from salient.validate.likelihood.protocols import PROTOCOLS, EvaluationProtocol
 from salient.validate.likelihood.result import MEASURES
 from salient.validate.model_pair import open_pair
@@ -231,3 +231,23 @@ def test_progress_counts_the_blocks_to_the_end(checkpoint, toy, text):
     assert shares == sorted(shares)
     assert shares[-1] == 1
     assert (0.5, "likelihood: model.layers.1: both models") in steps
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "The fox. " * 200,
+            r"has only \d.\d% different phrases",
+        ),
+        ("a" * 4000, "have no token of their own"),
+        ("\0" * 4000, "have no token of their own"),
+        ("The quick brown fox" + "x" * 4000, "is one token in"),
+    ],
+)
+def test_a_text_that_means_nothing_is_refused(content, message, checkpoint, toy, tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_text(content)
+    pair = open_pair(str(checkpoint), str(toy), "cpu")
+    with pytest.raises(CalibrationError, match=message):
+        windows_of(pair, LikelihoodRequest((str(path),), WINDOWS, LENGTH))

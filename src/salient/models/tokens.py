@@ -6,6 +6,7 @@ enough samples are filled is counted as dropped.
 """
 
 import hashlib
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -59,6 +60,9 @@ LONGEST_TEXT = 2**22  # letters of a document; a long book has 3 million
 FEWEST_TOKENS = 64  # shorter samples say nothing about attention
 FEWEST_DISTINCT = 8  # different tokens of a text that means something
 LONGEST_REPEAT = 64  # characters that may be one or two, repeated: a ruled line
+CHECKED = 2**16  # characters of a document whose kind is checked
+CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufffd]")
+MOST_CONTROLS = 0.05  # share of a text's characters; more are bytes and no text
 LISTED = 5
 # Rendering of all conversations: seconds, and more for each
 RENDER_SECONDS, RENDER_EACH = 60.0, 0.05
@@ -135,14 +139,24 @@ def pack_tokens(
             f"{where} has {len(stream)} tokens, but {samples} samples of {length} need {wanted}. "
             f"{_advice(len(stream), samples, length, options)} more text."
         )
-    distinct = len(set(stream[:wanted]) - set(tokenizer.all_special_ids))
-    if distinct < FEWEST_DISTINCT:
+    ids = torch.tensor(stream[:wanted])
+    if reason := _meaningless(ids, set(tokenizer.all_special_ids)):
         raise CalibrationError(
-            f"{where} has only {distinct} different tokens in {wanted}: it repeats itself and says "
-            "nothing about the model. Use text like your model's use."
+            f"{where} {reason}: it repeats itself and says nothing about the model. Use text like "
+            "your model's use."
         )
-    ids = torch.tensor(stream[:wanted]).reshape(samples, length)
-    return TokenBatch(ids, used, total - wanted, kinds, notes)
+    return TokenBatch(ids.reshape(samples, length), used, total - wanted, kinds, notes)
+
+
+def _meaningless(ids: Tensor, special: set[int]) -> str:
+    """Why the tokens `ids` [tokens] say nothing about a model; '' if they do."""
+    tokens, counts = ids.unique(return_counts=True)
+    distinct = len(set(tokens.tolist()) - special)
+    if distinct < FEWEST_DISTINCT:
+        return f"has only {distinct} different tokens in {len(ids)}"
+    if 2 * int(counts.max()) > len(ids):
+        return f"is one token in {int(counts.max())} of {len(ids)} places"
+    return ""
 
 
 def _encoded(
@@ -174,7 +188,7 @@ def _encoded(
         more = f" and {len(empty) - LISTED} more" if len(empty) > LISTED else ""
         reason = (
             f"{len(empty)} of {len(documents)} documents have no token of their own: they are "
-            "empty, one letter repeated, or only special tokens "
+            "empty, one letter repeated, control characters, or only special tokens "
             f"({', '.join(empty[:LISTED])}{more})"
         )
         if 2 * len(empty) > len(documents):
@@ -189,10 +203,12 @@ def _encoded(
 
 
 def _has_meaning(document: Document) -> bool:
-    """Whether a document has visible text that is more than one or two characters repeated."""
+    """Whether a document has visible text, not bytes, nor one or two characters repeated."""
     text = document.text
     if document.messages:
         text = " ".join(value for _, fields in message_fields(document) for _, value in fields)
+    if len(CONTROLS.findall(text, 0, CHECKED)) > MOST_CONTROLS * min(len(text), CHECKED):
+        return False
     start = "".join(text[: 16 * LONGEST_REPEAT].split())
     if len(start) >= LONGEST_REPEAT and len(set(start)) <= 2:
         return len(set(text)) > FEWEST_DISTINCT
