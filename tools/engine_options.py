@@ -6,9 +6,9 @@ Unpack the source of each release as SOURCES/ENGINE-RELEASE (a checkout of its t
     python tools/engine_options.py SOURCES src/salient/diagnose/engine_options.json
 
 The files are parsed, never run. In the table each engine has its `releases`, and the names of its
-`options`, `variables` and `values` ("option value") by the releases that accept them: "0.9-" since
-0.9, "0.8-0.18" before 0.18, several with commas. What only some patch releases of vLLM 0.10 accept,
-0.10 does not.
+`options`, `variables`, `values` ("option value") and `architectures` by the releases that accept
+them: "0.9-" since 0.9, "0.8-0.18" before 0.18, several with commas. What only some patch releases
+of vLLM 0.10 accept, 0.10 does not.
 """
 
 import ast
@@ -17,6 +17,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 # The files that declare options, and those that name environment variables.
@@ -31,6 +32,16 @@ OPTION_FILES = {
     "sglang": ("sglang/srt/server_args.py", "sglang/srt/arg_groups/fields/*.py"),
 }
 VARIABLE_FILES = {"vllm": ("vllm/envs.py",), "sglang": ("sglang/srt/environ.py",)}
+# The registry of model classes: dicts named ..._MODELS, but for those without a class.
+REGISTRIES = {
+    "vllm": (
+        "vllm/model_executor/models/registry.py",
+        "vllm/model_executor/models/__init__.py",
+        "vllm/model_executor/model_loader.py",
+    ),
+    "sglang": (),
+}
+NO_REGISTRY = ("_PREVIOUSLY", "_OOT", "_TRANSFORMERS", "_REMOVED")
 # Lists and aliases of Literal whose members are the values of an option.
 VALUES = {
     "QuantizationMethods": "quantization",
@@ -44,7 +55,7 @@ CHOICES = ("quantization", "kv_cache_dtype", "dtype")
 FIELD_CLASSES = ("FrontendArgs", "EngineArgs", "ServerArgs")
 # Numbers of a release that a row of the table has.
 PRECISION = {"vllm": 2, "sglang": 3}
-KINDS = ("options", "variables", "values")
+KINDS = ("options", "variables", "values", "architectures")
 Release = tuple[int, ...]
 _OPTION = re.compile(r"--[A-Za-z][\w-]*")
 _VARIABLE = re.compile(r"(?:VLLM|SGLANG)_[A-Z0-9_]+")
@@ -118,6 +129,19 @@ def variable_names(tree: ast.Module) -> Iterator[str]:
     yield from filter(_VARIABLE.fullmatch, names)
 
 
+def architecture_names(tree: ast.Module) -> Iterator[str]:
+    """The keys of the registry's dicts of model classes."""
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(keys=keys))
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict(keys=keys))
+            ) if name.endswith("_MODELS") and not name.startswith(NO_REGISTRY):
+                yield from (text for key in keys if key for text in strings(key))
+            case _:
+                pass
+
+
 def _trees(folder: Path, files: Iterable[str]) -> list[ast.Module]:
     paths = [path for file in files for path in sorted(folder.glob(file))]
     return [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
@@ -129,7 +153,9 @@ def facts_of(folder: Path, engine: str) -> dict[str, set[str]]:
     texts = {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
     named = [ast.parse(text) for text in texts.values() if any(name in text for name in VALUES)]
     variables = _trees(folder, VARIABLE_FILES[engine])
+    registries = _trees(folder, REGISTRIES[engine])
     return {
+        "architectures": {name for tree in registries for name in architecture_names(tree)},
         "options": {name for tree in parsers for names, _ in declarations(tree) for name in names},
         "variables": {name for tree in variables for name in variable_names(tree)},
         "values": {value for tree in (*parsers, *named) for value in option_values(tree)},
@@ -158,6 +184,10 @@ def table_of(sources: Path, engine: str) -> dict[str, object]:
             before = merged.get(release, facts)
             merged[release] = {kind: facts[kind] & before[kind] for kind in KINDS}
     releases = sorted(merged)
+    for before, release in pairwise(releases):  # sources without the file
+        merged[release]["architectures"] = (
+            merged[release]["architectures"] or merged[before]["architectures"]
+        )
     table: dict[str, object] = {"releases": [".".join(map(str, one)) for one in releases]}
     for kind in KINDS:
         present: dict[str, list[bool]] = defaultdict(lambda: [False] * len(releases))

@@ -38,7 +38,7 @@ ROWS = (*SIGNATURES, *log_rules.RULES, *ROOTS, *SERVING_RULES, *HOST_RULES, *FIN
 VLLM = [release for release in releases("vllm") if release >= (0, 8)]
 KNOWN = {name for engine in ENGINE_NAMES for name in option_names(engine)}
 OPTION = re.compile(r"(?<![\w/-])--([a-z][\w-]*)")
-OTHER_COMMAND = re.compile(r"(?:salient|docker) \w+[^`;]*")
+OTHER_COMMAND = re.compile(r"(?:salient|docker) \w+(?:(?!, (?:or|and) )[^`;])*")
 
 
 def refused(text: str, engine: str, release: tuple[int, ...]) -> list[str]:

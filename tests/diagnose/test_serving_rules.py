@@ -132,6 +132,10 @@ CASES = [
     (M + "task: embed\n", {"version": (0, 32)}, "argument-gone"),
     (M + "attention-backend: FLASHINFER\n", {"version": (0, 10)}, "argument-newer"),
     (M + "kv-cache-dtype: int8\n", {}, "not-a-choice"),
+    ("model: org/Some-GPTQ-Int4\nquantization: awq\n", {}, "quantization-mismatch"),
+    ("model: cpatonn/Some-AWQ-4bit\nquantization: awq\n", {}, "quantization-mismatch"),
+    (M + "max-model-len: -1\ngpu-memory-utilization: 0.95\n", {}, "context-fills-memory"),
+    (SGLANG + "enable-torch-compile: true\n", {}, "compiled-awq"),
     (M + "dtype: fp16\n", {"version": (0, 32)}, "not-a-choice"),
 ]  # fmt: skip
 # variables before `vllm serve MODEL --host 127.0.0.1`

@@ -562,3 +562,33 @@ def test_a_value_of_any_type_in_any_argument_is_judged_without_a_crash(value, tm
         )
         for config in ({key: value}, {"text_config": {key: value}}, {"quantization_config": value}):
             judge_settings(settings, gpu=GPU, config=config)
+
+
+KUBERNETES = """
+kind: Deployment
+spec:
+  containers:
+  - image: vllm/vllm-openai:v0.8.5
+    command: [python3, -m, vllm.entrypoints.openai.api_server]
+    args:
+    - --model=$(MODEL_ID)
+    - --quantization=awq
+    - --dtype=$(DTYPE)
+    - --max-model-len=${LEN:-4096}
+    env:
+    - {name: MODEL_ID, value: org/Model-AWQ}
+    - {name: DTYPE, valueFrom: {secretKeyRef: {name: a}}}
+"""
+
+
+def test_variables_of_a_container_are_resolved_or_unknown(tmp_path):
+    path = tmp_path / "deployment.yaml"
+    path.write_text(KUBERNETES)
+    settings = read_settings(path)
+    assert settings.values == {
+        "model": "org/Model-AWQ",
+        "quantization": "awq",
+        "dtype": UNKNOWN,
+        "max_model_len": 4096,
+    }
+    assert settings.release == (0, 8, 5)

@@ -71,13 +71,21 @@ def diagnose(options: DoctorOptions) -> Diagnosis:
     config: dict[str, Any] = {}
     if options.target:
         config = _read_target(diagnosis, str(options.target), options.progress)
-    context = _context(options, gpu, config)
+    base, contexts = _contexts(options, gpu, config)
+    known = contexts[0] if len(contexts) == 1 else base  # of the log, the config and the device
     if options.log:
-        _read_log(diagnosis, str(options.log), context.server, options.progress)
+        _read_log(diagnosis, str(options.log), known.server, options.progress)
     version = _version(options, diagnosis.facts)
     tp = options.tensor_parallel_size or (diagnosis.facts.tensor_parallel if diagnosis.facts else 1)
-    if options.config:
-        settings_tp = _judge_settings(diagnosis, replace(context, version=version))
+    if contexts and contexts[0].settings.entry:
+        from .judge_deployment import judge_deployment
+
+        count = len(contexts)
+        diagnosis.read.append(f"{options.config}: {count} deployment{'s'[: count > 1]}")
+        for context in contexts:
+            diagnosis.findings += judge_deployment(context)
+    elif contexts:
+        settings_tp = _judge_settings(diagnosis, replace(known, version=version))
         tp = options.tensor_parallel_size or settings_tp or tp
     if options.env:
         from salient.diagnose.host.host_rules import judge_environment
@@ -86,12 +94,14 @@ def diagnose(options: DoctorOptions) -> Diagnosis:
         diagnosis.read.append("this machine")
         diagnosis.findings += judge_environment(read_environment())
     if config:
-        from .engine_support import engine_support, judge_kernel
+        from .engine_support import engine_support
+        from .judge_deployment import judge_model
 
+        context = replace(known, version=version)
+        diagnosis.findings += judge_model(context, diagnosis.checkpoint, tp)
         diagnosis.engines = engine_support(config, diagnosis.checkpoint, tp, version, gpu)
-        if gpu:
-            diagnosis.findings += judge_kernel(config, diagnosis.checkpoint, gpu, tp, version)
-    diagnosis.findings = consistent(ranked(_without_praise(diagnosis.findings)))
+    findings = ranked(_without_praise(diagnosis.findings))
+    diagnosis.findings = findings if len(contexts) > 1 else consistent(findings)
     return diagnosis
 
 
@@ -171,15 +181,34 @@ def _read_target(diagnosis: Diagnosis, target: str, progress: Progress) -> dict[
     return read_json(path)
 
 
-def _context(options: DoctorOptions, gpu: Gpu | None, config: dict[str, Any]) -> "RuleContext":
-    """The serving settings with what the options and the checkpoint tell of the server."""
-    from salient.diagnose.serving.read_settings import read_settings
+def _contexts(
+    options: DoctorOptions, gpu: Gpu | None, config: dict[str, Any]
+) -> "tuple[RuleContext, list[RuleContext]]":
+    """What the options and the checkpoint tell of a server; the same with each one's settings."""
+    from salient.diagnose.serving.read_settings import read_all_settings
     from salient.diagnose.serving.rule_context import RuleContext
     from salient.diagnose.serving.settings import ServingSettings
 
+    none = ServingSettings(Path(), "json")
+    base = RuleContext(none, gpu, _version(options, None), config or None)
     path = Path(options.config).expanduser() if options.config else None
-    settings = read_settings(path) if path else ServingSettings(Path(), "json")
-    return RuleContext(settings, gpu, _version(options, None), config or None)
+    if path is None:
+        return base, []
+    if path.suffix.lower() == ".toml":
+        from salient.diagnose.serving.deployment_settings import deployment_contexts
+
+        return base, [_or_else(one, base) for one in deployment_contexts(path)]
+    return base, [replace(base, settings=one) for one in read_all_settings(path)]
+
+
+def _or_else(context: "RuleContext", base: "RuleContext") -> "RuleContext":
+    """A deployment with the device, release and config of the options where it names none."""
+    return replace(
+        context,
+        gpu=context.gpu or base.gpu,
+        version=context.version or base.version,
+        config=context.config or base.config,
+    )
 
 
 def _judge_settings(diagnosis: Diagnosis, context: "RuleContext") -> int | None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import cast
 
 from salient.core.errors import SalientError
 from salient.diagnose.checkpoint.check import CheckpointReading
+from salient.diagnose.declared_quantization import declared_quantization
 from salient.plan.gpus import Gpu, find_gpu
 from salient.plan.vllm.route import route
 from salient.plan.vllm.types import Pace, Route, ServingTarget, WeightPacking
@@ -125,28 +125,10 @@ def _shape(config: Mapping[str, object]) -> ModelShape | None:
 def packing_of(
     config: Mapping[str, object], reading: CheckpointReading | None
 ) -> WeightPacking | None:
-    """How the weights are stored, by the tensors if they were read; None if unknown."""
-    if reading is None or not reading.method:
-        settings = config.get("quantization_config", _ABSENT)
-        return WeightPacking("none") if settings is _ABSENT else _declared_packing(settings)
+    """How the weights are stored, by the tensors if they were read; None if it is not judged."""
+    if reading is None or not reading.modules:
+        declared = declared_quantization(config)
+        return declared.packing if declared else WeightPacking("none")
     group = reading.group if reading.group is not None else 128
     zeros = True if reading.zeros is None else reading.zeros
     return WeightPacking(reading.method, group, zeros, reading.bits or 4)
-
-
-_ABSENT = object()
-
-
-def _declared_packing(declared: object) -> WeightPacking | None:
-    """The packing that AWQ's or GPTQ's quantization_config declares; None if it is invalid."""
-    if not isinstance(declared, dict):
-        return None
-    settings = cast("dict[str, object]", declared)
-    method = settings.get("quant_method")
-    group, bits = settings.get("group_size", 128), settings.get("bits", settings.get("w_bit", 4))
-    zeros = settings.get("zero_point", not settings.get("sym", False))
-    if method not in ("awq", "gptq") or type(group) is not int or type(bits) is not int:
-        return None
-    if not isinstance(zeros, bool):
-        return None
-    return WeightPacking(str(method), group, zeros, bits, bool(settings.get("desc_act")))

@@ -17,7 +17,8 @@ _NAMES_RELEASE = re.compile(r"\b(?:vLLM|SGLang) (?:before )?\d")
 # Commands of other programs, whose options are their own.
 _OTHER_PROGRAM = re.compile(
     r"(?<![\w/.-])(?:salient|pip|uv|docker|podman|hf|huggingface-cli|ray|conda|apt|git|cmake|curl"
-    r"|llama-[a-z]+|ollama|nvidia-smi|text-generation-launcher)\s+(?!serve\b)[^`;\n]*"
+    r"|llama-[a-z]+|ollama|nvidia-smi|text-generation-launcher)\s+(?!serve\b)"
+    r"(?:(?!, (?:or|and) )[^`;\n])*"
 )
 _CLAUSE_END = re.compile(r"[.;:](?=\s|$)|(?<=\W)[Oo]r (?=[a-z-])")
 _ACTIONS: tuple[tuple[Action, re.Pattern[str]], ...] = (

@@ -1,4 +1,4 @@
-"""Options, variables and values that each release of vLLM and SGLang accepts.
+"""Options, variables, values and architectures that each release of vLLM and SGLang accepts.
 
 The table is read off the engines' sources by tools/engine_options.py.
 """
@@ -10,7 +10,7 @@ from typing import Literal, TypedDict, cast
 
 Release = tuple[int, ...]
 ENGINES = ("vllm", "sglang")
-Kind = Literal["options", "variables", "values"]
+Kind = Literal["options", "variables", "values", "architectures"]
 
 
 class _Table(TypedDict):
@@ -20,6 +20,7 @@ class _Table(TypedDict):
     options: dict[str, list[str]]
     variables: dict[str, list[str]]
     values: dict[str, list[str]]
+    architectures: dict[str, list[str]]
 
 
 @cache
@@ -111,9 +112,9 @@ def ended(engine: str, name: str, release: Release | None) -> Release | None:
     return max(reached, default=None)
 
 
-def began(engine: str, name: str) -> Release | None:
-    """The first release with an option, None if no release has it."""
-    return min((first for first, _ in _spans(engine, "options", name)), default=None)
+def began(engine: str, name: str, kind: Kind = "options") -> Release | None:
+    """The first release with it, None if no release has it."""
+    return min((first for first, _ in _spans(engine, kind, name)), default=None)
 
 
 def _name(release: Release) -> str:

@@ -7,6 +7,7 @@ import difflib
 import re
 
 from salient.core.model_files import as_object
+from salient.diagnose.declared_quantization import quantization_parts
 from salient.plan.vllm.versions import AUTO_AWQ, AWQ_TRIES_ALL, TURING_MARLIN
 
 from .rule_context import AWQ_METHODS, HALF, SINGLE, Condition, RuleContext
@@ -15,6 +16,16 @@ from .server_arguments import CHOICES, METHODS, SAFE_FORMATS
 _QUANTIZED_NAME = re.compile(
     r"awq|gptq|int[48]|[48][-_]?bit|w[48]a|fp[48]|quant|gguf|bnb|autoround|compressed|nf4"
 )
+# methods by the names of checkpoints, and owners whose "AWQ" checkpoints are compressed-tensors
+_IN_NAMES = {
+    "gptq": r"gptq",
+    "awq": r"awq",
+    "compressed-tensors": r"quantized\.w\d+a\d+|[-_.]w4a16(?:$|[-_.])|fp8-dynamic",
+    "bitsandbytes": r"bnb|[-_]nf4",
+    "gguf": r"gguf",
+}
+_REPACKING_OWNERS = ("cpatonn", "cyankiwi")
+_NAMED_METHODS = {*AWQ_METHODS, "gptq", "gptq_marlin", "auto_gptq", "compressed-tensors"}
 _SLOW_BACKENDS = ("conch", "triton", "exllama", "emulation", "torch")
 _FAST_KERNELS = ("MacheteLinearKernel", "MarlinLinearKernel")
 
@@ -25,7 +36,14 @@ def _forces_awq(context: RuleContext) -> bool:
         return False
     least = 80 if context.version is not None and context.version < TURING_MARLIN else 75
     has_faster = not 0 < context.capability < least
-    return has_faster and not _base_model(context) and not _mismatch(context)
+    wrong = _base_model(context) or _mismatch(context) or _mismatch_by_name(context)
+    return has_faster and not wrong and not _needed(context)
+
+
+def _needed(context: RuleContext) -> bool:
+    """Whether vLLM does not see the checkpoint's own quantization_config."""
+    parts = [path for path, _ in quantization_parts(context.config or {})]
+    return bool(parts) and not parts[0].startswith(("quant", "compr", "text_config."))
 
 
 def _base_model(context: RuleContext) -> str:
@@ -43,6 +61,19 @@ def _mismatch(context: RuleContext) -> str:
     """The checkpoint's method, where that of the argument cannot load it."""
     method, compatible = context.text("quantization"), METHODS.get(context.method)
     return context.method if method and compatible and method not in compatible else ""
+
+
+def _mismatch_by_name(context: RuleContext) -> str:
+    """The method in the model's name, where the argument is another and the config is unknown."""
+    model, method = context.value("model"), context.text("quantization")
+    if context.config is not None or not isinstance(model, str) or method not in _NAMED_METHODS:
+        return ""
+    owner, _, name = model.lower().rstrip("/").rpartition("/")
+    repacked = owner in _REPACKING_OWNERS and "awq" in name
+    named = next((of for of, pattern in _IN_NAMES.items() if re.search(pattern, name)), "")
+    named = "compressed-tensors" if repacked else named
+    compatible = METHODS.get(named, [named])
+    return named if named and method not in compatible else ""
 
 
 def _slow_on_rocm(context: RuleContext) -> bool:
@@ -85,6 +116,7 @@ CONDITIONS: dict[str, Condition] = {
     "base-model-named": lambda c: _base_model(c) if c.config is not None else "",
     "base-model-named-by-name": lambda c: _base_model(c) if c.config is None else "",
     "quantization-mismatch": _mismatch,
+    "quantization-mismatch-by-name": _mismatch_by_name,
     "awq-forced-slow": _forces_awq,
     "awq-forced-slow-sglang": _forces_awq,
     "awq-named-needlessly": _needless,

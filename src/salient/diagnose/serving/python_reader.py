@@ -36,18 +36,30 @@ def read_python(settings: ServingSettings, text: str) -> bool:
 
     Raises RequestError for a text that is no Python.
     """
-    tree = _parsed(settings, text)
-    names = _assigned_names(tree)
+    tree, names = parse_python(settings, text)
     _put_variables(settings, tree, names)
     calls = list(_engine_calls(tree))
     if not calls:
         return _read_dict(settings, tree, names) or _read_list(settings, tree, names)
-    settings.engine = _CALLS[_function(calls[0])]
+    settings.engine = _CALLS[call_name(calls[0])]
     _put_call(settings, calls[0], names)
     if len(calls) > 1:
         title = f"{len(calls)} calls make an engine; the first was read"
         settings.note("several-commands", "note", title, calls[1].lineno)
     return True
+
+
+def parse_python(settings: ServingSettings, text: str) -> tuple[ast.Module, Names]:
+    """The source's tree, and the values of its plain assignments.
+
+    Raises RequestError for a text that is no Python.
+    """
+    tree = _parsed(settings, text)
+    return tree, _assigned_names(tree)
+
+
+def has_engine_call(text: str) -> bool:
+    return any(True for _ in _engine_calls(ast.parse(text)))
 
 
 def _parsed(settings: ServingSettings, text: str) -> ast.Module:
@@ -84,7 +96,7 @@ def _assigned_names(tree: ast.Module) -> Names:
     return names
 
 
-def _value(node: ast.expr, names: Names) -> Any:
+def value_of_node(node: ast.expr, names: Names) -> Any:
     """The literal `node`, or the literal of its name; else UNKNOWN."""
     if isinstance(node, ast.Name):
         node = names.get(node.id, node)
@@ -96,7 +108,7 @@ def _value(node: ast.expr, names: Names) -> Any:
         return UNKNOWN
 
 
-def _function(call: ast.Call) -> str:
+def call_name(call: ast.Call) -> str:
     match call.func:
         case ast.Attribute(attr=name) | ast.Name(id=name):
             return name
@@ -114,14 +126,14 @@ def _engine_calls(tree: ast.Module) -> Iterator[ast.Call]:
         for alias in node.names
     }
     for call in _nodes(tree, ast.Call):
-        name = _function(call)
+        name = call_name(call)
         if name in _CALLS and name not in foreign and (call.keywords or call.args):
             yield call
 
 
 def _put_call(settings: ServingSettings, call: ast.Call, names: Names) -> None:
     if call.args and not isinstance(call.args[0], ast.Starred):
-        settings.put("model", _value(call.args[0], names), call.args[0].lineno, "model")
+        settings.put("model", value_of_node(call.args[0], names), call.args[0].lineno, "model")
     for keyword in call.keywords:
         if keyword.arg is None:  # **name, or **{...}
             _put_dict(settings, keyword.value, names)
@@ -130,17 +142,17 @@ def _put_call(settings: ServingSettings, call: ast.Call, names: Names) -> None:
 
 
 def _put_pair(settings: ServingSettings, key: str, node: ast.expr, names: Names) -> None:
-    settings.put(settings.name_of(key), _value(node, names), node.lineno, key)
+    settings.put(settings.name_of(key), value_of_node(node, names), node.lineno, key)
 
 
 def _put_dict(settings: ServingSettings, node: ast.expr, names: Names) -> None:
     if isinstance(node, ast.Name):
         node = names.get(node.id, node)
-    for key, value in _pairs(node):
+    for key, value in pairs_of(node):
         _put_pair(settings, key, value, names)
 
 
-def _pairs(node: ast.expr) -> list[tuple[str, ast.expr]]:
+def pairs_of(node: ast.expr) -> list[tuple[str, ast.expr]]:
     """The items with text keys of a dict display or of a `dict(a=1)`."""
     if isinstance(node, ast.Dict):
         return [
@@ -148,7 +160,7 @@ def _pairs(node: ast.expr) -> list[tuple[str, ast.expr]]:
             for key, value in zip(node.keys, node.values, strict=True)
             if isinstance(key, ast.Constant) and isinstance(key.value, str)
         ]
-    if isinstance(node, ast.Call) and _function(node) == "dict":
+    if isinstance(node, ast.Call) and call_name(node) == "dict":
         return [(keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg]
     return []
 
@@ -156,7 +168,7 @@ def _pairs(node: ast.expr) -> list[tuple[str, ast.expr]]:
 def _read_dict(settings: ServingSettings, tree: ast.Module, names: Names) -> bool:
     """The first dict of engine arguments."""
     for node in _nodes(tree, ast.expr):
-        keys = [key for key, _ in _pairs(node)]
+        keys = [key for key, _ in pairs_of(node)]
         if sum(settings.name_of(key) in KINDS for key in keys) >= _LEAST_KNOWN:
             _put_dict(settings, node, names)
             return True
@@ -168,7 +180,7 @@ def _read_list(settings: ServingSettings, tree: ast.Module, names: Names) -> boo
     settings.kind = "command"
     for node in ast.walk(tree):
         if isinstance(node, ast.List):
-            texts = [str(_value(item, names)) for item in node.elts[:_MOST_ITEMS]]
+            texts = [str(value_of_node(item, names)) for item in node.elts[:_MOST_ITEMS]]
             if texts[:2] == ["vllm", "serve"]:
                 items = zip(texts, node.elts, strict=False)
                 tokens = [ShellToken(shlex.quote(text), item.lineno) for text, item in items]
@@ -195,10 +207,10 @@ def _put_variables(settings: ServingSettings, tree: ast.Module, names: Names) ->
             case ast.Assign(targets=[ast.Subscript(value=owner, slice=key), *_], value=value):
                 if not ast.unparse(owner).endswith("environ"):
                     continue
-            case ast.Call(args=[key, value]) if _function(node) in ("setdefault", "putenv"):
+            case ast.Call(args=[key, value]) if call_name(node) in ("setdefault", "putenv"):
                 pass
             case _:
                 continue
-        name = _value(key, names)
+        name = value_of_node(key, names)
         if isinstance(name, str):
-            settings.put_variable(name, str(_value(value, names)), value.lineno)
+            settings.put_variable(name, str(value_of_node(value, names)), value.lineno)

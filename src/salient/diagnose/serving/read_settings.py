@@ -10,7 +10,8 @@ from pathlib import Path
 from salient.core.errors import RequestError
 from salient.core.input_files import UnfitFile, read_input
 
-from .python_reader import read_python
+from .model_registry import read_registry
+from .python_reader import has_engine_call, parse_python, read_python
 from .settings import Form, ServingSettings
 from .shell_reader import read_command
 from .yaml_reader import read_json, read_yaml
@@ -48,6 +49,23 @@ def read_settings(path: Path) -> ServingSettings:
             if form != "yaml" or by_suffix:
                 raise
     raise RequestError(f"{path} holds no settings of vLLM or SGLang. {_FITS}")
+
+
+def read_all_settings(path: Path) -> list[ServingSettings]:
+    """The settings of each deployment in a file: of a registry in Python, else as `read_settings`.
+
+    Raises RequestError as `read_settings` does.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".py":
+        settings = ServingSettings(path, "python")
+        text = _text(path)
+        entries = read_registry(settings, *parse_python(settings, text))
+        if len(entries) > 1 or (entries and not has_engine_call(text)):
+            for entry in entries:
+                entry.read_release(text)
+            return entries
+    return [read_settings(path)]
 
 
 def _forms(text: str) -> tuple[Form, ...]:

@@ -5,6 +5,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from salient.core.model_files import as_object
+from salient.diagnose.declared_quantization import declared_quantization, quantization_parts
 from salient.diagnose.env_vars import plain
 from salient.diagnose.rule import Match, Rule
 from salient.diagnose.steps import DTYPES, ServerFacts
@@ -82,7 +83,7 @@ class RuleContext:
 
     @property
     def is_server(self) -> bool:
-        return self.settings.kind != "python"
+        return self.settings.kind != "python" and not self.settings.entry
 
     def config_size(self, *names: str) -> int:
         """The first of these whole numbers in the model's config, 0 for none."""
@@ -109,16 +110,14 @@ class RuleContext:
     @property
     def quantization(self) -> dict[str, Any]:
         """The config's quantization_config, {} where there is none."""
-        for part in reversed(self._parts()):
-            if config := as_object(part.get("quantization_config")):
-                return config
-        return {}
+        parts = quantization_parts(self.config or {})
+        return parts[0][1] if parts else {}
 
     @property
     def method(self) -> str:
         """The checkpoint's quantization method, "" where its config has none."""
-        method = self.quantization.get("quant_method")
-        return method.lower() if isinstance(method, str) else ""
+        declared = declared_quantization(self.config or {})
+        return declared.method if declared else ""
 
     @property
     def group_size(self) -> int:
@@ -133,13 +132,13 @@ class RuleContext:
     @property
     def server(self) -> ServerFacts:
         """What steps depend on."""
-        values = self.settings.values
+        values, engine = self.settings.values, self.settings.engine
         dtype = self.text("dtype")
         drafts = self.is_set("speculative_config") or self.is_set("speculative_model")
         complete = bool(values) and not self.is_set("config")
         return ServerFacts(
-            engine=self.settings.engine if values else None,
-            version=self.version or self.settings.release,
+            engine=engine if values else None,
+            version=(self.version if engine == "vllm" else None) or self.settings.release,
             device=self.vendor or None,
             capability=self.capability / 10 if self.capability else None,
             memory=self.gpu.memory if self.gpu else None,

@@ -11,6 +11,7 @@ from .rule_context import Condition, RuleContext
 
 LONG_CONTEXT = 131072
 _SMALL_MEMORY = 48  # GiB, of a GPU that a long context can fill
+_FULL_USE = 0.95  # of the memory, which leaves little for what a long prompt needs besides
 _DEFAULT_USE = 0.92  # of the GPU's memory (vllm/config/cache.py)
 _LINK = 32  # GB/s, PCIe 4.0 x16 at best
 _USE = "gpu_memory_utilization"
@@ -155,7 +156,12 @@ CONDITIONS: dict[str, Condition] = {
     "memory-low": lambda c: _between(c, 0, 0.4999) and c.vendor != "cpu",
     "memory-ignored": lambda c: c.is_set("kv_cache_memory_bytes") and c.is_set(_USE),
     "context-too-long": _too_long,
-    "context-beyond-model": lambda c: c.on("VLLM_ALLOW_LONG_MAX_MODEL_LEN"),
+    "context-beyond-model": lambda c: (
+        c.on("VLLM_ALLOW_LONG_MAX_MODEL_LEN") and c.number("max_model_len") != -1
+    ),
+    "context-fills-memory": lambda c: (
+        c.number("max_model_len") == -1 and (c.number(_USE) or 0) >= _FULL_USE
+    ),
     "context-no-room": _no_room,
     "context-long": _long,
     "weights-offloaded": _offloaded,
@@ -171,6 +177,7 @@ CONDITIONS: dict[str, Condition] = {
     "radix-cache-off": lambda c: c.flag("disable_radix_cache") is True,
     "eager": _eager,
     "not-compiled": _uncompiled,
+    "compiled-awq": lambda c: c.awq and c.flag("enable_torch_compile") is True,
     "launch-blocking": lambda c: c.on("CUDA_LAUNCH_BLOCKING"),
     "stats-off": lambda c: c.flag("disable_log_stats") is True and c.is_server,
     "log-too-quiet": lambda c: c.variable("VLLM_LOGGING_LEVEL").upper() in _QUIET,

@@ -67,8 +67,9 @@ def _wrong_types(context: RuleContext) -> list[Match]:
 
 
 def _release(context: RuleContext) -> Release | None:
-    """The engine's release by the options, else by the file."""
-    return context.version or context.settings.release
+    """The engine's release by the options, which name vLLM's, else by the file."""
+    by_option = context.version if context.settings.engine == "vllm" else None
+    return by_option or context.settings.release
 
 
 def _engine_name(context: RuleContext, release: Release | None) -> str:
@@ -86,6 +87,8 @@ def _option(context: RuleContext, key: str) -> str:
 def _unaccepted(context: RuleContext) -> list[str]:
     """The arguments that the engine's release does not have; no release, if it is unknown."""
     settings, release = context.settings, _release(context)
+    if settings.entry and settings.engine == "sglang":
+        return []  # the names are the registry's
     engine, newest = settings.engine, release is None or release >= releases(settings.engine)[-1]
     return [
         key

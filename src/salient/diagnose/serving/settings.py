@@ -13,7 +13,7 @@ from salient.diagnose.finding import Evidence, Finding, Level
 from .engine_options import Release, accepts
 from .server_arguments import SGLANG, full_name
 
-Form = Literal["yaml", "command", "python", "json"]
+Form = Literal["yaml", "command", "python", "json", "toml"]
 Engine = Literal["vllm", "sglang"]
 UNKNOWN = "unknown"  # a value that is known only when the file runs
 _MOST_ARGUMENTS = 1000
@@ -35,6 +35,8 @@ class ServingSettings:
     names: the spelling of each argument
     engine, release: the engine, and its release if an image or a pin in the file names one
     notes: findings of the reader
+    entry: the deployment's name, where the file has several
+    sources: the text of values that are written otherwise, Quantization.AWQ
     """
 
     path: Path
@@ -46,6 +48,8 @@ class ServingSettings:
     engine: Engine = "vllm"
     release: Release | None = None
     notes: list[Finding] = field(default_factory=list[Finding])
+    entry: str = ""
+    sources: dict[str, str] = field(default_factory=dict[str, str])
 
     def name_of(self, written: str) -> str:
         """The argument `written`, by vLLM's name."""
@@ -110,7 +114,7 @@ class ServingSettings:
         if key.isupper():
             return f"{key}={value}"
         name = self.names.get(key) or (
-            key if self.kind in ("python", "json") else key.replace("_", "-")
+            key if self.kind in ("python", "json", "toml") else key.replace("_", "-")
         )
         if name.lstrip("-").startswith(("no-", "no_")) and isinstance(value, bool):
             value = not value
@@ -120,10 +124,15 @@ class ServingSettings:
             return f"{name}={_short(value, quoted=value != UNKNOWN)}"
         if self.kind == "json":
             return f'"{name}": {_short(value, quoted=True, literals=True)}'
+        if self.kind == "toml":
+            return f"{name} = {_short(value, quoted=True, literals=True)}"
         return f"{name}: {_short(value, literals=True)}"
 
     def current(self, key: str) -> str:
         """`key` with its value, as the file writes it."""
+        if key in self.sources:
+            form = '"{}": {}' if self.kind == "json" else "{}={}"
+            return form.format(self.names[key], plain(self.sources[key]))
         values = self.environment if key in self.environment else self.values
         return self.spelled(key, values[key]) if self.has(key) else f"{key} is not set"
 

@@ -5,7 +5,7 @@ Knows `vllm serve`, the api_server module, SGLang's launchers, and `docker run` 
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,12 +42,15 @@ class EngineCommand:
     start: int
 
 
-def read_command(settings: ServingSettings, text: str) -> bool:
+def read_command(
+    settings: ServingSettings, text: str, known: Mapping[str, str] | None = None
+) -> bool:
     """Add the first command of `text` that starts an engine; False if there is none.
 
-    Includes variables that the text exports, and those before the command.
+    Includes variables that the text exports, and those before the command. known: variables that
+    are set before it
     """
-    variables: dict[str, str] = {}
+    variables = dict(known or {})
     commands: list[EngineCommand] = []
     for tokens in map(_unit_tokens, commands_of(text)):
         command = _engine_command(tokens)

@@ -33,6 +33,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_OPTION_START = re.compile(r"--?[A-Za-z][\w.-]*=")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?[-=]([^}]*)|[^}]*)\}|(\w+))")
 
 
@@ -54,16 +55,21 @@ class ShellToken:
             return self.raw
 
     def expanded(self, variables: dict[str, str]) -> str:
-        """The text with the file's own variables; UNKNOWN where there are others."""
+        """The text with the file's own variables; UNKNOWN where there are others.
+
+        Of `--name=$VALUE` the value alone is unknown.
+        """
         text = self.text
         if self.raw.startswith("'"):
             return text
+        option = _OPTION_START.match(text)
+        unknown = (option[0] if option else "") + UNKNOWN
         if "$(" in text or "{{" in text or "`" in text:
-            return UNKNOWN
+            return unknown
         names = _VARIABLE.finditer(text)
         values: list[str | None] = [variables.get(m[1] or m[3], m[2]) for m in names]
         if None in values or UNKNOWN in values:
-            return UNKNOWN
+            return unknown
         return _VARIABLE.sub(lambda match: variables.get(match[1] or match[3], match[2]), text)
 
 

@@ -23,6 +23,8 @@ ITEMS_LIMIT = 100_000  # values of a file once its aliases are expanded
 _DEPTH = 40
 _FEW_KEYS = 50  # up to which a misspelled one is looked for
 _SGLANG_KEYS = {"model_path", "mem_fraction_static", "context_length"}
+# $(NAME) of Kubernetes; ${NAME} and ${NAME:-default} of compose
+_REFERENCE = re.compile(r"\$(?:\((\w+)\)|\{(\w+)(?::?-([^}]*))?\})")
 _MODEL_KEYS = {"architectures", "model_type"}
 # PyYAML lets these out for "!!bool x" or "2026-13-45"
 _YAML_ERRORS = (
@@ -146,10 +148,11 @@ def _containers(data: Any, depth: int) -> Iterator[dict[str, Any]]:
         yield from _containers(value, depth - 1)
 
 
-def _script(container: dict[str, Any]) -> str:
+def _script(container: dict[str, Any], variables: dict[str, str]) -> str:
     """Entrypoint, command and arguments, one after another, quoted for a shell.
 
-    An item of a list that is a script of its own, after `sh -c`, gets its own lines.
+    An item of a list that is a script of its own, after `sh -c`, gets its own lines. Variables of
+    the container are resolved, as Kubernetes does.
     """
     parts: list[str] = []
     for key in ("entrypoint", "command", "args"):
@@ -157,9 +160,20 @@ def _script(container: dict[str, Any]) -> str:
         if isinstance(value, str):
             parts.append(value.replace("\\\n", " ").replace("\n", " "))
         else:
-            texts = [str(item) for item in as_list(value)]
+            texts = [_resolved(str(item), variables) for item in as_list(value)]
             parts += [f"\n{text}\n" if _is_script(text) else _quoted(text) for text in texts]
     return " ".join(parts)
+
+
+def _resolved(text: str, variables: dict[str, str]) -> str:
+    """`text` with $(NAME) and ${NAME} of the container; others stay as they are."""
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match[1] or match[2], match[3]
+        known = variables.get(name, default)
+        return match[0] if known in (None, UNKNOWN) else known
+
+    return _REFERENCE.sub(value, text)
 
 
 def _is_script(text: str) -> bool:
@@ -167,27 +181,28 @@ def _is_script(text: str) -> bool:
 
 
 def _is_engine(container: dict[str, Any]) -> bool:
-    text = str(container.get("image", "")) + _script(container)
+    text = str(container.get("image", "")) + _script(container, {})
     return "vllm" in text or "sglang" in text
 
 
 def _put_container(settings: ServingSettings, container: dict[str, Any], text: str) -> None:
     settings.kind = "command"
-    for name, value in _variables(container):
+    variables = dict(_variables(container))
+    for name, value in variables.items():
         settings.put_variable(name, value, _line(text, {}, name))
-    script = _script(container)
-    if not read_command(settings, script):
+    script = _script(container, variables)
+    if not read_command(settings, script, variables):
         settings.engine = "sglang" if "sglang" in str(container.get("image")) else "vllm"
         commands = commands_of(script)
-        put_arguments(settings, commands[0] if commands else [], {})
+        put_arguments(settings, commands[0] if commands else [], variables)
     for key, value in settings.values.items():
         written = str(value) if settings.names[key] == "model" else settings.names[key]
         settings.lines[key] = _line(text, {}, written)
 
 
 def _quoted(word: str) -> str:
-    """A word of a list, quoted for a shell; Kubernetes' own $(NAME) is left alone."""
-    return word if word.startswith("$(") else shlex.quote(word)
+    """A word of a list, quoted for a shell; one with an unknown variable stays open to it."""
+    return f'"{word}"' if _REFERENCE.search(word) else shlex.quote(word)
 
 
 def _variables(container: dict[str, Any]) -> Iterator[tuple[str, str]]:

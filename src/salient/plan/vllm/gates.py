@@ -34,6 +34,7 @@ from .versions import (
 MARLIN_GROUPS = (-1, 32, 64, 128)
 _TABLE, _TEXTS = read_table("gates.json")
 REGROUP, OTHER_ENGINES = _TEXTS["regroup"], _TEXTS["other-engines"]
+ODD_WIDTHS = _TEXTS["odd-widths"]
 Subject = TypeVar("Subject", ModelShape, MatrixShard)
 Reason = tuple[str, ...]  # why, then what to do, one step each
 Outcome = Mapping[str, object] | bool  # whether a gate is closed; values of its texts

@@ -22,6 +22,8 @@ from salient.shapes.model_shape import ModelShape
 from .gates import (
     AWQ_GATES,
     GPTQ_GATES,
+    MARLIN_GROUPS,
+    ODD_WIDTHS,
     OTHER_ENGINES,
     PRECONDITIONS,
     REGROUP,
@@ -182,9 +184,9 @@ def _matrix_verdict(
     verdict = by_method.get(packing.method, first_kernel)(target, packing, shard)
     if verdict.pace == "fast" or verdict.do:
         return verdict
-    return replace(
-        verdict, do=(REGROUP, OTHER_ENGINES) if verdict.pace == "refused" else (REGROUP,)
-    )
+    grouped = packing.group in MARLIN_GROUPS and "group" not in verdict.why
+    step = ODD_WIDTHS if verdict.local and grouped else REGROUP
+    return replace(verdict, do=(step, OTHER_ENGINES) if verdict.pace == "refused" else (step,))
 
 
 def first_kernel(
