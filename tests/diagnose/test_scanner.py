@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from salient.diagnose.log.anchor_search import AnchorSearch
 from salient.diagnose.log.scanner import CHUNK, EACH, FIRST, LONGEST, Scanner
 
 ANCHORS = (
@@ -124,3 +125,14 @@ def test_overlapping_anchors_are_both_matched():
         ("Zoom to Mill", 1, b"Zoom to Mill Quits now"),
         ("Mill Quits now", 1, b"Zoom to Mill Quits now"),
     ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_search_finds_the_same_anchors_as_a_comparison(seed):
+    numbers = random.Random(seed)
+    letters = "abcdeXYZ é\n"
+    anchors = {"".join(numbers.choices(letters, k=numbers.randrange(1, 14))) for _ in range(90)}
+    search = AnchorSearch(anchors)
+    for _ in range(5):
+        block = "".join(numbers.choices(letters, k=numbers.randrange(400))).encode()
+        assert search.present(block) == {one for one in anchors if one.encode() in block}

@@ -11,9 +11,8 @@ import tomli
 from salient.core.corpus import builtin
 from salient.diagnose.finding import BAD, LEVELS, Finding
 from salient.diagnose.log.line_prefix import read_line
-from salient.diagnose.log.log_facts import ANCHORS, LogFacts
+from salient.diagnose.log.log_facts import LogFacts
 from salient.diagnose.log.log_reader import read_stream
-from salient.diagnose.log.scanner import DIGITS, LEAST
 from salient.diagnose.log.signature import FOLDER, SIGNATURES, SUBJECTS, read_signatures
 from salient.diagnose.steps import UNKNOWN_SERVER
 
@@ -87,11 +86,6 @@ def test_the_braces_of_a_row_name_its_groups_or_facts(row):
         re.findall(r"\{(\w+)\}", " ".join((row.title, row.why, *(step.text for step in row.do))))
     )
     assert named <= set(groups) | set(LogFacts().values()) | set(UNKNOWN_SERVER.values())
-
-
-@pytest.mark.parametrize("anchor", sorted({row.anchor for row in SIGNATURES} | set(ANCHORS)))
-def test_an_anchor_has_enough_letters(anchor):
-    assert len(anchor.encode().translate(None, DIGITS)) >= LEAST
 
 
 def test_plain_english_gives_no_finding():

@@ -1,21 +1,15 @@
 """Finds the few lines of a large log that contain one of many anchors.
 
-A log repeats itself: most lines differ from earlier ones in their numbers only. So each block loses
-its digits, is split into lines, and only lines of a new kind are searched, by one regular
-expression of all anchors. Where a kind contains an anchor, the lines are cut out of the block. No
-Python loop runs over all lines.
-
-The expression is a tree of the anchors, each from a rare letter on. On 100 MB (one core of a Xeon)
-it reads 91 MB/s of a server's log and 46 MB/s of a log that never repeats a line
-(benchmarks/doctor.py); a plain alternation reads 3.2 and 2.6 MB/s, one `bytes.find` for each anchor
-20 and 16 MB/s.
+No Python loop runs over all lines: a block is searched for all anchors at once, and lines are cut
+out of it where it contains any. Speeds: benchmarks/RESULTS.md.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+
+from .anchor_search import AnchorSearch
 
 CHUNK = 1 << 20  # bytes read at once
 CARRY = 64 << 10  # bytes of an unfinished line that wait for its end
@@ -27,16 +21,6 @@ EACH = 8  # lines of an anchor returned from each later block, in addition to it
 HEAD = 256 << 10  # bytes of a stream whose lines are all context
 BEFORE, AFTER = 3, 10  # lines of context around an anchor
 WIDE = 2 << 10  # bytes of a line of context
-KINDS = 50_000  # kinds of line remembered, none longer than LONG_KIND
-LONG_KIND = 512
-# Digits and the letters of hexadecimal names (request ids) do not distinguish kinds.
-DIGITS = b"0123456789abcdef"
-# The regular expression stops at each of the letters that its anchors are searched by, so few and
-# rare letters serve all anchors. Rarest first, as counted in logs and English text; `STEP` times
-# more frequent each.
-RARE = b"UMCDzV\x96jJYWLEBGQXZ`|#KHRq[]FAN'TI-x_vwySPOkg(:/,umphlsrion"
-STEP = 1.08
-LEAST = 5  # letters of an anchor, without its digits
 
 
 @dataclass(frozen=True)
@@ -67,9 +51,7 @@ class Scanner:
         self._owed = 0  # lines of context that the next block begins with
         self._scanned = 0  # bytes
         self._carry = b""
-        self._known = set[bytes]()  # kinds of line that were searched
-        self._anchors_of: dict[bytes, set[str]] = {}  # of the kinds that contain any
-        self._pattern, self._owners = _compile((*anchors, *self._around))
+        self._search = _search_of(frozenset((*anchors, *self._around)))
 
     def feed(self, data: bytes) -> Iterator[AnchorMatch]:
         """The matches in all lines that `data` ends; a line's beginning waits for its end."""
@@ -98,7 +80,7 @@ class Scanner:
     def _scan(self, block: bytes) -> Iterator[AnchorMatch]:
         places = sorted(
             (place, anchor)
-            for anchor in self._anchors_in(block)
+            for anchor in self._search.present(block)
             for place in self._sample(block, anchor)
         )
         if self._around:
@@ -134,31 +116,6 @@ class Scanner:
                 number += 1
             counted = stop
 
-    def _anchors_in(self, block: bytes) -> set[str]:
-        """Anchors that the block may contain; those that it contains are among them."""
-        kinds = set(block.translate(None, DIGITS).split(b"\n"))
-        # set.intersection(dict) iterates over the dict, the smaller of the two
-        repeated = kinds.intersection(self._anchors_of)
-        anchors = set[str]().union(*(self._anchors_of[kind] for kind in repeated))
-        new = kinds - self._known
-        for kind, owners in self._search(b"\n".join(new)):
-            anchors |= owners
-            if len(kind) <= LONG_KIND:
-                self._anchors_of.setdefault(kind, set()).update(owners)
-        if len(self._known) > KINDS:
-            self._known.clear()
-            self._anchors_of.clear()
-        self._known.update(kind for kind in new if len(kind) <= LONG_KIND)
-        return anchors
-
-    def _search(self, kinds: bytes) -> Iterator[tuple[bytes, set[str]]]:
-        match = self._pattern.search(kinds)
-        while match:
-            start = kinds.rfind(b"\n", 0, match.start()) + 1
-            end = kinds.find(b"\n", match.end())
-            yield kinds[start : len(kinds) if end < 0 else end], self._owners[match[0]]
-            match = self._pattern.search(kinds, match.start() + 1)
-
     def _sample(self, block: bytes, anchor: str) -> list[int]:
         """Places of the anchor: the first ones all, then a few of each block and its last."""
         literal = anchor.encode()
@@ -177,52 +134,8 @@ class Scanner:
 
 
 @lru_cache(maxsize=8)
-def _compile(anchors: tuple[str, ...]) -> tuple[re.Pattern[bytes], dict[bytes, set[str]]]:
-    """The expression of all anchors, and the anchors that each of its matches stands for."""
-    literals: dict[bytes, set[str]] = {}
-    for anchor in anchors:
-        literals.setdefault(anchor.encode().translate(None, DIGITS), set()).add(anchor)
-    ends: dict[bytes, set[bytes]] = {}  # the literals by their ends, from the letter searched by on
-    for letter, group in _letters(literals):
-        for literal in group:
-            ends.setdefault(literal[literal.index(letter) :], set()).add(literal)
-    # An end that is part of another one is found together with it.
-    owners = {
-        end: set[str]().union(
-            *(literals[one] for part in ends if part in end for one in ends[part])
-        )
-        for end in ends
-    }
-    return re.compile(_tree(b"", sorted(ends), ends)), owners
-
-
-def _letters(literals: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """Letters that the literals are searched by, with theirs: the rarest for the most of them."""
-    ranks = {letter: rank for rank, letter in enumerate(RARE)}
-    left = set(literals)
-    while left:
-        shares = Counter(letter for literal in left for letter in set(literal))
-        letter = min(shares, key=lambda c: (STEP ** ranks.get(c, len(RARE)) / shares[c], c))
-        group = sorted(literal for literal in left if letter in literal)
-        left.difference_update(group)
-        yield letter, group
-
-
-def _tree(head: bytes, tails: list[bytes], ends: dict[bytes, set[bytes]]) -> bytes:
-    """A pattern of the tails of `head` that looks at each letter once: (?:ab(?:c|d)|x).
-
-    Where one ends, what precedes it is compared.
-    """
-    rests: dict[bytes, list[bytes]] = {}
-    for tail in tails:
-        if tail:
-            rests.setdefault(tail[:1], []).append(tail[1:])
-    branches = [re.escape(first) + _tree(head + first, rests[first], ends) for first in rests]
-    # A literal that ends here is taken where no longer one fits.
-    branches += (
-        [b"(?<=%b)" % re.escape(literal) for literal in sorted(ends[head])] if b"" in tails else []
-    )
-    return branches[0] if len(branches) == 1 else b"(?:" + b"|".join(branches) + b")"
+def _search_of(anchors: frozenset[str]) -> AnchorSearch:
+    return AnchorSearch(anchors)
 
 
 def _line_start(block: bytes, place: int) -> int:
