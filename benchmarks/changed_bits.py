@@ -36,6 +36,7 @@ from salient.core.errors import SalientError
 from salient.core.progress import Progress
 from salient.serve import embedded
 from salient.serve.options import ServeOptions
+from subprocess_run import log_step
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 OPTIONS: dict[str, Any] = {"scheme": "w4-g32", "samples": 2, "sequence_length": 64}
@@ -184,7 +185,9 @@ def main() -> int:
         original.write()
         shutil.copytree(original.home, folders.home)
         unchanged = {name: outcome(step, folders, log) for name, (step, _) in STEPS.items()}
-        for _ in range(options.count):
+        for number in range(options.count):
+            if number % 50 == 0:
+                log_step(f"{number} bits: {dict(counts)}")
             shutil.rmtree(folders.home, ignore_errors=True)
             shutil.copytree(original.home, folders.home)
             name = chance.choice(list(STEPS))

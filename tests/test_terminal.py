@@ -21,10 +21,12 @@ import pytest
 from rich.console import Console
 
 from helpers.cli import CommandResult, invoke
+from helpers.evidence_files import sealed_text
 from helpers.faults import rewrite_header
 from helpers.toy_models import toy_folder, toy_text
 from salient.cli import console
 from salient.cli.terminal import Terminal, guard_streams
+from salient.core.evidence import EVIDENCE_FILE
 from salient.core.model_files import SINGLE
 from salient.core.report import Report, Table
 
@@ -34,7 +36,7 @@ HOSTILE = (
 )
 RAW = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 STYLES = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[2K|\x1b\[1A|\r")  # of rich
-JSON_FILES = ("config.json", "salient.json", "tokenizer_config.json", "generation_config.json")
+JSON_FILES = ("config.json", EVIDENCE_FILE, "tokenizer_config.json", "generation_config.json")
 QUICK_VERBS = (["inspect"], ["doctor"], ["plan", "--gpu", "RTX 4090"], ["doctor", "--json"])
 
 
@@ -103,7 +105,8 @@ def test_no_field_of_a_folder_reaches_the_terminal_raw(file, checkpoint):
     paths = list(leaves(original))
     for place in draw.sample(paths, min(len(paths), 5)):
         for as_key in (False, True):
-            path.write_text(json.dumps(with_hostile(original, place, as_key=as_key)))
+            changed = with_hostile(original, place, as_key=as_key)
+            path.write_text(sealed_text(changed) if file == EVIDENCE_FILE else json.dumps(changed))
             for verb, *options in QUICK_VERBS:
                 check(invoke(verb, checkpoint, *options))
 

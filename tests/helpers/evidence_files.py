@@ -56,6 +56,10 @@ def write_evidence(folder: Path, kl: float = 0.5, **run: Any) -> None:
 def rewrite_evidence(folder: Path, **changes: Any) -> None:
     """Change fields of the salient.json in `folder`, and seal it again."""
     path = folder / EVIDENCE_FILE
-    value = json.loads(path.read_text()) | changes | {"seal": ""}
-    value["seal"] = seal_of(json.dumps(value))
-    path.write_text(json.dumps(value))
+    path.write_text(sealed_text(json.loads(path.read_text()) | changes))
+
+
+def sealed_text(value: dict[str, Any]) -> str:
+    """The JSON text of `value`, with the seal of a salient.json."""
+    value = value | {"seal": ""}
+    return json.dumps(value | {"seal": seal_of(json.dumps(value))})

@@ -15,6 +15,7 @@ from salient.core.errors import CalibrationError, CheckpointError, ModelError
 from salient.core.evidence import EVIDENCE_FILE, RunEvidence, RunHeader, read_evidence
 from salient.core.options import strings
 from salient.core.progress import Progress
+from salient.core.report import mebibytes
 from salient.core.text_places import texts_label
 from salient.core.version import __version__
 from salient.formats import find_format
@@ -97,6 +98,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     device = find_device(options.device)
     model = _open_source(options, device)
     source, skeleton = model.source, model.skeleton
+    options.progress(0, 0, f"hashing {mebibytes(source.bytes_on_disk)} of the source")
     watch = SourceWatch(source, model.adapter)
     omitted = find_carried(source.folder).omitted
     layers = choose_layers(skeleton, options.scheme, options.format, strings(options.skip))
