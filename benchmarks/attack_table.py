@@ -145,8 +145,11 @@ BODIES: dict[str, tuple[str, Callable[[], object]]] = {
             }
         ),
     ),
-    "many-choices": (COMPLETIONS, lambda: {**LONG, "prompt": ["a"] * 64, "n": 16, "logprobs": 20}),
-    "long-answers": (COMPLETIONS, lambda: {**LONG, "n": 16, "logprobs": 20}),
+    "many-choices": (
+        COMPLETIONS,
+        lambda: {**LONG, "prompt": ["a"] * 16, "n": 16, "max_tokens": 2000},
+    ),
+    "long-answers": (COMPLETIONS, lambda: {**LONG, "n": 6, "logprobs": 20}),
 }
 
 ATTACKS = [
@@ -214,7 +217,7 @@ ATTACKS = [
     Attack(
         "unread-stream",
         "unread",
-        post(COMPLETIONS, json.dumps({**LONG, "stream": True, "n": 16, "logprobs": 20}).encode()),
+        post(COMPLETIONS, json.dumps({**LONG, "stream": True, "n": 6, "logprobs": 20}).encode()),
         connections=8,
     ),
     Attack("unread-pipeline", "pour", b"", get("/metrics") * 500, 32),

@@ -10,9 +10,10 @@ from helpers.engines import never_dense, opened
 from helpers.rtn_checkpoints import rounded_toy
 from salient.core.errors import ResourceError
 from salient.runtime.sampling_params import SamplingParams
-from salient.serve.worker import Worker
+from salient.serve.worker import OutputQueue, Worker
 
 LONG = SamplingParams(max_new_tokens=40, ignore_eos=True)
+LONGEST = SamplingParams(max_new_tokens=65, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +21,11 @@ def folder(tmp_path_factory):
     return rounded_toy(tmp_path_factory.mktemp("worked"))
 
 
-def with_worker(folder, use: Callable[[Worker], Awaitable[Any]]) -> Any:
+def with_worker(folder, use: Callable[[Worker], Awaitable[Any]], slots: int = 2) -> Any:
     """The result of `use` with a running worker."""
 
     async def run() -> Any:
-        worker = Worker(opened(folder).engine, max_waiting=4)
+        worker = Worker(opened(folder, slots=slots).engine, max_waiting=4)
         worker.start()
         try:
             return await use(worker)
@@ -100,3 +101,49 @@ def test_a_cancelled_ticket_ends_and_others_continue(folder):
     cut, whole, running = with_worker(folder, use)
     assert len(cut) < len(whole)
     assert running == 0
+
+
+def test_short_answers_do_not_wait_for_long_ones(folder):
+    """One slot of eight is theirs."""
+
+    async def use(worker: Worker) -> bool:
+        long = [worker.submit([5, 6, n], LONGEST) for n in range(20)]
+        await long[0].outputs.get()
+        await text_of(worker.submit([5, 6, 7], LONG))
+        return any(ticket.ended for ticket in long)
+
+    assert not with_worker(folder, use, slots=8)
+
+
+def test_requests_take_turns_at_free_slots(folder):
+    async def use(worker: Worker) -> list[bool]:
+        many = OutputQueue()
+        first = [worker.submit([5, 6, n], LONG, None, many) for n in range(12)]
+        other = [worker.submit([5, 7, n], LONG) for n in range(2)]
+        for ticket in other:
+            await text_of(ticket)
+        return [ticket.ended for ticket in first]
+
+    ended = with_worker(folder, use)
+    assert 0 < sum(ended) <= 6
+
+
+def test_what_waits_runs_when_the_engine_is_idle_again(folder):
+    async def use(worker: Worker) -> list[str]:
+        tickets = [worker.submit([5, 6, n], LONG) for n in range(4)]
+        return [await asyncio.wait_for(text_of(ticket), 60) for ticket in tickets]
+
+    assert len(with_worker(folder, use, slots=1)) == 4
+
+
+def test_a_prompt_that_waits_for_a_slot_can_be_cancelled(folder):
+    async def use(worker: Worker) -> int:
+        first, second = (worker.submit([5, 6, n], LONG) for n in (7, 8))
+        await first.outputs.get()
+        worker.cancel(second)
+        with pytest.raises(ResourceError, match="cancelled"):
+            await text_of(second)
+        await text_of(first)
+        return worker.running
+
+    assert with_worker(folder, use, slots=1) == 0

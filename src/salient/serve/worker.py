@@ -1,7 +1,8 @@
 """The engine's thread: takes requests from the server's event loop and sends outputs back.
 
 Only this thread touches the engine. Commands enter through a queue and run between steps; the
-outputs of a step go to the event loop in one call.
+outputs of a step go to the event loop in one call. Requests take turns at free slots, and some
+slots are for short answers: a request of many long ones does not keep others waiting.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ T = TypeVar("T")
 HANGING = 4.0  # times the longest step before it: such a step does not end
 log = logging.getLogger("salient.serve")
 STOP_SECONDS = 5.0  # for the step that runs when the server stops
+SHORT_ANSWER = 64  # tokens at most
+RESERVED = 8  # one slot of so many is for short answers
 BROKEN = "The engine has stopped after an internal error; restart the server."
 
 
@@ -58,6 +62,7 @@ class Worker:
         # None ends the thread
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._tickets: dict[TokenSequence, Ticket] = {}
+        self._waiting: deque[Ticket] = deque()
         self._open = 0  # admitted tickets that have not ended; counted in the event loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="salient-engine", daemon=True)
@@ -138,23 +143,29 @@ class Worker:
             if self.failure:
                 continue
             try:
-                self._timed(lambda: self._deliver(self.engine.step()))
+                self._timed(self._step)
             except Exception:
                 log.exception("the engine stopped")
                 self.failure = BROKEN
-                self._send([(ticket, ResourceError(BROKEN)) for ticket in self._tickets.values()])
+                tickets = [*self._tickets.values(), *self._waiting]
+                self._send([(ticket, ResourceError(BROKEN)) for ticket in tickets])
                 self._tickets.clear()
+                self._waiting.clear()
 
     def _run_commands(self) -> bool:
         """Run the queued commands, waiting for one if the engine is idle; False ends the thread."""
         while True:
             try:
-                command = self._commands.get(block=bool(self.failure) or not self.engine.busy)
+                command = self._commands.get(block=not self._busy)
             except queue.Empty:
                 return True
             if command is None:
                 return False
             self._timed(command)
+
+    @property
+    def _busy(self) -> bool:
+        return not self.failure and (self.engine.busy or bool(self._waiting))
 
     def _timed(self, work: Callable[[], None]) -> None:
         self._began = began = time.monotonic()
@@ -165,21 +176,49 @@ class Worker:
             self._longest = max(self._longest, time.monotonic() - began)
 
     def _take(self, ticket: Ticket) -> None:
+        if self.failure:
+            self._send([(ticket, ResourceError(self.failure))])
+        elif not self.engine.busy:
+            self._submit(ticket)  # so that the next step has something to do
+        else:
+            self._waiting.append(ticket)
+
+    def _step(self) -> None:
+        while (ticket := self._next()) is not None:
+            self._waiting.remove(ticket)
+            self._submit(ticket)
+        self._deliver(self.engine.step())
+
+    def _next(self) -> Ticket | None:
+        """The waiting ticket for a free slot: of the request that has the fewest running."""
+        slots = self.engine.runner.slots
+        free = slots - len(self._tickets)
+        if not free or not self._waiting:
+            return None
+        running = Counter(id(ticket.outputs) for ticket in self._tickets.values())
+        long_too = free > slots // RESERVED
+        fitting = (
+            t for t in self._waiting if long_too or t.sampling.max_new_tokens <= SHORT_ANSWER
+        )
+        return min(fitting, key=lambda ticket: running[id(ticket.outputs)], default=None)
+
+    def _submit(self, ticket: Ticket) -> None:
+        """Give a prompt to the engine."""
         try:
-            if self.failure:
-                raise ResourceError(self.failure)
             ticket.sequence = self.engine.submit(ticket.ids, ticket.sampling, ticket.constraint)
         except SalientError as error:
             self._send([(ticket, error)])
-            return
         except Exception:
             log.exception("a request was refused")
             self._send([(ticket, ModelError("The engine cannot take the request."))])
-            return
-        self._tickets[ticket.sequence] = ticket
+        else:
+            self._tickets[ticket.sequence] = ticket
 
     def _drop(self, ticket: Ticket) -> None:
-        if ticket.sequence in self._tickets:
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+            self._send([(ticket, ResourceError("The request was cancelled."))])
+        elif ticket.sequence in self._tickets:
             self.engine.cancel(ticket.sequence)
             del self._tickets[ticket.sequence]
             self._send([(ticket, StepOutput(ticket.sequence, "", None, "cancelled"))])
