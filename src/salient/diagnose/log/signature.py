@@ -57,6 +57,7 @@ SUBJECTS = (
     "install",
     "host",
     "serving",
+    "slow_starts",
     "pytorch",
     "failures",
 )
