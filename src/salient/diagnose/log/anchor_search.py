@@ -13,7 +13,8 @@ import numpy as np
 RARE = b"UMCDzV\x96jJYWLEBGQXZ`|#KHRq[]FAN'TI-x_vwySPOkg(:/,umphlsrion"
 GROUPS = 64  # of the anchors of a letter: bits of an entry of a table
 OFFSETS = (1, -1, 2, -2, 3, -3, 4, -4)  # of the bytes that tables compare
-MARGIN = b"\n" * max(OFFSETS)
+MAX_CASES = 50_000  # neighbourhoods remembered
+MARGIN = bytes(max(OFFSETS))
 _Case = tuple[str, bytes, int]  # an anchor, as bytes, and the place of its letter
 
 
@@ -65,6 +66,8 @@ class AnchorSearch:
     def _possible(self, key: bytes, letter: int) -> list[_Case]:
         """The anchors that may stand where the letter has these neighbours."""
         if key not in self._cases:
+            if len(self._cases) >= MAX_CASES:
+                self._cases.clear()
             middle = len(MARGIN)
             self._cases[key] = [
                 (anchor, literal, place)
