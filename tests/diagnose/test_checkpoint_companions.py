@@ -1,6 +1,7 @@
 """Files next to the weights: tokenizer, special tokens, generation settings, chat templates."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,7 @@ def test_sampling_values_that_engines_refuse_are_named(key, value, toy):
 @pytest.mark.parametrize(
     ("template", "id", "text"),
     [
+        ("", "template-broken", "it is empty"),
         ("{% for m in messages %}", "template-broken", "TemplateSyntaxError"),
         ("{{ messages[0].content | no_such }}", "template-broken", "no_such"),
         ("{{ messages[7].content.x }}", "template-broken", "UndefinedError"),
@@ -262,3 +264,11 @@ def test_a_vocabulary_without_tokenizer_json_is_judged_too(toy):
     (toy / "vocab.json").write_text(json.dumps(vocabulary))
     (toy / "added_tokens.json").write_text(json.dumps({"<x>": 321}))
     assert 'vocab.json: "<x>" id 321' in text_of(finding_of(toy, "tokenizer-beyond-embedding"))
+
+
+def test_a_huge_tokenizer_is_refused_by_its_size_before_it_is_read(toy):
+    with (toy / TOKENIZER).open("r+b") as file:
+        file.truncate(10**12)
+    start = time.monotonic()
+    assert "bytes; at most" in text_of(finding_of(toy, "companion-damaged"))
+    assert time.monotonic() - start < 10

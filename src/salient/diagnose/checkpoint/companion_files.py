@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from salient.core.errors import ModelError
-from salient.core.input_files import read_input
+from salient.core.input_files import most_bytes, read_input
 from salient.core.model_files import as_list, as_object, read_json
 from salient.core.records import is_list, is_object
 from salient.diagnose.finding import Finding
@@ -114,9 +114,9 @@ def read_companions(contents: CheckpointContents) -> tuple[CompanionFiles, list[
         path = contents.folder / name
         if path.is_file() and path.stat().st_size:  # an empty file is a finding of its own
             try:
-                if name == TOKENIZER:
+                if name == TOKENIZER and path.stat().st_size <= (most_bytes(name) or 0):
                     read.trial = try_tokenizer(path)
-                if name != TOKENIZER or not read.trial.fault:  # which may be its size
+                if name != TOKENIZER or not read.trial.fault:  # a fault may be its many tokens
                     read.files[name] = read_json(path)
             except ModelError as error:
                 damaged[name] = str(error)

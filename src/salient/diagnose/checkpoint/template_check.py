@@ -33,6 +33,9 @@ def check_templates(read: CompanionFiles) -> list[Finding]:
     refusing: list[Place] = []
     losing: list[Place] = []
     for where, template in list(templates.items())[:MOST_TEMPLATES]:
+        if not template:
+            broken.append((where, "it is empty"))
+            continue
         try:
             _render(template, read.all_special)
         except TemplateFault as fault:
