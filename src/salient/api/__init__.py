@@ -75,16 +75,19 @@ __all__ = [
 def plan(options: PlanOptions) -> PlanResult:
     """Show which format fits a device, which kernel runs it, and how fast.
 
-    The result passed if some format meets the requirements. Raises ModelError for the model,
-    RequestError for invalid options.
+    With `config`, for every deployment of a salient.toml. The result passed if some format meets
+    the requirements. Raises ModelError for the model, RequestError for invalid options.
     """
     from datetime import date
     from pathlib import Path
 
     from salient.plan.adr import write_record
+    from salient.plan.plan_deployments import deployments_file, plan_all
     from salient.plan.planner import make_plan
     from salient.plan.report import to_report
 
+    if options.config:
+        return PlanResult(*plan_all(deployments_file(options)))
     decision = make_plan(options)
     report = to_report(decision)
     if options.adr:

@@ -14,10 +14,13 @@ class PlanOptions:
     """The model, the devices, the workload and the requirements."""
 
     model: Annotated[
-        StrPath,
+        StrPath | None,
         OptionSpec("A folder, a config.json, a Hub id, or 'smollm2-135m'.", positional=True),
-    ]
+    ] = None
     _: KW_ONLY
+    config: Annotated[
+        StrPath | None, OptionSpec("Plan every deployment of this salient.toml instead.")
+    ] = None
     gpu: Annotated[
         Strings,
         OptionSpec("Devices to compare, separated by commas: 'RTX 4090,H100'.", separator=","),

@@ -61,6 +61,8 @@ class Plan:
 
 def make_plan(options: PlanOptions) -> Plan:
     """Raises ModelError for the model, RequestError for the other options."""
+    if options.model is None:
+        raise RequestError("Name a model to plan for, or a salient.toml with --config.")
     shape, origin = resolve_shape(str(options.model))
     _check(options)
     requirements = parse_requirements(options.require)

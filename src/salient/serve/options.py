@@ -37,6 +37,10 @@ class ServeOptions:
         Sequence[str], OptionSpec("After --: arguments for vLLM, unchanged.", positional=True)
     ] = ()
     _: KW_ONLY
+    config: Annotated[
+        StrPath | None,
+        OptionSpec("The salient.toml that has the deployment. Default: that of this folder."),
+    ] = None
     engine: Annotated[str, OptionSpec("embedded, vllm, or auto: vLLM if installed.")] = "auto"
     host: Annotated[str, OptionSpec("Address to listen on.")] = "127.0.0.1"
     port: Annotated[

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from salient.core.errors import MissingExtra, RequestError
 
+from .deployment import with_deployment
 from .http_server import bind
 from .options import ServeOptions, ServerEvent
 
@@ -27,6 +28,7 @@ def run_server(options: ServeOptions, extend: "ExtendApp | None" = None) -> int:
 
     Raises SalientError if the server cannot start.
     """
+    options = with_deployment(options)
     if chosen_engine(options) == "vllm":
         return _serve_vllm(_with_checkpoint(options))
     check_extra()
