@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from salient.core.errors import RequestError
+from salient.validate.likelihood.measure import LikelihoodRequest
 from salient.validate.policy.policy import (
     LARGEST_FILE,
     SHIPPED,
@@ -106,7 +107,13 @@ def test_a_stricter_shipped_policy_requires_no_less_text():
     for name in ("minimum_windows", "minimum_tokens"):
         least = [getattr(read_policy(shipped), name) for shipped in SHIPPED]
         assert least == sorted(least, reverse=True)
-        assert least[0] > least[-1]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_policy_requires_no_more_text_than_a_run_measures(name):
+    policy, request = read_policy(name), LikelihoodRequest()
+    assert policy.minimum_windows == request.count
+    assert policy.minimum_tokens == request.count * request.length
 
 
 def test_only_the_strict_one_puts_the_burden_of_proof_on_the_server():
