@@ -1,6 +1,7 @@
 """Index, shards and what lies beside them; salient.json."""
 
 import json
+import time
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -246,6 +247,17 @@ def test_no_figure_is_repeated_of_evidence_of_other_files(name, level, fault, to
     assert finding.level == level
     assert name in text_of(finding)
     assert not figures_in(toy)
+
+
+@pytest.mark.parametrize("name", [SINGLE, "generation_config.json"])
+def test_a_file_that_grew_is_named_without_reading_it(name, toy):
+    write_digests(toy)
+    with (toy / name).open("r+b") as file:
+        file.truncate(10**12)
+    start = time.monotonic()
+    finding = next(f for f in read_checkpoint(toy).findings if f.id == "evidence-files-changed")
+    assert f"{name} has 1000000000000 bytes" in text_of(finding)
+    assert time.monotonic() - start < 10
 
 
 def test_no_figure_is_repeated_of_evidence_that_was_changed(toy):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from salient.core.carried_files import EXCLUDED, TOKENIZER_FILES, matches
+from salient.core.carried_files import EXCLUDED, LARGEST, TOKENIZER_FILES, matches
 from salient.core.content_digest import changed_files
 from salient.core.errors import CheckpointError, ModelError
 from salient.core.evidence import (
@@ -12,6 +12,7 @@ from salient.core.evidence import (
     RunHeader,
     read_evidence,
 )
+from salient.core.input_files import most_bytes
 from salient.core.progress import Progress
 from salient.core.scheme import parse_scheme
 from salient.diagnose.finding import Finding
@@ -47,12 +48,21 @@ def check_evidence(
 
 def _changed(contents: CheckpointContents, evidence: RunEvidence) -> Iterator[Place]:
     """Files that differ from their digest, and files that a reader takes and that have none."""
-    yield from changed_files(contents.folder, evidence.files).items()
-    for path in sorted(contents.folder.iterdir()):
-        taken = matches(path.name, (*MEASURED, *TOKENIZER_FILES, GENERATION))
-        hidden = matches(path.name, EXCLUDED) and not matches(path.name, MEASURED)
-        if path.is_file() and path.name not in evidence.files and taken and not hidden:
-            yield path.name, f"is not in {EVIDENCE_FILE}"
+    sizes = {path.name: path.stat().st_size for path in contents.folder.iterdir() if path.is_file()}
+    ends: dict[str, int] = {}  # of the tensors in each file
+    for tensor in contents.tensors.values():
+        ends[tensor.path.name] = max(ends.get(tensor.path.name, 0), tensor.end)
+    digests = dict(evidence.files)
+    for name in evidence.files.keys() & sizes.keys():
+        most = ends.get(name) or most_bytes(name) or LARGEST
+        if sizes[name] > most:  # which would take long to hash, and cannot match
+            del digests[name]
+            yield name, f"has {sizes[name]} bytes"
+    yield from changed_files(contents.folder, digests).items()
+    for name in sorted(sizes.keys() - evidence.files.keys()):
+        taken = matches(name, (*MEASURED, *TOKENIZER_FILES, GENERATION))
+        if taken and (matches(name, MEASURED) or not matches(name, EXCLUDED)):
+            yield name, f"is not in {EVIDENCE_FILE}"
 
 
 def _contradictions(run: RunHeader, contents: CheckpointContents, group: int | None) -> list[Place]:
