@@ -52,6 +52,8 @@ def test_defaults_may_be_absent_and_unknown_keys_are_ignored():
         ({"pair": [1]}, "pair has 1 entries, not 2"),
         ({"pair": [1, "2"]}, "pair.1 is '2', not a number"),
         ({"pair": [1, True]}, "pair.1 is 'True', not a number"),
+        ({"count": 10**400}, "count is 1000"),
+        ({"pair": [1, 10**400]}, "pair.1 is 1000.*, beyond the largest number"),
         ({"count": -1}, "count is -1, not from 0 to inf"),
         ({"count": True}, "count is bool, not int"),
         ({"count": 1.0}, "count is float, not int"),

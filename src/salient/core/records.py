@@ -26,9 +26,10 @@ from typing import (
     get_type_hints,
 )
 
-from .errors import CheckpointError
+from .errors import CheckpointError, brief
 
 Record = TypeVar("Record")
+LARGEST = 2**63  # of a whole number
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return _one_of(get_args(kind), value, where)
     if origin is Literal:
         if value not in get_args(kind):
-            raise FormatFault(where, f"is {value!r}, not one of {', '.join(get_args(kind))}")
+            raise FormatFault(where, f"is {brief(value)}, not one of {', '.join(get_args(kind))}")
         return value
     if origin is dict:
         items = _of_type(value, dict, where).items()
@@ -157,6 +158,8 @@ def _one_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise FormatFault(where, f"is {str(value)[:40]!r}, not a number")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise FormatFault(where, f"is {brief(value)}, beyond the largest number")
     return value
 
 
@@ -169,6 +172,7 @@ def _of_type(value: Any, kind: type, where: str) -> Any:
 def _bounded(value: Any, bounds: list[Any], where: str) -> Any:
     for bound in (bound for bound in bounds if isinstance(bound, Bounds)):
         size = len(value) if isinstance(value, Sized) else value
-        if not (math.isfinite(size) and bound.low <= size <= bound.high):
-            raise FormatFault(where, f"is {size}, not from {bound.low} to {bound.high}")
+        finite = abs(size) < LARGEST if isinstance(size, int) else math.isfinite(size)
+        if not (finite and bound.low <= size <= bound.high):
+            raise FormatFault(where, f"is {brief(size)}, not from {bound.low} to {bound.high}")
     return value
