@@ -19,7 +19,7 @@ from salient.core.input_files import (
 )
 from salient.core.model_files import (
     INDEX,
-    MOST_TENSORS,
+    MOST_IN_A_FILE,
     SINGLE,
     read_header,
     read_index,
@@ -136,7 +136,7 @@ ROW = {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}
         ({"a": ROW | {"dtype": {"b": 1}}}, "'a' has 1 axes of type"),
         ({"\ud800": ROW}, "half of a surrogate pair"),
         (b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "lists and objects in each other"),
-        (b'{"data_offsets"' * (MOST_TENSORS + 1), f"names {MOST_TENSORS + 1} tensors; at most"),
+        (b'{"data_offsets"' * (MOST_IN_A_FILE + 1), f"names {MOST_IN_A_FILE + 1} tensors; at most"),
         ([ROW], r"cannot be read \("),
     ],
 )

@@ -63,6 +63,7 @@ LONGEST_NAME = 256  # of a file
 _POINTER = 256  # bytes, of which a git-lfs pointer has about 130
 LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 MOST_TENSORS = 500_000  # of a folder; Kimi K2 has 210,000
+MOST_IN_A_FILE = 100_000
 LONGEST_TENSOR_NAME = 512
 MOST_AXES = 16
 
@@ -293,8 +294,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
             text = file.read(length)
         count = text.count(b'"data_offsets"')
-        if count > MOST_TENSORS:
-            raise ValueError(f"it names {count} tensors; at most {MOST_TENSORS} fit")
+        if count > MOST_IN_A_FILE:
+            raise ValueError(f"it names {count} tensors; at most {MOST_IN_A_FILE} fit")
         header = parse_json(text)
         header.pop("__metadata__", None)
         return {name: _stored(name, row, path, 8 + length, size) for name, row in header.items()}
