@@ -30,6 +30,7 @@ HARMLESS = re.compile(
 )
 MTP = "mtp"  # the pattern of `--drop` that names the layers which predict further tokens
 LISTED = 3  # of many tensors, how many a message names
+COMPARED = 32  # missing tensors whose names are looked for in the leftovers' names
 PATTERNS = 4  # of many patterns, how many a message offers
 READ_AT_ONCE = 2**31  # bytes of a folder whose values are checked before a run
 
@@ -128,7 +129,7 @@ class _FileChecker:
             hint = f"The files have {there} of the {len(self.skeleton.blocks)} blocks. "
         else:
             hint = ""
-        pairs = ((name, lost) for lost in missing for name in self.leftovers)
+        pairs = ((name, lost) for lost in missing[:COMPARED] for name in self.leftovers)
         for name, lost in pairs:
             prefix = name.removesuffix(lost)
             if prefix not in ("", name):
@@ -241,10 +242,10 @@ class _FileChecker:
     def _what_is_lost(self, loss: list[str]) -> str:
         """The kinds of the tensors of `loss`, and what to correct: a sentence for each."""
         hints: dict[str, None] = {}
+        deepest = max((self._block_beyond(name) or 0 for name in loss), default=0)
         for name in loss:
             layout, copy = layout_of(name, leftover=True), self._first_copy(name)
             if self._block_beyond(name) is not None:
-                deepest = max(self._block_beyond(n) or 0 for n in loss)
                 text = (
                     f"Some are of blocks up to number {deepest}, but config.json counts "
                     f"{len(self.skeleton.blocks)}: correct num_hidden_layers."
