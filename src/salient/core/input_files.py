@@ -12,8 +12,9 @@ import re
 import stat
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from .errors import ModelError
 from .records import is_list, is_object
@@ -74,7 +75,7 @@ def irregular(path: Path) -> str:
     return f"is {kind}, not a regular file" if kind else ""
 
 
-def open_input(path: Path, most: int | None = None) -> BinaryIO:
+def open_input(path: Path, most: int | None = None) -> BufferedReader:
     """Open the regular file `path` of at most `most` bytes. Never waits for a writer.
 
     Raises UnfitFile, and OSError for a file that is absent or not readable.
