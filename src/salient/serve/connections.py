@@ -25,11 +25,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from .openai_format import INTERNAL, error_response
 
 log = logging.getLogger("salient.serve")
-BACKLOG = 2048  # connections that the system keeps until they are accepted
 IDLE_SECONDS = 75  # longer than the 60 of the usual proxies, so that they close first
-ACCEPTED_AT_ONCE = 16  # in one step of the event loop
+FULL_SECONDS = 0.002  # from one new connection to the next while all are taken
 SPARE = 16  # connections beyond the limit, which only get their 503
-OTHER_DESCRIPTORS = 48  # for template processes, files and the connections accepted at once
+OTHER_DESCRIPTORS = 48  # for template processes and files
 FEWEST = 4  # connections, however few descriptors there are
 RECEIVE_BYTES = 2**16  # parsed in one step of the event loop
 HEAD_BYTES, MOST_HEADERS = 2**14, 200  # of a request
@@ -37,7 +36,7 @@ HEAD_SECONDS = 10.0  # for all headers of a request
 REFUSED_SECONDS = 2.0  # for the request that gets the 503
 DISCARD_SECONDS, DISCARD_BYTES = 5.0, 2**20  # of a body after its response: then the end
 UNREAD_SECONDS = 30.0  # for a client to read what it is sent
-FREE_PIECES, PIECE_BYTES = 1024, 64  # of a body: these many, and one more for so many bytes
+FREE_PIECES, PIECE_BYTES = 256, 64  # of a body: these many, and one more for so many bytes
 
 
 class BoundedParser(h11.Connection):
@@ -215,11 +214,30 @@ class BoundedServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         asyncio.get_running_loop().set_exception_handler(_log_loop_error)
-        await super().startup([self._listening])
-        # config.backlog, which startup passed to it, is how many connections are accepted at once
-        self._listening.listen(BACKLOG)
+        await super().startup([])
+        self._accepting = asyncio.ensure_future(self._accept())
         if self.started:
             self._on_start()
+
+    async def _accept(self) -> None:
+        """Accept connections, one after another, and slowly when all are taken: clients that open
+        new ones without end wait in the system's queue, and cost little."""
+        loop, protocol = asyncio.get_running_loop(), self.config.http_protocol_class
+        most = cast("type[BoundedProtocol]", protocol).most
+        self._listening.settimeout(0)
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(self._listening)
+                await loop.connect_accepted_socket(self._protocol, accepted)
+                full = len(self.server_state.connections) >= most
+                await asyncio.sleep(FULL_SECONDS if full else 0)
+            except OSError as error:  # no descriptor left, or the client has gone
+                log.warning("a connection was not accepted: %s", error)
+                await asyncio.sleep(0.1)
+
+    def _protocol(self) -> asyncio.Protocol:
+        protocol = cast("type[BoundedProtocol]", self.config.http_protocol_class)
+        return protocol(self.config, self.server_state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # each second
@@ -229,6 +247,7 @@ class BoundedServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        self._accepting.cancel()
         await super().shutdown([self._listening])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -258,7 +277,6 @@ def server_config(
         server_header=False,
         proxy_headers=bool(proxies),
         forwarded_allow_ips=list(proxies),
-        backlog=ACCEPTED_AT_ONCE,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=deadline,
     )

@@ -20,6 +20,7 @@ from .options import ServeOptions
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+BACKLOG = 2048  # connections that the system keeps until they are accepted
 GRACE_SECONDS = 2  # after the deadline, for what was cancelled to stop
 SWITCH_SECONDS = 0.001  # that a thread keeps the interpreter while the engine's waits for it
 
@@ -30,7 +31,7 @@ def bind(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen()
+        listening.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listening.close()
         raise RequestError(

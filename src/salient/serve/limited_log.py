@@ -6,9 +6,9 @@ import threading
 import time
 
 LOGGERS = ("salient.access", "salient.serve", "uvicorn", "asyncio")
-BYTES_A_MINUTE = 400_000
-BURST_BYTES = 100_000
-LONGEST = 16_000  # characters of one record, with its traceback
+BYTES_A_MINUTE = 300_000
+BURST_BYTES = 20_000
+LONGEST = 8_000  # characters of one record, with its traceback
 
 
 class LimitedHandler(logging.StreamHandler):

@@ -6,16 +6,14 @@ import json
 import logging
 import time
 
-from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .http_server import is_loopback
-from .openai_format import INTERNAL, error_response
+from .openai_format import INTERNAL, OVERLOADED, error_response
 
 log = logging.getLogger("salient.access")
 BODY_SECONDS, BODY_RATE = 30.0, 2**16  # for a body, and a second more for so many bytes
 FREE_BYTES, MOST_PENDING = 2**16, 2**27  # of a body that is always read; of all bodies together
-CLOSE = {"Connection": "close"}
 OPEN = ("/", "/health", "/ready", "/metrics", "/version")  # need no key
 PAGE, PAGE_DATA = "/explorer/", "/explorer/api/"  # the page's files need no key, its data do
 
@@ -47,8 +45,11 @@ class GuardMiddleware:
             await send(message)
 
         try:
-            app = self._refusal(scope) or self.app
-            await app(scope, body.receive, logged_send)
+            app = self._refusal(scope)
+            if app is None and _has_body(scope):
+                app = await body.read()
+            if not body.disconnected:
+                await (app or self.app)(scope, body.receive, logged_send)
         except asyncio.CancelledError:  # at the server's deadline
             if not reply["status"]:
                 await error_response("The server stops.", 503, INTERNAL)(
@@ -63,9 +64,7 @@ class GuardMiddleware:
         if b"transfer-encoding" in headers and b"content-length" in headers:
             # a proxy before this server may read another length, and so another request
             message = "A request has either Content-Length or Transfer-Encoding, not both."
-            response = error_response(message)
-            response.headers.update(CLOSE)
-            return response
+            return _closing(message, 400)
         if self.only_local and not is_loopback(_host(headers)):
             message = "This server serves only localhost. To reach it by a name, set --api-key."
             return error_response(message, 403, "permission_error")
@@ -83,33 +82,65 @@ class GuardMiddleware:
         return error_response(message, 401, "authentication_error")
 
 
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+
+
 class _ReceivedBody:
-    """The body of a request on its way. pending: its bytes that count for all requests together"""
+    """The body of a request, which is read here before the application runs: half of one, whose
+    client goes away, costs little.
+
+    pending: its bytes that count for all requests together
+    disconnected: whether the client has gone
+    """
 
     def __init__(self, guard: GuardMiddleware, receive: Receive):
         self._guard, self._receive = guard, receive
-        self._size, self.pending, self._whole = 0, 0, False
-        self._last = time.monotonic() + BODY_SECONDS
+        self._data: bytes | None = None
+        self.pending, self.disconnected = 0, False
 
     async def receive(self) -> Message:
-        """The next message. Raises HTTPException for a body that is too large or too slow."""
-        if self._whole:
+        """The whole body, then the messages after it."""
+        if self._data is None:
             return await self._receive()
-        left = self._last + self._size / BODY_RATE - time.monotonic()
-        try:
-            message = await asyncio.wait_for(self._receive(), left)
-        except TimeoutError:
-            raise HTTPException(408, "The body did not come in time.", CLOSE) from None
-        self._size += len(message.get("body", b""))
-        if self._size > self._guard.max_body:
-            raise HTTPException(413, self._guard.too_large)
-        more = max(0, self._size - FREE_BYTES) - self.pending
+        message = {"type": "http.request", "body": self._data, "more_body": False}
+        self._data = None
+        return message
+
+    async def read(self) -> ASGIApp | None:
+        """Read the body; a response if it is too large or too slow."""
+        data, last = bytearray(), time.monotonic() + BODY_SECONDS
+        more = True
+        while more and not self.disconnected:
+            try:
+                left = last + len(data) / BODY_RATE - time.monotonic()
+                message = await asyncio.wait_for(self._receive(), left)
+            except TimeoutError:
+                return _closing("The body did not come in time.", 408)
+            self.disconnected = message["type"] == "http.disconnect"
+            more = message.get("more_body", False)
+            data += message.get("body", b"")
+            if len(data) > self._guard.max_body:
+                return error_response(self._guard.too_large, 413)
+            if not self._fits(len(data)):
+                message = "Too many large bodies are on their way. Try again shortly."
+                return error_response(message, 429, OVERLOADED)
+        self._data = bytes(data)
+        return None
+
+    def _fits(self, size: int) -> bool:
+        """Whether memory is left for a body that has `size` bytes now."""
+        more = max(0, size - FREE_BYTES) - self.pending
         self.pending += more
         self._guard.pending += more
-        if more and self._guard.pending > MOST_PENDING:
-            raise HTTPException(429, "Too many large bodies are on their way. Try again shortly.")
-        self._whole = not message.get("more_body", False)
-        return message
+        return not more or self._guard.pending <= MOST_PENDING
+
+
+def _closing(message: str, status: int) -> ASGIApp:
+    """An error after which the connection ends."""
+    response = error_response(message, status)
+    response.headers["Connection"] = "close"
+    return response
 
 
 def _host(headers: dict[bytes, bytes]) -> str:
