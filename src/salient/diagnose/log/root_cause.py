@@ -155,7 +155,7 @@ def package_of(frame: Frame) -> str:
     if match:
         return match[1]
     parts = frame.path.replace("\\", "/").split("/")[:-1]
-    return next((part for part in reversed(parts) if part in TRACKERS), "")
+    return next((part for part in parts if part in TRACKERS), "")
 
 
 def is_plumbing(frame: Frame) -> bool:
