@@ -67,7 +67,9 @@ class LogFacts:
     began, loaded, complete: whether the engine's first line, the end of loading and the end of the
         start-up are in the log
     requests: answers sent over HTTP   processes: those named in lines of interest
-    arguments: of the command line, by vLLM's names, None until the log prints them; not in JSON
+    arguments: of the command line, by vLLM's names, None until the log prints them
+    draft: whether a draft model is loaded, None if the log does not state it
+    The last two are not in JSON.
     """
 
     engine: str = ""
@@ -100,6 +102,7 @@ class LogFacts:
     processes: list[str] = field(default_factory=list[str])
     capability: float | None = None
     arguments: dict[str, object] | None = None
+    draft: bool | None = None
 
     @property
     def server(self) -> ServerFacts:
@@ -115,6 +118,7 @@ class LogFacts:
             utilization=self.utilization,
             arguments=self.arguments or ({"enforce_eager": True} if self.eager else {}),
             complete=self.arguments is not None,
+            draft=self.draft,
         )
         return replace(server, capability=self.capability)
 
@@ -144,7 +148,7 @@ class LogFacts:
 
     def to_dict(self) -> dict[str, object]:
         data = {"asked" if k == "requested" else k: value for k, value in asdict(self).items()}
-        del data["arguments"]
+        del data["arguments"], data["draft"]
         return data
 
 
@@ -205,6 +209,8 @@ def _engine(facts: LogFacts, match: re.Match[str]) -> None:
     facts.loaded = facts.complete = facts.traceback = False
     facts.exception = ""
     facts.kernels.clear()
+    if "speculative_config=" in match["config"]:
+        facts.draft = "speculative_config=None" not in match["config"]
     _take_settings(facts, match["config"])
 
 

@@ -51,6 +51,7 @@ def logged_server(
     utilization: str,
     arguments: Mapping[str, object],
     complete: bool,
+    draft: bool | None,
 ) -> ServerFacts:
     """What a log states about its server; "" is unknown.
 
@@ -64,7 +65,7 @@ def logged_server(
         tp=tp,
         dtype=DTYPES.get(dtype, dtype) or None,
         method=method_of(quantization) or None,
-        draft="speculative_config" in arguments or None,
+        draft="speculative_config" in arguments or draft,
         utilization=float(number[0]) if number else None,
         arguments=arguments,
         complete=complete,

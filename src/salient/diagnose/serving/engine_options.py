@@ -10,6 +10,7 @@ from typing import Literal, TypedDict, cast
 
 Release = tuple[int, ...]
 ENGINES = ("vllm", "sglang")
+OLDEST_USED: dict[str, Release] = {"vllm": (0, 9), "sglang": (0, 5)}
 Kind = Literal["options", "variables", "values", "architectures"]
 
 
@@ -93,8 +94,11 @@ def option_names(engine: str) -> list[str]:
 
 
 def span_text(engine: str, name: str, kind: Kind = "options") -> str:
-    """The releases that accept it: "0.21 or newer", "before 0.18", "" if all do or none does."""
-    spans, oldest = _spans(engine, kind, name), releases(engine)[0]
+    """The releases that accept it: "0.21 or newer", "before 0.18", "" if all or none do.
+
+    All are those that are still in use, from OLDEST_USED on.
+    """
+    spans, oldest = _spans(engine, kind, name), OLDEST_USED[engine]
     parts: list[str] = []
     for first, last in spans:
         if last is None:
