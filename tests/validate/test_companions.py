@@ -82,6 +82,11 @@ def template(text: str) -> Callable[[Path], None]:
 
 JUDGED = {
     "no tokenizer": (without("tokenizer.json"), "tokenizer", "has no tokenizer that can be read"),
+    "settings": (
+        lambda folder: (folder / "tokenizer_config.json").write_text("{"),
+        "tokenizer",
+        "has no tokenizer that can be read",
+    ),
     "lower case": (lowercased, "tokenizer", "normalizer, .* texts have other tokens"),
     "vocabulary": (edited("tokenizer.json", swapped), "tokenizer", "2 tokens of the vocabulary"),
     "template": (template("{{ messages }}"), "chat_template", "writes 4 of 4 conversations other"),

@@ -12,7 +12,7 @@ from typing import Any
 from salient.core.carried_files import TOKENIZER_FILES
 from salient.core.corpus import Document, builtin
 from salient.core.errors import ModelError
-from salient.core.model_files import as_object
+from salient.core.model_files import as_object, read_json
 from salient.models.chat_template import CALIBRATION_DATE, render_conversation
 from salient.models.template_process import TemplateFault
 from salient.models.tokens import load_tokenizer
@@ -26,6 +26,10 @@ DECISIVE = ("normalizer", "pre_tokenizer", "added_tokens")
 OTHERS = ("post_processor", "decoder", "truncation", "padding")
 SPECIAL = ("bos", "eos", "unk", "sep", "cls", "mask")
 SETTINGS = ("pad_token_id", "padding_side", "truncation_side", "model_max_length")
+CONFIG = "tokenizer_config.json"
+# Of its keys: what versions of Transformers write that reads any tokenizer.json alike.
+BOOKKEEPING = ("backend", "is_local", "local_files_only")
+GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 LETTERS = 2000  # of each text
 SECONDS = 20.0  # for the texts; a tokenizer in Python is slow
 EDGES = (
@@ -66,9 +70,8 @@ Json = Mapping[str, Any]
 
 def tokenizer_differences(pair: ModelPair) -> Iterator[FileDifference]:
     """Raises ModelError where the reference has no tokenizer that can be read."""
-    digests = [side.companion_digests(TOKENIZER_FILES) for side in pair.sides]
-    kinds = [side.source.config.get("model_type") for side in pair.sides]
-    if digests[0] == digests[1] and digests[0] and kinds[0] == kinds[1]:
+    files = [_tokenizer_files(side) for side in pair.sides]
+    if files[0] == files[1] and len(files[0]) > 2:
         return
     reference = load_tokenizer(pair.reference.companions)
     try:
@@ -101,6 +104,22 @@ def tokenizer_differences(pair: ModelPair) -> Iterator[FileDifference]:
         message = f"The tokenizer's settings are not the reference's: {listed(others)}."
         yield FileDifference("tokenizer", message, count=len(others))
     yield from _template(pair, reference, own)
+
+
+def _tokenizer_files(side: PairMember) -> dict[str, object]:
+    """All that a tokenizer is made of: digests of files, the settings, the kind of model.
+
+    {} where they cannot be read, which loading it names.
+    """
+    try:
+        files: dict[str, object] = {**side.companion_digests(TOKENIZER_FILES)}
+        settings = read_json(side.companions / CONFIG) if files.pop(CONFIG, None) else {}
+    except ModelError:
+        return {}
+    if settings.get("tokenizer_class") in GENERIC_CLASSES:
+        settings["tokenizer_class"] = None
+    own = {key: value for key, value in settings.items() if key not in BOOKKEEPING}
+    return {**files, CONFIG: own, "model_type": side.source.config.get("model_type")}
 
 
 def _copy(reference: PairMember) -> str:
