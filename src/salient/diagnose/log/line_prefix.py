@@ -48,8 +48,8 @@ _PREFIXES = (
 )
 # What is left of a prefix where a log was cut.
 _REMNANT = re.compile(
-    r"[^'\"\[\]()]{0,60}?(?:\[[\w./-]+\.py:\d+\]|[\w./-]*:\d+\]) ?"
-    r"|[\w ]{0,40}pid=\d+[^()]{0,40}\) ?|[\d:. -]{1,20}(?: [TDPE]P\d+)*\] ?"
+    r"[^'\"\[\](]{0,60}?(?:\[[\w./-]+\.py:\d+\]|[\w./-]*:\d+\]) ?"
+    r"|[\w ]{0,40}pid=\d+[^()]{0,40}\) ?|[\d:. -]{1,20}(?: [TDPE]P\d+)*\] ?|\d?\]?: "
 )
 # Each wraps a message: an exception's name, pydantic, a worker's repeated error, a warning.
 _WRAPPERS = (
