@@ -8,7 +8,7 @@ Unpack the source of each release as SOURCES/ENGINE-RELEASE (a checkout of its t
 The files are parsed, never run. In the table each engine has its `releases`, and the names of its
 `options`, `variables`, `values` ("option value") and `architectures` by the releases that accept
 them: "0.9-" since 0.9, "0.8-0.18" before 0.18, several with commas. What only some patch releases
-of vLLM 0.10 accept, 0.10 does not.
+of vLLM 0.10 accept, 0.10 does not; architectures of one count.
 """
 
 import ast
@@ -183,6 +183,7 @@ def table_of(sources: Path, engine: str) -> dict[str, object]:
             facts = facts_of(folder, engine)
             before = merged.get(release, facts)
             merged[release] = {kind: facts[kind] & before[kind] for kind in KINDS}
+            merged[release]["architectures"] = facts["architectures"] | before["architectures"]
     releases = sorted(merged)
     for before, release in pairwise(releases):  # sources without the file
         merged[release]["architectures"] = (

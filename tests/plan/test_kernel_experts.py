@@ -93,3 +93,9 @@ def test_experts_of_odd_widths_are_named(shape, group, pace, why):
 def test_the_flag_for_mixtures_makes_only_experts_slow():
     result = route(QWEN3_30B_A3B, AWQ, ServingTarget(ADA, forced="moe_wna16"))
     assert (result.pace, result.experts) == ("slow", "Triton (moe_wna16)")
+
+
+def test_experts_that_marlin_refuses_stop_in_a_release_that_crashes_there():
+    result = route(QWEN3_30B_A3B, AWQ, ServingTarget(HOPPER, tp=4, version=(0, 8)))
+    assert result.pace == "refused"
+    assert "use vLLM 0.9 or newer" in " ".join(result.do)

@@ -127,7 +127,10 @@ def _newer_arguments(context: RuleContext) -> list[Match]:
             other = other_spelling(engine, key, str(context.value(key) or ""), release)
             values = {"since": since, "engine": _engine_name(context, release)}
             new = other or f"(upgrade to {NAMES[engine]} {since}, or leave it out)"
-            matches.append(_case(context, key, new, error=True, certain=True, **values))
+            # a later patch of the release may have it: the table has what all patches accept
+            later = next((one for one in releases(engine) if one > release), release)
+            sure = not accepts(engine, _option(context, key), later)
+            matches.append(_case(context, key, new, error=sure, certain=sure, **values))
     return matches
 
 

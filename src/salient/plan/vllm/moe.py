@@ -10,7 +10,14 @@ from salient.shapes.model_shape import ModelShape
 from .gates import MARLIN_GROUPS, REGROUP
 from .sharding import divided, expert_widths
 from .types import KernelVerdict, Refusal, ServingTarget, WeightPacking, refused, worst
-from .versions import AUTO_AWQ, EXPERT_PADDING, HUMMING_FIRST, ROCM_EXPERTS, TURING_MARLIN
+from .versions import (
+    AUTO_AWQ,
+    EXPERT_PADDING,
+    FALLBACK_REPORTED,
+    HUMMING_FIRST,
+    ROCM_EXPERTS,
+    TURING_MARLIN,
+)
 
 TRITON = "Triton (moe_wna16)"
 _HUMMING = Refusal("Humming", "needs the package humming-kernels; then it comes first")
@@ -61,6 +68,9 @@ def _nvidia(
     why = _marlin_misfit(inner, hidden, target, packing)
     if target.forced == "moe_wna16":
         why = "--quantization moe_wna16 selects it"
+    if why and target.version < FALLBACK_REPORTED and packing.method in ("awq", "gptq"):
+        crash = "vLLM 0.8.5 crashes where it reports the fallback ('warning_one', vLLM #17608)"
+        return refused(f"{why}, and {crash}", "use vLLM 0.9 or newer, or fewer GPUs")
     if why:
         return _triton(inner // target.tp, hidden, packing, why)
     humming = target.capability == 90 and target.version >= HUMMING_FIRST

@@ -17,6 +17,8 @@ SUPPORTED: Version = (0, 33)  # the newest release that is taken to follow the s
 EVER: Version = (1 << 30, 0)
 NEVER: Version = (0, 0)
 
+# experts that Marlin refuses fall to moe_wna16; 0.8.5 crashes there (awq_marlin.py, gptq_marlin.py)
+FALLBACK_REPORTED: Version = (0, 9)
 # AWQ on a CPU by vLLM's own loader (cpu_wna16.py), by Intel's extension before (maybe since 0.10)
 CPU_AWQ: Version = (0, 12)
 # experts on ROCm fall to moe_wna16; before, they went to Marlin, which ROCm lacks
