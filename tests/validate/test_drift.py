@@ -25,6 +25,7 @@ from salient.validate.attribution.drift import (
 from salient.validate.attribution.measure import AttributionRequest, measure_attribution
 from salient.validate.attribution.result import LABELS, DriftFigures, DriftResult
 from salient.validate.cache import ValidationCache
+from salient.validate.likelihood import streaming
 from salient.validate.likelihood.streaming import text_tokens
 from salient.validate.model_pair import ModelPair, open_pair
 from salient.validate.render import render_stage
@@ -44,6 +45,7 @@ def checkpoint(toy, text, tmp_path_factory) -> Path:
 def digits(tmp_path, monkeypatch) -> Path:
     """A text of other letters than the session's, and so few that it means nothing."""
     monkeypatch.setattr(tokens, "FEWEST_DISTINCT", 1)
+    monkeypatch.setattr(streaming, "FEWEST_PHRASES", 0)
     path = tmp_path / "digits.txt"
     path.write_text(("0110 " * 9 + "234567 ") * 20)
     return path

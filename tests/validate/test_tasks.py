@@ -139,7 +139,7 @@ def test_a_file_without_examples_is_refused(tmp_path, text):
 
 def test_a_file_above_the_limit_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(task_sets, "LARGEST_FILE", 2**20)
-    with pytest.raises(CalibrationError, match=r"has 2 MiB\. A task file has at most 1 MiB"):
+    with pytest.raises(CalibrationError, match=r"has 2,097,153 bytes; at most 1,048,576 fit"):
         read_tasks(file_of(tmp_path, " " * 2**21))
 
 

@@ -196,10 +196,17 @@ def _store(state: FileState, digest: str) -> None:
     path, key = _entry(state)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        entries = sorted(path.parent.iterdir(), key=lambda entry: entry.lstat().st_mtime_ns)
+        entries = list(path.parent.iterdir())
         if len(entries) >= MOST_ENTRIES:
-            for oldest in entries[: MOST_ENTRIES // 8]:
+            for oldest in sorted(entries, key=_last_change)[: MOST_ENTRIES // 8]:
                 oldest.unlink(missing_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
             file.write(_line(key, digest))
         os.replace(file.name, path)
+
+
+def _last_change(entry: Path) -> int:
+    """When `entry` was written, in nanoseconds; 0 if another process has removed it."""
+    with contextlib.suppress(OSError):
+        return entry.lstat().st_mtime_ns
+    return 0

@@ -106,8 +106,11 @@ def most_bytes(name: str) -> int | None:
     return next(kinds, None)
 
 
-def parse_json(data: bytes | str) -> Any:
-    """The JSON value in `data`. Raises ValueError for what is no JSON, too deep, or no text."""
+def parse_json(data: bytes | str, *, half_pairs: bool = False) -> Any:
+    """The JSON value in `data`. Raises ValueError for what is no JSON, too deep, or no text.
+
+    half_pairs: whether halves of surrogate pairs pass, for callers that name their field
+    """
     text = data if isinstance(data, str) else data.decode("utf-8")
     for count, most, what in (
         (text.count("[") + text.count("{"), MOST_CONTAINERS, "lists and objects"),
@@ -121,7 +124,7 @@ def parse_json(data: bytes | str) -> Any:
         raise ValueError(_TOO_DEEP) from None
     if text.count("[") + text.count("{") > DEEPEST and _may_be_deep(text):
         _check_depth(value)
-    if _HALF_PAIR.search(text):
+    if not half_pairs and _HALF_PAIR.search(text):
         _check_text(value)
     return value
 

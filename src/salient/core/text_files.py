@@ -151,7 +151,7 @@ def _json_rows(text: str, name: str) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                row = parse_json(line)
+                row = parse_json(line, half_pairs=True)
             except ValueError as error:
                 raise CalibrationError(
                     f"{name}, line {number}: not JSON ({error}). A .jsonl file has one object a "
@@ -165,7 +165,7 @@ def _whole(text: str) -> Any:
     if not text.lstrip().startswith(("[", "{")):
         return None
     try:
-        return parse_json(text)
+        return parse_json(text, half_pairs=True)
     except ValueError:
         return None
 

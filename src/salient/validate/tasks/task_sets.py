@@ -92,7 +92,7 @@ class _TaskLine:
     def __init__(self, line: str, where: str):
         self.where = where
         try:
-            row = parse_json(line)
+            row = parse_json(line, half_pairs=True)
         except ValueError as error:
             raise self.fault(f"not JSON ({error}). A .jsonl file has one object a line.") from None
         if not isinstance(row, dict):
