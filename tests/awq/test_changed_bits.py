@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.runs import run
-from salient.awq.journal import Journal, read_journal
+from helpers.runs import resume_report, run
+from salient.awq.journal import read_journal
 from salient.core.content_digest import changed_files
-from salient.core.errors import CheckpointError
-from salient.core.evidence import RunHeader, find_changed, read_evidence
+from salient.core.evidence import find_changed, read_evidence
 from salient.core.progress import Progress
 
 PLACES = 500
@@ -39,16 +38,6 @@ def folders(toy, text, tmp_path_factory) -> dict[str, Path]:
     return {"source": source, "unfinished": home / "unfinished.partial", "out": home / "out"}
 
 
-def resumed(folder: Path, header: RunHeader) -> str:
-    """What a run that resumes in `folder` reports."""
-    try:
-        journal = Journal(folder, header, fresh=False)
-    except CheckpointError as error:
-        return str(error)
-    journal.close()
-    return " ".join(journal.warnings)
-
-
 def test_a_bit_that_changes_anywhere_is_noticed_by_name(folders):
     evidence = read_evidence(folders["out"])
     assert evidence is not None
@@ -56,7 +45,7 @@ def test_a_bit_that_changes_anywhere_is_noticed_by_name(folders):
     assert unfinished is not None
     notices = {
         "source": lambda: str(changed_files(folders["source"], evidence.source_files)),
-        "unfinished": lambda: resumed(folders["unfinished"], unfinished.run),
+        "unfinished": lambda: resume_report(folders["unfinished"], unfinished.run),
         "out": lambda: find_changed(folders["out"]).note,
     }
     assert {notice() for notice in notices.values()} == {"{}", ""}

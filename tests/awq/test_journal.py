@@ -10,24 +10,19 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.evidence_files import sample_header
+from helpers.runs import resume_report
 from salient.awq.journal import NAME, Journal, JournalLine
 from salient.core.content_digest import file_digest
 from salient.core.errors import CheckpointError, ResumeMismatch
-from salient.core.evidence import BlockEvidence, RunHeader
+from salient.core.evidence import BlockEvidence
 from salient.core.records import to_json
 
-HEADER = RunHeader(
-    salient="0.1.0",
-    model="digest",
-    adapter=None,
+HEADER = sample_header(
     scheme="w4-g128",
-    format="awq",
-    dtype="float16",
     skip=("lm_head",),
-    calibration_texts="builtin",
     samples=128,
     sequence_length=512,
-    calibration="digest",
     computed_in="float32 on cpu",
 )
 BLOCKS = [
@@ -136,13 +131,7 @@ def test_nothing_after_a_damaged_line_is_believed(tmp_path):
 
 
 def noticed(folder):
-    """What a run that starts now reports: its warnings, or the reason why it does not start."""
-    try:
-        journal = Journal(folder, HEADER, fresh=False)
-    except CheckpointError as error:
-        return str(error)
-    journal.close()
-    return " ".join(journal.warnings)
+    return resume_report(folder, HEADER)
 
 
 def test_any_flipped_bit_of_the_journal_is_noticed_by_name(tmp_path):

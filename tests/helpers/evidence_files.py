@@ -18,8 +18,8 @@ from salient.core.evidence import (
 )
 
 
-def sample_evidence(kl: float = 0.5, **run: Any) -> RunEvidence:
-    """The evidence of a run to w4-g32 in the format awq; without digests and a seal."""
+def sample_header(**fields: Any) -> RunHeader:
+    """The header of a run to w4-g32 in the format awq, without digests; `fields` differ."""
     header = RunHeader(
         salient="0.1.0",
         model="digest",
@@ -33,9 +33,14 @@ def sample_evidence(kl: float = 0.5, **run: Any) -> RunEvidence:
         sequence_length=64,
         calibration="digest",
     )
+    return replace(header, **fields)
+
+
+def sample_evidence(kl: float = 0.5, **run: Any) -> RunEvidence:
+    """The evidence of a run to w4-g32 in the format awq; without digests and a seal."""
     figures = LogitsFigures(64, kl, 0.9, 10.0, 11.0, 0.1)
     return RunEvidence(
-        run=replace(header, **run),
+        run=sample_header(**run),
         model="toy",
         scheme_reason="as asked",
         bits_per_weight=4.6,

@@ -5,6 +5,9 @@ from pathlib import Path
 import torch
 
 from salient import api
+from salient.awq.journal import Journal
+from salient.core.errors import CheckpointError
+from salient.core.evidence import RunHeader
 
 SMALL = {"scheme": "w4-g32", "samples": 6, "sequence_length": 64}
 
@@ -22,3 +25,13 @@ def logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
     model, _ = api.load(str(folder))
     with torch.no_grad():
         return model(input_ids=ids, use_cache=False).logits
+
+
+def resume_report(folder: Path, header: RunHeader) -> str:
+    """What a run that resumes in `folder` reports: its warnings, or why it does not start."""
+    try:
+        journal = Journal(folder, header, fresh=False)
+    except CheckpointError as error:
+        return str(error)
+    journal.close()
+    return " ".join(journal.warnings)

@@ -138,3 +138,9 @@ def test_serve_says_how_to_start_an_engine_that_it_does_not_start(file):
     message = r"python -m sglang\.launch_server --model-path org/Model-AWQ --tp 2"
     with pytest.raises(RequestError, match=message):
         with_deployment(ServeOptions("other", config=file))
+
+
+def test_a_pipe_in_place_of_the_file_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "salient.toml")
+    with pytest.raises(RequestError, match=r"salient\.toml is a pipe \(FIFO\), not a regular file"):
+        read_deployments(tmp_path / "salient.toml")

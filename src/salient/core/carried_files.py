@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from .errors import ModelError
 from .input_files import unsafe_link
+from .printable import half_pair, printable
 
 LARGEST = 64 * 2**20  # bytes of a companion
 MOST_FILES = 500
@@ -119,7 +120,7 @@ def find_carried(folder: Path) -> CarriedFiles:
             if matches(name, WEIGHTS):
                 sizes[name] = 0  # tells that its folder is a model
         elif reason := _unsafe(path, folder.resolve()):
-            omitted[_printable(name)] = reason
+            omitted[printable(name)] = reason
         else:
             sizes[name] = path.stat().st_size
     for name, reason in omitted.items():
@@ -147,17 +148,13 @@ def _walk(folder: Path) -> Iterable[Path]:
 
 def _unsafe(path: Path, root: Path) -> str:
     """Why `path` in the folder `root` is not copied; '' if it is."""
-    if _printable(str(path)) != str(path):
+    if half_pair(str(path)):
         return "its name is not UTF-8"
     if reason := unsafe_link(path, root):
         return reason
     if not path.is_file():
         return "a link to no file" if path.is_symlink() else "no regular file"
     return "" if os.access(path, os.R_OK) else "not readable"
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def download_patterns(

@@ -11,6 +11,7 @@ from typing import Any
 
 from .errors import CalibrationError
 from .input_files import parse_json
+from .printable import half_pair
 from .records import is_list, is_object, is_sequence
 
 Message = Mapping[str, Any]
@@ -250,13 +251,8 @@ def _plain(value: Any) -> Any:
 def _check_characters(row: dict[str, Any], where: str) -> None:
     """Raise CalibrationError for half a surrogate pair, which no tokenizer reads."""
     for path, text in _strings(row, ""):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise CalibrationError(
-                f"{where}: {path} holds half a character at position {error.start} "
-                f"({text[error.start]!a}). Give whole Unicode characters."
-            ) from None
+        if half := half_pair(text):
+            raise CalibrationError(f"{where}: {path} holds {half}. Give whole Unicode characters.")
 
 
 def _strings(value: object, path: str) -> Iterator[tuple[str, str]]:

@@ -26,5 +26,14 @@ def printable_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", " ")
 
 
+def half_pair(text: str) -> str:
+    """Half of a surrogate pair in `text`, which no UTF-8 holds: what and where; '' for none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"half a character at position {error.start} ({text[error.start]!a})"
+    return ""
+
+
 def _escape(match: re.Match[str]) -> str:
     return f"\\u{ord(match.group()):04x}"

@@ -10,13 +10,14 @@ import json
 import os
 import selectors
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
-from salient.core.errors import ModelError, ResourceError
+from salient.core.errors import ResourceError
+
+from .child_process import child_command, child_options, no_process
 
 SECONDS = 5.0  # of one rendering
 START_SECONDS = 60.0  # of a process on a busy machine
@@ -48,15 +49,13 @@ class TemplateProcess:
 
     def __init__(self) -> None:
         environment = {name: os.environ[name] for name in ("TZ", "LANG") if name in os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
         self._popen = subprocess.Popen(
-            [sys.executable, "-s", "-P", str(CHILD)],  # -P: no imports from the child's folder
+            child_command(CHILD),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=True,  # a Ctrl-C is for the parent
-            env=environment,
+            **child_options(**environment),
         )
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
@@ -168,10 +167,7 @@ class ProcessPool:
         try:
             return TemplateProcess()
         except OSError as error:
-            raise ModelError(
-                f"No process could be started to render the chat template ({error}). Free "
-                "memory, or raise the limit of processes (ulimit -u)."
-            ) from error
+            raise no_process("render the chat template", error) from error
 
     def close(self) -> None:
         """End the idle processes."""

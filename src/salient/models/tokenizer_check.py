@@ -5,9 +5,7 @@ remembered by the content of its file. Imports no torch.
 """
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from salient.core.content_digest import file_digest
 from salient.core.errors import ModelError
 from salient.core.input_files import MIB, most_bytes, read_input
 from salient.core.model_files import as_list, read_json
+
+from .child_process import child_command, child_options, no_process
 
 CHILD = Path(__file__).with_name("tokenizer_child.py")
 SETTINGS = "tokenizer_config.json"
@@ -81,24 +81,18 @@ def try_tokenizer(path: Path) -> TokenizerTrial:
 
 
 def _trial(path: Path) -> TokenizerTrial:
-    environment = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
     try:
         child = subprocess.run(
-            [sys.executable, "-s", "-P", str(CHILD), str(path.absolute())],
-            env=environment,
+            child_command(CHILD, str(path.absolute())),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PATIENCE_SECONDS,
-            start_new_session=True,  # a Ctrl-C is for the parent
+            **child_options(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1"),
         )
     except subprocess.TimeoutExpired:
         return TokenizerTrial(f"does not load within {PATIENCE_SECONDS:.0f} seconds")
     except OSError as error:
-        raise ModelError(
-            f"No process could be started to try {path.name} ({error}). Free memory, or raise the "
-            "limit of processes (ulimit -u)."
-        ) from error
+        raise no_process(f"try {path.name}", error) from error
     try:
         reply = json.loads(child.stdout)
         return TokenizerTrial(str(reply["fault"]), str(reply["refusal"]))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated, Literal, cast
 
 from salient.core.errors import RequestError, SalientError
+from salient.core.input_files import UnfitFile, read_input
 from salient.core.records import Bounds, FormatFault, from_json
 
 from .gpus import Gpu, find_gpu
@@ -125,11 +126,11 @@ def find_deployment(path: Path, name: str) -> Deployment:
 
 def _read_file(path: Path) -> dict[str, object]:
     try:
-        if path.stat().st_size > FILE_LIMIT:
-            raise RequestError(f"{path} has more than {FILE_LIMIT:,} bytes. Give a {FILE_NAME}.")
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_input(path, FILE_LIMIT).decode("utf-8-sig"))
     except FileNotFoundError:
         raise RequestError(f"There is no file {path}. Give the path of a {FILE_NAME}.") from None
+    except UnfitFile as unfit:
+        raise RequestError(f"{path} {unfit.reason}. Give a {FILE_NAME}.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{path} is no TOML: {error}. Correct it.") from error
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from salient.core.corpus import Document, Message
 from salient.core.errors import RequestError
+from salient.core.printable import half_pair
 from salient.models.chat_template import render_conversation
 from salient.models.template_process import TemplateFault
 from salient.models.tokens import encode
@@ -159,11 +160,5 @@ def _check_text(text: Any, where: str) -> None:
     """Raise RequestError unless `text` is a string that has UTF-8."""
     if not isinstance(text, str):
         raise RequestError(f"{where} is {short(text)}. Give a string.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        # JSON can spell one half of a surrogate pair; no tokenizer can read it
-        raise RequestError(
-            f"{where} holds half a character at position {error.start} "
-            f"({text[error.start]!a}). Give whole Unicode characters."
-        ) from None
+    if half := half_pair(text):  # JSON can spell it; no tokenizer can read it
+        raise RequestError(f"{where} holds {half}. Give whole Unicode characters.")

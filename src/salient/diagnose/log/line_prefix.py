@@ -35,7 +35,7 @@ _PREFIXES = (
     r"\((?P<torchrun>raylet|autoscaler|gcs_server)[^()]*\) ?",
     rf"\[{_DAY}[^\]]*\] ?",  # SGLang
     rf"(?P<level>{_LEVEL})\b(?::[\w.-]+:[ \t]*|:[ \t]+|:(?=\[)|[ \t]+(?:{_CLOCK}[ \t]?)?)",
-    rf"[\w-]{{0,40}}\[(?P<bracket>{_LEVEL}|info|error|warning|warn|debug|stdout|stderr)\]:? ?",
+    rf"[\w-]{{0,40}}\[(?:(?P<bracket>(?i:{_LEVEL}))|stdout|stderr)\]:? ?",
     # a platform's label in front of an engine's own prefix
     rf"\[[\w .-]{{1,40}}\] ?(?=\([^()]{{0,80}}\bpid=\d|{_LEVEL} {_CLOCK} |\[{_DAY})",
     r"\[?(?P<source>[\w./-]+\.py:\d+)\] ?",  # [core.py:133], and config.py:254] to 0.7

@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from salient.core.errors import CalibrationError
 from salient.core.input_files import parse_json, read_input
+from salient.core.printable import half_pair
 
 from .scoring import Example, Match, last_number
 
@@ -186,11 +187,7 @@ class _TaskLine:
 
 def _is_text(value: Any) -> bool:
     """Text that a tokenizer takes: no half of a surrogate pair, which JSON can write."""
-    return (
-        isinstance(value, str)
-        and bool(value.strip())
-        and not any("\ud800" <= letter <= "\udfff" for letter in value)
-    )
+    return isinstance(value, str) and bool(value.strip()) and not half_pair(value)
 
 
 def _short(value: Any) -> str:
