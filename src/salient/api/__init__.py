@@ -93,7 +93,7 @@ def plan(options: PlanOptions) -> PlanResult:
     if options.adr:
         write_record(decision, Path(options.adr), date.today())
         report.lines.append(f"Decision record: {options.adr}")
-    return PlanResult(report, decision.devices)
+    return PlanResult(report, decision.devices, decision.decision == "unsure")
 
 
 @with_options(DoctorOptions)

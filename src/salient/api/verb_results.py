@@ -81,9 +81,18 @@ class PushResult(VerbResult):
 
 @dataclass(frozen=True)
 class PlanResult(VerbResult):
-    """The ranked formats on each device. Empty where no device was named."""
+    """The ranked formats on each device. Empty where no device was named.
+
+    undecided: the model's shape is counted too roughly to decide
+    """
 
     devices: tuple[DevicePlan, ...]
+    undecided: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """2 if undecided."""
+        return 2 if self.undecided else super().exit_code
 
 
 @dataclass(frozen=True)

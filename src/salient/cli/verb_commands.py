@@ -141,7 +141,7 @@ def _finish_chat(conversation: Any, values: Values, as_json: bool) -> int:
 
 
 COMMANDS = (
-    Command("plan", exit_1="no format meets the requirements"),
+    Command("plan", exit_1="no format meets the requirements; 2: it could not be decided"),
     Command(
         "doctor",
         exit_1="something is wrong or slow",

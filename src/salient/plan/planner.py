@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from salient.core.errors import RequestError
 from salient.core.options import strings
@@ -57,6 +58,13 @@ class Plan:
     def good(self) -> bool:
         """Whether some format meets everything on some device; true where no device was named."""
         return not self.devices or any(device.best.good for device in self.devices)
+
+    @property
+    def decision(self) -> Literal["yes", "no", "unsure"]:
+        """Whether to serve it there: "unsure" where a rough shape leaves that open."""
+        if self.shape.rough and self.devices:
+            return "unsure"
+        return "yes" if self.good else "no"
 
 
 def make_plan(options: PlanOptions) -> Plan:

@@ -167,6 +167,7 @@ def to_data(plan: Plan) -> dict[str, Any]:
         "tensor_parallel_sizes": {f"g{g}": list(sizes) for g, sizes in plan.tp_sizes.items()},
         "weights": {name: stored_weights(shape, form).total for name, form in FORMATS.items()},
         "good": plan.good,
+        "decision": plan.decision,
         "devices": [_device_data(device) for device in plan.devices],
     }
 

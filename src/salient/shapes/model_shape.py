@@ -1,7 +1,7 @@
 """A model's shape: its matrices, its cache, and the counts of parameters that follow.
 
-The counts are exact; `from_config` makes a shape of a config.json.
-Imports no torch.
+`from_config` makes a shape of a config.json. The counts are exact, except where `rough` says what
+was not read. Imports no torch.
 """
 
 from collections.abc import Callable
@@ -100,6 +100,12 @@ class ModelShape:
     dtype: type of the stored weights, "bfloat16"
     quantization: the config's quantization_config, {} for a 16-bit model
     notes: assumptions
+    rough: why the counts are not exact: keys that were not read, an unknown family
+    low, high: bounds of `parameters` where it is rough, None where it is exact
+    assumed: keys that the config lacks and whose default was taken
+    ahead: parameters of the layers for multi-token prediction, not in `parameters`: they are in the
+        files, but engines load them for speculative decoding only
+    stored_bytes: of all tensors, by the headers or the index, None without them
     """
 
     model_type: str
@@ -114,6 +120,21 @@ class ModelShape:
     dtype: str = "bfloat16"
     quantization: dict[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
+    rough: tuple[str, ...] = ()
+    low: int | None = None
+    high: int | None = None
+    assumed: tuple[str, ...] = ()
+    ahead: int = 0
+    stored_bytes: int | None = None
+
+    @property
+    def exact(self) -> bool:
+        return not self.rough
+
+    @property
+    def files_parameters(self) -> int:
+        """Those in the files, with the layers for multi-token prediction."""
+        return self.parameters + self.ahead
 
     @property
     def tied(self) -> bool:
