@@ -111,8 +111,8 @@ def test_gpus_share_the_matrices_and_each_holds_the_norms():
     shape = small_shape()
     stored = stored_weights(shape, AWQ)
     whole = stored.unquantized + stored.other
-    assert weights_share(shape, stored, 1) == stored.total
-    assert weights_share(shape, stored, 2) == whole + (stored.total - whole) / 2
+    assert weights_share(stored, 1) == stored.total
+    assert weights_share(stored, 2) == whole + (stored.total - whole) / 2
 
 
 @pytest.mark.parametrize(

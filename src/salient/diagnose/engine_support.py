@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from salient.core.errors import SalientError
 from salient.diagnose.checkpoint.check import CheckpointReading
-from salient.diagnose.declared_quantization import declared_quantization
+from salient.plan.declared_quantization import declared_quantization
 from salient.plan.gpus import Gpu, find_gpu
 from salient.plan.vllm.route import route
 from salient.plan.vllm.types import Pace, Route, ServingTarget, WeightPacking

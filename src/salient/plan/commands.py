@@ -21,9 +21,14 @@ _ONLINE_0_32 = {**_ONLINE, "fp8": "fp8_per_tensor"}
 
 
 def commands(model: str, shape: ModelShape, best: Candidate, load: Workload) -> tuple[str, ...]:
-    """The lines to type for `best`: what makes its weights, then what serves them."""
+    """The lines to type for `best`: what makes its weights, then what serves them.
+
+    Empty where its weights must be made of another model, the 16-bit one.
+    """
     method = best.form.method
-    if method not in OUR_METHODS:
+    if shape.quantization and not best.form.ready:
+        return ()
+    if best.form.ready or method not in OUR_METHODS:
         return _serve(model, shape, best, load)
     scheme = best.form.title.rpartition(" ")[2]
     name = model.rstrip("/").rpartition("/")[2].removesuffix(".json") or "model"
@@ -55,7 +60,7 @@ def _vllm(model: str, shape: ModelShape, best: Candidate, load: Workload) -> str
         kv_dtype=load.kv_dtype,
     )
     argv = ["vllm", "serve", model, *(word for argument in arguments.values() for word in argument)]
-    if method in _ONLINE:
+    if method in _ONLINE and not best.form.ready:
         online = _ONLINE_0_32 if load.version >= (0, 32) else _ONLINE
         argv += ["--quantization", online[method]]
     return shlex.join(argv)

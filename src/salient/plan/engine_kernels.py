@@ -22,6 +22,7 @@ def route_of(shape: ModelShape, form: WeightFormat, load: Workload) -> Route:
         dtype = activations(shape, load) if form.method == "none" else "float16"
         zeros = form.method in ("awq", "compressed-tensors")
         packing = WeightPacking(form.method, form.group or -1, zeros)
+        packing = form.rules.default.packing if form.rules else packing
         return route(shape, packing, ServingTarget(load.gpu, load.tp, load.version, dtype))
     return {"transformers": _transformers, "llama.cpp": _llama_cpp, "salient": _salient}[name](
         form, load.gpu

@@ -124,7 +124,7 @@ def utilization(engine: EngineProfile, gpu: Gpu) -> float:
 def _weights_item(
     shape: ModelShape, form: WeightFormat, stored: StoredWeights, load: Workload
 ) -> MemoryItem:
-    share = weights_share(shape, stored, load.tp)
+    share = weights_share(stored, load.tp)
     formula = f"{shape.parameters / 1e9:.2f} billion parameters: {stored.linears / GIB:.2f} GiB "
     formula += f"of {form.title} matrices + {(stored.total - stored.linears) / GIB:.2f} GiB in "
     formula += "16-bit" if not form.gguf else "16-bit or the mixture's types"
@@ -133,14 +133,9 @@ def _weights_item(
     return MemoryItem("weights", share, formula, "config.json; bits a weight of the format")
 
 
-def weights_share(shape: ModelShape, stored: StoredWeights, tp: int) -> int:
+def weights_share(stored: StoredWeights, tp: int) -> int:
     """Bytes on one of `tp` GPUs: matrices are cut, norms and what has no split are on each."""
-    if tp == 1:
-        return stored.total
-    whole = shape.count(lambda linear: linear.split == "none" and not linear.unquantized)
-    every = shape.count(lambda linear: not linear.unquantized) or 1
-    cut = round(stored.linears * (1 - whole / every)) + stored.embedding + stored.head
-    return (stored.total - cut) + ceil(cut / tp)
+    return stored.total - stored.cut + ceil(stored.cut / tp)
 
 
 def _working_items(shape: ModelShape, load: Workload) -> list[MemoryItem]:

@@ -15,6 +15,7 @@ from .engine_kernels import route_of
 from .memory import MemoryBudget, Workload, budget
 from .requirements import Requirements
 from .speed import Forecast, SpeedRange, forecast
+from .stored_format import SOURCE_NEEDED, STORED, plan_formats
 from .weight_formats import FORMATS, WeightFormat, bytes_read
 
 
@@ -45,12 +46,12 @@ class Candidate:
 
 
 def candidates(shape: ModelShape, load: Workload, required: Requirements) -> list[Candidate]:
-    """Every format that the engine runs, best first."""
+    """The stored format and every other that the engine runs, best first."""
     base = _rate(shape, FORMATS["fp16"], load, None)
     ranked = [
         _candidate(shape, form, load, required, base)
-        for form in FORMATS.values()
-        if load.engine.name in form.engines
+        for form in plan_formats(shape)
+        if form.name == STORED or load.engine.name in form.engines
     ]
     return sorted(ranked, key=_order)
 
@@ -69,6 +70,8 @@ def _candidate(
         *_speed_reason(speed, load),
         f"loss: {form.loss}",
     ]
+    if shape.quantization and not form.ready:
+        reasons.append(SOURCE_NEEDED)
     if required.tune:
         reasons.append(f"fine-tuning: {form.tuning}")
     if memory.stored.unfit:
@@ -77,9 +80,10 @@ def _candidate(
     return Candidate(form, route, memory, speed, unmet, tuple(reasons), score)
 
 
-def _order(candidate: Candidate) -> tuple[bool, bool, int, float]:
-    refused = candidate.route.pace == "refused"
-    return refused, not candidate.budget.fits, len(candidate.unmet), -candidate.score
+def _order(candidate: Candidate) -> tuple[bool, bool, int, bool, float]:
+    """What exists comes before what must be made of another model."""
+    refused, other = candidate.route.pace == "refused", candidate.form.name != STORED
+    return refused, not candidate.budget.fits, len(candidate.unmet), other, -candidate.score
 
 
 def _rate(shape: ModelShape, form: WeightFormat, load: Workload, speed: Forecast | None) -> float:

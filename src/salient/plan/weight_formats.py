@@ -12,8 +12,7 @@ from salient.core.scheme import Scheme
 from salient.shapes.model_shape import LinearShape, ModelShape
 
 from .gguf_types import ENDS, gguf_bits, more_bits
-
-SIXTEEN = 16.0
+from .quantization_rules import SIXTEEN, QuantizationRules
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,8 @@ class WeightFormat:
     loss: of quality, with a published figure and its source
     penalty: doublings of speed that this loss is worth; a judgement, for the ranking
     tuning: whether and how the model can be fine-tuned later
+    ready: whether the weights exist, so that nothing is to be made
+    rules: of a stored checkpoint, which matrix is in which format
     """
 
     name: str
@@ -40,12 +41,15 @@ class WeightFormat:
     penalty: float
     tuning: str
     gguf: str = ""
+    ready: bool = False
+    rules: QuantizationRules | None = None
 
 
 @dataclass(frozen=True)
 class StoredWeights:
     """Bytes of a stored model.
 
+    cut: bytes of what tensor parallelism cuts; each GPU holds the rest
     unfit: matrices that stay in 16-bit because the group does not divide their inputs
     """
 
@@ -55,6 +59,7 @@ class StoredWeights:
     head: int
     other: int
     towers: int
+    cut: int = 0
     unfit: tuple[str, ...] = ()
 
     @property
@@ -136,15 +141,17 @@ FORMATS = {row.name: row for row in _TABLE}
 
 def stored_weights(shape: ModelShape, form: WeightFormat) -> StoredWeights:
     """Bytes of all of `shape`'s weights in `form`."""
-    linears = unquantized = 0.0
+    linears = unquantized = cut = 0.0
     biases = 0
     unfit: dict[str, None] = {}
     for linear, bits, times in matrices(shape, form):
         biases += linear.biases * times
-        if linear.unquantized or bits is None:
-            unquantized += linear.weights * times * SIXTEEN
+        size = linear.weights * times * (SIXTEEN if bits is None else bits)
+        if linear.unquantized or bits is None or (form.rules and bits == SIXTEEN):
+            unquantized += size
         else:
-            linears += linear.weights * times * bits
+            linears += size
+        cut += 0 if linear.split == "none" else size
         if bits is None:
             unfit[f"{linear.name}: {linear.width} inputs"] = None
     embedding, head = _ends(shape, form)
@@ -156,6 +163,7 @@ def stored_weights(shape: ModelShape, form: WeightFormat) -> StoredWeights:
         round(head / 8),
         other * (4 if form.gguf else 2),  # GGUF stores one-dimensional tensors in float32
         sum(shape.towers.values()) * 2,
+        round((cut + embedding + head) / 8),
         tuple(unfit),
     )
 
@@ -163,6 +171,13 @@ def stored_weights(shape: ModelShape, form: WeightFormat) -> StoredWeights:
 def matrices(shape: ModelShape, form: WeightFormat) -> list[tuple[LinearShape, float | None, int]]:
     """Every distinct matrix, its bits a weight (None: it must stay in 16-bit), and its count."""
     layers = len(shape.blocks)
+    if rules := form.rules:
+        pairs = Counter(
+            (linear, rules.bits(index, linear))
+            for index, block in enumerate(shape.blocks)
+            for linear in block.linears
+        )
+        return [(linear, bits, times) for (linear, bits), times in pairs.items()]
     kinds = Counter(
         (block, bool(form.gguf) and more_bits(index, layers))
         for index, block in enumerate(shape.blocks)
@@ -185,6 +200,9 @@ def _bits(linear: LinearShape, form: WeightFormat, experts: int, *, more: bool) 
 
 def _ends(shape: ModelShape, form: WeightFormat) -> tuple[float, float]:
     """Bits of the embedding and of an untied head."""
+    if form.rules:
+        embedding, head = form.rules.ends()
+        return shape.embedding * (head if shape.tied else embedding), shape.head * head
     if not form.gguf:
         return shape.embedding * SIXTEEN, shape.head * SIXTEEN
     embedding, head = ENDS[form.gguf]

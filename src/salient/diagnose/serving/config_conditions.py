@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from salient.diagnose.declared_quantization import declared_quantization
 from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Match, Outcome, Rule, apply_rules
 from salient.diagnose.tables import read_rules
+from salient.plan.declared_quantization import declared_quantization
 
 from .engine_options import accepts, began, releases
 from .rule_context import RuleContext

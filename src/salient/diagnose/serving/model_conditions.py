@@ -7,7 +7,7 @@ import difflib
 import re
 
 from salient.core.model_files import as_object
-from salient.diagnose.declared_quantization import quantization_parts
+from salient.plan.declared_quantization import quantization_parts
 from salient.plan.vllm.versions import AUTO_AWQ, AWQ_TRIES_ALL, TURING_MARLIN
 
 from .rule_context import AWQ_METHODS, HALF, SINGLE, Condition, RuleContext

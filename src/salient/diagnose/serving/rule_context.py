@@ -5,10 +5,10 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from salient.core.model_files import as_object
-from salient.diagnose.declared_quantization import declared_quantization, quantization_parts
 from salient.diagnose.env_vars import plain
 from salient.diagnose.rule import Match, Rule
 from salient.diagnose.steps import DTYPES, ServerFacts
+from salient.plan.declared_quantization import declared_quantization, quantization_parts
 from salient.plan.gpus import Gpu
 from salient.plan.vllm.versions import Version
 

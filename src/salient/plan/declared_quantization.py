@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from salient.core.model_files import as_object
-from salient.plan.vllm.types import WeightPacking
+
+from .vllm.types import WeightPacking
 
 KEYS = ("quantization_config", "compression_config")
 # parts of multimodal configs: the language model's first, then any other

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from salient.diagnose.declared_quantization import declared_quantization
 from salient.diagnose.engine_support import engine_support
 from salient.diagnose.serving.config_conditions import judge_config
 from salient.diagnose.serving.rule_context import RuleContext
 from salient.diagnose.serving.settings import ServingSettings
+from salient.plan.declared_quantization import declared_quantization
 from salient.plan.vllm.types import WeightPacking
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
