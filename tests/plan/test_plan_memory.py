@@ -16,7 +16,14 @@ from salient.plan.engine_profiles import (
     step_sizes,
 )
 from salient.plan.gpus import find_gpu, gpu_of_memory
-from salient.plan.memory import Workload, budget, sequence_bytes, utilization, weights_share
+from salient.plan.memory import (
+    Workload,
+    YarnOverride,
+    budget,
+    sequence_bytes,
+    utilization,
+    weights_share,
+)
 from salient.plan.weight_formats import FORMATS, stored_weights
 from salient.shapes.model_shape import CacheShape
 
@@ -144,6 +151,36 @@ def test_llama_cpps_batch_takes_what_its_log_says():
 
 def test_apples_gpus_may_take_three_quarters_of_the_memory():
     assert utilization(ENGINES["llama.cpp"], find_gpu("M3 Max")) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("knob", "item"),
+    [
+        ({"max_num_seqs": 8}, "activations"),
+        ({"max_num_seqs": 8, "max_num_batched_tokens": 1024}, "activations"),
+        ({"language_model_only": True}, "weights"),
+        ({"eager": True}, "CUDA graphs"),
+    ],
+)
+def test_each_knob_lowers_the_memory_of_its_item_only(knob, item):
+    shape = replace(released("Llama-3.1-8B"), towers={"vision tower": 10**9})
+    plain, changed = (
+        {one.what: one.bytes for one in budget(shape, AWQ, load(**knobs)).items}
+        for knobs in ({}, knob)
+    )
+    assert changed.pop(item, 0) < plain.pop(item)
+    assert changed == plain
+
+
+def test_utilization_is_the_share_of_the_memory_that_is_available():
+    memory = budget(released("Llama-3.1-8B"), AWQ, load(utilization=0.5))
+    assert memory.available == 12 * GIB
+
+
+def test_yarn_lifts_the_bound_of_the_context():
+    override = YarnOverride(4.0, 4096, {"rope_type": "yarn"})
+    memory = budget(small_shape(), AWQ, load(gib=80.0, rope=override))
+    assert memory.largest_context == 16384
 
 
 def test_an_unknown_engine_or_cache_type_is_refused_with_the_known_ones():

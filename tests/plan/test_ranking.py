@@ -9,8 +9,7 @@ from helpers.shapes import released, small_shape
 from salient.plan.commands import commands
 from salient.plan.engine_profiles import ENGINES
 from salient.plan.gpus import find_gpu, gpu_of_memory
-from salient.plan.memory import Workload, budget
-from salient.plan.planner import advice
+from salient.plan.memory import Workload
 from salient.plan.ranking import candidates
 from salient.plan.requirements import Requirements
 from salient.plan.weight_formats import FORMATS
@@ -86,32 +85,6 @@ def test_fine_tuning_later_rules_out_formats_that_cannot():
 def test_a_bound_in_time_cannot_be_met_on_an_unknown_device():
     best = ranked("Llama-3.1-8B", Requirements(decode=1.0), gpu=24.0)[0]
     assert best.unmet == ("no forecast without a device of the catalogue",)
-
-
-def test_what_fits_needs_no_advice():
-    shape, at = released("Llama-3.1-8B"), load()
-    assert advice(shape, at, candidates(shape, at, ANY)[0]) == ()
-
-
-@pytest.mark.parametrize(
-    ("model", "changes", "message"),
-    [
-        ("Llama-3.1-70B", {"gpu": "RTX 4090"}, r"--tp 4 fits|--tp 2 fits|a device of \d+ GiB"),
-        ("Llama-3.1-8B", {"gpu": 10.0, "context": 65536}, r"--context-length \d+ fits"),
-        ("Llama-3.1-8B", {"gpu": "RTX 4090", "sequences": 100}, r"--concurrency \d+ fits"),
-        ("Llama-3.1-8B", {"gpu": 24.0, "context": 131072}, r"--kv-dtype fp8 fits|--context-length"),
-        ("DeepSeek-V3", {"gpu": "M3 Max", "engine": "llama.cpp"}, r"a device of|no device of"),
-    ],
-)
-def test_each_advice_is_one_that_fits(model, changes, message):
-    shape, at = released(model), load(**changes)
-    best = candidates(shape, at, ANY)[0]
-    steps = advice(shape, at, best)
-    assert re.search(message, " ".join(steps))
-    for line in steps:
-        if match := re.match(r"--(context-length|concurrency|tp) (\d+) fits", line):
-            field = {"context-length": "context", "concurrency": "sequences", "tp": "tp"}[match[1]]
-            assert budget(shape, best.form, replace(at, **{field: int(match[2])})).fits
 
 
 def test_the_serving_line_of_awq_names_no_quantization_and_tracks_weights():

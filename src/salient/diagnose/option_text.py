@@ -30,14 +30,14 @@ CHOSEN = ("quantization", "kv_cache_dtype", "dtype")  # options whose values are
 
 
 @dataclass(frozen=True)
-class Change:
+class OptionChange:
     """What a text does to an option, by vLLM's name. value: "" where the text has none"""
 
     option: str
     action: Action
     value: str = ""
 
-    def contradicts(self, other: "Change") -> bool:
+    def contradicts(self, other: "OptionChange") -> bool:
         """Whether both cannot be done."""
         if self.option != other.option:
             return False
@@ -81,9 +81,9 @@ def _engines_of(one: _Mention) -> list[str]:
     return [name for name in ENGINES if accepts(name, one.name, None, one.kind)]
 
 
-def changes(text: str) -> list[Change]:
+def changes(text: str) -> list[OptionChange]:
     """What a step changes. A clause begins with its verb: "Raise --x", "Drop --y"."""
-    results: list[Change] = []
+    results: list[OptionChange] = []
     for one in _mentions(text):
         if one.kind == "variables" or not _engines_of(one):
             continue
@@ -91,7 +91,7 @@ def changes(text: str) -> list[Change]:
         action = _last_verb(clause)
         is_value = one.name in CHOSEN or re.fullmatch(r"[\d.]+", one.value)
         value = one.value if is_value and action in ("set", "drop") else ""
-        results.append(Change(_in_vllm(one.name), action, value))
+        results.append(OptionChange(_in_vllm(one.name), action, value))
     return results
 
 

@@ -23,7 +23,7 @@ from string import Formatter
 from typing import TypeGuard, cast
 
 from .finding import Finding
-from .option_text import Change, adapted, changes
+from .option_text import OptionChange, adapted, changes
 from .serving.engine_options import Release, has_table
 
 # a condition: equality, "!value" for its opposite, "<8.0" for an order, a list for one of several
@@ -211,7 +211,7 @@ def step_texts(
     """
     values = ChainMap(cast("dict[str, object]", values), server.values())
     texts: list[str] = []
-    done: list[Change] = []
+    done: list[OptionChange] = []
     for step in steps:
         text = fill(step.text, values) if step.conditions.hold(server) else ""
         if not step.conditions.other_engine:
@@ -228,10 +228,10 @@ def step_texts(
 def consistent(findings: Iterable[Finding]) -> list[Finding]:
     """The findings without the steps that contradict one of an earlier finding."""
     results: list[Finding] = []
-    done: list[Change] = []
+    done: list[OptionChange] = []
     for finding in findings:
         steps: list[str] = []
-        planned: list[Change] = []
+        planned: list[OptionChange] = []
         for step in finding.do:
             new = [] if step.startswith(("- ", "+ ")) else changes(step)
             if not any(one.contradicts(other) for one in new for other in done):
@@ -242,7 +242,7 @@ def consistent(findings: Iterable[Finding]) -> list[Finding]:
     return results
 
 
-def _alters(change: Change, server: ServerFacts) -> bool:
+def _alters(change: OptionChange, server: ServerFacts) -> bool:
     """Whether a change makes a difference to the server, as far as known."""
     facts = {
         "tensor_parallel_size": server.tp,

@@ -79,7 +79,7 @@ def _device(device: DevicePlan) -> list[str]:
         _markdown(memory_table(device)),
     ]
     if device.advice:
-        sections += ["### What would make it fit", _list(list(device.advice))]
+        sections += ["### What would make it fit", _list([change.text for change in device.advice])]
     if device.commands:
         sections += ["### Commands", "```sh\n" + "\n".join(device.commands) + "\n```"]
     return sections

@@ -8,7 +8,7 @@ from salient.plan.vllm.versions import TRACKS_WEIGHTS, Version
 from salient.shapes.model_shape import ModelShape
 
 from .engine_kernels import activations
-from .memory import Workload, utilization
+from .memory import Workload
 from .ranking import Candidate
 
 OUR_METHODS = ("awq", "compressed-tensors")  # what `salient quantize` writes
@@ -55,10 +55,11 @@ def _vllm(model: str, shape: ModelShape, best: Candidate, load: Workload) -> str
         load.version,
         dtype=served_dtype(shape, best.route, load),
         context=load.context,
-        utilization=utilization(load.engine, load.gpu) if load.gpu.vendor != "cpu" else None,
+        utilization=load.share if load.gpu.vendor != "cpu" else None,
         tp=load.tp,
         kv_dtype=load.kv_dtype,
     )
+    arguments |= knob_arguments(load)
     argv = ["vllm", "serve", model, *(word for argument in arguments.values() for word in argument)]
     if method in _ONLINE and not best.form.ready:
         online = _ONLINE_0_32 if load.version >= (0, 32) else _ONLINE
@@ -98,6 +99,25 @@ def vllm_arguments(
     if method in OUR_METHODS and version >= TRACKS_WEIGHTS:
         config = json.dumps(TRACK_WEIGHTS)
         arguments["model_loader_extra_config"] = ["--model-loader-extra-config", config]
+    return arguments
+
+
+def knob_arguments(load: Workload) -> dict[str, list[str]]:
+    """The words of the load's knobs, by vLLM's names of them."""
+    arguments: dict[str, list[str]] = {}
+    if load.max_num_seqs is not None:
+        arguments["max_num_seqs"] = ["--max-num-seqs", str(load.max_num_seqs)]
+    if load.max_num_batched_tokens is not None:
+        tokens = str(load.max_num_batched_tokens)
+        arguments["max_num_batched_tokens"] = ["--max-num-batched-tokens", tokens]
+    if load.language_model_only:
+        arguments["language_model_only"] = ["--language-model-only"]
+    if load.eager:
+        arguments["enforce_eager"] = ["--enforce-eager"]
+    if load.rope is not None:
+        override: dict[str, object] = {"rope_parameters": dict(load.rope.parameters)}
+        override = {load.rope.section: override} if load.rope.section else override
+        arguments["hf_overrides"] = ["--hf-overrides", json.dumps(override)]
     return arguments
 
 

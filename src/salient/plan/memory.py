@@ -6,7 +6,8 @@
 Every item has its formula, with the numbers in it, and its source.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import ceil
 
 from salient.plan.vllm.versions import NEWEST, Version
@@ -33,10 +34,36 @@ METAL_SHARE = 0.75
 
 
 @dataclass(frozen=True)
+class YarnOverride:
+    """RoPE scaling by YaRN (arXiv 2309.00071) for contexts beyond the native length.
+
+    factor: how many times `native`, the tokens that the model was made for
+    parameters: the whole of the config's rope_parameters with the scaling
+    section: the config's part that they belong to, "text_config", "" for the config itself
+    """
+
+    factor: float
+    native: int
+    parameters: Mapping[str, object]
+    section: str = ""
+
+    @property
+    def context(self) -> int:
+        """Tokens of the scaled model."""
+        return int(self.factor * self.native)
+
+
+@dataclass(frozen=True)
 class Workload:
     """`sequences` at once, each of `context` tokens, over `tp` GPUs.
 
     prompt: tokens of a prompt; version: of vLLM
+
+    The knobs, which keep the engine's default where None or False:
+    max_num_seqs, max_num_batched_tokens: sequences and tokens of the largest step
+    utilization: share of the memory that the engine may take
+    language_model_only: without the towers; eager: without CUDA graphs
+    rope: scaling of the positions
     """
 
     engine: EngineProfile
@@ -47,6 +74,19 @@ class Workload:
     kv_dtype: str = "auto"
     prompt: int = 1024
     version: Version = NEWEST
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    utilization: float | None = None
+    language_model_only: bool = False
+    eager: bool = False
+    rope: YarnOverride | None = None
+
+    @property
+    def share(self) -> float:
+        """The share of the device's memory that the engine may take."""
+        if self.utilization is not None:
+            return self.utilization
+        return utilization(self.engine, self.gpu)
 
     @property
     def summary(self) -> str:
@@ -89,8 +129,13 @@ class MemoryBudget:
 
 def budget(shape: ModelShape, form: WeightFormat, load: Workload) -> MemoryBudget:
     """Plan one GPU's memory for `shape` in `form` under `load`."""
-    stored = stored_weights(shape, form)
+    stored = stored_weights(_served(shape, load), form)
     return _budget(shape, _weights_item(shape, form, stored, load), stored, load)
+
+
+def _served(shape: ModelShape, load: Workload) -> ModelShape:
+    """The part of the model that the engine loads."""
+    return replace(shape, towers={}) if load.language_model_only else shape
 
 
 def stored_budget(shape: ModelShape, size: int, load: Workload) -> MemoryBudget:
@@ -105,7 +150,7 @@ def _budget(
     shape: ModelShape, weights: MemoryItem, stored: StoredWeights, load: Workload
 ) -> MemoryBudget:
     fixed = [weights, *_working_items(shape, load)]
-    available = int(load.gpu.memory * GIB * utilization(load.engine, load.gpu))
+    available = int(load.gpu.memory * GIB * load.share)
     room = available - sum(item.bytes for item in fixed)
     return MemoryBudget(
         available,
@@ -117,7 +162,7 @@ def _budget(
 
 
 def utilization(engine: EngineProfile, gpu: Gpu) -> float:
-    """The share of the device's memory that the engine may take."""
+    """The share of the device's memory that the engine takes by default."""
     return min(engine.utilization, METAL_SHARE) if gpu.vendor == "apple" else engine.utilization
 
 
@@ -125,7 +170,8 @@ def _weights_item(
     shape: ModelShape, form: WeightFormat, stored: StoredWeights, load: Workload
 ) -> MemoryItem:
     share = weights_share(stored, load.tp)
-    formula = f"{shape.parameters / 1e9:.2f} billion parameters: {stored.linears / GIB:.2f} GiB "
+    parameters = _served(shape, load).parameters
+    formula = f"{parameters / 1e9:.2f} billion parameters: {stored.linears / GIB:.2f} GiB "
     formula += f"of {form.title} matrices + {(stored.total - stored.linears) / GIB:.2f} GiB in "
     formula += "16-bit" if not form.gguf else "16-bit or the mixture's types"
     if load.tp > 1:
@@ -141,6 +187,7 @@ def weights_share(stored: StoredWeights, tp: int) -> int:
 def _working_items(shape: ModelShape, load: Workload) -> list[MemoryItem]:
     engine = load.engine
     tokens, sequences = step_sizes(engine, load.gpu, load.prompt, load.sequences)
+    tokens, sequences = load.max_num_batched_tokens or tokens, load.max_num_seqs or sequences
     step = step_bytes(shape, tokens, load.tp)
     logits = logits_bytes(shape, engine, tokens, sequences)
     items = [
@@ -152,7 +199,7 @@ def _working_items(shape: ModelShape, load: Workload) -> list[MemoryItem]:
             "widths of the model; the engine's default batch",
         )
     ]
-    if engine.graphs and load.gpu.vendor != "cpu":
+    if engine.graphs and not load.eager and load.gpu.vendor != "cpu":
         graphs = GRAPH_BYTES_A_BLOCK * len(shape.blocks)
         formula = f"{len(shape.blocks)} blocks x {GRAPH_BYTES_A_BLOCK >> 20} MiB"
         items.append(MemoryItem("CUDA graphs", graphs, formula, "vLLM's log lines; an estimate"))
@@ -193,7 +240,7 @@ def sequence_bytes(shape: ModelShape, load: Workload, context: int) -> int:
 def largest_context(shape: ModelShape, load: Workload, room: int) -> int:
     """The most tokens of one sequence whose cache fits into `room` bytes, at most the model's
     context length, in whole blocks of the engine; 0 if none fit."""
-    most = shape.context or 2**20
+    most = load.rope.context if load.rope else shape.context or 2**20
     if sequence_bytes(shape, load, most) <= room:
         return most
     low, high = 0, most  # low fits, high does not

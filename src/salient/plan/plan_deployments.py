@@ -99,7 +99,7 @@ def _lines(name: str, deployment: Deployment, plan: Plan) -> list[str]:
     lines = [f"{name}: {line}" for device in plan.devices for line in device_lines(device)[:1]]
     for device in plan.devices:
         lines += [f"  misses: {miss}" for miss in device.best.unmet]
-        lines += [f"  change: {one}" for one in (*device.advice, *device.best.route.do)]
+        lines += [f"  change: {one}" for one in device.steps]
         lines += [f"  $ {line}" for line in device.commands]
     if not plan.devices:
         lines.append(f"{name}: no device is named. Add device = 'NAME' to deployments.{name}.")

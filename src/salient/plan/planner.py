@@ -1,28 +1,26 @@
 """The verb plan: a model, devices and requirements -> every format on each device, best first."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from salient.core.errors import RequestError
 from salient.core.options import strings
-from salient.core.report import mebibytes
 from salient.core.scheme import GROUP_SIZES
 from salient.plan.vllm.sharding import fitting_tp
 from salient.plan.vllm.versions import parse_version
 from salient.shapes.model_shape import ModelShape
 from salient.shapes.resolve import full_name, resolve_shape
 
+from .advice import Change, changes
 from .commands import commands
-from .engine_profiles import GIB, find_engine, kv_bytes
-from .gpus import Gpu, catalogue, find_gpu, gpu_of_memory
-from .memory import Workload, budget, utilization
+from .engine_profiles import find_engine, kv_bytes
+from .gpus import Gpu, find_gpu, gpu_of_memory
+from .memory import Workload
 from .options import PlanOptions
 from .ranking import Candidate, candidates
 from .requirements import Requirements, parse_requirements
 
 DEFAULT_CONTEXT = 8192
-LEAST_CONTEXT = 256  # tokens; less is of no use
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class DevicePlan:
 
     load: Workload
     candidates: list[Candidate]
-    advice: tuple[str, ...]
+    advice: tuple[Change, ...]
     commands: tuple[str, ...]
 
     @property
@@ -41,6 +39,11 @@ class DevicePlan:
     @property
     def best(self) -> Candidate:
         return self.candidates[0]
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What to change, as text: the checked changes, then what the kernel's rules name."""
+        return (*(change.text for change in self.advice), *self.best.route.do)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _device(
     ranked = candidates(shape, load, requirements)
     best = ranked[0]
     lines = commands(full_name(str(options.model)), shape, best, load) if best.runs else ()
-    return DevicePlan(load, ranked, advice(shape, load, best), lines)
+    return DevicePlan(load, ranked, changes(shape, load, requirements, best), lines)
 
 
 def _load(shape: ModelShape, options: PlanOptions, gpu: Gpu) -> Workload:
@@ -125,42 +128,3 @@ def _load(shape: ModelShape, options: PlanOptions, gpu: Gpu) -> Workload:
         min(options.prompt_tokens, context),
         parse_version(options.engine_version),
     )
-
-
-def advice(shape: ModelShape, load: Workload, best: Candidate) -> tuple[str, ...]:
-    """Changes with which `best` fits, the cheapest first; each is tried. Empty where it fits."""
-    if best.budget.fits:
-        return ()
-    return tuple(_changes(shape, load, best)) or (
-        f"no device of the catalogue holds {mebibytes(best.budget.taken)}: use pipeline "
-        "parallelism over several machines, or a smaller model",
-    )
-
-
-def _changes(shape: ModelShape, load: Workload, best: Candidate) -> Iterator[str]:
-    memory = best.budget
-    if load.sequences == 1 and LEAST_CONTEXT <= memory.largest_context < load.context:
-        yield f"--context-length {memory.largest_context} fits"
-    if 0 < memory.most_sequences < load.sequences:
-        yield f"--concurrency {memory.most_sequences} fits"
-    yield from _smaller_cache(shape, load, best)
-    if load.engine.tensor_parallel and load.gpu.vendor != "cpu":
-        for tp in fitting_tp(shape, best.form.group or 1):
-            if tp > load.tp and budget(shape, best.form, replace(load, tp=tp)).fits:
-                yield f"--tp {tp} fits: {tp} of these GPUs"
-                break
-    needed = memory.taken / utilization(load.engine, load.gpu) / GIB
-    larger = [g for g in catalogue() if g.vendor == load.gpu.vendor and g.memory >= needed]
-    if larger:
-        smallest = sorted(larger, key=lambda gpu: gpu.memory)[:3]
-        names = ", ".join(f"{gpu.name} ({gpu.memory:g} GiB)" for gpu in smallest)
-        yield f"a device of {needed:.0f} GiB: {names}"
-
-
-def _smaller_cache(shape: ModelShape, load: Workload, best: Candidate) -> Iterator[str]:
-    for kind in ("fp8", "q8_0", "q4_0"):
-        if kind in load.engine.kv_bytes and load.kv_dtype == "auto":
-            smaller = budget(shape, best.form, replace(load, kv_dtype=kind))
-            if smaller.fits:
-                yield f"--kv-dtype {kind} fits: {mebibytes(smaller.taken)}"
-                return

@@ -131,7 +131,7 @@ def device_lines(device: DevicePlan) -> list[str]:
     choice = f"take {best.form.title}." if best.good else "no format meets the requirements."
     lines = [f"{name}: {choice}", *(f"  {reason}" for reason in best.reasons)]
     lines += [f"  misses: {miss}" for miss in best.unmet]
-    lines += [f"  change: {change}" for change in (*device.advice, *best.route.do)]
+    lines += [f"  change: {change}" for change in device.steps]
     lines += [f"  falls back: {layer}" for layer in best.route.fallen]
     lines += [f"  not {no.kernel}: {no.why}" for no in best.route.refusals[:MAX_REFUSALS]]
     if best.forecast:
@@ -183,7 +183,7 @@ def _device_data(device: DevicePlan) -> dict[str, Any]:
         "kv_dtype": load.kv_dtype,
         "choice": device.best.form.name if device.best.good else None,
         "formats": [_candidate_data(one) for one in device.candidates],
-        "advice": list(device.advice),
+        "advice": [change.text for change in device.advice],
         "commands": list(device.commands),
     }
 
