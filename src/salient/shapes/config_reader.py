@@ -6,11 +6,13 @@ the key, the value and what fits.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 from salient.core.errors import ModelError, brief
+
+from .recorded_values import RecordedValues
 
 MOST_LAYERS = 10_000
 LARGEST = 1_000_000_000
@@ -42,16 +44,22 @@ def list_of(value: Any, kind: type[Item]) -> list[Item] | None:
 class ConfigReader:
     """A config and the keys of its family.
 
-    values: of the config.json
+    values: of the config.json, which record what was read
     source: the file's name, for errors
     keys: the family's own keys, name -> key, "" for a name that it does not read
     defaults: values that the family's configs may leave out
+    assumed: filled while it reads: the keys whose default was taken, with its value
     """
 
-    values: Mapping[str, Any]
+    values: RecordedValues
     source: str
     keys: Mapping[str, str] = field(default_factory=dict[str, str])
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    assumed: dict[str, object] = field(default_factory=dict[str, object], compare=False)
+
+    def replaced(self, values: Mapping[str, Any]) -> "ConfigReader":
+        """The reader of the same config with some values replaced."""
+        return replace(self, values=self.values.replaced_by(values))
 
     @property
     def model_type(self) -> str:
@@ -61,13 +69,25 @@ class ConfigReader:
         return model_type
 
     def value(self, name: str) -> tuple[str, Any]:
-        """The key of `name` and its value, the default where it is null."""
+        """The key of `name` and its value, the default where it is null.
+
+        Another key for `name` counts as read if it has the same value.
+        """
         own = self.keys.get(name)
         keys = KEYS.get(name, [name]) if own is None else ([own] if own else [])
-        for key in keys:
-            if self.values.get(key) is not None:
-                return key, self.values[key]
-        return (keys[0] if keys else name), self.defaults.get(name)
+        present = [key for key in keys if self.values.peek(key) is not None]
+        same = [key for key in present if self.values.peek(key) == self.values.peek(present[0])]
+        if same:
+            for other in same[1:]:
+                self.values.get(other)
+            return same[0], self.values[same[0]]
+        return self._assume(keys[0] if keys else name, self.defaults.get(name))
+
+    def _assume(self, key: str, value: Any) -> tuple[str, Any]:
+        """`key` and its default, which is recorded."""
+        if value is not None:
+            self.assumed.setdefault(f"{self.values.path}{key}", value)
+        return key, value
 
     def has(self, name: str) -> bool:
         return self.value(name)[1] is not None
@@ -80,6 +100,7 @@ class ConfigReader:
         if value is None:
             if default is None:
                 self.missing(key)
+            self._assume(key, default)
             return default
         if type(value) is not int or not least <= value <= most:
             self.refuse(key, f"a whole number from {least} to {most}", value)
@@ -125,12 +146,12 @@ class ConfigReader:
             self.refuse(key, "a list of whole numbers", value)
         return numbers
 
-    def section(self, name: str) -> dict[str, Any]:
-        """A JSON object, {} where there is none. Raises ModelError for anything else."""
+    def section(self, name: str) -> RecordedValues:
+        """A JSON object, empty where there is none. Raises ModelError for anything else."""
         key, value = self.value(name)
-        if value is not None and not isinstance(value, Mapping):
+        if value is not None and not isinstance(value, RecordedValues):
             self.refuse(key, "a JSON object", value)
-        return dict(cast(Mapping[str, Any], value or {}))
+        return RecordedValues({}) if value is None else value
 
     def missing(self, key: str) -> NoReturn:
         """Raise ModelError for a missing key."""

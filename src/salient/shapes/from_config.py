@@ -18,6 +18,7 @@ from .families import ARCHITECTURES, ExpertNames, Family, MlpNames
 from .layer_types import attentions, feeds
 from .model_shape import BlockShape, CacheShape, ModelShape
 from .multimodal import towers
+from .recorded_values import RecordedValues
 
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 # An unknown family: a Llama whose config may name windows, experts and mixers.
@@ -35,7 +36,7 @@ def family_of(config: Mapping[str, Any], source: str = "config.json") -> str:
 
     Raises ModelError for anything but a decoder of text.
     """
-    whole = ConfigReader(config, source)
+    whole = ConfigReader(RecordedValues(config), source)
     return _family(whole, _text_part(whole))
 
 
@@ -48,7 +49,7 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
     if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ModelError(f"{source} holds {brief(config)}, not a JSON object. Fetch it again.")
     check_bounds(config, source)
-    whole = ConfigReader(config, source)
+    whole = ConfigReader(RecordedValues(config), source)
     text = _text_part(whole)
     kind = _family(whole, text)
     family = ARCHITECTURES.get(kind)
@@ -59,11 +60,10 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
             f"model type {kind!r} is unknown: counted as a Llama-like decoder; give a folder with "
             "its safetensors for exact counts"
         )
-    nested = text.values is not config
-    defaults = {**(CLASS_DEFAULTS.get(kind, {}) if nested else {}), **family.defaults}
-    reader = ConfigReader(text.values, source, family.keys, defaults)
+    nested = CLASS_DEFAULTS.get(kind, {}) if text.values.path else {}
+    reader = replace(text, keys=family.keys, defaults={**nested, **family.defaults})
     if kind in ALIASES:
-        reader = replace(reader, values={**text.values, **ALIASES[kind](reader)})
+        reader = reader.replaced(ALIASES[kind](reader))
     return _shape(family, reader, whole, notes)
 
 
@@ -76,7 +76,7 @@ def _text_part(whole: ConfigReader) -> ConfigReader:
             break
         text = replace(text, values=text.section(inner))
     if not isinstance(text.values.get("model_type"), str):
-        text = replace(text, values={**text.values, "model_type": whole.model_type})
+        text = text.replaced({"model_type": whole.model_type})
     return text
 
 
@@ -134,7 +134,7 @@ def _shape(
         towers=tower_counts,
         context=context or None,
         dtype=_dtype(reader, whole),
-        quantization=whole.section("quantization_config") or reader.section("quantization_config"),
+        quantization=_quantization(whole) or _quantization(reader),
         notes=(*notes, *remarks, *_remarks(reader, plan, family)),
     )
 
@@ -160,6 +160,10 @@ def _block(family: Family, reader: ConfigReader, attention: str, feed: str) -> B
         replace(caches[0], state=sum(part.cache.state for part in parts)),
         sum(part.other for part in parts) + norms * vector + family.extra,
     )
+
+
+def _quantization(config: ConfigReader) -> dict[str, Any]:
+    return dict(config.section("quantization_config").original)
 
 
 def _dtype(reader: ConfigReader, whole: ConfigReader) -> str:

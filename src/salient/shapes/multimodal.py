@@ -67,11 +67,11 @@ def towers(whole: ConfigReader, hidden: int) -> tuple[dict[str, int], list[str]]
             continue
         kind = _kind(part.get("model_type"), whole)
         if kind is None:
-            counts[name] = _estimate(ConfigReader(part, whole.source))
+            counts[name] = _estimate(replace(whole, values=part))
             notes.append(f"its {name} is of an unknown kind: counted roughly, as plain blocks")
             continue
         defaults = {"model_type": kind, "num_channels": 3}
-        config = ConfigReader(part, whole.source, TOWERS[kind].keys, defaults)
+        config = replace(whole, values=part, keys=TOWERS[kind].keys, defaults=defaults)
         counts[name] = _vision(TOWERS[kind], config, hidden)
         if whole.model_type in PROJECTORS:
             counts["projector"] = PROJECTORS[whole.model_type](whole, config, hidden)
