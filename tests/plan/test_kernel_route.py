@@ -1,5 +1,6 @@
 """The kernel of a whole model: which, how fast, why not another, and what to change."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -25,9 +26,11 @@ from helpers.blocks import (
     block,
     model,
 )
+from helpers.shapes import released
 from salient.core.errors import RequestError
 from salient.plan.gpus import Gpu
 from salient.plan.vllm.route import ServingTarget, WeightPacking, fitting_tp, route
+from salient.plan.vllm.types import PACES
 
 AWQ = WeightPacking("awq")
 COMPRESSED = WeightPacking("compressed-tensors")
@@ -131,9 +134,13 @@ def test_the_forcing_flag_forces_nothing_from_0_24_on():
 @pytest.mark.parametrize(
     ("target", "packing", "why"),
     [
-        (ServingTarget(VOLTA), AWQ, "Minimum capability: 75. Current capability: 70"),
-        (ServingTarget(VOLTA), COMPRESSED, "Minimum capability: 75"),
-        (ServingTarget(VOLTA, dtype="float16"), SIXTEEN, "Minimum capability: 75"),
+        (ServingTarget(VOLTA), AWQ, "compute capability 7.5 or newer, not V100"),
+        (ServingTarget(VOLTA), COMPRESSED, "compute capability 7.5 or newer, not V100"),
+        (
+            ServingTarget(VOLTA, dtype="float16"),
+            SIXTEEN,
+            "compute capability 7.5 or newer, not V100",
+        ),
         (ServingTarget(TURING, dtype=BF16), AWQ, "bfloat16 needs compute capability 8.0"),
         (ServingTarget(ADA, dtype="float32"), AWQ, "float32 is not supported"),
         (ServingTarget(EPYC, dtype="float32"), AWQ, "float32 is not supported"),
@@ -349,3 +356,26 @@ def test_every_target_has_a_route_and_every_slow_one_a_fix(gpu, shape):
                     assert bool(result.kernel) is (result.pace != "refused"), (packing, version, tp)
                     assert result.pace == "fast" or result.do, (packing, version, tp)
                     assert len(set(result.fallen)) == len(result.fallen) <= 20
+
+
+@pytest.mark.parametrize("model", ["gpt-oss-20b", "Qwen3-30B-A3B", "Llama-3.1-8B", "phi-4"])
+@pytest.mark.parametrize("target", [ServingTarget(HOPPER), ServingTarget(ADA, tp=4)])
+@pytest.mark.parametrize("group", [32, 64, 128, 256])
+def test_a_group_that_is_advised_is_faster_by_the_same_rules(model, target, group):
+    shape, packing = released(model), WeightPacking("awq", group)
+    first = route(shape, packing, target)
+    for step in first.do:
+        if step.startswith("quantize again with groups of "):
+            sizes = [int(size) for size in re.findall(r"\d+", step)]
+            assert group not in sizes
+            for size in sizes:
+                again = route(shape, replace(packing, group=size), target)
+                assert PACES.index(again.pace) < PACES.index(first.pace)
+
+
+def test_one_gpu_is_not_advised_to_be_fewer():
+    for name in ("gpt-oss-20b", "Qwen3-30B-A3B", "Mixtral-8x7B-v0.1"):
+        for packing in (AWQ, WeightPacking("awq", 32), GPTQ, COMPRESSED):
+            for version in ((0, 8), (0, 32)):
+                steps = route(released(name), packing, ServingTarget(ADA, version=version)).do
+                assert "fewer GPUs" not in " ".join(steps)

@@ -33,7 +33,9 @@ from .versions import (
 
 MARLIN_GROUPS = (-1, 32, 64, 128)
 _TABLE, _TEXTS = read_table("gates.json")
-REGROUP, OTHER_ENGINES = _TEXTS["regroup"], _TEXTS["other-engines"]
+# a step whose sizes `route` fills in, after trying them
+REGROUP, NO_GROUP = _TEXTS["regroup"], _TEXTS["no-group"]
+OTHER_ENGINES = _TEXTS["other-engines"]
 ODD_WIDTHS = _TEXTS["odd-widths"]
 Subject = TypeVar("Subject", ModelShape, MatrixShard)
 Reason = tuple[str, ...]  # why, then what to do, one step each
@@ -77,6 +79,7 @@ class Gate(Generic[Subject]):
             "release": release_name(target.version),
             "since": release_name(self.since),
             "method": packing.method.upper(),
+            "groups": "{groups}",
             **(outcome if isinstance(outcome, Mapping) else {}),
         }
         return tuple(text.format_map(values) for text in (self.why, *self.do))
@@ -119,7 +122,8 @@ def _least_capability(target: ServingTarget, packing: WeightPacking, _: object) 
         for row in _TABLE["least"]
         if row["method"] == packing.method and row.get("since", OLDEST) <= target.version
     )
-    return target.capability < least and {"least": least, "dotted": dotted(least)}
+    label = "16-bit weights" if packing.method == "none" else packing.method
+    return target.capability < least and {"label": label, "dotted": dotted(least)}
 
 
 def _gptq_codes(_: ServingTarget, packing: WeightPacking, __: object) -> Outcome:

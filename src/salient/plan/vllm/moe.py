@@ -70,17 +70,20 @@ def _nvidia(
         why = "--quantization moe_wna16 selects it"
     if why and target.version < FALLBACK_REPORTED and packing.method in ("awq", "gptq"):
         crash = "vLLM 0.8.5 crashes where it reports the fallback ('warning_one', vLLM #17608)"
-        return refused(f"{why}, and {crash}", "use vLLM 0.9 or newer, or fewer GPUs")
+        fewer = ", or fewer GPUs" if target.tp > 1 else ""
+        return refused(f"{why}, and {crash}", f"use vLLM 0.9 or newer{fewer}")
     if why:
-        return _triton(inner // target.tp, hidden, packing, why)
+        return _triton(inner, hidden, target, packing, why)
     humming = target.capability == 90 and target.version >= HUMMING_FIRST
     refusals = (_HUMMING,) if humming else ()
     return KernelVerdict("Marlin", "fast", "it takes the experts' widths", refusals)
 
 
-def _triton(part: int, hidden: int, packing: WeightPacking, why: str) -> KernelVerdict:
+def _triton(
+    inner: int, hidden: int, target: ServingTarget, packing: WeightPacking, why: str
+) -> KernelVerdict:
     """The Triton kernel that is left for experts, and its own limits."""
-    group = packing.group
+    group, part = packing.group, inner // target.tp
     if packing.method == "compressed-tensors":
         stuck = group <= 0 or part % group
     else:
@@ -89,14 +92,15 @@ def _triton(part: int, hidden: int, packing: WeightPacking, why: str) -> KernelV
         stuck = group < _LEAST_GROUP
     if stuck:
         return refused(f"{why}, and {TRITON} cannot cut its groups so either", REGROUP)
-    do = "serve with fewer GPUs or --enable-expert-parallel, which cuts no expert"
+    whole = "serve with fewer GPUs or --enable-expert-parallel, which cuts no expert"
+    do = whole if target.tp > 1 else REGROUP
     return KernelVerdict(TRITON, "slow", why, (Refusal("Marlin", why),), (do,))
 
 
 def _amd(inner: int, hidden: int, target: ServingTarget, packing: WeightPacking) -> KernelVerdict:
     if target.version < ROCM_EXPERTS:
         return refused("vLLM gives the experts to Marlin, which ROCm lacks", "use 0.13 or newer")
-    verdict = _triton(inner // target.tp, hidden, packing, "Marlin is for NVIDIA")
+    verdict = _triton(inner, hidden, target, packing, "Marlin is for NVIDIA")
     if verdict.pace == "refused":
         return verdict
     return KernelVerdict(TRITON, "fast", "the experts' kernel on ROCm", verdict.refusals)

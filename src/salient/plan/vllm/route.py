@@ -17,12 +17,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from salient.core.errors import RequestError
+from salient.core.scheme import GROUP_SIZES
 from salient.shapes.model_shape import ModelShape
 
 from .gates import (
     AWQ_GATES,
     GPTQ_GATES,
     MARLIN_GROUPS,
+    NO_GROUP,
     ODD_WIDTHS,
     OTHER_ENGINES,
     PRECONDITIONS,
@@ -42,6 +44,7 @@ from .sharding import MatrixShard, fitting_tp, misfits, shards, split_advice
 from .types import (
     DTYPES,
     METHODS,
+    PACES,
     KernelVerdict,
     Refusal,
     Route,
@@ -81,8 +84,29 @@ def route(shape: ModelShape, packing: WeightPacking, target: ServingTarget) -> R
     target = replace(target, version=max(target.version, OLDEST))
     if packing.method == "none" and target.forced in WHILE_LOADING:
         packing = replace(packing, method=WHILE_LOADING[target.forced])
-    answer = _whole_model(shape, packing, target) or _by_matrix(shape, packing, target)
-    return replace(answer, do=(*answer.do, *caveats))
+    answer = _answer(shape, packing, target)
+    steps = (
+        _regroup(shape, packing, target, answer) if step == REGROUP else step for step in answer.do
+    )
+    return replace(answer, do=(*dict.fromkeys(steps), *caveats))
+
+
+def _answer(shape: ModelShape, packing: WeightPacking, target: ServingTarget) -> Route:
+    return _whole_model(shape, packing, target) or _by_matrix(shape, packing, target)
+
+
+def _regroup(
+    shape: ModelShape, packing: WeightPacking, target: ServingTarget, answer: Route
+) -> str:
+    """REGROUP with the sizes that are faster by the same rules, or that none is."""
+    pace = PACES.index(answer.pace)
+    sizes = [
+        str(size)
+        for size in GROUP_SIZES
+        if PACES.index(_answer(shape, replace(packing, group=size), target).pace) < pace
+    ]
+    listed = " or ".join(filter(None, (", ".join(sizes[:-1]), *sizes[-1:])))
+    return REGROUP.format(groups=listed) if sizes else NO_GROUP
 
 
 def _check(packing: WeightPacking, target: ServingTarget) -> None:
