@@ -183,6 +183,13 @@ def test_yarn_lifts_the_bound_of_the_context():
     assert memory.largest_context == 16384
 
 
+@pytest.mark.parametrize("gpu", ["DGX Spark", "AGX Thor", "AGX Orin", "Strix Halo"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_memory_that_the_system_shares_is_not_taken_whole(gpu, engine):
+    assert find_gpu(gpu).unified
+    assert utilization(ENGINES[engine], find_gpu(gpu)) == 0.85
+
+
 def test_an_unknown_engine_or_cache_type_is_refused_with_the_known_ones():
     with pytest.raises(RequestError, match=r"Unknown engine 'tgi'.*vllm, transformers, llama\.cpp"):
         find_engine("tgi")

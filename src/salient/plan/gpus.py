@@ -9,7 +9,8 @@ where the series has `per_core`, the float16 operations (summed in float32) of a
     [name, memory, bandwidth in GB/s, float16 TFLOP/s, FP8 TFLOP/s, aliases...]
 
 where the vendor prints rates. A series has `vendor`, `architecture`, `source`, `capability`
-(NVIDIA) or `gfx` (AMD), and a `note` for readers of the file.
+(NVIDIA) or `gfx` (AMD), `unified` where it shares the memory of its processor, and a `note` for
+readers of the file.
 
 - Rates are dense float16 products summed in float32; sources print sparse ones from Ampere on, and
   GeForce cards sum in float32 at half the advertised rate. Before Volta the rate is float32's.
@@ -57,6 +58,7 @@ class Gpu:
     fp8_tflops: the same in FP8, 0 where the hardware has none
     capability: CUDA compute capability, 89 for 8.9; 0 for other vendors
     gfx: AMD's target, "gfx942"; "" for other vendors
+    unified: whether the processor and the system have their part of the memory
     source: where the figures are from
     aliases: other names of the device
     """
@@ -72,6 +74,7 @@ class Gpu:
     gfx: str = ""
     source: str = ""
     aliases: tuple[str, ...] = ()
+    unified: bool = False
 
 
 @cache
@@ -104,6 +107,7 @@ def _device(shared: dict[str, Any], row: list[Any]) -> Gpu:
         gfx=gfx,
         source=shared["source"],
         aliases=tuple(aliases),
+        unified=shared.get("unified", shared["vendor"] == "apple"),
     )
 
 

@@ -31,6 +31,9 @@ STATE_BYTES = 4
 # The share that macOS lets a GPU program allocate (Metal's recommendedMaxWorkingSetSize), from
 # 64 GB of memory on.
 METAL_SHARE = 0.75
+# The system holds the rest of a memory that it shares: on a DGX Spark vLLM stops at its default of
+# 0.92, and its recipes set 0.85.
+UNIFIED_SHARE = 0.85
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,10 @@ def _budget(
 
 
 def utilization(engine: EngineProfile, gpu: Gpu) -> float:
-    """The share of the device's memory that the engine takes by default."""
-    return min(engine.utilization, METAL_SHARE) if gpu.vendor == "apple" else engine.utilization
+    """The share of the memory to give to the engine: its default, or less on unified memory."""
+    if not gpu.unified:
+        return engine.utilization
+    return min(engine.utilization, METAL_SHARE if gpu.vendor == "apple" else UNIFIED_SHARE)
 
 
 def _weights_item(

@@ -17,7 +17,7 @@ from .engine_profiles import find_engine, kv_bytes
 from .gpus import Gpu, find_gpu, gpu_of_memory
 from .memory import Workload
 from .options import PlanOptions
-from .ranking import Candidate, candidates
+from .ranking import Candidate, candidates, judgement
 from .requirements import Requirements, parse_requirements
 
 DEFAULT_CONTEXT = 8192
@@ -39,6 +39,11 @@ class DevicePlan:
     @property
     def best(self) -> Candidate:
         return self.candidates[0]
+
+    @property
+    def judgement(self) -> str:
+        """Why this format, where speed was weighed against loss; else ""."""
+        return judgement(self.candidates, self.load)
 
     @property
     def steps(self) -> tuple[str, ...]:

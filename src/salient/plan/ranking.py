@@ -1,10 +1,12 @@
 """Every format planned, compared with the requirements, and ranked.
 
-The order: formats that the engine runs, that fit, that meet every requirement; then by a score,
-doublings of decoding speed over 16-bit minus a penalty for the published loss.
+The order: formats that the engine runs; those that fit, then the others by the memory that they
+lack; those that meet every requirement; what is stored; then by a score, doublings of the tokens a
+second under the load over 16-bit minus a penalty for the published loss.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from salient.core.report import mebibytes
@@ -18,13 +20,16 @@ from .speed import Forecast, SpeedRange, forecast
 from .stored_format import SOURCE_NEEDED, STORED, plan_formats
 from .weight_formats import FORMATS, WeightFormat, bytes_read
 
+OTHER_LOSS = 0.1  # doublings by which the penalties of formats of another quality differ
+LEAST_ANSWER = 128  # tokens of an answer where the prompt fills the context
+
 
 @dataclass(frozen=True)
 class Candidate:
     """One format on one device.
 
     unmet: requirements that it misses; reasons: for or against it
-    score: doublings of speed over 16-bit minus the penalty of its loss
+    score: doublings of `loaded_rate` over 16-bit minus the penalty of its loss
     """
 
     form: WeightFormat
@@ -36,6 +41,11 @@ class Candidate:
     score: float
 
     @property
+    def lacks(self) -> int:
+        """Bytes of each GPU's memory by which it does not fit, 0 where it does."""
+        return max(0, self.budget.taken - self.budget.available)
+
+    @property
     def runs(self) -> bool:
         """Whether the engine takes it and it fits."""
         return self.route.pace != "refused" and self.budget.fits
@@ -43,6 +53,31 @@ class Candidate:
     @property
     def good(self) -> bool:
         return self.runs and not self.unmet
+
+
+def judgement(ranked: Sequence[Candidate], load: Workload) -> str:
+    """Why the first was ranked before the next best, where speed was weighed against loss.
+
+    "" where nothing else does, or speeds are unknown.
+    """
+    best, *others = ranked
+    rest = [
+        one
+        for one in others
+        if one.good and abs(one.form.penalty - best.form.penalty) >= OTHER_LOSS
+    ]
+    following = max(rest, key=lambda one: one.score, default=None)
+    if following is None or not best.good or not (best.forecast and following.forecast):
+        return ""
+    pair = f"{best.form.title} before {following.form.title}"
+    if best.form.name == STORED:
+        return f"{pair}: what is stored comes before what must be made"
+    ratio = loaded_rate(best.forecast, load) / loaded_rate(following.forecast, load)
+    rates = f"{ratio:.2f} x the tokens/s of {load.sequences} at once"
+    if best.form.penalty < following.form.penalty:
+        return f"{pair}: less loss, at {rates}"
+    price = 2 ** (best.form.penalty - following.form.penalty)
+    return f"{pair}: {rates}, more than the {price:.2f} x that its loss counts for (a judgement)"
 
 
 def candidates(shape: ModelShape, load: Workload, required: Requirements) -> list[Candidate]:
@@ -63,7 +98,7 @@ def _candidate(
     memory = budget(shape, form, load)
     speed = forecast(shape, form, load, route)
     score = math.log2(_rate(shape, form, load, speed) / base) - form.penalty
-    unmet = tuple(_unmet(form, memory, speed, required))
+    unmet = tuple(_unmet(form, memory, speed, load, required))
     reasons = [
         _fit_reason(memory),
         f"{route.kernel}: {route.why}" if route.kernel else f"refused: {route.why}",
@@ -80,28 +115,47 @@ def _candidate(
     return Candidate(form, route, memory, speed, unmet, tuple(reasons), score)
 
 
-def _order(candidate: Candidate) -> tuple[bool, bool, int, bool, float]:
+def _order(candidate: Candidate) -> tuple[bool, int, int, bool, float]:
     """What exists comes before what must be made of another model."""
     refused, other = candidate.route.pace == "refused", candidate.form.name != STORED
-    return refused, not candidate.budget.fits, len(candidate.unmet), other, -candidate.score
+    return refused, candidate.lacks, len(candidate.unmet), other, -candidate.score
 
 
 def _rate(shape: ModelShape, form: WeightFormat, load: Workload, speed: Forecast | None) -> float:
-    """Tokens a second, or bandwidth over the bytes read where there is no forecast."""
+    """`loaded_rate`, or bandwidth over the bytes read where there is no forecast."""
     if speed:
-        return speed.decode.middle
+        return loaded_rate(speed, load)
     bandwidth = load.gpu.bandwidth * 0.85 or 1.0
-    return bandwidth * 1e9 / max(1.0, bytes_read(shape, form))
+    return bandwidth * 1e9 / max(1.0, bytes_read(shape, form, load.sequences))
+
+
+def loaded_rate(speed: Forecast, load: Workload) -> float:
+    """Tokens a second of all sequences together, with their prompts' time.
+
+    Each sequence reads a prompt and writes the rest of the context; a step that reads a prompt
+    holds up the others.
+    """
+    answer = max(load.context - load.prompt, LEAST_ANSWER)
+    prompt = max(0.0, speed.ttft.middle - 1 / speed.decode.middle)
+    return (
+        load.sequences
+        * answer
+        / (answer * load.sequences / speed.together.middle + load.sequences * prompt)
+    )
 
 
 def _unmet(
-    form: WeightFormat, memory: MemoryBudget, speed: Forecast | None, required: Requirements
+    form: WeightFormat,
+    memory: MemoryBudget,
+    speed: Forecast | None,
+    load: Workload,
+    required: Requirements,
 ) -> list[str]:
     unmet: list[str] = []
     if required.timed and speed is None:
         unmet.append("no forecast without a device of the catalogue")
     if speed:
-        unmet += _too_slow(speed, required)
+        unmet += _too_slow(speed, load, required)
     if required.memory and memory.taken > required.memory:
         taken, bound = mebibytes(memory.taken), mebibytes(required.memory)
         unmet.append(f"takes {taken}, required {bound}")
@@ -110,8 +164,9 @@ def _unmet(
     return unmet
 
 
-def _too_slow(speed: Forecast, required: Requirements) -> list[str]:
-    ttft, decode, total = speed.ttft.middle, speed.decode.middle, speed.together.middle
+def _too_slow(speed: Forecast, load: Workload, required: Requirements) -> list[str]:
+    ttft, total = speed.ttft.middle, speed.together.middle
+    decode = total / load.sequences
     unmet: list[str] = []
     if required.ttft and ttft > required.ttft:
         unmet.append(f"first token in {ttft:.2f} s, required {required.ttft:g} s")
@@ -131,7 +186,7 @@ def _fit_reason(memory: MemoryBudget) -> str:
 def _speed_reason(speed: Forecast | None, load: Workload) -> list[str]:
     if speed is None:
         return []
-    total = "" if load.sequences == 1 else f" each, {_rates(speed.together)} in all"
+    total = "" if load.sequences == 1 else f" alone, {_rates(speed.together)} in all"
     ttft = f"{speed.ttft.low:.2f} to {speed.ttft.high:.2f} s"
     return [f"{_rates(speed.decode)} tokens a second{total}, first token in {ttft}"]
 
