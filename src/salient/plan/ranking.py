@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from salient.core.errors import RequestError
 from salient.core.report import mebibytes
 from salient.plan.vllm.types import Route
 from salient.shapes.model_shape import ModelShape
@@ -89,6 +90,31 @@ def candidates(shape: ModelShape, load: Workload, required: Requirements) -> lis
         if form.name == STORED or load.engine.name in form.engines
     ]
     return sorted(ranked, key=_order)
+
+
+def select_formats(ranked: list[Candidate], names: tuple[str, ...]) -> list[Candidate]:
+    """The candidates that `names` mean: "fp8", "awq", "w4-g64", "GGUF Q4_K_M"; all for no names.
+
+    Raises RequestError listing the formats where a name means none.
+    """
+    chosen: list[Candidate] = []
+    for name in names:
+        matches = [one for one in ranked if _matches(one.form, name)]
+        if not matches:
+            known = ", ".join(one.form.title for one in ranked)
+            raise RequestError(f"--format {name!r} is unknown. Formats of the engine: {known}.")
+        chosen += matches
+    return [one for one in ranked if one in chosen] if names else ranked
+
+
+def _matches(form: WeightFormat, name: str) -> bool:
+    """Whether `name` is the format's name, method or title, or words of its title."""
+    plain = name.strip().lower()
+    return (
+        plain in (form.name, form.method)
+        or plain in form.title.lower().split()
+        or (plain == form.title.lower())
+    )
 
 
 def _candidate(
