@@ -31,7 +31,7 @@ def test_people_and_programs_get_the_same_plan():
 @pytest.mark.parametrize(
     ("options", "shown"), [({}, False), ({"details": True}, True), ({"format": "awq"}, True)]
 )
-def test_refused_formats_are_listed_with_their_reason_where_asked_for_and_never_in_a_table(
+def test_refused_formats_are_listed_with_their_reason_on_demand_and_never_in_a_table(
     options, shown
 ):
     # Qwen2.5-14B over 8 GPUs: 13824 inputs are no whole groups of 128

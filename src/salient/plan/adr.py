@@ -14,9 +14,9 @@ from salient.core.report import mebibytes
 from salient.core.version import __version__
 from salient.shapes.resolve import config_digest
 
+from .plan_tables import accepted, gibibytes
 from .planner import DevicePlan, Plan
 from .ranking import Candidate
-from .tables import accepted, gibibytes
 from .verdict import (
     chosen,
     device_title,

@@ -10,9 +10,9 @@ from salient.core.summary_lines import COMMAND, SummaryLine
 
 from .deployments import Deployment, read_deployments
 from .options import PlanOptions
+from .plan_tables import gibibytes
 from .planner import DevicePlan, Plan, make_plan
 from .report import to_data
-from .tables import gibibytes
 from .verdict import device_title, fit_text, span_text, steps
 
 # a deployment's engine -> plan's; SGLang is planned as vLLM, whose kernels it takes

@@ -59,14 +59,10 @@ class Candidate:
 def judgement(ranked: Sequence[Candidate], load: Workload) -> str:
     """Why the first was ranked before the next best, where speed was weighed against loss.
 
-    "" where nothing else does, or speeds are unknown.
+    "" where nothing else does, where no other is faster or loses less, or speeds are unknown.
     """
     best, *others = ranked
-    rest = [
-        one
-        for one in others
-        if one.good and abs(one.form.penalty - best.form.penalty) >= OTHER_LOSS
-    ]
+    rest = [one for one in others if one.good and _weighed(best, one, load)]
     following = max(rest, key=lambda one: one.score, default=None)
     if following is None or not best.good or not (best.forecast and following.forecast):
         return ""
@@ -79,6 +75,14 @@ def judgement(ranked: Sequence[Candidate], load: Workload) -> str:
         return f"{pair}: less loss, at {rates}"
     price = 2 ** (best.form.penalty - following.form.penalty)
     return f"{pair}: {rates}, more than the {price:.2f} x that its loss counts for (a judgement)"
+
+
+def _weighed(best: Candidate, other: Candidate, load: Workload) -> bool:
+    """Whether `other` loses less than `best`, or loses more and is faster."""
+    more_loss = other.form.penalty - best.form.penalty
+    if more_loss < OTHER_LOSS or not (best.forecast and other.forecast):
+        return more_loss <= -OTHER_LOSS
+    return loaded_rate(other.forecast, load) > loaded_rate(best.forecast, load)
 
 
 def candidates(shape: ModelShape, load: Workload, required: Requirements) -> list[Candidate]:

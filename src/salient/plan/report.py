@@ -7,10 +7,10 @@ from typing import Any
 from salient.core.report import Report
 from salient.core.summary_lines import SummaryLine
 
+from .plan_tables import details, overview, parts
 from .planner import DevicePlan, Plan
 from .ranking import Candidate
 from .stored_format import SOURCE_NEEDED
-from .tables import details, overview, parts
 from .verdict import chosen, steps, verdict
 from .weight_formats import FORMATS, stored_weights
 

@@ -192,6 +192,8 @@ def _format_reasons(device: DevicePlan) -> Iterator[str]:
     plain = next((one for one in device.candidates if one.form.method == "none"), None)
     if len(good) == 1:
         yield "the only format that does"
+    elif device.judgement:
+        yield device.judgement
     elif plain and plain is not best and plain.forecast and best.forecast:
         ratio = best.forecast.decode.middle / plain.forecast.decode.middle
         fits = "" if plain.budget.fits else ", which does not fit"
