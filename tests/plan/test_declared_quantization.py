@@ -44,7 +44,14 @@ def ids(config: dict, version: tuple[int, int] | None = None) -> dict[str, str]:
             WeightPacking("compressed-tensors", -1, zeros=True),
         ),
         (groups({"num_bits": 8, "type": "float", "strategy": "channel"}), WeightPacking("fp8")),
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, WeightPacking("fp8")),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, WeightPacking("fp8_block")),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, WeightPacking("nvfp4", 16)),
+        (
+            {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}},
+            WeightPacking("modelopt_fp8"),
+        ),
+        ({"quant_method": "mxfp4"}, WeightPacking("mxfp4", 32)),
+        (groups({"num_bits": 4, "type": "float"}), WeightPacking("nvfp4", 16)),
         ({"load_in_4bit": True}, WeightPacking("bitsandbytes")),
     ],
 )
@@ -59,14 +66,10 @@ def test_a_quantization_is_judged_wherever_it_stands(settings, packing, place):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "NVFP4 computes on"),
-        ({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}, "ModelOpt FP8"),
-        ({"quant_method": "mxfp4"}, "MXFP4 experts"),
         ({"quant_method": "quark"}, "Quark"),
         ({"quant_method": "new"}, "'new' is not known"),
         ({"bits": 4}, "names no quant_method"),
         ("awq", "no JSON object"),
-        (groups({"num_bits": 4, "type": "float"}), "NVFP4"),
         (groups(CODES, input_activations={"num_bits": 8}), "W4A8"),
         ({**AWQ, "version": "gemv"}, "layout gemm"),
         ({**AWQ, "group_size": "128"}, "no whole numbers"),

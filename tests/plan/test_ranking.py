@@ -32,7 +32,7 @@ def names(ranked_formats) -> list[str]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_format_of_the_engine_is_judged_once(engine):
-    ranked_formats = ranked("Llama-3.1-8B", engine=engine)
+    ranked_formats = ranked("Llama-3.1-8B", gpu="B200", engine=engine)
     assert sorted(names(ranked_formats)) == sorted(
         n for n, f in FORMATS.items() if engine in f.engines
     )
@@ -173,9 +173,25 @@ def test_a_device_without_bfloat16_is_served_in_float16():
     shape, at = released("Llama-3.1-8B"), load("T4", context=2048)
     assert shape.dtype == "bfloat16"
     for chosen in candidates(shape, at, ANY):
-        if chosen.runs:
+        if chosen.runs and not chosen.form.maker:
             assert "--dtype float16" in commands("m", shape, chosen, at)[-1]
     assert next(one for one in candidates(small_shape(), at, ANY) if one.form.name == "fp16").runs
+
+
+def test_four_bit_floats_are_planned_only_where_they_are_multiplied():
+    on = {gpu: names(ranked("Llama-3.1-8B", gpu=gpu)) for gpu in ("B200", "RTX 5090", "H100", "T4")}
+    assert [("nvfp4" in rows, "mxfp4" in rows) for rows in on.values()] == [
+        (True, True), (True, True), (False, False), (False, False)
+    ]  # fmt: skip
+    assert "mxfp4" not in names(ranked("Llama-3.1-8B", gpu="B200", version=(0, 28)))
+
+
+def test_a_format_that_others_make_has_no_line_for_the_16_bit_model():
+    shape, at = released("Llama-3.1-8B"), load("B200")
+    rows = {one.form.name: one for one in candidates(shape, at, ANY)}
+    assert commands("m", shape, rows["nvfp4"], at) == ()
+    assert any("llm-compressor" in reason for reason in rows["nvfp4"].reasons)
+    assert commands("m", shape, rows["mxfp4"], at)[0].endswith("--quantization mxfp4")
 
 
 def test_llama_cpp_gets_the_context_of_all_its_slots():

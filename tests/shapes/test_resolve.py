@@ -112,9 +112,8 @@ class Answer:
     def __init__(self, config):
         self.config = config
 
-    @property
-    def content(self):
-        return json.dumps(self.config).encode()
+    def json(self):
+        return self.config
 
 
 def test_only_a_config_is_fetched_in_one_attempt_of_a_few_seconds(toy, monkeypatch):

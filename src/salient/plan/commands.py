@@ -16,19 +16,21 @@ OUR_METHODS = ("awq", "compressed-tensors")  # what `salient quantize` writes
 TRACK_WEIGHTS = {"enable_weights_track": True}
 # --quantization for what vLLM quantizes while loading. "fp8" for 16-bit weights is deprecated in
 # 0.32.
-_ONLINE = {"fp8": "fp8", "bitsandbytes": "bitsandbytes"}
+_ONLINE = {"fp8": "fp8", "bitsandbytes": "bitsandbytes", "mxfp4": "mxfp4"}
 _ONLINE_0_32 = {**_ONLINE, "fp8": "fp8_per_tensor"}
 
 
 def commands(model: str, shape: ModelShape, best: Candidate, load: Workload) -> tuple[str, ...]:
     """The lines to type for `best`: what makes its weights, then what serves them.
 
-    Empty where its weights must be made of another model, the 16-bit one.
+    Empty where its weights must be made of the 16-bit model, which this one is not, or by others.
     """
     method = best.form.method
-    if shape.quantization and not best.form.ready:
+    if best.form.ready:
+        return _serve(model, shape, best, load)
+    if shape.quantization or best.form.maker:
         return ()
-    if best.form.ready or method not in OUR_METHODS:
+    if method not in OUR_METHODS:
         return _serve(model, shape, best, load)
     scheme = best.form.title.rpartition(" ")[2]
     name = model.rstrip("/").rpartition("/")[2].removesuffix(".json") or "model"
@@ -44,6 +46,10 @@ def _serve(model: str, shape: ModelShape, best: Candidate, load: Workload) -> tu
         return (_vllm(model, shape, best, load),)
     if load.engine.name == "llama.cpp":
         return _llama_cpp(model, best, load)
+    if load.engine.name == "mlx":
+        return (shlex.join(["mlx_lm.server", "--model", model]),)
+    if best.form.ready and shape.quantization and "salient" not in best.form.engines:
+        return (shlex.join(["transformers", "serve", model]),)
     return (shlex.join(["salient", "generate", model, "-p", "Once upon a time"]),)
 
 

@@ -1,44 +1,73 @@
-"""The quantization that a config.json declares, wherever it stands, and the packing of its weights.
+"""The quantization that a config.json declares, wherever it stands, and the format of its weights.
 
 Spellings are those of vLLM 0.33 (config/model.py, quantization/*.py) and of the writers: AutoAWQ,
-GPTQModel, compressed-tensors, AutoRound, bitsandbytes, ModelOpt.
+GPTQModel, compressed-tensors, AutoRound, bitsandbytes, ModelOpt, torchao, Quark, MLX.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from salient.core.model_files import as_object
+from salient.shapes.quantization_parts import KEYS, quantization_parts
 
-from .vllm.types import WeightPacking
+from .matrix_formats import FP8_CHANNEL, INT8_CHANNEL, MatrixFormat, scaled
+from .quantization_readers import (
+    Settings,
+    read_bitsandbytes,
+    read_codes,
+    read_fp8,
+    read_groups,
+    read_hqq,
+    read_mlx,
+    read_modelopt,
+    read_mxfp4,
+    read_quark,
+    read_torchao,
+    skips,
+)
+from .quantization_rules import QuantizationRules
+from .vllm.types import METHODS, WeightPacking
 
-KEYS = ("quantization_config", "compression_config")
-# parts of multimodal configs: the language model's first, then any other
-LANGUAGE_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
-MAX_DEPTH = 4
+__all__ = ["DeclaredQuantization", "declared_quantization", "quantization_parts"]
+
 _SPELLINGS = {
     "awq_marlin": "awq",
     "auto_awq": "awq",
     "gptq_marlin": "gptq",
     "auto_gptq": "gptq",
+    "gptqmodel": "gptq",
     "compressed_tensors": "compressed-tensors",
     "auto_round": "auto-round",
     "intel/auto-round": "auto-round",
     "nvfp4": "modelopt_fp4",
+    "modelopt_mixed": "modelopt",
+    "gpt_oss_mxfp4": "mxfp4",
+    "deepseek_v4_fp8": "fp8",
+    "deepgemm_fp8": "fp8",
+    "finegrained_fp8": "fp8",
+    "bitnet_bitblas": "bitnet",
 }
-# Methods whose kernels are not counted here, and what runs them.
+# Methods whose kernels are not counted here, and what is known of them.
 NOT_JUDGED = {
-    "modelopt": "ModelOpt FP8 needs compute capability 8.9",
-    "modelopt_fp4": "NVFP4 computes on compute capability 10.0 and newer; older ones widen it",
-    "modelopt_mixed": "ModelOpt's mixed precision: each layer has a format of its own",
-    "mxfp4": "MXFP4 experts: the engine selects a kernel for each GPU",
-    "gpt_oss_mxfp4": "MXFP4 experts: the engine selects a kernel for each GPU",
     "quark": "Quark's layers have formats of their own",
     "torchao": "torchao's layers have formats of their own",
     "hqq": "HQQ is read by few engines",
     "aqlm": "AQLM is read by few engines",
     "bitnet": "BitNet is read by few engines",
-    "fbgemm_fp8": "FBGEMM FP8 has kernels of its own",
     "experts_int8": "8-bit experts have kernels of their own",
+    "awq_gemv": "engines read AWQ's layout gemm, not 'gemv'",
+    "w4a8": "4-bit weights with quantized activations (W4A8) have kernels of their own",
+    "mlx": "MLX's codes are read by mlx-lm",
+}
+_FIXED: dict[str, MatrixFormat] = {
+    "eetq": scaled("eetq", "EETQ INT8", 8, 16),
+    "bitnet": scaled("bitnet", "BitNet", 2, 16),
+    "deepspeedfp": scaled("deepspeedfp", "DeepSpeed FP", 8, 16, 512),
+    "ptpc_fp8": FP8_CHANNEL,
+    "w8a8_fp8": FP8_CHANNEL,
+    "w8a8_int8": INT8_CHANNEL,
+    "tpu_int8": INT8_CHANNEL,
+    "experts_int8": scaled("experts_int8", "INT8 experts", 8, 32),
 }
 
 
@@ -47,32 +76,20 @@ class DeclaredQuantization:
     """Where a config declares a quantization, and which.
 
     path: the keys to it, "text_config.quantization_config"   method: by vLLM's name
-    packing: None if its kernels are not judged; reason: why not
+    rules: the format of each matrix, None where it is not known, and `reason` why
     """
 
     path: str
-    settings: Mapping[str, object]
+    settings: Mapping[str, object] = field(repr=False)
     method: str
-    packing: WeightPacking | None
+    rules: QuantizationRules | None
     reason: str = ""
 
-
-def quantization_parts(config: Mapping[str, object]) -> list[tuple[str, dict[str, object]]]:
-    """The path and content of every quantization config: the top's first, then the language's."""
-    return list(_parts(config, "", MAX_DEPTH))
-
-
-def _parts(
-    config: Mapping[str, object], path: str, depth: int
-) -> Iterator[tuple[str, dict[str, object]]]:
-    for key in KEYS:
-        if settings := as_object(config.get(key)):
-            yield path + key, settings
-    names = [name for name in LANGUAGE_PARTS if name in config]
-    names += [name for name in config if name not in names and name not in KEYS]
-    for name in names if depth else ():
-        if part := as_object(config.get(name)):
-            yield from _parts(part, f"{path}{name}.", depth - 1)
+    @property
+    def packing(self) -> WeightPacking | None:
+        """What kernels see; None where matrices differ or no rules of kernels are known."""
+        forms = self.rules.forms if self.rules else ()
+        return forms[0].packing if len(forms) == 1 and forms[0].method in METHODS else None
 
 
 def declared_quantization(config: Mapping[str, object]) -> DeclaredQuantization | None:
@@ -83,19 +100,23 @@ def declared_quantization(config: Mapping[str, object]) -> DeclaredQuantization 
         return DeclaredQuantization(wrong, {}, "", None, "it is no JSON object") if wrong else None
     path, settings = parts[0]
     method = _method(settings)
-    packing = _packing(method, settings)
-    reason = packing if isinstance(packing, str) else ""
-    return DeclaredQuantization(
-        path, settings, method, None if isinstance(packing, str) else packing, reason
-    )
+    rules = read_rules(method, settings)
+    if isinstance(rules, str):
+        return DeclaredQuantization(path, settings, method, None, rules)
+    reason = ""
+    if len(rules.forms) > 1:
+        reason = "its layers have different formats"
+    elif rules.forms and rules.forms[0].method not in METHODS:
+        own = rules.forms[0].method
+        reason = NOT_JUDGED.get(own, f"the kernels of {rules.forms[0].title} are not known here")
+    return DeclaredQuantization(path, settings, method, rules, reason)
 
 
-def _method(settings: Mapping[str, object]) -> str:
+def _method(settings: Settings) -> str:
     """The method by name, or by what only one writer writes."""
     name = settings.get("quant_method")
-    algorithm = settings.get(
-        "quant_algo", as_object(settings.get("quantization")).get("quant_algo")
-    )
+    inner = as_object(settings.get("quantization"))
+    algorithm = settings.get("quant_algo", inner.get("quant_algo"))
     producer = as_object(settings.get("producer")).get("name")
     if producer == "modelopt" or (name in (None, "modelopt") and algorithm):
         return "modelopt_fp4" if "FP4" in str(algorithm).upper() else "modelopt"
@@ -103,70 +124,59 @@ def _method(settings: Mapping[str, object]) -> str:
         return _SPELLINGS.get(name.lower(), name.lower())
     if "config_groups" in settings:
         return "compressed-tensors"
-    return "bitsandbytes" if settings.get("load_in_4bit") or settings.get("load_in_8bit") else ""
+    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
+        return "bitsandbytes"
+    if "w_bit" in settings or "zero_point" in settings:
+        return "awq"
+    if "desc_act" in settings or "damp_percent" in settings:
+        return "gptq"
+    return "mlx" if "bits" in settings and "group_size" in settings else ""
 
 
-def _packing(method: str, settings: Mapping[str, object]) -> WeightPacking | str:
-    """The packing, or why it is not judged."""
-    if method in ("awq", "gptq"):
-        return _of_codes(method, settings)
-    if method in ("auto-round", "inc"):
-        form = str(settings.get("packing_format", "auto_round:auto_gptq")).lower()
-        return _of_codes("awq" if "awq" in form else "gptq", settings)
-    if method == "compressed-tensors":
-        return _of_groups(settings)
-    if method in ("fp8", "bitsandbytes", "gguf"):
-        return WeightPacking(method)
+Reader = Callable[[str, Settings], QuantizationRules | str]
+_READERS: dict[str, Reader] = {
+    "awq": read_codes,
+    "gptq": read_codes,
+    "compressed-tensors": read_groups,
+    "fp8": read_fp8,
+    "fbgemm_fp8": read_fp8,
+    "modelopt": read_modelopt,
+    "modelopt_fp4": read_modelopt,
+    "modelopt_mxfp8": read_modelopt,
+    "mxfp4": read_mxfp4,
+    "bitsandbytes": read_bitsandbytes,
+    "mlx": read_mlx,
+    "torchao": read_torchao,
+    "quark": read_quark,
+    "hqq": read_hqq,
+}
+
+
+def read_rules(method: str, settings: Settings) -> QuantizationRules | str:
+    """The format of each matrix, or why it is not known."""
     if not method:
         return "it names no quant_method"
-    return NOT_JUDGED.get(method, f"the method {method!r} is not known here")
+    if method in ("auto-round", "inc"):
+        form = str(settings.get("packing_format", "auto_round:auto_gptq")).lower()
+        return read_codes("awq" if "awq" in form else "gptq", settings)
+    if reader := _READERS.get(method):
+        return reader(method, settings)
+    form = _FIXED.get(method) or _bits_only(method, settings)
+    if form is None:
+        return NOT_JUDGED.get(method, f"the method {method!r} is not known here")
+    if method == "experts_int8":
+        return QuantizationRules(None, form)
+    return QuantizationRules(form, entries=skips(settings))
 
 
-def _of_codes(method: str, settings: Mapping[str, object]) -> WeightPacking | str:
-    """Codes in groups, as AWQ's and GPTQ's writers declare them."""
-    group = settings.get("group_size", settings.get("q_group_size", 128))
-    bits = settings.get("bits", settings.get("w_bit", 4))
-    zeros = settings.get("zero_point", not settings.get("sym", False))
-    if type(group) is not int or type(bits) is not int or not isinstance(zeros, bool):
-        return "group_size and bits are no whole numbers, or zero_point is not true or false"
-    if group < 1 and group != -1:
-        return f"group_size {group} is no number of inputs"
-    if method == "awq" and settings.get("version", "gemm") not in ("gemm", "GEMM", None):
-        return f"engines read AWQ's layout gemm, not {settings.get('version')!r}"
-    return WeightPacking(method, group, zeros, bits, bool(settings.get("desc_act")))
-
-
-def _of_groups(settings: Mapping[str, object]) -> WeightPacking | str:
-    """compressed-tensors: the first group of weights; several formats are not judged."""
-    groups = [as_object(one) for one in as_object(settings.get("config_groups")).values()]
-    if not groups:
-        return "config_groups is empty"
-    packings = {_of_group(group, settings) for group in groups}
-    if len(packings) > 1:
-        return "its config_groups have different formats"
-    return packings.pop()
-
-
-def _of_group(group: Mapping[str, object], settings: Mapping[str, object]) -> WeightPacking | str:
-    weights, form = as_object(group.get("weights")), group.get("format") or settings.get("format")
-    bits, size = weights.get("num_bits", 8), weights.get("group_size")
-    if weights.get("type") == "float":
-        return WeightPacking("fp8") if bits == 8 else _float_reason(bits, form)
-    if as_object(group.get("input_activations")):
-        return (
-            f"{bits}-bit weights with quantized activations (W{bits}A8) have kernels of their own"
-        )
-    if form not in ("pack-quantized", None, "None", "dense"):
-        return f"the format {form!r} is not known here"
-    if weights.get("strategy") == "channel" or size is None:
-        size = -1
-    if type(size) is not int or type(bits) is not int or (size < 1 and size != -1):
-        return "group_size or num_bits is no whole number"
-    order = weights.get("actorder") in ("group", "dynamic", True)
-    return WeightPacking("compressed-tensors", size, weights.get("symmetric") is False, bits, order)
-
-
-def _float_reason(bits: object, form: object) -> str:
-    if bits == 4 and "mxfp4" in str(form):
-        return NOT_JUDGED["mxfp4"]
-    return NOT_JUDGED["modelopt_fp4"] if bits == 4 else f"{bits}-bit floats are not known here"
+def _bits_only(method: str, settings: Settings) -> MatrixFormat | None:
+    """A method of which only the mean of the bits is known: AQLM's codebooks, EXL2, HIGGS, ..."""
+    bits = settings.get("bits", settings.get("nbits"))
+    if method == "aqlm":
+        keys = ("nbits_per_codebook", "num_codebooks", "in_group_size", "out_group_size")
+        sizes = [settings.get(key, 1) for key in keys]
+        whole = [size for size in sizes if type(size) is int and 0 < size < 2**16]
+        bits = whole[0] * whole[1] / (whole[2] * whole[3]) if len(whole) == 4 else None
+    if isinstance(bits, bool) or not isinstance(bits, int | float) or not 0 < bits < 16:
+        return None
+    return scaled(method, f"{method.upper()} {bits:g}-bit", float(bits), 16)

@@ -1,32 +1,80 @@
 """Which kernel runs a format in each engine; `vllm.route` has vLLM's rules."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from salient.plan.vllm.route import Route, ServingTarget, WeightPacking, route
+from salient.plan.vllm.types import METHODS, PACES
+from salient.plan.vllm.versions import ONLINE_MXFP4
 from salient.shapes.model_shape import ModelShape
 
-from .engine_profiles import ENGINES
 from .gpus import Gpu
+from .matrix_formats import MatrixFormat
 from .memory import Workload
+from .quantization_rules import QuantizationRules
 from .weight_formats import WeightFormat
 
+FP4_FROM = (
+    100  # compute capability that multiplies 4-bit floats (CUTLASS's NVFP4 and MXFP4 kernels)
+)
 BFLOAT16_FROM = 80  # compute capability (CUDA C++ Programming Guide, table of features)
 
 
 def route_of(shape: ModelShape, form: WeightFormat, load: Workload) -> Route:
     """How the engine of `load` would run `shape` in `form`."""
     name = load.engine.name
+    if form.ready and form.unknown:
+        do = "give a folder with its safetensors, or plan the 16-bit model"
+        return Route(
+            "", "refused", f"how its weights are stored is not known: {form.unknown}", do=(do,)
+        )
     if name not in form.engines:
-        engines = ", ".join(engine for engine in ENGINES if engine in form.engines)
+        engines = ", ".join(form.engines)
         why, do = f"{name} does not run {form.title}", f"{form.title} runs in {engines}"
         return Route("", "refused", why, do=(do,))
-    if name == "vllm":
-        dtype = activations(shape, load) if form.method == "none" else "float16"
-        zeros = form.method in ("awq", "compressed-tensors")
-        packing = WeightPacking(form.method, form.group or -1, zeros)
-        packing = form.rules.default.packing if form.rules else packing
-        return route(shape, packing, ServingTarget(load.gpu, load.tp, load.version, dtype))
-    return {"transformers": _transformers, "llama.cpp": _llama_cpp, "salient": _salient}[name](
-        form, load.gpu
-    )
+    if name != "vllm":
+        return _ROUTES[name](form, load.gpu)
+    if form.rules:
+        return _stored_route(shape, form.rules, load)
+    zeros = form.method in ("awq", "compressed-tensors")
+    return _vllm(shape, WeightPacking(form.method, form.group or -1, zeros), load)
+
+
+def _vllm(shape: ModelShape, packing: WeightPacking, load: Workload) -> Route:
+    dtype = "float16" if packing.grouped else activations(shape, load)
+    return route(shape, packing, ServingTarget(load.gpu, load.tp, load.version, dtype))
+
+
+def _stored_route(shape: ModelShape, rules: QuantizationRules, load: Workload) -> Route:
+    """The slowest route of a checkpoint's formats, under the kernel of most weights."""
+    forms = list(rules.weights(shape))
+    routes = [_format_route(rules.only(shape, form), form, load) for form in forms]
+    if not routes:
+        return _vllm(shape, WeightPacking("none"), load)
+    slowest = max(routes, key=lambda one: PACES.index(one.pace))
+    if len(routes) == 1 or slowest.pace == "refused":
+        return slowest
+    pairs = zip(forms, routes, strict=True)
+    why = "; ".join(f"{form.title} with {one.kernel}: {one.why}" for form, one in pairs)
+    do = dict.fromkeys(step for one in routes for step in one.do)
+    return replace(slowest, kernel=routes[0].kernel, why=why, do=tuple(do))
+
+
+def _format_route(shape: ModelShape, form: MatrixFormat, load: Workload) -> Route:
+    if form.method in METHODS:
+        return _vllm(shape, form.packing, load)
+    none = _vllm(shape, WeightPacking("none"), load)  # what stops any model stops this one
+    why = f"vLLM reads {form.title}; which kernel runs it is not known here"
+    return none if none.pace == "refused" else Route(f"vLLM's {form.method}", "fast", why)
+
+
+def offered(form: WeightFormat, load: Workload) -> bool:
+    """Whether to plan a format that is not stored: 4-bit floats only where they are multiplied."""
+    if form.method not in ("nvfp4", "mxfp4"):
+        return True
+    amd = form.method == "mxfp4" and load.gpu.gfx.startswith("gfx95")
+    native = load.gpu.capability >= FP4_FROM or amd
+    return native and (form.method == "nvfp4" or load.version >= ONLINE_MXFP4)
 
 
 def activations(shape: ModelShape, load: Workload) -> str:
@@ -38,11 +86,27 @@ def activations(shape: ModelShape, load: Workload) -> str:
     return shape.dtype if shape.dtype in ("float16", "bfloat16") else "bfloat16"
 
 
+# By method: the kernel in Transformers, whether it is fast, and why (Transformers 5,
+# quantizers/*.py); the least compute capability.
+_TRANSFORMERS = {
+    **dict.fromkeys(
+        ("compressed-tensors", "nvfp4", "int8", "mxfp8"),
+        ("cuBLAS", False, "Transformers dequantizes compressed-tensors while it loads", 0),
+    ),
+    "fp8_block": ("Triton FP8", True, "Transformers' own Triton kernels for blocks of FP8", 89),
+    "mxfp4": ("Triton MXFP4", True, "the experts' Triton kernels, of the package kernels", 75),
+}
+
+
 def _transformers(form: WeightFormat, gpu: Gpu) -> Route:
-    if form.method == "compressed-tensors":
-        why = "Transformers dequantizes compressed-tensors while it loads"
-        return Route("cuBLAS", "slow", why, do=("use --format awq with Transformers",))
-    if form.method in ("awq", "gptq"):
+    if row := _TRANSFORMERS.get(form.method):
+        kernel, fast, why, least = row
+        if gpu.vendor == "nvidia" and gpu.capability >= least and fast:
+            return Route(kernel, "fast", why)
+        slow = "the weights are dequantized while they load" if fast else why
+        do = "use --format awq with Transformers" if form.method == "compressed-tensors" else ""
+        return Route("cuBLAS", "slow", slow, do=(do or "serve with vLLM",))
+    if form.method in ("awq", "gptq", "awq_gemv"):
         if gpu.vendor in ("nvidia", "cpu", "intel"):
             why = "Transformers 5 runs it through gptqmodel; on a CPU fast in bfloat16 only"
             return Route("gptqmodel", "fast", why)
@@ -53,6 +117,9 @@ def _transformers(form: WeightFormat, gpu: Gpu) -> Route:
             why = "bitsandbytes has no kernels for Apple's GPUs"
             return Route("", "refused", why, do=("use GGUF with llama.cpp",))
         return Route("bitsandbytes", "fast", "bitsandbytes unpacks while it multiplies")
+    if form.method not in METHODS:
+        why = f"Transformers runs {form.title} with the method's own package"
+        return Route(form.method, "slow", why)
     return Route("cuBLAS", "fast", "the vendor's own matrix product, by PyTorch")
 
 
@@ -65,3 +132,18 @@ def _salient(form: WeightFormat, gpu: Gpu) -> Route:
     if gpu.vendor in ("nvidia", "amd"):
         return Route("Salient", "fast", "Salient's Triton kernels")
     return Route("Salient", "fast", "Salient's C++ kernels, on the processor")
+
+
+def _mlx(form: WeightFormat, gpu: Gpu) -> Route:
+    if gpu.vendor == "apple":
+        return Route("MLX", "fast", "mlx-lm's Metal kernels")
+    why, do = "MLX runs on Apple's chips", "use GGUF with llama.cpp, or the 16-bit model with vLLM"
+    return Route("", "refused", why, do=(do,))
+
+
+_ROUTES: dict[str, Callable[[WeightFormat, Gpu], Route]] = {
+    "transformers": _transformers,
+    "llama.cpp": _llama_cpp,
+    "salient": _salient,
+    "mlx": _mlx,
+}

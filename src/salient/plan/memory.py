@@ -24,7 +24,7 @@ from .engine_profiles import (
     step_sizes,
 )
 from .gpus import Gpu
-from .weight_formats import StoredWeights, WeightFormat, stored_weights
+from .weight_formats import StoredWeights, WeightFormat, padding, stored_weights
 
 # Numbers that describe a recurrent state are kept in float32 (vLLM 0.32, mamba_ssm_cache_dtype).
 STATE_BYTES = 4
@@ -174,13 +174,16 @@ def utilization(engine: EngineProfile, gpu: Gpu) -> float:
 def _weights_item(
     shape: ModelShape, form: WeightFormat, stored: StoredWeights, load: Workload
 ) -> MemoryItem:
-    share = weights_share(stored, load.tp)
+    padded = padding(shape, form, load.tp) if load.engine.name == "vllm" else 0
+    share = weights_share(stored, load.tp) + padded
     parameters = _served(shape, load).parameters
     formula = f"{parameters / 1e9:.2f} billion parameters: {stored.linears / GIB:.2f} GiB "
     formula += f"of {form.title} matrices + {(stored.total - stored.linears) / GIB:.2f} GiB in "
     formula += "16-bit" if not form.gguf else "16-bit or the mixture's types"
     if load.tp > 1:
         formula += f", over {load.tp} GPUs; norms and routers on each"
+    if padded:
+        formula += f"; {padded / GIB:.2f} GiB of padding of the experts"
     return MemoryItem("weights", share, formula, "config.json; bits a weight of the format")
 
 

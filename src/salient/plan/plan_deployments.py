@@ -1,23 +1,28 @@
 """The plan of every deployment of a salient.toml: one table, then each one's choice and lines."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from salient.core.errors import RequestError, SalientError
-from salient.core.report import Report, Table
-from salient.core.summary_lines import COMMAND, SummaryLine
+from salient.core.report import Report, Table, mebibytes
 
 from .deployments import Deployment, read_deployments
 from .options import PlanOptions
-from .plan_tables import gibibytes
 from .planner import DevicePlan, Plan, make_plan
-from .report import to_data
-from .verdict import device_title, fit_text, span_text, steps
+from .report import device_lines, to_data
 
 # a deployment's engine -> plan's; SGLang is planned as vLLM, whose kernels it takes
 _ENGINES = {"embedded": "salient", "sglang": "vllm"}
-_COLUMNS = ("deployment", "device", "format", "takes\nGiB", "tokens/s", "targets")
+_COLUMNS = (
+    "deployment",
+    "device",
+    "format",
+    "kernel",
+    "takes",
+    "tokens/s",
+    "first token",
+    "targets",
+)
 
 
 def deployments_file(options: PlanOptions) -> Path:
@@ -35,32 +40,24 @@ def plan_all(path: Path) -> tuple[Report, tuple[DevicePlan, ...]]:
     Raises RequestError naming the entry and field that are wrong.
     """
     rows: list[tuple[str, ...]] = []
-    notes: list[SummaryLine] = []
+    lines: list[str] = []
     data: dict[str, object] = {}
     devices: list[DevicePlan] = []
-    missed: list[str] = []
+    passed = True
     for name, deployment in read_deployments(path).items():
         try:
             plan = make_plan(_options(path, deployment))
         except SalientError as error:
-            notes.append(SummaryLine(name, f"not planned: {error}"))
-            data[name] = {"error": str(error)}
-            missed.append(name)
+            lines.append(f"{name}: not planned: {error}")
+            data[name], passed = {"error": str(error)}, False
             continue
         data[name] = to_data(plan)
-        missed += [] if plan.good else [name]
+        passed = passed and plan.good
         devices += plan.devices
         rows += [_row(name, device) for device in plan.devices]
-        notes += _notes(name, deployment, plan)
-    tables = [Table(str(path), _COLUMNS, rows, text_columns=_COLUMNS[:3])] if rows else []
-    summary = [SummaryLine("Plan", _verdict(path, len(data), missed))]
-    report = Report({"deployments": data}, tables, [], not missed, summary, notes)
-    return report, tuple(devices)
-
-
-def _verdict(path: Path, count: int, missed: list[str]) -> str:
-    verdict = f"{path}: {count - len(missed)} of {count} deployments meet their targets"
-    return verdict + (f"; not {', '.join(missed)}" if missed else "")
+        lines += _lines(name, deployment, plan)
+    table = Table(str(path), _COLUMNS, rows, text_columns=_COLUMNS[:4] + _COLUMNS[7:])
+    return Report({"deployments": data}, [table] if rows else [], lines, passed), tuple(devices)
 
 
 def _options(path: Path, deployment: Deployment) -> PlanOptions:
@@ -84,26 +81,28 @@ def _options(path: Path, deployment: Deployment) -> PlanOptions:
 
 
 def _row(name: str, device: DevicePlan) -> tuple[str, ...]:
-    best = device.best
+    best, speed = device.best, device.best.forecast
+    count = f" x {device.load.tp}" if device.load.tp > 1 else ""
     return (
         name,
-        device_title(device.load),
+        f"{device.gpu.name}{count}",
         best.form.title if best.runs else "none fits",
-        f"{gibibytes(best.budget.taken)} of {gibibytes(best.budget.available)}",
-        span_text(best.forecast.decode) if best.forecast else "?",
+        best.route.kernel or "-",
+        mebibytes(best.budget.taken),
+        f"{speed.decode.low:.0f}-{speed.decode.high:.0f}" if speed else "?",
+        f"{speed.ttft.low:.2f}-{speed.ttft.high:.2f} s" if speed else "?",
         "met" if best.good else "missed",
     )
 
 
-def _notes(name: str, deployment: Deployment, plan: Plan) -> Iterator[SummaryLine]:
-    """What each device of a deployment serves, misses and needs, and the lines to type."""
+def _lines(name: str, deployment: Deployment, plan: Plan) -> list[str]:
+    lines = [f"{name}: {line}" for device in plan.devices for line in device_lines(device)[:1]]
     for device in plan.devices:
-        best, load = device.best, device.load
-        answer = fit_text(best, load) if best.good or not best.runs else "; ".join(best.unmet)
-        yield SummaryLine(name, f"{best.form.title} on {device_title(load)}: {answer}")
-        yield from (SummaryLine(name, f"change: {step}") for step in steps(device))
-        yield from (SummaryLine(COMMAND, command) for command in device.commands)
+        lines += [f"  misses: {miss}" for miss in device.best.unmet]
+        lines += [f"  change: {one}" for one in device.steps]
+        lines += [f"  $ {line}" for line in device.commands]
     if not plan.devices:
-        yield SummaryLine(name, f"no device is named. Add device = 'NAME' to deployments.{name}.")
+        lines.append(f"{name}: no device is named. Add device = 'NAME' to deployments.{name}.")
     if deployment.engine == "sglang":
-        yield SummaryLine(name, "planned with vLLM's kernels, which SGLang takes too.")
+        lines.append(f"{name}: planned with vLLM's kernels, which SGLang takes too.")
+    return lines

@@ -1,32 +1,100 @@
 """Which matrix of a quantized checkpoint is stored in which format."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
-from salient.shapes.model_shape import LinearShape
+from salient.shapes.model_shape import BlockShape, LinearShape, ModelShape
 
 from .matrix_formats import MatrixFormat
+from .module_patterns import ModulePatterns
 
 SIXTEEN = 16.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QuantizationRules:
     """The formats of a checkpoint.
 
-    default: of the matrices of blocks that no other rule names
+    default: of matrices in blocks that no entry names; experts: the same of experts, if it differs
+    entries: lists of modules with their format, None for 16-bit; the first that matches counts
+    embedding, head: their formats
     """
 
-    default: MatrixFormat
+    default: MatrixFormat | None
+    experts: MatrixFormat | None = None
+    entries: tuple[tuple[ModulePatterns, MatrixFormat | None], ...] = ()
+    embedding: MatrixFormat | None = None
+    head: MatrixFormat | None = None
+    _cache: dict[tuple[int, str], MatrixFormat | None] = field(
+        default_factory=dict[tuple[int, str], MatrixFormat | None], repr=False
+    )
 
     def format_of(self, index: int, linear: LinearShape) -> MatrixFormat | None:
         """The format of `linear` in block `index`, None where it stays in 16-bit."""
-        return None if linear.unquantized else self.default
+        if linear.unquantized:
+            return None
+        key = index, linear.name
+        if key not in self._cache:
+            default = (self.experts or self.default) if linear.part == "experts" else self.default
+            matches = (form for patterns, form in self.entries if patterns.match(index, linear))
+            self._cache[key] = next(matches, default)
+        return self._cache[key]
+
+    @property
+    def forms(self) -> tuple[MatrixFormat, ...]:
+        """Every format of matrices in blocks, the default first."""
+        forms = (self.default, self.experts, *(form for _, form in self.entries))
+        return tuple(dict.fromkeys(form for form in forms if form))
 
     def bits(self, index: int, linear: LinearShape) -> float:
         """Bits a weight."""
         form = self.format_of(index, linear)
         return form.bits(linear) if form else SIXTEEN
 
-    def ends(self) -> tuple[float, float]:
-        """Bits of the embedding and of the head."""
-        return SIXTEEN, SIXTEEN
+    def ends(self, shape: ModelShape) -> tuple[float, float]:
+        """Bits a weight of the embedding and of the head."""
+        table = LinearShape("lm_head", shape.vocab, shape.hidden)
+        embedding, head = (form.bits(table) if form else SIXTEEN for form in self._ends)
+        return embedding, head
+
+    @property
+    def _ends(self) -> tuple[MatrixFormat | None, MatrixFormat | None]:
+        named = {"embedding": self.embedding, "head": self.head}
+        for end in named:
+            matches = [form for patterns, form in self.entries if getattr(patterns, end)]
+            named[end] = matches[0] if matches else named[end]
+        return named["embedding"], named["head"]
+
+    def ahead_bits(self, shape: ModelShape) -> float:
+        """Bits a weight of the layers that predict further tokens."""
+        layer = LinearShape("mtp.layers.0.mlp.gate_proj", shape.hidden, shape.hidden, "mlp")
+        form = self.format_of(len(shape.blocks), layer)
+        return form.bits(layer) if form else SIXTEEN
+
+    def weights(self, shape: ModelShape) -> Counter[MatrixFormat]:
+        """The weights of the blocks in each format, the most first; without those in 16-bit."""
+        counts: Counter[MatrixFormat] = Counter()
+        for form, linear in self._each(shape):
+            if form:
+                counts[form] += linear.weights
+        return Counter(dict(counts.most_common()))
+
+    def only(self, shape: ModelShape, form: MatrixFormat) -> ModelShape:
+        """`shape` with all matrices of other formats marked as unquantized, as kernels of `form`
+        see it."""
+        blocks: dict[tuple[BlockShape, tuple[bool, ...]], BlockShape] = {}
+        result: list[BlockShape] = []
+        for index, block in enumerate(shape.blocks):
+            taken = tuple(self.format_of(index, linear) == form for linear in block.linears)
+            if (block, taken) not in blocks:
+                pairs = zip(block.linears, taken, strict=True)
+                linears = tuple(n if takes else replace(n, unquantized=True) for n, takes in pairs)
+                blocks[block, taken] = replace(block, linears=linears)
+            result.append(blocks[block, taken])
+        return replace(shape, blocks=tuple(result))
+
+    def _each(self, shape: ModelShape) -> Iterator[tuple[MatrixFormat | None, LinearShape]]:
+        for index, block in enumerate(shape.blocks):
+            for linear in block.linears:
+                yield self.format_of(index, linear), linear

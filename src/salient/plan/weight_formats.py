@@ -6,12 +6,14 @@ head. Sizes are those of the files and, except for padding, of the memory.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 from salient.core.scheme import Scheme
 from salient.shapes.model_shape import LinearShape, ModelShape
 
 from .gguf_types import ENDS, gguf_bits, more_bits
+from .matrix_formats import MXFP4, NVFP4
 from .quantization_rules import SIXTEEN, QuantizationRules
 
 
@@ -27,8 +29,10 @@ class WeightFormat:
     loss: of quality, with a published figure and its source
     penalty: doublings of speed that this loss is worth; a judgement, for the ranking
     tuning: whether and how the model can be fine-tuned later
+    maker: what makes it, "" where Salient, llama.cpp or the engine itself does
     ready: whether the weights exist, so that nothing is to be made
     rules: of a stored checkpoint, which matrix is in which format
+    unknown: why there are no rules of a stored checkpoint
     """
 
     name: str
@@ -41,8 +45,10 @@ class WeightFormat:
     penalty: float
     tuning: str
     gguf: str = ""
+    maker: str = ""
     ready: bool = False
     rules: QuantizationRules | None = None
+    unknown: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class StoredWeights:
     """Bytes of a stored model.
 
     cut: bytes of what tensor parallelism cuts; each GPU holds the rest
+    ahead: bytes of layers that predict further tokens, in the files but not loaded
     unfit: matrices that stay in 16-bit because the group does not divide their inputs
     """
 
@@ -60,6 +67,7 @@ class StoredWeights:
     other: int
     towers: int
     cut: int = 0
+    ahead: int = 0
     unfit: tuple[str, ...] = ()
 
     @property
@@ -67,6 +75,11 @@ class StoredWeights:
         return (
             self.linears + self.unquantized + self.embedding + self.head + self.other + self.towers
         )
+
+    @property
+    def files(self) -> int:
+        """Bytes of the files."""
+        return self.total + self.ahead
 
 
 def _grouped(group: int) -> Callable[[LinearShape], float | None]:
@@ -101,8 +114,7 @@ _OURS = ("vllm", "transformers", "salient")
 _LLAMA = ("llama.cpp", "vllm")
 # Perplexities: WikiText-2, 2048 tokens, Llama-3-8B, 16-bit 6.14 (AWQ, arXiv 2306.00978, table 4);
 # of GGUF: the list of llama-quantize (llama.cpp, tools/quantize), Llama-3-8B, its own protocol.
-_AWQ_LOSS = "perplexity +0.40 of 6.14 (AWQ paper, Llama-3-8B)"
-_LESS_LOSS = "perplexity below +0.40 of 6.14 (AWQ paper, Llama-3-8B, groups of 128)"
+_AWQ_LOSS = "perplexity +0.40 of 6.14 at groups of 128, less at smaller (AWQ paper, Llama-3-8B)"
 _LORA = "LoRA adapters through PEFT; the codes stay"
 _NO = "no: keep the 16-bit model"
 
@@ -115,22 +127,27 @@ def _gguf(name: str, group: int, loss: str, penalty: float) -> WeightFormat:
 
 def _awq(name: str, title: str, method: str, group: int, penalty: float) -> WeightFormat:
     bits = _grouped(group)
-    loss = _AWQ_LOSS if group >= 128 else _LESS_LOSS
-    return WeightFormat(name, title, method, group, _OURS, bits, loss, penalty, _LORA)
+    return WeightFormat(name, title, method, group, _OURS, bits, _AWQ_LOSS, penalty, _LORA)
 
 
 _NF4_LOSS = "no calibration; between AWQ and plain rounding"
+_NVFP4_LOSS = "accuracy within 1 % of FP8's (NVIDIA's card of DeepSeek-R1-0528-NVFP4)"
+_MXFP4_LOSS = "rounded while it loads, without calibration; scales are powers of 2"
 _GPTQ_LOSS = "perplexity +0.42 of 6.14 (reordered; AWQ paper, Llama-3-8B)"
 _TABLE = (
-    WeightFormat("fp16", "16-bit", "none", 0, (*_VLLM, "llama.cpp"), lambda _: SIXTEEN, "none", 0,
-                 "any"),
+    WeightFormat("fp16", "16-bit", "none", 0, (*_VLLM, "llama.cpp", "mlx"), lambda _: SIXTEEN,
+                 "none", 0, "any"),
     WeightFormat("fp8", "FP8", "fp8", 0, _VLLM, _fp8, "near none", 0.05, _NO),
     _awq("awq-g32", "AWQ w4-g32", "awq", 32, 0.33),
     _awq("awq-g64", "AWQ w4-g64", "awq", 64, 0.34),
     _awq("awq-g128", "AWQ w4-g128", "awq", 128, 0.35),
     # as AWQ, which more engines read
     _awq("ct-g128", "compressed-tensors w4-g128", "compressed-tensors", 128, 0.36),
-    WeightFormat("gptq-g128", "GPTQ w4-g128", "gptq", 128, _VLLM, _gptq, _GPTQ_LOSS, 0.45, _LORA),
+    WeightFormat("gptq-g128", "GPTQ w4-g128", "gptq", 128, _VLLM, _gptq, _GPTQ_LOSS, 0.45, _LORA,
+                 maker="GPTQModel"),
+    WeightFormat("nvfp4", "NVFP4", "nvfp4", 0, ("vllm",), NVFP4.bits, _NVFP4_LOSS, 0.38, _NO,
+                 maker="llm-compressor (scheme NVFP4) or ModelOpt"),
+    WeightFormat("mxfp4", "MXFP4", "mxfp4", 0, ("vllm",), MXFP4.bits, _MXFP4_LOSS, 0.6, _NO),
     WeightFormat("nf4", "bitsandbytes NF4", "bitsandbytes", 64, _VLLM, _nf4, _NF4_LOSS, 0.45,
                  "QLoRA: made for it"),
     _gguf("q4_0", 32, "+0.47", 0.60),
@@ -158,7 +175,8 @@ def stored_weights(shape: ModelShape, form: WeightFormat) -> StoredWeights:
             unfit[f"{linear.name}: {linear.width} inputs"] = None
     embedding, head = _ends(shape, form)
     other = sum(block.other for block in shape.blocks) + shape.other + biases
-    return StoredWeights(
+    ahead = form.rules.ahead_bits(shape) if form.rules else SIXTEEN
+    stored = StoredWeights(
         round(linears / 8),
         round(unquantized / 8),
         round(embedding / 8),
@@ -166,8 +184,19 @@ def stored_weights(shape: ModelShape, form: WeightFormat) -> StoredWeights:
         other * (4 if form.gguf else 2),  # GGUF stores one-dimensional tensors in float32
         sum(shape.towers.values()) * 2,
         round((cut + embedding + head) / 8),
+        round(shape.ahead * ahead / 8),
         tuple(unfit),
     )
+    return _measured(stored, shape.stored_bytes) if form.rules and shape.stored_bytes else stored
+
+
+def _measured(stored: StoredWeights, size: int) -> StoredWeights:
+    """`stored` with the bytes of the files' tensors; the matrices have the difference."""
+    total = round(size * stored.total / max(1, stored.files))
+    linears = max(0, stored.linears + total - stored.total)
+    change = linears - stored.linears
+    cut = max(0, stored.cut + change)
+    return replace(stored, linears=linears, cut=cut, ahead=max(0, size - stored.total - change))
 
 
 def matrices(shape: ModelShape, form: WeightFormat) -> list[tuple[LinearShape, float | None, int]]:
@@ -203,12 +232,31 @@ def _bits(linear: LinearShape, form: WeightFormat, experts: int, *, more: bool) 
 def _ends(shape: ModelShape, form: WeightFormat) -> tuple[float, float]:
     """Bits of the embedding and of an untied head."""
     if form.rules:
-        embedding, head = form.rules.ends()
+        embedding, head = form.rules.ends(shape)
         return shape.embedding * (head if shape.tied else embedding), shape.head * head
     if not form.gguf:
         return shape.embedding * SIXTEEN, shape.head * SIXTEEN
     embedding, head = ENDS[form.gguf]
     return shape.embedding * (head if shape.tied else embedding), shape.head * head
+
+
+def padding(shape: ModelShape, form: WeightFormat, tp: int) -> int:
+    """Bytes that MXFP4 experts take on one of `tp` GPUs in addition to those of the files: vLLM's
+    Marlin rounds the inner width up to 128 and the outer to 256 (fused_moe/oracle/mxfp4.py)."""
+    if form.method != "mxfp4":
+        return 0
+    extra = 0.0
+    for linear, bits, times in matrices(shape, form):
+        if linear.part != "experts" or bits is None or bits == SIXTEEN:
+            continue
+        inner, outer = (linear.width, linear.out)[:: 1 if linear.split == "in" else -1]
+        padded = _rounded(inner / tp, 128) * _rounded(outer, 256)
+        extra += max(0, padded - inner / tp * outer) * linear.copies * times * bits
+    return round(extra / 8)
+
+
+def _rounded(size: float, step: int) -> int:
+    return ceil(size / step) * step
 
 
 def bytes_read(shape: ModelShape, form: WeightFormat, rows: int = 1) -> float:

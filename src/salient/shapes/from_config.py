@@ -18,8 +18,8 @@ from .families import ARCHITECTURES, ExpertNames, Family, MlpNames
 from .layer_types import attentions, feeds
 from .model_shape import BlockShape, CacheShape, ModelShape
 from .multimodal import towers
+from .quantization_parts import quantization_settings
 from .recorded_values import RecordedValues
-from .rough_counts import doubted, doubts_of_config
 
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 # An unknown family: a Llama whose config may name windows, experts and mixers.
@@ -54,13 +54,18 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
     text = _text_part(whole)
     kind = _family(whole, text)
     family = ARCHITECTURES.get(kind)
-    layout = family or _llama_like(text)
+    notes: list[str] = []
+    if family is None:
+        family = _llama_like(text)
+        notes.append(
+            f"model type {kind!r} is unknown: counted as a Llama-like decoder; give a folder with "
+            "its safetensors for exact counts"
+        )
     nested = CLASS_DEFAULTS.get(kind, {}) if text.values.path else {}
-    reader = replace(text, keys=layout.keys, defaults={**nested, **layout.defaults})
+    reader = replace(text, keys=family.keys, defaults={**nested, **family.defaults})
     if kind in ALIASES:
         reader = reader.replaced(ALIASES[kind](reader))
-    shape = _shape(layout, reader, whole)
-    return doubted(shape, doubts_of_config(shape, whole, reader, family))
+    return _shape(family, reader, whole, notes)
 
 
 def _text_part(whole: ConfigReader) -> ConfigReader:
@@ -97,7 +102,9 @@ def _llama_like(text: ConfigReader) -> Family:
     return replace(UNKNOWN, experts=experts)
 
 
-def _shape(family: Family, reader: ConfigReader, whole: ConfigReader) -> ModelShape:
+def _shape(
+    family: Family, reader: ConfigReader, whole: ConfigReader, notes: list[str]
+) -> ModelShape:
     layers = reader.count("num_hidden_layers", most=MOST_LAYERS)
     hidden, vocab = reader.count("hidden_size"), reader.count("vocab_size")
     blocks: dict[tuple[str, str], BlockShape] = {}
@@ -128,8 +135,8 @@ def _shape(family: Family, reader: ConfigReader, whole: ConfigReader) -> ModelSh
         towers=tower_counts,
         context=context or None,
         dtype=_dtype(reader, whole),
-        quantization=_quantization(whole) or _quantization(reader),
-        notes=(*remarks, *_remarks(reader, plan, family)),
+        quantization=_quantization(whole, reader),
+        notes=(*notes, *remarks, *_remarks(reader, plan, family)),
     )
 
 
@@ -156,8 +163,11 @@ def _block(family: Family, reader: ConfigReader, attention: str, feed: str) -> B
     )
 
 
-def _quantization(config: ConfigReader) -> dict[str, Any]:
-    return dict(config.section("quantization_config").original)
+def _quantization(*configs: ConfigReader) -> dict[str, Any]:
+    """The settings of the first config, whichever part of it has them."""
+    for config in configs:
+        config.section("quantization_config")  # refuses what is no object
+    return quantization_settings(configs[0].values.original)
 
 
 def _dtype(reader: ConfigReader, whole: ConfigReader) -> str:

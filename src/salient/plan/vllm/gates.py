@@ -147,6 +147,9 @@ _BITS = {"awq": (4,), "gptq": (2, 3, 4, 8)}
 _CHECKS: dict[str, Callable[[ServingTarget, WeightPacking, object], Outcome]] = {
     "always": lambda target, packing, _: True,
     "mismatch": _mismatch,
+    "float16-from-ampere": lambda target, packing, _: (
+        target.dtype == "float16" and target.capability >= 80
+    ),
     "float32": lambda target, packing, _: target.dtype == "float32",
     "capability": _least_capability,
     "bits": lambda target, packing, _: packing.bits not in _BITS[packing.method],

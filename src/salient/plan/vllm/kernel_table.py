@@ -11,7 +11,9 @@ AutoAWQLinearMethod); awq_gemm's limits are in csrc/quantization/awq/gemm_kernel
 
 FORMAT_KERNELS has those of the other formats. 16-bit: layers/utils.py. FP8:
 kernels/linear/__init__.py, _POSSIBLE_FP8_KERNELS, and scaled_mm/*.py; ROCm's targets are those of
-_rocm_torch_fp8_scaled_mm_supported. GGUF and bitsandbytes: vLLM #39583.
+_rocm_torch_fp8_scaled_mm_supported. Its blocks, INT8, NVFP4, MXFP4 and MXFP8: the lists there of
+these names, and nvfp4/, mxfp4/, mxfp8/; of experts fused_moe/oracle/{nvfp4,mxfp4}.py (Triton's
+MXFP4 experts need a capability from 9.0 to below 11.0). GGUF and bitsandbytes: vLLM #39583.
 """
 
 from collections.abc import Iterator
@@ -165,8 +167,8 @@ def _width_misfits(kernel: VllmKernel, packing: WeightPacking, shard: MatrixShar
 class FormatKernel:
     """What runs a format without groups of codes; the first row that fits counts.
 
-    why: with {device}; least: compute capability; gfx: prefixes of AMD's targets
-    amx: whether it needs AMX
+    why: with {device}; least, most: compute capability; gfx: prefixes of AMD's targets
+    amx: whether it needs AMX; experts: the kernel of a mixture's experts, "" for the same
     """
 
     method: str
@@ -174,8 +176,10 @@ class FormatKernel:
     kernel: str
     why: str
     least: int = 0
+    most: int = 10_000
     gfx: tuple[str, ...] = ()
     amx: bool = False
+    experts: str = ""
     do: tuple[str, ...] = ()
     fast: bool = True
 
@@ -183,7 +187,8 @@ class FormatKernel:
         if method != self.method or target.gpu.vendor not in self.vendors:
             return False
         gfx = not self.gfx or target.gpu.gfx.startswith(self.gfx)
-        return gfx and target.capability >= self.least and (target.amx or not self.amx)
+        capable = self.least <= target.capability <= self.most
+        return gfx and capable and (target.amx or not self.amx)
 
 
 FORMAT_KERNELS = tuple(FormatKernel(**row) for row in _TABLE["formats"])

@@ -69,7 +69,10 @@ __all__ = ["Route", "ServingTarget", "WeightPacking", "fitting_tp", "route"]
 WHILE_LOADING = {
     **dict.fromkeys(("fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel"), "fp8"),
     "bitsandbytes": "bitsandbytes",
+    "mxfp4": "mxfp4",
+    "mxfp8": "mxfp8",
 }
+EXPERTS_ONLY = "the experts have a kernel of their own; other weights are unquantized"
 ShardVerdict = tuple[MatrixShard, KernelVerdict]
 
 
@@ -145,7 +148,7 @@ def _whole_model(shape: ModelShape, packing: WeightPacking, target: ServingTarge
         why = f"{target.tp} GPUs cannot share this model: {causes[0]}"
         return Route("", "refused", why, fallen=causes, do=do)
     if not packing.grouped:
-        return _format_route(packing, target)
+        return _block_misfit(shape, packing, target) or _format_route(shape, packing, target)
     if target.forced == "humming":
         why = "--quantization humming selects it; it needs the package humming-kernels"
         return Route("Humming", "fast", why, do=("install humming-kernels next to vLLM",))
@@ -156,14 +159,35 @@ def _whole_model(shape: ModelShape, packing: WeightPacking, target: ServingTarge
     return None
 
 
-def _format_route(packing: WeightPacking, target: ServingTarget) -> Route:
-    """The kernel of a format without groups of codes."""
-    for row in FORMAT_KERNELS:
-        if row.fits(target, packing.method):
-            why = row.why.format(device=target.device)
-            return Route(row.kernel, "fast" if row.fast else "slow", why, do=row.do)
-    why = f"vLLM has no {packing.method} kernel for {target.device}"
-    return Route("", "refused", why, do=(USE_AWQ,))
+def _format_route(shape: ModelShape, packing: WeightPacking, target: ServingTarget) -> Route:
+    """The kernel of a format without groups of codes; of its experts, where only they have it."""
+    row = next((row for row in FORMAT_KERNELS if row.fits(target, packing.method)), None)
+    if row is None:
+        why = f"vLLM has no {packing.method} kernel for {target.device}"
+        return Route("", "refused", why, do=(USE_AWQ,))
+    parts = {linear.part == "experts" for linear in shape.linears if not linear.unquantized}
+    experts = (row.experts or row.kernel) if True in parts else ""
+    alone = parts == {True} and row.experts
+    pace = "fast" if row.fast or alone else "slow"
+    why = row.why.format(device=target.device) if row.fast or not alone else EXPERTS_ONLY
+    return Route(experts if alone else row.kernel, pace, why, experts=experts, do=row.do)
+
+
+def _block_misfit(shape: ModelShape, packing: WeightPacking, target: ServingTarget) -> Route | None:
+    """Why `tp` GPUs cannot share blocks of FP8: vLLM cuts none of them (fp8_utils.py:
+    validate_fp8_block_shape)."""
+    if packing.method != "fp8_block" or target.tp == 1 or packing.group < 1:
+        return None
+    causes = misfits(shape, packing.group, target.tp, columns=True)
+    if not causes:
+        return None
+    why = f"{target.tp} GPUs would cut blocks of {packing.group}: {causes[0]}"
+    sizes = [tp for tp in fitting_tp(shape, 1) if tp < target.tp]
+    fits = [tp for tp in sizes if not misfits(shape, packing.group, tp, columns=True)]
+    do = [f"serve with --tensor-parallel-size {fits[-1]}"] if fits else []
+    if any("experts" in cause for cause in causes):
+        do.append("or with --enable-expert-parallel, which cuts no expert")
+    return Route("", "refused", why, fallen=causes, do=tuple(do))
 
 
 def _by_matrix(shape: ModelShape, packing: WeightPacking, target: ServingTarget) -> Route:

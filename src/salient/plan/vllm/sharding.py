@@ -57,14 +57,17 @@ def expert_widths(shape: ModelShape) -> tuple[tuple[int, int], ...]:
     return tuple(dict.fromkeys(widths))
 
 
-def misfits(shape: ModelShape, group: int, tp: int, *, experts: bool = True) -> tuple[str, ...]:
+def misfits(
+    shape: ModelShape, group: int, tp: int, *, experts: bool = True, columns: bool = False
+) -> tuple[str, ...]:
     """Why `tp` GPUs cannot share the model, one line for each distinct cause.
 
     A `group` of 0 or -1 needs even parts only. A matrix whose whole width the group does not divide
     stays unquantized, so its shards need no whole groups. With `experts` False theirs need none
-    either: vLLM has a kernel that halves their groups.
+    either: vLLM has a kernel that halves their groups. With `columns` the outputs of a part must be
+    whole groups too.
     """
-    return _misfits(_block_kinds(shape), group, tp, experts=experts)
+    return _misfits(_block_kinds(shape), group, tp, experts=experts, columns=columns)
 
 
 def fitting_tp(shape: ModelShape, group: int, limit: int = 16) -> tuple[int, ...]:
@@ -102,13 +105,15 @@ def _block_kinds(shape: ModelShape) -> BlockKinds:
     return Counter((block.linears, block.cache) for block in shape.blocks)
 
 
-def _misfits(kinds: BlockKinds, group: int, tp: int, *, experts: bool = True) -> tuple[str, ...]:
+def _misfits(
+    kinds: BlockKinds, group: int, tp: int, *, experts: bool = True, columns: bool = False
+) -> tuple[str, ...]:
     causes: dict[str, None] = {}
     for linears, cache in kinds:
         causes |= dict.fromkeys(_head_misfits(linears, cache, tp))
         for linear in linears:
             whole = group if experts or linear.part != "experts" else 0
-            if why := _misfit(linear, cache, whole, tp):
+            if why := _misfit(linear, cache, whole, tp, columns=columns):
                 causes[f"{linear.name}: {why}"] = None
     return tuple(causes)
 
@@ -134,10 +139,14 @@ def _ways(linear: LinearShape, cache: CacheShape, tp: int) -> int:
     return tp
 
 
-def _misfit(linear: LinearShape, cache: CacheShape, group: int, tp: int) -> str:
+def _misfit(linear: LinearShape, cache: CacheShape, group: int, tp: int, *, columns: bool) -> str:
     ways, width = _ways(linear, cache, tp), linear.width
     if linear.split == "out":
-        return divided(linear.out, ways, "outputs") if linear.out % ways else ""
+        whole = group if columns and not linear.unquantized and linear.out % group == 0 else 1
+        if linear.out % ways:
+            return divided(linear.out, ways, "outputs")
+        odd = linear.out // ways % whole
+        return f"{divided(linear.out, ways, 'outputs')}, not a multiple of {group}" if odd else ""
     if linear.split == "in" and width % ways:
         return divided(width, ways, "inputs")
     if linear.unquantized or group <= 0 or width % group or width // ways % group == 0:

@@ -10,7 +10,10 @@ from .versions import NEWEST, Version
 
 Pace = Literal["fast", "slow", "refused"]
 PACES: tuple[Pace, ...] = ("fast", "slow", "refused")
-METHODS = ("awq", "compressed-tensors", "gptq", "bitsandbytes", "gguf", "fp8", "none")
+METHODS = (
+    "awq", "compressed-tensors", "gptq", "bitsandbytes", "gguf", "fp8", "fp8_block", "modelopt_fp8",
+    "int8", "nvfp4", "mxfp4", "mxfp8", "none",
+)  # fmt: skip
 DTYPES = ("float16", "bfloat16", "float32")
 # Assumed of an NVIDIA card of unknown make: Ampere, the oldest that is common.
 ASSUMED_CAPABILITY = 80

@@ -49,6 +49,8 @@ TRACKS_WEIGHTS: Version = (0, 21)
 # Marlin pads the experts' inner width too
 EXPERT_PADDING: Version = (0, 25)
 BITSANDBYTES_GONE: Version = (0, 28)
+# --quantization mxfp4 quantizes 16-bit weights while they load (its page on online quantization)
+ONLINE_MXFP4: Version = (0, 29)
 # activation order is refused: in compressed-tensors, then in GPTQ
 ORDER_GONE: Version = (0, 30)
 GPTQ_ORDER_GONE: Version = (0, 32)
