@@ -3,17 +3,23 @@
 import json
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from salient.shapes.from_config import read_shape
 from salient.shapes.model_shape import BlockShape, CacheShape, LinearShape, ModelShape
 
 
+def released_config(name: str) -> dict[str, Any]:
+    """A shipped config by the last part of its id."""
+    folder = files("salient.shapes") / "configs"
+    path = next(p for p in folder.iterdir() if p.name.endswith(f"--{name}.json"))
+    return json.loads(path.read_text())
+
+
 @cache
 def released(name: str) -> ModelShape:
     """The shape of a shipped config by the last part of its id."""
-    folder = files("salient.shapes") / "configs"
-    path = next(p for p in folder.iterdir() if p.name.endswith(f"--{name}.json"))
-    return read_shape(json.loads(path.read_text()))
+    return read_shape(released_config(name))
 
 
 def small_shape(**changes) -> ModelShape:

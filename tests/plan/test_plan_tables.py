@@ -1,6 +1,8 @@
-"""The tables of a plan on narrow and wide terminals: no word is broken, no line is too long."""
+"""A plan on narrow and wide terminals: the verdict first, no broken word, one screen."""
 
 import io
+import re
+import shlex
 
 import pytest
 from rich.console import Console
@@ -19,16 +21,70 @@ PLANS = {
 @pytest.fixture(scope="module", params=PLANS.values(), ids=PLANS)
 def report(request) -> Report:
     model, gpu = request.param
-    return api.plan(model, gpu=gpu).report
+    return api.plan(model, gpu=gpu, details=True).report
+
+
+def shown(report: Report, width: int, *, wrap: bool = True) -> list[str]:
+    text = io.StringIO()
+    report.show(Console(file=text, width=width), wrap=wrap)
+    return text.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_table_breaks_no_word(report, width):
     for table in report.tables:
-        text = io.StringIO()
-        Report({}, [table]).show(Console(file=text, width=width))
-        lines = text.getvalue().splitlines()[1:]
+        lines = shown(Report({}, [table]), width)[1:]
         assert all(len(line) <= width for line in lines)
         assert lines[0].startswith("┏")
-        printed = set(text.getvalue().split())
-        assert {word for row in table.rows for cell in row for word in cell.split()} <= printed
+        printed = set(" ".join(lines).split())
+        always = [n for n, column in enumerate(table.columns) if column not in table.optional]
+        assert {word for row in table.rows for n in always for word in row[n].split()} <= printed
+
+
+SCREENS = {
+    "fits": ("meta-llama/Llama-3.1-8B", {"gpu": "RTX 4090", "concurrency": 4}),
+    "requirements": ("Qwen/Qwen3-30B-A3B", {"gpu": "A100 80GB", "require": "decode=9000"}),
+    "too large": ("deepseek-ai/DeepSeek-V3", {"gpu": "RTX PRO 6000"}),
+    "nothing runs": ("Qwen/Qwen3-8B", {"gpu": "M3 Max"}),
+    "llama.cpp": ("Qwen/Qwen3-8B", {"gpu": "M3 Max", "engine": "llama.cpp"}),
+    "unknown device": ("Qwen/Qwen3-8B", {"vram": 24}),
+    "no device": ("Qwen/Qwen3-8B", {}),
+    "several devices": ("Qwen/Qwen3-8B", {"gpu": ["RTX 4090", "H100", "T4", "M3 Max"]}),
+}
+
+
+@pytest.mark.parametrize(("model", "options"), SCREENS.values(), ids=SCREENS)
+def test_a_plan_fits_one_screen_with_the_verdict_first(model, options):
+    report = api.plan(model, **options).report
+    assert len(report.tables) <= 1
+    for width in (60, 80, 100, 120, 200):
+        lines = shown(report, width)
+        assert lines[0].startswith("Model")
+        assert model in lines[0]
+        assert not options or "Serve" in lines[1] + lines[2]
+        assert max(map(len, lines)) <= width
+        assert width < 80 or len(lines) <= 40
+
+
+def test_commands_are_wrapped_so_that_a_shell_joins_them():
+    report = api.plan("Qwen/Qwen3-8B", gpu="RTX 4090").report
+    commands = report.data["devices"][0]["commands"]
+    for width in (60, 80, 120):
+        text = "\n".join(shown(report, width))
+        typed = re.findall(r"^  \$ ((?:.*\\\n)*.*)$", text, flags=re.M)
+        joined = [shlex.split(line.replace("\\\n", " ")) for line in typed]
+        assert joined == [shlex.split(line) for line in commands]
+
+
+def test_the_lines_of_a_summary_are_whole_without_a_terminal():
+    report = api.plan("Qwen/Qwen3-8B", gpu="RTX 4090").report
+    lines = shown(report, 80, wrap=False)
+    assert {f"  $ {line}" for line in report.data["devices"][0]["commands"]} <= {*lines}
+
+
+def test_details_come_on_demand_only():
+    brief, full = (api.plan("Qwen/Qwen3-8B", gpu="H100", details=d).report for d in (False, True))
+    assert brief.data == full.data
+    assert [line.label for line in brief.notes] == []
+    assert {"Refused", "Assumed"} <= {line.label for line in full.notes}
+    assert any(table.title.startswith("Memory of") for table in full.tables)

@@ -1,14 +1,11 @@
 """Laws of the verb plan: one answer for people and programs, and messages for invalid options."""
 
 import json
-import re
-from datetime import date
 
 import pytest
 
 from salient import api
 from salient.core.errors import ModelError, RequestError, ResourceError
-from salient.plan.adr import record
 from salient.plan.options import PlanOptions
 from salient.plan.planner import make_plan
 from salient.plan.weight_formats import FORMATS
@@ -27,28 +24,56 @@ def test_people_and_programs_get_the_same_plan():
     best = device["formats"][0]
     assert best["taken_bytes"] == sum(line["bytes"] for line in best["memory"])
     assert device["commands"]
-    assert any(line.startswith("RTX 4090: take AWQ") for line in report.lines)
+    serve = next(line.text for line in report.summary if line.label == "Serve")
+    assert serve == "AWQ w4-g128 on RTX 4090 with vLLM 0.32, 4 sequences of 16,384 tokens"
 
 
-def test_refused_formats_are_listed_with_their_reason_and_not_in_the_table():
+@pytest.mark.parametrize(
+    ("options", "shown"), [({}, False), ({"details": True}, True), ({"format": "awq"}, True)]
+)
+def test_refused_formats_are_listed_with_their_reason_on_demand_and_never_in_a_table(
+    options, shown
+):
     # Qwen2.5-14B over 8 GPUs: 13824 inputs are no whole groups of 128
-    report = api.plan("Qwen/Qwen2.5-14B", gpu="H100", tensor_parallel_size=8).report
-    refused = "\n".join(line for line in report.lines if line.startswith("  refused: "))
-    assert "AWQ w4-g128" in refused
-    assert "13824 inputs / 8" in refused
-    assert "AWQ w4-g128" not in [row[0] for row in report.tables[1].rows]
+    report = api.plan("Qwen/Qwen2.5-14B", gpu="H100", tensor_parallel_size=8, **options).report
+    refused = "\n".join(line.text for line in report.notes if line.label == "Refused")
+    assert ("AWQ w4-g128" in refused) == ("13824 inputs / 8" in refused) == shown
+    assert "AWQ w4-g128" not in [row[0] for table in report.tables for row in table.rows]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        ("fp8", {"fp8"}),
+        ("awq,16-bit", {"awq-g32", "awq-g64", "awq-g128", "fp16"}),
+        ("w4-g128", {"awq-g128", "ct-g128", "gptq-g128"}),
+        ("GGUF Q4_0", {"q4_0"}),
+    ],
+)
+def test_only_the_formats_that_are_named_are_planned(names, chosen):
+    report = api.plan(LLAMA, gpu="RTX 4090", format=tuple(names.split(","))).report
+    assert {row["format"] for row in report.data["devices"][0]["formats"]} == chosen
 
 
 def test_devices_are_compared_side_by_side():
-    report = api.plan(LLAMA, gpu=["RTX 4090", "H100", "MI300X"]).report
-    assert [d["gpu"]["name"] for d in report.data["devices"]] == ["RTX 4090", "H100 SXM", "MI300X"]
+    report = api.plan(LLAMA, gpu=["H100", "RTX 4090", "T4"], require="decode=50").report
+    assert [d["gpu"]["name"] for d in report.data["devices"]] == ["H100 SXM", "RTX 4090", "T4"]
+    (table,) = report.tables
+    assert [row[0] for row in table.rows] == ["RTX 4090", "H100 SXM", "T4"]
+
+
+def test_of_several_devices_the_smallest_that_meets_everything_is_taken():
+    names = ["H100", "RTX 4090", "T4"]
+    for require, taken in (("", "T4"), ("decode=50", "RTX 4090"), ("decode=160", "H100 SXM")):
+        report = api.plan(LLAMA, gpu=names, require=require).report
+        assert f" on {taken} with" in next(o.text for o in report.summary if o.label == "Serve")
 
 
 def test_without_a_device_sizes_are_listed_and_nothing_is_refused():
     report = api.plan(LLAMA).report
     assert report.passed
     assert report.data["devices"] == []
-    assert "--gpu NAME" in " ".join(report.lines)
+    assert "--gpu NAME" in " ".join(line.text for line in report.summary)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +94,7 @@ def test_a_plan_without_a_good_format_does_not_pass_and_says_what_to_change():
     report = api.plan("meta-llama/Llama-3.1-70B", gpu="RTX 4060").report
     assert not report.passed
     assert report.data["devices"][0]["choice"] is None
-    assert "change: " in "\n".join(report.lines)
+    assert "Change" in [line.label for line in report.summary]
 
 
 def test_the_context_is_the_models_own_where_that_is_less_than_the_default():
@@ -87,6 +112,7 @@ def test_the_context_is_the_models_own_where_that_is_less_than_the_default():
         ({"vram": 0.0}, RequestError, "No device has 0 GiB"),
         ({"vram": float("nan")}, RequestError, "No device has nan GiB"),
         ({"gpu": "H100", "vram": 80.0}, RequestError, "--gpu and --vram"),
+        ({"format": "int3"}, RequestError, "--format 'int3' is unknown. Formats .* FP8"),
         ({"engine": "tgi"}, RequestError, "Unknown engine 'tgi'"),
         ({"context_length": 0}, RequestError, "--context-length 0 is out of range: give 1 to"),
         (
@@ -107,32 +133,6 @@ def test_the_context_is_the_models_own_where_that_is_less_than_the_default():
 def test_invalid_options_are_refused_with_what_fits(options, error, match):
     with pytest.raises(error, match=match):
         api.plan(**{"model": LLAMA, "gpu": () if "vram" in options else "H100", **options})
-
-
-def test_a_record_holds_context_alternatives_decision_budget_and_what_would_change_it(tmp_path):
-    path = tmp_path / "adr.md"
-    api.plan(LLAMA, gpu="RTX 4090", require="ttft=1s,decode=30", adr=str(path))
-    text = path.read_text()
-    for heading in ("## Context", "## Decision", "### Alternatives", "### Trade-offs",
-                    "### Memory budget", "### Commands", "## When to reconsider"):  # fmt: skip
-        assert heading in text
-    assert "ttft=1s,decode=30" in text
-    assert all(
-        form.title in text
-        for form in FORMATS.values()
-        if "vllm" in form.engines and form.method not in ("nvfp4", "mxfp4")
-    )
-    assert [p.name for p in tmp_path.iterdir()] == ["adr.md"]
-
-
-def test_a_record_is_well_formed_markdown():
-    text = record(make_plan(PlanOptions(LLAMA, gpu="RTX 4090")), date(2026, 1, 2))
-    assert text.startswith("# ")
-    assert "2026-01-02" in text
-    tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.M)
-    assert len(tables) == 4
-    for table in tables:
-        assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
 def test_tp_sizes_are_listed_for_every_group():

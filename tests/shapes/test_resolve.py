@@ -112,8 +112,9 @@ class Answer:
     def __init__(self, config):
         self.config = config
 
-    def json(self):
-        return self.config
+    @property
+    def content(self):
+        return json.dumps(self.config).encode()
 
 
 def test_only_a_config_is_fetched_in_one_attempt_of_a_few_seconds(toy, monkeypatch):

@@ -1,6 +1,7 @@
 """What commands share: a progress bar, error messages, Ctrl-C, and reports."""
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Generator
@@ -92,7 +93,6 @@ def _bar(console: Terminal, *, shown: bool) -> Generator[Progress]:
 def _quiet_libraries() -> None:
     """Transformers' and the Hub's own bars and warnings would tear ours."""
     import logging
-    import os
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -101,8 +101,12 @@ def _quiet_libraries() -> None:
 
 
 def show(report: Report, *, json: bool) -> None:
-    """Print a report, as tables or as one JSON document."""
+    """Print a report, as tables or as one JSON document.
+
+    In a pipe or a file the lines of its summary are whole, unless COLUMNS says how wide it is.
+    """
     if json:
         print(report.to_json())
     else:
-        report.show(Terminal())
+        console = Terminal()
+        report.show(console, wrap=console.is_terminal or "COLUMNS" in os.environ)

@@ -1,16 +1,39 @@
-"""An Architecture Decision Record of a plan, in Markdown."""
+"""An Architecture Decision Record of a plan, in Markdown: one decision that a team can commit."""
 
 import os
+import shlex
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 
 from salient.core.errors import ResourceError
-from salient.core.markdown import markdown_table
-from salient.core.printable import printable
-from salient.core.report import Table, mebibytes
+from salient.core.markdown import escape_markdown, markdown_table
+from salient.core.options import option_fields, strings
+from salient.core.printable import printable, printable_line
+from salient.core.report import mebibytes
+from salient.core.version import __version__
+from salient.shapes.resolve import config_digest
 
+from .plan_tables import accepted, gibibytes
 from .planner import DevicePlan, Plan
-from .report import formats_table, memory_table, parts_table, speed_table
+from .ranking import Candidate
+from .verdict import (
+    chosen,
+    device_title,
+    engine_title,
+    first_token_text,
+    fit_text,
+    load_text,
+    loss_text,
+    reasons,
+    size_text,
+    span_text,
+    speed_text,
+    steps,
+)
+
+MOST_ALTERNATIVES = 12
+MOST_REJECTED = 12
 
 
 def write_record(plan: Plan, path: Path, today: date) -> None:
@@ -31,93 +54,180 @@ def write_record(plan: Plan, path: Path, today: date) -> None:
 
 
 def record(plan: Plan, today: date) -> str:
-    """The record's text."""
-    model = plan.options.model
+    """The record's text: title, provenance, context, decision, and what follows from it."""
+    device = chosen(plan)
     sections = [
-        f"# How to serve {model}",
-        f"Date: {today.isoformat()}. Status: proposed.",
+        f"# {_title(plan, device)}",
+        _list(_provenance(plan, device, today)),
         "## Context",
-        _context(plan),
-        _markdown(parts_table(plan)),
+        " ".join(_context(plan, device)),
+        "## Decision",
     ]
-    for device in plan.devices:
-        sections += _device(device)
-    if not plan.devices:
-        sections += ["## Decision", "None yet: no device was named."]
-    sections += ["## When to reconsider", _list(_reconsider(plan))]
+    if device is None:
+        sections.append("None yet: no device was named.")
+    else:
+        sections += _decision(plan, device)
     return "\n\n".join(sections) + "\n"
 
 
-def _context(plan: Plan) -> str:
-    required = plan.options.require or "nothing beyond running and fitting"
-    first = plan.devices[0].load if plan.devices else None
-    load = f" Load: {first.summary}." if first else ""
-    notes = "".join(f" {note}." for note in plan.shape.notes)
-    return (
-        f"{plan.options.model} ({plan.origin}) is to be served with {plan.options.engine}.{load} "
-        f"Required: {required}.{notes}"
-    )
+def _title(plan: Plan, device: DevicePlan | None) -> str:
+    name = escape_markdown(str(plan.options.model))
+    if device is None or plan.decision == "unsure":
+        return f"How to serve {name}: undecided"
+    if not device.best.good:
+        return f"{name} is not served on {device_title(device.load)}"
+    return f"Serve {name} as {device.best.form.title} on {device_title(device.load)}"
 
 
-def _device(device: DevicePlan) -> list[str]:
+def _provenance(plan: Plan, device: DevicePlan | None, today: date) -> Iterator[str]:
+    """Status, and what it takes to make the same record again."""
+    digest = config_digest(str(plan.options.model))
+    engine = engine_title(device.load) if device else plan.options.engine
+    yield f"Status: proposed, {today.isoformat()}"
+    yield f"Versions: Salient {__version__}, {engine}"
+    yield f"Model: {escape_markdown(plan.origin)}" + (f", SHA-256 `{digest}`" if digest else "")
+    yield f"Command: `{_command(plan)}`"
+
+
+def _command(plan: Plan) -> str:
+    """The command line of the plan, without the record's own path."""
+    argv = ["salient", "plan", str(plan.options.model)]
+    for field in option_fields(type(plan.options)):
+        value = getattr(plan.options, field.name)
+        if field.option.positional or field.name in ("adr", "details") or value == field.default:
+            continue
+        text = ",".join(strings(value)) if field.option.separator else str(value)
+        argv += [field.spelling, text]
+    return printable_line(shlex.join(argv)).replace("`", "'")
+
+
+def _context(plan: Plan, device: DevicePlan | None) -> Iterator[str]:
+    yield f"The model has {escape_markdown(size_text(plan.shape))}."
+    if device:
+        load = device.load
+        yield f"It is to be served with {engine_title(load)} to {load_text(load)} at once,"
+        yield f"prompts of {load.prompt:,} tokens."
+        yield f"Considered: {', '.join(device_title(one.load) for one in plan.devices)}."
+    yield f"Required: {escape_markdown(plan.options.require or 'that it runs and fits')}."
+    yield "All figures are forecasts; nothing was measured."
+    for note in plan.shape.notes:
+        yield escape_markdown(_sentence(note))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].removesuffix(".") + "."
+
+
+def _decision(plan: Plan, device: DevicePlan) -> list[str]:
     best = device.best
-    name, form = device.gpu.name, best.form.title
-    choice = f"Serve {form} on {name}."
-    if not best.good:
-        choice = f"No format meets the requirements on {name}. The nearest is {form}."
-    sections = [
-        f"## Decision: {name}",
-        choice,
-        _list([*best.reasons, *(f"misses: {miss}" for miss in best.unmet)]),
-        "### Alternatives",
-        _markdown(formats_table(device)),
-        _markdown(speed_table(device)),
-        _list([f"{one.form.title}: {'; '.join(one.reasons)}" for one in device.candidates[1:]]),
-        "### Trade-offs",
-        _list(_trade_offs(device)),
-        "### Memory budget",
-        _markdown(memory_table(device)),
+    where = f"on {device_title(device.load)} with {engine_title(device.load)}"
+    choice = f"**{best.form.title} {where}.**"
+    if plan.decision == "unsure":
+        choice = (
+            f"**None: the model is counted too roughly.** By that count {best.form.title} {where}:"
+        )
+    elif not best.good:
+        choice = f"**None.** The nearest is {best.form.title} {where}:"
+    lines = [
+        f"Fits: {fit_text(best, device.load)}",
+        f"Speed: {speed_text(best, device.load)}",
+        f"Why: {'; '.join(reasons(plan, device))}",
     ]
-    if device.advice:
-        sections += ["### What would make it fit", _list([change.text for change in device.advice])]
+    sections = [choice, _list(map(escape_markdown, lines))]
     if device.commands:
-        sections += ["### Commands", "```sh\n" + "\n".join(device.commands) + "\n```"]
-    return sections
+        sections.append("```sh\n" + "\n".join(map(printable_line, device.commands)) + "\n```")
+    sections += ["## Alternatives", _alternatives(device)]
+    rejected = list(_rejected(plan, device))
+    sections += ["## Rejected devices", _list(rejected)] if rejected else []
+    sections += ["## Consequences", _list(_consequences(device))] if best.good else []
+    return [*sections, "## When to reconsider", _list(_reconsider(plan, device))]
 
 
-def _trade_offs(device: DevicePlan) -> list[str]:
+def _alternatives(device: DevicePlan) -> str:
+    """The formats that the engine runs, the chosen one first."""
+    rows = [
+        (
+            one.form.title,
+            gibibytes(one.budget.stored.total),
+            gibibytes(one.budget.taken) + ("" if one.budget.fits else " (no)"),
+            f"{one.route.kernel} (slow)" if one.route.pace == "slow" else one.route.kernel,
+            span_text(one.forecast.decode) if one.forecast else "?",
+            loss_text(one.form),
+            escape_markdown(_against(one, device.best)),
+        )
+        for one in accepted(device)[:MOST_ALTERNATIVES]
+    ]
+    available = gibibytes(device.best.budget.available)
+    columns = ("format", "weights, GiB", f"takes of {available}", "kernel", "tokens/s", "loss", "")
+    return markdown_table(columns, rows, ("kernel", "loss", ""))
+
+
+def _against(one: Candidate, best: Candidate) -> str:
+    """Why `one` was not chosen."""
+    if one is best:
+        return "chosen" if best.good else "nearest"
+    if not one.budget.fits:
+        return f"{mebibytes(one.budget.taken - one.budget.available)} too much"
+    if one.unmet or not (one.forecast and best.forecast):
+        return "; ".join(one.unmet)
+    ratio = one.forecast.decode.middle / best.forecast.decode.middle
+    return f"{ratio:.2f} x the tokens/s"
+
+
+def _rejected(plan: Plan, device: DevicePlan) -> Iterator[str]:
+    others = [one for one in plan.devices if one is not device]
+    for one in others[:MOST_REJECTED]:
+        yield f"{device_title(one.load)}: {escape_markdown(_rejection(one))}"
+    if rest := others[MOST_REJECTED:]:
+        yield f"{len(rest)} more: {', '.join(device_title(one.load) for one in rest)}"
+
+
+def _rejection(device: DevicePlan) -> str:
     best = device.best
-    plain = next((one for one in device.candidates if one.form.name == "fp16"), None)
-    lines = [f"Quality: {best.form.loss}", f"Fine-tuning later: {best.form.tuning}"]
+    if best.route.pace == "refused":
+        return best.route.why
+    if best.good:
+        speed = f", {span_text(best.forecast.decode)} tokens/s" if best.forecast else ""
+        return f"would do ({best.form.title}{speed}), but is larger than needed"
+    return "; ".join(best.unmet) if best.runs else fit_text(best, device.load)
+
+
+def _consequences(device: DevicePlan) -> Iterator[str]:
+    best = device.best
+    yield f"Quality loss: {best.form.loss}; measure it on your own tasks with `salient validate`."
+    yield f"Fine-tuning later: {best.form.tuning}."
+    plain = next((one for one in device.candidates if one.form.method == "none"), None)
     if plain and plain is not best:
         saved = plain.budget.stored.total - best.budget.stored.total
-        lines.append(f"Memory: {mebibytes(saved)} of weights less than in 16-bit")
-    if plain and plain is not best and plain.forecast and best.forecast:
-        ratio = best.forecast.decode.middle / plain.forecast.decode.middle
-        lines.append(f"Speed: {ratio:.1f} times the tokens a second of 16-bit, by forecast")
-    if best.forecast:
-        lines += [f"Assumed: {line}" for line in best.forecast.assumptions]
-    return lines
+        yield f"Weights take {mebibytes(saved)} less than in 16-bit."
+    yield from (f"Slow kernel: {escape_markdown(layer)}." for layer in best.route.fallen)
 
 
-def _reconsider(plan: Plan) -> list[str]:
-    lines = [
-        "The measured quality on your own tasks misses its bound: a forecast does not cover it.",
-        "Measured speed leaves the forecast's range: run `salient doctor` on the engine's log.",
-        "The engine's version changes: its kernels depend on it.",
-    ]
-    for device in plan.devices:
-        budget, load = device.best.budget, device.load
-        lines.append(
-            f"On {device.gpu.name}: more than {budget.most_sequences} sequences of {load.context} "
-            f"tokens, or one of more than {budget.largest_context}, are needed."
+def _reconsider(plan: Plan, device: DevicePlan) -> Iterator[str]:
+    """Conditions with numbers, each of which can be checked."""
+    best, load = device.best, device.load
+    if not best.good:
+        yield from (f"Possible: {escape_markdown(step)}." for step in steps(device))
+    elif best.budget.most_sequences:
+        sequences, tokens = best.budget.most_sequences, best.budget.largest_context
+        load_bound = f"more than {sequences:,} sequences of {load.context:,} tokens at once"
+        yield f"Load: {load_bound}, or one of more than {tokens:,} tokens."
+    if best.good and best.forecast:
+        yield (
+            f"Speed: measured below {best.forecast.decode.low:.0f} tokens/s for each sequence, or "
+            f"first tokens after {first_token_text(best.forecast).rpartition('-')[2]}."
         )
-    return lines
+    better = [o for o in device.candidates if o.good and o.form.penalty < best.form.penalty]
+    runner_up = better[0] if better else None
+    if best.good and runner_up:
+        rate = f", {span_text(runner_up.forecast.decode)} tokens/s" if runner_up.forecast else ""
+        yield (
+            f"Quality: the bound of your tasks is missed. Next: {runner_up.form.title} "
+            f"({runner_up.form.loss}{rate})."
+        )
+    yield f"Versions: another engine than {engine_title(load)}; its choice of kernels may differ."
+    yield "Model: config.json has another SHA-256."
 
 
-def _markdown(table: Table) -> str:
-    return f"**{table.title}**\n\n{markdown_table(table.columns, table.rows, table.text_columns)}"
-
-
-def _list(items: list[str]) -> str:
+def _list(items: Iterable[str]) -> str:
     return "\n".join(f"- {item}" for item in items)

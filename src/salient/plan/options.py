@@ -53,6 +53,15 @@ class PlanOptions:
             "Tokens of a prompt, for the time to first token.", minimum=1, maximum=MAX_TOKENS
         ),
     ] = 1024
+    format: Annotated[
+        Strings,
+        OptionSpec(
+            "Formats to compare, separated by commas: 'fp8,awq'. Default: all.", separator=","
+        ),
+    ] = ()
+    details: Annotated[
+        bool, OptionSpec("Show the memory item by item, the assumptions and refused formats.")
+    ] = False
     engine_version: Annotated[str, OptionSpec("vLLM's version.")] = "0.32"
     adr: Annotated[StrPath | None, OptionSpec("Write a decision record to this Markdown file.")] = (
         None

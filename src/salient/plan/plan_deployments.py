@@ -1,28 +1,23 @@
 """The plan of every deployment of a salient.toml: one table, then each one's choice and lines."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from salient.core.errors import RequestError, SalientError
-from salient.core.report import Report, Table, mebibytes
+from salient.core.report import Report, Table
+from salient.core.summary_lines import COMMAND, SummaryLine
 
 from .deployments import Deployment, read_deployments
 from .options import PlanOptions
+from .plan_tables import gibibytes
 from .planner import DevicePlan, Plan, make_plan
-from .report import device_lines, to_data
+from .report import to_data
+from .verdict import device_title, fit_text, span_text, steps
 
 # a deployment's engine -> plan's; SGLang is planned as vLLM, whose kernels it takes
 _ENGINES = {"embedded": "salient", "sglang": "vllm"}
-_COLUMNS = (
-    "deployment",
-    "device",
-    "format",
-    "kernel",
-    "takes",
-    "tokens/s",
-    "first token",
-    "targets",
-)
+_COLUMNS = ("deployment", "device", "format", "takes\nGiB", "tokens/s", "targets")
 
 
 def deployments_file(options: PlanOptions) -> Path:
@@ -40,24 +35,32 @@ def plan_all(path: Path) -> tuple[Report, tuple[DevicePlan, ...]]:
     Raises RequestError naming the entry and field that are wrong.
     """
     rows: list[tuple[str, ...]] = []
-    lines: list[str] = []
+    notes: list[SummaryLine] = []
     data: dict[str, object] = {}
     devices: list[DevicePlan] = []
-    passed = True
+    missed: list[str] = []
     for name, deployment in read_deployments(path).items():
         try:
             plan = make_plan(_options(path, deployment))
         except SalientError as error:
-            lines.append(f"{name}: not planned: {error}")
-            data[name], passed = {"error": str(error)}, False
+            notes.append(SummaryLine(name, f"not planned: {error}"))
+            data[name] = {"error": str(error)}
+            missed.append(name)
             continue
         data[name] = to_data(plan)
-        passed = passed and plan.good
+        missed += [] if plan.good else [name]
         devices += plan.devices
         rows += [_row(name, device) for device in plan.devices]
-        lines += _lines(name, deployment, plan)
-    table = Table(str(path), _COLUMNS, rows, text_columns=_COLUMNS[:4] + _COLUMNS[7:])
-    return Report({"deployments": data}, [table] if rows else [], lines, passed), tuple(devices)
+        notes += _notes(name, deployment, plan)
+    tables = [Table(str(path), _COLUMNS, rows, text_columns=_COLUMNS[:3])] if rows else []
+    summary = [SummaryLine("Plan", _verdict(path, len(data), missed))]
+    report = Report({"deployments": data}, tables, [], not missed, summary, notes)
+    return report, tuple(devices)
+
+
+def _verdict(path: Path, count: int, missed: list[str]) -> str:
+    verdict = f"{path}: {count - len(missed)} of {count} deployments meet their targets"
+    return verdict + (f"; not {', '.join(missed)}" if missed else "")
 
 
 def _options(path: Path, deployment: Deployment) -> PlanOptions:
@@ -81,28 +84,26 @@ def _options(path: Path, deployment: Deployment) -> PlanOptions:
 
 
 def _row(name: str, device: DevicePlan) -> tuple[str, ...]:
-    best, speed = device.best, device.best.forecast
-    count = f" x {device.load.tp}" if device.load.tp > 1 else ""
+    best = device.best
     return (
         name,
-        f"{device.gpu.name}{count}",
+        device_title(device.load),
         best.form.title if best.runs else "none fits",
-        best.route.kernel or "-",
-        mebibytes(best.budget.taken),
-        f"{speed.decode.low:.0f}-{speed.decode.high:.0f}" if speed else "?",
-        f"{speed.ttft.low:.2f}-{speed.ttft.high:.2f} s" if speed else "?",
+        f"{gibibytes(best.budget.taken)} of {gibibytes(best.budget.available)}",
+        span_text(best.forecast.decode) if best.forecast else "?",
         "met" if best.good else "missed",
     )
 
 
-def _lines(name: str, deployment: Deployment, plan: Plan) -> list[str]:
-    lines = [f"{name}: {line}" for device in plan.devices for line in device_lines(device)[:1]]
+def _notes(name: str, deployment: Deployment, plan: Plan) -> Iterator[SummaryLine]:
+    """What each device of a deployment serves, misses and needs, and the lines to type."""
     for device in plan.devices:
-        lines += [f"  misses: {miss}" for miss in device.best.unmet]
-        lines += [f"  change: {one}" for one in device.steps]
-        lines += [f"  $ {line}" for line in device.commands]
+        best, load = device.best, device.load
+        answer = fit_text(best, load) if best.good or not best.runs else "; ".join(best.unmet)
+        yield SummaryLine(name, f"{best.form.title} on {device_title(load)}: {answer}")
+        yield from (SummaryLine(name, f"change: {step}") for step in steps(device))
+        yield from (SummaryLine(COMMAND, command) for command in device.commands)
     if not plan.devices:
-        lines.append(f"{name}: no device is named. Add device = 'NAME' to deployments.{name}.")
+        yield SummaryLine(name, f"no device is named. Add device = 'NAME' to deployments.{name}.")
     if deployment.engine == "sglang":
-        lines.append(f"{name}: planned with vLLM's kernels, which SGLang takes too.")
-    return lines
+        yield SummaryLine(name, "planned with vLLM's kernels, which SGLang takes too.")

@@ -17,7 +17,7 @@ from .engine_profiles import find_engine, kv_bytes
 from .gpus import Gpu, find_gpu, gpu_of_memory
 from .memory import Workload
 from .options import PlanOptions
-from .ranking import Candidate, candidates, judgement
+from .ranking import Candidate, candidates, judgement, select_formats
 from .requirements import Requirements, parse_requirements
 
 DEFAULT_CONTEXT = 8192
@@ -108,7 +108,7 @@ def _device(
     shape: ModelShape, options: PlanOptions, gpu: Gpu, requirements: Requirements
 ) -> DevicePlan:
     load = _load(shape, options, gpu)
-    ranked = candidates(shape, load, requirements)
+    ranked = select_formats(candidates(shape, load, requirements), strings(options.format))
     best = ranked[0]
     lines = commands(full_name(str(options.model)), shape, best, load) if best.runs else ()
     return DevicePlan(load, ranked, changes(shape, load, requirements, best), lines)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from salient.core.errors import RequestError
 from salient.core.report import mebibytes
 from salient.plan.vllm.types import Route
 from salient.shapes.model_shape import ModelShape
@@ -58,14 +59,10 @@ class Candidate:
 def judgement(ranked: Sequence[Candidate], load: Workload) -> str:
     """Why the first was ranked before the next best, where speed was weighed against loss.
 
-    "" where nothing else does, or speeds are unknown.
+    "" where nothing else does, where no other is faster or loses less, or speeds are unknown.
     """
     best, *others = ranked
-    rest = [
-        one
-        for one in others
-        if one.good and abs(one.form.penalty - best.form.penalty) >= OTHER_LOSS
-    ]
+    rest = [one for one in others if one.good and _weighed(best, one, load)]
     following = max(rest, key=lambda one: one.score, default=None)
     if following is None or not best.good or not (best.forecast and following.forecast):
         return ""
@@ -80,6 +77,14 @@ def judgement(ranked: Sequence[Candidate], load: Workload) -> str:
     return f"{pair}: {rates}, more than the {price:.2f} x that its loss counts for (a judgement)"
 
 
+def _weighed(best: Candidate, other: Candidate, load: Workload) -> bool:
+    """Whether `other` loses less than `best`, or loses more and is faster."""
+    more_loss = other.form.penalty - best.form.penalty
+    if more_loss < OTHER_LOSS or not (best.forecast and other.forecast):
+        return more_loss <= -OTHER_LOSS
+    return loaded_rate(other.forecast, load) > loaded_rate(best.forecast, load)
+
+
 def candidates(shape: ModelShape, load: Workload, required: Requirements) -> list[Candidate]:
     """The stored format and every other that the engine runs, best first."""
     base = _rate(shape, FORMATS["fp16"], load, None)
@@ -89,6 +94,31 @@ def candidates(shape: ModelShape, load: Workload, required: Requirements) -> lis
         if form.name == STORED or (load.engine.name in form.engines and offered(form, load))
     ]
     return sorted(ranked, key=_order)
+
+
+def select_formats(ranked: list[Candidate], names: tuple[str, ...]) -> list[Candidate]:
+    """The candidates that `names` mean: "fp8", "awq", "w4-g64", "GGUF Q4_K_M"; all for no names.
+
+    Raises RequestError listing the formats where a name means none.
+    """
+    chosen: list[Candidate] = []
+    for name in names:
+        matches = [one for one in ranked if _matches(one.form, name)]
+        if not matches:
+            known = ", ".join(one.form.title for one in ranked)
+            raise RequestError(f"--format {name!r} is unknown. Formats of the engine: {known}.")
+        chosen += matches
+    return [one for one in ranked if one in chosen] if names else ranked
+
+
+def _matches(form: WeightFormat, name: str) -> bool:
+    """Whether `name` is the format's name, method or title, or words of its title."""
+    plain = name.strip().lower()
+    return (
+        plain in (form.name, form.method)
+        or plain in form.title.lower().split()
+        or (plain == form.title.lower())
+    )
 
 
 def _candidate(

@@ -6,7 +6,10 @@ block. A prompt's time is its products over peak. Shares of the peaks are those 
 practice; they are assumptions, listed with every forecast, and give a range.
 """
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 from salient.plan.vllm.route import Route
 from salient.shapes.model_shape import ModelShape
@@ -15,6 +18,8 @@ from .gpus import Gpu
 from .memory import Workload, sequence_bytes
 from .weight_formats import WeightFormat, bytes_read
 
+FP4_FROM = 100  # compute capability of matrix cores that multiply 4-bit floats
+
 
 @dataclass(frozen=True)
 class KernelEfficiency:
@@ -22,53 +27,28 @@ class KernelEfficiency:
 
     reads: share of the bandwidth while decoding
     multiplies: share of the peak products of a long prompt
-    fp8: whether the peak is that of FP8
+    numbers: of the products, "fp16", "fp8" or "fp4"; the peak is the device's for them
     unpacks: 10^9 weights a second at most for one row, whatever the device reads; 0: no such limit
     """
 
     reads: float
     multiplies: float
     unpacks: float = 0.0
-    fp8: bool = False
+    numbers: Literal["fp16", "fp8", "fp4"] = "fp16"
 
     def peak(self, gpu: Gpu) -> float:
         """TFLOP/s of the products that it makes on `gpu`."""
-        return gpu.fp8_tflops if self.fp8 and gpu.fp8_tflops else gpu.tflops
+        if self.numbers == "fp16" or not gpu.fp8_tflops:
+            return gpu.tflops
+        has_fp4 = self.numbers == "fp4" and gpu.capability >= FP4_FROM
+        return gpu.fp8_tflops * (2 if has_fp4 else 1)
 
 
-# The slow kernels' own limit is their unpacking. Published tokens a second make, in 10^9 weights a
-# second: 133 (24 B at 6 on an RTX 4090), 152 to 181 (14 B at 11.5 to 13.7 on an H100), 158 (8 B at
-# 19 on ROCm).
-_UNPACKING = 150.0
-_EFFICIENCY = {
-    "Marlin": KernelEfficiency(0.85, 0.55),
-    "Machete": KernelEfficiency(0.85, 0.6),
-    "Humming": KernelEfficiency(0.85, 0.55),
-    "awq_gemm": KernelEfficiency(0.85, 0.3, _UNPACKING),
-    "Triton AWQ": KernelEfficiency(0.55, 0.2, _UNPACKING),
-    "TritonW4A16": KernelEfficiency(0.5, 0.3),
-    "Conch": KernelEfficiency(0.5, 0.3),
-    "Exllama": KernelEfficiency(0.7, 0.4),
-    "GGUF": KernelEfficiency(0.85, 0.2, _UNPACKING),  # in vLLM: 24 B at 6 on an RTX 4090
-    "bitsandbytes": KernelEfficiency(0.85, 0.3, 400.0),  # 24 B at 15 to 20 on an RTX 4090
-    # prompts of 70 B and 32 B over H100s: 1.4 to 1.8 times the requests of 16-bit, 1.1 to 1.5 times
-    # those of 4-bit codes (RedHatAI's cards of the DeepSeek-R1 distillations, vLLM 0.7.2)
-    **dict.fromkeys(
-        ("CUTLASS FP8", "DeepGEMM", "Triton FP8", "ROCm FP8", "AITER FP8", "CUTLASS INT8"),
-        KernelEfficiency(0.85, 0.42, fp8=True),
-    ),
-    "FlashInfer NVFP4": KernelEfficiency(0.8, 0.7, fp8=True),
-    "FlashInfer MXFP4": KernelEfficiency(0.8, 0.7, fp8=True),
-    "FlashInfer TRT-LLM": KernelEfficiency(0.8, 0.42, fp8=True),
-    "Triton MXFP4": KernelEfficiency(0.75, 0.5),
-    "Marlin FP4": KernelEfficiency(0.85, 0.5),
-    "emulation": KernelEfficiency(0.5, 0.2, _UNPACKING),
-    "MLX": KernelEfficiency(0.8, 0.4),
-    "llama.cpp": KernelEfficiency(0.75, 0.4),
-    "Salient": KernelEfficiency(0.7, 0.4),
-    "gptqmodel": KernelEfficiency(0.6, 0.4),
-}
-_FAST, _SLOW = KernelEfficiency(0.85, 0.55), KernelEfficiency(0.6, 0.2, _UNPACKING)
+_CONSTANTS = json.loads(
+    Path(__file__).with_name("speed_constants.json").read_text(encoding="utf-8")
+)
+_EFFICIENCY = {name: KernelEfficiency(**row) for name, row in _CONSTANTS["kernels"].items()}
+_FAST, _SLOW = _EFFICIENCY["fast"], _EFFICIENCY["slow"]
 # What a kernel reaches on other vendors' devices, relative to NVIDIA: of bandwidth, of products.
 # Apple: llama.cpp's own table of Apple's chips (discussion 4167): 7 B in Q4_0, 61 to 94 a second.
 _VENDORS = {"amd": (0.65, 0.65), "apple": (0.8, 1.2), "cpu": (0.8, 1.0)}

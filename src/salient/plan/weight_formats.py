@@ -114,7 +114,8 @@ _OURS = ("vllm", "transformers", "salient")
 _LLAMA = ("llama.cpp", "vllm")
 # Perplexities: WikiText-2, 2048 tokens, Llama-3-8B, 16-bit 6.14 (AWQ, arXiv 2306.00978, table 4);
 # of GGUF: the list of llama-quantize (llama.cpp, tools/quantize), Llama-3-8B, its own protocol.
-_AWQ_LOSS = "perplexity +0.40 of 6.14 at groups of 128, less at smaller (AWQ paper, Llama-3-8B)"
+_AWQ_LOSS = "perplexity +0.40 of 6.14 (AWQ paper, Llama-3-8B)"
+_LESS_LOSS = "perplexity below +0.40 of 6.14 (AWQ paper, Llama-3-8B, groups of 128)"
 _LORA = "LoRA adapters through PEFT; the codes stay"
 _NO = "no: keep the 16-bit model"
 
@@ -127,7 +128,8 @@ def _gguf(name: str, group: int, loss: str, penalty: float) -> WeightFormat:
 
 def _awq(name: str, title: str, method: str, group: int, penalty: float) -> WeightFormat:
     bits = _grouped(group)
-    return WeightFormat(name, title, method, group, _OURS, bits, _AWQ_LOSS, penalty, _LORA)
+    loss = _AWQ_LOSS if group >= 128 else _LESS_LOSS
+    return WeightFormat(name, title, method, group, _OURS, bits, loss, penalty, _LORA)
 
 
 _NF4_LOSS = "no calibration; between AWQ and plain rounding"

@@ -20,6 +20,7 @@ from .model_shape import BlockShape, CacheShape, ModelShape
 from .multimodal import towers
 from .quantization_parts import quantization_settings
 from .recorded_values import RecordedValues
+from .rough_counts import doubted, doubts_of_config
 
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 # An unknown family: a Llama whose config may name windows, experts and mixers.
@@ -54,18 +55,13 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
     text = _text_part(whole)
     kind = _family(whole, text)
     family = ARCHITECTURES.get(kind)
-    notes: list[str] = []
-    if family is None:
-        family = _llama_like(text)
-        notes.append(
-            f"model type {kind!r} is unknown: counted as a Llama-like decoder; give a folder with "
-            "its safetensors for exact counts"
-        )
+    layout = family or _llama_like(text)
     nested = CLASS_DEFAULTS.get(kind, {}) if text.values.path else {}
-    reader = replace(text, keys=family.keys, defaults={**nested, **family.defaults})
+    reader = replace(text, keys=layout.keys, defaults={**nested, **layout.defaults})
     if kind in ALIASES:
         reader = reader.replaced(ALIASES[kind](reader))
-    return _shape(family, reader, whole, notes)
+    shape = _shape(layout, reader, whole)
+    return doubted(shape, doubts_of_config(shape, whole, reader, family))
 
 
 def _text_part(whole: ConfigReader) -> ConfigReader:
@@ -102,9 +98,7 @@ def _llama_like(text: ConfigReader) -> Family:
     return replace(UNKNOWN, experts=experts)
 
 
-def _shape(
-    family: Family, reader: ConfigReader, whole: ConfigReader, notes: list[str]
-) -> ModelShape:
+def _shape(family: Family, reader: ConfigReader, whole: ConfigReader) -> ModelShape:
     layers = reader.count("num_hidden_layers", most=MOST_LAYERS)
     hidden, vocab = reader.count("hidden_size"), reader.count("vocab_size")
     blocks: dict[tuple[str, str], BlockShape] = {}
@@ -136,7 +130,7 @@ def _shape(
         context=context or None,
         dtype=_dtype(reader, whole),
         quantization=_quantization(whole, reader),
-        notes=(*notes, *remarks, *_remarks(reader, plan, family)),
+        notes=(*remarks, *_remarks(reader, plan, family)),
     )
 
 

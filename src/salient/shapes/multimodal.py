@@ -65,7 +65,7 @@ def towers(whole: ConfigReader, hidden: int) -> tuple[dict[str, int], list[str]]
         part = whole.section(key)
         if not part:
             continue
-        kind = _kind(part.get("model_type"), whole)
+        kind = tower_kind(part, whole)
         if kind is None:
             counts[name] = _estimate(replace(whole, values=part))
             notes.append(f"its {name} is of an unknown kind: counted roughly, as plain blocks")
@@ -78,8 +78,9 @@ def towers(whole: ConfigReader, hidden: int) -> tuple[dict[str, int], list[str]]
     return counts, notes
 
 
-def _kind(name: object, whole: ConfigReader) -> str | None:
+def tower_kind(part: Mapping[str, Any], whole: ConfigReader) -> str | None:
     """The row of a tower, by its own type or else the whole model's."""
+    name = part.get("model_type")
     names = (name.removesuffix("_vision"), name) if isinstance(name, str) else ()
     return next((n for n in (*names, whole.model_type) if n in TOWERS), None)
 

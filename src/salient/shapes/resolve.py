@@ -4,12 +4,12 @@ No tensor is read, and only a config.json is ever fetched. Imports no torch.
 """
 
 import difflib
+import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from salient.core.errors import ModelError
-from salient.core.input_files import check_folder
+from salient.core.input_files import MIB, check_folder, parse_json, read_input
 from salient.core.model_files import INDEX, SINGLE, read_json, stored_tensors
 
 from .families import ARCHITECTURES
@@ -25,6 +25,7 @@ DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M"
 TUNED = ("-instruct", "-it", "-chat", "-base")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FETCH_SECONDS = 5.0
+CONFIG_BYTES = 16 * MIB
 LONGEST_ID = 96  # letters of a Hub id (huggingface_hub, `validate_repo_id`)
 FITS = "Give a folder with config.json and safetensors, a config.json, or a Hub id like 'org/name'."
 
@@ -64,6 +65,17 @@ def full_name(name: str) -> str:
     own = _id_of(shipped)
     same = name.lower() == own.rpartition("/")[2].lower()
     return own if same else f"{own.partition('/')[0]}/{name}"
+
+
+def config_digest(name: str) -> str:
+    """SHA-256 of the config.json that `resolve_shape` reads for `name`."""
+    path = _path(name)
+    if path is not None and path.exists():
+        path = path / "config.json" if path.is_dir() else path
+    else:
+        path = _shipped(name)
+    content = read_input(path, CONFIG_BYTES) if path else _hub_config(name)
+    return hashlib.sha256(content).hexdigest()
 
 
 def shape_of_folder(folder: Path) -> ModelShape:
@@ -162,7 +174,7 @@ def _nearest(name: str) -> str:
 def _from_hub(name: str) -> ModelShape:
     """The shape of a Hub model. Raises ModelError where the Hub cannot be reached or refuses."""
     try:
-        config = _hub_config(name)
+        config = parse_json(_hub_config(name))
     except Exception as error:  # of the Hub, its cache, and an HTTP library that may change
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
@@ -172,7 +184,7 @@ def _from_hub(name: str) -> ModelShape:
     return read_shape(config, f"config.json of {name}")
 
 
-def _hub_config(name: str) -> Any:
+def _hub_config(name: str) -> bytes:
     """A Hub model's config.json: from the cache, else fetched in one attempt."""
     from huggingface_hub import hf_hub_url, try_to_load_from_cache
     from huggingface_hub.utils import (
@@ -183,9 +195,9 @@ def _hub_config(name: str) -> Any:
 
     cached = try_to_load_from_cache(name, "config.json")
     if isinstance(cached, str):
-        return read_json(Path(cached))
+        return read_input(Path(cached), CONFIG_BYTES)
     url = hf_hub_url(name, "config.json")
     headers = build_hf_headers()  # pyright: ignore[reportUnknownVariableType]
     response = get_session().get(url, headers=headers, timeout=FETCH_SECONDS, follow_redirects=True)
     hf_raise_for_status(response)
-    return response.json()
+    return response.content
