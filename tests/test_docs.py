@@ -1,6 +1,7 @@
 """Documentation: its commands parse, its links resolve, its examples of files are valid."""
 
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from helpers.cli import invoke
 from salient.cli.options import python_value
 from salient.cli.parser import create_app
 from salient.cli.verb_commands import COMMANDS, Command
@@ -132,6 +134,24 @@ def test_files_named_in_a_page_exist(page):
         r"`((?:src|tests|tools|benchmarks|interop)/[\w./*-]+)`", prose(page.read_text("utf-8"))
     ):
         assert list(ROOT.glob(path.rstrip("/"))), path
+
+
+def figureless(text: str) -> list[str]:
+    """The lines with # for figures, without the width of columns."""
+    figures = re.sub(r"\d[\d.,]*(-\d[\d.,]*)?", "#", text)
+    return [re.sub(r"([ ━─])\1+", r"\1", line) for line in figures.splitlines()]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/plan.md"])
+def test_the_shown_plans_are_those_that_are_printed(page, monkeypatch):
+    """Otherwise run: python tools/write_plan_docs.py"""
+
+    def run(argv: list[str], width: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        return invoke(*argv).stdout
+
+    written = runpy.run_path(str(ROOT / "tools" / "write_plan_docs.py"))["written"]
+    assert figureless(written(page, run)) == figureless((ROOT / page).read_text("utf-8"))
 
 
 def test_every_picture_is_shown():

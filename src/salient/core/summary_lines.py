@@ -22,10 +22,14 @@ _SHELL_WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 
 @dataclass(frozen=True)
 class SummaryLine:
-    """A text and its label; the label COMMAND marks a line to type."""
+    """A text and its label; the label COMMAND marks a line to type.
+
+    style: rich's, of the label
+    """
 
     label: str
     text: str
+    style: str = "bold"
 
 
 def show_lines(lines: Iterable[SummaryLine], console: Console, *, wrap: bool) -> None:
@@ -46,13 +50,13 @@ def show_lines(lines: Iterable[SummaryLine], console: Console, *, wrap: bool) ->
         else:
             start, rest = ("" if label == previous else label).ljust(margin), " " * margin
             if cell_len(start) > margin:
-                console.print(Text(start, style="bold"), soft_wrap=True)
+                console.print(Text(start, style=line.style), soft_wrap=True)
                 start = rest
             room = max(_LEAST_TEXT, console.width - margin)
             rows = [row.plain.rstrip() for row in Text(text).wrap(console, room)]
             rows = rows if wrap else [text]
         for row in rows:
-            console.print(Text(start, style="bold") + Text(row), soft_wrap=True)
+            console.print(Text.assemble((start, line.style), row), soft_wrap=True)
             start = rest
         previous = label
 

@@ -14,6 +14,7 @@ from .speed import Forecast, SpeedRange
 from .weight_formats import WeightFormat
 
 ENGINE_TITLES = {"vllm": "vLLM", "sglang": "SGLang", "salient": "Salient"}
+STYLES = {"yes": "bold green", "no": "bold red", "unsure": "bold yellow"}  # of the decision
 LARGEST_ITEMS = 3  # of the memory, where it is too little
 
 
@@ -45,9 +46,10 @@ def verdict(plan: Plan) -> list[SummaryLine]:
     if device is None:
         hint = "name a device for memory and speed: --gpu NAME, or --vram GB"
         return [*lines, SummaryLine("Next", hint)]
-    lines.append(SummaryLine("Serve", _choice(plan, device)))
+    style = STYLES[plan.decision]
+    lines.append(SummaryLine("Serve", _choice(plan, device), style))
     if not _refused(device.best):
-        lines.append(SummaryLine("Fits", fit_text(device.best, device.load)))
+        lines.append(SummaryLine("Fits", fit_text(device.best, device.load), style))
         lines.append(SummaryLine("Speed", speed_text(device.best, device.load)))
     lines.append(SummaryLine("Why", "; ".join(reasons(plan, device))))
     lines += [SummaryLine("Change", step) for step in steps(device)]
