@@ -166,8 +166,8 @@ def _block(block: BlockShape, sizes: Sizes, shape: ModelShape, *, known: bool) -
         linear = counted.get(name)
         if linear is None:
             linear = guess_linear(name, out, width, copies=copies, active=active or copies)
-        if (linear.width, linear.out) == (out, width):  # GPT-2 stores [in, out]
-            out, width = width, out
+        if linear.width * linear.out == out * width:  # GPT-2 has [in, out], bitsandbytes a column
+            out, width = linear.out, linear.width
         linear = replace(linear, out=out, width=width, copies=copies, bias=bias)
         linears.append(replace(linear, active=min(linear.active, copies)))
     linears.sort(

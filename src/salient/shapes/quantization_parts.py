@@ -1,5 +1,6 @@
 """Where a config.json, or a file next to it, declares how its weights are quantized."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +17,28 @@ SIDE_CARS = {
 # parts of multimodal configs: the language model's first, then any other
 LANGUAGE_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 MAX_DEPTH = 4
+# What a name says, where no file does: (a part of the name, the settings of most such checkpoints).
+_NAMED: tuple[tuple[str, dict[str, object]], ...] = (
+    ("nvfp4|fp4", {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}),
+    ("mxfp4", {"quant_method": "mxfp4"}),
+    ("fp8-block", {"quant_method": "fp8", "weight_block_size": [128, 128]}),
+    ("fp8", {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}),
+    ("awq", {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}),
+    ("gptq-int8", {"quant_method": "gptq", "bits": 8, "group_size": 128, "sym": True}),
+    ("gptq", {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}),
+    ("mlx-4bit|4bit-mlx", {"bits": 4, "group_size": 64}),
+    ("mlx-8bit|8bit-mlx", {"bits": 8, "group_size": 64}),
+    ("bnb|nf4", {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"}),
+)  # fmt: skip
+
+
+def quantization_of_name(name: str) -> tuple[str, dict[str, object]]:
+    """The part of a checkpoint's name that says how it is quantized, and likely settings."""
+    plain = name.lower().replace("_", "-")
+    for pattern, settings in _NAMED:
+        if match := re.search(rf"(?:^|[-.])({pattern})(?:$|[-.])", plain):
+            return match[1].upper(), settings
+    return "", {}
 
 
 def quantization_parts(config: Mapping[str, object]) -> list[tuple[str, dict[str, object]]]:
@@ -41,8 +64,9 @@ def with_side_car(folder: Path, config: dict[str, object]) -> dict[str, object]:
     if quantization_parts(config):
         return config
     for file, method in SIDE_CARS.items():
-        if (folder / file).is_file():
-            settings = as_object(read_json(folder / file))
+        here = (folder / file).is_file()
+        settings = as_object(read_json(folder / file) if here else None)
+        if settings:
             return {**config, "quantization_config": {"quant_method": method, **settings}}
     return config
 

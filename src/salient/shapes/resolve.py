@@ -17,6 +17,12 @@ from .foreign_tensors import check_declared, check_no_adapter
 from .from_config import family_of, read_shape
 from .from_safetensors import frame_of, stored_shape
 from .model_shape import ModelShape
+from .quantization_parts import (
+    SIDE_CARS,
+    quantization_of_name,
+    quantization_settings,
+    with_side_car,
+)
 
 CONFIGS = Path(__file__).parent / "configs"
 DEMO_NAME = "smollm2-135m"
@@ -86,21 +92,22 @@ def shape_of_folder(folder: Path) -> ModelShape:
     """
     check_folder(folder)
     check_no_adapter(folder)
-    config = read_json(folder / "config.json")
+    config = with_side_car(folder, read_json(folder / "config.json"))
     kind = family_of(config)
     if not ((folder / INDEX).exists() or (folder / SINGLE).exists()):
-        shape = read_shape(config)
+        shape = _quantized_by_name(read_shape(config), folder.resolve().name)
         note = "the folder holds no safetensors: counted from its config.json alone"
         return replace(shape, notes=(*shape.notes, note))
     headers = stored_tensors(folder)
-    check_declared(folder, config, headers)
+    if not quantization_settings(config):
+        check_declared(folder, config, headers)
     tensors = list(headers.values())
     if kind in ARCHITECTURES:
         return stored_shape(read_shape(config), tensors, known=True)
     try:
         shape = read_shape(config)
     except ModelError:
-        shape = frame_of(tensors, kind, config.get("quantization_config"))
+        shape = frame_of(tensors, kind, quantization_settings(config))
     return stored_shape(shape, tensors, known=False)
 
 
@@ -118,7 +125,9 @@ def _file(path: Path) -> ModelShape:
     """The shape in a config.json. Raises ModelError for any other kind of file."""
     ending = path.suffix.lower()
     if ending == ".json" and path.is_file():
-        return read_shape(read_json(path), path.name)
+        shape = read_shape(with_side_car(path.parent, read_json(path)), path.name)
+        inside = path.name == "config.json"
+        return _quantized_by_name(shape, path.resolve().parent.name if inside else path.stem)
     reason = "is no config.json."
     if ending == ".gguf":
         reason = "is a GGUF file, for llama.cpp; give the model that it was made from."
@@ -127,6 +136,18 @@ def _file(path: Path) -> ModelShape:
     if ending == ".safetensors":
         reason = "holds weights without a config; give the folder that it is in."
     raise ModelError(f"{path} {reason} {FITS}")
+
+
+def _quantized_by_name(shape: ModelShape, name: str) -> ModelShape:
+    """`shape` with the quantization that only the name tells of, and a note."""
+    part, settings = quantization_of_name(name.rpartition("/")[2])
+    if shape.quantization or not part:
+        return shape
+    note = (
+        f"config.json declares no quantization, but the name says {part}: planned so, with usual "
+        f"settings; {' or '.join(SIDE_CARS)} next to it would tell the layers"
+    )
+    return replace(shape, quantization=settings, notes=(*shape.notes, note))
 
 
 def _id_of(config: Path) -> str:
@@ -181,7 +202,7 @@ def _from_hub(name: str) -> ModelShape:
             f"{name!r} is no folder here, and the Hub gives no config.json of it ({reason}). "
             f"{_nearest(name)} {FITS}"
         ) from error
-    return read_shape(config, f"config.json of {name}")
+    return _quantized_by_name(read_shape(config, f"config.json of {name}"), name)
 
 
 def _hub_config(name: str) -> bytes:

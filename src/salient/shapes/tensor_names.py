@@ -68,20 +68,27 @@ def unpacked(tensor: StoredTensor, quantization: dict[str, Any]) -> tuple[str, t
     """The name of the parameter in a tensor, and its shape before it was packed.
 
     AWQ packs outputs ([in, out / 8]), GPTQ inputs ([in / 8, out]); compressed-tensors packs inputs
-    ([out, in / 8]); MXFP4 has 16 bytes for 32 inputs ([experts, out, in / 32, 16]).
+    ([out, in / 8]), as MLX in words of 32 bits; MXFP4 has 16 bytes for 32 inputs ([experts, out,
+    in / 32, 16]).
     """
     method = quantization.get("quant_method")
     home, _, leaf = tensor.name.rpartition(".")
     shape = tensor.shape
     if leaf == "qweight" and len(shape) == 2:
-        codes = 32 // _bits(quantization)
-        rows = (shape[0] * codes, shape[1]) if method == "gptq" else (shape[0], shape[1] * codes)
-        return f"{home}.weight", rows[::-1]
+        bits = _bits(quantization)
+        by_inputs = method in ("gptq", "auto-round", "inc")
+        inputs, outputs = (
+            (shape[0] * 32 // bits, shape[1]) if by_inputs else (shape[0], shape[1] * 32 // bits)
+        )
+        return f"{home}.weight", (outputs, inputs)
     if leaf == "weight_packed" and len(shape) >= 2:
         codes = ELEMENT_BYTES.get(tensor.dtype, 4) * 8 // _bits(quantization)
         return f"{home}.weight", (*shape[:-1], shape[-1] * codes)
     if leaf.endswith("_blocks") and len(shape) == 4:
         return tensor.name.removesuffix("_blocks"), (*shape[:2], shape[2] * shape[3] * 2)
+    if leaf == "weight" and tensor.dtype == "U32" and quantization and len(shape) >= 2:
+        bits = _bits({**quantization, **_object(quantization.get(home))})
+        return tensor.name, (*shape[:-1], shape[-1] * 32 // bits)
     if leaf == "weight" and tensor.dtype == "U8" and quantization and len(shape) >= 2:
         return tensor.name, (*shape[:-1], shape[-1] * 2)
     return tensor.name, shape
@@ -92,7 +99,7 @@ def _bits(quantization: dict[str, Any]) -> int:
     bits = quantization.get("bits", quantization.get("w_bit"))
     for group in _object(quantization.get("config_groups")).values():
         bits = _object(_object(group).get("weights")).get("num_bits", bits)
-    return bits if type(bits) is int and bits in (2, 3, 4, 8) else 4
+    return bits if type(bits) is int and bits in (2, 3, 4, 5, 6, 8) else 4
 
 
 def _object(value: Any) -> dict[str, Any]:
