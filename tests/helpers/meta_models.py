@@ -26,6 +26,71 @@ TINY_VISION = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
     "image_size": 32, "patch_size": 16,
 }  # fmt: skip
+SHARED_CACHE = {
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 300,
+}
+MLLAMA_VISION = {
+    **TINY_VISION,
+    "attention_heads": 2,
+    "num_global_layers": 1,
+    "vision_output_dim": 64,
+    "intermediate_layers_indices": [0],
+}
+EXAONE_VISION = {
+    "vision_config": {
+        "depth": 2,
+        "hidden_size": 64,
+        "num_heads": 4,
+        "num_key_value_heads": 2,
+        "out_hidden_size": 64,
+        "intermediate_size": 96,
+    }
+}
+DEEPSEEK_V4 = {
+    **MOE,
+    **INDEXER,
+    "num_hidden_layers": 5,
+    "num_key_value_heads": 1,
+    "q_lora_rank": 32,
+    "o_lora_rank": 16,
+    "o_groups": 2,
+    "hc_mult": 2,
+    "num_hash_layers": 1,
+    "compress_ratios": [0, 4, 128, 4, 0],
+}
+KIMI_LINEAR = {
+    **MLA,
+    "q_lora_rank": None,
+    "num_hidden_layers": 3,
+    "linear_attn_config": {
+        "full_attn_layers": [2],
+        "kda_layers": [1, 3],
+        "head_dim": 16,
+        "num_heads": 2,
+        "short_conv_kernel_size": 4,
+    },
+}
+MINIMAX_M3 = {
+    **MOE,
+    "dense_intermediate_size": 96,
+    "shared_intermediate_size": 32,
+    "moe_layer_freq": [0, 1],
+    "sparse_attention_config": {
+        "sparse_attention_freq": [0, 1],
+        "sparse_index_dim": 16,
+        "sparse_num_index_heads": 2,
+    },
+}
+STEP = {
+    **MOE,
+    "num_hidden_layers": 4,
+    "share_expert_dim": 48,
+    "layer_types": SLIDING["layer_types"] * 2,
+    "sliding_window": 8,
+    "attention_other_setting": {"num_attention_heads": 6},
+}
 # Families that are counted but not in tests/helpers/families.py.
 COUNTED: dict[str, Family] = {
     **dict.fromkeys(("internlm3", "ernie4_5", "apertus", "vaultgemma"), Family(0)),
@@ -91,9 +156,65 @@ COUNTED: dict[str, Family] = {
         },
     ),
 }
+COUNTED |= {
+    "gemma3n_text": Family(
+        0,
+        changes={
+            **SHARED_CACHE,
+            "altup_num_inputs": 2,
+            "laurel_rank": 8,
+            "num_hidden_layers": 5,
+            "layer_types": [*SLIDING["layer_types"] * 2, "full_attention"],
+        },
+    ),
+    "gemma4_text": Family(
+        0,
+        changes={
+            **SHARED_CACHE,
+            **MOE,
+            "num_hidden_layers": 4,
+            "layer_types": SLIDING["layer_types"] * 2,
+            "global_head_dim": 32,
+            "num_global_key_value_heads": 1,
+            "attention_k_eq_v": True,
+            "enable_moe_block": True,
+            "top_k_experts": 2,
+            "use_double_wide_mlp": True,
+        },
+    ),
+    "mllama": Family(
+        0,
+        changes={"cross_attention_layers": [1], "head_dim": None},
+        vision={"vision_config": MLLAMA_VISION},
+    ),
+    "exaone4_5": Family(0, changes={"model_type": "exaone4"}, vision=EXAONE_VISION),
+    "deepseek_v4": Family(0, changes=DEEPSEEK_V4),
+    "kimi_linear": Family(0, changes=KIMI_LINEAR),
+    "mimo_v2_flash": Family(
+        0,
+        changes={
+            **MOE,
+            "v_head_dim": 8,
+            "layer_types": SLIDING["layer_types"],
+            "mlp_layer_types": ["dense", "sparse"],
+            "swa_num_key_value_heads": 4,
+        },
+    ),
+    "minimax_m3_vl": Family(0, changes=MINIMAX_M3, vision={"vision_config": TINY_VISION}),
+    "step3p7": Family(0, changes=STEP, vision={"vision_config": TINY_VISION}),
+}
 ALL = {**FAMILIES, **COUNTED}
 # Published under another name, without a class in Transformers.
-ALIKE = {"kimi_k2": "deepseek_v3"}
+ALIKE = {
+    "kimi_k2": "deepseek_v3",
+    "minimax_m3": "minimax_m3_vl",
+    "step3p5": "step3p7",
+    "exaone4_5_text": "exaone4",
+}
+# Of remote code: compared with published counts in tests/shapes/test_published_shapes.py.
+REMOTE = ("chatglm", "nemotron-nas")
+# Families whose classes have gate and up in one matrix, which the files have in two.
+FUSED = ("minimax_m3_vl",)
 # Families with a tower that is only estimated.
 ESTIMATED = ("glm4v", "glm4v_moe")
 

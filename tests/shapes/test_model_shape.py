@@ -83,7 +83,14 @@ def test_a_sequence_caches_the_sum_of_its_blocks(context):
 def test_one_more_token_is_cached_by_every_block():
     shape = shape_of(DENSE, EXPERTS)
     assert shape.values_per_token == shape.cache_values(5) - shape.cache_values(4) == 16
-    assert shape.cache_values(101) - shape.cache_values(100) == 8
+    assert shape.cache_values(101) - shape.cache_values(100) == shape.values_per_late_token == 8
+
+
+def test_an_entry_of_several_tokens_is_cached_once_for_them():
+    cache = CacheShape(values=4, window=10, entry_values=12, entry_tokens=4)
+    shape = shape_of(BlockShape("compressed attention", (), cache))
+    assert shape.cache_values(100) == 4 * 10 + 12 * 25
+    assert (shape.values_per_token, shape.values_per_late_token) == (4 + 3, 3)
 
 
 def test_counting_by_part_adds_up_to_all_matrices():

@@ -119,3 +119,48 @@ def test_the_shape_is_that_of_transformers_class_to_the_last_parameter(row):
     shape = shape_of(row)
     assert shape.parameters == expected
     assert shape.tied == (model.get_input_embeddings().weight is model.lm_head.weight)
+
+
+CHATGLM2 = {
+    "model_type": "chatglm", "add_bias_linear": False, "add_qkv_bias": True,
+    "ffn_hidden_size": 13696, "hidden_size": 4096, "kv_channels": 128,
+    "multi_query_attention": True, "multi_query_group_num": 2, "num_attention_heads": 32,
+    "num_layers": 28, "padded_vocab_size": 65024, "post_layer_norm": True, "seq_length": 32768,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+# Of Llama-3.3-Nemotron-Super-49B: blocks, whether they have attention, widths of the MLP.
+SEARCHED = [
+    (48, True, 5.25), (10, False, 1.3125), (8, False, 1.0), (6, False, 0.5), (5, False, 2.625),
+    (1, True, 2.625), (1, False, 3.28125), (1, False, 5.25),
+]  # fmt: skip
+NEMOTRON_49B = {
+    "model_type": "nemotron-nas", "hidden_size": 8192, "num_attention_heads": 64,
+    "num_hidden_layers": 80, "num_key_value_heads": None, "intermediate_size": None,
+    "vocab_size": 128256, "max_position_embeddings": 131072, "tie_word_embeddings": False,
+    "block_configs": [
+        {"attention": {"n_heads_in_group": 8 if attends else None, "no_op": not attends},
+         "ffn": {"ffn_mult": times, "no_op": False}}
+        for many, attends, times in SEARCHED
+        for _ in range(many)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "token"),
+    [
+        # total_size of its index over 2 bytes, without 32 inverse frequencies
+        (CHATGLM2, 6_243_584_000, 28 * (2 * 2 * 128) * 2),
+        (NEMOTRON_49B, 49_867_145_216, 49 * (2 * 8 * 128) * 2),  # the Hub's count
+    ],
+)
+def test_families_of_remote_code_have_the_published_parameters_and_cache(config, total, token):
+    shape = read_shape(config)
+    assert (shape.parameters, shape.values_per_token * 2) == (total, token)
+
+
+def test_the_layer_ahead_of_deepseek_v3_is_counted_as_its_files_have_it():
+    """The Hub's count of its safetensors without the scales of FP8: 684,489,845,504."""
+    shape = shape_of(next(row for row in RELEASED if row.id.endswith("DeepSeek-V3")))
+    assert shape.files_parameters == 684_489_845_504
+    assert f"{shape.ahead:,} parameters" in shape.notes[0]

@@ -56,7 +56,7 @@ def test_a_missing_key_is_named_with_its_file(key):
         ("exaone4", {"sliding_window_pattern": "LXG", "layer_types": None}, "a string of L and G"),
         ("nemotron_h", {"layers_block_type": None}, "has no 'layers_block_type'"),
         ("nemotron_h", {"layers_block_type": None, "hybrid_override_pattern": "MX"}, "letters M"),
-        ("hunyuan_v1_moe", {"moe_topk": [1, 2]}, "the same for each block"),
+        ("hunyuan_v1_moe", {"moe_topk": [1]}, "or a list of 2, one for each"),
         ("glm4_moe", {"mlp_layer_types": ["dense", "odd"]}, "a list of 'dense' and 'sparse'"),
         ("lfm2", {"block_ffn_dim_multiplier": -1}, "only a number above 0"),
     ],

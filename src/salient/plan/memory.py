@@ -223,6 +223,9 @@ def _cache_item(shape: ModelShape, load: Workload) -> MemoryItem:
     number = kv_bytes(load.engine, load.kv_dtype)
     formula = f"{load.summary} x {shape.values_per_token} numbers x {number:g} bytes"
     windows = [b.cache.window for b in shape.blocks if b.cache.window is not None]
+    late = shape.values_per_late_token
+    if late != shape.values_per_token:
+        formula += f" ({late} where windows are full)"
     if windows:
         formula += f"; {len(windows)} of {len(shape.blocks)} blocks cache {max(windows)} tokens"
     states = sum(block.cache.state for block in shape.blocks)
@@ -241,6 +244,7 @@ def sequence_bytes(shape: ModelShape, load: Workload, context: int) -> int:
         tokens = ceil(cache.tokens(context) / block) * block
         share = ceil(cache.heads / load.tp) / cache.heads  # on one GPU: whole heads, at least one
         total += cache.values * share * tokens * number
+        total += cache.entry_values * ceil(context / cache.entry_tokens) * number
         total += cache.state / load.tp * STATE_BYTES
     return ceil(total)
 

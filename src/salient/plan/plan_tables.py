@@ -59,7 +59,10 @@ def _cache_rows(shape: ModelShape) -> list[tuple[str, ...]]:
     for block in shape.blocks:
         kinds[block.kind] = kinds.get(block.kind, 0) + 1
     rows = [(f"blocks: {kind}", str(count)) for kind, count in kinds.items()]
-    rows.append(("KV cache a token, 16-bit", f"{shape.values_per_token * 2:,} bytes"))
+    early, late = shape.values_per_token * 2, shape.values_per_late_token * 2
+    rows.append(("KV cache a token, 16-bit", f"{early:,} bytes"))
+    if late != early:
+        rows.append(("where windows are full", f"{late:,} bytes"))
     states = sum(block.cache.state for block in shape.blocks)
     if states:
         rows.append(("state a sequence", f"{states:,} numbers"))

@@ -82,6 +82,7 @@ def to_data(plan: Plan) -> dict[str, Any]:
         "active_parameters": shape.active_parameters,
         "parts": parts(shape),
         "kv_bytes_per_token_16_bit": shape.values_per_token * 2,
+        "kv_bytes_per_late_token_16_bit": shape.values_per_late_token * 2,
         "parameters_low": shape.low,
         "parameters_high": shape.high,
         "rough": list(shape.rough),

@@ -4,10 +4,20 @@ Each function returns the values, under Llama's names, that replace those of the
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
+
+from salient.core.records import is_list, is_object
 
 from .config_reader import MOST_LAYERS, ConfigReader, list_of
 
+# Attention and feed of a block for multi-token prediction, by its name in Nemotron-H's configs.
+AHEAD = {
+    "attention": ("full", "none"),
+    "full_attention": ("full", "none"),
+    "mamba": ("mixer", "none"),
+    "moe": ("none", "experts"),
+    "mlp": ("none", "dense"),
+}
 PATTERN = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 
 
@@ -47,21 +57,28 @@ def _lfm2(config: ConfigReader) -> dict[str, Any]:
     return {"intermediate_size": max(1, multiple * -(-inner // multiple))}
 
 
-def _nemotron_h(config: ConfigReader) -> dict[str, Any]:
-    """Blocks are a mixer, an attention, an MLP or experts, by a list or a string of letters."""
-    letters = config.values.get("hybrid_override_pattern")
-    listed = config.values.get("layers_block_type")
+def _lettered(config: ConfigReader, pattern: str, key: str) -> list[str] | None:
+    """A list of names under `key`, or a string of letters under `pattern`."""
+    letters, listed = config.value(pattern)[1], config.value(key)[1]
     if listed is None and letters is not None:
         if not isinstance(letters, str) or not set(letters) <= set(PATTERN):
-            config.refuse("hybrid_override_pattern", f"a string of the letters {' '.join(PATTERN)}")
+            config.refuse(pattern, f"a string of the letters {' '.join(PATTERN)}")
         listed = [PATTERN[letter] for letter in letters]
-    if listed is None:
-        config.missing("layers_block_type")
     names = list_of(listed, str)
+    if listed is not None and names is None:
+        config.refuse(key, "a list of names")
+    return names
+
+
+def _nemotron_h(config: ConfigReader) -> dict[str, Any]:
+    """Blocks are a mixer, an attention, an MLP or experts, by a list or a string of letters."""
+    names = _lettered(config, "hybrid_override_pattern", "layers_block_type")
     if names is None:
-        config.refuse("layers_block_type", "a list of names")
+        config.missing("layers_block_type")
+    ahead = _lettered(config, "mtp_hybrid_override_pattern", "mtp_layers_block_type")
     feeds = [{"moe": "sparse", "mlp": "dense"}.get(name, "none") for name in names]
     return {
+        "ahead_blocks": [AHEAD[name] for name in ahead or () if name in AHEAD],
         "layer_types": names,
         "layers_block_type": None,
         "mlp_layer_types": feeds,
@@ -95,25 +112,110 @@ def _letters(config: ConfigReader) -> dict[str, Any]:
     return {"layer_types": [names[letter] for letter in letters]}
 
 
-def _per_block(config: ConfigReader) -> dict[str, Any]:
-    """Numbers that a config repeats for each block."""
-    values: dict[str, Any] = {}
-    for key in ("num_experts", "moe_topk", "num_shared_expert", "moe_intermediate_size"):
-        value = config.values.get(key)
-        if isinstance(value, list) and value:
-            first = cast(list[Any], value)[0]
-            if value != [first] * len(cast(list[Any], value)):
-                config.refuse(key, "one number, or the same for each block")
-            values[key] = first
-    return values
-
-
 def _attention_list(config: ConfigReader) -> dict[str, Any]:
     """1 for a block of full attention, 0 for one of lightning attention."""
     listed = config.integers("attn_type_list")
     if config.has("layer_types") or listed is None:
         return {}
     return {"layer_types": ["full_attention" if full else "linear_attention" for full in listed]}
+
+
+def _mllama(config: ConfigReader) -> dict[str, Any]:
+    """Blocks that attend to the image, and 8 rows of the embedding for its tokens."""
+    layers = config.count("num_hidden_layers", most=MOST_LAYERS)
+    across = frozenset(config.integers("cross_attention_layers") or ())
+    kinds = ["cross_attention" if i in across else "full_attention" for i in range(layers)]
+    return {"layer_types": kinds, "extra_rows": 8}
+
+
+def _gemma4(config: ConfigReader) -> dict[str, Any]:
+    """Experts next to the MLP in every block, with three more norms."""
+    layers = config.count("num_hidden_layers", most=MOST_LAYERS)
+    both = config.flag("enable_moe_block")
+    values: dict[str, Any] = {"mlp_layer_types": ["both" if both else "dense"] * layers}
+    names = config.strings("layer_types", layers)
+    if names:  # Transformers makes the last one full
+        values["layer_types"] = [*names[:-1], "full_attention"]
+    return values | {"block_norms": 7 if both else 4}
+
+
+def _hybrid_pattern(config: ConfigReader) -> dict[str, Any]:
+    """MiMo-V2: 1 for a block with a window."""
+    pattern = config.integers("hybrid_layer_pattern")
+    if pattern is None:
+        return {}
+    return {"layer_types": ["sliding_attention" if one else "full_attention" for one in pattern]}
+
+
+def _step(config: ConfigReader) -> dict[str, Any]:
+    """Blocks of experts by a list in a string."""
+    listed = config.value("moe_layers_enum")[1]
+    layers = config.count("num_hidden_layers", most=MOST_LAYERS)
+    if isinstance(listed, str):
+        listed = [int(part) for part in listed.split(",") if part.strip().isdecimal()]
+    if config.has("mlp_layer_types") or config.has("first_k_dense_replace"):
+        return {}
+    return {"moe_layers": listed or list(range(min(3, layers), layers))}
+
+
+def _kimi_linear(config: ConfigReader) -> dict[str, Any]:
+    """The linear attention has a section of its own; blocks are counted from 1."""
+    own = config.within("linear_attn_config")
+    layers = config.count("num_hidden_layers", most=MOST_LAYERS)
+    full, linear = own.integers("full_attn_layers"), own.integers("kda_layers")
+    values: dict[str, Any] = {
+        "linear_head_dim": own.count("head_dim", config.count("linear_head_dim", 128)),
+        "linear_num_heads": own.count("num_heads", config.count("linear_num_heads", 32)),
+        "linear_conv_kernel_dim": own.count("short_conv_kernel_size", 4),
+        "linear_full_rank_gate": own.flag("use_full_rank_gate"),
+    }
+    if full is not None and linear is not None:
+        if sorted((*full, *linear)) != list(range(1, layers + 1)):
+            config.refuse(
+                "linear_attn_config", f"full_attn_layers and kda_layers with 1 to {layers} once"
+            )
+        kinds = ["full_attention" if i + 1 in full else "linear_attention" for i in range(layers)]
+        values["layer_types"] = kinds
+    elif not config.has("layer_types"):
+        kinds = ["linear_attention" if i % 4 or not i else "full_attention" for i in range(layers)]
+        values["layer_types"] = kinds
+    return values
+
+
+def _chatglm(config: ConfigReader) -> dict[str, Any]:
+    norms = 2 if config.flag("post_layer_norm", default=True) else 1
+    many = not config.flag("multi_query_attention")
+    return {
+        "outer_norms": norms - 1,
+        "num_key_value_heads": config.count("num_attention_heads")
+        if many
+        else config.count("multi_query_group_num"),
+    }
+
+
+def searched_parts(config: ConfigReader) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Attention and MLP of each block of Nemotron-NAS, by its block_configs."""
+    blocks: Any = config.value("block_configs")[1]
+    parts: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for block in blocks if is_list(blocks) else [None]:
+        one: Any = block.get("attention") if is_object(block) else None
+        other: Any = block.get("ffn") if is_object(block) else None
+        if not is_object(one) or not is_object(other):
+            config.refuse("block_configs", "a list of objects with attention and ffn")
+        parts.append((one, other))
+    return parts
+
+
+def _searched(config: ConfigReader) -> dict[str, Any]:
+    """Nemotron-NAS: blocks without attention, or without an MLP."""
+    parts = searched_parts(config)
+    attention = ["moe" if one.get("no_op") else "full_attention" for one, _ in parts]
+    return {
+        "num_key_value_heads": config.count("num_attention_heads"),
+        "intermediate_size": config.count("hidden_size"),
+        "layer_types": attention,
+        "mlp_layer_types": ["none" if other.get("no_op") else "dense" for _, other in parts],
+    }
 
 
 ALIASES: dict[str, Callable[[ConfigReader], dict[str, Any]]] = {
@@ -125,6 +227,15 @@ ALIASES: dict[str, Callable[[ConfigReader], dict[str, Any]]] = {
     "nemotron_h": _nemotron_h,
     "llama4_text": _llama4,
     "exaone4": _letters,
-    "hunyuan_v1_moe": _per_block,
+    "exaone4_5_text": _letters,
+    "exaone_moe": _letters,
     "minimax": _attention_list,
+    "mllama_text": _mllama,
+    "gemma4_text": _gemma4,
+    "mimo_v2_flash": _hybrid_pattern,
+    "step3p5": _step,
+    "step3p7": _step,
+    "kimi_linear": _kimi_linear,
+    "chatglm": _chatglm,
+    "nemotron-nas": _searched,
 }

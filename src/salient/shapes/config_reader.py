@@ -61,6 +61,10 @@ class ConfigReader:
         """The reader of the same config with some values replaced."""
         return replace(self, values=self.values.replaced_by(values))
 
+    def within(self, name: str) -> "ConfigReader":
+        """The reader of the object under `name`, without the family's keys and defaults."""
+        return replace(self, values=self.section(name), keys={}, defaults={})
+
     @property
     def model_type(self) -> str:
         model_type = self.values.get("model_type")

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from salient.core.records import is_list
+
 # A fact of the family, or the config's flag that decides it.
 Fact = bool | str
 
@@ -24,9 +26,13 @@ class AttentionNames:
     norms: norms of q and k: of one head's width each, or over all heads
     norms_if: the config's flag that turns them on, "" always
     gated: q is merged with a gate and twice as tall
+    gate: a linear `gate_name` whose outputs gate those of each head, or each of their values;
+        gate_if: the config's flag that turns it on, "" always
+    value_width: the name of the width of a head's values, "" where it is that of its keys
     sinks: a number for each head in addition to the scores
     latent: multi-head latent attention (DeepSeek-V2, arXiv 2405.04434)
-    indexer: the small attention that picks tokens (DeepSeek-V3.2)
+    compressed: entries that join tokens (DeepSeek-V4)
+    indexer: the small attention that picks tokens (DeepSeek-V3.2, MiniMax-M3)
     """
 
     module: str = "self_attn"
@@ -37,8 +43,13 @@ class AttentionNames:
     norms_if: str = ""
     norm_bias: bool = False
     gated: bool = False
-    sinks: bool = False
+    gate: Literal["", "head", "value"] = ""
+    gate_name: str = "g_proj"
+    gate_if: str = ""
+    value_width: str = ""
+    sinks: Fact = False
     latent: bool = False
+    compressed: bool = False
     indexer: bool = False
 
 
@@ -63,6 +74,9 @@ class ExpertNames:
     shared: the expert that every token passes; shared_inner: the name of its width, "" for
         n_shared_experts times that of the others
     shared_gate: a linear of one output that weighs it
+    latent: the name of the width to which `latent_names` project for the experts, "" for none;
+        latent_norm: the flag of a norm of that width
+    router_scales: numbers that scale the router's inputs and each expert's output
     """
 
     mlp: MlpNames = MlpNames("mlp.experts.*", bias=False)
@@ -73,6 +87,22 @@ class ExpertNames:
     shared: MlpNames | None = None
     shared_inner: str = ""
     shared_gate: str = ""
+    latent: str = ""
+    latent_names: tuple[str, str] = ("", "")
+    latent_norm: str = ""
+    router_scales: bool = False
+
+
+@dataclass(frozen=True)
+class AheadNames:
+    """A layer for multi-token prediction: a block, a projection of two hidden vectors, three norms.
+
+    block: its attention and its feed, as layer_types.py has them, () as the last block
+    tables: whether each has an embedding and a head of its own
+    """
+
+    block: tuple[str, ...] = ()
+    tables: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,10 +110,14 @@ class Family:
     """A family.
 
     mlp: what follows the attention, None for nothing
-    mixer: what replaces the attention in some blocks or all, a key of blocks.MIXERS
+    mixer: what replaces the attention in some blocks or all, a key of mixers.MIXERS
     mixer_module: its module; parallel: it runs in parallel with the attention in every block
     norms: norms a block, of the hidden width; norm_bias: whether they have a bias (LayerNorm)
     extra: other numbers a block; outer_norms: norms outside blocks
+    extras: further parts of every block, keys of extras.IN_BLOCK; outside: further parts outside
+        the blocks, keys of extras.OUTSIDE
+    per_block: what differs from block to block, a key of block_values.FUNCTIONS, "" for nothing
+    ahead: layers for multi-token prediction, None where the released files have none
     tied: whether the head is the embedding where the config does not say
     positions: rows of learned positions in addition to the config's, None for rotary
     inner_times: width of the MLP in hidden widths where the config has none; 0: it must
@@ -102,6 +136,10 @@ class Family:
     norms: int = 2
     norm_bias: bool = False
     extra: int = 0
+    extras: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+    per_block: str = ""
+    ahead: AheadNames | None = AheadNames()
     outer_norms: int = 1
     tied: bool = False
     head_bias: Fact = False
@@ -126,20 +164,24 @@ def _experts(row: dict[str, Any]) -> ExpertNames:
     return ExpertNames(**{**row, **parts})
 
 
+def _ahead(row: dict[str, Any]) -> AheadNames:
+    return AheadNames(**_with_tuple(row))
+
+
 def _with_tuple(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if key == "names" else value for key, value in row.items()}
+    return {key: tuple(value) if is_list(value) else value for key, value in row.items()}
 
 
 def _families() -> dict[str, Family]:
     path = Path(__file__).with_name("families.json")
     rows: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    parts = {"attention": _attention, "mlp": _mlp, "experts": _experts}
+    parts = {"attention": _attention, "mlp": _mlp, "experts": _experts, "ahead": _ahead}
     families: dict[str, Family] = {}
     for kind, row in rows.items():
         base = families[row.pop("like")] if "like" in row else Family()
         for key in parts.keys() & row.keys():
             row[key] = None if row[key] is None else parts[key](row[key])
-        families[kind] = replace(base, **row) if row else base
+        families[kind] = replace(base, **_with_tuple(row)) if row else base
     return families
 
 

@@ -1,7 +1,7 @@
 """From a config.json to a ModelShape, block by block. Imports no torch.
 
-Not counted: layers for multi-token prediction, with a note, and weights that an unknown family has
-in addition to a Llama's.
+Counted apart: layers for multi-token prediction. Not counted: weights that an unknown family has in
+addition to a Llama's.
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 from salient.core.errors import ModelError, brief
+from salient.core.records import is_list
 
-from .blocks import MIXERS, attention_block, dense_block, experts_block, is_true
+from .ahead import count_ahead
+from .attention import attention_block
+from .block_values import block_values, listed_values
+from .blocks import dense_block, experts_block, is_true
 from .config_aliases import ALIASES
 from .config_bounds import check_bounds
 from .config_reader import CLASS_DEFAULTS, ENCODERS, MOST_LAYERS, ConfigReader
+from .extras import IN_BLOCK, OUTSIDE
 from .families import ARCHITECTURES, ExpertNames, Family, MlpNames
 from .layer_types import attentions, feeds
+from .mixers import MIXERS
 from .model_shape import BlockShape, CacheShape, ModelShape
 from .multimodal import towers
 from .quantization_parts import quantization_settings
@@ -87,7 +93,18 @@ def _family(whole: ConfigReader, text: ConfigReader) -> str:
             "decoder-only language model. Models that write text left to right fit: Llama, Qwen, "
             "Mistral, Gemma, mixtures of experts, hybrids with Mamba, vision towers too."
         )
-    return kind if kind in ARCHITECTURES or f"{kind}_text" not in ARCHITECTURES else f"{kind}_text"
+    kind = kind.removesuffix("_model") if kind not in ARCHITECTURES else kind
+    names = [name for name in (kind, f"{kind}_text") if name in ARCHITECTURES]
+    return names[0] if names else _family_of_class(whole) or text.model_type
+
+
+def _family_of_class(whole: ConfigReader) -> str:
+    """The family of the model's class, "DeepseekV4ForCausalLM", where its type is of no family."""
+    listed = whole.value("architectures")[1]
+    if not is_list(listed) or len(listed) != 1 or not isinstance(listed[0], str):
+        return ""
+    plain = listed[0].partition("For")[0].lower()
+    return next((kind for kind in ARCHITECTURES if kind.replace("_", "") == plain), "")
 
 
 def _llama_like(text: ConfigReader) -> Family:
@@ -101,10 +118,11 @@ def _llama_like(text: ConfigReader) -> Family:
 def _shape(family: Family, reader: ConfigReader, whole: ConfigReader) -> ModelShape:
     layers = reader.count("num_hidden_layers", most=MOST_LAYERS)
     hidden, vocab = reader.count("hidden_size"), reader.count("vocab_size")
-    blocks: dict[tuple[str, str], BlockShape] = {}
-    plan = list(zip(attentions(family, reader, layers), feeds(family, reader, layers), strict=True))
-    for kinds in dict.fromkeys(plan):
-        blocks[kinds] = _block(family, reader, *kinds)
+    listed = listed_values(reader, layers)
+    reader = reader.replaced(listed[-1])
+    attention, feed = attentions(family, reader, layers), feeds(family, reader, layers)
+    own = block_values(family.per_block, reader, attention, listed)
+    blocks = _blocks(family, reader, list(zip(attention, feed, own, strict=True)))
     vector = hidden * (2 if family.norm_bias else 1)
     narrow = reader.count("word_embed_proj_dim", hidden)
     context = reader.count("max_position_embeddings", 0, least=0)
@@ -118,20 +136,47 @@ def _shape(family: Family, reader: ConfigReader, whole: ConfigReader) -> ModelSh
     other = reader.count("outer_norms", family.outer_norms, least=0) * vector
     if narrow != hidden:  # OPT-350m projects its narrow embedding, there and back
         other += 2 * narrow * hidden
+    for name in family.outside:
+        tables, rest = OUTSIDE[name](reader)
+        embedding, other = embedding + tables, other + rest
+    head = 0 if tied else vocab * narrow + head_bias
+    last = reader.replaced(own[-1])
+    ahead, predicted = count_ahead(
+        family,
+        last,
+        embedding + head,
+        (attention[-1], feed[-1]),
+        lambda attention, feed: _block(family, last, attention, feed),
+    )
     return ModelShape(
         model_type=whole.model_type,
         hidden=hidden,
         vocab=vocab,
-        blocks=tuple(blocks[kinds] for kinds in plan),
+        blocks=blocks,
         embedding=embedding,
-        head=0 if tied else vocab * narrow + head_bias,
+        head=head,
         other=other + (head_bias if tied else 0),
         towers=tower_counts,
         context=context or None,
         dtype=_dtype(reader, whole),
         quantization=_quantization(whole, reader),
-        notes=(*remarks, *_remarks(reader, plan, family)),
+        notes=(*remarks, *predicted, *_missing_parts(attention, family)),
+        ahead=ahead,
     )
+
+
+def _blocks(
+    family: Family, reader: ConfigReader, plan: list[tuple[str, str, dict[str, Any]]]
+) -> tuple[BlockShape, ...]:
+    """Every block, equal ones built once."""
+    built: dict[tuple[str, str, str], BlockShape] = {}
+    blocks: list[BlockShape] = []
+    for attention, feed, own in plan:
+        key = (attention, feed, repr(own))
+        if key not in built:
+            built[key] = _block(family, reader.replaced(own), attention, feed)
+        blocks.append(built[key])
+    return tuple(blocks)
 
 
 def _block(family: Family, reader: ConfigReader, attention: str, feed: str) -> BlockShape:
@@ -142,17 +187,18 @@ def _block(family: Family, reader: ConfigReader, attention: str, feed: str) -> B
     if attention not in ("mixer", "none"):
         kind = "full" if attention == "both" else attention
         parts.append(attention_block(family.attention, reader, kind))
-    if feed == "experts" and family.experts:
-        parts.append(experts_block(family.experts, reader))
-    elif feed == "dense" and family.mlp:
+    if feed in ("dense", "both") and family.mlp:
         parts.append(dense_block(family.mlp, family.inner_times, reader))
+    if feed in ("experts", "both") and family.experts:
+        parts.append(experts_block(family.experts, reader))
+    parts += [IN_BLOCK[name](reader) for name in family.extras]
     norms = reader.count("block_norms", family.norms, least=0)
     vector = reader.count("hidden_size") * (2 if family.norm_bias else 1)
-    caches = [part.cache for part in parts if part.cache.values] or [CacheShape()]
+    caches = [c for c in (part.cache for part in parts) if c.values or c.entry_values]
     return BlockShape(
         ", ".join(part.kind for part in parts if part.kind),
         tuple(linear for part in parts for linear in part.linears),
-        replace(caches[0], state=sum(part.cache.state for part in parts)),
+        replace((caches or [CacheShape()])[0], state=sum(part.cache.state for part in parts)),
         sum(part.other for part in parts) + norms * vector + family.extra,
     )
 
@@ -174,16 +220,9 @@ def _dtype(reader: ConfigReader, whole: ConfigReader) -> str:
     return name.removeprefix("torch.")
 
 
-def _remarks(reader: ConfigReader, plan: list[tuple[str, str]], family: Family) -> list[str]:
-    """Notes on what was not counted."""
-    notes: list[str] = []
-    ahead = reader.count("num_nextn_predict_layers", 0, least=0, most=MOST_LAYERS)
-    if ahead:
-        notes.append(
-            f"its files may hold {ahead} more layer(s) for multi-token prediction; not counted, "
-            "since engines load them for speculative decoding only"
-        )
-    unknown = sum(kind in ("mixer", "both") for kind, _ in plan)
+def _missing_parts(attention: list[str], family: Family) -> list[str]:
+    """A note on the mixers of an unknown family."""
+    unknown = sum(kind in ("mixer", "both") for kind in attention)
     if family.mixer == "unknown" and unknown:
-        notes.append(f"{unknown} blocks have no attention of a known kind: their parts are missing")
-    return notes
+        return [f"{unknown} blocks have no attention of a known kind: their parts are missing"]
+    return []

@@ -3,15 +3,24 @@
 Imports no torch.
 """
 
+from salient.core.records import is_list
+
+from .ahead import layers_ahead
 from .config_reader import MOST_LAYERS, ConfigReader
 from .families import Family
 
 # The name of a block's attention in configs -> ours: "mixer" replaces it, "both" has both in
-# parallel, "none" is a block that has only an MLP.
+# parallel, "none" is a block that has only an MLP, "cross" attends to an image.
 NAMES = {
-    "full_attention": "full",
-    "attention": "full",
-    "indexed_attention": "full",
+    **dict.fromkeys(
+        (
+            "full_attention", "attention", "global_attention", "indexed_attention",
+            "deepseek_sparse_attention", "minimax_m3_sparse", "compressed_sparse_attention",
+            "heavily_compressed_attention",
+        ),
+        "full",
+    ),
+    "cross_attention": "cross",
     "sliding_attention": "sliding",
     "chunked_attention": "chunked",
     "linear_attention": "mixer",
@@ -20,13 +29,19 @@ NAMES = {
     "hybrid": "both",
     "moe": "none",
     "mlp": "none",
+}  # fmt: skip
+FEEDS = {
+    "dense": "dense",
+    **dict.fromkeys(("sparse", "moe", "hash_moe"), "experts"),
+    "both": "both",
+    "none": "none",
 }
 
 
 def attentions(family: Family, config: ConfigReader, layers: int) -> list[str]:
     """Of each block: "full", "sliding", "chunked", "mixer", "both" or "none"."""
     key = "layer_types" if config.has("layer_types") else "layers_block_type"
-    named = config.strings(key, layers)
+    named = _listed(config, key, layers)
     if named is None:
         return _mixed(family, config, layers) if family.mixer else _windowed(family, config, layers)
     if not set(named) <= set(NAMES):
@@ -36,6 +51,13 @@ def attentions(family: Family, config: ConfigReader, layers: int) -> list[str]:
         kind = config.model_type
         config.refuse(key, f"attention in every block, as models of type {kind!r} have it", named)
     return kinds
+
+
+def _listed(config: ConfigReader, key: str, layers: int) -> list[str] | None:
+    """A name for each block, without those of layers for multi-token prediction at the end."""
+    listed, longer = config.value(key)[1], layers + layers_ahead(config)
+    names = config.strings(key, longer if is_list(listed) and len(listed) == longer else layers)
+    return None if names is None else names[:layers]
 
 
 def _mixed(family: Family, config: ConfigReader, layers: int) -> list[str]:
@@ -74,12 +96,11 @@ def _windowed(family: Family, config: ConfigReader, layers: int) -> list[str]:
 
 def feeds(family: Family, config: ConfigReader, layers: int) -> list[str]:
     """What follows the attention of each block: "dense", "experts" or "none"."""
-    named = config.strings("mlp_layer_types", layers)
+    named = _listed(config, "mlp_layer_types", layers)
     if named:
-        known = {"dense": "dense", "sparse": "experts", "none": "none"}
-        if not set(named) <= set(known):
+        if not set(named) <= set(FEEDS):
             config.refuse("mlp_layer_types", "a list of 'dense' and 'sparse'")
-        return [known[name] for name in named]
+        return [FEEDS[name] for name in named]
     if (
         family.experts is None
         or not config.has("num_experts")
@@ -100,6 +121,9 @@ def _sparse(config: ConfigReader, layers: int) -> frozenset[int]:
     listed = config.integers("moe_layers")
     if listed is not None:
         return frozenset(listed)
+    if is_list(config.value("moe_layer_freq")[1]):
+        flags = config.integers("moe_layer_freq") or []
+        return frozenset(index for index, sparse in enumerate(flags[:layers]) if sparse)
     first = max(
         config.count("first_k_dense_replace", 0, least=0),
         config.count("moe_layer_start_index", 0, least=0),
@@ -109,6 +133,8 @@ def _sparse(config: ConfigReader, layers: int) -> frozenset[int]:
     for key in ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval"):
         step = config.count(key, 1, most=MOST_LAYERS)
         sparse &= set(range(step - 1, layers, step))
+    step = config.count("moe_layer_freq", 1, most=MOST_LAYERS)  # DeepSeek's: from block 0 on
+    sparse &= set(range(0, layers, step))
     period = config.count("expert_layer_period", 1, most=MOST_LAYERS)
     offset = config.count("expert_layer_offset", 0, least=0, most=MOST_LAYERS)
     sparse &= set(range(offset % period, layers, period))

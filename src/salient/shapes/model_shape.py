@@ -6,7 +6,9 @@ was not read. Imports no torch.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
+from math import ceil
 from typing import Any, Literal
 
 Part = Literal["attention", "mlp", "experts", "shared experts", "router", "mixer"]
@@ -62,12 +64,16 @@ class CacheShape:
     heads: the key-value heads over which tensor parallelism can divide it (1: every GPU holds all)
     window: tokens that it holds at most (sliding window), None for all
     state: numbers a sequence, however long it is (Mamba, delta rule)
+    entry_values: numbers in addition for every `entry_tokens` tokens, beyond any window and whole
+        on every GPU (the keys of an indexer, DeepSeek-V4's compressed entries)
     """
 
     values: int = 0
     heads: int = 1
     window: int | None = None
     state: int = 0
+    entry_values: int = 0
+    entry_tokens: int = 1
 
     def tokens(self, context: int) -> int:
         """How many of `context` tokens it holds."""
@@ -182,10 +188,25 @@ class ModelShape:
 
     def cache_values(self, context: int) -> int:
         """Cached numbers of a sequence of `context` tokens, over all blocks."""
-        caches = [block.cache for block in self.blocks]
-        return sum(cache.values * cache.tokens(context) + cache.state for cache in caches)
+        return sum(
+            cache.values * cache.tokens(context)
+            + cache.entry_values * (context // cache.entry_tokens)
+            + cache.state
+            for cache in (block.cache for block in self.blocks)
+        )
 
     @property
     def values_per_token(self) -> int:
         """Cached numbers of one more token while no window is full."""
-        return sum(block.cache.values for block in self.blocks)
+        return self._per_token(lambda cache: True)
+
+    @property
+    def values_per_late_token(self) -> int:
+        """Cached numbers of one more token of a long context, whose windows are full."""
+        most = self.context or 0
+        return self._per_token(lambda cache: cache.window is None or cache.window >= most > 0)
+
+    def _per_token(self, grows: Callable[[CacheShape], bool]) -> int:
+        caches = [block.cache for block in self.blocks]
+        entries = sum(Fraction(cache.entry_values, cache.entry_tokens) for cache in caches)
+        return ceil(entries) + sum(cache.values for cache in caches if grows(cache))

@@ -97,7 +97,8 @@ def _unused(shape: ModelShape, text: ConfigReader, family: Family | None) -> lis
     if family and family.attention.gated:
         unused.append("attn_output_gate")
     if "mlp" not in parts:
-        unused += [*KEYS["intermediate_size"], "intermediate_size_mlp"]
+        wide = "intermediate_size_mlp"
+        unused += [*KEYS["intermediate_size"], text.keys.get(wide, wide)]
     for part, (needed, words) in PART_KEYS.items():
         if part not in parts and any(key in text.values for key in KEYS.get(needed, [needed])):
             unused += [key for key in text.values if re.search(words, key)]
