@@ -22,7 +22,7 @@ def load(gpu="RTX 4090", engine="vllm", context=4096, **knobs) -> Workload:
 
 def advice(model, required=ANY, **options):
     shape, at = released(model), load(**options)
-    return changes(shape, at, required, candidates(shape, at, required)[0])
+    return changes(shape, at, required, candidates(shape, at, required))
 
 
 def test_what_fits_needs_no_advice():

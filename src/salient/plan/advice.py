@@ -1,19 +1,39 @@
-"""What to change where nothing fits; every suggestion is planned again before it is printed."""
+"""What to change where nothing will do; every suggestion is planned again before it is printed.
 
-from collections.abc import Iterator
+The cheapest knobs are searched for in three ways: the whole load on the same devices, less of the
+load on them, the whole load on more or larger devices.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import combinations, islice
 
-from salient.plan.vllm.sharding import fitting_tp
+from salient.core.report import mebibytes
 from salient.shapes.model_shape import ModelShape
 
 from .engine_profiles import GIB
-from .gpus import catalogue
-from .memory import Workload
-from .ranking import Candidate, candidates
+from .gpus import Gpu, catalogue
+from .knobs import Knob, Options, free_knobs, merged, option_text, with_options
+from .memory import Workload, budget, largest_context
+from .ranking import Candidate, candidate, candidates
 from .requirements import Requirements
+from .stored_format import SOURCE_NEEDED, STORED
+from .weight_formats import WeightFormat
 
-LEAST_CONTEXT = 256  # tokens; less is of no use
+LEAST_CONTEXT = 256  # tokens, and the share of the context: less is of no use
+LEAST_SHARE = 1 / 8
+ROUND_CONTEXT = 1024
 MOST_CHANGES = 3
+MOST_DEVICES = 3
+MOST_PARTS = 6  # of a load, that are planned
+TP_SIZES = (1, 2, 4, 8)
+# A device that reads this much slower than the one that was named is no replacement of it.
+LEAST_BANDWIDTH = 0.8
+MUCH_MORE = 1.3  # times the load that makes a second suggestion worth its knobs
+SHORTER = 0.5  # what a token of context is worth next to one of another sequence, which can wait
+LOAD_OPTIONS = ("engine", "gpu", "tensor_parallel_size", "concurrency", "context_length")
+# Costs of what is no knob, next to those of knobs.
+LESS_LOAD, MORE_LOAD, SOURCE_16_BIT, MORE_GPUS, OTHER_ENGINE, OTHER_DEVICE = 4, 5, 6, 8, 9, 10
 
 
 @dataclass(frozen=True)
@@ -21,59 +41,285 @@ class Change:
     """A suggestion that was planned again: `candidate` runs, fits and meets the requirements.
 
     text: for people, with what it leads to
-    options: what differs from the plan, by plan's names ("concurrency", "context_length", "gpu",
-        "kv_dtype", "tensor_parallel_size") and vLLM's for the other knobs ("max_num_seqs", ...)
+    options: what differs from the plan, by the names of plan's options; where several devices will
+        do, "gpu" has their names, separated by commas, and `load` is that of the first
     load: the workload with these options
+    cost: of what is lost by it, to order changes
     """
 
     text: str
-    options: dict[str, str | int | float]
+    options: Options
     load: Workload
     candidate: Candidate
+    cost: int = 0
 
 
 def changes(
-    shape: ModelShape, load: Workload, required: Requirements, best: Candidate
+    shape: ModelShape, load: Workload, required: Requirements, ranked: list[Candidate]
 ) -> tuple[Change, ...]:
     """Up to MOST_CHANGES changes with which a format will do, the cheapest first.
 
-    Empty where `best` will do, or where no change helps.
+    Empty where the best of `ranked` will do, or where no change helps.
     """
-    if best.good:
+    if ranked[0].good:
         return ()
-    checked: list[Change] = []
-    for options, changed in _attempts(shape, load, best):
-        candidate = candidates(shape, changed, required)[0]
-        if candidate.good:
-            checked.append(Change(_text(options, candidate), options, changed, candidate))
-        if len(checked) == MOST_CHANGES:
-            break
-    return tuple(checked)
+    search = _Search(shape, load, required, ranked)
+    if ranked[0].route.pace == "refused":
+        others = [*search.other_gpus(), *search.other_engine(), *search.other_devices()]
+        return tuple(_by_cost(others))
+    whole = search.cheapest({}, 0)
+    less = [] if whole and whole.cost < LESS_LOAD else [*search.more_load(), *search.less_load()]
+    more = [*search.other_gpus(), *search.other_devices()]
+    first = [*([whole] if whole else []), *less[:1], *more[:1]]
+    return tuple(_by_cost([*first, *_by_cost([*less[1:], *more[1:]])][:MOST_CHANGES]))
 
 
-def _text(options: dict[str, str | int | float], candidate: Candidate) -> str:
-    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
-    return f"{flags} fits: {candidate.form.title}"
+def _by_cost(found: Iterable[Change]) -> list[Change]:
+    return sorted(found, key=lambda change: change.cost)[:MOST_CHANGES]
 
 
-def _attempts(
-    shape: ModelShape, load: Workload, best: Candidate
-) -> Iterator[tuple[dict[str, str | int | float], Workload]]:
-    memory = best.budget
-    if load.sequences == 1 and LEAST_CONTEXT <= memory.largest_context < load.context:
-        context = memory.largest_context
-        yield {"context_length": context}, replace(load, context=context)
-    if 0 < memory.most_sequences < load.sequences:
+@dataclass(frozen=True)
+class _Search:
+    """The changes of one device's plan."""
+
+    shape: ModelShape
+    load: Workload
+    required: Requirements
+    ranked: list[Candidate]
+
+    @property
+    def forms(self) -> list[WeightFormat]:
+        """What the engine runs there, else all: what exists first, then the best."""
+        runs = [one for one in self.ranked if one.route.pace != "refused"]
+        order = sorted(runs or self.ranked, key=lambda one: (one.form.name != STORED, -one.score))
+        return [one.form for one in order]
+
+    def cheapest(self, options: Options, cost: int) -> Change | None:
+        """The whole load under `options`, with the cheapest knobs under which a format will do."""
+        load = with_options(self.load, options)
+        knobs = [
+            knob
+            for knob in free_knobs(self.shape, load)
+            if not (options and "enforce_eager" in knob.options)
+        ]
+        every = with_options(load, merged(knobs))
+        forms = [form for form in self.forms if self._fits(form, every)]
+        sets = [chosen for n in range(len(knobs) + 1) for chosen in combinations(knobs, n)]
+        tries = [
+            (_cost(chosen) + self._source_cost(form), len(chosen), index, chosen)
+            for chosen in sets
+            for index, form in enumerate(forms)
+        ]
+        slow: set[int] = set()  # knobs make no format faster
+        for extra, _, index, chosen in sorted(tries, key=lambda one: one[:3]):
+            if index in slow or not self._fits(forms[index], with_options(load, merged(chosen))):
+                continue
+            change = self._planned(forms[index], options | merged(chosen), cost + extra)
+            if change:
+                return change
+            slow.add(index)
+        return None
+
+    def less_load(self) -> Iterator[Change]:
+        """What fits with the fewest knobs, then much more of the load with more of them."""
+        parts = [
+            part
+            for knobs in _growing(free_knobs(self.shape, self.load))
+            for form in self.forms
+            for part in self._parts(form, knobs)
+        ]
+        least, tries = 0.0, MOST_PARTS
+        for part in sorted(parts, key=lambda one: (one.cost, -one.value)):
+            if tries and part.value > least * MUCH_MORE:
+                tries -= 1
+                if change := self._planned_part(part):
+                    yield change
+                    least = part.value
+
+    def more_load(self) -> Iterator[Change]:
+        """More sequences together, where the throughput of all is too little."""
+        sequences, best = self.load.sequences, self.ranked[0]
+        while (
+            self.required.throughput and (sequences := sequences * 2) <= best.budget.most_sequences
+        ):
+            if change := self._planned(best.form, {"concurrency": sequences}, MORE_LOAD):
+                yield change
+                return
+
+    def _parts(self, form: WeightFormat, knobs: tuple[Knob, ...]) -> Iterator["_Part"]:
+        """Fewer sequences, and a shorter context, that fit with these knobs."""
+        options, cost = merged(knobs), _cost(knobs) + self._source_cost(form) + LESS_LOAD
+        load = with_options(self.load, options)
+        memory = budget(self.shape, form, load)
         most = memory.most_sequences
-        yield {"concurrency": most}, replace(load, sequences=most)
-    for kind in ("fp8", "q8_0", "q4_0"):
-        if kind in load.engine.kv_bytes and load.kv_dtype == "auto":
-            yield {"kv_dtype": kind}, replace(load, kv_dtype=kind)
-    if load.engine.tensor_parallel and load.gpu.vendor != "cpu":
-        for tp in fitting_tp(shape, best.form.group or 1):
-            if tp > load.tp:
-                yield {"tensor_parallel_size": tp}, replace(load, tp=tp)
-    needed = memory.taken / load.share / GIB
-    larger = [g for g in catalogue() if g.vendor == load.gpu.vendor and g.memory >= needed]
-    for gpu in sorted(larger, key=lambda gpu: gpu.memory):
-        yield {"gpu": gpu.name}, replace(load, gpu=gpu)
+        if 0 < most < load.sequences:
+            fewer: Options = {"max_num_seqs": most} if "max_num_seqs" in options else {}
+            fewer["concurrency"] = most
+            yield _Part(form, options | fewer, cost, most / load.sequences)
+        room = memory.available - sum(item.bytes for item in memory.items[:-1])
+        for sequences in (
+            (load.sequences, 1) if not most and load.sequences > 1 else (load.sequences,)
+        ):
+            context = _rounded(largest_context(self.shape, load, room // sequences))
+            least = max(LEAST_CONTEXT, LEAST_SHARE * load.context)
+            if least <= context < load.context:
+                fewer = {"concurrency": 1} if sequences < load.sequences else {}
+                value = context / load.context * sequences / load.sequences * SHORTER
+                yield _Part(form, options | fewer | {"context_length": context}, cost, value)
+
+    def _planned_part(self, part: "_Part") -> Change | None:
+        """The part without the knobs that it does not need; fewer sequences where it is slow."""
+        options, cost = dict(part.options), part.cost
+        for knob in reversed(free_knobs(self.shape, self.load)):
+            fewer = {name: value for name, value in options.items() if name not in knob.options}
+            if fewer != options and self._fits(part.form, with_options(self.load, fewer)):
+                options, cost = fewer, cost - knob.cost
+        while (change := self._planned(part.form, options, cost)) is None:
+            sequences = int(options.get("concurrency", self.load.sequences)) // 2
+            if not sequences:
+                return None
+            options["concurrency"] = sequences
+        return change
+
+    def other_gpus(self) -> Iterator[Change]:
+        """The smallest other number of the same devices."""
+        load = self.load
+        if not load.engine.tensor_parallel or load.gpu.vendor == "cpu":
+            return
+        most = 2 if load.gpu.unified else TP_SIZES[-1]
+        refused = self.ranked[0].route.pace == "refused"
+        for tp in TP_SIZES:
+            options: Options = {"tensor_parallel_size": tp}
+            if tp == load.tp or tp > most or (tp < load.tp and not refused):
+                continue
+            if change := self.cheapest(options, MORE_GPUS) or self._best(options, MORE_GPUS):
+                yield change
+                return
+
+    def other_devices(self) -> Iterator[Change]:
+        """The smallest devices that will do without knobs, in the smallest number."""
+        load = self.load
+        sizes = TP_SIZES if load.engine.tensor_parallel else (load.tp,)
+        for tp in (tp for tp in sizes if tp >= load.tp):
+            options: Options = {} if tp == load.tp else {"tensor_parallel_size": tp}
+            devices = (
+                gpu.name
+                for gpu in self._replacements(tp)
+                if self._will_do(with_options(load, options | {"gpu": gpu.name}))
+            )
+            if names := list(islice(devices, MOST_DEVICES)):
+                options = {"gpu": ",".join(names), **options}
+                yield from filter(None, [self._best(options, OTHER_DEVICE)])
+                return
+
+    def _replacements(self, tp: int) -> Iterator[Gpu]:
+        """Devices of the same vendor that may help, one of each kind, the smallest first."""
+        own, best = self.load.gpu, self.ranked[0]
+        reads = own.bandwidth * max(LEAST_BANDWIDTH, self._too_slow() / 2 * self.load.tp / tp)
+        weights = min(one.budget.stored.total for one in self.ranked) / tp
+        kinds: set[tuple[str, int]] = set()
+        for gpu in sorted(catalogue(), key=lambda gpu: (gpu.memory, -gpu.bandwidth)):
+            larger = gpu.memory > own.memory or tp > self.load.tp
+            helps = gpu.bandwidth > own.bandwidth if best.runs else larger
+            kind = gpu.architecture, round(gpu.memory)
+            if (
+                gpu.vendor == own.vendor
+                and helps
+                and gpu.bandwidth >= reads
+                and gpu.memory * GIB > weights
+                and kind not in kinds
+            ):
+                kinds.add(kind)
+                yield gpu
+
+    def _too_slow(self) -> float:
+        """How many times faster the best would have to be, 1 without bounds."""
+        speed, required = self.ranked[0].forecast, self.required
+        if speed is None:
+            return 1.0
+        together = speed.together.middle
+        return max(
+            1.0,
+            (required.decode or 0) * self.load.sequences / together,
+            (required.throughput or 0) / together,
+        )
+
+    def other_engine(self) -> Iterator[Change]:
+        """llama.cpp, where vLLM runs nothing."""
+        if self.load.engine.name != "vllm":
+            return
+        options: Options = {"engine": "llama.cpp"}
+        if self.load.tp > 1:
+            options["tensor_parallel_size"] = 1
+        if self.load.kv_dtype != "auto":
+            options["kv_dtype"] = "auto"
+        load = with_options(self.load, options)
+        other = _Search(
+            self.shape, load, self.required, candidates(self.shape, load, self.required)
+        )
+        if change := other.cheapest({}, OTHER_ENGINE) or next(other.less_load(), None):
+            options |= change.options
+            text = _text(options, change.load, change.candidate)
+            yield replace(change, text=text, options=options)
+
+    def _fits(self, form: WeightFormat, load: Workload) -> bool:
+        memory = budget(self.shape, form, load)
+        return memory.fits and memory.taken <= (self.required.memory or memory.taken)
+
+    def _will_do(self, load: Workload) -> bool:
+        """Whether a format does on another device: the best that fits, or the smallest."""
+        forms = [form for form in self.forms if self._fits(form, load)]
+        return any(
+            candidate(self.shape, form, load, self.required).good
+            for form in (*forms[:1], *forms[-1:])
+        )
+
+    def _planned(self, form: WeightFormat, options: Options, cost: int) -> Change | None:
+        """The change, if `form` does under it."""
+        load = with_options(self.load, options)
+        good = candidate(self.shape, form, load, self.required).good
+        return self._best(options, cost) if good else None
+
+    def _best(self, options: Options, cost: int) -> Change | None:
+        """The change planned with every format, if one does."""
+        load, names = with_options(self.load, options), {one.form.name for one in self.ranked}
+        ranked = candidates(self.shape, load, self.required)
+        best = next((one for one in ranked if one.good and one.form.name in names), None)
+        return Change(_text(options, load, best), options, load, best, cost) if best else None
+
+    def _source_cost(self, form: WeightFormat) -> int:
+        return SOURCE_16_BIT if self.shape.quantization and not form.ready else 0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Less of a load that fits. value: the share of the load that it is"""
+
+    form: WeightFormat
+    options: Options
+    cost: int
+    value: float
+
+
+def _growing(knobs: tuple[Knob, ...]) -> Iterator[tuple[Knob, ...]]:
+    """No knob, the cheapest, the two cheapest ..."""
+    return (knobs[:count] for count in range(len(knobs) + 1))
+
+
+def _cost(knobs: Iterable[Knob]) -> int:
+    return sum(knob.cost for knob in knobs)
+
+
+def _rounded(context: int) -> int:
+    return context // ROUND_CONTEXT * ROUND_CONTEXT or context
+
+
+def _text(options: Options, load: Workload, best: Candidate) -> str:
+    """ "--tp 2 --kv-dtype fp8 (2 x RTX 4090): AWQ w4-g128 takes 17.72 GiB of 22.08 GiB each"."""
+    memory, first = best.budget, [name for name in LOAD_OPTIONS if name in options]
+    ordered = {name: options[name] for name in (*first, *sorted(options.keys() - {*first}))}
+    each = " each" if load.tp > 1 else ""
+    count = f" ({load.tp} x {load.gpu.name})" if load.tp > 1 and "gpu" not in options else ""
+    text = f"{option_text(ordered)}{count}: {best.form.title} takes {mebibytes(memory.taken)} of "
+    text += mebibytes(memory.available) + each
+    return text + (f"; {SOURCE_NEEDED}" if SOURCE_NEEDED in best.reasons else "")

@@ -239,13 +239,12 @@ def sequence_bytes(shape: ModelShape, load: Workload, context: int) -> int:
     number = kv_bytes(load.engine, load.kv_dtype)
     block = load.engine.block
     total = 0.0
-    for layer in shape.blocks:
-        cache = layer.cache
+    for cache, times in shape.caches:
         tokens = ceil(cache.tokens(context) / block) * block
         share = ceil(cache.heads / load.tp) / cache.heads  # on one GPU: whole heads, at least one
-        total += cache.values * share * tokens * number
-        total += cache.entry_values * ceil(context / cache.entry_tokens) * number
-        total += cache.state / load.tp * STATE_BYTES
+        entries = cache.entry_values * ceil(context / cache.entry_tokens) * number
+        state = cache.state / load.tp * STATE_BYTES
+        total += times * (cache.values * share * tokens * number + entries + state)
     return ceil(total)
 
 

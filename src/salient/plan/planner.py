@@ -48,7 +48,8 @@ class DevicePlan:
     @property
     def steps(self) -> tuple[str, ...]:
         """What to change, as text: the checked changes, then what the kernel's rules name."""
-        return (*(change.text for change in self.advice), *self.best.route.do)
+        texts = tuple(change.text for change in self.advice)
+        return texts if texts and self.best.route.pace == "refused" else texts + self.best.route.do
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _device(
     ranked = select_formats(candidates(shape, load, requirements), strings(options.format))
     best = ranked[0]
     lines = commands(full_name(str(options.model)), shape, best, load) if best.runs else ()
-    return DevicePlan(load, ranked, changes(shape, load, requirements, best), lines)
+    return DevicePlan(load, ranked, changes(shape, load, requirements, ranked), lines)
 
 
 def _load(shape: ModelShape, options: PlanOptions, gpu: Gpu) -> Workload:

@@ -87,9 +87,8 @@ def _weighed(best: Candidate, other: Candidate, load: Workload) -> bool:
 
 def candidates(shape: ModelShape, load: Workload, required: Requirements) -> list[Candidate]:
     """The stored format and every other that the engine runs, best first."""
-    base = _rate(shape, FORMATS["fp16"], load, None)
     ranked = [
-        _candidate(shape, form, load, required, base)
+        candidate(shape, form, load, required)
         for form in plan_formats(shape)
         if form.name == STORED or (load.engine.name in form.engines and offered(form, load))
     ]
@@ -121,13 +120,15 @@ def _matches(form: WeightFormat, name: str) -> bool:
     )
 
 
-def _candidate(
-    shape: ModelShape, form: WeightFormat, load: Workload, required: Requirements, base: float
+def candidate(
+    shape: ModelShape, form: WeightFormat, load: Workload, required: Requirements
 ) -> Candidate:
+    """One format planned for the load."""
     route = route_of(shape, form, load)
     memory = budget(shape, form, load)
     speed = forecast(shape, form, load, route)
-    score = math.log2(_rate(shape, form, load, speed) / base) - form.penalty
+    plain = _rate(shape, FORMATS["fp16"], load, None)
+    score = math.log2(_rate(shape, form, load, speed) / plain) - form.penalty
     unmet = tuple(_unmet(form, memory, speed, load, required))
     reasons = [
         _fit_reason(memory),
@@ -147,10 +148,10 @@ def _candidate(
     return Candidate(form, route, memory, speed, unmet, tuple(reasons), score)
 
 
-def _order(candidate: Candidate) -> tuple[bool, int, int, bool, float]:
+def _order(one: Candidate) -> tuple[bool, int, int, bool, float]:
     """What exists comes before what must be made of another model."""
-    refused, other = candidate.route.pace == "refused", candidate.form.name != STORED
-    return refused, candidate.lacks, len(candidate.unmet), other, -candidate.score
+    refused, other = one.route.pace == "refused", one.form.name != STORED
+    return refused, one.lacks, len(one.unmet), other, -one.score
 
 
 def _rate(shape: ModelShape, form: WeightFormat, load: Workload, speed: Forecast | None) -> float:

@@ -4,6 +4,7 @@
 was not read. Imports no torch.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -40,6 +41,14 @@ class LinearShape:
     copies: int = 1
     active: int = 1
     unquantized: bool = False
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.name, self.out, self.width, self.part, self.copies, self.active))
+
+    def __hash__(self) -> int:
+        """Computed once: shapes are counted often, and most blocks share theirs."""
+        return self._hash
 
     @property
     def weights(self) -> int:
@@ -88,6 +97,13 @@ class BlockShape:
     linears: tuple[LinearShape, ...]
     cache: CacheShape
     other: int = 0  # parameters that are no matrix of a linear: norms, sinks, convolutions
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.kind, self.linears, self.cache, self.other))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def parameters(self) -> int:
@@ -151,7 +167,12 @@ class ModelShape:
         """Every block's linears, block after block."""
         return tuple(linear for block in self.blocks for linear in block.linears)
 
-    @property
+    @cached_property
+    def caches(self) -> tuple[tuple[CacheShape, int], ...]:
+        """Every distinct cache, and how many blocks have it."""
+        return tuple(Counter(block.cache for block in self.blocks).items())
+
+    @cached_property
     def parameters(self) -> int:
         """All of them, a tied head once."""
         blocks = sum(block.parameters for block in self.blocks)
@@ -176,6 +197,11 @@ class ModelShape:
             for linear in self.linears
         )
         return self.parameters - sum(self.towers.values()) - idle
+
+    @cached_property
+    def multiplied(self) -> int:
+        """Elements of the blocks' matrices that one token passes."""
+        return sum(linear.active_weights for linear in self.linears)
 
     @property
     def head_weights(self) -> int:
