@@ -69,13 +69,14 @@ def changes(
         return tuple(_by_cost(others))
     whole = search.cheapest({}, 0)
     less = [] if whole and whole.cost < LESS_LOAD else [*search.more_load(), *search.less_load()]
+    less = [*less[:1], *less[1:][-1:]]  # the fewest knobs, and the most of the load
     more = [*search.other_gpus(), *search.other_devices()]
     first = [*([whole] if whole else []), *less[:1], *more[:1]]
     return tuple(_by_cost([*first, *_by_cost([*less[1:], *more[1:]])][:MOST_CHANGES]))
 
 
-def _by_cost(found: Iterable[Change]) -> list[Change]:
-    return sorted(found, key=lambda change: change.cost)[:MOST_CHANGES]
+def _by_cost(every: Iterable[Change]) -> list[Change]:
+    return sorted(every, key=lambda change: change.cost)[:MOST_CHANGES]
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,12 @@ class _Search:
             if least <= context < load.context:
                 fewer = {"concurrency": 1} if sequences < load.sequences else {}
                 value = context / load.context * sequences / load.sequences * SHORTER
-                yield _Part(form, options | fewer | {"context_length": context}, cost, value)
+                yield _Part(
+                    form,
+                    options | fewer | {"context_length": context},
+                    cost + LESS_LOAD * len(fewer),
+                    value,
+                )
 
     def _planned_part(self, part: "_Part") -> Change | None:
         """The part without the knobs that it does not need; fewer sequences where it is slow."""

@@ -149,9 +149,12 @@ def candidate(
 
 
 def _order(one: Candidate) -> tuple[bool, int, int, bool, float]:
-    """What exists comes before what must be made of another model."""
+    """What exists comes before what must be made of another model; also where its weights fit and
+    only its load does not."""
     refused, other = one.route.pace == "refused", one.form.name != STORED
-    return refused, one.lacks, len(one.unmet), other, -one.score
+    weights = one.budget.items[0].bytes
+    near = min(1, one.lacks) if not other and weights <= one.budget.available else one.lacks
+    return refused, near, len(one.unmet), other, -one.score
 
 
 def _rate(shape: ModelShape, form: WeightFormat, load: Workload, speed: Forecast | None) -> float:
