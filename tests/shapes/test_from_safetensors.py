@@ -131,16 +131,18 @@ def test_biases_that_the_config_lacks_are_counted(folders, tmp_path):
     assert "attention: " in shape.notes[0]
 
 
-def test_layers_beyond_those_of_the_config_are_no_blocks(folders, tmp_path):
+@pytest.mark.parametrize("name", ["model.layers.2.eh_proj.weight", "mtp.layers.0.fc.weight"])
+def test_layers_that_predict_further_tokens_are_counted_apart(name, folders, tmp_path):
     """DeepSeek-V3 keeps its layer for multi-token prediction as one more layer."""
 
     def ahead(tensors):
-        tensors["model.layers.2.eh_proj.weight"] = torch.zeros(64, 128)
+        tensors[name] = torch.zeros(64, 128)
 
-    shape = shape_of_folder(changed(folders("deepseek_v3"), tmp_path / "ahead", ahead))
-    assert len(shape.blocks) == 2
-    assert shape.towers == {"layers.2": 64 * 128}
-    assert "predict further tokens" in shape.notes[0]
+    source = folders("deepseek_v3")
+    shape = shape_of_folder(changed(source, tmp_path / "ahead", ahead))
+    assert (len(shape.blocks), shape.ahead) == (2, 64 * 128)
+    assert shape.parameters == counted_shape(source).parameters
+    assert shape.files_parameters == stored(tmp_path / "ahead")
 
 
 def test_a_tied_head_that_is_stored_too_counts_once(folders, tmp_path):

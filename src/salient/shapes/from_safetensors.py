@@ -14,7 +14,9 @@ from salient.core.model_files import StoredTensor
 
 from .config_reader import MOST_LAYERS
 from .model_shape import BlockShape, CacheShape, LinearShape, ModelShape
+from .rough_counts import UNREAD
 from .tensor_names import (
+    AHEAD,
     BLOCK,
     EMBEDDINGS,
     EXPERT,
@@ -24,6 +26,7 @@ from .tensor_names import (
     is_matrix,
     is_parameter,
     is_tower,
+    language_block,
     tower_of,
     unpacked,
 )
@@ -39,7 +42,7 @@ UNKNOWN = (
 class ParameterGroups:
     """A model's parameters by place: name -> unpacked shape.
 
-    blocks: names within each block
+    blocks: names within each block; ahead: layers that predict further tokens
     """
 
     blocks: dict[int, Sizes] = field(default_factory=dict[int, Sizes])
@@ -47,6 +50,7 @@ class ParameterGroups:
     head: Sizes = field(default_factory=dict[str, tuple[int, ...]])
     other: Sizes = field(default_factory=dict[str, tuple[int, ...]])
     towers: dict[str, int] = field(default_factory=dict[str, int])
+    ahead: Sizes = field(default_factory=dict[str, tuple[int, ...]])
 
 
 def stored_shape(shape: ModelShape, tensors: Iterable[StoredTensor], *, known: bool) -> ModelShape:
@@ -55,6 +59,7 @@ def stored_shape(shape: ModelShape, tensors: Iterable[StoredTensor], *, known: b
     known: whether its family is; if not, matrices are guessed by their names and differences are
     not noted. Raises ModelError where the files lack a block that the config counts.
     """
+    tensors = list(tensors)
     sizes = dict(unpacked(t, shape.quantization) for t in tensors if is_parameter(t))
     groups = _grouped(sizes, len(shape.blocks))
     missing = [i for i in range(len(shape.blocks)) if i not in groups.blocks]
@@ -72,8 +77,6 @@ def stored_shape(shape: ModelShape, tensors: Iterable[StoredTensor], *, known: b
     if head and shape.tied and known:
         notes.append("lm_head is stored, but tied to the embedding: counted once")
         head = 0
-    if any(name.startswith("layers.") for name in groups.towers):
-        notes.append("blocks beyond num_hidden_layers predict further tokens: counted as towers")
     stored = replace(
         shape,
         blocks=blocks,
@@ -81,9 +84,15 @@ def stored_shape(shape: ModelShape, tensors: Iterable[StoredTensor], *, known: b
         head=head,
         other=_elements(groups.other),
         towers=groups.towers,
+        ahead=_elements(groups.ahead),
     )
-    differences = _differences(shape, stored) if known else []
-    return replace(stored, notes=(*notes, *differences))
+    notes += _differences(shape, stored) if known else []
+    rough = [reason for reason in shape.rough if reason.startswith(UNREAD)]
+    count = stored.parameters if rough else None
+    size = sum(tensor.bytes for tensor in tensors)
+    return replace(
+        stored, notes=tuple(notes), rough=tuple(rough), low=count, high=count, stored_bytes=size
+    )
 
 
 def frame_of(
@@ -111,11 +120,12 @@ def frame_of(
     vocab, hidden = max(tables, key=prod)
     empty = BlockShape("full attention", (), CacheShape())
     blocks = (empty,) * (deepest + 1)
-    return ModelShape(model_type, hidden, vocab, blocks, 0, 0, quantization=packed)
+    rough = (f"{UNREAD}config.json, a layout of its own",)
+    return ModelShape(model_type, hidden, vocab, blocks, 0, 0, quantization=packed, rough=rough)
 
 
 def _grouped(sizes: Sizes, layers: int | None) -> ParameterGroups:
-    """Every parameter in its place; blocks after the first `layers` are towers."""
+    """Every parameter in its place; blocks after the first `layers` predict further tokens."""
     home = _language_blocks(sizes)
     groups = ParameterGroups()
     for name, shape in sizes.items():
@@ -125,11 +135,12 @@ def _grouped(sizes: Sizes, layers: int | None) -> ParameterGroups:
             if layers is None or index < layers:
                 groups.blocks.setdefault(index, {})[match[3]] = shape
             else:
-                beyond = f"layers.{index}"
-                groups.towers[beyond] = groups.towers.get(beyond, 0) + prod(shape)
+                groups.ahead[name] = shape
             continue
         module = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
-        if is_tower(name) or (match and match[1] != home):
+        if AHEAD.search(name):
+            groups.ahead[name] = shape
+        elif is_tower(name) or (match and match[1] != home):
             tower = tower_of(name)
             groups.towers[tower] = groups.towers.get(tower, 0) + prod(shape)
         elif module in HEADS:
@@ -145,8 +156,7 @@ def _language_blocks(sizes: Sizes) -> str:
     """The list of blocks that is the language model's: the largest that is no tower's."""
     elements: dict[str, int] = {}
     for name, shape in sizes.items():
-        match = BLOCK.match(name)
-        if match and not is_tower(match[1]):
+        if match := language_block(name):
             elements[match[1]] = elements.get(match[1], 0) + prod(shape)
     if not elements:
         raise ModelError(

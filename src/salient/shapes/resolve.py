@@ -10,19 +10,28 @@ from pathlib import Path
 
 from salient.core.errors import ModelError
 from salient.core.input_files import MIB, check_folder, parse_json, read_input
-from salient.core.model_files import INDEX, SINGLE, read_json, stored_tensors
+from salient.core.model_files import (
+    INDEX,
+    SINGLE,
+    ShardIndex,
+    read_index,
+    read_json,
+    stored_tensors,
+)
 
 from .families import ARCHITECTURES
 from .foreign_tensors import check_declared, check_no_adapter
 from .from_config import family_of, read_shape
 from .from_safetensors import frame_of, stored_shape
 from .model_shape import ModelShape
+from .named_size import model_name
 from .quantization_parts import (
     SIDE_CARS,
     quantization_of_name,
     quantization_settings,
     with_side_car,
 )
+from .size_evidence import check_index, check_name
 
 CONFIGS = Path(__file__).parent / "configs"
 DEMO_NAME = "smollm2-135m"
@@ -87,28 +96,49 @@ def config_digest(name: str) -> str:
 def shape_of_folder(folder: Path) -> ModelShape:
     """The shape of a model folder, exact where it has safetensors.
 
-    Where config.json and the headers differ, the headers count, with a note. Raises
-    ModelError for a config or a file that cannot be read.
+    Where config.json and the headers differ, the headers count, with a note. Without all files the
+    index checks the config's count. Raises ModelError for a config or a file that cannot be read.
     """
     check_folder(folder)
     check_no_adapter(folder)
     config = with_side_car(folder, read_json(folder / "config.json"))
     kind = family_of(config)
-    if not ((folder / INDEX).exists() or (folder / SINGLE).exists()):
-        shape = _quantized_by_name(read_shape(config), folder.resolve().name)
-        note = "the folder holds no safetensors: counted from its config.json alone"
-        return replace(shape, notes=(*shape.notes, note))
+    index = read_index(folder)
+    present = sum((folder / file).is_file() for file in index.shards) if index else 0
+    if not (folder / SINGLE).exists() and (index is None or present < len(index.shards)):
+        return _without_files(folder, read_shape(config), index, present)
     headers = stored_tensors(folder)
     if not quantization_settings(config):
         check_declared(folder, config, headers)
     tensors = list(headers.values())
-    if kind in ARCHITECTURES:
-        return stored_shape(read_shape(config), tensors, known=True)
+    known = kind in ARCHITECTURES
     try:
         shape = read_shape(config)
     except ModelError:
+        if known:
+            raise
         shape = frame_of(tensors, kind, quantization_settings(config))
-    return stored_shape(shape, tensors, known=False)
+    return stored_shape(shape, tensors, known=known)
+
+
+def _without_files(
+    folder: Path, shape: ModelShape, index: ShardIndex | None, present: int
+) -> ModelShape:
+    """The shape by the config and, where there is one, the index."""
+    shape = _checked(shape, str(folder))
+    if index is None:
+        note = "the folder holds no safetensors: counted from its config.json alone"
+        return replace(shape, notes=(*shape.notes, note))
+    missing = len(index.shards) - present
+    note = f"counted from config.json and {INDEX}: {missing} of {len(index.shards)} shards "
+    note += "are not in the folder"
+    return check_index(replace(shape, notes=(*shape.notes, note)), index)
+
+
+def _checked(shape: ModelShape, typed: str) -> ModelShape:
+    """`shape` of a config alone, with what the model's name says of it."""
+    name = model_name(typed)
+    return check_name(_quantized_by_name(shape, name), name)
 
 
 def _path(name: str) -> Path | None:
@@ -127,7 +157,9 @@ def _file(path: Path) -> ModelShape:
     if ending == ".json" and path.is_file():
         shape = read_shape(with_side_car(path.parent, read_json(path)), path.name)
         inside = path.name == "config.json"
-        return _quantized_by_name(shape, path.resolve().parent.name if inside else path.stem)
+        index = read_index(path.parent) if inside else None
+        shape = _checked(shape, str(path) if inside else path.stem)
+        return check_index(shape, index) if index else shape
     reason = "is no config.json."
     if ending == ".gguf":
         reason = "is a GGUF file, for llama.cpp; give the model that it was made from."
@@ -202,7 +234,7 @@ def _from_hub(name: str) -> ModelShape:
             f"{name!r} is no folder here, and the Hub gives no config.json of it ({reason}). "
             f"{_nearest(name)} {FITS}"
         ) from error
-    return _quantized_by_name(read_shape(config, f"config.json of {name}"), name)
+    return _checked(read_shape(config, f"config.json of {name}"), name)
 
 
 def _hub_config(name: str) -> bytes:

@@ -14,6 +14,7 @@ from .model_shape import ModelShape
 from .multimodal import NAMES, tower_kind
 from .unread_keys import summary, unread_keys
 
+UNREAD = "not read: "
 # Shares of the count: released models of unknown families, counted as a Llama, are up to 5 % off;
 # those with unread keys have between a fourth and twice of it (Nemotron 3 Super, Gemma 3n).
 UNKNOWN_FAMILY = 0.1
@@ -76,7 +77,7 @@ def doubts_of_config(
     own = [path for path in unread if path.startswith(home)]
     if unread:
         down, up = (UNREAD_DOWN, UNREAD_UP) if own else (0.0, OUTSIDE_TEXT)
-        yield Doubt(f"not read: {summary(own or unread)}", down * count, up * count)
+        yield Doubt(f"{UNREAD}{summary(own or unread)}", down * count, up * count)
     for key, is_known in towers.items():
         if not is_known:
             tower = shape.towers.get(NAMES[key], 0)

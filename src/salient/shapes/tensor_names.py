@@ -18,6 +18,7 @@ AUXILIARY = re.compile(
     r"weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*)|inv_freq|"
     r"masked_bias|slope_rate|(query|key|diagonal)_decay)$|_scales$"
 )
+AHEAD = re.compile(r"(^|[._])(mtp|nextn)([._]|$)")  # layers that predict further tokens
 BLOCK = re.compile(r"^((?:.*?\.)?(?:layers|h|blocks|layer))\.([0-9]{1,9})\.(.+)$")
 EXPERT = re.compile(r"\bexperts\.\d+\.")
 # Parts of the names of what does not belong to the language model.
@@ -110,6 +111,12 @@ def _object(value: Any) -> dict[str, Any]:
 def is_tower(name: str) -> bool:
     """Whether a tensor belongs to a tower and not to the language model."""
     return any(word in name for word in TOWER_NAMES)
+
+
+def language_block(name: str) -> re.Match[str] | None:
+    """The list, number and rest of the name of a tensor in a block of the language model."""
+    match = BLOCK.match(name)
+    return None if match is None or is_tower(match[1]) else match
 
 
 def tower_of(name: str) -> str:
