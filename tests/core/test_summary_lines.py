@@ -41,8 +41,8 @@ def test_a_wrapped_command_is_the_same_command(command, width):
     rows = printed(SummaryLine(COMMAND, command), width=width)
     joined = "\n".join(rows).replace("\\\n", " ").removeprefix("  $ ")
     assert shlex.split(joined) == shlex.split(command)
-    words = max(map(len, shlex.split(command)))
-    assert all(len(row) <= max(width, words + len("      '' \\")) for row in rows)
+    longest = max(map(len, shlex.split(command)))
+    assert all(len(row) <= max(width, longest + len("      '' \\")) for row in rows)
 
 
 def test_lines_are_whole_without_wrapping_and_have_no_controls():

@@ -3,12 +3,16 @@
 import io
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from salient import api
 from salient.core.report import Report
+from salient.plan.options import PlanOptions
+from salient.plan.planner import make_plan
+from salient.plan.report import to_report
 
 PLANS = {
     "sizes": ("Qwen/Qwen3-30B-A3B", ()),
@@ -61,7 +65,7 @@ def test_a_plan_fits_one_screen_with_the_verdict_first(model, options):
         lines = shown(report, width)
         assert lines[0].startswith("Model")
         assert model in lines[0]
-        assert not options or "Serve" in lines[1] + lines[2]
+        assert not options or any(line.startswith("Serve") for line in lines[:4])
         assert max(map(len, lines)) <= width
         assert width < 80 or len(lines) <= 40
 
@@ -88,3 +92,27 @@ def test_details_come_on_demand_only():
     assert [line.label for line in brief.notes] == []
     assert {"Refused", "Assumed"} <= {line.label for line in full.notes}
     assert any(table.title.startswith("Memory of") for table in full.tables)
+
+
+def rough_plan(low: int, high: int, gpu: str):
+    plan = make_plan(PlanOptions("meta-llama/Llama-3.1-8B", gpu=gpu))
+    shape = replace(plan.shape, rough=("not read: latent_size",), low=low, high=high)
+    return to_report(replace(plan, shape=shape))
+
+
+def test_a_rough_count_is_a_range_without_a_verdict():
+    report = rough_plan(4 * 10**9, 40 * 10**9, "RTX 4090")
+    lines = {line.label: line.text for line in report.summary}
+    assert "about 8.03 billion parameters (4 billion to 40 billion)" in lines["Model"]
+    assert lines["Serve"].startswith("undecided")
+    assert lines["Fits"].startswith("unsure, about ")
+    assert lines["Why"] == "not read: latent_size"
+    speeds = [row[-2] for row in report.tables[0].rows]
+    assert all(re.fullmatch(r"[\d.,]+-[\d.,]+", speed) for speed in speeds)
+
+
+@pytest.mark.parametrize(("low", "high", "answer"), [(8, 9, "yes"), (8, 60, "?"), (60, 90, "no")])
+def test_a_range_fits_where_all_of_it_does(low, high, answer):
+    report = rough_plan(low * 10**9, high * 10**9, "RTX 4090")
+    first = dict(zip(report.tables[0].columns, report.tables[0].rows[0], strict=True))
+    assert first["fits"] == answer

@@ -14,26 +14,28 @@ from salient.core.report import mebibytes
 from salient.core.version import __version__
 from salient.shapes.resolve import config_digest
 
-from .plan_tables import accepted, gibibytes
-from .planner import DevicePlan, Plan
-from .ranking import Candidate
-from .verdict import (
-    chosen,
+from .count_range import CountRange
+from .figures import (
     device_title,
     engine_title,
     first_token_text,
     fit_text,
+    gibibytes,
     load_text,
     loss_text,
-    reasons,
     size_text,
     span_text,
     speed_text,
-    steps,
+    taken_text,
 )
+from .plan_tables import accepted
+from .planner import DevicePlan, Plan
+from .ranking import Candidate
+from .verdict import chosen, reasons, steps
 
 MOST_ALTERNATIVES = 12
 MOST_REJECTED = 12
+_FIT_MARKS = {"yes": "", "no": " (no)", "?": " (unsure)"}
 
 
 def write_record(plan: Plan, path: Path, today: date) -> None:
@@ -120,6 +122,7 @@ def _sentence(text: str) -> str:
 
 def _decision(plan: Plan, device: DevicePlan) -> list[str]:
     best = device.best
+    counted = CountRange.of(plan.shape)
     where = f"on {device_title(device.load)} with {engine_title(device.load)}"
     choice = f"**{best.form.title} {where}.**"
     if plan.decision == "unsure":
@@ -129,29 +132,29 @@ def _decision(plan: Plan, device: DevicePlan) -> list[str]:
     elif not best.good:
         choice = f"**None.** The nearest is {best.form.title} {where}:"
     lines = [
-        f"Fits: {fit_text(best, device.load)}",
-        f"Speed: {speed_text(best, device.load)}",
+        f"Fits: {fit_text(best, device.load, counted)}",
+        f"Speed: {speed_text(best, device.load, counted)}",
         f"Why: {'; '.join(reasons(plan, device))}",
     ]
     sections = [choice, _list(map(escape_markdown, lines))]
     if device.commands:
         sections.append("```sh\n" + "\n".join(map(printable_line, device.commands)) + "\n```")
-    sections += ["## Alternatives", _alternatives(device)]
+    sections += ["## Alternatives", _alternatives(device, counted)]
     rejected = list(_rejected(plan, device))
     sections += ["## Rejected devices", _list(rejected)] if rejected else []
     sections += ["## Consequences", _list(_consequences(device))] if best.good else []
     return [*sections, "## When to reconsider", _list(_reconsider(plan, device))]
 
 
-def _alternatives(device: DevicePlan) -> str:
+def _alternatives(device: DevicePlan, counted: CountRange) -> str:
     """The formats that the engine runs, the chosen one first."""
     rows = [
         (
             one.form.title,
             gibibytes(one.budget.stored.total),
-            gibibytes(one.budget.taken) + ("" if one.budget.fits else " (no)"),
+            f"{taken_text(one.budget, counted)}{_FIT_MARKS[counted.fits(one.budget)]}",
             f"{one.route.kernel} (slow)" if one.route.pace == "slow" else one.route.kernel,
-            span_text(one.forecast.decode) if one.forecast else "?",
+            span_text(one.forecast.decode, counted) if one.forecast else "?",
             loss_text(one.form),
             escape_markdown(_against(one, device.best)),
         )

@@ -9,11 +9,11 @@ from salient.core.report import Report, Table
 from salient.core.summary_lines import COMMAND, SummaryLine
 
 from .deployments import Deployment, read_deployments
+from .figures import device_title, fit_text, gibibytes, span_text
 from .options import PlanOptions
-from .plan_tables import gibibytes
 from .planner import DevicePlan, Plan, make_plan
 from .report import to_data
-from .verdict import device_title, fit_text, span_text, steps
+from .verdict import steps
 
 # a deployment's engine -> plan's; SGLang is planned as vLLM, whose kernels it takes
 _ENGINES = {"embedded": "salient", "sglang": "vllm"}

@@ -3,18 +3,22 @@
 from salient.core.report import Table, mebibytes
 from salient.shapes.model_shape import ModelShape
 
-from .engine_profiles import GIB
-from .planner import DevicePlan, Plan
-from .ranking import Candidate
-from .verdict import (
+from .count_range import CountRange
+from .figures import (
     device_title,
     engine_title,
     first_token_text,
+    gibibytes,
     load_text,
     loss_text,
-    ranked_devices,
+    rounded,
     span_text,
+    taken_text,
 )
+from .memory import Workload
+from .planner import DevicePlan, Plan
+from .ranking import Candidate
+from .verdict import ranked_devices
 from .weight_formats import FORMATS, bytes_read, stored_weights
 
 _TIED_HEAD = "head (tied to the embedding)"
@@ -29,14 +33,14 @@ def overview(plan: Plan) -> list[Table]:
         return [_sizes_table(plan)]
     if len(plan.devices) > 1:
         return [devices_table(plan)]
-    return [formats_table(device) for device in plan.devices if accepted(device)]
+    return [formats_table(plan, device) for device in plan.devices if accepted(device)]
 
 
 def details(plan: Plan) -> list[Table]:
     """Parameters, then the formats and the memory of each device."""
     tables = [parts_table(plan)]
     for device in filter(accepted, ranked_devices(plan)):
-        tables += [formats_table(device)] * (len(plan.devices) > 1)
+        tables += [formats_table(plan, device)] * (len(plan.devices) > 1)
         tables += [memory_table(device), quality_table(device)]
     return tables
 
@@ -79,14 +83,15 @@ def _sizes_table(plan: Plan) -> Table:
     return Table("Formats", columns, rows, text_columns=columns[3:])
 
 
-def formats_table(device: DevicePlan) -> Table:
+def formats_table(plan: Plan, device: DevicePlan) -> Table:
     """Every format that the engine runs on one device, best first."""
     load = device.load
     available = mebibytes(device.best.budget.available)
     title = f"Formats on {device_title(load)}: {engine_title(load)} may use {available}"
     title += " of each" if load.tp > 1 else ""
     columns = ("format", *_columns(load.sequences))
-    rows = [(one.form.title, *_cells(one, load.sequences)) for one in accepted(device)]
+    counted = CountRange.of(plan.shape)
+    rows = [(one.form.title, *_cells(one, load, counted)) for one in accepted(device)]
     return Table(title, columns, rows, ("format", "fits", "kernel"), _OPTIONAL)
 
 
@@ -98,7 +103,7 @@ def devices_table(plan: Plan) -> Table:
         (
             device_title(device.load),
             device.best.form.title if accepted(device) else "none",
-            *_cells(device.best, load.sequences, of=True),
+            *_cells(device.best, load, CountRange.of(plan.shape), of=True),
         )
         for device in ranked_devices(plan)
     ]
@@ -112,29 +117,26 @@ def _columns(sequences: int) -> tuple[str, ...]:
             "tokens/s", *together, "first\ntoken")  # fmt: skip
 
 
-def _cells(one: Candidate, sequences: int, *, of: bool = False) -> tuple[str, ...]:
+def _cells(
+    one: Candidate, load: Workload, counted: CountRange, *, of: bool = False
+) -> tuple[str, ...]:
     """The cells of `_columns`. of: whether the memory of the device is named too"""
-    memory, speed = one.budget, one.forecast
-    together = ((span_text(speed.together) if speed else "?"),) if sequences > 1 else ()
+    memory, speed, several = one.budget, one.forecast, load.sequences > 1
     if one.route.pace == "refused":
-        return ("", "", "no", "", "", "not run", "", *[""] * len(together), "")
-    taken = gibibytes(memory.taken) + (f" of {gibibytes(memory.available)}" if of else "")
+        return ("", "", "no", "", "", "not run", "", *[""] * several, "")
+    together = [span_text(speed.together, counted) if speed else "?"]
+    weights = memory.stored.total
     return (
-        gibibytes(memory.stored.total),
-        taken,
-        "yes" if memory.fits else "no",
-        f"{memory.most_sequences:,}",
-        f"{memory.largest_context:,}",
+        gibibytes(weights) if counted.exact else f"~{rounded(weights)}",
+        taken_text(memory, counted) + (f" of {gibibytes(memory.available)}" if of else ""),
+        counted.fits(memory),
+        f"{memory.most_sequences:,}" if counted.exact else "?",
+        f"{memory.largest_context:,}" if counted.exact else "?",
         one.route.kernel + " (slow)" * (one.route.pace == "slow"),
-        span_text(speed.decode) if speed else "?",
-        *together,
-        first_token_text(speed) if speed else "?",
+        span_text(speed.decode, counted) if speed else "?",
+        *together * several,
+        first_token_text(speed, counted) if speed else "?",
     )
-
-
-def gibibytes(count: float) -> str:
-    """Bytes as a number of GiB, for columns that name the unit."""
-    return f"{count / GIB:,.2f}" if count < 1000 * GIB else f"{count / GIB:,.0f}"
 
 
 def accepted(device: DevicePlan) -> list[Candidate]:

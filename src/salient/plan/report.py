@@ -6,6 +6,7 @@ from typing import Any
 
 from salient.core.report import Report
 from salient.core.summary_lines import SummaryLine
+from salient.shapes.model_shape import ModelShape
 
 from .plan_tables import details, overview, parts
 from .planner import DevicePlan, Plan
@@ -18,7 +19,7 @@ from .weight_formats import FORMATS, stored_weights
 def to_report(plan: Plan) -> Report:
     """The report of the verb."""
     shown, tables = plan.options.details, overview(plan)
-    notes = [SummaryLine("Note", note) for note in plan.shape.notes]
+    notes = [SummaryLine("Note", note) for note in _other_notes(plan.shape)]
     notes += [SummaryLine("Assumed", key) for key in plan.shape.assumed]
     if plan.shape.quantization:
         notes.append(SummaryLine("Note", f"every format but the stored one {SOURCE_NEEDED}"))
@@ -36,14 +37,18 @@ def to_report(plan: Plan) -> Report:
     return Report(to_data(plan), tables, [], plan.good, verdict(plan), notes)
 
 
+def _other_notes(shape: ModelShape) -> list[str]:
+    """The notes that say something else than the reasons of a rough count."""
+    subjects = tuple(reason.partition(",")[0] for reason in shape.rough)
+    return [note for note in shape.notes if not subjects or not note.startswith(subjects)]
+
+
 def _other_device(device: DevicePlan) -> Iterator[SummaryLine]:
     """Why a device that was not chosen will not do, and the first step that helps."""
     best = device.best
     if not best.good:
-        misses = () if best.route.pace == "refused" else best.unmet
-        why = (best.route.why,) if best.route.pace == "refused" else ()
-        for text in (*why, *misses, *steps(device)[:1]):
-            yield SummaryLine(device.gpu.name, text)
+        why = (best.route.why,) if best.route.pace == "refused" else best.unmet
+        yield SummaryLine(device.gpu.name, "; ".join((*why, *steps(device)[:1])))
 
 
 def _detail_lines(device: DevicePlan) -> Iterator[SummaryLine]:
