@@ -27,8 +27,8 @@ from salient.diagnose.serving.serving_rules import judge_settings
 from salient.diagnose.steps import ServerFacts, Step, step_texts
 from salient.diagnose.tables import read_templates
 from salient.plan.commands import commands
+from salient.plan.device_names import find_gpu
 from salient.plan.engine_profiles import ENGINES
-from salient.plan.gpus import find_gpu
 from salient.plan.memory import Workload
 from salient.plan.ranking import candidates
 from salient.plan.requirements import Requirements

@@ -6,8 +6,9 @@ import pytest
 
 from helpers.shapes import released
 from salient.plan.advice import MOST_CHANGES, changes
+from salient.plan.device_names import find_gpu
 from salient.plan.engine_profiles import ENGINES
-from salient.plan.gpus import find_gpu, gpu_of_memory
+from salient.plan.gpus import gpu_of_memory
 from salient.plan.memory import Workload
 from salient.plan.ranking import candidates
 from salient.plan.requirements import Requirements

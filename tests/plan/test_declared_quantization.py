@@ -132,7 +132,7 @@ def test_the_text_part_of_a_multimodal_model_is_named():
 
 
 def test_one_device_gives_one_row_of_the_table():
-    from salient.plan.gpus import find_gpu
+    from salient.plan.device_names import find_gpu
 
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,

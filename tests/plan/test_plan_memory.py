@@ -6,6 +6,7 @@ import pytest
 
 from helpers.shapes import released, small_shape
 from salient.core.errors import RequestError
+from salient.plan.device_names import find_gpu
 from salient.plan.engine_profiles import (
     ENGINES,
     GIB,
@@ -15,7 +16,7 @@ from salient.plan.engine_profiles import (
     step_bytes,
     step_sizes,
 )
-from salient.plan.gpus import find_gpu, gpu_of_memory
+from salient.plan.gpus import gpu_of_memory
 from salient.plan.memory import (
     Workload,
     YarnOverride,

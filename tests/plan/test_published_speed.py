@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import pytest
 
 from helpers.shapes import released
+from salient.plan.device_names import find_gpu
 from salient.plan.engine_kernels import route_of
 from salient.plan.engine_profiles import ENGINES, GIB
-from salient.plan.gpus import find_gpu
 from salient.plan.memory import Workload, utilization
 from salient.plan.speed import forecast
 from salient.plan.vllm.route import Route, ServingTarget, WeightPacking, route

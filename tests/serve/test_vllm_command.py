@@ -11,7 +11,7 @@ from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import rewrite_json
 from helpers.vllm_process import stand_in
 from salient.core.errors import ModelError, RequestError
-from salient.plan.gpus import find_gpu
+from salient.plan.device_names import find_gpu
 from salient.serve.options import ServeOptions
 from salient.serve.vllm.launch import command_line, command_of
 from salient.serve.vllm.locate import VllmInstall

@@ -14,7 +14,7 @@ from helpers.vllm_process import stand_in
 from salient.core.errors import CheckpointError, ModelError, RequestError, ResourceError
 from salient.diagnose.host.gpu_query import GpuInfo
 from salient.diagnose.host.probe import Environment
-from salient.plan.gpus import find_gpu
+from salient.plan.device_names import find_gpu
 from salient.serve.options import ServeOptions
 from salient.serve.vllm import target
 from salient.serve.vllm.launch import command_line, run_vllm

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from cyclopts import Parameter
 
 from salient.core.errors import RequestError
-from salient.core.options import OptionField, option_fields
+from salient.core.options import OptionField, option_fields, parse_quantity
 from salient.core.records import is_sequence
 
 # Spellings of earlier versions, and what replaces them.
@@ -50,10 +50,19 @@ def python_value(field: OptionField, value: Any) -> Any:
         return None
     if is_sequence(value):
         return tuple(texts)
+    if isinstance(value, str) and option.quantity:
+        number = parse_quantity(value, option.quantity, field.spelling)
+        return _whole(field, number, value) if int in members(field) else number
     if not isinstance(value, str) or not option.separator or value in literals(field):
         return value
     parts = [part.strip() for part in value.split(option.separator) if part.strip()]
     return _whole_numbers(field, value, parts) if int in members(field) else tuple(parts)
+
+
+def _whole(field: OptionField, number: float, text: str) -> int:
+    if not number.is_integer():
+        raise RequestError(f"{field.spelling} {text[:80]!r} is not a whole number of tokens.")
+    return int(number)
 
 
 def _whole_numbers(field: OptionField, text: str, parts: Sequence[str]) -> tuple[int, ...]:
@@ -104,7 +113,9 @@ def _argument(field: OptionField) -> Argument:
     """The option as cyclopts takes it. Optional, so that it passes on only what was typed."""
     option, positional = field.option, field.option.positional
     shape = next((kind for kind in (bool, int, float) if kind in members(field)), str)
-    shape = str if option.separator else list[str] if is_repeated(field) else shape
+    shape = (
+        str if option.separator or option.quantity else list[str] if is_repeated(field) else shape
+    )
     no = f"--no-{field.spelling[2:]}" if field.default is True else ()
     parameter = Parameter(
         name=None if positional else [field.spelling, *([option.alias] if option.alias else [])],

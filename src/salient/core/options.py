@@ -16,11 +16,13 @@ salient plan folder --vram 24    # cli/options.py
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import (
     Annotated,
     Any,
+    Literal,
     ParamSpec,
     TypeVar,
     cast,
@@ -35,6 +37,7 @@ from .remote_code import remote_code
 
 StrPath = str | os.PathLike[str]
 Strings = str | Sequence[str]
+Quantity = Literal["memory", "tokens"]
 PATH_TYPE = os.PathLike[str]
 
 P = ParamSpec("P")
@@ -51,6 +54,7 @@ class OptionSpec:
     separator: what separates several values in one string; '': the option is repeated
     off: the string that stands for None
     env: the environment variable that is read where the option is absent
+    quantity: what a text with a unit means: "24GB" of memory is 24 GiB, "128k" tokens are 131072
     """
 
     help: str
@@ -61,11 +65,14 @@ class OptionSpec:
     env: str = ""
     minimum: float | None = None
     maximum: float | None = None
+    quantity: Quantity | None = None
 
 
 DEVICE = OptionSpec("auto, cpu, cuda, cuda:1, ...")
 ACTIVATION_DTYPE = OptionSpec("Type of the activations: auto, float32, bfloat16, float16.")
-CONTEXT_LENGTH = OptionSpec("Maximum tokens of a prompt and its answer together.", minimum=1)
+CONTEXT_LENGTH = OptionSpec(
+    "Maximum tokens of a prompt and its answer together.", minimum=1, quantity="tokens"
+)
 TRUST_REMOTE_CODE = OptionSpec(
     "Run the model's own Python code, with all your rights: use a container without network."
 )
@@ -151,6 +158,32 @@ def check_bounds(options: object) -> None:
             if (least is not None and not number >= least) or (most is not None and number > most):
                 bounds = f"at least {least}" if most is None else f"{least or 0} to {most}"
                 raise RequestError(f"{field.spelling} {number} is out of range: give {bounds}.")
+
+
+# unit -> GiB: a card's "24 GB" are GiB
+_MEMORY_UNITS = {"": 1.0, "g": 1.0, "gb": 1.0, "gib": 1.0, "m": 2**-10, "mb": 2**-10, "mib": 2**-10,
+                 "t": 2.0**10, "tb": 2.0**10, "tib": 2.0**10}  # fmt: skip
+_TOKEN_UNITS = {"": 1.0, "k": 2.0**10, "ki": 2.0**10, "m": 2.0**20, "mi": 2.0**20}
+_QUANTITIES: dict[Quantity, tuple[dict[str, float], str]] = {
+    "memory": (_MEMORY_UNITS, "in GiB, such as 24, 24GB or 24576MiB"),
+    "tokens": (_TOKEN_UNITS, "of tokens, such as 131072 or 128k"),
+}
+
+
+def parse_quantity(text: str, quantity: Quantity, spelling: str) -> float:
+    """The number of "24GB" (24.0, in GiB) or "128k" (131072.0), for the option `spelling`.
+
+    Raises RequestError for anything else.
+    """
+    units, examples = _QUANTITIES[quantity]
+    plain = text.strip().lower().replace("_", "").replace(",", "")
+    number = re.fullmatch(
+        r"([+-]?(?:\d{1,18}(?:\.\d{0,6})?|\.\d{1,6}|nan|inf))\s*([a-z]*)", plain, re.A
+    )
+    unit = "" if number and number[1].strip("+-") in ("nan", "inf") else number and number[2]
+    if not number or unit not in units:
+        raise RequestError(f"{spelling} {text[:80]!r} is not a number {examples}.")
+    return float(number[1]) * units[unit]
 
 
 def strings(values: Strings | None) -> tuple[str, ...]:

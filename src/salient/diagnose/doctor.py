@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from salient.core.errors import ModelError, RequestError
 from salient.core.model_files import read_json
 from salient.core.progress import Progress
-from salient.plan.gpus import Gpu, find_gpu
+from salient.plan.device_names import find_gpu
+from salient.plan.gpus import Gpu
 from salient.plan.vllm.versions import Version, parse_version
 
 from .finding import BAD, Finding, ranked

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from salient.core.errors import SalientError
 from salient.diagnose.checkpoint.check import CheckpointReading
 from salient.plan.declared_quantization import declared_quantization
-from salient.plan.gpus import Gpu, find_gpu
+from salient.plan.device_names import find_gpu
+from salient.plan.gpus import Gpu
 from salient.plan.vllm.route import route
 from salient.plan.vllm.types import Pace, Route, ServingTarget, WeightPacking
 from salient.plan.vllm.versions import NEWEST, Version

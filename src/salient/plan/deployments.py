@@ -25,7 +25,8 @@ from salient.core.errors import RequestError, SalientError
 from salient.core.input_files import UnfitFile, read_input
 from salient.core.records import Bounds, FormatFault, from_json
 
-from .gpus import Gpu, find_gpu
+from .device_names import find_gpu
+from .gpus import Gpu
 from .requirements import parse_requirements
 from .vllm.versions import parse_version
 

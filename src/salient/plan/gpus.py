@@ -1,6 +1,6 @@
-"""Devices: memory, bandwidth and rate of each, and how to find one by its name.
+"""The catalogue of devices: memory, bandwidth and rate of each.
 
-The catalogue is gpus.json: a series of devices with what they share, then one line a device,
+It is gpus.json: a series of devices with what they share, then one line a device,
 
     [name, memory, bandwidth in GB/s, cores, MHz, aliases...]
 
@@ -8,15 +8,16 @@ where the series has `per_core`, the float16 operations (summed in float32) of a
 
     [name, memory, bandwidth in GB/s, float16 TFLOP/s, FP8 TFLOP/s, aliases...]
 
-where the vendor prints rates. A series has `vendor`, `architecture`, `source`, `capability`
-(NVIDIA) or `gfx` (AMD), `unified` where it shares the memory of its processor, and a `note` for
-readers of the file.
+where vendors print rates. A series has `vendor`, `architecture`, `source`, `capability` (NVIDIA) or
+`gfx` (AMD); `unified` where it shares the memory of its processor; `per_board`, the GPUs of a board
+that is sold as one; and a `note` for readers of the file. `device_names.py` reads the names.
 
 - Rates are dense float16 products summed in float32; sources print sparse ones from Ampere on, and
   GeForce cards sum in float32 at half the advertised rate. Before Volta the rate is float32's.
 - NVIDIA: memory in MiB as nvidia-smi prints it (as CUDA reports it where it is shared with the
-  CPU). No laptop GPUs: their clocks differ from maker to maker. A bare name that fits several rows
-  ("H100") is an alias of the commonest; "RTX 4060 Ti" and "RTX 5060 Ti" are the smaller ones.
+  CPU). A bare name that fits several rows ("H100") is an alias of the commonest; "RTX 4060 Ti" and
+  "RTX 5060 Ti" are the smaller ones. MHz of laptop GPUs is [least, most]: the boost clocks of the
+  lowest and the highest power that a maker may set.
 - Other memory is in GiB. AMD's MI250 and MI250X are one of the card's two dies and Intel's Max 1550
   one of its two tiles, as drivers show them. Cores are compute units, Xe cores or GPU cores.
   Without matrix cores (before CDNA and RDNA 3) the rate is that of float16 dot products. Intel
@@ -29,9 +30,7 @@ readers of the file.
 """
 
 import json
-import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -40,10 +39,6 @@ from salient.core.errors import RequestError
 
 Vendor = Literal["nvidia", "amd", "intel", "apple", "cpu"]
 LARGEST = 10_000  # GiB; no device has more
-LONGEST = 100  # characters of a name that are read
-# Memory in a name ("T4 16GB") is the nominal size; drivers show up to a tenth less.
-RESERVED = 0.1
-EXAMPLES = ("RTX 4090", "H100 SXM", "L40S", "MI300X", "M3 Max")  # where no name is similar
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,8 @@ class Gpu:
     unified: whether the processor and the system have their part of the memory
     source: where the figures are from
     aliases: other names of the device
+    slowest: share of its rates at the lowest power that a laptop's maker may set
+    per_board: such GPUs on a board that is sold as one
     """
 
     name: str
@@ -74,6 +71,8 @@ class Gpu:
     gfx: str = ""
     source: str = ""
     aliases: tuple[str, ...] = ()
+    slowest: float = 1.0
+    per_board: int = 1
     unified: bool = False
 
 
@@ -85,57 +84,33 @@ def catalogue() -> tuple[Gpu, ...]:
     return tuple(_device(shared, row) for shared in series for row in shared["devices"])
 
 
-def _device(shared: dict[str, Any], row: list[Any]) -> Gpu:
+def _device(series: dict[str, Any], row: list[Any]) -> Gpu:
     """The device of a row and what its series shares."""
     name, memory, bandwidth, first, second, *aliases = row
-    capability, gfx = shared.get("capability", 0), shared.get("gfx", "")
-    tflops, fp8_tflops = first, second
-    if per_core := shared.get("per_core"):
-        tflops = first * second * per_core / 1e6
+    capability, gfx = series.get("capability", 0), series.get("gfx", "")
+    least, most = second if isinstance(second, list) else (second, second)
+    tflops, fp8_tflops = first, most
+    if per_core := series.get("per_core"):
+        tflops = first * most * per_core / 1e6
         # matrix cores that multiply FP8 do so at twice the rate of float16
         has_fp8 = capability >= 89 or gfx.startswith(("gfx94", "gfx95", "gfx12"))
         fp8_tflops = 2 * tflops if has_fp8 else 0
     return Gpu(
         name=name,
-        vendor=shared["vendor"],
-        architecture=shared["architecture"],
-        memory=round(memory / 1024, 2) if shared["vendor"] == "nvidia" else memory,
+        vendor=series["vendor"],
+        architecture=series["architecture"],
+        memory=round(memory / 1024, 2) if series["vendor"] == "nvidia" else memory,
         bandwidth=bandwidth,
         tflops=round(tflops, 2),
         fp8_tflops=round(fp8_tflops, 1),
         capability=capability,
         gfx=gfx,
-        source=shared["source"],
+        source=series["source"],
         aliases=tuple(aliases),
-        unified=shared.get("unified", shared["vendor"] == "apple"),
+        slowest=round(least / most, 2) if least else 1.0,
+        per_board=series.get("per_board", {}).get(name, 1),
+        unified=series.get("unified", series["vendor"] == "apple"),
     )
-
-
-# Words for the maker or kind of a device. They are cut out of names that have lost their spaces,
-# so none may be part of another name of the catalogue.
-_MAKERS = re.compile(
-    "nvidia|geforce|tesla|gtx|rtx|amd|radeon|instinct|rx|intel|arc|apple"
-    "|corporation|generation|workstation|edition|datacenter|graphics|gpu"
-)
-# "(R)", and around names of CPUs: "13th Gen", "24-Core Processor", "CPU @ 2.30GHz"
-_MARKS = re.compile(r"\((?:r|tm|c)\)|^\d+th gen |\b\d+-core processor\b|( cpu)? @ .*$| w/ .*$")
-_MEMORY = re.compile(r"(?<![a-z0-9.])(\d+) ?gi?b?\)?$")
-
-
-def find_gpu(name: str) -> Gpu:
-    """The device called `name`: "4090", "NVIDIA GeForce RTX 4090", "nvidia a100-sxm4-80gb".
-
-    Case, spaces, dashes and vendors' words are ignored. Memory may stand at the end, nominal or as
-    the driver shows it. Raises RequestError with the most similar names.
-    """
-    text = name[:LONGEST].lower().strip()
-    gpu = _by_name().get(simplified(text)) or _without_memory(text)
-    if gpu is None or len(name) > LONGEST:
-        raise RequestError(
-            f"Unknown device {name[:LONGEST]!r}. Try one of: {', '.join(_nearest(text))}. "
-            "Or give its memory alone: --vram GB works without a catalogue."
-        )
-    return gpu
 
 
 def gpu_of_memory(gib: float) -> Gpu:
@@ -150,30 +125,3 @@ def gpu_of_memory(gib: float) -> Gpu:
         )
     name = f"{gib:g} GiB GPU"
     return Gpu(name, "nvidia", "unknown", gib, bandwidth=0, tflops=0, source="--vram")
-
-
-def simplified(name: str) -> str:
-    """The key of a name: letters and digits, without vendors' words."""
-    return _MAKERS.sub("", re.sub("[^a-z0-9]", "", _MARKS.sub("", name.lower())))
-
-
-@cache
-def _by_name() -> dict[str, Gpu]:
-    """Every device by its simplified name and aliases."""
-    return {simplified(name): gpu for gpu in catalogue() for name in (gpu.name, *gpu.aliases)}
-
-
-def _without_memory(text: str) -> Gpu | None:
-    """The device named before a memory size, if it has about that much."""
-    size = _MEMORY.search(text)
-    gpu = _by_name().get(simplified(text[: size.start()])) if size else None
-    if size and gpu and abs(int(size[1]) - gpu.memory) <= RESERVED * int(size[1]):
-        return gpu
-    return None
-
-
-def _nearest(text: str) -> list[str]:
-    """Names of the five devices that are spelled most like `text`."""
-    known = _by_name()
-    keys = get_close_matches(simplified(text), known, n=len(known), cutoff=0.4)
-    return list(dict.fromkeys([known[key].name for key in keys] + [*EXAMPLES]))[:5]

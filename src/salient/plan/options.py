@@ -1,12 +1,15 @@
 """Options of the verb `plan`."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Annotated
 
 from salient.core.options import TENSOR_PARALLEL, OptionSpec, Strings, StrPath
 
-MAX_TOKENS = 10_000_000
+MAX_TOKENS = 2**24
 MAX_SEQUENCES = 100_000
+DEVICES_USED = replace(
+    TENSOR_PARALLEL, help="Tensor-parallel size. Default: the number of devices in --gpu, else 1."
+)
 
 
 @dataclass(frozen=True)
@@ -23,24 +26,29 @@ class PlanOptions:
     ] = None
     gpu: Annotated[
         Strings,
-        OptionSpec("Devices to compare, separated by commas: 'RTX 4090,H100'.", separator=","),
+        OptionSpec("Devices to compare, separated by commas: 'RTX 4090,2xH100'.", separator=","),
     ] = ()
-    vram: Annotated[float | None, OptionSpec("GiB of a device that is not in the catalogue.")] = (
-        None
-    )
+    vram: Annotated[
+        float | None,
+        OptionSpec(
+            "GiB of a device that is not in the catalogue: 24, 24GB, 24576MiB.", quantity="memory"
+        ),
+    ] = None
     engine: Annotated[str, OptionSpec("vllm, transformers, llama.cpp or salient.")] = "vllm"
     context_length: Annotated[
         int | None,
         OptionSpec(
-            "Tokens of a prompt and its answer. Default: 8192, or the model's maximum.",
+            "Tokens of a prompt and its answer, such as 128k. Default: 8192, or the model's maximum.",
+            alias="--context",
             minimum=1,
             maximum=MAX_TOKENS,
+            quantity="tokens",
         ),
     ] = None
     concurrency: Annotated[
         int, OptionSpec("Sequences at once.", minimum=1, maximum=MAX_SEQUENCES)
     ] = 1
-    tensor_parallel_size: Annotated[int, TENSOR_PARALLEL] = 1
+    tensor_parallel_size: Annotated[int | None, DEVICES_USED] = None
     kv_dtype: Annotated[
         str, OptionSpec("Type of the KV cache, in the engine's spelling: auto, fp8, q8_0, ...")
     ] = "auto"
@@ -50,7 +58,10 @@ class PlanOptions:
     prompt_tokens: Annotated[
         int,
         OptionSpec(
-            "Tokens of a prompt, for the time to first token.", minimum=1, maximum=MAX_TOKENS
+            "Tokens of a prompt, for the time to first token.",
+            minimum=1,
+            maximum=MAX_TOKENS,
+            quantity="tokens",
         ),
     ] = 1024
     format: Annotated[

@@ -13,8 +13,9 @@ from salient.shapes.resolve import full_name, resolve_shape
 
 from .advice import Change, changes
 from .commands import commands
+from .device_names import Device, find_devices
 from .engine_profiles import find_engine, kv_bytes
-from .gpus import Gpu, find_gpu, gpu_of_memory
+from .gpus import Gpu, gpu_of_memory
 from .memory import Workload
 from .options import PlanOptions
 from .ranking import Candidate, candidates, judgement, select_formats
@@ -25,12 +26,16 @@ DEFAULT_CONTEXT = 8192
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """One device: its load, the formats best first, what to change, what to type."""
+    """One device: its load, the formats best first, what to change, what to type.
+
+    notes: what was assumed of the device, or taken from its name
+    """
 
     load: Workload
     candidates: list[Candidate]
     advice: tuple[Change, ...]
     commands: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def gpu(self) -> Gpu:
@@ -83,7 +88,7 @@ def make_plan(options: PlanOptions) -> Plan:
     shape, origin = resolve_shape(str(options.model))
     _check(options)
     requirements = parse_requirements(options.require)
-    devices = tuple(_device(shape, options, gpu, requirements) for gpu in _gpus(options))
+    devices = tuple(_plan_device(shape, options, one, requirements) for one in _devices(options))
     sizes = {group: fitting_tp(shape, group) for group in reversed(GROUP_SIZES)}
     return Plan(options, shape, origin, requirements, devices, sizes)
 
@@ -91,31 +96,55 @@ def make_plan(options: PlanOptions) -> Plan:
 def _check(options: PlanOptions) -> None:
     engine = find_engine(options.engine)
     kv_bytes(engine, options.kv_dtype)
-    if options.tensor_parallel_size > 1 and not engine.tensor_parallel:
+    if (options.tensor_parallel_size or 1) > 1 and not engine.tensor_parallel:
         raise RequestError(
             f"{engine.name} does not support --tensor-parallel-size. Omit it, or plan for vllm."
         )
 
 
-def _gpus(options: PlanOptions) -> list[Gpu]:
+def _devices(options: PlanOptions) -> list[Device]:
     if options.gpu and options.vram is not None:
         raise RequestError("--gpu and --vram are alternatives. Give one of them.")
     if options.vram is not None:
-        return [gpu_of_memory(options.vram)]
-    return [find_gpu(name) for name in strings(options.gpu) if name.strip()]
+        return [Device(gpu_of_memory(options.vram))]
+    return find_devices(strings(options.gpu))
 
 
-def _device(
-    shape: ModelShape, options: PlanOptions, gpu: Gpu, requirements: Requirements
+def _plan_device(
+    shape: ModelShape, options: PlanOptions, device: Device, requirements: Requirements
 ) -> DevicePlan:
-    load = _load(shape, options, gpu)
+    tp, notes = _tensor_parallel(shape, options, device)
+    load = _load(shape, options, device.gpu, tp)
     ranked = select_formats(candidates(shape, load, requirements), strings(options.format))
     best = ranked[0]
     lines = commands(full_name(str(options.model)), shape, best, load) if best.runs else ()
-    return DevicePlan(load, ranked, changes(shape, load, requirements, ranked), lines)
+    return DevicePlan(load, ranked, changes(shape, load, requirements, ranked), lines, notes)
 
 
-def _load(shape: ModelShape, options: PlanOptions, gpu: Gpu) -> Workload:
+def _tensor_parallel(
+    shape: ModelShape, options: PlanOptions, device: Device
+) -> tuple[int, tuple[str, ...]]:
+    """The tensor-parallel size: the option's, else as many of the named devices as the model can be
+    split over; and the device's notes with one on those that are left.
+
+    Raises RequestError for more than there are.
+    """
+    count, size, name = device.count, options.tensor_parallel_size, device.gpu.name
+    if size is not None and size > count > 1:
+        raise RequestError(f"--tp {size} is more than the {count} devices of '{count}x{name}'.")
+    if size is not None or count == 1:
+        return size or 1, device.notes
+    engine = find_engine(options.engine)
+    if not engine.tensor_parallel or device.gpu.vendor == "cpu":
+        return 1, (*device.notes, f"planned on one of the {count}: there is no tensor parallelism")
+    size = max((one for one in fitting_tp(shape, 1, count) if one <= count), default=1)
+    if size == count:
+        return size, device.notes
+    note = f"planned on {size} of the {count}: the model cannot be cut into {count} equal parts"
+    return size, (*device.notes, note)
+
+
+def _load(shape: ModelShape, options: PlanOptions, gpu: Gpu, tp: int) -> Workload:
     """Raises RequestError for a context length above the model's."""
     most = shape.context
     context = options.context_length or min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
@@ -129,7 +158,7 @@ def _load(shape: ModelShape, options: PlanOptions, gpu: Gpu) -> Workload:
         gpu,
         context,
         options.concurrency,
-        options.tensor_parallel_size,
+        tp,
         options.kv_dtype,
         min(options.prompt_tokens, context),
         parse_version(options.engine_version),

@@ -9,7 +9,7 @@ from salient.plan.vllm.route import ServingTarget, WeightPacking, fitting_tp, ro
 from salient.shapes.from_config import read_shape
 from salient.shapes.model_shape import ModelShape
 
-from .gpus import find_gpu
+from .device_names import find_gpu
 
 _DEVICES = ("RTX 4090", "H100")  # where most people serve
 _COMMON_TP = (2, 4, 8)

@@ -23,9 +23,10 @@ from salient.diagnose.serving.settings import ServingSettings
 from salient.diagnose.serving.shell_reader import put_arguments
 from salient.diagnose.serving.shell_tokens import ShellToken
 from salient.plan.commands import served_dtype
+from salient.plan.device_names import find_gpu
 from salient.plan.engine_kernels import activations
 from salient.plan.engine_profiles import GIB, find_engine
-from salient.plan.gpus import Gpu, find_gpu
+from salient.plan.gpus import Gpu
 from salient.plan.memory import Workload, utilization
 from salient.plan.vllm.route import ServingTarget, WeightPacking, route
 from salient.plan.vllm.versions import NEWEST, Version
