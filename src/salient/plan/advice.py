@@ -230,6 +230,7 @@ class _Search:
             kind = gpu.architecture, round(gpu.memory)
             if (
                 gpu.vendor == own.vendor
+                and gpu.slowest == 1
                 and helps
                 and gpu.bandwidth >= reads
                 and gpu.memory * GIB > weights

@@ -36,6 +36,9 @@ LONGEST = 160  # characters of a name that are read
 MAX_COUNT = 1024
 # Memory in a name ("T4 16GB") is the nominal size; drivers show up to a tenth less.
 RESERVED = 0.1
+# GB of cards that workshops sell with twice the memory: "2x RTX 4090 48GB" has 48 GB each, whereas
+# "2x RTX 3090 48GB" has them in all
+MODIFIED = {"RTX 2080 Ti": 22, "RTX 3070": 16, "RTX 3080": 20, "RTX 4090": 48, "RTX 4090 D": 48}
 LARGEST_MODIFICATION = 4  # times the memory that a card is sold with
 SHOWN = 6  # names in a message
 SIZES = (*range(2, 9), 10, 11, 12, 16, 20, 22, 24, 32, 40, 48, 64, 72, 80, 94, 96, 128, 141, 144,
@@ -47,7 +50,7 @@ _CONTINUED = re.compile(rf"(?:{SIZE.pattern})$|inc\.|\d+-core ", re.A)
 _JOINED_SIZE = re.compile(r"(.*[a-z])(\d{1,3})gi?b?", re.A)
 _SLICE = re.compile(r"[ -]*(?:mig[ -]*)?\b([1-7])g\.(\d+)gb\S*", re.A)
 _VIRTUAL = re.compile(r"(.*[a-z0-9])-(\d{1,3})[qcba]", re.A)
-_WORDS = {"one": 1, "single": 1, "two": 2, "dual": 2, "double": 2, "twin": 2, "pair of": 2,
+_NUMERALS = {"one": 1, "single": 1, "two": 2, "dual": 2, "double": 2, "twin": 2, "pair of": 2,
           "three": 3, "triple": 3, "four": 4, "quad": 4, "six": 6, "eight": 8}  # fmt: skip
 # (pattern, the group of the number, the groups of the name)
 _COUNTS = tuple(
@@ -151,7 +154,7 @@ def _counted(text: str) -> Device | None:
 def _counts(text: str) -> Iterator[tuple[int, str]]:
     """The ways to read a number of devices in a name; none first."""
     yield 1, text
-    for word, count in _WORDS.items():
+    for word, count in _NUMERALS.items():
         if text.startswith((f"{word} ", f"{word}-")):
             yield count, text[len(word) + 1 :]
     for pattern, count, names in _COUNTS:
@@ -222,8 +225,9 @@ def _sized(key: str, rows: NamedRows, size: float, count: int) -> Device | None:
     gpu = matches[0] if matches else default
     if _has(gpu, size) or nominal_size(gpu.name) == size:
         return Device(gpu, count, tuple(_varying(gpu)))
-    if count > 1 and _has(gpu, size / count):
-        return Device(gpu, count, tuple(_varying(gpu)))
+    if count > 1 and _has(gpu, size / count) and size != MODIFIED.get(gpu.name):
+        note = f"{size:g} GB taken as the memory of all {count}"
+        return Device(gpu, count, (note, *_varying(gpu)))
     if gpu.per_board > 1 and _has(gpu, size / gpu.per_board):
         note = f"{size:g} GB are the memory of the board, which has {gpu.per_board} {gpu.name}"
         return Device(gpu, count * gpu.per_board, (note,))
@@ -242,9 +246,9 @@ def _resized(gpu: Gpu, size: float, count: int) -> Device | None:
             f"No {gpu.name} has {size:g} GB of memory; the catalogue's has {gpu.memory:g} GiB."
             f"{several} --vram {size:g} plans a memory alone."
         )
-    nominal = next((one for one in SIZES if one >= gpu.memory * 0.995), gpu.memory)
+    shown = next((gpu.memory / one for one in SIZES if one >= gpu.memory * 0.995), 1.0)
     name = f"{without_size(gpu.name)} {size:.4g}GB"
-    memory = round(size * min(1.0, gpu.memory / nominal), 2)
+    memory = round(size * min(1.0, shown), 2) if gpu.vendor == "nvidia" else size
     note = f"{size:g} GB of memory as named; the catalogue's {gpu.name} has {gpu.memory:g} GiB"
     notes = () if _is_open(gpu) else (note,)
     resized = replace(gpu, name=name, memory=memory, aliases=())

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from salient.core.errors import RequestError
+from salient.core.records import is_list
 
 Vendor = Literal["nvidia", "amd", "intel", "apple", "cpu"]
 LARGEST = 10_000  # GiB; no device has more
@@ -88,7 +89,7 @@ def _device(series: dict[str, Any], row: list[Any]) -> Gpu:
     """The device of a row and what its series shares."""
     name, memory, bandwidth, first, second, *aliases = row
     capability, gfx = series.get("capability", 0), series.get("gfx", "")
-    least, most = second if isinstance(second, list) else (second, second)
+    least, most = second if is_list(second) else (second, second)
     tflops, fp8_tflops = first, most
     if per_core := series.get("per_core"):
         tflops = first * most * per_core / 1e6

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from salient.shapes.model_shape import ModelShape
 
+from .device_names import find_gpu
 from .engine_profiles import find_engine, step_sizes
-from .gpus import Gpu, find_gpu
+from .gpus import Gpu
 from .memory import Workload
 
 Options = dict[str, str | int | float | bool]

@@ -38,7 +38,7 @@ class PlanOptions:
     context_length: Annotated[
         int | None,
         OptionSpec(
-            "Tokens of a prompt and its answer, such as 128k. Default: 8192, or the model's maximum.",
+            "Tokens of a prompt and its answer: 128k. Default: 8192, or the model's maximum.",
             alias="--context",
             minimum=1,
             maximum=MAX_TOKENS,

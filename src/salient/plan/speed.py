@@ -109,11 +109,13 @@ def forecast(
         return None
     kernel = _efficiency(load, route)
     reads = {rows: bytes_read(shape, form, rows) for rows in (1, load.sequences)}
+    worst, *others = _SCENARIOS
+    scenarios = (replace(worst, shares=worst.shares * load.gpu.slowest), *others)
     steps = [
-        [_step(shape, load, kernel, scenario, rows, reads[rows]) for scenario in _SCENARIOS]
+        [_step(shape, load, kernel, scenario, rows, reads[rows]) for scenario in scenarios]
         for rows in (1, load.sequences)
     ]
-    prompts = [_prompt(shape, load, kernel, scenario) for scenario in _SCENARIOS]
+    prompts = [_prompt(shape, load, kernel, scenario) for scenario in scenarios]
     ttft = [prompt + step for prompt, step in zip(prompts, steps[0], strict=True)]
     return Forecast(
         SpeedRange(*(1 / seconds for seconds in steps[0])),

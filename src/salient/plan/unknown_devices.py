@@ -27,13 +27,15 @@ class _Accelerator:
 
 
 def of_architecture(text: str) -> list[Gpu]:
+    if not text:
+        return []
     capability = re.fullmatch(r"(?:sm ?|compute capability )(\d{1,2})\.?(\d)a?", text, re.A)
     wanted = int(capability[1] + capability[2]) if capability else -1
-    words = {text, text.removesuffix(" lovelace"), text.removeprefix("nvidia ")}
+    names = {text, text.removesuffix(" lovelace"), text.removeprefix("nvidia ")}
     return [
         gpu
         for gpu in catalogue()
-        if gpu.capability == wanted or gpu.gfx == text or gpu.architecture.lower() in words
+        if gpu.capability == wanted or gpu.gfx == text or gpu.architecture.lower() in names
     ]
 
 
