@@ -112,7 +112,7 @@ def _context(plan: Plan, device: DevicePlan | None) -> Iterator[str]:
         yield f"Considered: {', '.join(device_title(one.load) for one in plan.devices)}."
     yield f"Required: {escape_markdown(plan.options.require or 'that it runs and fits')}."
     yield "All figures are forecasts; nothing was measured."
-    for note in plan.shape.notes:
+    for note in (*plan.shape.notes, *(note for one in plan.devices for note in one.notes)):
         yield escape_markdown(_sentence(note))
 
 

@@ -192,7 +192,7 @@ def _rows(text: str) -> NamedRows:
         forms.append(f"{key[:-1]}laptop")
     if key.startswith(("m1", "m2", "m3", "m4", "m5")):
         forms.append(re.sub(r"\d+core$", "", key))  # the number is of the processor's cores
-    return next((index[form] for form in forms if form in index), [])
+    return next((index[form] for form in forms if form in index), NamedRows())
 
 
 def _rows_of_bare_size(text: str) -> tuple[NamedRows, float]:

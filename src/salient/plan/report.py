@@ -25,6 +25,7 @@ def to_report(plan: Plan) -> Report:
         notes.append(SummaryLine("Note", f"every format but the stored one {SOURCE_NEEDED}"))
     first = chosen(plan)
     for device in plan.devices:
+        notes += [SummaryLine("Device", note) for note in device.notes]
         if device is not first:
             notes += _other_device(device)
         notes += [SummaryLine("Slow", layer) for layer in device.best.route.fallen]
@@ -115,6 +116,7 @@ def _device_data(device: DevicePlan) -> dict[str, Any]:
         "formats": [_candidate_data(one) for one in device.candidates],
         "advice": [change.text for change in device.advice],
         "commands": list(device.commands),
+        "notes": list(device.notes),
     }
 
 
