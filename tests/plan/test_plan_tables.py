@@ -87,7 +87,9 @@ def test_the_lines_of_a_summary_are_whole_without_a_terminal():
 
 
 def test_details_come_on_demand_only():
-    brief, full = (api.plan("Qwen/Qwen3-8B", gpu="H100 SXM", details=d).report for d in (False, True))
+    brief, full = (
+        api.plan("Qwen/Qwen3-8B", gpu="H100 SXM", details=d).report for d in (False, True)
+    )
     assert brief.data == full.data
     assert [line.label for line in brief.notes] == []
     assert {"Refused", "Assumed"} <= {line.label for line in full.notes}
