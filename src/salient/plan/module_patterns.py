@@ -20,6 +20,7 @@ _SYNONYMS = (
     ("self_attn", "attn", "attention"),
     ("mlp", "ffn", "block_sparse_moe", "feed_forward", "moe"),
 )
+_HOMES = ("", "model.", "language_model.", "model.language_model.", "language_model.model.")
 _HEADS = ("lm_head", "head", "output", "output_layer", "embed_out")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embeddings")
 MOST_PATTERNS = 200_000
@@ -83,9 +84,10 @@ class ModulePatterns:
         return self._outer(_EMBEDDINGS)
 
     def _outer(self, names: tuple[str, ...]) -> bool:
-        paths = [f"{prefix}{name}" for prefix in ("", "model.") for name in names]
-        return any(self.anywhere.match(name) for name in names) or any(
-            pattern.match(path) for pattern in self.whole for path in paths
+        paths = [f"{home}{name}" for home in _HOMES for name in names]
+        return any(
+            self.anywhere.match(path) or any(pattern.match(path) for pattern in self.whole)
+            for path in paths
         )
 
 
