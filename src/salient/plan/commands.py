@@ -133,8 +133,9 @@ def served_dtype(shape: ModelShape, route: Route, load: Workload) -> str:
 
 
 def _llama_cpp(model: str, best: Candidate, load: Workload) -> tuple[str, ...]:
-    kind = best.form.name.upper() if best.form.gguf else "F16"
-    converted, packed = "model-f16.gguf", f"model-{kind}.gguf"
+    kind = best.form.name.upper() if best.form.gguf else best.form.method.upper()
+    original = best.form.method if best.form.rules else "f16"
+    converted, packed = f"model-{original}.gguf", f"model-{kind}.gguf"
     lines = [shlex.join(["python", "convert_hf_to_gguf.py", model, "--outfile", converted])]
     if best.form.gguf:
         lines.append(shlex.join(["llama-quantize", converted, packed, kind]))

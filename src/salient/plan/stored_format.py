@@ -16,6 +16,7 @@ _VLLM = ("vllm", "transformers")
 _ENGINES = {
     "awq": (*_VLLM, "salient"),
     "compressed-tensors": _VLLM,
+    "mxfp4": (*_VLLM, "llama.cpp"),  # gpt-oss: llama.cpp's converter keeps its MXFP4
     "mlx": ("mlx",),
     "gguf": ("llama.cpp", "vllm"),
     "modelopt": ("vllm",),
