@@ -17,6 +17,7 @@ from salient.shapes.resolve import config_digest
 from .count_range import CountRange
 from .figures import (
     device_title,
+    each_text,
     engine_title,
     first_token_text,
     fit_text,
@@ -30,8 +31,8 @@ from .figures import (
 )
 from .plan_tables import accepted
 from .planner import DevicePlan, Plan
-from .ranking import Candidate
-from .verdict import chosen, reasons, steps
+from .ranking import OTHER_LOSS, Candidate
+from .verdict import chosen, model_label, reasons, refuses, steps
 
 MOST_ALTERNATIVES = 12
 MOST_REJECTED = 12
@@ -73,7 +74,7 @@ def record(plan: Plan, today: date) -> str:
 
 
 def _title(plan: Plan, device: DevicePlan | None) -> str:
-    name = escape_markdown(str(plan.options.model))
+    name = escape_markdown(model_label(plan))
     if device is None or plan.decision == "unsure":
         return f"How to serve {name}: undecided"
     if not device.best.good:
@@ -131,15 +132,17 @@ def _decision(plan: Plan, device: DevicePlan) -> list[str]:
         )
     elif not best.good:
         choice = f"**None.** The nearest is {best.form.title} {where}:"
-    lines = [
-        f"Fits: {fit_text(best, device.load, counted)}",
-        f"Speed: {speed_text(best, device.load, counted)}",
-        f"Why: {'; '.join(reasons(plan, device))}",
-    ]
-    sections = [choice, _list(map(escape_markdown, lines))]
+    lines = [f"Why: {escape_markdown('; '.join(reasons(plan, device)))}"]
+    if refuses(best):
+        choice = f"**None.** {engine_title(device.load)} does not run on {device.gpu.name}."
+    else:
+        speed = speed_text(best, device.load, counted)
+        lines = [f"Fits: {fit_text(best, device.load, counted)}", f"Speed: {speed}", *lines]
+    sections = [choice, _list(lines)]
     if device.commands:
         sections.append("```sh\n" + "\n".join(map(printable_line, device.commands)) + "\n```")
-    sections += ["## Alternatives", _alternatives(device, counted)]
+    if accepted(device):
+        sections += ["## Alternatives", _alternatives(device, counted)]
     rejected = list(_rejected(plan, device))
     sections += ["## Rejected devices", _list(rejected)] if rejected else []
     sections += ["## Consequences", _list(_consequences(device))] if best.good else []
@@ -154,15 +157,16 @@ def _alternatives(device: DevicePlan, counted: CountRange) -> str:
             gibibytes(one.budget.stored.total),
             f"{taken_text(one.budget, counted)}{_FIT_MARKS[counted.fits(one.budget)]}",
             f"{one.route.kernel} (slow)" if one.route.pace == "slow" else one.route.kernel,
-            span_text(one.forecast.decode, counted) if one.forecast else "?",
+            each_text(one.forecast, device.load, counted) if one.forecast else "?",
             loss_text(one.form),
             escape_markdown(_against(one, device.best)),
         )
         for one in accepted(device)[:MOST_ALTERNATIVES]
     ]
     available = gibibytes(device.best.budget.available)
-    columns = ("format", "weights, GiB", f"takes of {available}", "kernel", "tokens/s", "loss", "")
-    return markdown_table(columns, rows, ("kernel", "loss", ""))
+    rate = "tokens/s each" if device.load.sequences > 1 else "tokens/s"
+    columns = ("format", "weights, GiB", f"takes of {available}", "kernel", rate, "loss", "remark")
+    return markdown_table(columns, rows, ("kernel", "loss", "remark"))
 
 
 def _against(one: Candidate, best: Candidate) -> str:
@@ -173,7 +177,7 @@ def _against(one: Candidate, best: Candidate) -> str:
         return f"{mebibytes(one.budget.taken - one.budget.available)} too much"
     if one.unmet or not (one.forecast and best.forecast):
         return "; ".join(one.unmet)
-    ratio = one.forecast.decode.middle / best.forecast.decode.middle
+    ratio = one.forecast.together.middle / best.forecast.together.middle
     return f"{ratio:.2f} x the tokens/s"
 
 
@@ -187,10 +191,10 @@ def _rejected(plan: Plan, device: DevicePlan) -> Iterator[str]:
 
 def _rejection(device: DevicePlan) -> str:
     best = device.best
-    if best.route.pace == "refused":
+    if refuses(best):
         return best.route.why
     if best.good:
-        speed = f", {span_text(best.forecast.decode)} tokens/s" if best.forecast else ""
+        speed = f", {each_text(best.forecast, device.load)} tokens/s" if best.forecast else ""
         return f"would do ({best.form.title}{speed}), but is larger than needed"
     return "; ".join(best.unmet) if best.runs else fit_text(best, device.load)
 
@@ -210,20 +214,22 @@ def _reconsider(plan: Plan, device: DevicePlan) -> Iterator[str]:
     """Conditions with numbers, each of which can be checked."""
     best, load = device.best, device.load
     if not best.good:
-        yield from (f"Possible: {escape_markdown(step)}." for step in steps(device))
+        yield from (f"Would do: {step}." for step in steps(device))
     elif best.budget.most_sequences:
         sequences, tokens = best.budget.most_sequences, best.budget.largest_context
         load_bound = f"more than {sequences:,} sequences of {load.context:,} tokens at once"
         yield f"Load: {load_bound}, or one of more than {tokens:,} tokens."
     if best.good and best.forecast:
         yield (
-            f"Speed: measured below {best.forecast.decode.low:.0f} tokens/s for each sequence, or "
-            f"first tokens after {first_token_text(best.forecast).rpartition('-')[2]}."
+            f"Speed: measured below {span_text(best.forecast.together).partition('-')[0]} tokens/s "
+            f"in all, or first tokens after {first_token_text(best.forecast).rpartition('-')[2]}."
         )
-    better = [o for o in device.candidates if o.good and o.form.penalty < best.form.penalty]
+    most = best.form.penalty - OTHER_LOSS
+    better = [one for one in device.candidates if one.good and one.form.penalty <= most]
     runner_up = better[0] if better else None
     if best.good and runner_up:
-        rate = f", {span_text(runner_up.forecast.decode)} tokens/s" if runner_up.forecast else ""
+        speed = runner_up.forecast
+        rate = f", {each_text(speed, load)} tokens/s" if speed else ""
         yield (
             f"Quality: the bound of your tasks is missed. Next: {runner_up.form.title} "
             f"({runner_up.form.loss}{rate})."

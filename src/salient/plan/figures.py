@@ -97,11 +97,20 @@ def speed_text(best: Candidate, load: Workload, counted: CountRange = EXACT) -> 
     """Tokens a second and seconds to the first one, by forecast."""
     if best.forecast is None:
         return "unknown: name the device with --gpu"
-    text = f"{span_text(best.forecast.decode, counted)} tokens/s"
-    if load.sequences > 1:
-        text += f" each, {span_text(best.forecast.together, counted)} in all"
-    text = text if best.budget.fits else f"would be {text}"
+    alone, text = span_text(best.forecast.decode, counted), "" if best.budget.fits else "would be "
+    if load.sequences == 1:
+        text += f"{alone} tokens/s"
+    else:
+        text += f"{each_text(best.forecast, load, counted)} tokens/s each, "
+        text += f"{span_text(best.forecast.together, counted)} in all, "
+        text += f"{alone} alone"
     return f"{text}; first token in {first_token_text(best.forecast, counted)}"
+
+
+def each_text(forecast: Forecast, load: Workload, counted: CountRange = EXACT) -> str:
+    """Tokens a second of each sequence while all of the load are decoded."""
+    rate, count = forecast.together, load.sequences
+    return span_text(SpeedRange(rate.low / count, rate.middle / count, rate.high / count), counted)
 
 
 def span_text(span: SpeedRange, counted: CountRange = EXACT) -> str:

@@ -6,6 +6,7 @@ from salient.shapes.model_shape import ModelShape
 from .count_range import CountRange
 from .figures import (
     device_title,
+    each_text,
     engine_title,
     first_token_text,
     gibibytes,
@@ -23,7 +24,14 @@ from .weight_formats import FORMATS, bytes_read, stored_weights
 
 _TIED_HEAD = "head (tied to the embedding)"
 # Columns that a narrow terminal leaves out, the first one first.
-_OPTIONAL = ("first\ntoken", "most\ntokens", "in all", "most\nsequences", "weights\nGiB", "kernel")
+_OPTIONAL = (
+    "first\ntoken",
+    "most\ntokens",
+    "tokens/s\nin all",
+    "most\nsequences",
+    "weights\nGiB",
+    "kernel",
+)
 
 
 def overview(plan: Plan) -> list[Table]:
@@ -112,9 +120,9 @@ def devices_table(plan: Plan) -> Table:
 
 
 def _columns(sequences: int) -> tuple[str, ...]:
-    together = ("in all",) if sequences > 1 else ()
+    rates = ("tokens/s\neach", "tokens/s\nin all") if sequences > 1 else ("tokens/s",)
     return ("weights\nGiB", "takes\nGiB", "fits", "most\nsequences", "most\ntokens", "kernel",
-            "tokens/s", *together, "first\ntoken")  # fmt: skip
+            *rates, "first\ntoken")  # fmt: skip
 
 
 def _cells(
@@ -133,7 +141,7 @@ def _cells(
         f"{memory.most_sequences:,}" if counted.exact else "?",
         f"{memory.largest_context:,}" if counted.exact else "?",
         one.route.kernel + " (slow)" * (one.route.pace == "slow"),
-        span_text(speed.decode, counted) if speed else "?",
+        each_text(speed, load, counted) if speed else "?",
         *together * several,
         first_token_text(speed, counted) if speed else "?",
     )

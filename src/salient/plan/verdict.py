@@ -46,7 +46,7 @@ def verdict(plan: Plan) -> list[SummaryLine]:
     style = STYLES[plan.decision]
     lines.append(SummaryLine("Serve", _choice(plan, device), style))
     best, load, counted = device.best, device.load, CountRange.of(plan.shape)
-    if not _refused(best):
+    if not refuses(best):
         lines.append(SummaryLine("Fits", fit_text(best, load, counted), style))
         lines.append(SummaryLine("Speed", speed_text(best, load, counted)))
     lines.append(SummaryLine("Why", "; ".join(reasons(plan, device))))
@@ -66,7 +66,7 @@ def model_label(plan: Plan) -> str:
 def _choice(plan: Plan, device: DevicePlan) -> str:
     best, load = device.best, device.load
     where = f"on {device_title(load)} with {engine_title(load)}, {load_text(load)}"
-    if _refused(best):
+    if refuses(best):
         return f"nothing: {engine_title(load)} does not run on {device_title(load)}"
     if plan.decision == "unsure":
         return f"undecided {where}; by the rough count {best.form.title}"
@@ -76,14 +76,15 @@ def _choice(plan: Plan, device: DevicePlan) -> str:
     return f"nothing {aim} {where}; nearest: {best.form.title}"
 
 
-def _refused(candidate: Candidate) -> bool:
+def refuses(candidate: Candidate) -> bool:
+    """Whether the engine refuses the format."""
     return candidate.route.pace == "refused"
 
 
 def reasons(plan: Plan, device: DevicePlan) -> list[str]:
     """Why this format on this device, or why none."""
     best = device.best
-    if _refused(best):
+    if refuses(best):
         return [best.route.why]
     if plan.decision == "unsure":
         return list(plan.shape.rough)
