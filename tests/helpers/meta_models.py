@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from helpers.families import (
     DELTA,
     FAMILIES,
+    GPT,
     MAMBA2,
     MLA,
     MOE,
@@ -201,6 +202,36 @@ COUNTED |= {
         },
     ),
     "minimax_m3_vl": Family(0, changes=MINIMAX_M3, vision={"vision_config": TINY_VISION}),
+    **dict.fromkeys(("iquestcoder", "jais2", "nanochat"), Family(0)),
+    **dict.fromkeys(("mellum", "flex_olmo", "kolibri1"), Family(0, changes=MOE)),
+    **dict.fromkeys(("granite_swa", "granitemoe_swa"), Family(0, changes={**MOE, **SLIDING})),
+    "flint": Family(0, changes={**MOE, **SLIDING, "mlp_only_layers": [0]}),
+    "laguna": Family(
+        0, changes={**MOE, **SLIDING, "gating": True, "num_attention_heads_per_layer": [2, 4]}
+    ),
+    "afmoe": Family(0, changes={**MOE, **SLIDING, "num_dense_layers": 1}),
+    "axk1": Family(0, changes=MLA),
+    "hy_v4": Family(0, changes={**MLA, **INDEXER, "n_group": 1, "hc_mult": 2}),
+    **dict.fromkeys(
+        ("minicpm3", "youtu"), Family(0, changes={**MLA, "tie_word_embeddings": False})
+    ),
+    "codegen": Family(0, changes={**GPT, "rotary_dim": 8}),
+    "hyperclovax": Family(0, changes={"use_post_norm": True}),
+    "olmo_hybrid": Family(
+        0,
+        changes={
+            **DELTA,
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+    ),
+    "aria_text": Family(
+        0, changes={"moe_num_experts": 8, "moe_topk": 2, "moe_num_shared_experts": 2}
+    ),
+    "cohere2_moe": Family(0, changes={**MOE, **SLIDING, "num_shared_experts": 1}),
+    "gemma4_unified_text": Family(
+        0, changes={**SHARED_CACHE, **SLIDING, "num_kv_shared_layers": 0}
+    ),
     "step3p7": Family(0, changes=STEP, vision={"vision_config": TINY_VISION}),
 }
 ALL = {**FAMILIES, **COUNTED}
@@ -212,7 +243,11 @@ ALIKE = {
     "exaone4_5_text": "exaone4",
 }
 # Of remote code: compared with published counts in tests/shapes/test_published_shapes.py.
-REMOTE = ("chatglm", "nemotron-nas")
+REMOTE = (
+    "chatglm", "nemotron-nas", "longcat_flash", "deepseek", "bailing_moe", "bailing_moe_v2",
+    "baichuan", "internlm", "internlm2", "qwen", "xverse", "aquila", "orion", "Yi", "minicpm",
+    "exaone", "mimo", "jais", "grok-1", "dbrx", "phi3_v",
+)  # fmt: skip
 # Families whose classes have gate and up in one matrix, which the files have in two.
 FUSED = ("minimax_m3_vl",)
 # Families with a tower that is only estimated.

@@ -123,7 +123,8 @@ def _latent(layout: AttentionNames, config: ConfigReader, kind: str) -> BlockSha
         LinearShape(path("kv_b_proj"), heads * (plain + value), latent),
         LinearShape(path("o_proj"), hidden, heads * value, split="in", bias=bias),
     ]
-    if layout.gate and config.flag(layout.gate_if):
+    other += heads if is_true(layout.sinks, config) else 0
+    if layout.gate and (not layout.gate_if or config.flag(layout.gate_if)):
         linears.append(LinearShape(path(layout.gate_name), heads * value, hidden))
     if layout.indexer and not config.flag("index_shared"):
         wide = config.count("index_head_dim")

@@ -185,11 +185,23 @@ def _searched(config: ConfigReader, kinds: list[str]) -> list[Values]:
     return values
 
 
+def _heads_per_layer(config: ConfigReader, kinds: list[str]) -> list[Values]:
+    """Laguna: queries of each block."""
+    heads = config.integers("num_attention_heads_per_layer")
+    if heads is None:
+        return [{} for _ in kinds]
+    if len(heads) != len(kinds):
+        fits = f"a list of {len(kinds)} numbers, one for each layer"
+        config.refuse("num_attention_heads_per_layer", fits, heads)
+    return [{"num_attention_heads": number} for number in heads]
+
+
 FUNCTIONS: dict[str, Callable[[ConfigReader, list[str]], list[Values]]] = {
     "shared cache": _shared_cache,
     "gemma 4": _gemma4,
     "sliding": _sliding,
     "other setting": _other_setting,
+    "heads per layer": _heads_per_layer,
     "indexers": _indexers,
     "block indexers": _block_indexers,
     "compressed": _compressed,

@@ -55,7 +55,10 @@ def experts_block(layout: ExpertNames, config: ConfigReader) -> BlockShape:
     if many:
         bias = is_true(layout.router_bias, config)
         linears = [
-            LinearShape(layout.router, many, hidden, "router", "none", bias=bias, unquantized=True),
+            LinearShape(
+                layout.router, many + _without_weights(config), hidden, "router", "none",
+                bias=bias, unquantized=True,
+            ),
             *mlp_linears(
                 layout.mlp, latent, inner, bias=is_true(layout.mlp.bias, config),
                 part="experts", copies=many, active=chosen,
@@ -82,9 +85,16 @@ def experts_block(layout: ExpertNames, config: ConfigReader) -> BlockShape:
 def _expert_scalars(layout: ExpertNames, config: ConfigReader, many: int) -> int:
     """Parameters that are no matrix: a correction of the scores, scales, a norm."""
     corrected = layout.correction and not config.flag("routes_by_hash")
-    other = many if corrected else 0
+    other = many + _without_weights(config) if corrected else 0
+    if layout.norm:
+        other += config.count("hidden_size")
     if layout.router_scales:
         other += config.count("hidden_size") + many
     if layout.latent_norm and config.flag(layout.latent_norm):
         other += config.count(layout.latent, config.count("hidden_size"))
     return other
+
+
+def _without_weights(config: ConfigReader) -> int:
+    """LongCat's experts that return their input."""
+    return config.count("zero_expert_num", 0, least=0)

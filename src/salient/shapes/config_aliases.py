@@ -218,6 +218,32 @@ def _searched(config: ConfigReader) -> dict[str, Any]:
     }
 
 
+def _longcat(config: ConfigReader) -> dict[str, Any]:
+    """Each layer is two blocks, the first of which has experts next to its MLP."""
+    layers = config.count("num_hidden_layers", most=MOST_LAYERS // 2)
+    return {"num_layers": 2 * layers, "mlp_layer_types": ["both", "dense"] * layers}
+
+
+def _dbrx(config: ConfigReader) -> dict[str, Any]:
+    attention, experts = config.within("attn_config"), config.within("ffn_config")
+    return {
+        "hidden_size": config.count("hidden_size", experts.count("hidden_size", 2048)),
+        "num_key_value_heads": attention.count("kv_n_heads", 1),
+        "intermediate_size": experts.count("ffn_hidden_size", 3584),
+        "num_experts": experts.count("moe_num_experts", 4),
+        "num_experts_per_tok": experts.count("moe_top_k", 1),
+    }
+
+
+def _half_width(config: ConfigReader) -> dict[str, Any]:
+    """The stated width is that of gate and up together."""
+    return {"intermediate_size": config.count("intermediate_size", least=2) // 2}
+
+
+def _post_norms(config: ConfigReader) -> dict[str, Any]:
+    return {"block_norms": 4 if config.flag("use_post_norm") else 2}
+
+
 ALIASES: dict[str, Callable[[ConfigReader], dict[str, Any]]] = {
     "falcon": _falcon,
     "stablelm": _stablelm,
@@ -238,4 +264,9 @@ ALIASES: dict[str, Callable[[ConfigReader], dict[str, Any]]] = {
     "kimi_linear": _kimi_linear,
     "chatglm": _chatglm,
     "nemotron-nas": _searched,
+    "gemma4_unified_text": _gemma4,
+    "longcat_flash": _longcat,
+    "dbrx": _dbrx,
+    "qwen": _half_width,
+    "hyperclovax": _post_norms,
 }

@@ -61,10 +61,18 @@ def _laurel(config: ConfigReader) -> BlockShape:
 def _hyper_connections(config: ConfigReader) -> BlockShape:
     """DeepSeek-V4's mixing of some copies of the stream, before attention and before the MLP."""
     copies = config.count("hc_mult")
-    mixes = (2 + copies) * copies
-    return BlockShape(
-        "", (), CacheShape(), 2 * (mixes * (copies * config.count("hidden_size") + 1) + 3)
-    )
+    return _mixing(config, copies, (2 + copies) * copies, 3)
+
+
+def _gated_hyper_connections(config: ConfigReader) -> BlockShape:
+    """The same of Hunyuan V4, which mixes no copies with each other."""
+    copies = config.count("hc_mult")
+    return _mixing(config, copies, 2 * copies, 2)
+
+
+def _mixing(config: ConfigReader, copies: int, mixes: int, scales: int) -> BlockShape:
+    other = mixes * (copies * config.count("hidden_size") + 1) + scales
+    return BlockShape("", (), CacheShape(), 2 * other)
 
 
 def _hyper_head(config: ConfigReader) -> tuple[int, int]:
@@ -88,6 +96,7 @@ IN_BLOCK: dict[str, Callable[[ConfigReader], BlockShape]] = {
     "altup": _altup,
     "laurel": _laurel,
     "hyper-connections": _hyper_connections,
+    "gated hyper-connections": _gated_hyper_connections,
     "block residuals": _block_residuals,
 }
 OUTSIDE: dict[str, Callable[[ConfigReader], tuple[int, int]]] = {

@@ -76,6 +76,7 @@ class ExpertNames:
     shared_gate: a linear of one output that weighs it
     latent: the name of the width to which `latent_names` project for the experts, "" for none;
         latent_norm: the flag of a norm of that width
+    norm: a norm of its outputs
     router_scales: numbers that scale the router's inputs and each expert's output
     """
 
@@ -90,6 +91,7 @@ class ExpertNames:
     latent: str = ""
     latent_names: tuple[str, str] = ("", "")
     latent_norm: str = ""
+    norm: bool = False
     router_scales: bool = False
 
 

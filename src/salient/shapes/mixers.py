@@ -61,26 +61,28 @@ def _mamba2(module: str, config: ConfigReader) -> BlockShape:
     return BlockShape("Mamba-2", linears, CacheShape(state=cached + inner * state), other)
 
 
-def _delta(module: str, config: ConfigReader, *, four: bool = False) -> BlockShape:
-    """Gated delta rule (arXiv 2412.06464) of Qwen3-Next; Qwen3.5 stores its entry in four."""
+def _delta(module: str, config: ConfigReader, parts: int = 2) -> BlockShape:
+    """Gated delta rule (arXiv 2412.06464) of Qwen3-Next; Qwen3.5 stores its entry in four parts,
+    OLMo in six."""
     hidden = config.count("hidden_size")
     heads, value = config.count("linear_num_value_heads"), config.count("linear_value_head_dim")
     key = config.count("linear_key_head_dim")
     keys, values = config.count("linear_num_key_heads") * key, heads * value
-    both, gates = ("qkvz", 2 * keys + 2 * values), ("ba", 2 * heads)
-    entries = [(*both, ""), (*gates, "")]
-    if four:
+    both, gates, last = "in_proj_qkvz", "in_proj_ba", "out_proj"
+    entries = [(both, 2 * keys + 2 * values, ""), (gates, 2 * heads, "")]
+    if parts == 4:
         entries = [
-            ("qkv", 2 * keys + values, "in_proj_qkvz"), ("z", values, "in_proj_qkvz"),
-            ("b", heads, "in_proj_ba"), ("a", heads, "in_proj_ba"),
+            ("in_proj_qkv", 2 * keys + values, both), ("in_proj_z", values, both),
+            ("in_proj_b", heads, gates), ("in_proj_a", heads, gates),
         ]  # fmt: skip
+    elif parts == 6:
+        wide = {"q": keys, "k": keys, "v": values, "g": values, "b": heads, "a": heads}
+        entries, last = [(f"{name}_proj", out, "") for name, out in wide.items()], "o_proj"
     linears = [
-        LinearShape(
-            f"{module}.in_proj_{name}", out, hidden, "mixer", joined=join, unquantized=out < 8
-        )
+        LinearShape(f"{module}.{name}", out, hidden, "mixer", joined=join, unquantized=out < 8)
         for name, out, join in entries
     ]
-    linears.append(LinearShape(f"{module}.out_proj", hidden, values, "mixer", "in"))
+    linears.append(LinearShape(f"{module}.{last}", hidden, values, "mixer", "in"))
     convolved, kernel = 2 * keys + values, config.count("linear_conv_kernel_dim", 4)
     other = convolved * kernel + 2 * heads + value  # A_log, dt_bias, the norm
     cache = CacheShape(state=convolved * (kernel - 1) + heads * key * value)
@@ -144,8 +146,9 @@ MIXERS: dict[str, Callable[[str, ConfigReader], BlockShape]] = {
     "mamba": _mamba,
     "mamba2": _mamba2,
     "delta": _delta,
-    "delta in four": lambda module, config: _delta(module, config, four=True),
+    "delta in four": lambda module, config: _delta(module, config, parts=4),
     "kimi delta": _kimi_delta,
+    "delta apart": lambda module, config: _delta(module, config, parts=6),
     "lightning": _lightning,
     "convolution": _convolution,
     # of an unknown family: only that there is one
