@@ -16,6 +16,7 @@ from .quantization_readers import (
     read_bitsandbytes,
     read_codes,
     read_fp8,
+    read_gguf,
     read_groups,
     read_hqq,
     read_mlx,
@@ -149,6 +150,7 @@ _READERS: dict[str, Reader] = {
     "torchao": read_torchao,
     "quark": read_quark,
     "hqq": read_hqq,
+    "gguf": read_gguf,
 }
 
 

@@ -4,19 +4,13 @@ Bits a weight are bytes of a block over its weights, as in ggml-common.h. The ch
 llama.cpp's `llama_tensor_get_type` (src/llama-quant.cpp), for the tensors that make up the size.
 """
 
+from salient.shapes.gguf_header import NAMES
 from salient.shapes.model_shape import LinearShape
 
-# bytes of a block: scales (and minima) + codes, and how many weights it holds
-_BLOCKS = {
-    "Q4_0": (2 + 16, 32),
-    "Q5_0": (2 + 4 + 16, 32),
-    "Q5_1": (2 + 2 + 4 + 16, 32),
-    "Q8_0": (2 + 32, 32),
-    "Q4_K": (2 + 2 + 12 + 128, 256),
-    "Q5_K": (2 + 2 + 12 + 32 + 128, 256),
-    "Q6_K": (128 + 64 + 16 + 2, 256),
+# bytes of a block over the weights in it
+BITS: dict[str, float] = {
+    kind: 8 * size / weights for kind, size, weights in NAMES["types"].values() if weights > 1
 }
-BITS = {name: 8 * size / count for name, (size, count) in _BLOCKS.items()}
 # what a type becomes where 256 does not divide the inputs
 _FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 _BASE = {"q4_0": "Q4_0", "q4_k_m": "Q4_K", "q5_k_m": "Q5_K", "q8_0": "Q8_0"}

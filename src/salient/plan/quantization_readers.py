@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from salient.core.model_files import as_list, as_object
 
+from .gguf_types import BITS
 from .matrix_formats import (
     FP8_CHANNEL,
     FP8_TENSOR,
@@ -351,3 +352,17 @@ def _hqq(weights: Settings) -> MatrixFormat | None:
     return scaled(
         "hqq", f"HQQ {bits}-bit g{size}" if size > 0 else f"HQQ {bits}-bit", bits, 32, size
     )
+
+
+def read_gguf(method: str, settings: Settings) -> QuantizationRules | str:
+    """The types of a GGUF file's header, by module; the first has most bytes."""
+    kinds = as_object(settings.get("types"))
+    if not kinds:
+        return "a GGUF model without the header of its file"
+    forms: dict[str, MatrixFormat | None] = {
+        kind: scaled("gguf", f"GGUF {kind}", BITS[kind], 0) if kind in BITS else None
+        for kind in kinds
+    }
+    entries = tuple((module_patterns(as_list(kinds[kind])), form) for kind, form in forms.items())
+    title = str(settings.get("file_type")) or next(iter(kinds))
+    return QuantizationRules(next(iter(forms.values())), entries=entries, title=f"GGUF {title}")

@@ -19,6 +19,7 @@ class QuantizationRules:
     default: of matrices in blocks that no entry names; experts: the same of experts, if it differs
     entries: lists of modules with their format, None for 16-bit; the first that matches counts
     embedding, head: their formats
+    title: of all together, "" where that of each format will do
     """
 
     default: MatrixFormat | None
@@ -26,6 +27,7 @@ class QuantizationRules:
     entries: tuple[tuple[ModulePatterns, MatrixFormat | None], ...] = ()
     embedding: MatrixFormat | None = None
     head: MatrixFormat | None = None
+    title: str = ""
     _cache: dict[tuple[int, str], MatrixFormat | None] = field(
         default_factory=dict[tuple[int, str], MatrixFormat | None], repr=False
     )

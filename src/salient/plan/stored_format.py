@@ -96,7 +96,8 @@ def _declared(settings: dict[str, object]) -> DeclaredQuantization | None:
 def _stored(shape: ModelShape, declared: DeclaredQuantization) -> StoredFormat:
     forms = tuple(declared.rules.weights(shape)) if declared.rules else ()
     main = forms[0] if forms else None
-    title = " + ".join(form.title for form in forms) or declared.method or "unknown"
+    whole = declared.rules.title if declared.rules else ""
+    title = whole or " + ".join(form.title for form in forms) or declared.method or "unknown"
     form = WeightFormat(
         name=STORED,
         title=f"{title} (as stored)",
