@@ -7,9 +7,9 @@ import pytest
 
 from helpers.shapes import released, small_shape
 from salient.plan.commands import commands
+from salient.plan.device_names import find_gpu
 from salient.plan.engine_kernels import route_of
 from salient.plan.engine_profiles import ENGINES
-from salient.plan.gpus import find_gpu
 from salient.plan.memory import Workload, budget
 from salient.plan.module_patterns import module_patterns
 from salient.plan.ranking import candidates
@@ -353,7 +353,7 @@ def test_several_formats_have_the_pace_of_the_slowest_and_the_kernel_of_most_wei
     assert stored_route(settings, small_shape(), gpu="A100").pace == "refused"  # ModelOpt's FP8
 
 
-def test_settings_that_cannot_be_read_stop_the_plan_and_say_why():
+def test_settings_that_cannot_be_read_stop_the_plan_with_the_reason():
     route = stored_route({"quant_method": "new"})
     assert route.pace == "refused"
     assert (

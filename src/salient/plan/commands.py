@@ -137,7 +137,9 @@ def _llama_cpp(model: str, best: Candidate, load: Workload) -> tuple[str, ...]:
     original = best.form.method if best.form.rules else "f16"
     converted, packed = f"model-{original}.gguf", f"model-{kind}.gguf"
     lines = [shlex.join(["python", "convert_hf_to_gguf.py", model, "--outfile", converted])]
-    if best.form.gguf:
+    if best.form.rules and best.form.method == "gguf":
+        lines, converted = [], model
+    elif best.form.gguf:
         lines.append(shlex.join(["llama-quantize", converted, packed, kind]))
     slots = max(1, load.sequences)
     context = load.context * slots  # llama.cpp shares -c among its slots

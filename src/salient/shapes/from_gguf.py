@@ -20,7 +20,9 @@ EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 def gguf_files(folder: Path) -> list[Path]:
     """The GGUF models of a folder, the first shard of each; no projectors of towers."""
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".gguf")
-    shards = [(_SHARD.match(path.name), path) for path in files if "mmproj" not in path.name.lower()]
+    shards = [
+        (_SHARD.match(path.name), path) for path in files if "mmproj" not in path.name.lower()
+    ]
     return [path for match, path in shards if match is None or int(match[2]) == 1]
 
 

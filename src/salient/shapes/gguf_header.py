@@ -124,4 +124,3 @@ def _tensor(file: BufferedReader) -> GgufTensor:
         raise ValueError(f"{name[:40]!r} is of type {number}, which is not known here")
     kind, size, weights = row
     return GgufTensor(name, kind, shape, prod(shape) // weights * size)
-

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from salient.core.errors import ModelError
-from salient.core.input_files import MIB, check_folder, parse_json, read_input
+from salient.core.input_files import MIB, check_folder, open_input, parse_json, read_input
 from salient.core.model_files import (
     INDEX,
     SINGLE,
@@ -22,6 +22,7 @@ from salient.core.model_files import (
 from .families import ARCHITECTURES
 from .foreign_tensors import check_declared, check_no_adapter
 from .from_config import family_of, read_shape
+from .from_gguf import gguf_files, gguf_shape
 from .from_safetensors import frame_of, stored_shape
 from .model_shape import ModelShape
 from .named_size import model_name
@@ -42,7 +43,10 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FETCH_SECONDS = 5.0
 CONFIG_BYTES = 16 * MIB
 LONGEST_ID = 96  # letters of a Hub id (huggingface_hub, `validate_repo_id`)
-FITS = "Give a folder with config.json and safetensors, a config.json, or a Hub id like 'org/name'."
+FITS = (
+    "Give a folder with config.json and safetensors, a config.json, a GGUF file, or a Hub id like "
+    "'org/name'."
+)
 
 
 def resolve_shape(name: str) -> tuple[ModelShape, str]:
@@ -74,6 +78,8 @@ def full_name(name: str) -> str:
     """The name for other commands and engines: the whole Hub id for the last part of a shipped one,
     anything else unchanged."""
     path = _path(name)
+    if path is not None and path.is_dir() and (model := _gguf_of(path)):
+        return str(model)
     shipped = _shipped(name)
     if "/" in name or name.lower() == DEMO_NAME or shipped is None or (path and path.exists()):
         return name
@@ -86,7 +92,10 @@ def config_digest(name: str) -> str:
     """SHA-256 of the config.json that `resolve_shape` reads for `name`."""
     path = _path(name)
     if path is not None and path.exists():
-        path = path / "config.json" if path.is_dir() else path
+        path = (_gguf_of(path) or path / "config.json") if path.is_dir() else path
+        if path.suffix.lower() == ".gguf":
+            with open_input(path) as file:  # its header, which is what is read
+                return hashlib.sha256(file.read(CONFIG_BYTES)).hexdigest()
     else:
         path = _shipped(name)
     content = read_input(path, CONFIG_BYTES) if path else _hub_config(name)
@@ -101,6 +110,8 @@ def shape_of_folder(folder: Path) -> ModelShape:
     """
     check_folder(folder)
     check_no_adapter(folder)
+    if model := _gguf_of(folder):
+        return gguf_shape(model)
     config = with_side_car(folder, read_json(folder / "config.json"))
     kind = family_of(config)
     index = read_index(folder)
@@ -119,6 +130,17 @@ def shape_of_folder(folder: Path) -> ModelShape:
             raise
         shape = frame_of(tensors, kind, quantization_settings(config))
     return stored_shape(shape, tensors, known=known)
+
+
+def _gguf_of(folder: Path) -> Path | None:
+    """The GGUF model of a folder that has no other. Raises ModelError for several."""
+    models = gguf_files(folder)
+    if not models or (folder / SINGLE).exists() or (folder / INDEX).exists():
+        return None
+    if len(models) > 1:
+        names = ", ".join(path.name for path in models[:8])
+        raise ModelError(f"{folder} holds {len(models)} GGUF models: {names}. Name one of them.")
+    return models[0]
 
 
 def _without_files(
@@ -160,9 +182,11 @@ def _file(path: Path) -> ModelShape:
         index = read_index(path.parent) if inside else None
         shape = _checked(shape, str(path) if inside else path.stem)
         return check_index(shape, index) if index else shape
-    reason = "is no config.json."
     if ending == ".gguf":
-        reason = "is a GGUF file, for llama.cpp; give the model that it was made from."
+        if not path.exists():
+            raise ModelError(f"No file or folder {str(path)!r}. {FITS}")
+        return gguf_shape(path)
+    reason = "is no config.json."
     if ending in PICKLES:
         reason = "is a pickle, which Salient does not open: convert the model to safetensors."
     if ending == ".safetensors":
