@@ -96,9 +96,9 @@ def test_details_come_on_demand_only():
     assert any(table.title.startswith("Memory of") for table in full.tables)
 
 
-def rough_plan(low: int, high: int, gpu: str):
+def rough_plan(low: int, high: int, gpu: str, **changes):
     plan = make_plan(PlanOptions("meta-llama/Llama-3.1-8B", gpu=gpu))
-    shape = replace(plan.shape, rough=("not read: latent_size",), low=low, high=high)
+    shape = replace(plan.shape, rough=("not read: latent_size",), low=low, high=high, **changes)
     return to_report(replace(plan, shape=shape))
 
 
@@ -111,6 +111,11 @@ def test_a_rough_count_is_a_range_without_a_verdict():
     assert lines["Why"] == "not read: latent_size"
     speeds = [row[-2] for row in report.tables[0].rows]
     assert all(re.fullmatch(r"[\d.,]+-[\d.,]+", speed) for speed in speeds)
+
+
+def test_an_unknown_family_is_named_in_the_title():
+    report = rough_plan(4 * 10**9, 40 * 10**9, "RTX 4090", model_type="novel")
+    assert "family novel unknown" in report.summary[0].text
 
 
 @pytest.mark.parametrize(("low", "high", "answer"), [(8, 9, "yes"), (8, 60, "?"), (60, 90, "no")])

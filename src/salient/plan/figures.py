@@ -3,6 +3,7 @@
 from math import floor, log10
 
 from salient.core.report import mebibytes
+from salient.shapes.families import ARCHITECTURES
 from salient.shapes.model_shape import ModelShape
 
 from .count_range import CountRange
@@ -25,12 +26,12 @@ def size_text(shape: ModelShape) -> str:
         text = f"about {_billions(shape.parameters)} parameters"
         if shape.low and shape.high:
             text += f" ({_billions(shape.low)} to {_billions(shape.high)})"
-        return f"{text}, counted roughly, {kind}"
-    text = f"{shape.parameters / 1e9:.2f} billion parameters, "
+        known = shape.model_type in ARCHITECTURES
+        how = "counted roughly" if known else f"family {shape.model_type} unknown"
+        return f"{text}, {how}, {kind}"
+    text = f"{shape.parameters / 1e9:,.2f} billion parameters, "
     if shape.active_parameters < shape.parameters - sum(shape.towers.values()):
         text += f"{shape.active_parameters / 1e9:.2f} active for a token, "
-    if shape.ahead:
-        text += f"{shape.ahead / 1e9:.2f} more for multi-token prediction, "
     return text + kind
 
 

@@ -9,7 +9,7 @@ from salient.core.report import Report, Table
 from salient.core.summary_lines import COMMAND, SummaryLine
 
 from .deployments import Deployment, read_deployments
-from .figures import device_title, fit_text, gibibytes, span_text
+from .figures import device_title, each_text, fit_text, gibibytes
 from .options import PlanOptions
 from .planner import DevicePlan, Plan, make_plan
 from .report import to_data
@@ -17,7 +17,7 @@ from .verdict import steps
 
 # a deployment's engine -> plan's; SGLang is planned as vLLM, whose kernels it takes
 _ENGINES = {"embedded": "salient", "sglang": "vllm"}
-_COLUMNS = ("deployment", "device", "format", "takes\nGiB", "tokens/s", "targets")
+_COLUMNS = ("deployment", "device", "format", "takes\nGiB", "tokens/s\neach", "targets")
 
 
 def deployments_file(options: PlanOptions) -> Path:
@@ -52,7 +52,11 @@ def plan_all(path: Path) -> tuple[Report, tuple[DevicePlan, ...]]:
         devices += plan.devices
         rows += [_row(name, device) for device in plan.devices]
         notes += _notes(name, deployment, plan)
-    tables = [Table(str(path), _COLUMNS, rows, text_columns=_COLUMNS[:3])] if rows else []
+    tables = (
+        [Table(str(path), _COLUMNS, rows, _COLUMNS[:3] + _COLUMNS[5:], _COLUMNS[3:5])]
+        if rows
+        else []
+    )
     summary = [SummaryLine("Plan", _verdict(path, len(data), missed))]
     report = Report({"deployments": data}, tables, [], not missed, summary, notes)
     return report, tuple(devices)
@@ -90,7 +94,7 @@ def _row(name: str, device: DevicePlan) -> tuple[str, ...]:
         device_title(device.load),
         best.form.title if best.runs else "none fits",
         f"{gibibytes(best.budget.taken)} of {gibibytes(best.budget.available)}",
-        span_text(best.forecast.decode) if best.forecast else "?",
+        each_text(best.forecast, device.load) if best.forecast else "?",
         "met" if best.good else "missed",
     )
 

@@ -19,8 +19,9 @@ from .figures import (
 from .memory import Workload
 from .planner import DevicePlan, Plan
 from .ranking import Candidate
+from .stored_format import plan_formats
 from .verdict import ranked_devices
-from .weight_formats import FORMATS, bytes_read, stored_weights
+from .weight_formats import bytes_read, stored_weights
 
 _TIED_HEAD = "head (tied to the embedding)"
 # Columns that a narrow terminal leaves out, the first one first.
@@ -83,7 +84,7 @@ def _cache_rows(shape: ModelShape) -> list[tuple[str, ...]]:
 
 def _sizes_table(plan: Plan) -> Table:
     rows: list[tuple[str, ...]] = []
-    for form in FORMATS.values():
+    for form in plan_formats(plan.shape):
         stored = stored_weights(plan.shape, form)
         read = gibibytes(bytes_read(plan.shape, form))
         rows.append((form.title, gibibytes(stored.total), read, loss_text(form)))

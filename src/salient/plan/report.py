@@ -80,7 +80,7 @@ def refused_lines(device: DevicePlan) -> list[SummaryLine]:
 
 def to_data(plan: Plan) -> dict[str, Any]:
     """The plan as JSON data."""
-    shape = plan.shape
+    shape, first = plan.shape, chosen(plan)
     return {
         "model": plan.options.model,
         "origin": plan.origin,
@@ -99,6 +99,7 @@ def to_data(plan: Plan) -> dict[str, Any]:
         "weights": {name: stored_weights(shape, form).total for name, form in FORMATS.items()},
         "good": plan.good,
         "decision": plan.decision,
+        "chosen_device": first.gpu.name if first else None,
         "devices": [_device_data(device) for device in plan.devices],
     }
 
@@ -123,6 +124,8 @@ def _device_data(device: DevicePlan) -> dict[str, Any]:
 def _candidate_data(one: Candidate) -> dict[str, Any]:
     return {
         "format": one.form.name,
+        "title": one.form.title,
+        "loss": one.form.loss,
         "runs": one.runs,
         "good": one.good,
         "score": round(one.score, 3),
