@@ -1,73 +1,37 @@
-"""A forecast of speed by roofline: what must be read and multiplied, over what the device can.
+"""A forecast of speed: a roofline with constants that are fitted to published figures.
 
-A decoding step reads every weight that it uses once and every cached number of its sequences; its
-time is bytes over bandwidth, or products over peak where that is longer, plus a fixed cost for each
-block. A prompt's time is its products over peak. Shares of the peaks are those of kernels in
-practice; they are assumptions, listed with every forecast, and give a range.
+`roofline` has the law, `speed_rates` the constants of devices, engines and kernels. Ranges are as
+wide as the errors of forecasts of figures that the fit did not read; every forecast states them.
 """
 
-import json
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+import math
+from dataclasses import dataclass
 
 from salient.plan.vllm.route import Route
 from salient.shapes.model_shape import ModelShape
 
-from .gpus import Gpu
 from .memory import Workload, sequence_bytes
-from .weight_formats import WeightFormat, bytes_read
-
-FP4_FROM = 100  # compute capability of matrix cores that multiply 4-bit floats
-
-
-@dataclass(frozen=True)
-class KernelEfficiency:
-    """How much of a device a kernel uses.
-
-    reads: share of the bandwidth while decoding
-    multiplies: share of the peak products of a long prompt
-    numbers: of the products, "fp16", "fp8" or "fp4"; the peak is the device's for them
-    unpacks: 10^9 weights a second at most for one row, whatever the device reads; 0: no such limit
-    """
-
-    reads: float
-    multiplies: float
-    unpacks: float = 0.0
-    numbers: Literal["fp16", "fp8", "fp4"] = "fp16"
-
-    def peak(self, gpu: Gpu) -> float:
-        """TFLOP/s of the products that it makes on `gpu`."""
-        if self.numbers == "fp16" or not gpu.fp8_tflops:
-            return gpu.tflops
-        has_fp4 = self.numbers == "fp4" and gpu.capability >= FP4_FROM
-        return gpu.fp8_tflops * (2 if has_fp4 else 1)
-
-
-_CONSTANTS = json.loads(
-    Path(__file__).with_name("speed_constants.json").read_text(encoding="utf-8")
+from .roofline import (
+    StepRates,
+    loaded_prompt_seconds,
+    model_work,
+    prompt_seconds,
+    step_seconds,
 )
-_EFFICIENCY = {name: KernelEfficiency(**row) for name, row in _CONSTANTS["kernels"].items()}
-_FAST, _SLOW = _EFFICIENCY["fast"], _EFFICIENCY["slow"]
-# What a kernel reaches on other vendors' devices, relative to NVIDIA: of bandwidth, of products.
-# Apple: llama.cpp's own table of Apple's chips (discussion 4167): 7 B in Q4_0, 61 to 94 a second.
-_VENDORS = {"amd": (0.65, 0.65), "apple": (0.8, 1.2), "cpu": (0.8, 1.0)}
+from .speed_rates import (
+    KernelEfficiency,
+    SpeedConstants,
+    device_class,
+    engine_name,
+    is_graphless,
+    kernel_name,
+    speed_constants,
+    step_rates,
+)
+from .weight_formats import WeightFormat
 
-# Seconds a block besides its bytes: launches, norms, rotary, the start of attention. vLLM with
-# CUDA graphs: 14 B (48 blocks) at 71.5 tokens a second on an H100 leaves 0.08 ms a block.
-_BLOCK_SECONDS = {
-    "vllm": 80e-6,
-    "transformers": 600e-6,
-    "llama.cpp": 30e-6,
-    "salient": 60e-6,
-    "mlx": 40e-6,
-}
-_ROCM_BLOCK_SECONDS = 250e-6
-# without graphs: 90 B in 100 blocks at 21.8 tokens a second over four H100s, where eager is forced
-_EAGER_BLOCK_SECONDS = 250e-6
-_CPU_BLOCK_SECONDS = 20e-6
-# Two all-reduces a block, each some latencies of the link (NVLink 15 us, PCIe several times that).
-_REDUCE_SECONDS = 30e-6
+UNSEEN = 1.5  # wider ranges where no figure of the class is of the engine
+UNMEASURED = 2.0  # where no figure of any class is
 
 
 @dataclass(frozen=True)
@@ -81,23 +45,16 @@ class SpeedRange:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Tokens a second of one sequence and of all together; seconds to the first token."""
+    """Tokens a second of one sequence and of all together; seconds to the first token.
+
+    prompt: seconds by which reading a prompt holds up the other sequences
+    """
 
     decode: SpeedRange
     together: SpeedRange
     ttft: SpeedRange
     assumptions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Scenario:
-    """Factors on the shares of a kernel and on fixed costs: pessimistic, middle, optimistic."""
-
-    shares: float
-    fixed: float
-
-
-_SCENARIOS = (_Scenario(0.8, 1.3), _Scenario(1.0, 1.0), _Scenario(1.1, 0.4))
+    prompt: float = 0.0
 
 
 def forecast(
@@ -107,100 +64,77 @@ def forecast(
     engine refuses the format."""
     if not load.gpu.bandwidth or not load.gpu.tflops or route.pace == "refused":
         return None
-    kernel = _efficiency(load, route)
-    reads = {rows: bytes_read(shape, form, rows) for rows in (1, load.sequences)}
-    worst, *others = _SCENARIOS
-    scenarios = (replace(worst, shares=worst.shares * load.gpu.slowest), *others)
-    steps = [
-        [_step(shape, load, kernel, scenario, rows, reads[rows]) for scenario in scenarios]
-        for rows in (1, load.sequences)
-    ]
-    prompts = [_prompt(shape, load, kernel, scenario) for scenario in scenarios]
-    ttft = [prompt + step for prompt, step in zip(prompts, steps[0], strict=True)]
+    constants = speed_constants()
+    kernel = kernel_name(route, form.title, constants)
+    rates = step_rates(load, kernel, constants, eager=is_graphless(shape, load))
+    work = model_work(shape, form)
+    cached = sequence_bytes(shape, load, load.context // 2)
+    alone = step_seconds(work, rates, 1, cached)
+    together = step_seconds(work, rates, load.sequences, cached)
+    ttft = prompt_seconds(work, rates, load.prompt) + rates.first
+    width, prompt_width = widths(load, constants)
     return Forecast(
-        SpeedRange(*(1 / seconds for seconds in steps[0])),
-        SpeedRange(*(load.sequences / seconds for seconds in steps[1])),
-        SpeedRange(ttft[2], ttft[1], ttft[0]),
-        _assumptions(load, route, kernel),
+        _range(1 / alone, width),
+        _range(load.sequences / together, width),
+        _range(ttft, prompt_width),
+        (
+            *_assumptions(shape, load, constants.kernels[kernel], rates),
+            _accuracy(load, constants),
+        ),
+        loaded_prompt_seconds(work, rates, load.prompt),
     )
 
 
-def _efficiency(load: Workload, route: Route) -> KernelEfficiency:
-    kernel = _EFFICIENCY.get(route.kernel, _FAST if route.pace == "fast" else _SLOW)
-    reads, multiplies = _VENDORS.get(load.gpu.vendor, (1.0, 1.0))
-    shares = {"reads": kernel.reads * reads, "multiplies": kernel.multiplies * multiplies}
-    return replace(kernel, **shares)
+def widths(load: Workload, constants: SpeedConstants) -> tuple[float, float]:
+    """The ranges of rates and of first tokens: logarithms of their ends over the middle."""
+    accuracy = constants.accuracy[device_class(load.gpu, constants).name]
+    engine = engine_name(load, constants)
+    factor = 1.0
+    if engine not in accuracy.engines:
+        seen = {name for row in constants.accuracy.values() for name in row.engines}
+        factor = UNSEEN if engine in seen else UNMEASURED
+    return accuracy.width * factor, accuracy.prompt_width * factor
 
 
-def _block_seconds(load: Workload) -> float:
-    by_vendor = {"amd": _ROCM_BLOCK_SECONDS, "cpu": _CPU_BLOCK_SECONDS}
-    seconds = max(_BLOCK_SECONDS[load.engine.name], by_vendor.get(load.gpu.vendor, 0))
-    if load.gpu.vendor == "cpu" and load.engine.name != "transformers":
-        seconds = _CPU_BLOCK_SECONDS
-    elif load.eager:
-        seconds = max(seconds, _EAGER_BLOCK_SECONDS)
-    return seconds + (2 * _REDUCE_SECONDS if load.tp > 1 else 0)
+def _range(middle: float, width: float) -> SpeedRange:
+    return SpeedRange(middle / math.exp(width), middle, middle * math.exp(width))
 
 
-def _step(
-    shape: ModelShape,
-    load: Workload,
-    kernel: KernelEfficiency,
-    scenario: _Scenario,
-    rows: int,
-    weights: float,
-) -> float:
-    """Seconds of one decoding step of `rows` sequences, each at half of the load's context.
-
-    weights: bytes of them that are read
-    """
-    bandwidth = load.gpu.bandwidth * 1e9 * min(0.95, kernel.reads * scenario.shares)
-    peak = kernel.peak(load.gpu) * 1e12 * kernel.multiplies * scenario.shares
-    read = weights / load.tp / bandwidth
-    multiplied = 2 * _multiplied(shape) * rows / load.tp / peak
-    unpacked = _unpacked(shape, load, kernel, scenario) * max(1, rows / 16)  # tiles of 16 rows
-    cached = rows * sequence_bytes(shape, load, load.context // 2) / bandwidth
-    fixed = len(shape.blocks) * _block_seconds(load) * scenario.fixed
-    return max(read, multiplied, unpacked) + cached + fixed
-
-
-def _unpacked(
-    shape: ModelShape, load: Workload, kernel: KernelEfficiency, scenario: _Scenario
-) -> float:
-    if not kernel.unpacks:
-        return 0.0
-    active = sum(linear.active_weights for linear in shape.linears if not linear.unquantized)
-    return active / (kernel.unpacks * 1e9 * scenario.shares) / load.tp
-
-
-def _multiplied(shape: ModelShape) -> int:
-    """Elements of the matrices that one token passes, including the head."""
-    return shape.multiplied + shape.head_weights
-
-
-def _prompt(
-    shape: ModelShape, load: Workload, kernel: KernelEfficiency, scenario: _Scenario
-) -> float:
-    """Seconds of a prompt, with an empty queue; its first token takes a step more.
-
-    Attention's products are 2 tokens^2 x width a block: scores and values, half of them masked.
-    """
-    tokens = load.prompt
-    peak = kernel.peak(load.gpu) * 1e12 * kernel.multiplies * scenario.shares * load.tp
-    matrices = 2 * shape.multiplied * tokens
-    widths = sum(n.width for n in shape.linears if n.part == "attention" and n.split == "in")
-    attention = 2 * tokens**2 * widths
-    return (matrices + attention) / peak
-
-
-def _assumptions(load: Workload, route: Route, kernel: KernelEfficiency) -> tuple[str, ...]:
-    gpu = load.gpu
+def _assumptions(
+    shape: ModelShape, load: Workload, efficiency: KernelEfficiency, rates: StepRates
+) -> tuple[str, ...]:
+    gpu, engine = load.gpu, load.engine.name
+    peak = efficiency.peak(gpu)
     lines = [
-        f"{gpu.name}: {gpu.bandwidth:g} GB/s, of which {kernel.reads:.0%} while decoding; "
-        f"{kernel.peak(gpu):g} TFLOP/s, of which {kernel.multiplies:.0%} for a prompt",
-        f"{_block_seconds(load) * 1e3:.2f} ms a block besides its bytes ({load.engine.name})",
+        f"{gpu.name}: {gpu.bandwidth:g} GB/s, of which "
+        f"{rates.reads / load.tp / gpu.bandwidth / 1e9:.0%} while decoding; {peak:g} TFLOP/s, of "
+        f"which {rates.multiplies / load.tp / peak / 1e12:.0%} for a prompt",
+        f"{rates.block * 1e3:.2f} ms a block and {rates.step * 1e3:.2f} ms a step besides their "
+        f"bytes ({engine})",
         f"a prompt of {load.prompt} tokens, nothing queued; decoding at half of {load.context}",
     ]
-    if kernel.unpacks:
-        lines.append(f"{route.kernel} unpacks at most {kernel.unpacks:g} x 10^9 weights a second")
+    if efficiency.limit:
+        lines.append(
+            f"{route.kernel} unpacks at most {efficiency.limit:.3g} x 10^9 weights a second"
+        )
+    if is_graphless(shape, load):
+        lines.append(f"{engine} launches every kernel itself: no CUDA graphs")
     return tuple(lines)
+
+
+def _accuracy(load: Workload, constants: SpeedConstants) -> str:
+    """How good such forecasts were."""
+    group = device_class(load.gpu, constants).name
+    accuracy = constants.accuracy[group]
+    engine = engine_name(load, constants)
+    if not accuracy.figures:
+        text = f"no published figure of this class ({group}) checks the forecast: a wide range"
+    else:
+        plural = "s" * (accuracy.figures != 1)
+        text = (
+            f"{accuracy.figures} published figure{plural} of this class ({group}) that the fit did "
+            f"not read: median error {accuracy.median:.0%}"
+        )
+    if engine not in accuracy.engines:
+        text += f"; none of {load.engine.name} on it: a wider range"
+    return text

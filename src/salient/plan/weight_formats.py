@@ -175,7 +175,7 @@ def stored_weights(shape: ModelShape, form: WeightFormat) -> StoredWeights:
         cut += 0 if linear.split == "none" else size
         if bits is None:
             unfit[f"{linear.name}: {linear.width} inputs"] = None
-    embedding, head = _ends(shape, form)
+    embedding, head = end_bits(shape, form)
     other = sum(block.other for block in shape.blocks) + shape.other + biases
     ahead = form.rules.ahead_bits(shape) if form.rules else SIXTEEN
     stored = StoredWeights(
@@ -231,7 +231,7 @@ def _bits(linear: LinearShape, form: WeightFormat, experts: int, *, more: bool) 
     return form.bits(linear)
 
 
-def _ends(shape: ModelShape, form: WeightFormat) -> tuple[float, float]:
+def end_bits(shape: ModelShape, form: WeightFormat) -> tuple[float, float]:
     """Bits of the embedding and of an untied head."""
     if form.rules:
         embedding, head = form.rules.ends(shape)
@@ -271,5 +271,5 @@ def bytes_read(shape: ModelShape, form: WeightFormat, rows: int = 1) -> float:
     for linear, bits, times in matrices(shape, form):
         share = 1 - (1 - linear.active / linear.copies) ** rows
         read += linear.weights * times * share * (SIXTEEN if bits is None else bits)
-    embedding, head = _ends(shape, form)
+    embedding, head = end_bits(shape, form)
     return (read + (embedding if shape.tied else head)) / 8
