@@ -1,8 +1,8 @@
 """Fit the constants of plan's speed to published figures, and check them on figures held out.
 
     python benchmarks/fit_speed.py           errors of the shipped constants, class by class
-    python benchmarks/fit_speed.py --fit     fit them again: writes src/salient/plan/speed_constants.json
-    python benchmarks/fit_speed.py --worst 20     and the figures that are forecast worst
+    python benchmarks/fit_speed.py --fit     fit them again and ship them
+    python benchmarks/fit_speed.py --worst 9 the same, and the worst forecasts
 
 Half of the figures of every class of devices, by the hash of their names, are held out: the fit
 does not read them. It starts from speed_start.json, estimates from data sheets and from single
@@ -146,7 +146,7 @@ class Fit:
 
 
 def accuracy(
-    constants: SpeedConstants, figures: list[Figure], held_out: list[Figure],
+    constants: SpeedConstants, figures: list[Figure], unread: list[Figure],
     left_out: list[tuple[Figure, float]],
 ) -> dict[str, ClassAccuracy]:  # fmt: skip
     """What forecasts say of their errors.
@@ -159,7 +159,7 @@ def accuracy(
         for rate in (True, False)
     }
     for row in constants.devices:
-        errors = [abs(f.error(constants)) for f in held_out
+        errors = [abs(f.error(constants)) for f in unread
                   if (f.group, f.what) == (row.name, "rate")]  # fmt: skip
         spreads = {}
         for rate in (True, False):
@@ -196,16 +196,19 @@ def write_constants(constants: SpeedConstants) -> None:
 
     parts = []
     for part, table in rounded(to_json(constants)).items():
-        rows = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in table.items()] if isinstance(
-            table, dict) else [json.dumps(row) for row in table]  # fmt: skip
-        opening, closing = "{}" if isinstance(table, dict) else "[]"
+        rows, ends = [json.dumps(row) for row in table], "[]"
+        if isinstance(table, dict):
+            rows, ends = (
+                [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in table.items()],
+                "{}",
+            )
         body = ",\n  ".join(rows)
-        parts.append(f' "{part}": {opening}\n  {body}\n {closing}')
+        parts.append(f' "{part}": {ends[0]}\n  {body}\n {ends[1]}')
     SHIPPED.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
 def fit_again(start: SpeedConstants, figures: list[Figure], rounds: int) -> SpeedConstants:
-    fitted, held_out = halves(figures)
+    fitted, unread = halves(figures)
     left_out = [
         (figure, figure.error(constants))
         for part, rest in folds(fitted, 4)
@@ -213,14 +216,14 @@ def fit_again(start: SpeedConstants, figures: list[Figure], rounds: int) -> Spee
         for figure in rest
     ]
     constants = Fit(start, fitted).run(rounds)
-    return replace(constants, accuracy=accuracy(constants, figures, held_out, left_out))
+    return replace(constants, accuracy=accuracy(constants, figures, unread, left_out))
 
 
 def print_table(constants: SpeedConstants, figures: list[Figure], worst: int) -> None:
-    fitted, held_out = halves(figures)
+    fitted, unread = halves(figures)
     print("| class | figures of the fit | held out | median error | largest | in the range |")
     print("|---|---:|---:|---:|---:|---:|")
-    rates = [figure for figure in held_out if figure.what == "rate"]
+    rates = [figure for figure in unread if figure.what == "rate"]
     groups = [row.name for row in constants.devices]
     for group in [*groups, "all"]:
         mine = [f for f in rates if group in (f.group, "all")]
@@ -229,10 +232,10 @@ def print_table(constants: SpeedConstants, figures: list[Figure], worst: int) ->
         number = sum(group in (f.group, "all") for f in fitted if f.what == "rate")
         print(f"| {group} | {number} | {_columns(mine, constants)} |")
     for what, name in (("prefill", "prompts"), ("ttft", "first tokens")):
-        mine = [f for f in held_out if f.what == what]
+        mine = [f for f in unread if f.what == what]
         number = sum(f.what == what for f in fitted)
         print(f"| {name} | {number} | {_columns(mine, constants)} |")
-    names = {figure.name for figure in held_out}
+    names = {figure.name for figure in unread}
     table = {row["id"]: row for row in published()["figures"]}
     for f in sorted(figures, key=lambda f: -abs(f.error(constants)))[:worst]:
         row = table[f.name.split()[0]]

@@ -96,7 +96,9 @@ class Figure:
         if self.prompt and rows == 1:
             seconds += (prompt + rates.first) / self.answer
         elif self.prompt:
-            seconds += rows * loaded_prompt_seconds(self.work, rates, self.prompt) / self.answer
+            together = rows / self.answer
+            loaded = loaded_prompt_seconds(self.work, rates, self.prompt, together)
+            seconds += rows * loaded / self.answer
         return rows / seconds
 
     def error(self, constants: SpeedConstants) -> float:

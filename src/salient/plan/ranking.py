@@ -17,12 +17,11 @@ from salient.shapes.model_shape import ModelShape
 from .engine_kernels import offered, route_of
 from .memory import MemoryBudget, Workload, budget
 from .requirements import Requirements
-from .speed import Forecast, SpeedRange, forecast
+from .speed import Forecast, SpeedRange, answer_tokens, forecast
 from .stored_format import SOURCE_NEEDED, STORED, plan_formats
 from .weight_formats import FORMATS, WeightFormat, bytes_read
 
 OTHER_LOSS = 0.1  # doublings by which the penalties of formats of another quality differ
-LEAST_ANSWER = 128  # tokens of an answer where the prompt fills the context
 
 
 @dataclass(frozen=True)
@@ -171,13 +170,9 @@ def loaded_rate(speed: Forecast, load: Workload) -> float:
     Each sequence reads a prompt and writes the rest of the context; a step that reads a prompt
     holds up the others.
     """
-    answer = max(load.context - load.prompt, LEAST_ANSWER)
-    prompt = max(0.0, speed.ttft.middle - 1 / speed.decode.middle)
-    return (
-        load.sequences
-        * answer
-        / (answer * load.sequences / speed.together.middle + load.sequences * prompt)
-    )
+    answer = answer_tokens(load)
+    decoding = answer * load.sequences / speed.together.middle
+    return load.sequences * answer / (decoding + load.sequences * speed.prompt)
 
 
 def _unmet(

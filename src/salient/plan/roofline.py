@@ -151,11 +151,16 @@ def prompt_seconds(work: ModelWork, rates: StepRates, tokens: float) -> float:
     return _norm(_read(work, rates, tokens), multiplied) + fixed
 
 
-def loaded_prompt_seconds(work: ModelWork, rates: StepRates, tokens: float) -> float:
-    """Seconds by which a prompt holds up the sequences that decode: they share its reading of the
-    weights, not its products nor its launches."""
+def loaded_prompt_seconds(
+    work: ModelWork, rates: StepRates, tokens: float, together: float = 1
+) -> float:
+    """Seconds by which a prompt holds up the sequences that decode.
+
+    They share its reading of the weights, not its products; prompts that are read `together` share
+    their launches.
+    """
     products = _multiplied(work, rates, tokens) + 2 * tokens**2 * work.widths / rates.multiplies
-    return products + work.blocks * rates.prompt_block
+    return products + work.blocks * rates.prompt_block / max(1, together)
 
 
 def _special(work: ModelWork, rates: StepRates) -> float:

@@ -30,6 +30,7 @@ from .speed_rates import (
 )
 from .weight_formats import WeightFormat
 
+LEAST_ANSWER = 128  # tokens of an answer where the prompt fills the context
 UNSEEN = 1.5  # wider ranges where no figure of the class is of the engine
 UNMEASURED = 2.0  # where no figure of any class is
 
@@ -81,8 +82,13 @@ def forecast(
             *_assumptions(shape, load, constants.kernels[kernel], rates),
             _accuracy(load, constants),
         ),
-        loaded_prompt_seconds(work, rates, load.prompt),
+        loaded_prompt_seconds(work, rates, load.prompt, load.sequences / answer_tokens(load)),
     )
+
+
+def answer_tokens(load: Workload) -> int:
+    """What a sequence writes after its prompt."""
+    return max(load.context - load.prompt, LEAST_ANSWER)
 
 
 def widths(load: Workload, constants: SpeedConstants) -> tuple[float, float]:
@@ -91,8 +97,8 @@ def widths(load: Workload, constants: SpeedConstants) -> tuple[float, float]:
     engine = engine_name(load, constants)
     factor = 1.0
     if engine not in accuracy.engines:
-        seen = {name for row in constants.accuracy.values() for name in row.engines}
-        factor = UNSEEN if engine in seen else UNMEASURED
+        measured = {name for row in constants.accuracy.values() for name in row.engines}
+        factor = UNSEEN if engine in measured else UNMEASURED
     return accuracy.width * factor, accuracy.prompt_width * factor
 
 
@@ -114,9 +120,7 @@ def _assumptions(
         f"a prompt of {load.prompt} tokens, nothing queued; decoding at half of {load.context}",
     ]
     if efficiency.limit:
-        lines.append(
-            f"{route.kernel} unpacks at most {efficiency.limit:.3g} x 10^9 weights a second"
-        )
+        lines.append(f"the kernel unpacks at most {efficiency.limit:.3g} x 10^9 weights a second")
     if is_graphless(shape, load):
         lines.append(f"{engine} launches every kernel itself: no CUDA graphs")
     return tuple(lines)

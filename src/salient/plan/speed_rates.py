@@ -21,14 +21,13 @@ from .roofline import StepRates
 FP4_FROM = 100  # compute capability of matrix cores that multiply 4-bit floats
 MICRO = 1e-6
 LARGEST_SHARE = 0.97
-# Data center cards reach their peak only by instructions that came with Hopper.
-LEGACY_SLOW, LEGACY_SHARE = (90, 100, 103), 0.6
+# Data center cards reach their peak only by the instructions of their own generation.
+LEGACY_SHARE = 0.6
 # Releases of vLLM from 0.8 on schedule and sample in the new engine (V1).
 NEW_ENGINE = (0, 8)
 # Cards whose GPUs exchange over NVLink or xGMI; others use PCIe.
 LINKED = ("A100", "A800", "H100", "H200", "H20", "H800", "GH200", "V100 SXM", "B", "GB", "MI")
 PLAIN, LLAMA_CPP = "16-bit", "llama.cpp"
-TILED = (PLAIN, "FP8")  # kernels whose products are bound by whole tiles on some devices
 GRAPHLESS = ("mllama",)  # families that vLLM runs without CUDA graphs
 
 
@@ -41,7 +40,7 @@ class KernelEfficiency:
     numbers: of the products; the peak is the device's for them
     unpacks: weights at most in a cycle of a multiprocessor; 0: no such limit
     limit: 10^9 weights a second at most, whatever the device; 0: no such limit
-    legacy: whether it uses the tensor instructions of before Hopper
+    legacy: compute capabilities that reach a part of their peak with its older instructions
     rows: rows of a product that share an unpacking; most: rows above which a matrix is unpacked
         whole, into memory
     """
@@ -52,13 +51,13 @@ class KernelEfficiency:
     numbers: Literal["fp16", "fp8", "fp4"] = "fp16"
     unpacks: float = 0.0
     limit: float = 0.0
-    legacy: bool = False
+    legacy: tuple[int, ...] = ()
     rows: float = 16
     most: float = 1e9
 
     def peak(self, gpu: Gpu) -> float:
         """TFLOP/s of the products that it makes on `gpu`."""
-        if self.legacy and gpu.capability in LEGACY_SLOW:
+        if gpu.capability in self.legacy:
             return LEGACY_SHARE * gpu.tflops
         if self.numbers == "fp16" or not gpu.fp8_tflops:
             return gpu.tflops
@@ -247,7 +246,7 @@ def step_rates(
         unpacks * engine.experts,
         efficiency.rows,
         efficiency.most,
-        device.tile if kernel in TILED else 1,
+        device.tile if kernel == PLAIN else 1,
         (block + reduce) * MICRO,
         engine.sparse * latency * MICRO,
         engine.mixer * latency * MICRO,
