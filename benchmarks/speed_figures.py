@@ -26,9 +26,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from salient.plan.device_names import find_gpu
 from salient.plan.engine_kernels import route_of
 from salient.plan.engine_profiles import ENGINES
-from salient.plan.gpus import Gpu, find_gpu
+from salient.plan.gpus import Gpu
 from salient.plan.memory import Workload, sequence_bytes
 from salient.plan.roofline import (
     ModelWork,

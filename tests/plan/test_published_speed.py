@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from helpers.shapes import released, small_shape
+from salient.plan.device_names import find_gpu
 from salient.plan.engine_kernels import route_of
 from salient.plan.engine_profiles import ENGINES, GIB
-from salient.plan.gpus import catalogue, find_gpu
+from salient.plan.gpus import catalogue
 from salient.plan.memory import Workload, utilization
 from salient.plan.roofline import loaded_prompt_seconds, model_work, prompt_seconds, step_seconds
 from salient.plan.speed import Forecast, forecast, widths

@@ -74,10 +74,11 @@ def forecast(
     together = step_seconds(work, rates, load.sequences, cached)
     ttft = prompt_seconds(work, rates, load.prompt) + rates.first
     width, prompt_width = widths(load, constants)
+    slow = math.log(1 / load.gpu.slowest)
     return Forecast(
-        _range(1 / alone, width),
-        _range(load.sequences / together, width),
-        _range(ttft, prompt_width),
+        _range(1 / alone, width + slow, width),
+        _range(load.sequences / together, width + slow, width),
+        _range(ttft, prompt_width, prompt_width + slow),
         (
             *_assumptions(shape, load, constants.kernels[kernel], rates),
             _accuracy(load, constants),
@@ -102,8 +103,8 @@ def widths(load: Workload, constants: SpeedConstants) -> tuple[float, float]:
     return accuracy.width * factor, accuracy.prompt_width * factor
 
 
-def _range(middle: float, width: float) -> SpeedRange:
-    return SpeedRange(middle / math.exp(width), middle, middle * math.exp(width))
+def _range(middle: float, below: float, above: float) -> SpeedRange:
+    return SpeedRange(middle / math.exp(below), middle, middle * math.exp(above))
 
 
 def _assumptions(
