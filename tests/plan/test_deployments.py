@@ -118,6 +118,8 @@ def test_plan_plans_every_deployment_and_fails_where_targets_are_missed(file):
 def test_plan_takes_a_model_or_a_file(file):
     with pytest.raises(RequestError, match="Leave out MODEL"):
         api.plan("llama", config=file)
+    with pytest.raises(RequestError, match="--adr records one decision"):
+        api.plan(config=file, adr="adr.md")
     with pytest.raises(RequestError, match="Name a model to plan for"):
         api.plan()
 

@@ -21,11 +21,13 @@ _COLUMNS = ("deployment", "device", "format", "takes\nGiB", "tokens/s\neach", "t
 
 
 def deployments_file(options: PlanOptions) -> Path:
-    """The path of `--config`. Raises RequestError for a model next to it."""
+    """The path of `--config`. Raises RequestError for a model or a record next to it."""
     if options.model is not None or options.gpu or options.vram is not None:
         raise RequestError(
             "--config names the models and devices. Leave out MODEL, --gpu and --vram."
         )
+    if options.adr:
+        raise RequestError("--adr records one decision. Name a MODEL and --gpu, not --config.")
     return Path(str(options.config)).expanduser()
 
 

@@ -73,6 +73,9 @@ def _choice(plan: Plan, device: DevicePlan) -> str:
     if best.good:
         return f"{best.form.title} {where}"
     aim = "meets the requirements" if best.runs else "fits"
+    if len(plan.devices) > 1:
+        aim += f" on any of {len(plan.devices)} devices"
+        return f"nothing {aim}; nearest: {best.form.title} {where}"
     return f"nothing {aim} {where}; nearest: {best.form.title}"
 
 
