@@ -196,6 +196,8 @@ class _Search:
         refused = self.ranked[0].route.pace == "refused"
         for tp in TP_SIZES:
             options: Options = {"tensor_parallel_size": tp}
+            if load.tp > 1 and load.gpu.bandwidth:  # where their number may be part of the name
+                options["gpu"] = f"{tp}x{load.gpu.name}"
             if tp == load.tp or tp > most or (tp < load.tp and not refused):
                 continue
             if change := self.cheapest(options, MORE_GPUS) or self._best(options, MORE_GPUS):

@@ -10,6 +10,7 @@ from salient.shapes.model_shape import ModelShape
 from .engine_kernels import activations
 from .memory import Workload
 from .ranking import Candidate
+from .yarn import PARAMETERS_SINCE, override_keys
 
 OUR_METHODS = ("awq", "compressed-tensors")  # what `salient quantize` writes
 # vLLM loads a checkpoint that lacks a tensor silently unless it tracks them.
@@ -121,9 +122,8 @@ def knob_arguments(load: Workload) -> dict[str, list[str]]:
     if load.eager:
         arguments["enforce_eager"] = ["--enforce-eager"]
     if load.rope is not None:
-        override: dict[str, object] = {"rope_parameters": dict(load.rope.parameters)}
-        override = {load.rope.section: override} if load.rope.section else override
-        arguments["hf_overrides"] = ["--hf-overrides", json.dumps(override)]
+        keys = override_keys(load.rope, parameters=load.version >= PARAMETERS_SINCE)
+        arguments["hf_overrides"] = ["--hf-overrides", json.dumps(keys)]
     return arguments
 
 
@@ -147,4 +147,7 @@ def _llama_cpp(model: str, best: Candidate, load: Workload) -> tuple[str, ...]:
     argv += ["-np", str(slots), "-ngl", "0" if load.gpu.vendor == "cpu" else "99"]
     if load.kv_dtype not in ("auto", "f16"):
         argv += ["-ctk", load.kv_dtype, "-ctv", load.kv_dtype]
+    if load.rope:
+        argv += ["--rope-scaling", "yarn", "--rope-scale", f"{load.rope.factor:g}"]
+        argv += ["--yarn-orig-ctx", str(load.rope.native)]
     return (*lines, shlex.join(argv))

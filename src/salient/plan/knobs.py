@@ -23,6 +23,14 @@ _FIELDS = {
     "gpu_memory_utilization": "utilization",
     "enforce_eager": "eager",
 }
+# plan's options that are vLLM's arguments
+VLLM_KNOBS = (
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "gpu_memory_utilization",
+    "language_model_only",
+    "enforce_eager",
+)
 _SHORT = {"tensor_parallel_size": "tp"}
 # Shares and steps that vLLM's recipes set where memory is short.
 TIGHT_UTILIZATION = 0.95
@@ -88,6 +96,8 @@ def with_options(load: Workload, options: Mapping[str, str | int | float | bool]
         fields["engine"] = find_engine(str(fields["engine"]))  # pyright: ignore[reportArgumentType]
     if "context" in fields:
         fields["prompt"] = min(load.prompt, int(fields["context"]))
+        if load.rope and int(fields["context"]) <= load.rope.native:
+            fields["rope"] = None  # pyright: ignore[reportArgumentType]
     return replace(load, **fields)  # pyright: ignore[reportArgumentType]
 
 

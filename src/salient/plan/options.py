@@ -52,6 +52,21 @@ class PlanOptions:
     kv_dtype: Annotated[
         str, OptionSpec("Type of the KV cache, in the engine's spelling: auto, fp8, q8_0, ...")
     ] = "auto"
+    max_num_seqs: Annotated[
+        int | None,
+        OptionSpec("Sequences in vLLM's largest step.", minimum=1, maximum=MAX_SEQUENCES),
+    ] = None
+    max_num_batched_tokens: Annotated[
+        int | None, OptionSpec("Tokens in vLLM's largest step.", minimum=1, maximum=MAX_TOKENS)
+    ] = None
+    gpu_memory_utilization: Annotated[
+        float | None,
+        OptionSpec("Share of the memory that vLLM may take.", minimum=0.05, maximum=1),
+    ] = None
+    language_model_only: Annotated[
+        bool, OptionSpec("vLLM without the towers of images and sound.")
+    ] = False
+    enforce_eager: Annotated[bool, OptionSpec("vLLM without CUDA graphs.")] = False
     require: Annotated[
         str, OptionSpec("Requirements: ttft=1s,decode=30,throughput=500,memory=20GB,tune.")
     ] = ""

@@ -10,12 +10,14 @@ from salient.core.summary_lines import COMMAND, SummaryLine
 
 from .deployments import Deployment, read_deployments
 from .figures import device_title, each_text, fit_text, gibibytes
-from .options import PlanOptions
+from .knobs import VLLM_KNOBS
+from .options import MAX_TOKENS, PlanOptions
 from .planner import DevicePlan, Plan, make_plan
 from .report import to_data
 from .verdict import steps
 
 # a deployment's engine -> plan's; SGLang is planned as vLLM, whose kernels it takes
+SHARES = ("gpu_memory_utilization", "language_model_only", "enforce_eager")  # at most 1
 _ENGINES = {"embedded": "salient", "sglang": "vllm"}
 _COLUMNS = ("deployment", "device", "format", "takes\nGiB", "tokens/s\neach", "targets")
 
@@ -84,9 +86,20 @@ def _options(path: Path, deployment: Deployment) -> PlanOptions:
         kv_dtype=kv_dtype if isinstance(kv_dtype, str) else "auto",
         require=deployment.required,
     )
-    if engine != "vllm" or not deployment.engine_version:
+    if engine != "vllm":
         return options
-    return replace(options, engine_version=deployment.engine_version)
+    version = deployment.engine_version or options.engine_version
+    return replace(options, engine_version=version, **_knobs(deployment))
+
+
+def _knobs(deployment: Deployment) -> dict[str, int | float]:
+    """The knobs of vLLM that plan counts with; what is out of range is doctor's."""
+    values = {name: deployment.argument(name) for name in VLLM_KNOBS}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, int | float) and 0 < value <= (1 if name in SHARES else MAX_TOKENS)
+    }
 
 
 def _row(name: str, device: DevicePlan) -> tuple[str, ...]:

@@ -16,10 +16,12 @@ from .commands import commands
 from .device_names import Device, find_devices
 from .engine_profiles import find_engine, kv_bytes
 from .gpus import Gpu, gpu_of_memory
+from .knobs import VLLM_KNOBS, with_options
 from .memory import Workload
 from .options import PlanOptions
 from .ranking import Candidate, candidates, judgement, select_formats
 from .requirements import Requirements, parse_requirements
+from .yarn import yarn_note, yarn_override
 
 DEFAULT_CONTEXT = 8192
 
@@ -100,6 +102,9 @@ def _check(options: PlanOptions) -> None:
         raise RequestError(
             f"{engine.name} does not support --tensor-parallel-size. Omit it, or plan for vllm."
         )
+    if engine.name != "vllm" and (knobs := [name for name in VLLM_KNOBS if getattr(options, name)]):
+        spelling = f"--{knobs[0].replace('_', '-')}"
+        raise RequestError(f"{engine.name} has no {spelling}. Omit it, or plan for vllm.")
 
 
 def _devices(options: PlanOptions) -> list[Device]:
@@ -115,6 +120,7 @@ def _plan_device(
 ) -> DevicePlan:
     tp, notes = _tensor_parallel(shape, options, device)
     load = _load(shape, options, device.gpu, tp)
+    notes += (yarn_note(load),) if load.rope else ()
     ranked = select_formats(candidates(shape, load, requirements), strings(options.format))
     best = ranked[0]
     lines = commands(full_name(str(options.model)), shape, best, load) if best.runs else ()
@@ -145,15 +151,11 @@ def _tensor_parallel(
 
 
 def _load(shape: ModelShape, options: PlanOptions, gpu: Gpu, tp: int) -> Workload:
-    """Raises RequestError for a context length above the model's."""
+    """Raises RequestError for a context length above what the model takes, with YaRN too."""
     most = shape.context
     context = options.context_length or min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
-    if most and context > most:
-        raise RequestError(
-            f"--context-length {context} is more than the model was made for: {most} tokens "
-            "(max_position_embeddings in its config.json)."
-        )
-    return Workload(
+    rope = yarn_override(shape, context) if most and context > most else None
+    load = Workload(
         find_engine(options.engine),
         gpu,
         context,
@@ -162,4 +164,6 @@ def _load(shape: ModelShape, options: PlanOptions, gpu: Gpu, tp: int) -> Workloa
         options.kv_dtype,
         min(options.prompt_tokens, context),
         parse_version(options.engine_version),
+        rope=rope,
     )
+    return with_options(load, {name: getattr(options, name) for name in VLLM_KNOBS})

@@ -26,6 +26,7 @@ from .model_shape import BlockShape, CacheShape, ModelShape
 from .multimodal import towers
 from .quantization_parts import quantization_settings
 from .recorded_values import RecordedValues
+from .rope import read_rope
 from .rough_counts import doubted, doubts_of_config
 
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
@@ -126,6 +127,7 @@ def _shape(family: Family, reader: ConfigReader, whole: ConfigReader) -> ModelSh
     vector = hidden * (2 if family.norm_bias else 1)
     narrow = reader.count("word_embed_proj_dim", hidden)
     context = reader.count("max_position_embeddings", 0, least=0)
+    rope = read_rope(reader.values.original, reader.values.path)
     embedding = vocab * narrow
     if family.positions is not None:
         embedding += (context + family.positions) * hidden
@@ -157,7 +159,8 @@ def _shape(family: Family, reader: ConfigReader, whole: ConfigReader) -> ModelSh
         head=head,
         other=other + (head_bias if tied else 0),
         towers=tower_counts,
-        context=context or None,
+        context=max(context, rope.scaled_context) or None,
+        rope=rope,
         dtype=_dtype(reader, whole),
         quantization=_quantization(whole, reader),
         notes=(*remarks, *predicted, *_missing_parts(attention, family)),

@@ -12,6 +12,8 @@ from functools import cached_property
 from math import ceil
 from typing import Any, Literal
 
+from .rope import RopeShape
+
 Part = Literal["attention", "mlp", "experts", "shared experts", "router", "mixer"]
 
 
@@ -127,6 +129,7 @@ class ModelShape:
     assumed: keys that the config lacks and whose default was taken
     ahead: parameters of the layers for multi-token prediction, not in `parameters`: they are in the
         files, but engines load them for speculative decoding only
+    rope: its rotary positions
     stored_bytes: of all tensors, by the headers or the index, None without them
     """
 
@@ -148,6 +151,7 @@ class ModelShape:
     assumed: tuple[str, ...] = ()
     ahead: int = 0
     stored_bytes: int | None = None
+    rope: RopeShape = field(default_factory=RopeShape)
 
     @property
     def exact(self) -> bool:
