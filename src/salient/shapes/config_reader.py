@@ -85,9 +85,9 @@ class ConfigReader:
             for other in same[1:]:
                 self.values.get(other)
             return same[0], self.values[same[0]]
-        return self._assume(keys[0] if keys else name, self.defaults.get(name))
+        return self.assume(keys[0] if keys else name, self.defaults.get(name))
 
-    def _assume(self, key: str, value: Any) -> tuple[str, Any]:
+    def assume(self, key: str, value: Any) -> tuple[str, Any]:
         """`key` and its default, which is recorded."""
         if value is not None:
             self.assumed.setdefault(f"{self.values.path}{key}", value)
@@ -104,7 +104,7 @@ class ConfigReader:
         if value is None:
             if default is None:
                 self.missing(key)
-            self._assume(key, default)
+            self.assume(key, default)
             return default
         if type(value) is not int or not least <= value <= most:
             self.refuse(key, f"a whole number from {least} to {most}", value)
@@ -114,6 +114,7 @@ class ConfigReader:
         """A number above 0 and below a million. Raises ModelError for anything else."""
         key, value = self.value(name)
         if value is None:
+            self.assume(key, default)
             return default
         if type(value) not in (int, float) or not 0 < value < 1e6:
             self.refuse(key, "a number above 0", value)

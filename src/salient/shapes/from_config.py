@@ -11,6 +11,7 @@ from typing import Any
 from salient.core.errors import ModelError, brief
 from salient.core.records import is_list
 
+from .absent_keys import TIED, assumed_lines
 from .ahead import count_ahead
 from .attention import attention_block
 from .block_values import block_values, listed_values
@@ -68,7 +69,8 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
     if kind in ALIASES:
         reader = reader.replaced(ALIASES[kind](reader))
     shape = _shape(layout, reader, whole)
-    return doubted(shape, doubts_of_config(shape, whole, reader, family))
+    shape = replace(shape, assumed=assumed_lines(reader, family))
+    return doubted(shape, doubts_of_config(shape, whole, reader, family, kind))
 
 
 def _text_part(whole: ConfigReader) -> ConfigReader:
@@ -131,8 +133,7 @@ def _shape(family: Family, reader: ConfigReader, whole: ConfigReader) -> ModelSh
     embedding = vocab * narrow
     if family.positions is not None:
         embedding += (context + family.positions) * hidden
-    tied = reader.flag("tie_word_embeddings", default=family.tied)
-    tied = whole.flag("tie_word_embeddings", default=tied)
+    tied = _tied(family, reader, whole)
     head_bias = vocab if is_true(family.head_bias, reader) else 0
     tower_counts, remarks = towers(whole, hidden)
     other = reader.count("outer_norms", family.outer_norms, least=0) * vector
@@ -211,6 +212,14 @@ def _quantization(*configs: ConfigReader) -> dict[str, Any]:
     for config in configs:
         config.section("quantization_config")  # refuses what is no object
     return quantization_settings(configs[0].values.original)
+
+
+def _tied(family: Family, reader: ConfigReader, whole: ConfigReader) -> bool:
+    """Whether the head is the embedding: by the whole config, the text's, or the family."""
+    stated = [config.flag(TIED) for config in (whole, reader) if config.has(TIED)]
+    if not stated:
+        reader.assume(TIED, family.tied)
+    return stated[0] if stated else family.tied
 
 
 def _dtype(reader: ConfigReader, whole: ConfigReader) -> str:

@@ -126,6 +126,7 @@ class ModelShape:
     notes: assumptions
     rough: why the counts are not exact: keys that were not read, an unknown family
     low, high: bounds of `parameters` where it is rough, None where it is exact
+    cache_low, cache_high: bounds of the cache, in shares of the one that is counted
     assumed: keys that the config lacks and whose default was taken
     ahead: parameters of the layers for multi-token prediction, not in `parameters`: they are in the
         files, but engines load them for speculative decoding only
@@ -148,6 +149,8 @@ class ModelShape:
     rough: tuple[str, ...] = ()
     low: int | None = None
     high: int | None = None
+    cache_low: float = 1.0
+    cache_high: float = 1.0
     assumed: tuple[str, ...] = ()
     ahead: int = 0
     stored_bytes: int | None = None

@@ -5,22 +5,32 @@ says another number.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from .absent_keys import TIED, absent_keys, has_no_experts_key
 from .config_reader import KEYS, ConfigReader
 from .families import Family
 from .model_shape import ModelShape
 from .multimodal import NAMES, tower_kind
 from .unread_keys import summary, unread_keys
 
-UNREAD = "not read: "
+UNREAD, ABSENT = "not read: ", "config.json has no "
 # Shares of the count: released models of unknown families, counted as a Llama, are up to 5 % off;
 # those with unread keys have between a fourth and twice of it (Nemotron 3 Super, Gemma 3n).
 UNKNOWN_FAMILY = 0.1
 UNREAD_DOWN, UNREAD_UP = 0.8, 1.0
+ABSENT_SHARE = 0.2
+LARGE_HEAD = 0.1
 OUTSIDE_TEXT = 0.05  # of parts that are not the language model
 LARGEST_TOWER = 6_000_000_000  # InternViT-6B
+SMALL_TOWER = 1_000_000_000
+# Shares of the cache: without num_key_value_heads it is that of all heads, an unknown family may
+# have windows that are not known.
+ABSENT_CACHE, UNKNOWN_CACHE, UNREAD_CACHE = (0.05, 6.0), (0.1, 2.0), (0.0, 2.0)
+# Keys of the tokens that stand for an image or a sound.
+TOWER_TOKEN = re.compile(r"^(image|vision|video|audio)_(start_)?token_(id|index)$")
+TOWER_SENSES = {"vision_config": ("image", "vision", "video"), "audio_config": ("audio",)}
 # A part -> a key that decides whether there is any of it, and what its keys contain.
 PART_KEYS = {
     "experts": ("num_experts", "moe|expert"),
@@ -33,11 +43,15 @@ WINDOWS = ("sliding_window", "sliding_window_size", "attention_chunk_size", "max
 
 @dataclass(frozen=True)
 class Doubt:
-    """A reason, and by how many parameters the count may be too high (down) or too low (up)."""
+    """A reason, and by how many parameters the count may be too high (down) or too low (up).
+
+    cache: the least and the most of the cache, in shares of the one that is counted
+    """
 
     reason: str
     down: float = 0
     up: float = 0
+    cache: tuple[float, float] = (1.0, 1.0)
 
 
 def doubted(shape: ModelShape, doubts: Iterable[Doubt]) -> ModelShape:
@@ -48,44 +62,73 @@ def doubted(shape: ModelShape, doubts: Iterable[Doubt]) -> ModelShape:
     count = shape.parameters
     low = max(count - sum(doubt.down for doubt in doubts), count * (1 - UNREAD_DOWN))
     high = count + sum(doubt.up for doubt in doubts)
-    reasons = tuple(doubt.reason for doubt in doubts)
-    return replace(shape, rough=reasons, low=round(low), high=round(high))
+    return replace(
+        shape,
+        rough=tuple(doubt.reason for doubt in doubts),
+        low=round(low),
+        high=round(high),
+        cache_low=min(doubt.cache[0] for doubt in doubts),
+        cache_high=max(doubt.cache[1] for doubt in doubts),
+    )
 
 
 def doubts_of_config(
-    shape: ModelShape, whole: ConfigReader, text: ConfigReader, family: Family | None
+    shape: ModelShape, whole: ConfigReader, text: ConfigReader, family: Family | None, kind: str
 ) -> Iterator[Doubt]:
-    """What leaves the count of `shape` rough; `family`: None where it is unknown.
+    """What leaves the count of `shape` rough; `family`, called `kind`: None where it is unknown.
 
     `whole` and `text` have read all that they read.
     """
-    count = shape.parameters
+    count, home = shape.parameters, text.values.path
     if family is None:
-        kind = text.values.peek("model_type")
-        yield Doubt(
-            f"model type {kind!r} is unknown, counted as a decoder like Llama",
-            UNKNOWN_FAMILY * count,
-            UNKNOWN_FAMILY * count,
-        )
+        share = UNKNOWN_FAMILY * count
+        reason = f"model type {kind!r} is unknown, counted as a decoder like Llama"
+        yield Doubt(reason, share, share, UNKNOWN_CACHE)
+    elif has_no_experts_key(family, text):
+        text.missing(text.value("num_experts")[0])
+    else:
+        share = ABSENT_SHARE * count
+        attends = any(linear.part == "attention" for linear in shape.linears)
+        for key in absent_keys(kind, family, text, whole, attends=attends):
+            yield Doubt(f"{ABSENT}{key}", share, share, ABSENT_CACHE)
+        if f"{home}{TIED}" in text.assumed and shape.head > LARGE_HEAD * count:
+            yield Doubt(f"{ABSENT}{TIED}: its head may be its embedding", shape.head)
     towers = {
         key: tower_kind(section, whole) is not None
         for key in NAMES
         if (section := whole.section(key))
     }
-    config, read, home = whole.values.original, whole.values.read, text.values.path
+    config, read = whole.values.original, whole.values.read
     unread = unread_keys(config, read, home, towers, _unused(shape, text, family))
     own = [path for path in unread if path.startswith(home)]
-    if unread:
-        down, up = (UNREAD_DOWN, UNREAD_UP) if own else (0.0, OUTSIDE_TEXT)
-        yield Doubt(f"{UNREAD}{summary(own or unread)}", down * count, up * count)
-    for key, is_known in towers.items():
-        if not is_known:
+    if own:
+        down, up = UNREAD_DOWN * count, UNREAD_UP * count
+        yield Doubt(f"{UNREAD}{summary(own)}", down, up, UNREAD_CACHE)
+    elif unread:
+        yield Doubt(f"{UNREAD}{summary(unread)}", 0, OUTSIDE_TEXT * count)
+    yield from _tower_doubts(shape, whole, towers, nested=bool(home))
+
+
+def _tower_doubts(
+    shape: ModelShape, whole: ConfigReader, towers: Mapping[str, bool], *, nested: bool
+) -> Iterator[Doubt]:
+    """Towers of an unknown kind, and those without a config.
+
+    `towers`: those that have one -> whether their kind is known; `nested`: whether the language
+    model is an object of the config
+    """
+    count = shape.parameters
+    most = max(OUTSIDE_TEXT * count, min(SMALL_TOWER, 0.5 * count))
+    for key, known in towers.items():
+        if not known:
             tower = shape.towers.get(NAMES[key], 0)
-            yield Doubt(
-                f"its {NAMES[key]} is of an unknown kind, counted as plain blocks",
-                tower,
-                max(tower, min(LARGEST_TOWER, OUTSIDE_TEXT * count)),
-            )
+            reason = f"its {NAMES[key]} is of an unknown kind, counted as plain blocks"
+            yield Doubt(reason, tower, max(tower, min(LARGEST_TOWER, OUTSIDE_TEXT * count)))
+    tokens = [key.partition("_")[0] for key in whole.values if TOWER_TOKEN.search(key)]
+    for key, senses in TOWER_SENSES.items():
+        seen = any(sense in tokens for sense in senses)
+        if key not in whole.values and (seen or (nested and not towers and key == "vision_config")):
+            yield Doubt(f"{ABSENT}{key}: counted without its {NAMES[key]}", 0, most)
 
 
 def _unused(shape: ModelShape, text: ConfigReader, family: Family | None) -> list[str]:

@@ -35,7 +35,7 @@ _COUNTS = re.compile(
 )
 _FRACTIONS = re.compile(r"ratio|(ffn|mlp|inner|hidden|head).*mult|expan")
 _FLAGS = re.compile(
-    r"k_eq_v|double_wide|cross_attention|output_gate|moe_block|multi_query|^tie_|decoder_arch"
+    r"k_eq_v|double_wide|cross_attention|output_gate|moe_block|multi_query|tie_word|latent|decoder_arch"
 )
 _STEPS = re.compile(r"(freq|step|interval|period|every\w*)$")
 _MOST_NAMED = 6
