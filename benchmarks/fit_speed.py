@@ -41,8 +41,9 @@ FREE = {
         "reads": 0.1, "multiplies": 0.3, "experts": 0.3, "expert_products": 0.5, "cache": 0.4,
         "block": 0.7, "sparse": 0.7, "mixer": 0.7, "eager": 0.7, "prompt_block": 0.7, "step": 0.7,
         "row": 0.7, "reduce": 0.7, "pcie": 0.7, "first": 0.7, "old_step": 0.7, "old_row": 0.7,
+        "old_prompt_block": 0.7, "latent": 0.7,
     },
-    "kernels": {"reads": 0.15, "multiplies": 0.5, "unpacks": 0.5, "limit": 0.2, "rows": 0.5},
+    "kernels": {"reads": 0.15, "multiplies": 0.25, "unpacks": 0.5, "limit": 0.2, "rows": 0.5},
 }  # fmt: skip
 # Shares are relative to these.
 FIXED = {("engines", "vllm", "reads"), ("engines", "vllm", "multiplies"),

@@ -48,7 +48,7 @@ class ModelWork:
     head: elements of the head
     widths: inputs of attention's output matrices, over all blocks: its products a token and token
     blocks: attention or mixer and inner layers count half a block each
-    sparse, mixers: blocks with experts, and with a recurrent state
+    sparse, mixers, latents: blocks with experts, with a recurrent state, with a latent cache (MLA)
     """
 
     dense: float
@@ -60,6 +60,7 @@ class ModelWork:
     blocks: float
     sparse: int
     mixers: int
+    latents: int
 
     def read(self, rows: float) -> float:
         """Bytes of weights that a step of `rows` tokens reads."""
@@ -76,7 +77,7 @@ class StepRates:
     unpack_rows: rows that share an unpacking
     unpack_most: rows above which a matrix is unpacked whole, into memory
     tile: rows that a product works on at least
-    block, sparse, mixer: seconds a block, and in addition with experts or a recurrent state
+    block: seconds a block; sparse, mixer, latent: in addition, as in ModelWork
     prompt_block: seconds a block of a prompt's step
     step, row: seconds a step, and for each of its sequences; first: seconds before a first token
     """
@@ -94,6 +95,7 @@ class StepRates:
     block: float
     sparse: float
     mixer: float
+    latent: float
     prompt_block: float
     step: float
     row: float
@@ -124,6 +126,7 @@ def model_work(shape: ModelShape, form: WeightFormat) -> ModelWork:
         sum(len({n.part in ("attention", "mixer") for n in b.linears}) / 2 for b in shape.blocks),
         sum(any(n.copies > 1 for n in block.linears) for block in shape.blocks),
         sum(block.cache.state > 0 for block in shape.blocks),
+        sum(any("kv_a_proj" in n.name for n in block.linears) for block in shape.blocks),
     )
 
 
@@ -164,7 +167,8 @@ def loaded_prompt_seconds(
 
 
 def _special(work: ModelWork, rates: StepRates) -> float:
-    return work.sparse * rates.sparse + work.mixers * rates.mixer
+    special = work.sparse * rates.sparse + work.mixers * rates.mixer
+    return special + work.latents * rates.latent
 
 
 def _read(work: ModelWork, rates: StepRates, rows: float) -> float:

@@ -20,9 +20,9 @@ from .roofline import StepRates
 
 FP4_FROM = 100  # compute capability of matrix cores that multiply 4-bit floats
 MICRO = 1e-6
-LARGEST_SHARE = 0.97
+LARGEST_SHARE, LARGEST_PRODUCTS = 0.97, 0.85  # of the bandwidth, of the peak
 # Data center cards reach their peak only by the instructions of their own generation.
-LEGACY_SHARE = 0.6
+LEGACY_SHARE = 0.5
 # Releases of vLLM from 0.8 on schedule and sample in the new engine (V1).
 NEW_ENGINE = (0, 8)
 # Cards whose GPUs exchange over NVLink or xGMI; others use PCIe.
@@ -72,12 +72,12 @@ class EngineCosts:
     reads, multiplies: factors; cache: in addition for the cache
     experts, expert_products: in addition for reading and unpacking experts, for multiplying them
     block: of a block; eager: without CUDA graphs
-    sparse, mixer: in addition of one with experts, with a recurrent state
+    sparse, mixer, latent: in addition of one with experts, a recurrent state, a latent cache (MLA)
     prompt_block: of a block of a prompt's step
     step, row: of a step, and for each sequence of it
     reduce: of each of a block's two exchanges over NVLink; pcie: over PCIe
     first: before a first token
-    old_step, old_row: in addition for vLLM before 0.8
+    old_step, old_row, old_prompt_block: in addition for vLLM before 0.8
     """
 
     reads: float
@@ -88,6 +88,7 @@ class EngineCosts:
     block: float
     sparse: float
     mixer: float
+    latent: float
     eager: float
     prompt_block: float
     step: float
@@ -97,6 +98,7 @@ class EngineCosts:
     first: float
     old_step: float = 0.0
     old_row: float = 0.0
+    old_prompt_block: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -224,12 +226,13 @@ def step_rates(
     share = min(LARGEST_SHARE, device.reads * engine.reads * efficiency.reads)
     reads = gpu.bandwidth * 1e9 * tp * share
     plain = gpu.bandwidth * 1e9 * tp * min(LARGEST_SHARE, device.reads * engine.reads)
-    multiplies = efficiency.peak(gpu) * 1e12 * tp * device.multiplies * engine.multiplies
-    multiplies *= efficiency.multiplies
+    share_of_peak = device.multiplies * engine.multiplies * efficiency.multiplies
+    multiplies = efficiency.peak(gpu) * 1e12 * tp * min(LARGEST_PRODUCTS, share_of_peak)
     old = load.engine.name == "vllm" and load.version < NEW_ENGINE
     unpacks = efficiency.unpacks * device.unpacks * gpu.tflops * 1e12
     unpacks /= constants.cycle_products.of(gpu)
     unpacks = (unpacks or efficiency.limit * 1e9) * tp
+    prompt_block = engine.prompt_block + old * engine.old_prompt_block
     reduce = 0.0
     if tp > 1:
         reduce = 2 * (engine.reduce if gpu.name.startswith(LINKED) else engine.pcie)
@@ -250,7 +253,8 @@ def step_rates(
         (block + reduce) * MICRO,
         engine.sparse * latency * MICRO,
         engine.mixer * latency * MICRO,
-        (engine.prompt_block * device.latency + reduce) * MICRO,
+        engine.latent * latency * MICRO,
+        (prompt_block * device.latency + reduce) * MICRO,
         (engine.step + old * engine.old_step) * MICRO,
         (engine.row + old * engine.old_row) * MICRO,
         engine.first * MICRO,
