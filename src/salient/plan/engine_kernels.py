@@ -8,11 +8,12 @@ from salient.plan.vllm.types import METHODS, PACES
 from salient.plan.vllm.versions import ONLINE_MXFP4
 from salient.shapes.model_shape import ModelShape
 
+from .engine_profiles import ENGINES
 from .gpus import Gpu
 from .matrix_formats import MatrixFormat
 from .memory import Workload
 from .quantization_rules import QuantizationRules
-from .weight_formats import WeightFormat
+from .weight_formats import AS_STORED, WeightFormat
 
 FP4_FROM = (
     100  # compute capability that multiplies 4-bit floats (CUTLASS's NVFP4 and MXFP4 kernels)
@@ -29,9 +30,10 @@ def route_of(shape: ModelShape, form: WeightFormat, load: Workload) -> Route:
             "", "refused", f"how its weights are stored is not known: {form.unknown}", do=(do,)
         )
     if name not in form.engines:
-        engines = ", ".join(form.engines)
-        why, do = f"{name} does not run {form.title}", f"{form.title} runs in {engines}"
-        return Route("", "refused", why, do=(do,))
+        title = form.title.removesuffix(AS_STORED)
+        known = [f"--engine {engine}" for engine in form.engines if engine in ENGINES]
+        do = f"use {' or '.join(known)}" if known else f"{title} runs in {', '.join(form.engines)}"
+        return Route("", "refused", f"{name} does not run {title}", do=(do,))
     if name != "vllm":
         return _ROUTES[name](form, load.gpu)
     if form.rules:

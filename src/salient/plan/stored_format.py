@@ -7,7 +7,7 @@ from salient.shapes.model_shape import ModelShape
 from .declared_quantization import DeclaredQuantization, declared_quantization
 from .matrix_formats import MatrixFormat
 from .vllm.types import WeightPacking
-from .weight_formats import FORMATS, WeightFormat
+from .weight_formats import AS_STORED, FORMATS, WeightFormat
 
 STORED = "stored"  # the row's name
 SOURCE_NEEDED = "needs the 16-bit model"
@@ -100,7 +100,7 @@ def _stored(shape: ModelShape, declared: DeclaredQuantization) -> StoredFormat:
     title = whole or " + ".join(form.title for form in forms) or declared.method or "unknown"
     form = WeightFormat(
         name=STORED,
-        title=f"{title} (as stored)",
+        title=f"{title}{AS_STORED}",
         method=main.method if main else declared.method,
         group=max(0, main.group) if main and main.packing.grouped else 0,
         engines=_engines(declared, main),

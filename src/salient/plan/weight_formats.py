@@ -16,6 +16,8 @@ from .gguf_types import ENDS, gguf_bits, more_bits
 from .matrix_formats import MXFP4, NVFP4
 from .quantization_rules import SIXTEEN, QuantizationRules
 
+AS_STORED = " (as stored)"  # ends the title of the checkpoint's own row
+
 
 @dataclass(frozen=True)
 class WeightFormat:
