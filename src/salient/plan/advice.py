@@ -11,7 +11,7 @@ from itertools import combinations, islice
 from salient.core.report import mebibytes
 from salient.shapes.model_shape import ModelShape
 
-from .engine_profiles import GIB
+from .engine_profiles import ENGINES, GIB
 from .gpus import Gpu, catalogue
 from .knobs import Knob, Options, free_knobs, merged, option_text, with_options
 from .memory import Workload, budget, largest_context
@@ -254,10 +254,18 @@ class _Search:
         )
 
     def other_engine(self) -> Iterator[Change]:
-        """llama.cpp, where vLLM runs nothing."""
-        if self.load.engine.name != "vllm":
-            return
-        options: Options = {"engine": "llama.cpp"}
+        """The engines of a stored format that this one refuses, then llama.cpp in place of vLLM."""
+        current, engines = self.load.engine.name, list[str]()
+        for one in self.ranked:
+            if one.form.name == STORED and one.route.pace == "refused":
+                engines += [name for name in one.form.engines if name in ENGINES]
+        engines += ["llama.cpp"] if current == "vllm" else []
+        for name in dict.fromkeys(engines):
+            if name != current:
+                yield from self._with_engine(name)
+
+    def _with_engine(self, name: str) -> Iterator[Change]:
+        options: Options = {"engine": name}
         if self.load.tp > 1:
             options["tensor_parallel_size"] = 1
         if self.load.kv_dtype != "auto":
