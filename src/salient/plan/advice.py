@@ -59,10 +59,19 @@ def changes(
 ) -> tuple[Change, ...]:
     """Up to MOST_CHANGES changes with which a format will do, the cheapest first.
 
-    Empty where the best of `ranked` will do, or where no change helps.
+    Empty where the best of `ranked` will do, or where no change helps. Where the best must be made
+    of the 16-bit model, those with which the stored one will do.
     """
-    if ranked[0].good:
-        return ()
+    if not ranked[0].good:
+        return _changes(shape, load, required, ranked)
+    own = [one for one in ranked if one.form.name == STORED and not one.good]
+    stored = _changes(shape, load, required, own) if own else ()
+    return tuple(change for change in stored if change.candidate.form.name == STORED)
+
+
+def _changes(
+    shape: ModelShape, load: Workload, required: Requirements, ranked: list[Candidate]
+) -> tuple[Change, ...]:
     search = _Search(shape, load, required, ranked)
     if ranked[0].route.pace == "refused":
         others = [*search.other_gpus(), *search.other_engine(), *search.other_devices()]

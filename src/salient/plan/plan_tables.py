@@ -93,14 +93,14 @@ def _sizes_table(plan: Plan) -> Table:
 
 
 def formats_table(plan: Plan, device: DevicePlan) -> Table:
-    """Every format that the engine runs on one device, best first."""
+    """What is stored, then every format that the engine runs on one device, best first."""
     load = device.load
     available = mebibytes(device.best.budget.available)
     title = f"Formats on {device_title(load)}: {engine_title(load)} may use {available}"
     title += " of each" if load.tp > 1 else ""
     columns = ("format", *_columns(load.sequences))
     counted = CountRange.of(plan.shape)
-    rows = [(one.form.title, *_cells(one, load, counted)) for one in accepted(device)]
+    rows = [(one.form.title, *_cells(one, load, counted)) for one in shown(device)]
     return Table(title, columns, rows, ("format", "fits", "kernel"), _OPTIONAL)
 
 
@@ -132,7 +132,8 @@ def _cells(
     """The cells of `_columns`. of: whether the memory of the device is named too"""
     memory, speed, several = one.budget, one.forecast, load.sequences > 1
     if one.route.pace == "refused":
-        return ("", "", "no", "", "", "not run", "", *[""] * several, "")
+        weights = gibibytes(one.budget.stored.total) if one.form.ready else ""
+        return (weights, "", "no", "", "", "not run", "", *[""] * several, "")
     together = [span_text(speed.together, counted) if speed else "?"]
     weights = memory.stored.total
     return (
@@ -151,6 +152,12 @@ def _cells(
 def accepted(device: DevicePlan) -> list[Candidate]:
     """The formats that the engine does not refuse."""
     return [one for one in device.candidates if one.route.pace != "refused"]
+
+
+def shown(device: DevicePlan) -> list[Candidate]:
+    """The checkpoint as stored, refused or not, then what the engine does not refuse."""
+    stored = [one for one in device.candidates if one.form.ready]
+    return stored + [one for one in accepted(device) if not one.form.ready]
 
 
 def quality_table(device: DevicePlan) -> Table:

@@ -11,9 +11,9 @@ from salient.shapes.model_shape import ModelShape
 from .plan_tables import details, overview, parts
 from .planner import DevicePlan, Plan
 from .ranking import Candidate
-from .stored_format import SOURCE_NEEDED
+from .stored_format import SOURCE_NEEDED, plan_formats
 from .verdict import chosen, steps, verdict
-from .weight_formats import FORMATS, stored_weights
+from .weight_formats import AS_STORED, FORMATS, stored_weights
 
 
 def to_report(plan: Plan) -> Report:
@@ -96,11 +96,25 @@ def to_data(plan: Plan) -> dict[str, Any]:
         "notes": list(shape.notes),
         "required": asdict(plan.requirements),
         "tensor_parallel_sizes": {f"g{g}": list(sizes) for g, sizes in plan.tp_sizes.items()},
+        "stored": _stored_data(shape),
         "weights": {name: stored_weights(shape, form).total for name, form in FORMATS.items()},
         "good": plan.good,
         "decision": plan.decision,
         "chosen_device": first.gpu.name if first else None,
         "devices": [_device_data(device) for device in plan.devices],
+    }
+
+
+def _stored_data(shape: ModelShape) -> dict[str, Any]:
+    """The checkpoint as its files are; `file_bytes` counts layers that are not loaded, too."""
+    form = plan_formats(shape)[0]
+    stored = stored_weights(shape, form)
+    return {
+        "format": form.name,
+        "title": form.title.removesuffix(AS_STORED),
+        "method": form.method,
+        "bytes": stored.total,
+        "file_bytes": stored.files,
     }
 
 
@@ -124,6 +138,7 @@ def _device_data(device: DevicePlan) -> dict[str, Any]:
 def _candidate_data(one: Candidate) -> dict[str, Any]:
     return {
         "format": one.form.name,
+        "ready": one.form.ready,
         "title": one.form.title,
         "loss": one.form.loss,
         "runs": one.runs,

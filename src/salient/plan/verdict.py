@@ -10,6 +10,7 @@ from .count_range import CountRange
 from .figures import device_title, engine_title, fit_text, load_text, size_text, speed_text
 from .planner import DevicePlan, Plan
 from .ranking import Candidate
+from .stored_format import STORED
 
 STYLES = {"yes": "bold green", "no": "bold red", "unsure": "bold yellow"}  # of the decision
 LARGEST_ITEMS = 3  # of the memory, where it is too little
@@ -70,6 +71,8 @@ def _choice(plan: Plan, device: DevicePlan) -> str:
         return f"nothing: {engine_title(load)} does not run on {device_title(load)}"
     if plan.decision == "unsure":
         return f"undecided {where}; by the rough count {best.form.title}"
+    if best.good and _unmade(plan, best):
+        return f"not as stored; {best.form.title}, made of the 16-bit model, {where}"
     if best.good:
         return f"{best.form.title} {where}"
     aim = "meets the requirements" if best.runs else "fits"
@@ -77,6 +80,19 @@ def _choice(plan: Plan, device: DevicePlan) -> str:
         aim += f" on any of {len(plan.devices)} devices"
         return f"nothing {aim}; nearest: {best.form.title} {where}"
     return f"nothing {aim} {where}; nearest: {best.form.title}"
+
+
+def _unmade(plan: Plan, best: Candidate) -> bool:
+    """Whether a quantized checkpoint will not do, and `best` must be made of another model."""
+    return bool(plan.shape.quantization) and not best.form.ready
+
+
+def _stored_reason(device: DevicePlan) -> Iterator[str]:
+    """Why the checkpoint as stored will not do, where another format does."""
+    for one in device.candidates:
+        if one.form.name == STORED and one is not device.best:
+            why = one.route.why if refuses(one) else one.reasons[0]
+            yield f"as stored: {'; '.join(one.unmet) if one.runs else why}"
 
 
 def refuses(candidate: Candidate) -> bool:
@@ -96,7 +112,7 @@ def reasons(plan: Plan, device: DevicePlan) -> list[str]:
         return [", ".join(f"{item.what} {mebibytes(item.bytes)}" for item in items)]
     if best.unmet:
         return list(best.unmet)
-    return [*_device_reason(plan, device), *_format_reasons(device)]
+    return [*_stored_reason(device), *_device_reason(plan, device), *_format_reasons(device)]
 
 
 def _device_reason(plan: Plan, device: DevicePlan) -> Iterator[str]:
