@@ -150,7 +150,16 @@ BODIES: dict[str, tuple[str, Callable[[], object]]] = {
         lambda: {**LONG, "prompt": ["a"] * 16, "n": 16, "max_tokens": 2000},
     ),
     "long-answers": (COMPLETIONS, lambda: {**LONG, "n": 6, "logprobs": 20}),
+    "short-answers": (COMPLETIONS, lambda: {**LONG, "n": 16, "max_tokens": 64, "logprobs": 20}),
+    "long-prompts": (
+        COMPLETIONS,
+        lambda: {
+            "prompt": [random.Random(i).choices(range(100, 40_000), k=7000) for i in range(40)],
+            "max_tokens": 8,
+        },
+    ),
 }
+FILLS_CACHE = ("long-prompts",)  # whose tokens fill the cache that the server has for them
 
 ATTACKS = [
     *(Attack(name, "repeat", Lazy(*body), connections=8) for name, body in BODIES.items()),

@@ -9,8 +9,9 @@ completions of 8 tokens, each on a new connection. Then the server gets SIGTERM 
 continues.
 
 The bars, on a quiet machine: every completion is answered within 2 s, the log grows by less than
-1 MB a minute and has no traceback, resident memory stays under 2 GB above the start, and the
-process ends within its deadline. Writes WORK/server_attacks.json. Exit code 1 if a bar is missed.
+1 MB a minute and has no traceback, resident memory stays under 2 GB above the start (but where
+valid prompts fill the cache of keys and values), and the process ends within its deadline.
+Writes WORK/server_attacks.json. Exit code 1 if a bar is missed.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from attack_table import ATTACKS, HOSTILE_TEMPLATE, Attack
+from attack_table import ATTACKS, FILLS_CACHE, HOSTILE_TEMPLATE, Attack
 from machine import conditions, conditions_line
 from salient.core.report import Report, Table
 
@@ -69,7 +70,9 @@ class Outcome:
                 self.log_bytes_a_minute > LOG_BAR
             ),
             f"{self.tracebacks} tracebacks": self.tracebacks > 0,
-            f"{self.memory_growth / 1e9:.1f} GB more memory": self.memory_growth > MEMORY_BAR,
+            f"{self.memory_growth / 1e9:.1f} GB more memory": (
+                self.memory_growth > MEMORY_BAR and self.attack not in FILLS_CACHE
+            ),
             f"ended after {self.exit_seconds:.1f} s": self.exit_seconds > DEADLINE + EXIT_SLACK,
         }
         return [text for text, broken in bars.items() if broken]

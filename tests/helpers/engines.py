@@ -9,9 +9,9 @@ import torch
 from helpers.tolerance import logits_rounding
 from salient.kernels.registry import NEVER
 from salient.runtime import model_loader as loading
-from salient.runtime.engine import TokenSequence
 from salient.runtime.load_engine import EngineOptions, LoadedEngine, load
 from salient.runtime.sampling_params import SamplingParams
+from salient.runtime.sequence import TokenSequence
 
 SMALL: dict[str, Any] = {
     "context_length": 64,

@@ -1,6 +1,7 @@
 """Continuous batching: sequences come, go and share steps, and none notices the others."""
 
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,9 +13,10 @@ from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import byte_tokenizer
 from salient.core.errors import ModelError, RequestError
 from salient.runtime import engine as engines
-from salient.runtime.engine import MIN_COPY, Engine, TokenSequence, raise_failed
+from salient.runtime.engine import MIN_COPY, Engine
 from salient.runtime.runner import Runner
 from salient.runtime.sampling_params import SamplingParams
+from salient.runtime.sequence import TokenSequence, raise_failed
 
 NOTHING = -1
 TOKENIZER = byte_tokenizer()
@@ -103,7 +105,7 @@ def test_more_requests_than_slots_are_all_answered_as_alone():
 
 
 def test_a_slot_has_one_sequence_at_a_time():
-    engine = toy_engine(3)
+    engine = toy_engine(3, capacity=128)
     for i in range(8):
         engine.submit(prompt(4 + i, seed=i), replace(GREEDY, max_new_tokens=3))
     while engine.busy:
@@ -178,8 +180,64 @@ def no_dense_products(monkeypatch):
 # Prompts
 
 
-def test_running_answers_continue_during_a_long_prompt(monkeypatch):
+@pytest.fixture
+def small_steps(monkeypatch):
+    """Steps that compute one piece of 4 prompt tokens."""
     monkeypatch.setattr(engines, "CHUNK", 4)
+    monkeypatch.setattr(engines, "STEP_SECONDS", 0.0)
+
+
+def test_a_step_computes_many_short_prompts():
+    engine = toy_engine(8)
+    answers = [engine.submit(prompt(3, seed=n), GREEDY) for n in range(8)]
+    engine.step()
+    assert all(len(answer.tokens) == 1 for answer in answers)
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(small_steps):
+    engine = toy_engine(2)
+    long = engine.submit(prompt(40), GREEDY)
+    engine.step()
+    short = engine.submit(prompt(3, seed=1), GREEDY)
+    engine.step()
+    engine.step()
+    assert short.tokens == alone(prompt(3, seed=1), GREEDY).tokens[: len(short.tokens)] != []
+    assert not long.tokens
+
+
+def test_a_long_prompt_is_computed_while_short_ones_come(small_steps):
+    engine = toy_engine(2)
+    long = engine.submit(prompt(40), replace(GREEDY, max_new_tokens=1))
+    for n in range(25):
+        engine.submit(prompt(3, seed=n), replace(GREEDY, max_new_tokens=1))
+        engine.step()
+    assert long.finished
+    assert long.tokens == alone(prompt(40), GREEDY).tokens[:1]
+
+
+def test_small_requests_get_their_own_steps_and_large_ones_half_of_the_time(monkeypatch):
+    engine = toy_engine(3, capacity=128)
+    seconds = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
+    decode = engine.runner.decode
+
+    def slow(slots, tokens, positions):
+        seconds[0] += 4.0 if len(slots) == 3 else 0.5
+        return decode(slots, tokens, positions)
+
+    monkeypatch.setattr(engine.runner, "decode", slow)
+    long = [engine.submit(prompt(3, seed=n), replace(GREEDY, max_new_tokens=80)) for n in (1, 2)]
+    short = engine.submit(prompt(3, seed=3), replace(GREEDY, max_new_tokens=20))
+    engine.step()  # the prompts
+    engine.step()  # all
+    for _ in range(8):
+        engine.step()  # the short answer, for as long as the step of all took
+    assert [len(answer.tokens) for answer in (*long, short)] == [2, 2, 10]
+    engine.step()
+    assert [len(answer.tokens) for answer in (*long, short)] == [3, 3, 11]
+
+
+def test_running_answers_continue_during_a_long_prompt(small_steps):
     engine = toy_engine(2)
     first = engine.submit(prompt(3), replace(GREEDY, max_new_tokens=30))
     engine.step()
@@ -194,8 +252,7 @@ def test_running_answers_continue_during_a_long_prompt(monkeypatch):
     assert 0 < second.seconds_to_first < 60
 
 
-def test_a_prompt_that_cannot_come_in_pieces_comes_in_one(monkeypatch):
-    monkeypatch.setattr(engines, "CHUNK", 4)
+def test_a_prompt_that_cannot_come_in_pieces_comes_in_one(small_steps):
     engine = toy_engine()
     engine.runner.chunked_prefill = False
     answer = engine.submit(prompt(20), GREEDY)
@@ -251,7 +308,7 @@ def test_copied_keys_and_values_give_a_real_models_own_answer(folder):
 
 
 def test_the_least_recently_used_slot_is_reused_first():
-    engine = toy_engine(3)
+    engine = toy_engine(3, capacity=128)
     slots = []
     for seed in (1, 2, 3, 4):
         ids = [LETTERS[seed], *prompt(6, seed=seed)]
@@ -343,8 +400,7 @@ def test_a_cancelled_answer_frees_its_slot_at_once():
     assert waiting.finished == "length"
 
 
-def test_cancelling_what_waits_or_fills_leaves_the_others(monkeypatch):
-    monkeypatch.setattr(engines, "CHUNK", 4)
+def test_cancelling_what_waits_or_fills_leaves_the_others(small_steps):
     engine = toy_engine(2)
     filling = engine.submit(prompt(20), GREEDY)
     waiting = engine.submit(prompt(8, seed=1), GREEDY)

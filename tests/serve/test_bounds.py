@@ -15,6 +15,7 @@ from helpers.served_app import served, until
 from salient.core.errors import RequestError
 from salient.runtime import tokenization
 from salient.serve import app as serve_app
+from salient.serve import completions
 from salient.serve.app import AppSettings
 from salient.serve.bounded_threads import BoundedThreads, request_threads
 from salient.serve.json_size import PART, JsonSize, check_size, json_size
@@ -252,6 +253,27 @@ def test_ready_is_false_while_the_threads_do_not_answer(server, monkeypatch):
     assert server.request("/v1/completions", SHORT).status == 429
     release.set()
     until(lambda: server.request("/ready").status == 200)
+
+
+def test_a_thread_for_large_bodies_rests_after_its_task():
+    class Resting(BoundedThreads):
+        threads, most, refusal, rest = 1, 3, "", 3.0
+
+    resting, began = Resting(), time.monotonic()
+    resting.submit(lambda: time.sleep(0.1))
+    resting.submit(lambda: None).result(timeout=20)
+    assert time.monotonic() - began >= 0.4
+
+
+def test_a_full_server_refuses_a_request_before_it_reads_it(server, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(server.worker, "_open", 10_000)
+    monkeypatch.setattr(completions, "read_body", never)
+    reply = server.request("/v1/completions", SHORT)
+    assert reply.status == 429
+    assert "running or waiting" in reply.error["message"]
 
 
 def test_a_request_that_the_engine_cannot_take_ends_no_thread(server, monkeypatch):

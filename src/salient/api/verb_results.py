@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from salient.loadtest.result import LoadResult
     from salient.plan.planner import DevicePlan
     from salient.runtime.bench.bench_report import BenchRow
-    from salient.runtime.engine import TokenSequence
+    from salient.runtime.sequence import TokenSequence
     from salient.validate.policy.verdict import Verdict
     from salient.validate.result import ValidationResult
 

@@ -28,6 +28,7 @@ HARMLESS = re.compile(
     r"|\.(cos|sin)_cached$|(^|\.)position_ids$|\.embed_positions\.weights$"
     r"|\.relative_position_index$|\.num_batches_tracked$"
 )
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 MTP = "mtp"  # the pattern of `--drop` that names the layers which predict further tokens
 LISTED = 3  # of many tensors, how many a message names
 COMPARED = 32  # missing tensors whose names are looked for in the leftovers' names
@@ -97,6 +98,7 @@ class _FileChecker:
             self.expected |= {f"{block}.{name}": tensor for name, tensor in state.items()}
         self.leftovers = skeleton.unknown_names()
         self.home = skeleton.blocks[0].rpartition(".")[0]
+        self._in_home = re.compile(rf"{re.escape(self.home)}\.(\d+)\.")
 
     def check_missing(self) -> None:
         """Refuse parameters that no file has."""
@@ -225,15 +227,14 @@ class _FileChecker:
 
     def _block_beyond(self, name: str) -> int | None:
         """The number of the block that has the tensor `name`, if the model has fewer blocks."""
-        match = re.match(rf"{re.escape(self.home)}\.(\d+)\.", name)
+        match = self._in_home.match(name)
         return int(match[1]) if match and int(match[1]) >= len(self.skeleton.blocks) else None
 
     def _patterns(self, loss: list[str]) -> list[str]:
         """Patterns of `--drop` that name `loss`: a star for numbers, or whole blocks and parts."""
         beyond = {n: self._block_beyond(n) for n in loss}
         patterns = dict.fromkeys(
-            re.sub(r"(?<=\.)\d+(?=\.)", "*", n) if at is None else f"{self.home}.{at}.*"
-            for n, at in beyond.items()
+            _stars(n) if at is None else f"{self.home}.{at}.*" for n, at in beyond.items()
         )
         if len(patterns) > PATTERNS:
             patterns = dict.fromkeys(f"{name.partition('.')[0]}.*" for name in loss)
@@ -243,7 +244,10 @@ class _FileChecker:
         """The kinds of the tensors of `loss`, and what to correct: a sentence for each."""
         hints: dict[str, None] = {}
         deepest = max((self._block_beyond(name) or 0 for name in loss), default=0)
+        alike: dict[tuple[str, bool], str] = {}
         for name in loss:
+            alike.setdefault((_stars(name), self._block_beyond(name) is None), name)
+        for name in alike.values():
             layout, copy = layout_of(name, leftover=True), self._first_copy(name)
             if self._block_beyond(name) is not None:
                 text = (
@@ -267,6 +271,11 @@ class _FileChecker:
                 )
             hints.setdefault(text)
         return " ".join(hints)
+
+
+def _stars(name: str) -> str:
+    """`name` with stars for its numbers, equal for the same tensor of all blocks and experts."""
+    return _NUMBER.sub("*", name)
 
 
 def _last_parts(name: str) -> str:

@@ -7,7 +7,6 @@ expert of a fused one, or a linear that is stored transposed.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -82,7 +81,8 @@ class ParameterFiles:
 
     def __init__(self, architecture: "LoadingRules", source: Checkpoint):
         self.architecture, self.source = architecture, source
-        self._stored = stored_names(architecture, source)
+        self._targets = TargetNames(architecture)
+        self._stored = stored_names(architecture, source, self._targets)
 
     def __contains__(self, name: str) -> bool:
         return name in self._stored
@@ -133,10 +133,6 @@ class ParameterFiles:
         """The parameter that the stored tensor `name` is, or is a second copy of."""
         return self._targets.of(name)
 
-    @cached_property
-    def _targets(self) -> "TargetNames":
-        return TargetNames(self.architecture)
-
     def module(self, name: str) -> str:
         """What the module `name` is called in the files."""
         stored = self._stored.get(f"{name}.weight")
@@ -184,9 +180,15 @@ class TargetNames:
         places = architecture.places.items()
         self._singly = {(p.name, p.part.expert, p.order): own for own, p in places}
         self._stacked = {place.name for _, place in places}
+        self._known: dict[str, str | None] = {}
 
     def of(self, name: str) -> str | None:
         """The parameter that the stored tensor `name` is; None if the model has no place for it."""
+        if name not in self._known:
+            self._known[name] = self._find(name)
+        return self._known[name]
+
+    def _find(self, name: str) -> str | None:
         wanted, places = self._architecture.wanted, self._architecture.places
         prefix = self._architecture.model.base_model_prefix
         plain, _ = rename_source_key(name, self.renamings, [], prefix, wanted)
@@ -202,12 +204,13 @@ class TargetNames:
         return self._singly.get((target, _last_number(name), order))
 
 
-def stored_names(architecture: LoadingRules, source: Checkpoint) -> dict[str, StoredParameter]:
+def stored_names(
+    architecture: LoadingRules, source: Checkpoint, targets: TargetNames
+) -> dict[str, StoredParameter]:
     """Parameter or buffer -> where the files of `source` have it.
 
     Linears stored as codes count by `.weight`.
     """
-    targets = TargetNames(architecture)
     places = architecture.places
     stacked = {place.name for place in places.values()}
     whole: dict[str, str] = {}

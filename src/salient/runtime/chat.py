@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from salient.core.errors import RequestError
 
-from .engine import TokenSequence, raise_failed
 from .load_engine import LoadedEngine, load
 from .options import ChatOptions
 from .sampling_params import SamplingParams, sampling_of
+from .sequence import TokenSequence, raise_failed
 from .tokenization import chat_ids
 
 LEAST_ANSWER = 64  # tokens that must be free for an answer, or old turns are dropped

@@ -1,14 +1,15 @@
 """The generation engine, with continuous batching and chunked prefill.
 
-A step computes one chunk of one waiting prompt, and one more token of every running sequence. The
-output of a sequence does not depend on the other sequences.
+A step computes a piece of the waiting prompts, then one more token of the running sequences. The
+output of a sequence does not depend on the other sequences; small requests do not wait long for
+large ones.
 """
 
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
+from math import log2
 from typing import Any
 
 import torch
@@ -21,70 +22,13 @@ from .grammar import Constraint, Grammars
 from .runner import Runner
 from .sampler import Sampler, greedy_batch
 from .sampling_params import SampledToken, SamplingParams
+from .sequence import CLASSES, StepOutput, TokenSequence, Turns, raise_failed
 from .tokenization import check_length
 
-
-@dataclass(frozen=True)
-class StepOutput:
-    """The output of one step for one sequence.
-
-    picked: None where the answer failed
-    finished: '' while it runs; 'stop' (its end, a stop token or string), 'length', 'cancelled',
-        'failed' (see the answer's `error`)
-    """
-
-    sequence: "TokenSequence"
-    text: str
-    picked: SampledToken | None
-    finished: str
-
-
-@dataclass(eq=False)
-class TokenSequence:
-    """A prompt and its answer.
-
-    tokens: of the answer, without the one that ended it   reused: prompt tokens not computed again
-    started, times: seconds of time.perf_counter(), of submission and of each token
-    """
-
-    prompt: list[int]
-    sampling: SamplingParams
-    limit: int
-    sampler: Sampler
-    stream: TextStream
-    tokens: list[int] = field(default_factory=list)
-    picked: list[SampledToken] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    finished: str = ""
-    error: ModelError | None = None
-    reused: int = 0
-    started: float = field(default_factory=time.perf_counter)
-    slot: int = -1
-    _done: int = 0  # prompt tokens that are computed
-
-    @property
-    def text(self) -> str:
-        return self.stream.text
-
-    @property
-    def seconds_to_first(self) -> float:
-        return self.times[0] - self.started if self.times else float("nan")
-
-    @property
-    def tokens_a_second(self) -> float | None:
-        """Of the tokens after the first; None with fewer than two."""
-        seconds = self.times[-1] - self.times[0] if self.times else 0.0
-        return (len(self.times) - 1) / seconds if seconds > 0 else None
-
-
-def raise_failed(answers: Iterable[TokenSequence]) -> None:
-    """Raise the ModelError of the first answer that failed."""
-    for answer in answers:
-        if answer.error is not None:
-            raise answer.error
-
-
-CHUNK = 512  # tokens of a prefill chunk: bounds how long running sequences wait
+CHUNK = 512  # prompt tokens computed at once, at most
+LEAST_CHUNK = 32
+PIECE_SECONDS = 1.0  # for those tokens: a request that comes then waits
+STEP_SECONDS = 0.2  # of prompts in a step while small requests wait
 MIN_COPY = 16  # shared prefix tokens from which on copying from another slot pays off
 
 
@@ -97,8 +41,11 @@ class Engine:
     def __init__(self, runner: Runner, tokenizer: Any, ends: frozenset[int]):
         self.runner, self.tokenizer, self.ends = runner, tokenizer, ends
         self._waiting: deque[TokenSequence] = deque()
-        self._filling: TokenSequence | None = None
+        self._filling: list[TokenSequence] = []  # in the order of arrival
         self._running: list[TokenSequence] = []
+        self._rate = float(CHUNK)  # prompt tokens a second
+        self._oldest = False  # whether the last piece was of the oldest prompt
+        self._turns = Turns()
         self._slot_tokens: list[list[int]] = [[] for _ in range(runner.slots)]
         self._used = [0] * runner.slots  # when each slot was last given away
         self._count = 0
@@ -181,15 +128,14 @@ class Engine:
         return torch.cat(rows)[-last:]
 
     def step(self) -> list[StepOutput]:
-        """One piece of a waiting prompt, one more token of each running sequence."""
-        running = list(self._running)
-        if self._filling is None and self._waiting and (free := self._free_slots()):
-            # the first waiting prompt, into the free slot with the longest shared prefix
-            answer = self._filling = self._waiting.popleft()
-            answer.slot, answer.reused = self._take_slot(free, answer.prompt)
-            answer._done = answer.reused
-        pieces = self._fill(self._filling) if self._filling is not None else []
-        return pieces + (self._decode(running) if running else [])
+        """A piece of the waiting prompts, one more token of the running sequences: of all, or of
+        the smallest requests where others make a step long."""
+        started = time.perf_counter()
+        largest = self._turns.largest([*self._running, *self._prompts()])
+        running = [answer for answer in self._running if answer.size <= largest]
+        outputs = self._fill(largest) + (self._decode(running) if running else [])
+        self._turns.add(largest, time.perf_counter() - started)
+        return outputs
 
     def stream(self, ids: Sequence[int], sampling: SamplingParams) -> Iterator[StepOutput]:
         """The pieces of one answer as they come; leaving the loop early cancels it."""
@@ -223,7 +169,7 @@ class Engine:
             )
 
     def _free_slots(self) -> list[int]:
-        taken = {a.slot for a in (*self._running, self._filling) if a is not None}
+        taken = {answer.slot for answer in (*self._running, *self._filling)}
         return [slot for slot in range(self.runner.slots) if slot not in taken]
 
     def _take_slot(self, free: list[int], ids: list[int]) -> tuple[int, int]:
@@ -244,17 +190,64 @@ class Engine:
         self._slot_tokens[slot] = ids[:reused]
         return slot, reused
 
-    def _fill(self, answer: TokenSequence) -> list[StepOutput]:
+    def _prompts(self) -> list[TokenSequence]:
+        """The prompts that can be computed."""
+        return [*self._filling, *(self._waiting if self._free_slots() else ())]
+
+    def _fill(self, largest: int) -> list[StepOutput]:
+        """Compute prompts of requests up to a size class, for STEP_SECONDS."""
+        outputs: list[StepOutput] = []
+        until = time.perf_counter() + STEP_SECONDS
+        while (answer := self._next_prompt(largest)) is not None:
+            outputs += self._fill_piece(answer)
+            if time.perf_counter() >= until:
+                break
+        return outputs
+
+    def _next_prompt(self, largest: int) -> TokenSequence | None:
+        """The prompt to compute a piece of: in turn the oldest and the shortest.
+
+        A waiting one gets its slot only now, when what it shares with the prompts before it is in
+        the cache.
+        """
+        prompts = [prompt for prompt in self._prompts() if prompt.size <= largest]
+        if not prompts:
+            return None
+        self._oldest = not self._oldest
+        shortest = min(prompts, key=lambda prompt: prompt.left // LEAST_CHUNK)
+        answer = prompts[0] if self._oldest else shortest
+        if answer.slot < 0:
+            self._waiting.remove(answer)
+            answer.slot, answer.reused = self._take_slot(self._free_slots(), answer.prompt)
+            answer._done = answer.reused
+            self._filling.append(answer)
+        return answer
+
+    def _fill_piece(self, answer: TokenSequence) -> list[StepOutput]:
         start, slot = answer._done, answer.slot
-        piece = answer.prompt[start : start + CHUNK if self.runner.chunked_prefill else None]
+        piece = answer.prompt[
+            start : start + self._chunk() if self.runner.chunked_prefill else None
+        ]
+        began = time.perf_counter()
         logits = self.runner.prefill(slot, piece, start)
+        if len(piece) >= LEAST_CHUNK:
+            self._rate = len(piece) / (time.perf_counter() - began)
         answer._done += len(piece)
         self._slot_tokens[slot] += piece
-        if answer._done < len(answer.prompt):
+        if answer.left:
             return []
-        self._filling = None
+        self._filling.remove(answer)
         self._running.append(answer)
         return [self._take(answer, logits)]
+
+    def _chunk(self) -> int:
+        """Prompt tokens to compute at once: fewer while small requests wait for the step to end.
+
+        A power of two: few different sizes, since the rounding of a product depends on them.
+        """
+        small = any(one.size < len(CLASSES) for one in (*self._prompts(), *self._running))
+        most = self._rate * (STEP_SECONDS if small else PIECE_SECONDS)
+        return min(CHUNK, 1 << round(log2(max(LEAST_CHUNK, most))))
 
     def _decode(self, running: list[TokenSequence]) -> list[StepOutput]:
         """One more token of each: the last one chosen goes in, the next comes out."""
@@ -297,10 +290,9 @@ class Engine:
 
     def _finish(self, answer: TokenSequence, why: str) -> None:
         answer.finished = why
-        if self._filling is answer:
-            self._filling = None
-        if answer in self._running:
-            self._running.remove(answer)
+        for sequences in (self._filling, self._running):
+            if answer in sequences:
+                sequences.remove(answer)
 
 
 def common_start(cached: Sequence[int], prompt: Sequence[int]) -> int:

@@ -9,10 +9,10 @@ from salient.core.records import to_json
 from salient.core.report import Report, Table, mebibytes
 from salient.core.system import resident_memory
 
-from .engine import TokenSequence, raise_failed
 from .load_engine import LoadedEngine, load
 from .options import GenerateOptions
 from .sampling_params import SampledToken, sampling_of
+from .sequence import TokenSequence, raise_failed
 from .tokenization import chat_ids, prompt_ids
 
 MAX_TOGETHER = 32  # prompts computed at once; more wait for a free slot

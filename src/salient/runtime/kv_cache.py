@@ -1,8 +1,9 @@
 """The key/value cache: one slot for each running sequence, positions in order."""
 
+import mmap
 from dataclasses import dataclass
+from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,8 +80,10 @@ class KeyValueCache:
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros; in main memory those of NumPy, whose pages the system gives when they are written."""
+    """Zeros; in main memory the system's, which takes a page when it is written."""
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
-    bits = {2: np.int16, 4: np.int32}[dtype.itemsize]
-    return torch.from_numpy(np.zeros(size, bits)).view(dtype)
+    memory = mmap.mmap(-1, prod(size) * dtype.itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # a huge page of 2 MiB would take a slot's whole room
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(size)

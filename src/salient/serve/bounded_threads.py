@@ -11,14 +11,18 @@ from typing import Any, ClassVar, TypeVar
 from salient.core.errors import ResourceError
 
 T = TypeVar("T")
+MOST_REST = 1.0  # seconds
 
 
 class BoundedThreads:
     """`threads` threads; while `most` tasks run or wait, more are refused with `refusal`.
 
-    They are daemons: what hangs in one does not keep the process alive.
+    They are daemons: what hangs in one does not keep the process alive. After a task a thread rests
+    `rest` times as long as the task took: reading JSON holds the interpreter, for which the engine
+    waits hundreds of times in a step.
     """
 
+    rest: ClassVar[float] = 0.0
     threads: ClassVar[int]
     most: ClassVar[int]
     refusal: ClassVar[str]
@@ -63,6 +67,7 @@ class BoundedThreads:
             if not future.set_running_or_notify_cancel():  # the client has gone
                 continue
             self._running += 1
+            began = time.monotonic()
             try:
                 future.set_result(task())
             except BaseException as error:  # noqa: BLE001  passed to the caller
@@ -70,6 +75,7 @@ class BoundedThreads:
             finally:
                 self._running -= 1
             del future, task
+            time.sleep(min(MOST_REST, self.rest * (time.monotonic() - began)))
 
 
 class ShortTexts(BoundedThreads):
@@ -82,7 +88,7 @@ class ShortTexts(BoundedThreads):
 class LongTexts(BoundedThreads):
     """For large bodies: one at a time, so that they delay each other and no short request."""
 
-    threads, most = 1, 16
+    threads, most, rest = 1, 16, 3.0
     refusal = "16 large requests wait for the tokenizer. Try again."
 
 
@@ -96,7 +102,7 @@ class ShortChats(BoundedThreads):
 class LongChats(BoundedThreads):
     """For large chats, which use one of the template's processes at most."""
 
-    threads, most = 1, 16
+    threads, most, rest = 1, 16, 3.0
     refusal = "16 large chats wait for the chat template. Try again."
 
 

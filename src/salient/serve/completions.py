@@ -13,9 +13,10 @@ from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from salient.core.errors import RequestError, ResourceError, SalientError
-from salient.runtime.engine import Engine, StepOutput
+from salient.runtime.engine import Engine
 from salient.runtime.grammar import Constraint
 from salient.runtime.sampling_params import SamplingParams
+from salient.runtime.sequence import StepOutput
 from salient.runtime.tokenization import chat_ids, check_length, prompt_ids
 
 from .bodies import read_body
@@ -147,9 +148,13 @@ class RunningJob:
             1 + (self.job.samplings[0].logprobs or 0)
         )
 
-    async def response(self) -> JsonObject:
+    async def finish(self) -> None:
+        """Wait for all answers."""
         async for _ in self._outputs():
             pass
+
+    def response(self) -> JsonObject:
+        """The response, after `finish`."""
         return {
             **self._head,
             "choices": [choice.complete() for choice in self._choices],
@@ -198,6 +203,7 @@ async def respond(service: Service, request: Request, model: type[CompletionBody
 
     Raises RequestError, and ResourceError if too many requests wait.
     """
+    service.worker.admit(1)  # before the work of reading it
     body, threads = await read_body(request, model, chat=model is ChatCompletionRequest)
     if body.model is not None and body.model != service.model:
         return unknown_model(body.model, service)
@@ -212,27 +218,29 @@ async def respond(service: Service, request: Request, model: type[CompletionBody
         events = running.events(body)
         return StreamingResponse(events, media_type="text/event-stream", background=close)
     try:
-        content = await _until_disconnect(request, running)
+        connected = await _until_disconnect(request, running)
     finally:
         running.close()
-    if running.entries <= SMALL:
-        return JSONResponse(content)
-    text = await asyncio.wrap_future(threads.submit(lambda: "".join(json_pieces(content))))
-    return Response(text, media_type="application/json")
+    if not connected or running.entries <= SMALL:
+        return JSONResponse(running.response() if connected else {})
+    work = threads.submit(lambda: "".join(json_pieces(running.response())))
+    return Response(await asyncio.wrap_future(work), media_type="application/json")
 
 
-async def _until_disconnect(request: Request, running: RunningJob) -> JsonObject:
-    """The response; cancelled when the client disconnects."""
+async def _until_disconnect(request: Request, running: RunningJob) -> bool:
+    """Wait for the answers; False if the client disconnects first."""
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    work = asyncio.ensure_future(running.response())
+    work = asyncio.ensure_future(running.finish())
     disconnect = asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
-        return work.result() if work.done() else {}
+        if work.done():
+            work.result()  # raises its error
+        return work.done()
     finally:
         work.cancel()
         disconnect.cancel()

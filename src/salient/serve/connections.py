@@ -14,7 +14,7 @@ import logging
 import os
 import resource
 from collections.abc import Callable, Sequence
-from socket import socket
+from socket import SO_ERROR, SOL_SOCKET, socket
 from types import FrameType
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from .openai_format import INTERNAL, error_response
 log = logging.getLogger("salient.serve")
 IDLE_SECONDS = 75  # longer than the 60 of the usual proxies, so that they close first
 FULL_SECONDS = 0.002  # from one new connection to the next while all are taken
+GONE_AT_ONCE = 64  # connections that were reset while they waited: closed in one step
 SPARE = 16  # connections beyond the limit, which only get their 503
 OTHER_DESCRIPTORS = 48  # for template processes and files
 FEWEST = 4  # connections, however few descriptors there are
@@ -221,13 +222,21 @@ class BoundedServer(uvicorn.Server):
 
     async def _accept(self) -> None:
         """Accept connections, one after another, and slowly when all are taken: clients that open
-        new ones without end wait in the system's queue, and cost little."""
+        new ones without end wait in the system's queue, and cost little. Those that have gone
+        cost least."""
         loop, protocol = asyncio.get_running_loop(), self.config.http_protocol_class
         most = cast("type[BoundedProtocol]", protocol).most
         self._listening.settimeout(0)
+        gone = 0
         while True:
             try:
                 accepted, _ = await loop.sock_accept(self._listening)
+                if accepted.getsockopt(SOL_SOCKET, SO_ERROR):
+                    accepted.close()
+                    gone += 1
+                    if gone % GONE_AT_ONCE == 0:
+                        await asyncio.sleep(0)
+                    continue
                 await loop.connect_accepted_socket(self._protocol, accepted)
                 full = len(self.server_state.connections) >= most
                 await asyncio.sleep(FULL_SECONDS if full else 0)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 from starlette.responses import JSONResponse
 
 from salient.core.errors import RequestError, ResourceError, SalientError
-from salient.runtime.engine import StepOutput
 from salient.runtime.sampling_params import SampledToken
+from salient.runtime.sequence import StepOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -2,7 +2,7 @@
 
 Only this thread touches the engine. Commands enter through a queue and run between steps; the
 outputs of a step go to the event loop in one call. Requests take turns at free slots, and some
-slots are for short answers: a request of many long ones does not keep others waiting.
+slots are for small ones: a request of many long answers does not keep others waiting.
 """
 
 import asyncio
@@ -14,19 +14,20 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from salient.core.errors import ModelError, ResourceError, SalientError
-from salient.runtime.engine import Engine, StepOutput, TokenSequence
+from salient.runtime.engine import Engine
 from salient.runtime.grammar import Constraint
 from salient.runtime.sampling_params import SamplingParams
+from salient.runtime.sequence import StepOutput, TokenSequence, size_class
 
 T = TypeVar("T")
 HANGING = 4.0  # times the longest step before it: such a step does not end
 log = logging.getLogger("salient.serve")
 STOP_SECONDS = 5.0  # for the step that runs when the server stops
-SHORT_ANSWER = 64  # tokens at most
-RESERVED = 8  # one slot of so many is for short answers
+RESERVED = (0, 16, 8)  # by size class: one slot of so many is for the smaller ones
 BROKEN = "The engine has stopped after an internal error; restart the server."
 
 
@@ -44,6 +45,11 @@ class Ticket:
     outputs: "OutputQueue"
     sequence: TokenSequence | None = None
     ended: bool = False
+
+    @cached_property
+    def size(self) -> int:
+        """Its size class."""
+        return size_class(len(self.ids), self.sampling.max_new_tokens)
 
 
 Output = tuple[Ticket, StepOutput | SalientError]
@@ -196,10 +202,8 @@ class Worker:
         if not free or not self._waiting:
             return None
         running = Counter(id(ticket.outputs) for ticket in self._tickets.values())
-        long_too = free > slots // RESERVED
-        fitting = (
-            t for t in self._waiting if long_too or t.sampling.max_new_tokens <= SHORT_ANSWER
-        )
+        room = [free > (slots // share if share else 0) for share in RESERVED]
+        fitting = (ticket for ticket in self._waiting if room[ticket.size])
         return min(fitting, key=lambda ticket: running[id(ticket.outputs)], default=None)
 
     def _submit(self, ticket: Ticket) -> None:

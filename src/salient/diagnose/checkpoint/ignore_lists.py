@@ -32,7 +32,7 @@ from .contents import (
     strings,
 )
 from .ct_config import WeightArgs, args_of, matches
-from .missing_tensors import kind_of
+from .missing_tensors import block_kinds
 from .quant_config import wrong_type
 
 # How readers take an entry of AWQ's list.
@@ -150,8 +150,9 @@ def check_unquantized(contents: CheckpointContents, groups: list[WeightArgs]) ->
     if not contents.settings:
         return findings
     missed = [name for name in _unnamed(contents, groups) if name not in split]
-    kinds = {_kind(contents, name) for name in packed}
-    like = [name for name in missed if _kind(contents, name) in kinds]
+    kind_of = _kinds(contents, [*packed, *missed])
+    kinds = {kind_of[name] for name in packed}
+    like = [name for name in missed if kind_of[name] in kinds]
     alone = [name for name in missed if name not in set(like)]
     inferred = contents.method == "awq" and not contents.skip_entries
     return [
@@ -200,10 +201,14 @@ def _unnamed(contents: CheckpointContents, groups: list[WeightArgs]) -> list[str
     ]
 
 
-def _kind(contents: CheckpointContents, name: str) -> tuple[object, ...]:
-    """What the same linears of similar blocks have in common."""
-    spot = in_block(name)
-    return (spot[0], pattern(spot[2]), kind_of(contents, spot[1], 0)) if spot else (name,)
+def _kinds(contents: CheckpointContents, names: list[str]) -> dict[str, tuple[object, ...]]:
+    """What the same linears of similar blocks have in common, for each of `names`."""
+    spots = {name: in_block(name) for name in names}
+    kinds = block_kinds(contents, {spot[1] for spot in spots.values() if spot}, 0)
+    return {
+        name: (spot[0], pattern(spot[2]), kinds[spot[1]]) if spot else (name,)
+        for name, spot in spots.items()
+    }
 
 
 def _add_entries(contents: CheckpointContents, modules: list[str]) -> tuple[str, ...]:

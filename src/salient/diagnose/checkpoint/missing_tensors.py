@@ -5,6 +5,7 @@ block lacks and its siblings have is missing, unless the block has something els
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,16 +119,20 @@ def _siblings(contents: CheckpointContents) -> dict[tuple[Any, ...], list[BlockP
                 children[before, index, ".".join(parts[:depth])].add(parts[depth])
     layers = max((index for _, index, _ in children), default=0) + 1
     siblings: dict[tuple[Any, ...], list[BlockPart]] = defaultdict(list)
+    kinds = block_kinds(contents, {index for _, index, _ in children}, layers)
+    own_layout = bool(contents.config_value("block_configs"))
     for (before, index, inner), leaves in children.items():
-        if inner or not contents.config_value("block_configs"):
+        if inner or not own_layout:
             path = ".".join(filter(None, (before, str(index), inner)))
-            key = (before, pattern(inner), kind_of(contents, index, layers))
+            key = (before, pattern(inner), kinds[index])
             siblings[key].append(BlockPart(path, frozenset(leaves)))
     return siblings
 
 
-def kind_of(contents: CheckpointContents, index: int, layers: int) -> tuple[Any, ...]:
-    """What may differ between blocks by config.json.
+def block_kinds(
+    contents: CheckpointContents, blocks: Collection[int], layers: int
+) -> dict[int, tuple[Any, ...]]:
+    """What may differ between `blocks` by config.json.
 
     Per-block lists of strings or strings of letters, such as layer_types, and the last blocks that
     share the keys and values of others (Gemma 3n).
@@ -135,7 +140,14 @@ def kind_of(contents: CheckpointContents, index: int, layers: int) -> tuple[Any,
     count = contents.config_value("num_hidden_layers", "n_layer", "num_layers")
     count = count if type(count) is int else layers
     lists = [v if isinstance(v, str) else strings(v) for v in contents.text_config.values()]
-    kinds = [kind[index] for kind in lists if len(kind) == count > max(index, 1)]
+    lists = [kind for kind in lists if len(kind) == count > 1]
     shared = contents.config_value("num_kv_shared_layers")
     shared = shared if type(shared) is int else 0
-    return (*kinds, index >= count - shared, index >= count)
+    return {
+        index: (
+            *(kind[index] for kind in lists if index < count),
+            index >= count - shared,
+            index >= count,
+        )
+        for index in blocks
+    }

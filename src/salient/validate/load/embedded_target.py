@@ -11,8 +11,9 @@ from salient.core.errors import RequestError
 from salient.core.progress import Progress
 from salient.loadtest.plan import LoadPlan, LoadStep, TokenCounter, check_plan, numbered_prompts
 from salient.loadtest.result import LoadResult, RequestTiming, summarize_step
-from salient.runtime.engine import Engine, TokenSequence
+from salient.runtime.engine import Engine
 from salient.runtime.sampling_params import SamplingParams
+from salient.runtime.sequence import TokenSequence
 
 TOOL = "salient (embedded engine)"
 

@@ -22,10 +22,11 @@ from salient.core.devices import find_device, free_memory
 from salient.core.errors import CalibrationError, RequestError, ResourceError
 from salient.core.system import release_memory
 from salient.models.tokens import load_tokenizer
-from salient.runtime.engine import Engine, TokenSequence, raise_failed
+from salient.runtime.engine import Engine
 from salient.runtime.load_engine import EngineOptions, LoadedEngine
 from salient.runtime.loglikelihood import ChoiceRequest, Continuations, encode, encode_choices
 from salient.runtime.sampling_params import SamplingParams
+from salient.runtime.sequence import TokenSequence, raise_failed
 from salient.validate.cache import ValidationCache
 from salient.validate.model_pair import ROOM, PairMember
 
