@@ -6,7 +6,7 @@ load on them, the whole load on more or larger devices.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import combinations, islice
+from itertools import combinations, islice, product
 
 from salient.core.report import mebibytes
 from salient.shapes.model_shape import ModelShape
@@ -25,6 +25,7 @@ LEAST_SHARE = 1 / 8
 ROUND_CONTEXT = 1024
 MOST_CHANGES = 3
 MOST_DEVICES = 3
+MORE_SEQUENCES = (4, 16, 64)  # times those that were planned
 MOST_PARTS = 6  # of a load, that are planned
 TP_SIZES = (1, 2, 4, 8)
 # A device that reads this much slower than the one that was named is no replacement of it.
@@ -74,11 +75,12 @@ def _changes(
 ) -> tuple[Change, ...]:
     search = _Search(shape, load, required, ranked)
     if ranked[0].route.pace == "refused":
-        others = [*search.other_gpus(), *search.other_engine(), *search.other_devices()]
+        others = [*search.other_gpus(), *search.other_engine()] or [*search.other_devices()]
         return tuple(_by_cost(others))
     whole = search.cheapest({}, 0)
     less = [] if whole and whole.cost < LESS_LOAD else [*search.more_load(), *search.less_load()]
-    less = [*less[:1], *less[1:][-1:]]  # the fewest knobs, and the most of the load
+    most = [part for part in less[1:] if part.cost < OTHER_DEVICE]
+    less = [*less[:1], *most[-1:]]  # the fewest knobs, and the most of the load
     more = [*search.other_gpus(), *search.other_devices()]
     first = [*([whole] if whole else []), *less[:1], *more[:1]]
     return tuple(_by_cost([*first, *_by_cost([*less[1:], *more[1:]])][:MOST_CHANGES]))
@@ -148,13 +150,13 @@ class _Search:
 
     def more_load(self) -> Iterator[Change]:
         """More sequences together, where the throughput of all is too little."""
-        sequences, best = self.load.sequences, self.ranked[0]
-        while (
-            self.required.throughput and (sequences := sequences * 2) <= best.budget.most_sequences
-        ):
-            if change := self._planned(best.form, {"concurrency": sequences}, MORE_LOAD):
-                yield change
-                return
+        tries = (self.cheapest(options, MORE_LOAD) for options in self._loads() if options)
+        return islice(filter(None, tries), 1)
+
+    def _loads(self) -> list[Options]:
+        """The load, and where all its sequences together are too slow, more of them."""
+        times = MORE_SEQUENCES if self.required.throughput else ()
+        return [{}, *({"concurrency": self.load.sequences * n} for n in times)]
 
     def _parts(self, form: WeightFormat, knobs: tuple[Knob, ...]) -> Iterator["_Part"]:
         """Fewer sequences, and a shorter context, that fit with these knobs."""
@@ -209,7 +211,9 @@ class _Search:
                 options["gpu"] = f"{tp}x{load.gpu.name}"
             if tp == load.tp or tp > most or (tp < load.tp and not refused):
                 continue
-            if change := self.cheapest(options, MORE_GPUS) or self._best(options, MORE_GPUS):
+            tries = (self.cheapest(options | more, MORE_GPUS) for more in self._loads())
+            every = [self._best(options, MORE_GPUS)] if refused else tries
+            if change := next(filter(None, every), None):
                 yield change
                 return
 
@@ -217,8 +221,8 @@ class _Search:
         """The smallest devices that will do without knobs, in the smallest number."""
         load = self.load
         sizes = TP_SIZES if load.engine.tensor_parallel else (load.tp,)
-        for tp in (tp for tp in sizes if tp >= load.tp):
-            options: Options = {} if tp == load.tp else {"tensor_parallel_size": tp}
+        for tp, more in product((tp for tp in sizes if tp >= load.tp), self._loads()):
+            options: Options = more | ({"tensor_parallel_size": tp} if tp > 1 else {})
             devices = (
                 gpu.name
                 for gpu in self._replacements(tp)
@@ -259,7 +263,6 @@ class _Search:
         return max(
             1.0,
             (required.decode or 0) * self.load.sequences / together,
-            (required.throughput or 0) / together,
         )
 
     def other_engine(self) -> Iterator[Change]:
