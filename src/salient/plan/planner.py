@@ -1,7 +1,6 @@
 """The verb plan: a model, devices and requirements -> every format on each device, best first."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from salient.core.errors import RequestError
 from salient.core.options import strings
@@ -21,6 +20,7 @@ from .memory import Workload
 from .options import PlanOptions
 from .ranking import Candidate, candidates, judgement, select_formats
 from .requirements import Requirements, parse_requirements
+from .rough_decision import Decision, decide
 from .yarn import yarn_note, yarn_override
 
 DEFAULT_CONTEXT = 8192
@@ -76,11 +76,12 @@ class Plan:
         return not self.devices or any(device.best.good for device in self.devices)
 
     @property
-    def decision(self) -> Literal["yes", "no", "unsure"]:
+    def decision(self) -> Decision:
         """Whether to serve it there: "unsure" where a rough shape leaves that open."""
-        if self.shape.rough and self.devices:
-            return "unsure"
-        return "yes" if self.good else "no"
+        answers = [decide(self.shape, one.candidates, self.requirements) for one in self.devices]
+        if not answers or "yes" in answers:
+            return "yes"
+        return "unsure" if "unsure" in answers else "no"
 
 
 def make_plan(options: PlanOptions) -> Plan:

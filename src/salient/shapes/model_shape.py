@@ -161,6 +161,13 @@ class ModelShape:
         return not self.rough
 
     @property
+    def spread(self) -> tuple[float, float]:
+        """The least and the most of the parameters, in shares of the count."""
+        count = max(1, self.parameters)
+        low = 1.0 if self.low is None else self.low / count
+        return low, 1.0 if self.high is None else self.high / count
+
+    @property
     def files_parameters(self) -> int:
         """Those in the files, with the layers for multi-token prediction."""
         return self.parameters + self.ahead
