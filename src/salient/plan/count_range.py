@@ -12,28 +12,37 @@ UNBOUNDED = (0.5, 2.0)  # times the count, where a rough shape has no bounds
 
 @dataclass(frozen=True)
 class CountRange:
-    """Bounds of the parameters, times their count: 1 and 1 where it is exact."""
+    """Bounds of the parameters and of the cache, times their count: 1 and 1 where it is exact."""
 
     low: float = 1.0
     high: float = 1.0
+    cache_low: float = 1.0
+    cache_high: float = 1.0
 
     @staticmethod
     def of(shape: ModelShape) -> "CountRange":
         if shape.exact:
             return CountRange()
-        if not (shape.low and shape.high):
-            return CountRange(*UNBOUNDED)
-        return CountRange(shape.low / shape.parameters, shape.high / shape.parameters)
+        low, high = shape.spread if shape.low and shape.high else UNBOUNDED
+        return CountRange(low, high, shape.cache_low, shape.cache_high)
 
     @property
     def exact(self) -> bool:
-        return self.low == self.high
+        return self == CountRange()
 
-    def taken(self, memory: MemoryBudget) -> tuple[float, float]:
-        """Bytes that it takes at least and at most; the weights alone are varied."""
+    def taken(self, memory: MemoryBudget, *, measured: bool = False) -> tuple[float, float]:
+        """Bytes that it takes at least and at most.
+
+        measured: whether the weights were not counted but read from the files
+        """
         weights = sum(item.bytes for item in memory.items if item.what == "weights")
-        rest = memory.taken - weights
-        return rest + weights * self.low, rest + weights * self.high
+        cache = sum(item.bytes for item in memory.items if item.what == "KV cache")
+        rest = memory.taken - weights - cache
+        low, high = (1.0, 1.0) if measured else (self.low, self.high)
+        return (
+            rest + weights * low + cache * self.cache_low,
+            rest + weights * high + cache * self.cache_high,
+        )
 
     def fits(self, memory: MemoryBudget) -> str:
         """ "yes" or "no" where all of the range does or does not fit, else "?"."""

@@ -125,7 +125,9 @@ def _plan_device(
     ranked = select_formats(candidates(shape, load, requirements), strings(options.format))
     best = ranked[0]
     lines = commands(full_name(str(options.model)), shape, best, load) if best.runs else ()
-    return DevicePlan(load, ranked, changes(shape, load, requirements, ranked), lines, notes)
+    is_open = decide(shape, ranked, requirements) == "unsure"
+    advice = () if is_open else changes(shape, load, requirements, ranked)
+    return DevicePlan(load, ranked, advice, lines, notes)
 
 
 def _tensor_parallel(

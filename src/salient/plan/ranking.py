@@ -17,7 +17,7 @@ from salient.shapes.model_shape import ModelShape
 from .engine_kernels import offered, route_of
 from .memory import MemoryBudget, Workload, budget
 from .requirements import Requirements
-from .speed import Forecast, SpeedRange, answer_tokens, forecast, widened
+from .speed import Forecast, SpeedRange, answer_tokens, forecast
 from .stored_format import SOURCE_NEEDED, STORED, plan_formats
 from .weight_formats import FORMATS, WeightFormat, bytes_read
 
@@ -125,7 +125,7 @@ def candidate(
     """One format planned for the load."""
     route = route_of(shape, form, load)
     memory = budget(shape, form, load)
-    speed = widened(forecast(shape, form, load, route), shape)
+    speed = forecast(shape, form, load, route)
     plain = _rate(shape, FORMATS["fp16"], load, None)
     score = math.log2(_rate(shape, form, load, speed) / plain) - form.penalty
     unmet = tuple(_unmet(form, memory, speed, load, required))

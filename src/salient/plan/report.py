@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from salient.core.model_files import INDEX
 from salient.core.report import Report
 from salient.core.summary_lines import SummaryLine
 from salient.shapes.model_shape import ModelShape
@@ -15,11 +16,14 @@ from .stored_format import SOURCE_NEEDED, plan_formats
 from .verdict import chosen, steps, verdict
 from .weight_formats import AS_STORED, FORMATS, stored_weights
 
+EXACT_BY = f"a folder with its safetensors is counted exactly; {INDEX} narrows the range"
+
 
 def to_report(plan: Plan) -> Report:
     """The report of the verb."""
     shown, tables = plan.options.details, overview(plan)
-    notes = [SummaryLine("Note", note) for note in _other_notes(plan.shape)]
+    notes = [SummaryLine("Rough", line) for line in _rough_lines(plan)]
+    notes += [SummaryLine("Note", note) for note in _other_notes(plan.shape)]
     notes += [SummaryLine("Assumed", key) for key in plan.shape.assumed]
     if plan.shape.quantization:
         notes.append(SummaryLine("Note", f"every format but the stored one {SOURCE_NEEDED}"))
@@ -36,6 +40,14 @@ def to_report(plan: Plan) -> Report:
         notes += [line for device in plan.devices for line in _detail_lines(device)]
         notes.append(SummaryLine("Split", _tensor_parallel_sizes(plan)))
     return Report(to_data(plan), tables, [], plan.good, verdict(plan), notes)
+
+
+def _rough_lines(plan: Plan) -> list[str]:
+    """Why the count is rough, where the verdict does not say so, and what makes it exact."""
+    if plan.shape.exact:
+        return []
+    reasons = [] if plan.decision == "unsure" else list(plan.shape.rough)
+    return [*reasons, EXACT_BY]
 
 
 def _other_notes(shape: ModelShape) -> list[str]:

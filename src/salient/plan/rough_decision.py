@@ -5,6 +5,7 @@ from typing import Literal
 
 from salient.shapes.model_shape import ModelShape
 
+from .count_range import CountRange
 from .ranking import Candidate
 from .requirements import Requirements
 
@@ -17,22 +18,17 @@ def decide(shape: ModelShape, ranked: Sequence[Candidate], required: Requirement
     best = ranked[0]
     if shape.exact:
         return "yes" if best.good else "no"
-    runnable = [one for one in ranked if one.route.pace != "refused"]
-    if not any(_taken(one, shape)[0] <= one.budget.available for one in runnable):
+    ends = [(one, *_taken(one, shape)) for one in ranked if one.route.pace != "refused"]
+    may_fit = [one for one, least, _ in ends if least <= one.budget.available]
+    if not may_fit:
         return "no"
-    others = [one for one in runnable if one.score > best.score and not one.budget.fits]
-    is_open = any(_taken(one, shape)[0] <= one.budget.available for one in others)
+    is_open = any(one.score > best.score and not one.budget.fits for one in may_fit)
     slow = required.timed and shape.spread[1] > TIMED_SPREAD
-    fits = _taken(best, shape)[1] <= best.budget.available
-    return "yes" if best.good and fits and not is_open and not slow else "unsure"
+    fits = best.good and _taken(best, shape)[1] <= best.budget.available
+    return "yes" if fits and not is_open and not slow else "unsure"
 
 
 def _taken(candidate: Candidate, shape: ModelShape) -> tuple[float, float]:
     """The least and the most bytes that it takes on a GPU."""
-    weights, cache = candidate.budget.items[0].bytes, candidate.budget.items[-1].bytes
-    low, high = shape.spread
-    if shape.stored_bytes and candidate.form.ready:  # measured, not counted
-        low, high = 1.0, 1.0
-    rest = candidate.budget.taken - weights - cache
-    least = rest + weights * low + cache * shape.cache_low
-    return least, rest + weights * high + cache * shape.cache_high
+    measured = shape.stored_bytes is not None and candidate.form.ready
+    return CountRange.of(shape).taken(candidate.budget, measured=measured)

@@ -5,7 +5,7 @@ wide as the errors of forecasts of figures that the fit did not read; every fore
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from salient.plan.vllm.route import Route
 from salient.shapes.model_shape import ModelShape
@@ -143,20 +143,3 @@ def _accuracy(load: Workload, constants: SpeedConstants) -> str:
     if engine not in accuracy.engines:
         text += f"; none of {load.engine.name} on it: a wider range"
     return text
-
-
-def widened(speed: Forecast | None, shape: ModelShape) -> Forecast | None:
-    """`speed` for every count between the bounds of a rough `shape`."""
-    if speed is None or shape.exact:
-        return speed
-    low, high = (max(0.05, share) for share in shape.spread)
-    return replace(
-        speed,
-        decode=_stretched(speed.decode, 1 / high, 1 / low),
-        together=_stretched(speed.together, 1 / high, 1 / low),
-        ttft=_stretched(speed.ttft, low, high),
-    )
-
-
-def _stretched(span: SpeedRange, low: float, high: float) -> SpeedRange:
-    return SpeedRange(span.low * low, span.middle, span.high * high)
