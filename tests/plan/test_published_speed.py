@@ -90,6 +90,11 @@ def test_every_device_has_a_class_with_an_accuracy():
     assert {device_class(gpu, constants).name for gpu in catalogue()} <= constants.accuracy.keys()
 
 
+def test_every_engine_has_a_row_of_costs():
+    constants = speed_constants()
+    assert ENGINES.keys() <= constants.engines.keys()
+
+
 def test_a_forecast_states_how_many_figures_check_it():
     assert any("published figures of this class" in line for line in speed().assumptions)
     alone = speed(gpu="GTX 1080 Ti", engine="llama.cpp", form="q4_0").assumptions
