@@ -3,7 +3,7 @@
 Unpack the source of each release as SOURCES/ENGINE-RELEASE (a checkout of its tag, or the sdist of
 `pip download --no-deps --no-binary :all: vllm==0.9.2`); several patch releases of one are fine:
 
-    python tools/engine_options.py SOURCES src/salient/diagnose/engine_options.json
+    python tools/engine_options.py SOURCES src/salient/plan/engine_options.json
 
 The files are parsed, never run. In the table each engine has its `releases`, and the names of its
 `options`, `variables`, `values` ("option value") and `architectures` by the releases that accept

@@ -13,14 +13,6 @@ from salient.diagnose.host.host_rules import RULES as HOST_RULES
 from salient.diagnose.log import log_rules
 from salient.diagnose.log.signature import SIGNATURES
 from salient.diagnose.option_text import adapted, changes
-from salient.diagnose.serving.engine_options import ENGINES as ENGINE_NAMES
-from salient.diagnose.serving.engine_options import (
-    accepts,
-    ended,
-    option_names,
-    releases,
-    span_text,
-)
 from salient.diagnose.serving.read_settings import read_settings
 from salient.diagnose.serving.serving_rules import RULES as SERVING_RULES
 from salient.diagnose.serving.serving_rules import judge_settings
@@ -28,6 +20,14 @@ from salient.diagnose.steps import ServerFacts, Step, step_texts
 from salient.diagnose.tables import read_templates
 from salient.plan.commands import commands
 from salient.plan.device_names import find_gpu
+from salient.plan.engine_options import ENGINES as ENGINE_NAMES
+from salient.plan.engine_options import (
+    accepts,
+    ended,
+    option_names,
+    releases,
+    span_text,
+)
 from salient.plan.engine_profiles import ENGINES
 from salient.plan.memory import Workload
 from salient.plan.ranking import candidates
@@ -202,7 +202,7 @@ def test_every_line_of_plan_is_accepted_by_its_release_and_by_doctor(version, tm
         shape, gpu = released(model), find_gpu(device)
         load = Workload(ENGINES["vllm"], gpu, 4096, version=version, tp=2, kv_dtype=kv_dtype)
         for candidate in candidates(shape, load, Requirements()):
-            line = commands("m", shape, candidate, load)[-1]
+            line = "".join(commands("m", shape, candidate, load)[-1:])
             if not candidate.runs or not line.startswith("vllm serve"):
                 continue
             assert refused(line, "vllm", version) == [], line

@@ -192,7 +192,9 @@ def test_memory_that_the_system_shares_is_not_taken_whole(gpu, engine):
 
 
 def test_an_unknown_engine_or_cache_type_is_refused_with_the_known_ones():
-    with pytest.raises(RequestError, match=r"Unknown engine 'tgi'.*vllm, transformers, llama\.cpp"):
+    with pytest.raises(
+        RequestError, match=r"Unknown engine 'tgi'.*vllm, sglang, transformers, llama\.cpp"
+    ):
         find_engine("tgi")
     with pytest.raises(RequestError, match=r"vllm has no KV cache in 'q8_0'.*auto, bfloat16"):
         kv_bytes(ENGINES["vllm"], "q8_0")

@@ -82,7 +82,7 @@ def test_without_a_device_sizes_are_listed_and_nothing_is_refused():
         ("Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
         ("qwen3-8b", "Qwen/Qwen3-8B"),
         ("Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
-        ("smollm2-135m", "smollm2-135m"),
+        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M"),
     ],
 )
 def test_commands_name_the_model_as_other_tools_take_it(typed, named):

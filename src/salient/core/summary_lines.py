@@ -72,8 +72,9 @@ def _command_rows(command: str, width: int) -> Iterator[str]:
     for index, group in enumerate(groups):
         mark = _MARK if index < len(groups) - 1 else ""
         whole = " ".join(group)
-        pieces = [whole] if cell_len(whole + mark) <= room or not row else group
-        for piece in pieces:
+        pieces = [whole] if cell_len(whole + mark) <= room else group
+        for place, piece in enumerate(pieces):
+            mark = _MARK if (index, place) < (len(groups) - 1, len(pieces) - 1) else ""
             joined = f"{row} {piece}" if row else piece
             if row and cell_len(joined + mark) > room:
                 yield row + _MARK

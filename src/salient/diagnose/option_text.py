@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from .serving.engine_options import ENGINES, Kind, Release, accepts, has_table, span_text
+from salient.plan.engine_options import ENGINES, Kind, Release, accepts, has_table, span_text
+
 from .serving.server_arguments import IN_SGLANG, OTHER_SPELLINGS
 
 Action = Literal["set", "drop", "lower", "raise"]

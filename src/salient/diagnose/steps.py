@@ -22,9 +22,10 @@ from dataclasses import dataclass, field, fields, replace
 from string import Formatter
 from typing import TypeGuard, cast
 
+from salient.plan.engine_options import Release, has_table
+
 from .finding import Finding
 from .option_text import OptionChange, adapted, changes
-from .serving.engine_options import Release, has_table
 
 # a condition: equality, "!value" for its opposite, "<8.0" for an order, a list for one of several
 Wanted = str | bool | int | float | list[str]

@@ -271,7 +271,7 @@ class _Search:
         for one in self.ranked:
             if one.form.name == STORED and one.route.pace == "refused":
                 engines += [name for name in one.form.engines if name in ENGINES]
-        engines += ["llama.cpp"] if current == "vllm" else []
+        engines += ["llama.cpp"] if self.load.engine.family == "vllm" else []
         for name in dict.fromkeys(engines):
             if name != current:
                 yield from self._with_engine(name)

@@ -9,9 +9,12 @@ from salient.shapes.model_shape import ModelShape
 
 from .engine_kernels import activations
 from .memory import Workload
+from .model_source import ModelSource, model_source
+from .other_lines import llama_cpp_lines, safetensors_line, sglang_line, transformers_lines
 from .ranking import Candidate
 from .yarn import PARAMETERS_SINCE, override_keys
 
+LOCAL_HOST = "127.0.0.1"  # vLLM's default is every address, without a key
 OUR_METHODS = ("awq", "compressed-tensors")  # what `salient quantize` writes
 # vLLM loads a checkpoint that lacks a tensor silently unless it tracks them.
 TRACK_WEIGHTS = {"enable_weights_track": True}
@@ -24,37 +27,48 @@ _ONLINE_0_32 = {**_ONLINE, "fp8": "fp8_per_tensor"}
 def commands(model: str, shape: ModelShape, best: Candidate, load: Workload) -> tuple[str, ...]:
     """The lines to type for `best`: what makes its weights, then what serves them.
 
+    model: a folder, a config.json or a Hub id, as plan was called with
     Empty where its weights must be made of the 16-bit model, which this one is not, or by others.
     """
-    method = best.form.method
+    source, method = model_source(model), best.form.method
     if best.form.ready:
-        return _serve(model, shape, best, load)
+        return _serve(source, shape, best, load)
     if shape.quantization or best.form.maker:
         return ()
     if method not in OUR_METHODS:
-        return _serve(model, shape, best, load)
+        return _serve(source, shape, best, load)
+    lines: list[str] = []
+    argument = source.argument
+    if source.pickled:
+        argument = f"{source.name}-safetensors"
+        lines.append(safetensors_line(source, argument))
     scheme = best.form.title.rpartition(" ")[2]
-    name = model.rstrip("/").rpartition("/")[2].removesuffix(".json") or "model"
-    output = f"{name}-{scheme}"
-    argv = ["salient", "quantize", model, "--scheme", scheme, "-o", output]
+    output = f"{source.name}-{scheme}" + ("" if method == "awq" else "-ct")
+    argv = ["salient", "quantize", argument, "--scheme", scheme, "-o", output]
     if method != "awq":
         argv += ["--format", method]
-    return (shlex.join(argv), *_serve(output, shape, best, load))
+    checkpoint = ModelSource(output, output)
+    return (*lines, shlex.join(argv), *_serve(checkpoint, shape, best, load))
 
 
-def _serve(model: str, shape: ModelShape, best: Candidate, load: Workload) -> tuple[str, ...]:
-    if load.engine.name == "vllm":
-        return (_vllm(model, shape, best, load),)
-    if load.engine.name == "llama.cpp":
-        return _llama_cpp(model, best, load)
-    if load.engine.name == "mlx":
-        return (shlex.join(["mlx_lm.server", "--model", model]),)
-    if best.form.ready and shape.quantization and "salient" not in best.form.engines:
-        return (shlex.join(["transformers", "serve", model]),)
-    return (shlex.join(["salient", "generate", model, "-p", "Once upon a time"]),)
+def _serve(
+    source: ModelSource, shape: ModelShape, best: Candidate, load: Workload
+) -> tuple[str, ...]:
+    engine = load.engine.name
+    if engine == "vllm":
+        return (_vllm(source, shape, best, load),)
+    if engine == "sglang":
+        return (sglang_line(source.served, best, load, served_dtype(shape, best.route, load)),)
+    if engine == "llama.cpp":
+        return llama_cpp_lines(source, best, load)
+    if engine == "mlx":
+        return (shlex.join(["mlx_lm.server", "--model", source.served]),)
+    if engine == "transformers":
+        return transformers_lines(source, best)
+    return (shlex.join(["salient", "generate", source.argument, "-p", "Once upon a time"]),)
 
 
-def _vllm(model: str, shape: ModelShape, best: Candidate, load: Workload) -> str:
+def _vllm(source: ModelSource, shape: ModelShape, best: Candidate, load: Workload) -> str:
     method = best.form.method
     arguments = vllm_arguments(
         shape,
@@ -67,7 +81,10 @@ def _vllm(model: str, shape: ModelShape, best: Candidate, load: Workload) -> str
         kv_dtype=load.kv_dtype,
     )
     arguments |= knob_arguments(load)
-    argv = ["vllm", "serve", model, *(word for argument in arguments.values() for word in argument)]
+    argv = ["vllm", "serve", source.served, "--host", LOCAL_HOST]
+    if source.local:  # else clients have to name the path
+        argv += ["--served-model-name", source.name]
+    argv += [text for argument in arguments.values() for text in argument]
     if method in _ONLINE and not best.form.ready:
         online = _ONLINE_0_32 if load.version >= (0, 32) else _ONLINE
         argv += ["--quantization", online[method]]
@@ -130,24 +147,3 @@ def knob_arguments(load: Workload) -> dict[str, list[str]]:
 def served_dtype(shape: ModelShape, route: Route, load: Workload) -> str:
     """Activations: the model's own type, but float16 for the kernel that takes nothing else."""
     return "float16" if route.kernel == "awq_gemm" else activations(shape, load)
-
-
-def _llama_cpp(model: str, best: Candidate, load: Workload) -> tuple[str, ...]:
-    kind = best.form.name.upper() if best.form.gguf else best.form.method.upper()
-    original = best.form.method if best.form.rules else "f16"
-    converted, packed = f"model-{original}.gguf", f"model-{kind}.gguf"
-    lines = [shlex.join(["python", "convert_hf_to_gguf.py", model, "--outfile", converted])]
-    if best.form.rules and best.form.method == "gguf":
-        lines, converted = [], model
-    elif best.form.gguf:
-        lines.append(shlex.join(["llama-quantize", converted, packed, kind]))
-    slots = max(1, load.sequences)
-    context = load.context * slots  # llama.cpp shares -c among its slots
-    argv = ["llama-server", "-m", packed if best.form.gguf else converted, "-c", str(context)]
-    argv += ["-np", str(slots), "-ngl", "0" if load.gpu.vendor == "cpu" else "99"]
-    if load.kv_dtype not in ("auto", "f16"):
-        argv += ["-ctk", load.kv_dtype, "-ctv", load.kv_dtype]
-    if load.rope:
-        argv += ["--rope-scaling", "yarn", "--rope-scale", f"{load.rope.factor:g}"]
-        argv += ["--yarn-orig-ctx", str(load.rope.native)]
-    return (*lines, shlex.join(argv))

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 
 from salient.plan.vllm.route import Route, ServingTarget, WeightPacking, route
 from salient.plan.vllm.types import METHODS, PACES
-from salient.plan.vllm.versions import ONLINE_MXFP4
+from salient.plan.vllm.versions import ONLINE_MXFP4, release_name
 from salient.shapes.model_shape import ModelShape
 
+from .engine_options import accepts, names_of, span_text
 from .engine_profiles import ENGINES
 from .gpus import Gpu
 from .matrix_formats import MatrixFormat
@@ -23,7 +25,7 @@ BFLOAT16_FROM = 80  # compute capability (CUDA C++ Programming Guide, table of f
 
 def route_of(shape: ModelShape, form: WeightFormat, load: Workload) -> Route:
     """How the engine of `load` would run `shape` in `form`."""
-    name = load.engine.name
+    name = load.engine.family
     if form.ready and form.unknown:
         do = "give a folder with its safetensors, or plan the 16-bit model"
         return Route(
@@ -36,10 +38,24 @@ def route_of(shape: ModelShape, form: WeightFormat, load: Workload) -> Route:
         return Route("", "refused", f"{name} does not run {title}", do=(do,))
     if name != "vllm":
         return _ROUTES[name](form, load.gpu)
+    if shape.architecture and (missing := _no_class(shape.architecture, load)):
+        return missing
     if form.rules:
         return _stored_route(shape, form.rules, load)
     zeros = form.method in ("awq", "compressed-tensors")
     return _vllm(shape, WeightPacking(form.method, form.group or -1, zeros), load)
+
+
+def _no_class(architecture: str, load: Workload) -> Route | None:
+    """The refusal of a model that the engine's registry does not have."""
+    if load.engine.name != "vllm" or accepts("vllm", architecture, load.version, "architectures"):
+        return None  # of SGLang's registry there is no table
+    why = f"vLLM {release_name(load.version)} has no class for {architecture}"
+    if spans := span_text("vllm", architecture, "architectures"):
+        why += f"; releases with it: {spans}"
+    names = get_close_matches(architecture, names_of("vllm", "architectures"), 1, 0.8)
+    do = [f"if config.json was retyped: its registry has {names[0]}"] if names else []
+    return Route("", "refused", why, do=(*do, "plan for Transformers: --engine transformers"))
 
 
 def _vllm(shape: ModelShape, packing: WeightPacking, load: Workload) -> Route:
@@ -74,6 +90,8 @@ def offered(form: WeightFormat, load: Workload) -> bool:
     """Whether to plan a format that is not stored: 4-bit floats only where they are multiplied."""
     if form.method not in ("nvfp4", "mxfp4"):
         return True
+    if form.method == "mxfp4" and load.engine.name == "sglang":
+        return False  # it quantizes to MXFP4 while loading on AMD only
     amd = form.method == "mxfp4" and load.gpu.gfx.startswith("gfx95")
     native = load.gpu.capability >= FP4_FROM or amd
     return native and (form.method == "nvfp4" or load.version >= ONLINE_MXFP4)

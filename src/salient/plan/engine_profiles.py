@@ -4,6 +4,7 @@ Figures are of the engine's defaults (engines.json); every one names its source.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class EngineProfile:
         blocks of 32 with one 16-bit scale (ggml-common.h)
     context_mib: memory of the driver, the libraries and the process
     graphs: whether it captures CUDA graphs; tensor_parallel: whether it shards a model
+    rules: the engine whose kernels and steps it is planned with, "" its own
     """
 
     name: str
@@ -36,12 +38,22 @@ class EngineProfile:
     context_source: str
     graphs: bool = False
     tensor_parallel: bool = False
+    rules: str = ""
+
+    @property
+    def family(self) -> str:
+        """The engine whose rules hold: vLLM for SGLang, which takes its kernels."""
+        return self.rules or self.name
 
 
 _ROWS: list[dict[str, Any]] = json.loads(
     Path(__file__).with_name("engines.json").read_text(encoding="utf-8")
 )
 ENGINES = {row["name"]: EngineProfile(**row) for row in _ROWS}
+# other names of these engines; for other engines the nearest and why
+_NAMES: dict[str, Any] = json.loads(
+    Path(__file__).with_name("engine_names.json").read_text(encoding="utf-8")
+)
 # vLLM's server defaults by memory of the device (vLLM 0.32, engine/arg_utils.py):
 # from so many GiB on: tokens in a step, sequences together
 _VLLM_STEPS = ((160, 16384, 1024), (70, 8192, 1024), (0, 2048, 256))
@@ -57,10 +69,22 @@ LLAMA_CPP_BATCH = 512  # tokens in a step, llama.cpp's --ubatch-size
 
 
 def find_engine(name: str) -> EngineProfile:
-    """The engine called `name`. Raises RequestError listing the known ones."""
-    if name not in ENGINES:
-        raise RequestError(f"Unknown engine {name!r}. Known engines: {', '.join(ENGINES)}.")
-    return ENGINES[name]
+    """The engine called `name`, whatever its case.
+
+    Raises RequestError with the known ones, and the nearest where that is known.
+    """
+    known, plain = ", ".join(ENGINES), name.strip().lower()
+    plain = _NAMES["also"].get(plain, plain)
+    if plain in ENGINES:
+        return ENGINES[plain]
+    nearest = _NAMES["nearest"].get(re.sub(r"[-_ ]|(?<=\D)server$", "", plain))
+    if nearest:
+        engine, why = nearest
+        raise RequestError(
+            f"Unknown engine {name!r}. The nearest is --engine {engine}: {why}. "
+            f"Known engines: {known}."
+        )
+    raise RequestError(f"Unknown engine {name!r}. Known engines: {known}.")
 
 
 def kv_bytes(engine: EngineProfile, kv_dtype: str) -> float:
@@ -75,7 +99,7 @@ def kv_bytes(engine: EngineProfile, kv_dtype: str) -> float:
 
 def step_sizes(engine: EngineProfile, gpu: Gpu, prompt: int, sequences: int) -> tuple[int, int]:
     """(tokens, sequences) of the largest step, by the engine's defaults."""
-    if engine.name == "vllm":
+    if engine.family == "vllm":
         if gpu.vendor == "cpu":
             return _VLLM_CPU_STEP
         a100 = "a100" in gpu.name.lower()
@@ -105,7 +129,7 @@ def step_bytes(shape: ModelShape, tokens: int, tp: int) -> int:
 
 def logits_bytes(shape: ModelShape, engine: EngineProfile, tokens: int, sequences: int) -> int:
     """Bytes of logits: of every sequence in vLLM's profile, of every token in llama.cpp's batch."""
-    if engine.name == "vllm":
+    if engine.family == "vllm":
         return sequences * shape.vocab * SAMPLER_BYTES
     if engine.name == "llama.cpp":
         return tokens * shape.vocab * 4

@@ -51,7 +51,7 @@ class Knob:
 
 def free_knobs(shape: ModelShape, load: Workload) -> tuple[Knob, ...]:
     """The knobs that are not set yet and may lower the memory taken, the cheapest first."""
-    if load.engine.name == "vllm":
+    if load.engine.family == "vllm":
         knobs = [*_vllm_knobs(shape, load)] if load.gpu.vendor != "cpu" else []
     else:
         kinds = [(kind, cost) for kind, cost in _GGUF_CACHES if kind in load.engine.kv_bytes]
@@ -63,9 +63,15 @@ def _vllm_knobs(shape: ModelShape, load: Workload) -> Iterable[Knob]:
     tokens, sequences = step_sizes(load.engine, load.gpu, load.prompt, load.sequences)
     if load.max_num_seqs is None and load.sequences < sequences:
         yield Knob({"max_num_seqs": load.sequences}, 1)
-    if shape.towers and not load.language_model_only and load.version >= LANGUAGE_MODEL_ONLY:
+    own = load.engine.name == "vllm"  # SGLang has no such options
+    if (
+        own
+        and shape.towers
+        and not load.language_model_only
+        and load.version >= LANGUAGE_MODEL_ONLY
+    ):
         yield Knob({"language_model_only": True}, 4)
-    if load.utilization is None and not load.gpu.unified:
+    if own and load.utilization is None and not load.gpu.unified:
         yield Knob({"gpu_memory_utilization": TIGHT_UTILIZATION}, 2)
     if load.max_num_batched_tokens is None and tokens > SMALL_STEP:
         yield Knob({"max_num_batched_tokens": SMALL_STEP}, 2)

@@ -174,7 +174,7 @@ def utilization(engine: EngineProfile, gpu: Gpu) -> float:
 def _weights_item(
     shape: ModelShape, form: WeightFormat, stored: StoredWeights, load: Workload
 ) -> MemoryItem:
-    padded = padding(shape, form, load.tp) if load.engine.name == "vllm" else 0
+    padded = padding(shape, form, load.tp) if load.engine.family == "vllm" else 0
     share = weights_share(stored, load.tp) + padded
     parameters = _served(shape, load).parameters
     formula = f"{parameters / 1e9:.2f} billion parameters: {stored.linears / GIB:.2f} GiB "

@@ -34,7 +34,9 @@ class PlanOptions:
             "GiB of a device that is not in the catalogue: 24, 24GB, 24576MiB.", quantity="memory"
         ),
     ] = None
-    engine: Annotated[str, OptionSpec("vllm, transformers, llama.cpp or salient.")] = "vllm"
+    engine: Annotated[str, OptionSpec("vllm, sglang, transformers, llama.cpp, mlx or salient.")] = (
+        "vllm"
+    )
     context_length: Annotated[
         int | None,
         OptionSpec(

@@ -16,9 +16,14 @@ from .planner import DevicePlan, Plan, make_plan
 from .report import to_data
 from .verdict import steps
 
-# a deployment's engine -> plan's; SGLang is planned as vLLM, whose kernels it takes
 SHARES = ("gpu_memory_utilization", "language_model_only", "enforce_eager")  # at most 1
-_ENGINES = {"embedded": "salient", "sglang": "vllm"}
+# a deployment's engine -> plan's
+_ENGINES = {"embedded": "salient"}
+# names of the same argument in vLLM, SGLang and llama.cpp
+_SIZES = {
+    "tensor_parallel_size": ("tensor_parallel_size", "tp_size", "tp"),
+    "max_model_len": ("max_model_len", "context_length", "ctx_size"),
+}
 _COLUMNS = ("deployment", "device", "format", "takes\nGiB", "tokens/s\neach", "targets")
 
 
@@ -73,7 +78,10 @@ def _verdict(path: Path, count: int, missed: list[str]) -> str:
 
 def _options(path: Path, deployment: Deployment) -> PlanOptions:
     folder = (path.parent / deployment.weights).expanduser()
-    tp, context = (deployment.argument(key) for key in ("tensor_parallel_size", "max_model_len"))
+    tp, context = (
+        next((value for name in names if (value := deployment.argument(name)) is not None), None)
+        for names in _SIZES.values()
+    )
     kv_dtype = deployment.argument("kv_cache_dtype")
     engine = deployment.engine
     options = PlanOptions(

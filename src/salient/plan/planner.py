@@ -1,12 +1,12 @@
 """The verb plan: a model, devices and requirements -> every format on each device, best first."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from salient.core.errors import RequestError
 from salient.core.options import strings
 from salient.core.scheme import GROUP_SIZES
 from salient.plan.vllm.sharding import fitting_tp
-from salient.plan.vllm.versions import parse_version
+from salient.plan.vllm.versions import NEWEST, parse_version
 from salient.shapes.model_shape import ModelShape
 from salient.shapes.resolve import full_name, resolve_shape
 
@@ -17,6 +17,7 @@ from .engine_profiles import find_engine, kv_bytes
 from .gpus import Gpu, gpu_of_memory
 from .knobs import VLLM_KNOBS, with_options
 from .memory import Workload
+from .model_source import model_source
 from .options import PlanOptions
 from .ranking import Candidate, candidates, judgement, select_formats
 from .requirements import Requirements, parse_requirements
@@ -89,6 +90,8 @@ def make_plan(options: PlanOptions) -> Plan:
     if options.model is None:
         raise RequestError("Name a model to plan for, or a salient.toml with --config.")
     shape, origin = resolve_shape(str(options.model))
+    if note := model_source(str(options.model)).note:
+        shape = replace(shape, notes=(*shape.notes, note))
     _check(options)
     requirements = parse_requirements(options.require)
     devices = tuple(_plan_device(shape, options, one, requirements) for one in _devices(options))
@@ -158,15 +161,16 @@ def _load(shape: ModelShape, options: PlanOptions, gpu: Gpu, tp: int) -> Workloa
     most = shape.context
     context = options.context_length or min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
     rope = yarn_override(shape, context) if most and context > most else None
+    engine = find_engine(options.engine)
     load = Workload(
-        find_engine(options.engine),
+        engine,
         gpu,
         context,
         options.concurrency,
         tp,
         options.kv_dtype,
         min(options.prompt_tokens, context),
-        parse_version(options.engine_version),
+        parse_version(options.engine_version) if engine.name == "vllm" else NEWEST,
         rope=rope,
     )
     return with_options(load, {name: getattr(options, name) for name in VLLM_KNOBS})

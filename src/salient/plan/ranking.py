@@ -89,7 +89,7 @@ def candidates(shape: ModelShape, load: Workload, required: Requirements) -> lis
     ranked = [
         candidate(shape, form, load, required)
         for form in plan_formats(shape)
-        if form.name == STORED or (load.engine.name in form.engines and offered(form, load))
+        if form.name == STORED or (load.engine.family in form.engines and offered(form, load))
     ]
     return sorted(ranked, key=_order)
 

@@ -68,8 +68,10 @@ def read_shape(config: Mapping[str, Any], source: str = "config.json") -> ModelS
     reader = replace(text, keys=layout.keys, defaults={**nested, **layout.defaults})
     if kind in ALIASES:
         reader = reader.replaced(ALIASES[kind](reader))
+    classes = whole.values.get("architectures")
+    named = classes[0] if is_list(classes) and classes and isinstance(classes[0], str) else ""
     shape = _shape(layout, reader, whole)
-    shape = replace(shape, assumed=assumed_lines(reader, family))
+    shape = replace(shape, assumed=assumed_lines(reader, family), architecture=named)
     return doubted(shape, doubts_of_config(shape, whole, reader, family, kind))
 
 

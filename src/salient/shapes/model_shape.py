@@ -132,6 +132,7 @@ class ModelShape:
         files, but engines load them for speculative decoding only
     rope: its rotary positions
     stored_bytes: of all tensors, by the headers or the index, None without them
+    architecture: the class that engines look up, "" where the config names none
     """
 
     model_type: str
@@ -155,6 +156,7 @@ class ModelShape:
     ahead: int = 0
     stored_bytes: int | None = None
     rope: RopeShape = field(default_factory=RopeShape)
+    architecture: str = ""
 
     @property
     def exact(self) -> bool:

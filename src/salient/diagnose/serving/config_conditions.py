@@ -8,8 +8,8 @@ from salient.diagnose.finding import Finding
 from salient.diagnose.rule import Match, Outcome, Rule, apply_rules
 from salient.diagnose.tables import read_rules
 from salient.plan.declared_quantization import declared_quantization
+from salient.plan.engine_options import accepts, began, releases
 
-from .engine_options import accepts, began, releases
 from .rule_context import RuleContext
 
 _AT_THE_TOP = ("quantization_config", "compression_config")

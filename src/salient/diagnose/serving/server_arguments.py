@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from salient.diagnose.toml_file import read_toml
-
-from .engine_options import option_names
+from salient.plan.engine_options import option_names
 
 Kind = Literal["flag", "integer", "size", "number", "list", "json", "text"]
 

@@ -11,11 +11,7 @@ from salient.diagnose.finding import Finding, ranked
 from salient.diagnose.option_text import other_spelling
 from salient.diagnose.rule import Match, apply_rules
 from salient.diagnose.tables import read_rows
-from salient.plan.gpus import Gpu
-from salient.plan.vllm.versions import Version
-
-from . import model_conditions, parallel_conditions, server_conditions
-from .engine_options import (
+from salient.plan.engine_options import (
     ENGINES,
     Release,
     accepts,
@@ -24,6 +20,10 @@ from .engine_options import (
     ended,
     releases,
 )
+from salient.plan.gpus import Gpu
+from salient.plan.vllm.versions import Version
+
+from . import model_conditions, parallel_conditions, server_conditions
 from .rule_context import Condition, RuleContext, ServingRule
 from .server_arguments import (
     CHOICES,

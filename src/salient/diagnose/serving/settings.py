@@ -9,8 +9,8 @@ from typing import Any, Literal
 from salient.core.errors import RequestError
 from salient.diagnose.env_vars import LONGEST, masked, matters, plain, shown
 from salient.diagnose.finding import Evidence, Finding, Level
+from salient.plan.engine_options import Release, accepts
 
-from .engine_options import Release, accepts
 from .server_arguments import SGLANG, full_name
 
 Form = Literal["yaml", "command", "python", "json", "toml"]

@@ -88,9 +88,14 @@ def choices_of(engine: str, name: str, release: Release | None) -> list[str]:
     return [one for one in of_option if accepts(engine, f"{name} {one}", release, "values")]
 
 
+def names_of(engine: str, kind: Kind) -> list[str]:
+    """What is accepted by any release."""
+    return list(_names(engine, kind))
+
+
 def option_names(engine: str) -> list[str]:
     """The options of all releases."""
-    return list(_names(engine, "options"))
+    return names_of(engine, "options")
 
 
 def span_text(engine: str, name: str, kind: Kind = "options") -> str:
