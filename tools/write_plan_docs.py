@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 WIDTHS = {"README.md": 100, "docs/plan.md": 80}  # cells of the terminal
 _BLOCK = re.compile(r"^```\n(\$ (salient plan [^\n]*)\n).*?(?=^```)", re.M | re.S)
 _BORDERS = ("┏", "┡", "├", "└")
-_ROWS = ("│ AWQ w4-g128 ", "│ FP8 ", "│ 16-bit ")
+_ROWS = ("│ > ", "│ FP8 ", "│ 16-bit ")
 
 
 def written(page: str, run: Callable[[list[str], int], str]) -> str:

@@ -86,6 +86,13 @@ def test_the_lines_of_a_summary_are_whole_without_a_terminal():
     assert {f"  $ {line}" for line in report.data["devices"][0]["commands"]} <= {*lines}
 
 
+def test_what_is_stored_comes_first_and_the_chosen_format_is_marked():
+    report = api.plan("meta-llama/Llama-3.1-8B", gpu="RTX 4090").report
+    titles = [row[0] for row in report.tables[0].rows]
+    assert titles[0] == "16-bit"
+    assert [title for title in titles if title.startswith("> ")] == ["> AWQ w4-g128"]
+
+
 def test_details_come_on_demand_only():
     brief, full = (
         api.plan("Qwen/Qwen3-8B", gpu="H100 SXM", details=d).report for d in (False, True)

@@ -14,7 +14,8 @@ from .speed import Forecast, SpeedRange
 from .stored_format import stored_format
 from .weight_formats import WeightFormat
 
-ENGINE_TITLES = {"vllm": "vLLM", "sglang": "SGLang", "salient": "Salient"}
+ENGINE_TITLES = {"vllm": "vLLM", "sglang": "SGLang", "salient": "Salient", "mlx": "MLX",
+                 "transformers": "Transformers"}  # fmt: skip
 EXACT = CountRange()
 
 

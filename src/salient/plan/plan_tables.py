@@ -93,14 +93,20 @@ def _sizes_table(plan: Plan) -> Table:
 
 
 def formats_table(plan: Plan, device: DevicePlan) -> Table:
-    """What is stored, then every format that the engine runs on one device, best first."""
+    """What is stored, then every format that the engine runs on one device, best first.
+
+    The chosen one is marked with >.
+    """
     load = device.load
     available = mebibytes(device.best.budget.available)
     title = f"Formats on {device_title(load)}: {engine_title(load)} may use {available}"
     title += " of each" if load.tp > 1 else ""
     columns = ("format", *_columns(load.sequences))
     counted = CountRange.of(plan.shape)
-    rows = [(one.form.title, *_cells(one, load, counted)) for one in shown(device)]
+    rows = [
+        ("> " * (one is device.best and one.good) + one.form.title, *_cells(one, load, counted))
+        for one in shown(device)
+    ]
     return Table(title, columns, rows, ("format", "fits", "kernel"), _OPTIONAL)
 
 

@@ -24,7 +24,9 @@ def to_report(plan: Plan) -> Report:
     shown, tables = plan.options.details, overview(plan)
     notes = [SummaryLine("Rough", line) for line in _rough_lines(plan)]
     notes += [SummaryLine("Note", note) for note in _other_notes(plan.shape)]
-    notes += [SummaryLine("Assumed", key) for key in plan.shape.assumed]
+    if plan.shape.assumed:
+        keys = f"{', '.join(plan.shape.assumed)}: not in config.json, so the default"
+        notes.append(SummaryLine("Assumed", keys))
     if plan.shape.quantization:
         notes.append(SummaryLine("Note", f"every format but the stored one {SOURCE_NEEDED}"))
     first = chosen(plan)
