@@ -318,7 +318,8 @@ def test_a_closed_pipe_ends_with_0_or_141_and_a_full_disk_with_2(command, unbuff
         )
         return result.stdout, result.stderr
 
-    assert run(f"{shell} | true; echo ${{PIPESTATUS[0]}}") in {("141\n", ""), ("0\n", "")}
+    ends = ["0\n"] if "--help" not in command else ["0\n", "141\n"]  # a verdict is the verb's own
+    assert run(f"{shell} | true; echo ${{PIPESTATUS[0]}}") in [(end, "") for end in ends]
     assert run(f"{shell} >&-; echo $?") == ("0\n", "")
     assert run(f"{shell} >/dev/null 2>&-; echo $?") == ("0\n", "")
     message = "error: Standard output cannot be written: No space left on device.\n"

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from helpers.cli import invoke
 from helpers.shapes import released
+from helpers.toy_models import toy_folder, toy_text
 from salient.core.errors import RequestError
 from salient.diagnose.doctor import diagnose
 from salient.diagnose.options import DoctorOptions
@@ -103,6 +105,17 @@ def test_llama_cpp_fetches_converts_and_serves_with_flash_attention_for_its_smal
     assert lines[0] == "hf download Qwen/Qwen3-8B --local-dir Qwen3-8B"
     assert lines[1].startswith("python convert_hf_to_gguf.py Qwen3-8B --outfile Qwen3-8B-F16.gguf")
     assert "-fa on -ctk q8_0 -ctv q8_0" in lines[-1]
+
+
+@pytest.mark.parametrize("form", ["awq-g32", "ct-g128"])
+def test_quantize_accepts_the_line_where_the_model_is(form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, text = toy_folder(tmp_path / "org--toy", hidden_size=128), toy_text(tmp_path)
+    options = {"context_length": 256, "format": form}
+    line = lines_of(planned(folder / "config.json", gpu="RTX 4090", **options))[0]
+    small = ["--calibration", str(text), "--samples", "6", "--sequence-length", "64"]
+    result = invoke(*shlex.split(line)[1:], "--dry-run", *small)
+    assert (result.exit_code, result.stderr) == (0, ""), line
 
 
 # What engines accept

@@ -11,7 +11,7 @@ from salient.core.options import option_fields
 
 from .console import cli_session, show
 from .options import python_value
-from .terminal import Terminal
+from .terminal import OutputError, Terminal, discard_output
 
 if TYPE_CHECKING:
     from salient.api.verb_results import GenerateResult
@@ -61,7 +61,14 @@ class Command:
 
 
 def _finish(result: Any, values: Values, as_json: bool) -> int:
-    show(result.report, json=as_json)
+    """Show the report. A reader that closes the pipe early, as `head` does, changes no verdict."""
+    try:
+        show(result.report, json=as_json)
+        sys.stdout.flush()
+    except OutputError as error:
+        if not isinstance(error.__cause__, BrokenPipeError):
+            raise
+        discard_output()
     return result.exit_code
 
 

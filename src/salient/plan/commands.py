@@ -3,6 +3,7 @@
 import json
 import shlex
 
+from salient.core.skip_patterns import covering
 from salient.plan.vllm.types import Route
 from salient.plan.vllm.versions import TRACKS_WEIGHTS, Version
 from salient.shapes.model_shape import ModelShape
@@ -47,6 +48,9 @@ def commands(model: str, shape: ModelShape, best: Candidate, load: Workload) -> 
     argv = ["salient", "quantize", argument, "--scheme", scheme, "-o", output]
     if method != "awq":
         argv += ["--format", method]
+    unfit = dict.fromkeys(name.partition(":")[0] for name in best.budget.stored.unfit)
+    others = {linear.name for linear in shape.linears} - unfit.keys()
+    argv += [text for pattern in covering(unfit, others) for text in ("--skip", pattern)]
     checkpoint = ModelSource(output, output)
     return (*lines, shlex.join(argv), *_serve(checkpoint, shape, best, load))
 
