@@ -8,6 +8,8 @@ from salient.diagnose.checkpoint.check import CheckpointReading
 from salient.plan.declared_quantization import declared_quantization
 from salient.plan.device_names import find_gpu
 from salient.plan.gpus import Gpu
+from salient.plan.quantization_rules import QuantizationRules
+from salient.plan.stored_route import stored_route
 from salient.plan.vllm.route import route
 from salient.plan.vllm.types import Pace, Route, ServingTarget, WeightPacking
 from salient.plan.vllm.versions import NEWEST, Version
@@ -25,6 +27,8 @@ _FINDINGS: dict[Pace, tuple[Level, str]] = {
     "slow": ("slow", "vLLM will take {kernel}, a slow kernel"),
     "refused": ("error", "vLLM will refuse this checkpoint on {gpu}"),
 }
+
+Layout = WeightPacking | QuantizationRules
 
 
 @dataclass(frozen=True)
@@ -61,16 +65,18 @@ def engine_support(
 ) -> tuple[EngineSupport, ...]:
     """vLLM on `gpu`, or else on a device of each kind; then the engines that run the same way on
     every device."""
-    shape, packing = _shape(config), packing_of(config, reading)
-    if shape is None or packing is None:
+    shape, layout = _shape(config), _layout(config, reading)
+    if shape is None or layout is None:
         return ()
+    packing = packing_of(config, reading)
+    others = _OTHER_ENGINES.get(packing.method, ()) if packing else ()
     release = version or NEWEST
     engine = "vLLM {}.{}".format(*release)
     rows: list[EngineSupport] = []
     for device in [gpu] if gpu else map(find_gpu, _DEVICES):
-        taken = _route(shape, packing, device, tp, release)
+        taken = _route(shape, layout, device, tp, release)
         rows.append(EngineSupport(engine, device.name, taken.kernel or "-", taken.pace, taken.why))
-    return (*rows, *(EngineSupport(*row) for row in _OTHER_ENGINES.get(packing.method, ())))
+    return (*rows, *(EngineSupport(*row) for row in others))
 
 
 def judge_kernel(
@@ -81,10 +87,10 @@ def judge_kernel(
     version: Version | None,
 ) -> list[Finding]:
     """vLLM's kernel on one device as a finding: good, slow, or refused."""
-    shape, packing = _shape(config), packing_of(config, reading)
-    if shape is None or packing is None:
+    shape, layout = _shape(config), _layout(config, reading)
+    if shape is None or layout is None:
         return []
-    taken = _route(shape, packing, gpu, tp, version or NEWEST)
+    taken = _route(shape, layout, gpu, tp, version or NEWEST)
     fallen = [layer for layer in taken.fallen if layer not in taken.why]
     texts = [taken.why, *fallen[:_MAX_LAYERS]]
     place = f"{gpu.name}, tensor parallel {tp}"
@@ -104,16 +110,22 @@ def judge_kernel(
     return [finding]
 
 
-def _route(shape: ModelShape, packing: WeightPacking, gpu: Gpu, tp: int, version: Version) -> Route:
+def _route(shape: ModelShape, layout: Layout, gpu: Gpu, tp: int, version: Version) -> Route:
     """With the stored dtype, or with float16 where only that is supported."""
     stored = shape.dtype if shape.dtype in ("float16", "bfloat16") else "float16"
-    taken = route(shape, packing, ServingTarget(gpu, tp, version, stored))
+    taken = _with_dtype(shape, layout, ServingTarget(gpu, tp, version, stored))
     if taken.pace == "refused" and stored == "bfloat16":
-        half = route(shape, packing, ServingTarget(gpu, tp, version, "float16"))
+        half = _with_dtype(shape, layout, ServingTarget(gpu, tp, version, "float16"))
         if half.pace != "refused":
             do = ("serve with --dtype float16", *half.do)
             return replace(half, why=f"with --dtype float16: {half.why}", do=do)
     return taken
+
+
+def _with_dtype(shape: ModelShape, layout: Layout, target: ServingTarget) -> Route:
+    if isinstance(layout, WeightPacking):
+        return route(shape, layout, target)
+    return stored_route(shape, layout, target)
 
 
 def _shape(config: Mapping[str, object]) -> ModelShape | None:
@@ -121,6 +133,15 @@ def _shape(config: Mapping[str, object]) -> ModelShape | None:
         return read_shape(config)
     except SalientError:
         return None  # the checkpoint's check reports what is wrong with its config
+
+
+def _layout(config: Mapping[str, object], reading: CheckpointReading | None) -> Layout | None:
+    """The format of each matrix by config.json, or of all by the tensors; None if not judged."""
+    declared = declared_quantization(config)
+    unread = reading is None or not reading.modules
+    if unread and declared and declared.judged:
+        return declared.rules
+    return packing_of(config, reading)
 
 
 def packing_of(

@@ -87,6 +87,12 @@ class DeclaredQuantization:
     reason: str = ""
 
     @property
+    def judged(self) -> bool:
+        """Whether vLLM's rules of kernels are known for each of its formats."""
+        forms = self.rules.forms if self.rules else ()
+        return bool(forms) and all(form.method in METHODS for form in forms)
+
+    @property
     def packing(self) -> WeightPacking | None:
         """What kernels see; None where matrices differ or no rules of kernels are known."""
         forms = self.rules.forms if self.rules else ()
@@ -104,12 +110,9 @@ def declared_quantization(config: Mapping[str, object]) -> DeclaredQuantization 
     rules = read_rules(method, settings)
     if isinstance(rules, str):
         return DeclaredQuantization(path, settings, method, None, rules)
-    reason = ""
-    if len(rules.forms) > 1:
-        reason = "its layers have different formats"
-    elif rules.forms and rules.forms[0].method not in METHODS:
-        own = rules.forms[0].method
-        reason = NOT_JUDGED.get(own, f"the kernels of {rules.forms[0].title} are not known here")
+    unknown = next((form for form in rules.forms if form.method not in METHODS), None)
+    reason = f"the kernels of {unknown.title} are not known here" if unknown else ""
+    reason = NOT_JUDGED.get(unknown.method, reason) if unknown else ""
     return DeclaredQuantization(path, settings, method, rules, reason)
 
 

@@ -1,20 +1,18 @@
 """Which kernel runs a format in each engine; `vllm.route` has vLLM's rules."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from difflib import get_close_matches
 
 from salient.plan.vllm.route import Route, ServingTarget, WeightPacking, route
-from salient.plan.vllm.types import METHODS, PACES
+from salient.plan.vllm.types import METHODS
 from salient.plan.vllm.versions import ONLINE_MXFP4, release_name
 from salient.shapes.model_shape import ModelShape
 
 from .engine_options import accepts, names_of, span_text
 from .engine_profiles import ENGINES
 from .gpus import Gpu
-from .matrix_formats import MatrixFormat
 from .memory import Workload
-from .quantization_rules import QuantizationRules
+from .stored_route import stored_route
 from .weight_formats import AS_STORED, WeightFormat
 
 FP4_FROM = (
@@ -41,9 +39,11 @@ def route_of(shape: ModelShape, form: WeightFormat, load: Workload) -> Route:
     if shape.architecture and (missing := _no_class(shape.architecture, load)):
         return missing
     if form.rules:
-        return _stored_route(shape, form.rules, load)
+        grouped = any(one.packing.grouped for one in form.rules.forms)
+        return stored_route(shape, form.rules, _target(shape, load, grouped=grouped))
     zeros = form.method in ("awq", "compressed-tensors")
-    return _vllm(shape, WeightPacking(form.method, form.group or -1, zeros), load)
+    packing = WeightPacking(form.method, form.group or -1, zeros)
+    return route(shape, packing, _target(shape, load, grouped=packing.grouped))
 
 
 def _no_class(architecture: str, load: Workload) -> Route | None:
@@ -58,32 +58,9 @@ def _no_class(architecture: str, load: Workload) -> Route | None:
     return Route("", "refused", why, do=(*do, "plan for Transformers: --engine transformers"))
 
 
-def _vllm(shape: ModelShape, packing: WeightPacking, load: Workload) -> Route:
-    dtype = "float16" if packing.grouped else activations(shape, load)
-    return route(shape, packing, ServingTarget(load.gpu, load.tp, load.version, dtype))
-
-
-def _stored_route(shape: ModelShape, rules: QuantizationRules, load: Workload) -> Route:
-    """The slowest route of a checkpoint's formats, under the kernel of most weights."""
-    forms = list(rules.weights(shape))
-    routes = [_format_route(rules.only(shape, form), form, load) for form in forms]
-    if not routes:
-        return _vllm(shape, WeightPacking("none"), load)
-    slowest = max(routes, key=lambda one: PACES.index(one.pace))
-    if len(routes) == 1 or slowest.pace == "refused":
-        return slowest
-    pairs = zip(forms, routes, strict=True)
-    why = "; ".join(f"{form.title} with {one.kernel}: {one.why}" for form, one in pairs)
-    do = dict.fromkeys(step for one in routes for step in one.do)
-    return replace(slowest, kernel=routes[0].kernel, why=why, do=tuple(do))
-
-
-def _format_route(shape: ModelShape, form: MatrixFormat, load: Workload) -> Route:
-    if form.method in METHODS:
-        return _vllm(shape, form.packing, load)
-    none = _vllm(shape, WeightPacking("none"), load)  # what stops any model stops this one
-    why = f"vLLM reads {form.title}; which kernel runs it is not known here"
-    return none if none.pace == "refused" else Route(f"vLLM's {form.method}", "fast", why)
+def _target(shape: ModelShape, load: Workload, *, grouped: bool) -> ServingTarget:
+    dtype = "float16" if grouped else activations(shape, load)  # which every kernel of codes takes
+    return ServingTarget(load.gpu, load.tp, load.version, dtype)
 
 
 def offered(form: WeightFormat, load: Workload) -> bool:

@@ -33,7 +33,7 @@ def _of_some_releases(context: RuleContext, match: Match) -> Match:
 
 def _not_judged(context: RuleContext) -> Match | None:
     declared = declared_quantization(context.config or {})
-    if not declared or declared.packing:
+    if not declared or declared.judged:
         return None
     values = {"path": declared.path, "method": declared.method or "missing"}
     return _match(reason=declared.reason, **values)
