@@ -15,9 +15,7 @@ from .memory import Workload
 from .stored_route import stored_route
 from .weight_formats import AS_STORED, WeightFormat
 
-FP4_FROM = (
-    100  # compute capability that multiplies 4-bit floats (CUTLASS's NVFP4 and MXFP4 kernels)
-)
+FP4_FROM = 100  # compute capability that multiplies 4-bit floats (CUTLASS's NVFP4 and MXFP4)
 BFLOAT16_FROM = 80  # compute capability (CUDA C++ Programming Guide, table of features)
 
 
@@ -26,9 +24,8 @@ def route_of(shape: ModelShape, form: WeightFormat, load: Workload) -> Route:
     name = load.engine.family
     if form.ready and form.unknown:
         do = "give a folder with its safetensors, or plan the 16-bit model"
-        return Route(
-            "", "refused", f"how its weights are stored is not known: {form.unknown}", do=(do,)
-        )
+        why = f"how its weights are stored is not known: {form.unknown}"
+        return Route("", "refused", why, do=(do,))
     if name not in form.engines:
         title = form.title.removesuffix(AS_STORED)
         known = [f"--engine {engine}" for engine in form.engines if engine in ENGINES]
