@@ -5,6 +5,7 @@ import json
 import pytest
 
 from helpers.shapes import released, released_config
+from salient.core.errors import ModelError
 from salient.shapes.named_size import model_name, named_size
 from salient.shapes.resolve import resolve_shape, shape_of_folder
 
@@ -88,6 +89,14 @@ def test_the_range_of_an_unread_key_ends_where_the_name_does(tmp_path):
     named = shape_of_folder(folder_of(tmp_path / "Novel-8B", config))
     plain = shape_of_folder(folder_of(tmp_path / "novel", config))
     assert plain.low < named.low < named.parameters < named.high < plain.high
+
+
+def test_a_layout_that_is_not_known_is_refused_with_the_size_in_its_name(tmp_path):
+    folder = folder_of(tmp_path / "Novel-8B", {"model_type": "novel", "auto_map": {}})
+    with pytest.raises(
+        ModelError, match=r"code of its own in auto_map.* 11\.2 to 23\.2 GB of 16-bit"
+    ):
+        shape_of_folder(folder)
 
 
 def test_config_and_index_alone_are_enough(tmp_path):

@@ -44,9 +44,10 @@ def test_a_missing_key_is_named_with_its_file(key):
         ("llama", {"num_attention_heads": 128, "head_dim": None}, "up to the hidden width 64"),
         ("llama", {"layer_types": ["mamba", "mamba"]}, "attention in every block"),
         ("llama", {"layer_types": ["full_attention"]}, "a list of 2 names, one for each layer"),
-        ("llama", {"layer_types": ["odd", "odd"]}, "only a list of full_attention"),
         ("llama", {"layer_types": [1, 2]}, "only a list of names"),
-        ("llama", {"dtype": 16}, "dtype is 16, but only the name of a type"),
+        ("llama", {"dtype": 16}, "dtype is 16, but only the name of a floating-point type"),
+        ("llama", {"dtype": "int4"}, "dtype is 'int4', but only the name of a floating-point type"),
+        ("llama", {"num_attention_heads": 4, "num_key_value_heads": 3}, "a divisor of the 4 att"),
         ("llama", {"quantization_config": "awq"}, "only a JSON object fits"),
         ("llama", {"text_config": 5}, "text_config is 5"),
         ("llama", {"tie_word_embeddings": 1}, "tie_word_embeddings is 1"),
@@ -64,6 +65,22 @@ def test_a_missing_key_is_named_with_its_file(key):
 def test_an_invalid_value_is_named_with_what_fits(kind, changes, message):
     with pytest.raises(ModelError, match=message):
         shape_of(kind, **changes)
+
+
+def test_a_layout_of_its_own_is_named_and_not_to_be_fetched_again():
+    blocks = {"block_configs": [{}], "auto_map": {}, "intermediate_size": None}
+    with pytest.raises(
+        ModelError, match=r"of its own \(block_configs, code of its own in auto_map"
+    ):
+        shape_of("llama", **blocks)
+    with pytest.raises(ModelError, match=r"has no 'hidden_size'.* its layout is not known: give a"):
+        shape_of("llama", hidden_size=None)
+
+
+def test_a_kind_of_attention_that_is_not_known_makes_the_count_rough():
+    shape = shape_of("llama", layer_types=["novel_attention", "full_attention"])
+    assert shape.rough == ("layer_types has novel_attention, counted as full attention",)
+    assert shape.blocks == shape_of("llama").blocks
 
 
 def test_a_config_that_is_no_object_is_refused():

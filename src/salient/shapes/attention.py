@@ -47,7 +47,12 @@ def _window(config: ConfigReader, kind: str) -> int | None:
 
 
 def _kv_heads(config: ConfigReader) -> int:
-    return config.count("num_key_value_heads", config.count("num_attention_heads"))
+    heads = config.count("num_attention_heads")
+    kv = config.count("num_key_value_heads", heads)
+    if heads % kv:
+        key = config.value("num_key_value_heads")[0]
+        config.refuse(key, f"a divisor of the {heads} attention heads", kv)
+    return kv
 
 
 def _grouped(layout: AttentionNames, config: ConfigReader) -> BlockShape:

@@ -16,7 +16,12 @@ from .recorded_values import RecordedValues
 
 MOST_LAYERS = 10_000
 LARGEST = 1_000_000_000
-REMEDY = "Fetch the file again; for a layout of its own, give a folder with its safetensors."
+REMEDY = (
+    "Correct config.json; if it is as its makers published it, its layout is not known: give a "
+    "folder with its safetensors, whose headers are counted."
+)
+# Keys of layouts that no family shares: of blocks one by one, of code that comes with the model.
+OWN_LAYOUT = {"block_configs": "block_configs", "auto_map": "code of its own in auto_map"}
 
 _TABLE: dict[str, Any] = json.loads(
     Path(__file__).with_name("config_keys.json").read_text(encoding="utf-8")
@@ -49,6 +54,7 @@ class ConfigReader:
     keys: the family's own keys, name -> key, "" for a name that it does not read
     defaults: values that the family's configs may leave out
     assumed: filled while it reads: the keys whose default was taken, with its value
+    guesses: filled while it reads: values that are not known, and what stands in for them
     """
 
     values: RecordedValues
@@ -56,6 +62,7 @@ class ConfigReader:
     keys: Mapping[str, str] = field(default_factory=dict[str, str])
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     assumed: dict[str, object] = field(default_factory=dict[str, object], compare=False)
+    guesses: list[str] = field(default_factory=list[str], compare=False)
 
     def replaced(self, values: Mapping[str, Any]) -> "ConfigReader":
         """The reader of the same config with some values replaced."""
@@ -162,10 +169,24 @@ class ConfigReader:
         """Raise ModelError for a missing key."""
         kind = self.values.get("model_type")
         raise ModelError(
-            f"{self.source} has no {key!r}, which a model of type {brief(kind)} needs. {REMEDY}"
+            f"{self.source} has no {key!r}, which a model of type {brief(kind)} needs. "
+            f"{self.remedy}"
         )
 
     def refuse(self, key: str, fits: str, value: Any = None) -> NoReturn:
         """Raise ModelError for an invalid value, with what `fits`."""
         value = self.values.get(key) if value is None else value
-        raise ModelError(f"{self.source}: {key} is {brief(value)}, but only {fits} fits. {REMEDY}")
+        raise ModelError(
+            f"{self.source}: {key} is {brief(value)}, but only {fits} fits. {self.remedy}"
+        )
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a config that cannot be read."""
+        signs = [text for key, text in OWN_LAYOUT.items() if key in self.values]
+        if not signs:
+            return REMEDY
+        return (
+            f"It describes a layout of its own ({', '.join(signs)}): give a folder with its "
+            "safetensors, whose headers are counted."
+        )

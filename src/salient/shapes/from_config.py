@@ -4,6 +4,7 @@ Counted apart: layers for multi-token prediction. Not counted: weights that an u
 addition to a Llama's.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ from .recorded_values import RecordedValues
 from .rope import read_rope
 from .rough_counts import doubted, doubts_of_config
 
+FLOATS = re.compile(r"(b?float|fp|bf)\d+(_e\d+m\d+\w*)?|half|float|double")
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 # An unknown family: a Llama whose config may name windows, experts and mixers.
 UNKNOWN = Family(
@@ -229,9 +231,10 @@ def _dtype(reader: ConfigReader, whole: ConfigReader) -> str:
     name = reader.value("dtype")[1] if name is None else name
     if name is None or name == "auto":
         return "bfloat16"
-    if not isinstance(name, str):
-        whole.refuse(key, "the name of a type, such as 'bfloat16'", name)
-    return name.removeprefix("torch.")
+    plain = name.removeprefix("torch.") if isinstance(name, str) else ""
+    if not FLOATS.fullmatch(plain):
+        whole.refuse(key, "the name of a floating-point type, such as 'bfloat16'", name)
+    return plain
 
 
 def _missing_parts(attention: list[str], family: Family) -> list[str]:

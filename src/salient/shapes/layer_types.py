@@ -44,9 +44,9 @@ def attentions(family: Family, config: ConfigReader, layers: int) -> list[str]:
     named = _listed(config, key, layers)
     if named is None:
         return _mixed(family, config, layers) if family.mixer else _windowed(family, config, layers)
-    if not set(named) <= set(NAMES):
-        config.refuse(key, f"a list of {', '.join(NAMES)}", sorted(set(named) - set(NAMES)))
-    kinds = [NAMES[name] for name in named]
+    if novel := sorted(set(named) - set(NAMES)):
+        config.guesses.append(f"{key} has {', '.join(novel)}, counted as full attention")
+    kinds = [NAMES.get(name, "full") for name in named]
     if not family.mixer and {"mixer", "both"} & set(kinds):
         kind = config.model_type
         config.refuse(key, f"attention in every block, as models of type {kind!r} have it", named)

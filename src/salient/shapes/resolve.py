@@ -7,6 +7,7 @@ import difflib
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from salient.core.errors import ModelError
 from salient.core.input_files import MIB, check_folder, open_input, parse_json, read_input
@@ -19,13 +20,14 @@ from salient.core.model_files import (
     stored_tensors,
 )
 
+from .config_bounds import check_bounds
 from .families import ARCHITECTURES
 from .foreign_tensors import check_declared, check_no_adapter
 from .from_config import family_of, read_shape
 from .from_gguf import gguf_files, gguf_shape
 from .from_safetensors import frame_of, stored_shape
 from .model_shape import ModelShape
-from .named_size import model_name
+from .named_size import model_name, named_size
 from .quantization_parts import (
     SIDE_CARS,
     quantization_of_name,
@@ -117,19 +119,31 @@ def shape_of_folder(folder: Path) -> ModelShape:
     index = read_index(folder)
     present = sum((folder / file).is_file() for file in index.shards) if index else 0
     if not (folder / SINGLE).exists() and (index is None or present < len(index.shards)):
-        return _without_files(folder, read_shape(config), index, present)
+        return _without_files(folder, _read(config, "config.json", str(folder)), index, present)
     headers = stored_tensors(folder)
     if not quantization_settings(config):
         check_declared(folder, config, headers)
     tensors = list(headers.values())
     known = kind in ARCHITECTURES
+    check_bounds(config)
     try:
         shape = read_shape(config)
     except ModelError:
-        if known:
-            raise
-        shape = frame_of(tensors, kind, quantization_settings(config))
+        shape, known = frame_of(tensors, kind, quantization_settings(config)), False
     return stored_shape(shape, tensors, known=known)
+
+
+def _read(config: Any, source: str, typed: str) -> ModelShape:
+    """The shape of a config alone. Raises ModelError, with what the model's name says."""
+    try:
+        return read_shape(config, source)
+    except ModelError as error:
+        size = named_size(model_name(typed))
+        if size is None or not size.totals:
+            raise
+        low, high = (2 * total / 1e9 for total in size.totals[0])
+        label = f"Its name says {size.label}: {low:.3g} to {high:.3g} GB of 16-bit weights."
+        raise ModelError(f"{error} {label}") from error
 
 
 def _gguf_of(folder: Path) -> Path | None:
@@ -177,10 +191,11 @@ def _file(path: Path) -> ModelShape:
     """The shape in a config.json. Raises ModelError for any other kind of file."""
     ending = path.suffix.lower()
     if ending == ".json" and path.is_file():
-        shape = read_shape(with_side_car(path.parent, read_json(path)), path.name)
         inside = path.name == "config.json"
+        typed = str(path) if inside else path.stem
+        shape = _read(with_side_car(path.parent, read_json(path)), path.name, typed)
         index = read_index(path.parent) if inside else None
-        shape = _checked(shape, str(path) if inside else path.stem)
+        shape = _checked(shape, typed)
         return check_index(shape, index) if index else shape
     if ending == ".gguf":
         if not path.exists():
@@ -258,7 +273,7 @@ def _from_hub(name: str) -> ModelShape:
             f"{name!r} is no folder here, and the Hub gives no config.json of it ({reason}). "
             f"{_nearest(name)} {FITS}"
         ) from error
-    return _checked(read_shape(config, f"config.json of {name}"), name)
+    return _checked(_read(config, f"config.json of {name}", name), name)
 
 
 def _hub_config(name: str) -> bytes:

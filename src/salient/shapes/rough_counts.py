@@ -93,6 +93,8 @@ def doubts_of_config(
             yield Doubt(f"{ABSENT}{key}", share, share, ABSENT_CACHE)
         if f"{home}{TIED}" in text.assumed and shape.head > LARGE_HEAD * count:
             yield Doubt(f"{ABSENT}{TIED}: its head may be its embedding", shape.head)
+    for guess in text.guesses:
+        yield Doubt(guess, ABSENT_SHARE * count, ABSENT_SHARE * count, UNREAD_CACHE)
     towers = {
         key: tower_kind(section, whole) is not None
         for key in NAMES
