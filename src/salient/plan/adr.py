@@ -134,7 +134,7 @@ def _decision(plan: Plan, device: DevicePlan) -> list[str]:
         choice = f"**None.** The nearest is {best.form.title} {where}:"
     lines = [f"Why: {escape_markdown('; '.join(reasons(plan, device)))}"]
     if refuses(best):
-        choice = f"**None.** {engine_title(device.load)} does not run on {device.gpu.name}."
+        choice = f"**None.** {engine_title(device.load)} runs no format of it on {device.gpu.name}."
     else:
         speed = speed_text(best, device.load, counted)
         lines = [f"Fits: {fit_text(best, device.load, counted)}", f"Speed: {speed}", *lines]

@@ -24,6 +24,7 @@ from .verdict import ranked_devices
 from .weight_formats import bytes_read, stored_weights
 
 _TIED_HEAD = "head (tied to the embedding)"
+MOST_FORMATS = 9  # of one device, without details
 # Columns that a narrow terminal leaves out, the first one first.
 _OPTIONAL = (
     "first\ntoken",
@@ -101,11 +102,15 @@ def formats_table(plan: Plan, device: DevicePlan) -> Table:
     available = mebibytes(device.best.budget.available)
     title = f"Formats on {device_title(load)}: {engine_title(load)} may use {available}"
     title += " of each" if load.tp > 1 else ""
+    formats = shown(device)
+    if len(formats) > MOST_FORMATS and not plan.options.details:
+        title += f" ({MOST_FORMATS} of {len(formats)}; all: --details)"
+        formats = formats[:MOST_FORMATS]
     columns = ("format", *_columns(load.sequences))
     counted = CountRange.of(plan.shape)
     rows = [
         ("> " * (one is device.best and one.good) + one.form.title, *_cells(one, load, counted))
-        for one in shown(device)
+        for one in formats
     ]
     return Table(title, columns, rows, ("format", "fits", "kernel"), _OPTIONAL)
 

@@ -17,6 +17,7 @@ from .verdict import chosen, steps, verdict
 from .weight_formats import AS_STORED, FORMATS, stored_weights
 
 EXACT_BY = f"a folder with its safetensors is counted exactly; {INDEX} narrows the range"
+MOST_LAYERS = 2  # that fall back to a slow kernel, without details
 
 
 def to_report(plan: Plan) -> Report:
@@ -34,7 +35,7 @@ def to_report(plan: Plan) -> Report:
         notes += [SummaryLine("Device", note) for note in device.notes]
         if device is not first:
             notes += _other_device(device)
-        notes += [SummaryLine("Slow", layer) for layer in device.best.route.fallen]
+        notes += _slow_lines(device, len(device.best.route.fallen) if shown else MOST_LAYERS)
         if shown or plan.options.format:
             notes += refused_lines(device)
     if shown:
@@ -56,6 +57,15 @@ def _other_notes(shape: ModelShape) -> list[str]:
     """The notes that say something else than the reasons of a rough count."""
     subjects = tuple(reason.partition(",")[0] for reason in shape.rough)
     return [note for note in shape.notes if not subjects or not note.startswith(subjects)]
+
+
+def _slow_lines(device: DevicePlan, most: int) -> Iterator[SummaryLine]:
+    """Up to `most` layers that fall back to a slow kernel."""
+    layers = device.best.route.fallen
+    for layer in layers[:most]:
+        yield SummaryLine("Slow", layer)
+    if layers[most:]:
+        yield SummaryLine("Slow", f"{len(layers) - most} more: --details")
 
 
 def _other_device(device: DevicePlan) -> Iterator[SummaryLine]:

@@ -68,7 +68,7 @@ def _choice(plan: Plan, device: DevicePlan) -> str:
     best, load = device.best, device.load
     where = f"on {device_title(load)} with {engine_title(load)}, {load_text(load)}"
     if refuses(best):
-        return f"nothing: {engine_title(load)} does not run on {device_title(load)}"
+        return f"nothing: {engine_title(load)} runs no format of it on {device_title(load)}"
     if plan.decision == "unsure":
         return f"undecided {where}; by the rough count {best.form.title}"
     if best.good and _unmade(plan, best):
