@@ -117,7 +117,7 @@ def step_bytes(shape: ModelShape, tokens: int, tp: int) -> int:
     and the merged gate and up with their product.
     """
     widest = 0
-    for block in shape.blocks:
+    for block in dict.fromkeys(shape.blocks):
         sums = dict.fromkeys(("attention", "mixer", "mlp", "experts", "shared experts"), 0)
         for linear in block.linears:
             if linear.part in sums:

@@ -249,6 +249,7 @@ class ModelShape:
         return self._per_token(lambda cache: cache.window is None or cache.window >= most > 0)
 
     def _per_token(self, grows: Callable[[CacheShape], bool]) -> int:
-        caches = [block.cache for block in self.blocks]
-        entries = sum(Fraction(cache.entry_values, cache.entry_tokens) for cache in caches)
-        return ceil(entries) + sum(cache.values for cache in caches if grows(cache))
+        entries = sum(
+            n * Fraction(cache.entry_values, cache.entry_tokens) for cache, n in self.caches
+        )
+        return ceil(entries) + sum(n * cache.values for cache, n in self.caches if grows(cache))
