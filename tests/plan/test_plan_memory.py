@@ -21,12 +21,13 @@ from salient.plan.memory import (
     Workload,
     YarnOverride,
     budget,
+    most_states,
     sequence_bytes,
     utilization,
     weights_share,
 )
 from salient.plan.weight_formats import FORMATS, stored_weights
-from salient.shapes.model_shape import CacheShape
+from salient.shapes.model_shape import CacheShape, ModelShape
 
 AWQ = FORMATS["awq-g128"]
 
@@ -189,6 +190,23 @@ def test_yarn_lifts_the_bound_of_the_context():
 def test_memory_that_the_system_shares_is_not_taken_whole(gpu, engine):
     assert find_gpu(gpu).unified
     assert utilization(ENGINES[engine], find_gpu(gpu)) == 0.85
+
+
+def hybrid(layers: int, attention: int) -> ModelShape:
+    """Layers of delta rule with the states of Qwen3.5-27B, every few of them attention."""
+    full = small_shape().blocks[0]
+    delta = replace(full, cache=CacheShape(state=48 * 128 * 128 + 10240 * 3))
+    blocks = [full if n % (layers // attention) == 0 else delta for n in range(layers)]
+    return replace(small_shape(), blocks=tuple(blocks))
+
+
+def test_states_have_the_blocks_of_a_published_log():
+    # Qwen3.8-27B in FP8 on an RTX PRO 6000: 939 blocks in about 49 GiB
+    memory = budget(hybrid(64, 16), AWQ, load(gib=96.0))
+    fixed = sum(item.bytes for item in memory.items[:-1])
+    memory = replace(memory, available=fixed + 49 * GIB)
+    assert most_states(hybrid(64, 16), load(), memory) == pytest.approx(939, rel=0.1)
+    assert most_states(small_shape(), load(), memory) is None
 
 
 def test_an_unknown_engine_or_cache_type_is_refused_with_the_known_ones():

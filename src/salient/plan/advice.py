@@ -176,11 +176,12 @@ class _Search:
             least = max(LEAST_CONTEXT, LEAST_SHARE * load.context)
             if least <= context < load.context:
                 fewer = {"concurrency": 1} if sequences < load.sequences else {}
+                fewer |= {"max_num_seqs": 1} if fewer and "max_num_seqs" in options else {}
                 value = context / load.context * sequences / load.sequences * SHORTER
                 yield _Part(
                     form,
                     options | fewer | {"context_length": context},
-                    cost + LESS_LOAD * len(fewer),
+                    cost + (LESS_LOAD if fewer else 0),
                     value,
                 )
 

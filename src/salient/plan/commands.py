@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 from salient.core.skip_patterns import covering
 from salient.plan.vllm.types import Route
@@ -9,7 +10,8 @@ from salient.plan.vllm.versions import TRACKS_WEIGHTS, Version
 from salient.shapes.model_shape import ModelShape
 
 from .engine_kernels import activations
-from .memory import Workload
+from .engine_profiles import step_sizes
+from .memory import Workload, most_states
 from .model_source import ModelSource, model_source
 from .other_lines import llama_cpp_lines, safetensors_line, sglang_line, transformers_lines
 from .ranking import Candidate
@@ -84,7 +86,7 @@ def _vllm(source: ModelSource, shape: ModelShape, best: Candidate, load: Workloa
         tp=load.tp,
         kv_dtype=load.kv_dtype,
     )
-    arguments |= knob_arguments(load)
+    arguments |= knob_arguments(_with_states(shape, best, load))
     argv = ["vllm", "serve", source.served, "--host", LOCAL_HOST]
     if source.local:  # else clients have to name the path
         argv += ["--served-model-name", source.name]
@@ -128,6 +130,15 @@ def vllm_arguments(
         config = json.dumps(TRACK_WEIGHTS)
         arguments["model_loader_extra_config"] = ["--model-loader-extra-config", config]
     return arguments
+
+
+def _with_states(shape: ModelShape, best: Candidate, load: Workload) -> Workload:
+    """The load with as many sequences as there are blocks of states, where vLLM would stop."""
+    most = most_states(shape, load, best.budget)
+    default = step_sizes(load.engine, load.gpu, load.prompt, load.sequences)[1]
+    if most is None or load.max_num_seqs is not None or default <= most:
+        return load
+    return replace(load, max_num_seqs=max(load.sequences, most))
 
 
 def knob_arguments(load: Workload) -> dict[str, list[str]]:

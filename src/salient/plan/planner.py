@@ -25,6 +25,9 @@ from .rough_decision import Decision, decide
 from .yarn import yarn_note, yarn_override
 
 DEFAULT_CONTEXT = 8192
+NO_CHANGE = (
+    "no knob, and no 8 devices that plan knows: split it over machines, or use a smaller model"
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class DevicePlan:
     def steps(self) -> tuple[str, ...]:
         """What to change, as text: the checked changes, then what the kernel's rules name."""
         texts = tuple(change.text for change in self.advice)
+        if not texts and not self.best.runs and self.best.route.pace != "refused":
+            texts = (NO_CHANGE,)
         return texts if texts and self.best.route.pace == "refused" else texts + self.best.route.do
 
 
