@@ -133,7 +133,7 @@ def test_a_name_without_content_gets_examples(name):
         find_gpu(name)
 
 
-@pytest.mark.parametrize("name", ["GB", "24GB", "[a-z]*", "٢٤GB", "RTX 4090, H100"])
+@pytest.mark.parametrize("name", ["GB", "24GB", "[a-z]*", "٢٤GB"])
 def test_what_is_no_name_is_refused(name):
     with pytest.raises(RequestError, match="Unknown device"):
         find_gpu(name)

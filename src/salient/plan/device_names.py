@@ -27,7 +27,9 @@ from .name_keys import (
     nominal_size,
     plain,
     rows_by_name,
+    rows_by_tokens,
     simplified,
+    token_key,
     without_size,
 )
 from .unknown_devices import of_architecture, unknown_message
@@ -48,6 +50,7 @@ APPLE_SIZES = (8, 16, 18, 24, 36, 48, 64, 96, 128, 192, 256, 512)
 _BARE_SIZE = re.compile(r"(.*\S)[ _-](\d{1,3})", re.A)
 _CONTINUED = re.compile(rf"(?:{SIZE.pattern})$|inc\.|\d+-core ", re.A)
 _JOINED_SIZE = re.compile(r"(.*[a-z])(\d{1,3})gi?b?", re.A)
+_CORES = re.compile(r"\b\d+-core\b", re.A)
 _SLICE = re.compile(r"[ -]*(?:mig[ -]*)?\b([1-7])g\.(\d+)gb\S*", re.A)
 _VIRTUAL = re.compile(r"(.*[a-z0-9])-(\d{1,3})[qcba]", re.A)
 _NUMERALS = {"one": 1, "single": 1, "two": 2, "dual": 2, "double": 2, "twin": 2, "pair of": 2,
@@ -129,10 +132,16 @@ def _machines() -> tuple[tuple[re.Pattern[str], str], ...]:
     )
 
 
+@cache
+def _any_machine() -> re.Pattern[str]:
+    """Whether one of the patterns matches, in one search."""
+    return re.compile("|".join(pattern.pattern for pattern, _ in _machines()))
+
+
 def _machine(text: str) -> Device | None:
     """The devices of a cloud's instance or of a server, by its name."""
     text = re.sub("^nvidia[ -]", "", text)
-    for spelled in (text, text.replace(" ", "_")):
+    for spelled in filter(_any_machine().fullmatch, (text, text.replace(" ", "_"))):
         for pattern, devices in _machines():
             if match := pattern.fullmatch(spelled):
                 device = _counted(plain(match.expand(devices)))
@@ -154,9 +163,9 @@ def _counted(text: str) -> Device | None:
 def _counts(text: str) -> Iterator[tuple[int, str]]:
     """The ways to read a number of devices in a name; none first."""
     yield 1, text
-    for word, count in _NUMERALS.items():
-        if text.startswith((f"{word} ", f"{word}-")):
-            yield count, text[len(word) + 1 :]
+    for numeral, count in _NUMERALS.items():
+        if match := re.search(rf"(?:^|[ -]){numeral}(?:[ -]|$)", text):
+            yield count, f"{text[: match.start()]} {text[match.end() :]}".strip()
     for pattern, count, names in _COUNTS:
         if match := pattern.fullmatch(text):
             yield int(match[count]), " ".join(match[group] for group in names).strip()
@@ -190,9 +199,11 @@ def _rows(text: str) -> NamedRows:
         forms += [f"{key[:-1]}uper" if key.endswith("ss") else f"{key[:-1]}super", key[:-1]]
     if key.endswith("m"):
         forms.append(f"{key[:-1]}laptop")
-    if key.startswith(("m1", "m2", "m3", "m4", "m5")):
-        forms.append(re.sub(r"\d+core$", "", key))  # the number is of the processor's cores
-    return next((index[form] for form in forms if form in index), NamedRows())
+    if _CORES.search(text):  # one number is of the processor's cores
+        forms += [simplified(f"{_CORES.sub('', text)} {one}") for one in _CORES.findall(text)]
+        forms.append(simplified(_CORES.sub("", text)))
+    rows = next((index[form] for form in forms if form in index), NamedRows())
+    return rows or rows_by_tokens().get(token_key(text), [])
 
 
 def _rows_of_bare_size(text: str) -> tuple[NamedRows, float]:
@@ -308,6 +319,12 @@ def _listed(text: str) -> Device | None:
 
     Raises RequestError where they are several.
     """
+    kinds = [part.strip() for part in re.split(r" ?[+&] ?| and |, ", text)]
+    if len(kinds) > 1 and all(map(_counted, kinds)):
+        raise RequestError(
+            f"{text!r} names devices of several kinds, over which plan splits no model. "
+            f"Compare them: --gpu {','.join(kinds)!r}."
+        )
     names = [device.gpu for part in text.split("/") if "/" in text and (device := _counted(part))]
     names = list(dict.fromkeys(names)) or of_architecture(text)
     if len(names) > 1:

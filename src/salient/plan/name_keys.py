@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import cache, lru_cache
 
 from .gpus import Gpu, catalogue
@@ -35,7 +36,8 @@ _REPLACED = tuple(
          r"|(?:with |\+ )?nvlink)\b", " "),
         (r"\b(?:asus|msi|gigabyte|zotac|evga|palit|pny|gainward|inno3d|galax|sapphire|xfx|powercolor"
          r"|asrock|tuf|rog(?: strix)?|suprim|ventus|gaming|trio|aorus|eagle|windforce|trinity|nitro"
-         r"|pulse|fe|oc|edition)\b", " "),
+         r"|pulse|fe|oc|edition|ws|lambda|runpod|vast(?:\.ai)?|coreweave|paperspace|modal)\b", " "),
+        (r"英伟达|显卡|苹果", " "),
         (r"\b(?:macbook (?:pro|air)|mac (?:studio|mini|pro)|imac|macbook)\b", " "),
         (r"\b\d+[ -]?core cpu\b", " "),
         (r"\b(\d+)[ -]?core gpu\b", r"\1-core"),
@@ -63,6 +65,12 @@ def simplified(name: str) -> str:
     return _MAKERS.sub("", re.sub("[^a-z0-9]", "", plain(name)))
 
 
+def token_key(name: str) -> str:
+    """The key of a name whatever the order of its parts: "Laptop RTX 4080", "Orin AGX"."""
+    tokens = (token for token in re.split("[^a-z0-9]+", plain(name)) if token)
+    return " ".join(sorted(token for token in tokens if not _MAKERS.fullmatch(token)))
+
+
 def gib_of(match: re.Match[str]) -> float:
     return float(match[1]) * _GIB[match[2][0]]
 
@@ -82,10 +90,20 @@ def without_size(name: str) -> str:
 def rows_by_name() -> dict[str, NamedRows]:
     """The devices of each name, and of each name without its memory, with that memory; 0 where the
     name has none."""
+    return _index(simplified)
+
+
+@cache
+def rows_by_tokens() -> dict[str, NamedRows]:
+    """The same by `token_key`."""
+    return _index(token_key)
+
+
+def _index(key_of: Callable[[str], str]) -> dict[str, NamedRows]:
     index: dict[str, NamedRows] = {}
     for gpu in catalogue():
         for name in (gpu.name, *gpu.aliases):
             row = (nominal_size(name), gpu)
-            for key in dict.fromkeys((simplified(without_size(name)), simplified(name))):
+            for key in dict.fromkeys((key_of(without_size(name)), key_of(name))):
                 index.setdefault(key, []).append(row)
     return index
