@@ -82,13 +82,14 @@ def safetensors_line(source: ModelSource, output: str) -> str:
 
 def _rewrite(model: str, output: str, option: str = "", imported: str = "") -> str:
     names = ", ".join(filter(None, ("AutoModelForCausalLM as M", "AutoTokenizer as T", imported)))
-    loaded = ", ".join(filter(None, (repr(model), option)))
+    source, target = json.dumps(model), json.dumps(output)
+    loaded = ", ".join(filter(None, (source, option)))
     return shlex.join(
         [
             "python",
             "-c",
             f"from transformers import {names}; "
-            f"M.from_pretrained({loaded}).save_pretrained({output!r}); "
-            f"T.from_pretrained({model!r}).save_pretrained({output!r})",
+            f"M.from_pretrained({loaded}).save_pretrained({target}); "
+            f"T.from_pretrained({source}).save_pretrained({target})",
         ]
     )
