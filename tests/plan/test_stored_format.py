@@ -238,10 +238,12 @@ def test_heads_and_embeddings_have_the_format_that_their_writer_gives_them():
     assert stored_format(quantized(head)).form.rules.ends(shape)[1] == 4.5
 
 
-# Bytes of the files, 10^9: mlx-community's repositories, by the model cards of exo; gpt-oss's own.
+# Bytes of the files, 10^9: gpt-oss's own; mlx-community's by the model cards of exo; DeepSeek-V3's
+# index, with its layer that predicts further tokens.
 PUBLISHED = [
     ("gpt-oss-20b", {"quant_method": "mxfp4"}, 13.76),
     ("Qwen3-30B-A3B", {"group_size": 64, "bits": 4}, 16773 * 2**20 / 1e9),
+    ("DeepSeek-V3", BLOCKS, 688.59),
 ]
 
 
@@ -261,6 +263,14 @@ def test_the_bytes_of_the_files_count_where_they_are_known():
     stored = stored_weights(ahead, stored_format(ahead).form)
     assert stored.files == pytest.approx(6_000_000_000, rel=1e-6)
     assert 0.85 * stored.files < stored.total < 0.95 * stored.files
+
+
+def test_layers_ahead_have_the_format_of_experts_where_there_are_experts():
+    settings = {**BLOCKS, "expert_dtype": "fp4"}
+    mixture = quantized(settings, replace(released("gpt-oss-20b"), ahead=8 * 10**9))
+    dense = quantized(settings, replace(small_shape(), ahead=8 * 10**9))
+    sizes = [stored_weights(shape, stored_format(shape).form).ahead for shape in (mixture, dense)]
+    assert [round(size / 1e9, 2) for size in sizes] == [4.25, 8.0]
 
 
 def test_experts_in_mxfp4_are_padded_where_they_are_loaded():

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from salient.shapes.model_shape import BlockShape, LinearShape, ModelShape
+from salient.shapes.model_shape import BlockShape, LinearShape, ModelShape, Part
 
 from .matrix_formats import MatrixFormat
 from .module_patterns import ModulePatterns
@@ -69,8 +69,11 @@ class QuantizationRules:
         return named["embedding"], named["head"]
 
     def ahead_bits(self, shape: ModelShape) -> float:
-        """Bits a weight of the layers that predict further tokens."""
-        layer = LinearShape("mtp.layers.0.mlp.gate_proj", shape.hidden, shape.hidden, "mlp")
+        """Bits a weight of the layers that predict further tokens: of experts where there are."""
+        experts = any(linear.part == "experts" for linear in shape.linears)
+        name = "mtp.layers.0.mlp.experts.*.up_proj" if experts else "mtp.layers.0.mlp.up_proj"
+        part: Part = "experts" if experts else "mlp"
+        layer = LinearShape(name, shape.hidden, shape.hidden, part)
         form = self.format_of(len(shape.blocks), layer)
         return form.bits(layer) if form else SIXTEEN
 
