@@ -1,7 +1,9 @@
 """Laws of advice: every change is planned again; its format runs, fits and meets the bounds."""
 
+import json
 import random
 from dataclasses import fields, replace
+from importlib.resources import files
 
 import pytest
 
@@ -17,6 +19,7 @@ from salient.plan.planner import make_plan
 from salient.plan.ranking import candidates
 from salient.plan.requirements import Requirements
 from salient.plan.weight_formats import FORMATS
+from salient.shapes.from_config import read_shape
 
 ANY = Requirements()
 MODELS = ("Llama-3.1-8B", "Llama-3.1-70B", "Qwen3-30B-A3B", "gpt-oss-20b", "gemma-3-27b-it",
@@ -101,6 +104,17 @@ def test_the_step_of_sequences_that_never_come_is_the_first_thing_to_shrink():
     taken = budget(released("gemma-3-27b-it"), FORMATS["awq-g128"], load(sequences=2)).taken
     gpu = (taken - 2**29) / 0.92 / 2**30
     assert advice("gemma-3-27b-it", gpu=gpu, sequences=2)[0].options == {"max_num_seqs": 2}
+
+
+def test_the_published_fit_of_a_tight_checkpoint_is_advised():
+    # gpt-oss-120b is served from one H100 as it is stored, by vLLM's recipes with a small step
+    text = files("salient.shapes").joinpath("configs/openai--gpt-oss-20b.json").read_text()
+    config = json.loads(text) | {"num_hidden_layers": 36, "num_local_experts": 128}
+    config["layer_types"] = ["sliding_attention", "full_attention"] * 18
+    shape, at = read_shape(config), load("H100", context=32768, sequences=4)
+    first, *others = changes(shape, at, ANY, candidates(shape, at, ANY))
+    assert first.options == {"max_num_seqs": 4}
+    assert {change.candidate.form.name for change in (first, *others)} == {"stored"}
 
 
 def test_a_model_with_towers_may_drop_them():

@@ -106,7 +106,15 @@ class _Search:
         order = sorted(runs or self.ranked, key=lambda one: (one.form.name != STORED, -one.score))
         return [one.form for one in order]
 
-    def cheapest(self, options: Options, cost: int) -> Change | None:
+    @property
+    def _choices(self) -> list[list[WeightFormat]]:
+        """The stored format, then all: more devices are worth what exists already."""
+        own = [form for form in self.forms if form.name == STORED]
+        return [own, self.forms] if own else [self.forms]
+
+    def cheapest(
+        self, options: Options, cost: int, choice: list[WeightFormat] | None = None
+    ) -> Change | None:
         """The whole load under `options`, with the cheapest knobs under which a format will do."""
         load = with_options(self.load, options)
         knobs = [
@@ -115,7 +123,7 @@ class _Search:
             if not (options and "enforce_eager" in knob.options)
         ]
         every = with_options(load, merged(knobs))
-        forms = [form for form in self.forms if self._fits(form, every)]
+        forms = [form for form in choice or self.forms if self._fits(form, every)]
         sets = [chosen for n in range(len(knobs) + 1) for chosen in combinations(knobs, n)]
         tries = [
             (_cost(chosen) + self._source_cost(form), len(chosen), index, chosen)
@@ -206,13 +214,13 @@ class _Search:
             return
         most = 2 if load.gpu.unified else TP_SIZES[-1]
         refused = self.ranked[0].route.pace == "refused"
-        for tp in TP_SIZES:
+        for choice, tp in product(self._choices, TP_SIZES):
             options: Options = {"tensor_parallel_size": tp}
             if load.tp > 1 and load.gpu.bandwidth:  # where their number may be part of the name
                 options["gpu"] = f"{tp}x{load.gpu.name}"
             if tp == load.tp or tp > most or (tp < load.tp and not refused):
                 continue
-            tries = (self.cheapest(options | more, MORE_GPUS) for more in self._loads())
+            tries = (self.cheapest(options | more, MORE_GPUS, choice) for more in self._loads())
             every = [self._best(options, MORE_GPUS)] if refused else tries
             if change := next(filter(None, every), None):
                 yield change
@@ -222,12 +230,13 @@ class _Search:
         """The smallest devices that will do without knobs, in the smallest number."""
         load = self.load
         sizes = TP_SIZES if load.engine.tensor_parallel else (load.tp,)
-        for tp, more in product((tp for tp in sizes if tp >= load.tp), self._loads()):
+        sizes = [tp for tp in sizes if tp >= load.tp]
+        for choice, tp, more in product(self._choices, sizes, self._loads()):
             options: Options = more | ({"tensor_parallel_size": tp} if tp > 1 else {})
             devices = (
                 gpu.name
                 for gpu in self._replacements(tp)
-                if self._will_do(with_options(load, options | {"gpu": gpu.name}))
+                if self._will_do(choice, with_options(load, options | {"gpu": gpu.name}))
             )
             if names := list(islice(devices, MOST_DEVICES)):
                 options = {"gpu": ",".join(names), **options}
@@ -296,9 +305,9 @@ class _Search:
         memory = budget(self.shape, form, load)
         return memory.fits and memory.taken <= (self.required.memory or memory.taken)
 
-    def _will_do(self, load: Workload) -> bool:
+    def _will_do(self, choice: list[WeightFormat], load: Workload) -> bool:
         """Whether a format does on another device: the best that fits, or the smallest."""
-        forms = [form for form in self.forms if self._fits(form, load)]
+        forms = [form for form in choice if self._fits(form, load)]
         return any(
             candidate(self.shape, form, load, self.required).good
             for form in (*forms[:1], *forms[-1:])
