@@ -139,3 +139,39 @@ def test_tp_sizes_are_listed_for_every_group():
     sizes = api.plan(LLAMA).report.data["tensor_parallel_sizes"]
     assert set(sizes) == {"g32", "g64", "g128"}
     assert all(1 in tp for tp in sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "options", "tp", "note"),
+    [
+        ("2x3090", {}, 2, ""),
+        ("g5.48xlarge", {}, 8, "8 x A10G"),
+        ("8xH100 SXM", {"tensor_parallel_size": 4}, 4, ""),
+        ("3x3090", {}, 2, "planned on 2 of the 3: the model cannot be cut into 3 equal parts"),
+        ("2x3090", {"engine": "llama.cpp"}, 1, "one of the 2: there is no tensor parallelism"),
+        ("2x EPYC 9654", {}, 1, "planned on one of the 2"),
+    ],
+)
+def test_the_number_of_devices_is_the_tensor_parallel_size(gpu, options, tp, note):
+    (device,) = make_plan(PlanOptions(LLAMA, gpu=gpu, **options)).devices
+    assert device.load.tp == tp
+    assert note in "; ".join(device.notes)
+
+
+def test_more_parts_than_devices_are_refused():
+    with pytest.raises(RequestError, match="--tp 4 is more than the 2 devices of '2xRTX 3090'"):
+        make_plan(PlanOptions(LLAMA, gpu="2x3090", tensor_parallel_size=4))
+
+
+def test_a_device_that_is_named_twice_is_planned_once():
+    plan = make_plan(PlanOptions(LLAMA, gpu=("H100", "H100 SXM", "2xH100")))
+    assert [(device.gpu.name, device.load.tp) for device in plan.devices] == [
+        ("H100 SXM", 1),
+        ("H100 SXM", 2),
+    ]
+
+
+def test_what_a_devices_name_leaves_open_is_reported():
+    report = api.plan(LLAMA, gpu="M3 Max", engine="llama.cpp").report
+    assert any("128 GiB of memory assumed" in line.text for line in report.notes)
+    assert "128 GiB of memory assumed" in report.data["devices"][0]["notes"][0]
