@@ -30,7 +30,9 @@ def size_text(shape: ModelShape) -> str:
         known = shape.model_type in ARCHITECTURES
         how = "counted roughly" if known else f"family {shape.model_type} unknown"
         return f"{text}, {how}, {kind}"
-    text = f"{shape.parameters / 1e9:,.2f} billion parameters, "
+    count = shape.parameters
+    text = f"{count / 1e9:,.2f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
+    text += " parameters, "
     if shape.active_parameters < shape.parameters - sum(shape.towers.values()):
         text += f"{shape.active_parameters / 1e9:.2f} active for a token, "
     return text + kind

@@ -1,13 +1,13 @@
 """The answer of a plan: what to serve on which device, whether it fits, how fast, why."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from salient.core.report import mebibytes
 from salient.core.summary_lines import COMMAND, SummaryLine
 
 from .count_range import CountRange
 from .figures import device_title, engine_title, fit_text, load_text, size_text, speed_text
+from .model_source import model_source
 from .planner import DevicePlan, Plan
 from .ranking import Candidate
 from .stored_format import STORED
@@ -56,12 +56,9 @@ def verdict(plan: Plan) -> list[SummaryLine]:
 
 
 def model_label(plan: Plan) -> str:
-    """The model's name; of a config.json or a path that of its folder."""
-    name = str(plan.options.model)
-    path = Path(name)
-    if path.name == "config.json":
-        return path.resolve().parent.name
-    return path.name if path.is_absolute() else name
+    """The model's Hub id; of a file or folder without one its name."""
+    source = model_source(str(plan.options.model))
+    return source.name if source.local or source.note else source.argument
 
 
 def _choice(plan: Plan, device: DevicePlan) -> str:
