@@ -1,5 +1,6 @@
 """Laws of GGUF files: counted and sized by their headers, and planned as they are."""
 
+import json
 import struct
 
 import pytest
@@ -16,7 +17,7 @@ from salient.plan.requirements import Requirements
 from salient.plan.stored_format import stored_format
 from salient.plan.weight_formats import FORMATS, bytes_read, stored_weights
 from salient.shapes.gguf_header import read_gguf_header
-from salient.shapes.resolve import full_name, resolve_shape
+from salient.shapes.resolve import CONFIGS, full_name, resolve_shape
 
 
 @pytest.fixture
@@ -36,6 +37,48 @@ def test_a_gguf_file_has_the_shape_of_its_model_and_the_bytes_of_its_tensors(mod
     assert shape.stored_bytes / 1e9 == pytest.approx(4.92, rel=0.005)  # bartowski's file
     planned = bytes_read(known, FORMATS["q4_k_m"])
     assert bytes_read(shape, stored.form) == pytest.approx(planned, rel=0.001)
+
+
+# A shipped model, llama.cpp's name of its family, and what its metadata have besides widths.
+FAMILIES = [
+    ("Qwen2.5-14B", "qwen2", {}),
+    ("Qwen3-30B-A3B", "qwen3moe", {
+        "attention.key_length": 128, "expert_count": 128, "expert_used_count": 8,
+        "expert_feed_forward_length": 768}),
+    ("Mixtral-8x7B-v0.1", "llama", {"expert_count": 8, "expert_used_count": 2}),
+    ("gpt-oss-20b", "gpt-oss", {
+        "attention.key_length": 64, "attention.sliding_window": 128, "expert_count": 32,
+        "expert_used_count": 4}),
+    ("DeepSeek-V3", "deepseek2", {
+        "attention.key_length": 576, "attention.q_lora_rank": 1536, "attention.kv_lora_rank": 512,
+        "attention.key_length_mla": 192, "attention.value_length_mla": 128,
+        "rope.dimension_count": 64, "expert_count": 256, "expert_used_count": 8,
+        "expert_shared_count": 1, "expert_feed_forward_length": 2048,
+        "leading_dense_block_count": 3}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "family", "more"), FAMILIES)
+def test_metadata_give_the_counts_of_the_config(model, family, more, tmp_path):
+    config = json.loads(next(CONFIGS.glob(f"*--{model}.json")).read_text())
+    known = released(model)
+    widths = {
+        "embedding_length": "hidden_size", "block_count": "num_hidden_layers",
+        "feed_forward_length": "intermediate_size", "attention.head_count": "num_attention_heads",
+        "attention.head_count_kv": "num_key_value_heads",
+        "context_length": "max_position_embeddings",
+    }  # fmt: skip
+    values = {key: config[own] for key, own in widths.items()} | more
+    metadata = {f"{family}.{key}": value for key, value in values.items()}
+    tables = [
+        (name, "Q4_K", (known.vocab, known.hidden))
+        for name in ("token_embd.weight", "output.weight")
+    ]
+    metadata = {"general.architecture": family, **metadata}
+    shape, _ = resolve_shape(str(write_gguf(tmp_path / "m.gguf", metadata, tables)))
+    assert shape.parameters == known.parameters
+    assert shape.values_per_token == known.values_per_token
+    assert shape.exact
 
 
 def test_llama_cpp_serves_the_file_itself_and_vllm_says_who_does(model):

@@ -70,9 +70,12 @@ def _config(header: GgufHeader, tensors: list[GgufTensor]) -> dict[str, Any]:
         for key, own in NAMES["keys"].items()
         if f"{architecture}.{own}" in data
     }
-    config["model_type"] = NAMES["architectures"].get(architecture, architecture or "unknown")
-    if config["model_type"] == "llama" and config.get("num_experts"):
-        config["model_type"] = "mixtral"
+    experts = data.get(f"{architecture}.expert_count")
+    kind = NAMES["architectures"].get(architecture, architecture or "unknown")
+    kind = "mixtral" if kind == "llama" and experts else kind
+    config["model_type"] = kind
+    if experts:
+        config[NAMES["experts"].get(kind, "num_experts")] = experts
     if config.get("kv_lora_rank"):
         rope = config.get("qk_rope_head_dim")
         whole = config.pop("qk_head_dim", None)
