@@ -147,6 +147,14 @@ def test_the_cache_takes_fp8_of_the_kind_that_the_device_has():
     assert not any(kinds["MI210"])
 
 
+def test_an_fp8_e5m2_cache_is_planned_with_no_fp8_weights():
+    # vLLM: "fp8_e5m2 kv-cache is not supported with fp8 checkpoints"
+    ranked = candidates(released("Llama-3.1-8B"), load("RTX 3090", kv_dtype="fp8_e5m2"), ANY)
+    paces = {one.form.name: one.route.pace for one in ranked}
+    assert paces["fp8"] == "refused"
+    assert paces["awq-g128"] == "fast"
+
+
 def test_devices_that_are_named_run_the_format_and_are_no_slower_kind():
     for change in advice("Llama-3.1-70B", gpu="H100", context=32768, sequences=16):
         for name in str(change.options.get("gpu", "H100")).split(","):

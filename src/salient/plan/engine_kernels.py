@@ -16,6 +16,7 @@ from .stored_route import stored_route
 from .weight_formats import AS_STORED, WeightFormat
 
 FP4_FROM = 100  # compute capability that multiplies 4-bit floats (CUTLASS's NVFP4 and MXFP4)
+FP8_METHODS = ("fp8", "fp8_block", "modelopt_fp8", "nvfp4", "mxfp8")
 BFLOAT16_FROM = 80  # compute capability (CUDA C++ Programming Guide, table of features)
 
 
@@ -35,12 +36,21 @@ def route_of(shape: ModelShape, form: WeightFormat, load: Workload) -> Route:
         return _ROUTES[name](form, load.gpu)
     if shape.architecture and (missing := _no_class(shape.architecture, load)):
         return missing
+    if load.kv_dtype == "fp8_e5m2" and _has_fp8(form):
+        why = "vLLM keeps no fp8_e5m2 cache next to FP8 weights"
+        return Route("", "refused", why, do=("leave out --kv-dtype fp8_e5m2",))
     if form.rules:
         grouped = any(one.packing.grouped for one in form.rules.forms)
         return stored_route(shape, form.rules, _target(shape, load, grouped=grouped))
     zeros = form.method in ("awq", "compressed-tensors")
     packing = WeightPacking(form.method, form.group or -1, zeros)
     return route(shape, packing, _target(shape, load, grouped=packing.grouped))
+
+
+def _has_fp8(form: WeightFormat) -> bool:
+    """Whether vLLM's attention layers get the cache method of an FP8 checkpoint (attention.py)."""
+    parts = [one.packing.method for one in form.rules.forms] if form.rules else []
+    return any(method in FP8_METHODS for method in (form.method, *parts))
 
 
 def _no_class(architecture: str, load: Workload) -> Route | None:

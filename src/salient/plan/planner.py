@@ -59,10 +59,12 @@ class DevicePlan:
     @property
     def steps(self) -> tuple[str, ...]:
         """What to change, as text: the checked changes, then what the kernel's rules name."""
-        texts = tuple(change.text for change in self.advice)
-        if not texts and not self.best.runs and self.best.route.pace != "refused":
-            texts = (NO_CHANGE,)
-        return texts if texts and self.best.route.pace == "refused" else texts + self.best.route.do
+        texts, refused = tuple(one.text for one in self.advice), self.best.route.pace == "refused"
+        do = self.best.route.do
+        if not texts and not self.best.runs:  # llama.cpp was planned, and does not do
+            texts = () if refused else (NO_CHANGE,)
+            do = tuple(step for step in do if "--engine llama.cpp" not in step)
+        return texts if texts and refused else texts + do
 
 
 @dataclass(frozen=True)
