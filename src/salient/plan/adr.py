@@ -16,6 +16,7 @@ from salient.shapes.resolve import config_digest
 
 from .count_range import CountRange
 from .figures import (
+    ENGINE_TITLES,
     device_title,
     each_text,
     engine_title,
@@ -85,7 +86,8 @@ def _title(plan: Plan, device: DevicePlan | None) -> str:
 def _provenance(plan: Plan, device: DevicePlan | None, today: date) -> Iterator[str]:
     """Status, and what it takes to make the same record again."""
     digest = config_digest(str(plan.options.model))
-    engine = engine_title(device.load) if device else plan.options.engine
+    name = plan.options.engine
+    engine = engine_title(device.load) if device else ENGINE_TITLES.get(name, name)
     yield f"Status: proposed, {today.isoformat()}"
     yield f"Versions: Salient {__version__}, {engine}"
     yield f"Model: {escape_markdown(plan.origin)}" + (f", SHA-256 `{digest}`" if digest else "")
@@ -214,7 +216,7 @@ def _reconsider(plan: Plan, device: DevicePlan) -> Iterator[str]:
     """Conditions with numbers, each of which can be checked."""
     best, load = device.best, device.load
     if not best.good:
-        yield from (f"Would do: {step}." for step in steps(device))
+        yield from (f"Change: {step}." for step in steps(device))
     elif best.budget.most_sequences:
         sequences, tokens = best.budget.most_sequences, best.budget.largest_context
         load_bound = f"more than {sequences:,} sequences of {load.context:,} tokens at once"
