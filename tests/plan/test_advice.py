@@ -54,10 +54,10 @@ def planned(options: PlanOptions):
 
 def cases(count: int) -> list[PlanOptions]:
     pick = random.Random(21).choice
-    made = []
+    sample = []
     for _ in range(count):
         device = pick(DEVICES)
-        made.append(
+        sample.append(
             PlanOptions(
                 pick(MODELS),
                 gpu=() if device == "24 GiB" else (device,),
@@ -67,7 +67,7 @@ def cases(count: int) -> list[PlanOptions]:
                 require="" if device == "24 GiB" else pick(BOUNDS),
             )
         )
-    return made
+    return sample
 
 
 @pytest.mark.parametrize("options", cases(6), ids=lambda one: f"{one.model}-{one.gpu}")

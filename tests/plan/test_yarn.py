@@ -31,7 +31,7 @@ def test_the_override_is_that_of_vllms_documentation():
     assert "--max-model-len 131072" in line
 
 
-def test_what_the_model_was_made_for_needs_no_scaling():
+def test_the_native_length_needs_no_scaling():
     for length in (8192, 32768, 40960):
         plan = api.plan("Qwen/Qwen3-8B", gpu="H200", context_length=length).report.data
         assert "--hf-overrides" not in plan["devices"][0]["commands"][-1]
