@@ -49,6 +49,23 @@ EXAONE_VISION = {
         "intermediate_size": 96,
     }
 }
+GLM_VISION = {
+    "vision_config": {
+        "depth": 2, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 64,
+        "intermediate_size": 96, "image_size": 28,
+    }
+}  # fmt: skip
+QWEN_AUDIO = {
+    "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 48,
+    "output_dim": 64, "max_source_positions": 16,
+}  # fmt: skip
+GEMMA4_TOWERS = {
+    "vision_config": {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "position_embedding_size": 8,
+    },
+    "audio_config": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+}  # fmt: skip
 DEEPSEEK_V4 = {
     **MOE,
     **INDEXER,
@@ -116,8 +133,8 @@ COUNTED: dict[str, Family] = {
     "qwen2_5_vl": Family(0, changes=MROPE, vision=QWEN_VISION),
     "qwen3_vl_moe": Family(0, changes={**MOE, **MROPE}, vision=QWEN_VISION),
     "qwen3_5": Family(0, changes={**DELTA, **MROPE}, vision=QWEN_VISION),
-    "glm4v": Family(0, changes=MROPE),
-    "glm4v_moe": Family(0, changes={**SHARED, **MROPE}),
+    "glm4v": Family(0, changes=MROPE, vision=GLM_VISION),
+    "glm4v_moe": Family(0, changes={**SHARED, **MROPE}, vision=GLM_VISION),
     "mistral3": Family(
         0,
         changes={"model_type": "mistral"},
@@ -232,6 +249,63 @@ COUNTED |= {
     "gemma4_unified_text": Family(
         0, changes={**SHARED_CACHE, **SLIDING, "num_kv_shared_layers": 0}
     ),
+    "gemma4": Family(
+        0, changes=SHARED_CACHE | SLIDING | {"num_kv_shared_layers": 0}, vision=GEMMA4_TOWERS
+    ),
+    "llava_onevision": Family(
+        0,
+        changes={"model_type": "qwen2"},
+        vision={
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "vision_use_head": False,
+                **TINY_VISION,
+            }
+        },
+    ),
+    "cohere2_vision": Family(
+        0,
+        changes={"model_type": "cohere2", **SLIDING},
+        vision={
+            "vision_config": {"model_type": "siglip_vision_model", **TINY_VISION},
+            "alignment_intermediate_size": 64,
+        },
+    ),
+    "lfm2_vl": Family(
+        0,
+        changes={"model_type": "lfm2", **FAMILIES["lfm2"].changes},
+        vision={
+            "vision_config": {
+                "model_type": "siglip2_vision_model",
+                "num_patches": 16,
+                **TINY_VISION,
+            },
+            "projector_hidden_size": 48,
+        },
+    ),
+    "internvl": Family(
+        0,
+        changes={"model_type": "qwen2"},
+        vision={
+            "vision_config": {
+                "model_type": "internvl_vision",
+                **TINY_VISION,
+                "image_size": [32, 32],
+                "patch_size": [16, 16],
+            }
+        },
+    ),
+    "kimi_k25": Family(
+        0,
+        changes={"model_type": "deepseek_v3", **MLA},
+        vision={"vision_config": {**TINY_VISION, "pos_emb_height": 4, "pos_emb_width": 4}},
+    ),
+    "qwen2_5_omni_thinker": Family(
+        0, changes=MROPE, vision={**QWEN_VISION, "audio_config": QWEN_AUDIO}
+    ),
+    "qwen3_omni_moe_thinker": Family(
+        0, changes={**MOE, **MROPE}, vision={**QWEN_VISION, "audio_config": QWEN_AUDIO}
+    ),
     "step3p7": Family(0, changes=STEP, vision={"vision_config": TINY_VISION}),
 }
 ALL = {**FAMILIES, **COUNTED}
@@ -241,17 +315,17 @@ ALIKE = {
     "minimax_m3": "minimax_m3_vl",
     "step3p5": "step3p7",
     "exaone4_5_text": "exaone4",
+    "qwen2_5_omni_text": "qwen2",
+    "qwen3_omni_moe_text": "qwen3_moe",
 }
 # Of remote code: compared with published counts in tests/shapes/test_published_shapes.py.
 REMOTE = (
     "chatglm", "nemotron-nas", "longcat_flash", "deepseek", "bailing_moe", "bailing_moe_v2",
     "baichuan", "internlm", "internlm2", "qwen", "xverse", "aquila", "orion", "Yi", "minicpm",
-    "exaone", "mimo", "jais", "grok-1", "dbrx", "phi3_v",
+    "exaone", "mimo", "jais", "grok-1", "dbrx", "phi3_v", "phi4mm",
 )  # fmt: skip
 # Families whose classes have gate and up in one matrix, which the files have in two.
 FUSED = ("minimax_m3_vl",)
-# Families with a tower that is only estimated.
-ESTIMATED = ("glm4v", "glm4v_moe")
 
 
 @functools.cache
@@ -259,7 +333,7 @@ def built(kind: str) -> tuple[dict[str, Any], torch.nn.Module]:
     """A tiny model without weights, and its config as a file has it."""
     family = ALL[kind]
     sizes = {key: value for key, value in {**SIZES, **family.changes}.items() if value is not None}
-    nested = family.vision is not None or kind in ESTIMATED
+    nested = family.vision is not None
     if nested:
         config = AutoConfig.for_model(kind, text_config=sizes, **(family.vision or {}))
     else:

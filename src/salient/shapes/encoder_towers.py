@@ -32,6 +32,7 @@ class Tower:
     merger: Qwen's joining of neighbouring patches; deepstack: one more for some blocks
     adapter: Llama 4's two linears after the blocks
     audio: Whisper's two convolutions in place of patches (arXiv 2212.04356)
+    conformer: Gemma's conformer of sound, counted as a whole
     others: further parts, keys of OTHERS
     keys: names under other keys; defaults: values that configs may leave out
     """
@@ -56,6 +57,7 @@ class Tower:
     deepstack: bool = False
     adapter: bool = False
     audio: bool = False
+    conformer: bool = False
     others: tuple[str, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict[str, str])
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -82,13 +84,18 @@ def linear_parameters(width: int, out: int, *, bias: bool = True) -> int:
 def tower_parameters(tower: Tower, config: ConfigReader, hidden: int) -> int:
     """Those of the tower that `config` describes, next to a text of width `hidden`."""
     wide = config.count("hidden_size")
+    if tower.conformer:
+        return _conformer(config, wide)
     inner = config.count("intermediate_size", int(config.factor("mlp_ratio", 4) * wide))
     norm = wide * (2 if tower.norm_bias else 1)
     mlp = _mlp(tower, config, wide, inner)
     block = tower.norms * norm + _attention(tower, config, wide) + mlp + tower.scales * wide
     layers = config.count("num_hidden_layers", most=MOST_LAYERS)
     total = block * layers + tower.outer * norm
-    total += _sounds(config, wide) if tower.audio else _patches(tower, config, wide)
+    if tower.audio:
+        total += _sounds(config, wide, placed=tower.positions != "")
+    elif "mel convolutions" not in tower.others:
+        total += _patches(tower, config, wide)
     if config.flag("vision_use_head", default=tower.pooled):
         total += wide + norm + 4 * linear_parameters(wide, wide) + mlp
     if tower.merger:
@@ -122,7 +129,7 @@ def _attention(tower: Tower, config: ConfigReader, wide: int) -> int:
 
 def _patches(tower: Tower, config: ConfigReader, wide: int) -> int:
     """The embedding of patches, and of their places."""
-    patch, frames = config.count("patch_size"), tower.frames
+    patch, frames = _side(config, "patch_size"), tower.frames
     if frames > 1:
         own = config.within("img_token_compression_config").count("temporal_patch_size", frames)
         frames = config.count("temporal_patch_size", own)
@@ -131,14 +138,31 @@ def _patches(tower: Tower, config: ConfigReader, wide: int) -> int:
         return total + config.count("num_position_embeddings") * wide
     if tower.positions == "":
         return total
-    places = (config.count("image_size") // patch) ** 2
+    places = (_side(config, "image_size") // patch) ** 2
     return total + (places + (2 if tower.positions == "class" else 0)) * wide
 
 
-def _sounds(config: ConfigReader, wide: int) -> int:
-    """Two convolutions over three frames, and a vector for each place."""
+def _side(config: ConfigReader, name: str) -> int:
+    """A number, or the first of two."""
+    value = config.value(name)[1]
+    return (config.integers(name) or [0])[0] if is_list(value) and value else config.count(name)
+
+
+def _sounds(config: ConfigReader, wide: int, *, placed: bool) -> int:
+    """Two convolutions over three frames, and a vector for each place if it is `placed`."""
     convolutions = wide * (3 * config.count("num_mel_bins", 80) + 1) + wide * (3 * wide + 1)
-    return convolutions + config.count("max_source_positions", 1500) * wide
+    return convolutions + (config.count("max_source_positions", 1500) * wide if placed else 0)
+
+
+def _conformer(config: ConfigReader, wide: int) -> int:
+    """Gemma 4's: a convolution between attention and two MLPs in each block (arXiv 2005.08100)."""
+    first, second = config.integers("subsampling_conv_channels") or (128, 32)
+    head = wide // config.count("num_attention_heads", 8)
+    block = 16 * wide**2 + 4 * wide + 5 * wide**2 + head + 3 * wide**2
+    block += wide * config.count("conv_kernel_size", 5) + 2 * wide + 3 * wide
+    total = block * config.count("num_hidden_layers", most=MOST_LAYERS)
+    total += 9 * first * (1 + second) + first + second + first // 4 * second * wide
+    return total + linear_parameters(wide, config.count("output_proj_dims", 1536))
 
 
 def _merger(tower: Tower, config: ConfigReader, norm: int, hidden: int) -> int:
@@ -171,9 +195,35 @@ def _grid(config: ConfigReader, wide: int, block: int) -> int:
     return config.count("pos_emb_height", 64) * config.count("pos_emb_width", 64) * wide
 
 
+def _glm_merger(config: ConfigReader, wide: int, block: int) -> int:
+    """GLM's convolution over neighbouring patches, a linear with a norm, and an MLP with a gate."""
+    out, inner = config.count("out_hidden_size"), config.count("merged_size")
+    side = config.count("spatial_merge_size", 2)
+    return out * (wide * side**2 + 1) + out**2 + 2 * out + 3 * out * inner
+
+
+def _marked_output(config: ConfigReader, wide: int, block: int) -> int:
+    """Qwen2.5-Omni's linear to the text's width, and vectors for the begin and end of sound."""
+    out = config.count("output_dim")
+    return linear_parameters(wide, out) + 2 * out
+
+
+def _mel_convolutions(config: ConfigReader, wide: int, block: int) -> int:
+    """Qwen3-Omni's three convolutions over mel and time, and three linears."""
+    channels, bins = config.count("downsample_hidden_size", 480), config.count("num_mel_bins", 128)
+    for _ in range(3):
+        bins = (bins + 1) // 2
+    convolutions = channels * (9 + 1) + 2 * channels * (9 * channels + 1)
+    linears = channels * bins * wide + linear_parameters(wide, wide)
+    return convolutions + linears + linear_parameters(wide, config.count("output_dim"))
+
+
 OTHERS: dict[str, Callable[[ConfigReader, int, int], int]] = {
     "tiles": _tiles,
     "downsampling": _downsampling,
     "grid": _grid,
+    "glm merger": _glm_merger,
+    "marked output": _marked_output,
+    "mel convolutions": _mel_convolutions,
     "both axes": lambda config, wide, block: 2 * config.count("position_embedding_size") * wide,
 }

@@ -14,6 +14,8 @@ from salient.core.errors import ModelError
 from .config_reader import MOST_LAYERS, ConfigReader
 from .encoder_towers import TOWERS, linear_parameters, tower_parameters
 
+# Towers that are the same in every release, whatever the config: the Hub's counts without the text.
+FIXED = {"phi3_v": 325_541_888, "phi4mm": 1_738_438_624, "gemma3n": 983_281_504}
 NAMES = {"vision_config": "vision tower", "audio_config": "audio tower"}
 
 
@@ -21,6 +23,9 @@ def towers(whole: ConfigReader, hidden: int) -> tuple[dict[str, int], list[str]]
     """Parameters of each tower and of what joins it to a text of width `hidden`, and notes."""
     counts: dict[str, int] = {}
     notes: list[str] = []
+    if whole.model_type in FIXED:
+        return {"towers": FIXED[whole.model_type]}, notes
+    whole = towers_home(whole)
     for key, name in NAMES.items():
         part = whole.section(key)
         if not part:
@@ -39,6 +44,11 @@ def towers(whole: ConfigReader, hidden: int) -> tuple[dict[str, int], list[str]]
                 whole, config, hidden
             )
     return counts, notes
+
+
+def towers_home(whole: ConfigReader) -> ConfigReader:
+    """The object that holds the configs of towers: Qwen's models of all kinds have it inside."""
+    return whole.within("thinker_config") if whole.has("thinker_config") else whole
 
 
 def tower_kind(part: Mapping[str, Any], whole: ConfigReader) -> str | None:
@@ -61,7 +71,7 @@ def _estimate(config: ConfigReader) -> int:
 def _llava(whole: ConfigReader, config: ConfigReader, hidden: int) -> int:
     bias = whole.flag("multimodal_projector_bias", default=True)
     wide = config.count("hidden_size")
-    newline = hidden if whole.model_type == "llava_next" else 0
+    newline = 0 if whole.model_type == "llava" else hidden
     return (
         linear_parameters(wide, hidden, bias=bias)
         + linear_parameters(hidden, hidden, bias=bias)
@@ -97,7 +107,10 @@ def _patch_merger(whole: ConfigReader, config: ConfigReader, hidden: int) -> int
     """Kimi's norm and two linears over neighbouring patches."""
     wide = config.count("hidden_size")
     joined = prod(config.integers("merge_kernel_size") or (2, 2)) * wide
-    return 2 * wide + linear_parameters(joined, joined) + linear_parameters(joined, hidden)
+    normed = wide
+    if whole.has("projection_hidden_size"):
+        normed = whole.count("projection_hidden_size")
+    return 2 * normed + linear_parameters(joined, joined) + linear_parameters(joined, hidden)
 
 
 def _twice(whole: ConfigReader, config: ConfigReader, hidden: int) -> int:
@@ -109,6 +122,29 @@ def _twice(whole: ConfigReader, config: ConfigReader, hidden: int) -> int:
     return linear_parameters(wide, inner) + linear_parameters(side**2 * hidden, inner) + 2 * out
 
 
+def _aligned(whole: ConfigReader, config: ConfigReader, hidden: int) -> int:
+    """Cohere's two linears over neighbouring patches, with a gate between them."""
+    joined = config.count("hidden_size") * whole.count("downsample_factor", 2) ** 2
+    inner = whole.count("alignment_intermediate_size", 36864)
+    norm = 2 * joined if whole.model_type == "aya_vision" else 0
+    return norm + linear_parameters(joined, inner) + linear_parameters(inner // 2, hidden)
+
+
+def _unshuffled(whole: ConfigReader, config: ConfigReader, hidden: int) -> int:
+    """LFM2's norm of neighbouring patches and two linears."""
+    joined = config.count("hidden_size") * whole.count("downsample_factor", 2) ** 2
+    inner, bias = (
+        whole.count("projector_hidden_size", 2560),
+        whole.flag("projector_bias", default=True),
+    )
+    norm = 2 * joined if whole.flag("projector_use_layernorm", default=True) else 0
+    return (
+        norm
+        + linear_parameters(joined, inner, bias=bias)
+        + linear_parameters(inner, hidden, bias=bias)
+    )
+
+
 def _of_sound(whole: ConfigReader, config: ConfigReader, hidden: int) -> int:
     """Voxtral's two linears over some joined frames."""
     return config.count("intermediate_size") * hidden + hidden**2
@@ -117,12 +153,20 @@ def _of_sound(whole: ConfigReader, config: ConfigReader, hidden: int) -> int:
 PROJECTORS: dict[str, Callable[[ConfigReader, ConfigReader, int], int]] = {
     "llava": _llava,
     "llava_next": _llava,
+    "llava_onevision": _llava,
+    "cohere2_vision": _aligned,
+    "aya_vision": _aligned,
+    "lfm2_vl": _unshuffled,
+    "qwen2_audio": lambda _, config, hidden: linear_parameters(config.count("hidden_size"), hidden),
     "mistral3": _mistral3,
     "gemma3": lambda _, config, hidden: config.count("hidden_size") * (hidden + 1),
     "paligemma": lambda _, config, hidden: linear_parameters(
         config.count("hidden_size"), config.count("projection_dim", hidden)
     ),
-    "gemma4": lambda _, config, hidden: config.count("hidden_size") * hidden,
+    "gemma4": lambda _, config, hidden: (
+        config.count("output_proj_dims" if config.has("output_proj_dims") else "hidden_size")
+        * hidden
+    ),
     "mllama": lambda _, config, hidden: linear_parameters(
         config.count("vision_output_dim", 7680), hidden
     ),

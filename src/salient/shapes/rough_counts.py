@@ -12,7 +12,7 @@ from .absent_keys import TIED, absent_keys, has_no_experts_key
 from .config_reader import KEYS, ConfigReader
 from .families import Family
 from .model_shape import ModelShape
-from .multimodal import NAMES, tower_kind
+from .multimodal import FIXED, NAMES, tower_kind, towers_home
 from .unread_keys import summary, unread_keys
 
 UNREAD, ABSENT = "not read: ", "config.json has no "
@@ -95,10 +95,11 @@ def doubts_of_config(
             yield Doubt(f"{ABSENT}{TIED}: its head may be its embedding", shape.head)
     for guess in text.guesses:
         yield Doubt(guess, ABSENT_SHARE * count, ABSENT_SHARE * count, UNREAD_CACHE)
+    outer = towers_home(whole)
     towers = {
-        key: tower_kind(section, whole) is not None
+        f"{outer.values.path}{key}": tower_kind(section, outer) is not None
         for key in NAMES
-        if (section := whole.section(key))
+        if (section := outer.section(key))
     }
     config, read = whole.values.original, whole.values.read
     unread = unread_keys(config, read, home, towers, _unused(shape, text, family))
@@ -108,11 +109,12 @@ def doubts_of_config(
         yield Doubt(f"{UNREAD}{summary(own)}", down, up, UNREAD_CACHE)
     elif unread:
         yield Doubt(f"{UNREAD}{summary(unread)}", 0, OUTSIDE_TEXT * count)
-    yield from _tower_doubts(shape, whole, towers, nested=bool(home))
+    if whole.model_type not in FIXED:
+        yield from _tower_doubts(shape, outer, towers, nested=bool(home))
 
 
 def _tower_doubts(
-    shape: ModelShape, whole: ConfigReader, towers: Mapping[str, bool], *, nested: bool
+    shape: ModelShape, outer: ConfigReader, towers: Mapping[str, bool], *, nested: bool
 ) -> Iterator[Doubt]:
     """Towers of an unknown kind, and those without a config.
 
@@ -121,15 +123,16 @@ def _tower_doubts(
     """
     count = shape.parameters
     most = max(OUTSIDE_TEXT * count, min(SMALL_TOWER, 0.5 * count))
-    for key, known in towers.items():
+    for path, known in towers.items():
         if not known:
-            tower = shape.towers.get(NAMES[key], 0)
-            reason = f"its {NAMES[key]} is of an unknown kind, counted as plain blocks"
+            name = NAMES[path.rpartition(".")[2]]
+            tower = shape.towers.get(name, 0)
+            reason = f"its {name} is of an unknown kind, counted as plain blocks"
             yield Doubt(reason, tower, max(tower, min(LARGEST_TOWER, OUTSIDE_TEXT * count)))
-    tokens = [key.partition("_")[0] for key in whole.values if TOWER_TOKEN.search(key)]
+    tokens = [key.partition("_")[0] for key in outer.values if TOWER_TOKEN.search(key)]
     for key, senses in TOWER_SENSES.items():
         seen = any(sense in tokens for sense in senses)
-        if key not in whole.values and (seen or (nested and not towers and key == "vision_config")):
+        if key not in outer.values and (seen or (nested and not towers and key == "vision_config")):
             yield Doubt(f"{ABSENT}{key}: counted without its {NAMES[key]}", 0, most)
 
 
