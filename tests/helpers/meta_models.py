@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from helpers.families import (
     DELTA,
@@ -306,6 +307,18 @@ COUNTED |= {
     "qwen3_omni_moe_thinker": Family(
         0, changes={**MOE, **MROPE}, vision={**QWEN_VISION, "audio_config": QWEN_AUDIO}
     ),
+    "mistral4": Family(0, changes=MLA),
+    "lfm3": Family(0, changes={"layer_types": ["conv", "full_attention"]}),
+    "bailing_hybrid": Family(
+        0,
+        changes={
+            **MLA,
+            "q_lora_rank": None,
+            "layer_group_size": 2,
+            "linear_head_dim": 16,
+            "linear_num_heads": 2,
+        },
+    ),
     "step3p7": Family(0, changes=STEP, vision={"vision_config": TINY_VISION}),
 }
 ALL = {**FAMILIES, **COUNTED}
@@ -316,6 +329,10 @@ ALIKE = {
     "step3p5": "step3p7",
     "exaone4_5_text": "exaone4",
     "qwen2_5_omni_text": "qwen2",
+    "mimo_v2": "mimo_v2_flash",
+    "minimax_text_01": "minimax",
+    "minimax_m1": "minimax",
+    "hunyuan_vl_text": "hunyuan_v1_dense",
     "qwen3_omni_moe_text": "qwen3_moe",
 }
 # Of remote code: compared with published counts in tests/shapes/test_published_shapes.py.
@@ -338,6 +355,7 @@ def built(kind: str) -> tuple[dict[str, Any], torch.nn.Module]:
         config = AutoConfig.for_model(kind, text_config=sizes, **(family.vision or {}))
     else:
         config = AutoConfig.for_model(kind, **sizes)
-    code = AutoModelForImageTextToText if nested else AutoModelForCausalLM
+    registered = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    code = AutoModelForCausalLM if registered and not nested else AutoModelForImageTextToText
     with torch.device("meta"):
         return json.loads(config.to_json_string(use_diff=False)), code.from_config(config)

@@ -130,7 +130,8 @@ def _latent(layout: AttentionNames, config: ConfigReader, kind: str) -> BlockSha
     ]
     other += heads if is_true(layout.sinks, config) else 0
     if layout.gate and (not layout.gate_if or config.flag(layout.gate_if)):
-        linears.append(LinearShape(path(layout.gate_name), heads * value, hidden))
+        out = heads if layout.gate == "head" else heads * value
+        linears.append(LinearShape(path(layout.gate_name), out, hidden))
     if layout.indexer and not config.flag("index_shared"):
         wide = config.count("index_head_dim")
         linears += _indexer(path("indexer"), config, rank)

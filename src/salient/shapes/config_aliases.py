@@ -132,6 +132,8 @@ def _gemma4(config: ConfigReader) -> dict[str, Any]:
     """Experts next to the MLP in every block, with three more norms."""
     layers = config.count("num_hidden_layers", most=MOST_LAYERS)
     both = config.flag("enable_moe_block")
+    if config.has("num_experts") and not config.has("enable_moe_block"):
+        config.missing("enable_moe_block")
     values: dict[str, Any] = {"mlp_layer_types": ["both" if both else "dense"] * layers}
     names = config.strings("layer_types", layers)
     if names:  # Transformers makes the last one full
@@ -180,6 +182,25 @@ def _kimi_linear(config: ConfigReader) -> dict[str, Any]:
         kinds = ["linear_attention" if i % 4 or not i else "full_attention" for i in range(layers)]
         values["layer_types"] = kinds
     return values
+
+
+def _bailing_hybrid(config: ConfigReader) -> dict[str, Any]:
+    """The last block of each group has full attention."""
+    layers = config.count("num_hidden_layers", most=MOST_LAYERS)
+    group = config.count("layer_group_size", 6, most=MOST_LAYERS)
+    kinds = ["linear_attention" if i % group else "full_attention" for i in range(1, layers + 1)]
+    heads = config.count("num_attention_heads")
+    own = config.count("linear_head_dim", config.count("head_dim", 128))
+    return {
+        "linear_head_dim": own,
+        "linear_num_heads": config.count("linear_num_heads", heads),
+        "linear_conv_kernel_dim": config.count(
+            "linear_conv_kernel_dim", config.count("short_conv_kernel_size", 4)
+        ),
+        "linear_full_rank_gate": True,
+        "linear_full_rank_forget": True,
+        "layer_types": config.strings("layer_types", layers) or kinds,
+    }
 
 
 def _chatglm(config: ConfigReader) -> dict[str, Any]:
@@ -263,6 +284,10 @@ ALIASES: dict[str, Callable[[ConfigReader], dict[str, Any]]] = {
     "step3p7": _step,
     "kimi_linear": _kimi_linear,
     "chatglm": _chatglm,
+    "bailing_hybrid": _bailing_hybrid,
+    "mimo_v2": _hybrid_pattern,
+    "minimax_text_01": _attention_list,
+    "minimax_m1": _attention_list,
     "nemotron-nas": _searched,
     "gemma4_unified_text": _gemma4,
     "longcat_flash": _longcat,

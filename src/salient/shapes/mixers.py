@@ -101,15 +101,17 @@ def _kimi_delta(module: str, config: ConfigReader) -> BlockShape:
             LinearShape(f"{module}.{name}_b_proj", inner, wide, "mixer"),
         ]
 
-    full = config.flag("linear_full_rank_gate")
+    def whole(name: str) -> list[LinearShape]:
+        return [LinearShape(f"{module}.{name}_proj", inner, hidden, "mixer")]
+
     linears = [
         *(
             LinearShape(f"{module}.{name}_proj", inner, hidden, "mixer", joined="qkv_proj")
             for name in "qkv"
         ),
-        *low("f"),
+        *(whole("f") if config.flag("linear_full_rank_forget") else low("f")),
         LinearShape(f"{module}.b_proj", heads, hidden, "mixer", unquantized=heads < 8),
-        *([LinearShape(f"{module}.g_proj", inner, hidden, "mixer")] if full else low("g")),
+        *(whole("g") if config.flag("linear_full_rank_gate") else low("g")),
         LinearShape(f"{module}.o_proj", hidden, inner, "mixer", "in"),
     ]
     other = 3 * inner * kernel + inner + heads + wide  # dt_bias, A_log, the norm
