@@ -36,6 +36,8 @@ def test_a_released_config_is_counted_as_published(name):
             assert shape.parameters == pytest.approx(parameters, rel=0.005)
     if "token_bytes" in row:
         assert 2 * shape.values_per_token == row["token_bytes"]
+    if "late_token_bytes" in row:
+        assert 2 * shape.values_per_late_token == row["late_token_bytes"]
     if "cache_gib" in row:
         states = sum(block.cache.state for block in shape.blocks)
         cache = 2 * (shape.cache_values(131_072) - states)
