@@ -1,7 +1,6 @@
 """Which matrix of a quantized checkpoint is stored in which format."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from salient.shapes.model_shape import BlockShape, LinearShape, ModelShape, Part
@@ -10,6 +9,8 @@ from .matrix_formats import MatrixFormat
 from .module_patterns import ModulePatterns
 
 SIXTEEN = 16.0
+# Blocks, and their distinct matrices with the bits of a weight and how many there are.
+SizedBlocks = tuple[tuple[BlockShape, ...], list[tuple[LinearShape, float, int]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,9 @@ class QuantizationRules:
     _cache: dict[tuple[int, str], MatrixFormat | None] = field(
         default_factory=dict[tuple[int, str], MatrixFormat | None], repr=False
     )
+    _read: list[SizedBlocks] = field(
+        default_factory=list[SizedBlocks], repr=False
+    )  # of the last shape: a plan sizes it hundreds of times
 
     def format_of(self, index: int, linear: LinearShape) -> MatrixFormat | None:
         """The format of `linear` in block `index`, None where it stays in 16-bit."""
@@ -77,13 +81,26 @@ class QuantizationRules:
         form = self.format_of(len(shape.blocks), layer)
         return form.bits(layer) if form else SIXTEEN
 
-    def weights(self, shape: ModelShape) -> Counter[MatrixFormat]:
+    def matrices(self, shape: ModelShape) -> list[tuple[LinearShape, float, int]]:
+        """Every distinct matrix, its bits a weight, and its count."""
+        if not self._read or self._read[0][0] is not shape.blocks:
+            pairs = Counter(
+                (linear, self.bits(index, linear))
+                for index, block in enumerate(shape.blocks)
+                for linear in block.linears
+            )
+            rows = [(linear, bits, times) for (linear, bits), times in pairs.items()]
+            self._read[:] = [(shape.blocks, rows)]
+        return self._read[0][1]
+
+    def weights(self, shape: ModelShape) -> dict[MatrixFormat, int]:
         """The weights of the blocks in each format, the most first; without those in 16-bit."""
-        counts: Counter[MatrixFormat] = Counter()
-        for form, linear in self._each(shape):
-            if form:
-                counts[form] += linear.weights
-        return Counter(dict(counts.most_common()))
+        counts: dict[MatrixFormat, int] = {}
+        for index, block in enumerate(shape.blocks):
+            for linear in block.linears:
+                if form := self.format_of(index, linear):
+                    counts[form] = counts.get(form, 0) + linear.weights
+        return {form: counts[form] for form in sorted(counts, key=lambda form: -counts[form])}
 
     def only(self, shape: ModelShape, form: MatrixFormat) -> ModelShape:
         """`shape` with all matrices of other formats marked as unquantized, as kernels of `form`
@@ -98,8 +115,3 @@ class QuantizationRules:
                 blocks[block, taken] = replace(block, linears=linears)
             result.append(blocks[block, taken])
         return replace(shape, blocks=tuple(result))
-
-    def _each(self, shape: ModelShape) -> Iterator[tuple[MatrixFormat | None, LinearShape]]:
-        for index, block in enumerate(shape.blocks):
-            for linear in block.linears:
-                yield self.format_of(index, linear), linear

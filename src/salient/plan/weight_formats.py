@@ -206,13 +206,8 @@ def _measured(stored: StoredWeights, size: int) -> StoredWeights:
 def matrices(shape: ModelShape, form: WeightFormat) -> list[tuple[LinearShape, float | None, int]]:
     """Every distinct matrix, its bits a weight (None: it must stay in 16-bit), and its count."""
     layers = len(shape.blocks)
-    if rules := form.rules:
-        pairs = Counter(
-            (linear, rules.bits(index, linear))
-            for index, block in enumerate(shape.blocks)
-            for linear in block.linears
-        )
-        return [(linear, bits, times) for (linear, bits), times in pairs.items()]
+    if form.rules:
+        return [*form.rules.matrices(shape)]
     kinds = Counter(
         (block, bool(form.gguf) and more_bits(index, layers))
         for index, block in enumerate(shape.blocks)
