@@ -149,6 +149,8 @@ def test_sglang_takes_every_option_of_its_line(tmp_path):
     assert all(accepts("sglang", name.replace("-", "_"), None) for name in options)
     config = next(one for one in SHIPPED if "Qwen3-8B" in one.name)
     assert errors(line, config, "H100", tmp_path) == []
+    unlisted = folder_of(tmp_path / "a", architectures=["MllamaForConditionalGeneration"])
+    assert errors(line, unlisted / "config.json", "H100", tmp_path) == []  # vLLM's registry alone
 
 
 def test_a_class_that_the_engine_lacks_is_refused_with_the_releases_that_have_it(tmp_path):

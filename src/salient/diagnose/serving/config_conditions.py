@@ -78,6 +78,8 @@ def _architecture(context: RuleContext) -> str:
 
 def _unknown_architecture(context: RuleContext) -> Match | None:
     name, version = _architecture(context), context.version
+    if context.settings.engine == "sglang":
+        return None  # of its registry there is no table
     if not name or accepts("vllm", name, version or releases("vllm")[-1], "architectures"):
         return None
     first = began("vllm", name, "architectures")
