@@ -120,6 +120,15 @@ def test_a_rough_count_is_a_range_without_a_verdict():
     assert all(re.fullmatch(r"[\d.,]+-[\d.,]+", speed) for speed in speeds)
 
 
+def test_a_rough_count_without_a_device_has_rounded_sizes_and_no_checked_change():
+    plan = make_plan(PlanOptions("meta-llama/Llama-3.1-70B", gpu="RTX 4060"))
+    assert plan.devices[0].advice
+    shape = replace(plan.shape, rough=("not read: latent_size",), low=10**11, high=10**12)
+    assert "Change" not in {line.label for line in to_report(replace(plan, shape=shape)).summary}
+    table = to_report(replace(plan, shape=shape, devices=())).tables[0]
+    assert all(cell.startswith("~") for row in table.rows for cell in row[1:3])
+
+
 def test_an_unknown_family_is_named_in_the_title():
     report = rough_plan(4 * 10**9, 40 * 10**9, "RTX 4090", model_type="novel")
     assert "family novel unknown" in report.summary[0].text

@@ -115,6 +115,8 @@ def _context(plan: Plan, device: DevicePlan | None) -> Iterator[str]:
         yield f"Considered: {', '.join(device_title(one.load) for one in plan.devices)}."
     yield f"Required: {escape_markdown(plan.options.require or 'that it runs and fits')}."
     yield "All figures are forecasts; nothing was measured."
+    if plan.shape.rough:
+        yield f"Counted roughly: {escape_markdown('; '.join(plan.shape.rough))}."
     for note in (*plan.shape.notes, *(note for one in plan.devices for note in one.notes)):
         yield escape_markdown(_sentence(note))
 
@@ -216,7 +218,7 @@ def _reconsider(plan: Plan, device: DevicePlan) -> Iterator[str]:
     """Conditions with numbers, each of which can be checked."""
     best, load = device.best, device.load
     if not best.good:
-        yield from (f"Change: {step}." for step in steps(device))
+        yield from (f"Change: {step}." for step in steps(plan.shape, device))
     elif best.budget.most_sequences:
         sequences, tokens = best.budget.most_sequences, best.budget.largest_context
         load_bound = f"more than {sequences:,} sequences of {load.context:,} tokens at once"

@@ -128,7 +128,7 @@ def _notes(name: str, deployment: Deployment, plan: Plan) -> Iterator[SummaryLin
         best, load = device.best, device.load
         answer = fit_text(best, load) if best.good or not best.runs else "; ".join(best.unmet)
         yield SummaryLine(name, f"{best.form.title} on {device_title(load)}: {answer}")
-        yield from (SummaryLine(name, f"change: {step}") for step in steps(device))
+        yield from (SummaryLine(name, f"change: {step}") for step in steps(plan.shape, device))
         yield from (SummaryLine(COMMAND, command) for command in device.commands)
     if not plan.devices:
         yield SummaryLine(name, f"no device is named. Add device = 'NAME' to deployments.{name}.")

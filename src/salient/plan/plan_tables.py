@@ -87,8 +87,9 @@ def _sizes_table(plan: Plan) -> Table:
     rows: list[tuple[str, ...]] = []
     for form in plan_formats(plan.shape):
         stored = stored_weights(plan.shape, form)
-        read = gibibytes(bytes_read(plan.shape, form))
-        rows.append((form.title, gibibytes(stored.total), read, loss_text(form)))
+        sizes = (stored.total, bytes_read(plan.shape, form))
+        counts = [gibibytes(size) if plan.shape.exact else f"~{rounded(size)}" for size in sizes]
+        rows.append((form.title, *counts, loss_text(form)))
     columns = ("format", "weights\nGiB", "read a\ntoken, GiB", "quality loss")
     return Table("Formats", columns, rows, text_columns=columns[3:])
 

@@ -34,7 +34,7 @@ def to_report(plan: Plan) -> Report:
     for device in plan.devices:
         notes += [SummaryLine("Device", note) for note in device.notes]
         if device is not first:
-            notes += _other_device(device)
+            notes += _other_device(plan.shape, device)
         notes += _slow_lines(device, len(device.best.route.fallen) if shown else MOST_LAYERS)
         if shown or plan.options.format:
             notes += refused_lines(device)
@@ -68,12 +68,12 @@ def _slow_lines(device: DevicePlan, most: int) -> Iterator[SummaryLine]:
         yield SummaryLine("Slow", f"{len(layers) - most} more: --details")
 
 
-def _other_device(device: DevicePlan) -> Iterator[SummaryLine]:
+def _other_device(shape: ModelShape, device: DevicePlan) -> Iterator[SummaryLine]:
     """Why a device that was not chosen will not do, and the first step that helps."""
     best = device.best
     if not best.good:
         why = (best.route.why,) if best.route.pace == "refused" else best.unmet
-        yield SummaryLine(device.gpu.name, "; ".join((*why, *steps(device)[:1])))
+        yield SummaryLine(device.gpu.name, "; ".join((*why, *steps(shape, device)[:1])))
 
 
 def _detail_lines(device: DevicePlan) -> Iterator[SummaryLine]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from salient.core.report import mebibytes
 from salient.core.summary_lines import COMMAND, SummaryLine
+from salient.shapes.model_shape import ModelShape
 
 from .count_range import CountRange
 from .figures import device_title, engine_title, fit_text, load_text, size_text, speed_text
@@ -51,7 +52,7 @@ def verdict(plan: Plan) -> list[SummaryLine]:
         lines.append(SummaryLine("Fits", fit_text(best, load, counted), style))
         lines.append(SummaryLine("Speed", speed_text(best, load, counted)))
     lines.append(SummaryLine("Why", "; ".join(reasons(plan, device))))
-    lines += [SummaryLine("Change", step) for step in steps(device)]
+    lines += [SummaryLine("Change", step) for step in steps(plan.shape, device)]
     return lines + [SummaryLine(COMMAND, command) for command in device.commands]
 
 
@@ -137,6 +138,6 @@ def _format_reasons(device: DevicePlan) -> Iterator[str]:
     yield f"quality loss: {best.form.loss}"
 
 
-def steps(device: DevicePlan) -> list[str]:
-    """What to change, each step once."""
-    return list(dict.fromkeys(device.steps))
+def steps(shape: ModelShape, device: DevicePlan) -> list[str]:
+    """What to change, each step once; of a rough count no step has figures."""
+    return list(dict.fromkeys(device.steps if shape.exact else device.best.route.do))
