@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.checkpoints import folder_of
 from helpers.families import FAMILIES
+from helpers.meta_models import ALL
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.toy_models import rewrite_json, tiny_model
 from salient.core.errors import ModelError
@@ -241,3 +242,12 @@ def test_a_folder_without_safetensors_is_counted_from_its_config_with_a_note(fol
     shape = shape_of_folder(tmp_path)
     assert shape.parameters == counted_shape(tmp_path).parameters
     assert shape.notes == ("the folder holds no safetensors: counted from its config.json alone",)
+
+
+@pytest.mark.parametrize(
+    "kind", ["gemma4_text", "step3p7", "kimi_linear", "mllama", "mimo_v2_flash"]
+)
+def test_the_files_of_new_families_have_what_their_configs_say(kind, tmp_path):
+    family = ALL[kind]
+    tiny_model(kind, vision=family.vision, **family.changes).save_pretrained(tmp_path)
+    assert shape_of_folder(tmp_path).notes == ()

@@ -13,7 +13,7 @@ from .model_shape import LinearShape, Part
 
 # No parameters: scales, zeros and orders of the codes, and tables that are computed.
 AUXILIARY = re.compile(
-    r"(^|\.)(scales|qzeros|g_idx|SCB|weight_format|weight_scale(_inv|_2)?|weight_zero_point|"
+    r"(^|\.)(scales|qzeros|g_idx|layer_scalar|SCB|weight_format|weight_scale(_inv|_2)?|weight_zero_point|"
     r"weight_shape|weight_g_idx|(weight|input)_global_scale|input_scale|output_scale|[kvq]_scale|"
     r"weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*)|inv_freq|"
     r"masked_bias|slope_rate|(query|key|diagonal)_decay)$|_scales$"
@@ -28,9 +28,10 @@ TOWER_NAMES = (
 )  # fmt: skip
 EMBEDDINGS = frozenset((
     "embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "embeddings", "embed_positions",
-    "tok_embeddings", "word_embedding", "embedding",
+    "tok_embeddings", "word_embedding", "embedding", "embed", "embed_tokens_per_layer",
 ))  # fmt: skip
-HEADS = frozenset(("lm_head", "embed_out", "output", "output_layer"))
+HEADS = frozenset(("lm_head", "embed_out", "output", "output_layer", "head"))
+STACKS = re.compile(r"(^|\.)moe\.(gate|up|down)_proj\.")  # Step's experts
 STACKED = {"input_linear": "experts.gate_up_proj", "output_linear": "experts.down_proj"}
 OUTER = ("model", "transformer", "language_model", "backbone")
 
@@ -131,7 +132,7 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     if any(word in last for word in ("norm", "conv", "embed", "bias")) or last == "A_log":
         return False
     if len(shape) == 3:
-        return "experts." in name or last in STACKED
+        return "experts." in name or last in STACKED or STACKS.search(name) is not None
     return len(shape) == 2 and name.endswith(".weight") and prod(shape) > 0
 
 
