@@ -41,8 +41,8 @@ first reader: they are quantized by plain rounding with error feedback.
 ## Counted families
 
 `salient plan` and `salient doctor` compute the exact shape of these model types from config.json
-alone. Any other type is counted exactly from a folder with safetensors, and as a Llama-like decoder
-from its config.json.
+alone. Any other type is counted exactly from a folder with safetensors, and roughly, as a decoder
+like Llama, from its config.json.
 
 {counted}
 

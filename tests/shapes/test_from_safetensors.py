@@ -242,6 +242,8 @@ def test_a_folder_without_safetensors_is_counted_from_its_config_with_a_note(fol
     shape = shape_of_folder(tmp_path)
     assert shape.parameters == counted_shape(tmp_path).parameters
     assert shape.notes == ("the folder holds no safetensors: counted from its config.json alone",)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"0")
+    assert "convert its pickles to safetensors" in shape_of_folder(tmp_path).notes[0]
 
 
 @pytest.mark.parametrize(

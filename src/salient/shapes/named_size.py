@@ -13,7 +13,7 @@ _TOTAL = re.compile(rf"(e)?{_NUMBER}([mbt])(\d)?(?:a{_NUMBER}([mbt]))?")
 _ACTIVE = re.compile(rf"a{_NUMBER}([mbt])")
 _TIMES = re.compile(rf"(\d{{1,3}})x{_NUMBER}([mb])")
 _EXPERTS = re.compile(r"(\d{1,4})e")
-_WORDS = re.compile(r"[\s/:_-]+")
+_SEPARATORS = re.compile(r"[\s/:_-]+")
 _DECIMAL = re.compile(r"(?<![\w.])(\d)_(\d{1,2})(?=[mb]\b)")
 LEAST = 10_000_000  # parameters; a smaller number is none of a language model
 # Counts over what the names of released models say: Qwen2.5-VL-3B has 3.75, Gemma-7B 8.5; towers
@@ -35,11 +35,11 @@ class NamedSize:
 
 def named_size(name: str) -> NamedSize | None:
     """What the name of a model says, None where it has no such number."""
-    words = [w for w in _WORDS.split(_DECIMAL.sub(r"\1.\2", name.lower())) if w]
+    parts = [part for part in _SEPARATORS.split(_DECIMAL.sub(r"\1.\2", name.lower())) if part]
     totals: list[tuple[float, float]] = []
     labels: list[str] = []
     actives: list[float] = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(parts, [*parts[1:], ""], strict=True):
         total, active, label = _word(word, following)
         if (total is None and active is None) or (total and total[1] < LEAST):
             continue

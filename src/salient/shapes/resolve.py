@@ -164,6 +164,8 @@ def _without_files(
     shape = _checked(shape, str(folder))
     if index is None:
         note = "the folder holds no safetensors: counted from its config.json alone"
+        if any(path.suffix in PICKLES for path in folder.iterdir()):
+            note += "; convert its pickles to safetensors before it is quantized"
         return replace(shape, notes=(*shape.notes, note))
     missing = len(index.shards) - present
     note = f"counted from config.json and {INDEX}: {missing} of {len(index.shards)} shards "

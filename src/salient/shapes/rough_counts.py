@@ -131,8 +131,10 @@ def _tower_doubts(
             yield Doubt(reason, tower, max(tower, min(LARGEST_TOWER, OUTSIDE_TEXT * count)))
     tokens = [key.partition("_")[0] for key in outer.values if TOWER_TOKEN.search(key)]
     for key, senses in TOWER_SENSES.items():
-        seen = any(sense in tokens for sense in senses)
-        if key not in outer.values and (seen or (nested and not towers and key == "vision_config")):
+        has_tokens = any(sense in tokens for sense in senses)
+        if key not in outer.values and (
+            has_tokens or (nested and not towers and key == "vision_config")
+        ):
             yield Doubt(f"{ABSENT}{key}: counted without its {NAMES[key]}", 0, most)
 
 
@@ -148,7 +150,7 @@ def _unused(shape: ModelShape, text: ConfigReader, family: Family | None) -> lis
     if "mlp" not in parts:
         wide = "intermediate_size_mlp"
         unused += [*KEYS["intermediate_size"], text.keys.get(wide, wide)]
-    for part, (needed, words) in PART_KEYS.items():
+    for part, (needed, pattern) in PART_KEYS.items():
         if part not in parts and any(key in text.values for key in KEYS.get(needed, [needed])):
-            unused += [key for key in text.values if re.search(words, key)]
+            unused += [key for key in text.values if re.search(pattern, key)]
     return unused
