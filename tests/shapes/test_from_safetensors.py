@@ -249,7 +249,7 @@ def test_a_folder_without_safetensors_is_counted_from_its_config_with_a_note(fol
 @pytest.mark.parametrize(
     "kind", ["gemma4_text", "step3p7", "kimi_linear", "mllama", "mimo_v2_flash"]
 )
-def test_the_files_of_new_families_have_what_their_configs_say(kind, tmp_path):
+def test_files_of_new_families_match_their_configs(kind, tmp_path):
     family = ALL[kind]
     tiny_model(kind, vision=family.vision, **family.changes).save_pretrained(tmp_path)
     assert shape_of_folder(tmp_path).notes == ()
