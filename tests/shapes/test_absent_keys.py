@@ -41,6 +41,14 @@ def test_a_default_that_stands_in_for_a_missing_key_is_shown():
     assert "text_config.head_dim = 256" in read_shape(without("gemma-3-27b-it", "head_dim")).assumed
 
 
+def test_a_text_part_of_class_defaults_is_exact():
+    """LLaVA 1.5 leaves all counts of its Llama to the class."""
+    text = {"model_type": "llama", "vocab_size": 32064}
+    vision = {**released_config("gemma-3-27b-it")["vision_config"]}
+    config = {"model_type": "llava", "text_config": text, "vision_config": vision}
+    assert read_shape({**config, "tie_word_embeddings": False}).exact
+
+
 def test_a_large_head_that_may_be_tied_makes_the_count_rough():
     config = {**released_config("SmolLM2-135M"), "vocab_size": 150_000}
     shape = read_shape({k: v for k, v in config.items() if k != "tie_word_embeddings"})

@@ -33,6 +33,7 @@ def absent_keys(
     """
     expected = list(STATED.get(kind, ()))
     grouped = attends and not (family.attention.latent or family.attention.compressed)
+    grouped = grouped and _is_stated("num_attention_heads", text, whole)  # not of class defaults
     if grouped and text.keys.get("num_key_value_heads") != "":
         expected.append("num_key_value_heads")
     if family.attention.latent:
