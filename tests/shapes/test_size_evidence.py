@@ -84,6 +84,14 @@ def test_a_name_of_another_size_makes_the_count_rough(name, reason, tmp_path):
         assert shape.low <= shape.parameters <= shape.high
 
 
+def test_the_range_has_both_a_contradicting_name_and_the_count(tmp_path):
+    config = {**released_config("Llama-3.1-8B"), "moe_latent_size": 1024}
+    for name in ("Novel-20B", "Novel-1B"):
+        shape = shape_of_folder(folder_of(tmp_path / name, config))
+        assert shape.low <= shape.parameters <= shape.high
+        assert shape.low <= (20 if "20" in name else 1) * GB <= shape.high
+
+
 def test_the_range_of_an_unread_key_ends_where_the_name_does(tmp_path):
     config = {**released_config("Llama-3.1-8B"), "moe_latent_size": 1024}
     named = shape_of_folder(folder_of(tmp_path / "Novel-8B", config))

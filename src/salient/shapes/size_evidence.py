@@ -86,16 +86,11 @@ def _span(size: NamedSize, shape: ModelShape) -> tuple[float, float]:
 
 
 def _contradicted(shape: ModelShape, reason: str, low: float, high: float) -> ModelShape:
-    """`shape` with a doubt; the range of another evidence, and its own count if that was exact."""
-    reason += f", the config counts {shape.parameters / 1e9:.3g} billion parameters"
-    if shape.rough:
-        return _with_doubt(narrowed(shape, low, high), reason)
+    """`shape` with a doubt; its range has both the other evidence and its own count."""
     count = shape.parameters
+    reason += f", the config counts {count / 1e9:.3g} billion parameters"
     return _with_doubt(shape, reason, round(min(low, count)), round(max(high, count)))
 
 
-def _with_doubt(
-    shape: ModelShape, reason: str, low: int | None = None, high: int | None = None
-) -> ModelShape:
-    low, high = (shape.low if low is None else low), (shape.high if high is None else high)
+def _with_doubt(shape: ModelShape, reason: str, low: int, high: int) -> ModelShape:
     return replace(shape, rough=(*shape.rough, reason), low=low, high=high)
