@@ -2,6 +2,7 @@
 kept of a validation in the user's cache."""
 
 import contextlib
+import functools
 import gc
 import os
 import signal
@@ -41,10 +42,21 @@ def build(flags: tuple[str, ...]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file stays in one process: what its tests share is made once."""
+    """A file stays in one process: what its tests share is made once. So do all files that fork
+    commands from one server, which imports for seconds."""
     from xdist.scheduler import LoadFileScheduling
 
-    return LoadFileScheduling(config, log)
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "commands" if uses_commands(config.rootpath / file) else file
+
+    return Scheduling(config, log)
+
+
+@functools.cache
+def uses_commands(path: Path) -> bool:
+    return "helpers.commands" in path.read_text(encoding="utf-8")
 
 
 def pytest_collection_finish() -> None:

@@ -17,7 +17,7 @@ from salient.cli.options import RENAMED, default_text, python_value, signature
 from salient.cli.verb_commands import COMMANDS
 from salient.core import errors
 from salient.core.errors import RequestError
-from salient.core.options import OptionField, option_fields
+from salient.core.options import option_fields
 
 ROOT = Path(__file__).parents[1]
 VERBS = {command.name: command for command in COMMANDS}
@@ -26,10 +26,6 @@ CALLBACKS = {"progress", "on_finding", "on_event", "on_text"}
 OPTIONS = [
     (name, field) for name, command in VERBS.items() for field in option_fields(command.options)
 ]
-
-
-def named(value: object) -> str:
-    return value.spelling if isinstance(value, OptionField) else str(value)
 
 
 def test_every_verb_with_options_is_a_command():
@@ -63,18 +59,18 @@ def test_choices_of_a_function_are_passed_by_name(name):
     assert all(p.kind == inspect.Parameter.KEYWORD_ONLY for p in parameters[2:])
 
 
-@pytest.mark.parametrize(("name", "field"), OPTIONS, ids=named)
-def test_the_default_of_the_command_line_is_that_of_python(name, field):
-    text = default_text(field)
-    if text is not None and isinstance(field.default, (str, tuple, type(None))):
-        value = python_value(field, text)
-        assert value in (field.default, (field.default,))
+def test_the_default_of_the_command_line_is_that_of_python():
+    for name, field in OPTIONS:
+        text = default_text(field)
+        if text is not None and isinstance(field.default, (str, tuple, type(None))):
+            value = python_value(field, text)
+            assert value in (field.default, (field.default,)), f"{name} {field.spelling}"
 
 
-@pytest.mark.parametrize(("name", "field"), OPTIONS, ids=named)
-def test_one_idea_has_one_spelling(name, field):
-    assert field.spelling not in set(RENAMED) - {"--prompt"}
-    assert field.option.help.endswith((".", "..."))
+def test_one_idea_has_one_spelling():
+    for name, field in OPTIONS:
+        assert field.spelling not in set(RENAMED) - {"--prompt"}, f"{name} {field.spelling}"
+        assert field.option.help.endswith((".", "...")), f"{name} {field.spelling}"
 
 
 @pytest.mark.parametrize("old", sorted(RENAMED.keys() - {"--prompt"}))

@@ -26,11 +26,14 @@ def _main(argv: list[str], environment: dict[str, str], pipes: list[Any]) -> Non
     sys.stdin, sys.argv = open(0, encoding="utf-8"), ["salient", *argv]  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)
-    runpy.run_module("salient", run_name="__main__", alter_sys=True)
+    if argv[0] == "-c":
+        exec(argv[1], {"__name__": "__main__"})
+    else:
+        runpy.run_module("salient", run_name="__main__", alter_sys=True)
 
 
 class Command:
-    """`salient` with `argv`, started; text goes through the pipes of the three streams.
+    """`salient` with `argv`, or Python with ("-c", code), started, with pipes as its streams.
 
     Leaving it as a context kills what still runs, and closes the pipes.
     """

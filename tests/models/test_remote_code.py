@@ -4,13 +4,13 @@ import builtins
 import contextlib
 import os
 import pty
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from helpers import forked_verbs
 from helpers.toy_models import rewrite_json, toy_folder
 from salient import api
 from salient.core.errors import ModelError
@@ -155,24 +155,20 @@ def test_the_permission_ends_with_the_verb():
 
 
 @pytest.mark.parametrize("own", [with_own_model, with_own_tokenizer])
-def test_nothing_runs_on_a_terminal_where_y_is_typed(own, text, tmp_path):
+def test_nothing_runs_on_a_terminal_where_y_is_typed(own, text, tmp_path, monkeypatch):
     marker = tmp_path / "marker"
     folder = own(toy_folder(tmp_path / "model"), marker)
     ours, theirs = pty.openpty()
     os.write(ours, b"y\n" * 20)
-    command = [sys.executable, "-m", "salient", "quantize", str(folder), "--dry-run"]
-    command += ["--scheme", "w4-g32", "--samples", "6", "--sequence-length", "64"]
-    command += ["--calibration", str(text)]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        output = b""
-        with contextlib.suppress(OSError):  # the end of a terminal
-            while part := os.read(ours, 4096):
-                output += part
+    monkeypatch.setattr(forked_verbs, "STDIN", theirs)
+    argv = ["quantize", str(folder), "--dry-run", "--calibration", str(text), "--device", "cpu"]
+    small = ["--scheme", "w4-g32", "--samples", "6", "--sequence-length", "64"]
+    result = forked_verbs.run_verb([*argv, *small], tmp_path)
     os.close(ours)
-    assert process.returncode == 2
-    assert b"which Salient does not run" in output.replace(b"\r\n", b" ")
-    assert b"[y/N]" not in output
+    os.close(theirs)
+    assert result.code == 2
+    assert "which Salient does not run" in result.output.replace("\n", " ")
+    assert "[y/N]" not in result.output
     assert not marker.exists()
 
 

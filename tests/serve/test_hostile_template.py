@@ -1,13 +1,13 @@
 """A chat template that hangs or grows: chats are refused, and nothing else suffers."""
 
+import contextlib
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
+from helpers.commands import Command
 from helpers.rtn_checkpoints import rounded_toy
 from helpers.served_app import served
 from salient.models import template_process
@@ -40,7 +40,7 @@ def server(tmp_path_factory):
 def test_a_template_beyond_its_limits_is_a_400_that_names_them(
     template, reason, server, monkeypatch
 ):
-    monkeypatch.setattr(template_process, "SECONDS", 1.0)
+    monkeypatch.setattr(template_process, "SECONDS", 0.3 if template == ENDLESS else 1.0)
     monkeypatch.setattr(server.engine.tokenizer, "chat_template", template)
     reply = server.request("/v1/chat/completions", TALK)
     assert reply.status == 400
@@ -49,8 +49,8 @@ def test_a_template_beyond_its_limits_is_a_400_that_names_them(
 
 
 def test_completions_are_answered_while_every_chat_hangs(server, monkeypatch):
-    monkeypatch.setattr(template_process, "SECONDS", 3.0)
-    monkeypatch.setattr(template_process, "WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(template_process, "SECONDS", 1.5)
+    monkeypatch.setattr(template_process, "WAIT_SECONDS", 0.2)
     monkeypatch.setattr(server.engine.tokenizer, "chat_template", ENDLESS)
     statuses: list[int] = []
 
@@ -60,10 +60,9 @@ def test_completions_are_answered_while_every_chat_hangs(server, monkeypatch):
     threads = [threading.Thread(target=chat) for _ in range(20)]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
-    started = time.monotonic()
+    time.sleep(0.3)
     assert server.request("/v1/completions", PLAIN).status == 200
-    assert time.monotonic() - started < 2.5
+    assert any(thread.is_alive() for thread in threads)
     for thread in threads:
         thread.join()
     assert len(statuses) == 20
@@ -92,20 +91,25 @@ http_server.run_app(app, http_server.bind("127.0.0.1", 0), options, on_start)
 """
 
 
-@pytest.mark.parametrize(
-    ("early", "late", "code"),
-    [
-        ("0", "threading.Thread(target=time.sleep, args=[600]).start(); time.sleep(600)", 143),
-        ("0", "9 ** 9 ** 9", -signal.SIGKILL),  # never lets another thread run
-        # nor the handler of the signal
-        ("asyncio.get_running_loop().call_later(0.3, lambda: 9 ** 9 ** 9)", "0", -signal.SIGKILL),
-    ],
+# What hangs before the signal, and after it; the exit code
+HANGS = (
+    ("0", "threading.Thread(target=time.sleep, args=[600]).start(); time.sleep(600)", 143),
+    ("0", "9 ** 9 ** 9", -signal.SIGKILL),  # never lets another thread run
+    # nor the handler of the signal
+    ("asyncio.get_running_loop().call_later(0.3, lambda: 9 ** 9 ** 9)", "0", -signal.SIGKILL),
 )
-def test_a_server_ends_at_its_deadline_whatever_hangs(early, late, code):
-    argv = [sys.executable, "-c", HANGING.replace("EARLY", early).replace("LATE", late)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n"
+
+
+def test_a_server_ends_at_its_deadline_whatever_hangs():
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                Command("-c", HANGING.replace("EARLY", early).replace("LATE", late))
+            )
+            for early, late, _ in HANGS
+        ]
+        assert [server.stdout.readline() for server in servers] == ["ready\n"] * len(HANGS)
         time.sleep(0.5)
-        child.send_signal(signal.SIGTERM)
-        assert child.wait(timeout=30) == code
+        for server in servers:
+            server.send_signal(signal.SIGTERM)
+        assert [server.wait(30) for server in servers] == [code for *_, code in HANGS]
