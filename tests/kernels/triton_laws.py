@@ -29,6 +29,8 @@ TOLERANCE = EPS | ({torch.bfloat16: 2.5 * EPS[torch.bfloat16]} if INTERPRETED el
 ROWS = (1, 7, 9, 33)
 # out and width are multiples of no tile, of some, of all
 SHAPES = [(1, 24, 24), (17, 200, 8), (50, 96, 24), (66, 128, 64)]
+# The interpreter takes seconds where a GPU takes milliseconds
+TYPED = SHAPES[1:3] if INTERPRETED else SHAPES[1:]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 each_symmetry = pytest.mark.parametrize("symmetric", [False, True], ids=["zeros", "symmetric"])
 
@@ -76,7 +78,7 @@ def test_every_shape_equals_the_reference(out, width, group_size, rows):
 
 @each_dtype
 @each_symmetry
-@pytest.mark.parametrize(("out", "width", "group_size"), SHAPES[1:4])
+@pytest.mark.parametrize(("out", "width", "group_size"), TYPED)
 def test_every_type_and_symmetry_equals_the_reference(out, width, group_size, symmetric, dtype):
     ours, reference = both(out, width, Scheme(group_size, symmetric), dtype)
     for rows in (2, 17):
@@ -93,7 +95,7 @@ def test_every_group_size_that_divides_equals_the_reference(group_size):
 
 
 @each_symmetry
-@pytest.mark.parametrize(("out", "width", "group_size"), SHAPES[1:4])
+@pytest.mark.parametrize(("out", "width", "group_size"), TYPED)
 def test_the_weight_comes_back_to_the_bit(out, width, group_size, symmetric):
     ours, reference = both(out, width, Scheme(group_size, symmetric), torch.float16)
     for dtype in (torch.float32, torch.float16):
@@ -166,7 +168,7 @@ def test_inputs_and_weights_are_not_modified(dtype):
         assert torch.equal(now, then)
 
 
-@pytest.mark.parametrize("rows", [1, 16, 33])
+@pytest.mark.parametrize("rows", [16] if INTERPRETED else [1, 16, 33])
 def test_the_same_inputs_give_the_same_bits(rows):
     ours, _ = both(72, 512, Scheme(128), torch.float16)
     x = inputs(rows, 512, torch.float16)
@@ -174,8 +176,7 @@ def test_the_same_inputs_give_the_same_bits(rows):
     assert all(torch.equal(first, ours(x)) for _ in range(1 if INTERPRETED else 100))
 
 
-@pytest.mark.parametrize("rows", [1, 33])
-@pytest.mark.parametrize("processors", [1, 1000])
+@pytest.mark.parametrize(("processors", "rows"), [(1, 33), (1000, 1), (1000, 33)])
 def test_cutting_the_inputs_in_parts_changes_only_the_order_of_sums(processors, rows, monkeypatch):
     monkeypatch.setattr(triton_launch, "processors", lambda _: processors)
     ours, reference = both(20, 1152, Scheme(128), torch.float16)
