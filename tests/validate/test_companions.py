@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from tokenizers import Tokenizer, normalizers
 
 from helpers.faults import copied
 from salient import api
+from salient.core.corpus import builtin
 from salient.core.errors import CheckpointError
+from salient.validate.companions import tokenizer_differences
 from salient.validate.companions.compare import compare_companions, failed_rules
 from salient.validate.companions.config_differences import stop_tokens
 from salient.validate.companions.difference import FileDifference
@@ -22,6 +24,15 @@ from salient.validate.policy.policy import Policy, read_policy
 SIZES = {"samples": 8, "sequence_length": 64, "device": "cpu"}
 LIKELIHOOD = {"tasks": None, "context_lengths": None, "load_test": None}
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_texts() -> Iterator[None]:
+    """Compare tokenizers on 40 texts of the corpus."""
+    texts = builtin("heldout")[:40]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer_differences, "builtin", lambda _: texts)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ OWN = {
     for use in ("upper", "middle")
 }
 POLICIES = [*map(read_policy, SHIPPED), *OWN.values()]
-TRIALS, SUBSETS = int(os.environ.get("SALIENT_TRIALS", "16")), 6
+TRIALS, SUBSETS = int(os.environ.get("SALIENT_TRIALS", "10")), 6
 KEYS = ("kl_max", "top1_min", "perplexity_increase_max")
 WINDOWS = 40
 EXAMPLES = [
