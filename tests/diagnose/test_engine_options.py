@@ -1,6 +1,7 @@
 """Options of the engines' releases, and steps that name them."""
 
 import difflib
+import functools
 import re
 from itertools import product
 from pathlib import Path
@@ -44,12 +45,13 @@ OTHER_COMMAND = re.compile(r"(?:salient|docker) \w+(?:(?!, (?:or|and) )[^`;])*")
 def refused(text: str, engine: str, release: tuple[int, ...]) -> list[str]:
     """The options in a text that the release lacks; options that no engine has are of others."""
     names = [name.replace("-", "_") for name in OPTION.findall(OTHER_COMMAND.sub("", text))]
-    return [
-        name
-        for name in names
-        if not accepts(engine, name, release)
-        and (name in KNOWN or difflib.get_close_matches(name, KNOWN, cutoff=0.9))
-    ]
+    return [name for name in names if not accepts(engine, name, release) and is_of_an_engine(name)]
+
+
+@functools.cache
+def is_of_an_engine(name: str) -> bool:
+    """Whether an engine has the option, or one that is spelled almost so."""
+    return name in KNOWN or bool(difflib.get_close_matches(name, KNOWN, cutoff=0.9))
 
 
 class Anything(dict):

@@ -73,6 +73,7 @@ def accepts(engine: str, name: str, release: Release | None, kind: Kind = "optio
     return any(first <= row and (last is None or row < last) for first, last in spans)
 
 
+@cache
 def _abbreviated(engine: str, name: str) -> str:
     options = _names(engine, "options")
     if name.startswith("no_") and name[3:] in options:
