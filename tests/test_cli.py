@@ -306,8 +306,14 @@ def test_a_traceback_that_cannot_be_written_is_shortened_to_its_last_line(monkey
     )
 
 
-@pytest.mark.parametrize("command", [["plan", "smollm2-135m"], ["plan", "--help"]])
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("command", "unbuffered"),
+    [
+        (["plan", "smollm2-135m"], ""),
+        (["plan", "smollm2-135m"], "1"),
+        (["plan", "--help"], ""),
+    ],
+)
 def test_a_closed_pipe_ends_with_0_or_141_and_a_full_disk_with_2(command, unbuffered):
     shell = shlex.join([sys.executable, "-m", "salient", *command])
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
@@ -324,7 +330,8 @@ def test_a_closed_pipe_ends_with_0_or_141_and_a_full_disk_with_2(command, unbuff
     assert run(f"{shell} >/dev/null 2>&-; echo $?") == ("0\n", "")
     message = "error: Standard output cannot be written: No space left on device.\n"
     assert run(f"{shell} >/dev/full; echo $?") == ("2\n", message)
-    assert run(f"{sys.executable} -m salient plan 2>/dev/full; echo $?") == ("2\n", "")
+    if "--help" in command:
+        assert run(f"{sys.executable} -m salient plan 2>/dev/full; echo $?") == ("2\n", "")
 
 
 def test_half_a_surrogate_is_printed_escaped(monkeypatch):

@@ -180,6 +180,8 @@ def test_every_call_of_from_pretrained_says_that_no_code_is_trusted():
         lines = path.read_text(encoding="utf-8").split("from_pretrained(")[1:]
         for after in lines:
             call = after[: after.index(")") + 1]
+            if call.startswith("{"):  # a line of Python that plan prints
+                continue
             safe = "GenerationConfig", "PeftConfig", "PeftModel"
             assert "trust_remote_code=" in call or any(
                 f"{name}.from_pretrained({call}" in path.read_text() for name in safe
