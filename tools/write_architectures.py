@@ -30,7 +30,8 @@ scale ([how](quantize.md#any-architecture)).
 Each is tested on a tiny random model (Transformers 5.23) by four laws: streaming gives the whole
 model's logits; folding random scales into every proven group changes no logit by 1e-4; rounding to
 8 bits with AWQ agrees with the model no worse than without; the checkpoint read back gives the
-logits of the weights that were judged.
+logits of the weights that were judged. `make test` checks the last two on a family of each row;
+with `SALIENT_FAMILIES=all` on all.
 
 *Scale groups* counts the kinds of proven groups over all blocks. *Unscaled inputs* go by their
 first reader: they are quantized by plain rounding with error feedback.

@@ -6,6 +6,7 @@ The models are random with spread-out norm gains and have every kind of block of
 of the blocks.
 """
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -243,6 +244,16 @@ FAMILIES: dict[str, Family] = {
         4, changes=SLIDING, vision={"vision_config": SIGLIP, "mm_tokens_per_image": 4}
     ),
 }
+
+# For slow laws: one family of each row of docs/architectures.md, and four whose norms, fused rows
+# and names differ. SALIENT_FAMILIES=all runs them on every family.
+_ROWS = {(row.scaled, row.refused, row.left): kind for kind, row in FAMILIES.items()}
+SAMPLED = [
+    kind
+    for kind in FAMILIES
+    if os.environ.get("SALIENT_FAMILIES") == "all"
+    or kind in {*_ROWS.values(), "llama", "gemma", "phi3", "gpt2"}
+]
 
 
 def scaled_and_refused(blocks: Any) -> tuple[int, tuple[str, ...]]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.families import FAMILIES, scaled_and_refused
+from helpers.families import FAMILIES, SAMPLED, scaled_and_refused
 from helpers.tolerance import model_rounding
 from helpers.toy_models import save, tiny_model
 from salient.awq.block import quantize_block
@@ -143,13 +143,8 @@ def test_folding_random_scales_into_every_group_changes_no_logit(kind, watched):
     assert relative(streamed(skeleton, blocks), expected) < rounding
 
 
-# One family of each outcome of the groups, and other weights of a norm, fused rows, and names
-DIFFERENT = {(row.scaled, row.refused, row.left): kind for kind, row in FAMILIES.items()}
-DIFFERENT_KINDS = sorted({*DIFFERENT.values(), "llama", "gemma", "phi3", "gpt2"})
-
-
 @pytest.mark.usefixtures("short_search")
-@pytest.mark.parametrize("kind", DIFFERENT_KINDS)
+@pytest.mark.parametrize("kind", SAMPLED)
 def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, watched):
     """At 8 bits in groups of 16 rounding is small: a scale folded wrongly anywhere would show."""
     skeleton = watched(kind).skeleton
