@@ -62,8 +62,7 @@ def test_every_path_option_knows_the_home_folder(toy, text, tmp_path, monkeypatc
     assert not (tmp_path / "~").exists()
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-@pytest.mark.parametrize("mounted", [False, True])
+@pytest.mark.parametrize(("mounted", "fresh"), [(False, True), (True, False)])
 def test_an_empty_folder_is_written_into(mounted, fresh, toy, text, tmp_path, monkeypatch):
     reference = run(toy, tmp_path / "reference", text) and contents(tmp_path / "reference")
     out = tmp_path / "out"
