@@ -69,10 +69,12 @@ def test_connections_that_wait_for_their_client_give_way_to_new_ones(data, serve
 
 def test_connections_that_were_reset_in_the_queue_cost_no_request(server, monkeypatch):
     """The event loop stands still while they come, as it does under a flood."""
-    opened = []
+    protocols = []
     protocol = connections.BoundedServer._protocol
     monkeypatch.setattr(
-        connections.BoundedServer, "_protocol", lambda self: (opened.append(1), protocol(self))[1]
+        connections.BoundedServer,
+        "_protocol",
+        lambda self: (protocols.append(1), protocol(self))[1],
     )
     server.worker._loop.call_soon_threadsafe(time.sleep, 0.5)
     time.sleep(0.1)
@@ -80,7 +82,7 @@ def test_connections_that_were_reset_in_the_queue_cost_no_request(server, monkey
         with contextlib.closing(opened(server, head(f"Content-Length: {len(BODY)}") + BODY)) as one:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert server.request("/v1/completions", json.loads(BODY)).status == 200
-    assert len(opened) < 5
+    assert len(protocols) < 5
 
 
 def test_a_connection_over_the_limit_gets_503(server):
