@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import ceil
-from typing import Any, Literal
+from typing import Literal
 
 from .rope import RopeShape
 
@@ -145,7 +145,7 @@ class ModelShape:
     towers: dict[str, int] = field(default_factory=dict[str, int])
     context: int | None = None
     dtype: str = "bfloat16"
-    quantization: dict[str, Any] = field(default_factory=dict[str, Any])
+    quantization: dict[str, object] = field(default_factory=dict[str, object])
     notes: tuple[str, ...] = ()
     rough: tuple[str, ...] = ()
     low: int | None = None
