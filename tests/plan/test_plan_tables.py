@@ -10,6 +10,7 @@ from rich.console import Console
 
 from salient import api
 from salient.core.report import Report
+from salient.plan.figures import size_text
 from salient.plan.options import PlanOptions
 from salient.plan.planner import make_plan
 from salient.plan.report import to_report
@@ -139,3 +140,15 @@ def test_a_range_fits_where_all_of_it_does(low, high, answer):
     report = rough_plan(low * 10**9, high * 10**9, "RTX 4090")
     first = dict(zip(report.tables[0].columns, report.tables[0].rows[0], strict=True))
     assert first["fits"] == answer
+
+
+def test_small_rough_counts_are_written_in_their_own_unit():
+    plan = make_plan(PlanOptions("Qwen/Qwen3-8B"))
+    shape = replace(plan.shape, rough=("not read: x",), low=112_000, high=3_400_000)
+    assert "(112 thousand to 3.4 million)" in size_text(shape)
+
+
+def test_float32_files_are_larger_than_what_runs():
+    plan = make_plan(PlanOptions("Qwen/Qwen3-8B"))
+    lines = to_report(replace(plan, shape=replace(plan.shape, dtype="float32"))).notes
+    assert any("float32, about 30.5" in line.text for line in lines)

@@ -55,6 +55,20 @@ def test_a_key_that_is_off_or_says_nothing_of_a_shape_leaves_the_count_exact(key
     assert read_shape({**released_config("Llama-3.1-8B"), key: value}).exact
 
 
+@pytest.mark.parametrize(("value", "exact"), [(14336, True), (28672, False)])
+def test_another_name_of_a_key_counts_as_read_where_it_says_the_same(value, exact):
+    config = released_config("Llama-3.1-8B")
+    assert config["intermediate_size"] == 14336
+    assert read_shape({**config, "n_inner": value}).exact is exact
+
+
+def test_keys_with_dots_are_read_as_others():
+    config = released_config("Llama-3.1-8B")
+    assert read_shape({**config, "transformers.js_config": {"dtype": "q4"}}).exact
+    rough = read_shape({**config, "own.sizes": {"latent_size": 64}}).rough
+    assert rough == ("not read: own.sizes",)
+
+
 def test_unread_keys_are_named_with_the_object_that_they_are_in():
     config = released_config("gemma-3-27b-it")
     text = {**config["text_config"], "laurel_rank": 64}

@@ -17,6 +17,7 @@ from .weight_formats import WeightFormat
 ENGINE_TITLES = {"vllm": "vLLM", "sglang": "SGLang", "salient": "Salient", "mlx": "MLX",
                  "transformers": "Transformers"}  # fmt: skip
 EXACT = CountRange()
+_SCALES = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (1e3, " thousand"), (1, ""))
 
 
 def size_text(shape: ModelShape) -> str:
@@ -39,7 +40,8 @@ def size_text(shape: ModelShape) -> str:
 
 
 def _billions(count: int) -> str:
-    return f"{count / 1e9:.3g} billion" if count < 1e12 else f"{count / 1e12:.3g} trillion"
+    scale, unit = next((s, u) for s, u in _SCALES if count >= s or s == 1)
+    return f"{count / scale:.3g}{unit}"
 
 
 def device_title(load: Workload) -> str:

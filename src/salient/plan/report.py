@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from salient.core.model_files import INDEX
-from salient.core.report import Report
+from salient.core.report import Report, mebibytes
 from salient.core.summary_lines import SummaryLine
 from salient.shapes.model_shape import ModelShape
 
@@ -56,7 +56,11 @@ def _rough_lines(plan: Plan) -> list[str]:
 def _other_notes(shape: ModelShape) -> list[str]:
     """The notes that say something else than the reasons of a rough count."""
     subjects = tuple(reason.partition(",")[0] for reason in shape.rough)
-    return [note for note in shape.notes if not subjects or not note.startswith(subjects)]
+    notes = [note for note in shape.notes if not subjects or not note.startswith(subjects)]
+    if shape.dtype == "float32" and not shape.quantization:
+        size = mebibytes(4 * (shape.parameters + shape.ahead))
+        notes.append(f"the files are in float32, about {size}; engines load them in 16 bits")
+    return notes
 
 
 def _slow_lines(device: DevicePlan, most: int) -> Iterator[SummaryLine]:

@@ -47,6 +47,12 @@ def _multi_query(config: ConfigReader) -> dict[str, Any]:
     return {"num_key_value_heads": 1} if config.flag("multi_query", default=True) else {}
 
 
+def _minicpm3(config: ConfigReader) -> dict[str, Any]:
+    """Heads of values are as wide as those of Llama."""
+    heads = config.count("num_attention_heads")
+    return {"v_head_dim": config.count("v_head_dim", config.count("hidden_size") // heads)}
+
+
 def _lfm2(config: ConfigReader) -> dict[str, Any]:
     """The width of the MLP is two thirds of the one stated, rounded up to a multiple."""
     if not config.flag("block_auto_adjust_ff_dim", default=True):
@@ -271,6 +277,7 @@ ALIASES: dict[str, Callable[[ConfigReader], dict[str, Any]]] = {
     "opt": _opt,
     "gpt_bigcode": _multi_query,
     "lfm2": _lfm2,
+    "minicpm3": _minicpm3,
     "nemotron_h": _nemotron_h,
     "llama4_text": _llama4,
     "exaone4": _letters,

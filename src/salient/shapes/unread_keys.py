@@ -13,6 +13,8 @@ from typing import Any
 
 from salient.core.records import is_list, is_object
 
+from .config_reader import KEYS
+
 _TABLE: dict[str, Any] = json.loads(
     Path(__file__).with_name("unread_keys.json").read_text(encoding="utf-8")
 )
@@ -63,9 +65,20 @@ def unread_keys(
             known = not towers[home] or key in TOWER
         else:
             known = key in covered or (not home and f"{text}{key}" in read)
+            known = known or _repeats(config, path, value, read)
         if not known and looks_like_shape(key, value):
             unread.append(path)
     return unread
+
+
+def _repeats(config: Mapping[str, Any], path: str, value: object, read: set[str]) -> bool:
+    """Whether another key for the same thing, with the same value, was read next to it."""
+    *homes, key = path.split(".")
+    place: Any = config
+    for home in homes:
+        place = place.get(home, {})  # a key may itself have a dot
+    names = {name for group in KEYS.values() if key in group for name in group if name != key}
+    return any(".".join([*homes, name]) in read and place.get(name) == value for name in names)
 
 
 def summary(paths: list[str]) -> str:
