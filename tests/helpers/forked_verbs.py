@@ -59,7 +59,8 @@ class VerbRun:
         error = re.search(r"^error:", self.output, re.MULTILINE) is not None
         if self.code == 1 and (self.argv[0] not in VERDICTS or error):
             return f"exit code 1 without a verdict: {last[0][:300]}"
-        if self.code == 2 and not error and self.argv[0] != "validate":
+        open_verdict = self.argv[0] == "validate" or "undecided" in self.output  # of plan
+        if self.code == 2 and not error and not open_verdict:
             return "exit code 2 without an error"
         return ""
 
