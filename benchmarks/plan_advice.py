@@ -36,7 +36,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plans", type=int, default=300)
     arguments = parser.parse_args()
-    configs, pick = sorted(arguments.folder.glob("*/config.json")), random.Random(arguments.seed)
+    configs, pick = (
+        sorted([*arguments.folder.glob("*/config.json"), *arguments.folder.glob("*.json")]),
+        random.Random(arguments.seed),
+    )
     bad = advised = suggestions = 0
     slowest = 0.0
     for _ in range(arguments.plans):

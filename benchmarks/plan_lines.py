@@ -1,6 +1,6 @@
 """Every line that plan prints, over all configs of a folder, devices and engines: does it run?
 
-    .venv/bin/python benchmarks/plan_lines.py tests/plan/field [--engine vllm] [--part 1/4]
+    .venv/bin/python benchmarks/plan_lines.py tests/plan/field/configs [--engine vllm] [--part 1/4]
 
 A serving line must name no config.json, carry no --quantization on a quantized checkpoint, and have
 only options of the engine's release; doctor must find no error in it. No `salient quantize` for a
@@ -60,7 +60,7 @@ def main() -> int:
     options = parser.parse_args()
     planner.changes = lambda *_: ()  # the search for advice takes most of the time
     part, parts = map(int, options.part.split("/"))
-    configs = sorted([*options.folder.glob("*/config.json"), *options.folder.glob("*--*.json")])
+    configs = sorted([*options.folder.glob("*/config.json"), *options.folder.glob("*.json")])
     printed = wrong = 0
     with tempfile.TemporaryDirectory() as folder:
         for config in configs[part - 1 :: parts]:
