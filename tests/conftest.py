@@ -28,27 +28,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-COMMANDS = "commands"
-# Files that take longest go first, or one process has the last of them while the other waits.
-LONGEST = (
-    COMMANDS,
-    "tests/awq/test_pipeline.py",
-    "tests/models/test_families.py",
-    "tests/runtime/test_families_run.py",
-    "tests/kernels/test_triton.py",
-    "tests/validate/test_validate.py",
-    "tests/serve/test_vllm_supervisor.py",
-    "tests/awq/test_mixtures.py",
-    "tests/test_terminal.py",
-    "tests/test_cli_advising.py",
-    "tests/models/test_calibration_texts.py",
-    "tests/models/test_mutations.py",
-    "tests/test_hostile_folders.py",
-    "tests/validate/test_context_stage.py",
-    "tests/validate/test_attribution.py",
-)
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Build both kinds of the C++ kernels once for all workers."""
     if not hasattr(config, "workerinput"):
@@ -70,14 +49,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return COMMANDS if uses_commands(config.rootpath / file) else file
-
-        def _assign_work_unit(self, node: Any) -> None:
-            for scope in LONGEST:
-                if scope in self.workqueue:
-                    self.workqueue.move_to_end(scope, last=False)
-                    break
-            super()._assign_work_unit(node)
+            return "commands" if uses_commands(config.rootpath / file) else file
 
     return Scheduling(config, log)
 
