@@ -58,7 +58,7 @@ def _other_notes(shape: ModelShape) -> list[str]:
     subjects = tuple(reason.partition(",")[0] for reason in shape.rough)
     notes = [note for note in shape.notes if not subjects or not note.startswith(subjects)]
     if shape.dtype == "float32" and not shape.quantization:
-        size = mebibytes(4 * (shape.parameters + shape.ahead))
+        size = mebibytes(4 * shape.files_parameters)
         notes.append(f"the files are in float32, about {size}; engines load them in 16 bits")
     return notes
 

@@ -1,6 +1,7 @@
 """The key/value cache: one slot for each running sequence, positions in order."""
 
 import mmap
+import sys
 from dataclasses import dataclass
 from math import prod
 
@@ -83,7 +84,11 @@ def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
     """Zeros; in main memory the system's, which takes a page when it is written."""
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, prod(size) * dtype.itemsize)
+    count = prod(size) * dtype.itemsize
+    if sys.platform == "win32":
+        memory = mmap.mmap(-1, count)
+    else:  # mmap's default is memory that forks share
+        memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # a huge page of 2 MiB would take a slot's whole room
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).view(size)
