@@ -15,6 +15,7 @@ Ways of an attack:
 import asyncio
 import contextlib
 import json
+import os
 import random
 import resource
 import socket
@@ -242,7 +243,7 @@ ATTACKS = [
 
 
 async def carry_out(attack: Attack, port: int) -> None:
-    """Attack for ever."""
+    """Attack until the process that started this one has gone."""
     request = attack.data.request if isinstance(attack.data, Lazy) else attack.data
     ways = {
         "repeat": repeat,
@@ -253,9 +254,15 @@ async def carry_out(attack: Attack, port: int) -> None:
         "reset": reset,
     }
     act = ways[attack.way]
-    await asyncio.gather(
-        *(again(act, port, request, attack.piece) for _ in range(attack.connections))
-    )
+    attackers = [
+        asyncio.ensure_future(again(act, port, request, attack.piece))
+        for _ in range(attack.connections)
+    ]
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await asyncio.sleep(1)
+    for attacker in attackers:
+        attacker.cancel()
 
 
 async def again(act, port: int, request: bytes, piece: bytes) -> None:
