@@ -47,14 +47,22 @@ def with_feedback(
 def feedback_factor(gram: Tensor, damping: float = DAMPING) -> Tensor:
     """The upper U with U^T U = (gram + damping)^-1, damping in mean diagonals: float32 [in, in].
 
-    With the order of the channels reversed, gram is L L^T (Cholesky); L reversed again is upper,
-    and U is its inverse.
+    U is the inverse of `damped_factor`.
+    """
+    upper = damped_factor(gram, damping)
+    identity = torch.eye(len(upper), device=upper.device)
+    return torch.linalg.solve_triangular(upper, identity, upper=True)
+
+
+def damped_factor(gram: Tensor, damping: float) -> Tensor:
+    """The upper R with R R^T = gram + damping, both in mean diagonals: float32 [in, in].
+
+    With the order of the channels reversed, the damped matrix is L L^T (Cholesky); R is L with both
+    orders reversed again.
     """
     damped = gram / gram.diagonal().mean().clamp(min=1e-30)
     damped.diagonal().add_(damping)
-    upper = torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
-    identity = torch.eye(len(upper), device=upper.device)
-    return torch.linalg.solve_triangular(upper, identity, upper=True)
+    return torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
 
 
 def _walk(weight: Tensor, grid: Grid, order: Tensor, factor: Tensor, scheme: Scheme) -> Tensor:

@@ -77,6 +77,21 @@ class ActStats:
         return [(start, min(start + step, width)) for start in range(0, width, step)]
 
 
+@dataclass(frozen=True)
+class LinearStats:
+    """What the rounding of one linear uses of the calibration tokens.
+
+    gram: float32 [in, in], H = sum_t w_t x_t x_t^T with w_t the mean squared gradient of the
+        output, clipped at its 99th percentile; w_t = 1 without gradients
+    output_grams: float32 [rows, rows] for each band of OUTPUT_BAND outputs, HO = sum_t d_t d_t^T
+        of their gradients; () without gradients
+    """
+
+    gram: Tensor
+    output_grams: tuple[Tensor, ...] = ()
+
+
+OUTPUT_BAND = 2048
 GRAM_BYTES = 2**30
 FEWEST_TOKENS = 64
 
