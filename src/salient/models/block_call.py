@@ -24,10 +24,13 @@ class BlockCall:
     block: str = "A block"
 
 
-def run_block(block: nn.Module, hidden: Tensor, call: BlockCall) -> Tensor:
+def run_block(
+    block: nn.Module, hidden: Tensor, call: BlockCall, *, gradients: bool = False
+) -> Tensor:
     """The block's output [samples, tokens, width] for `hidden`, in the block's device and dtype.
 
-    Raises ModelError for any error of the block's own code, ResourceError if memory runs out.
+    With `gradients`, it can be differentiated. Raises ModelError for any error of the block's own
+    code, ResourceError if memory runs out.
     """
     where = main_parameter(block)
 
@@ -36,7 +39,7 @@ def run_block(block: nn.Module, hidden: Tensor, call: BlockCall) -> Tensor:
             return value
         return value.to(where.device, where.dtype if value.is_floating_point() else None)
 
-    with torch.no_grad(), block_errors(call):
+    with torch.set_grad_enabled(gradients), block_errors(call):
         out = block(moved(hidden), *tree_map(moved, call.args), **tree_map(moved, call.kwargs))
     return out[0] if isinstance(out, tuple) else out
 
