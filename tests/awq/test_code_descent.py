@@ -8,6 +8,7 @@ from helpers.tolerance import assert_within, likely
 from salient.awq.code_descent import descend
 from salient.awq.end_loss import EndLoss, end_loss
 from salient.awq.scale_refit import refit_scales
+from salient.awq.statistics import LinearStats
 from salient.core.quant import Grid, codes_of, in_groups, minmax_grid, quantize, round_trip
 from salient.core.scheme import Scheme
 
@@ -33,7 +34,8 @@ def setting(scheme: Scheme, bands: int) -> tuple[Tensor, Tensor, Grid, EndLoss]:
     weight = normal(OUT, IN)
     grid = minmax_grid(weight, scheme, torch.float16)
     outputs = tuple(gram(OUT // bands, seed) for seed in range(bands))
-    loss = end_loss(gram(IN, 9), outputs, (normal(IN, seed=5) / 4).exp(), (0.1, 0.2))
+    scale = (normal(IN, seed=5) / 4).exp()
+    loss = end_loss(LinearStats(gram(IN, 9), outputs), scale, (0.1, 0.2))
     return weight, round_trip(in_groups(weight, scheme), grid, scheme).flatten(1), grid, loss
 
 

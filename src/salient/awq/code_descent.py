@@ -13,14 +13,13 @@ most together is changed. The loss never rises.
 import torch
 from torch import Tensor
 
-from salient.core.quant import Grid, codes_of, in_groups
+from salient.core.quant import Grid, codes_of, in_groups, values_of
 from salient.core.scheme import Scheme
 
 from .end_loss import EndLoss
 
 SWEEPS = 2
 PANEL = 64  # columns whose gradient is one matrix product
-LEAST_GAIN = 1e-6  # of a column's loss: below it, float32 cannot tell a gain
 
 
 def descend(
@@ -44,7 +43,7 @@ def descend(
         for _ in range(sweeps):
             if not band.sweep(scheme.max_code):
                 break
-    return codes.sub_(zeros).mul_(steps)
+    return values_of(in_groups(codes, scheme), grid).flatten(1)
 
 
 class _Band:

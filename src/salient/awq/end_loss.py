@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .statistics import LinearStats
+
 
 @dataclass(frozen=True)
 class EndLoss:
@@ -49,19 +51,16 @@ class EndLoss:
 
 
 def damped(gram: Tensor, damping: float) -> Tensor:
-    """`gram` in mean diagonals, plus `damping` on its diagonal: trusts few tokens only in part."""
+    """`gram` in mean diagonals, with `damping` added to its diagonal."""
     result = gram / gram.diagonal().mean().clamp(min=1e-30)
     result.diagonal().add_(damping)
     return result
 
 
-def end_loss(
-    gram: Tensor, output_grams: tuple[Tensor, ...], scale: Tensor, damping: tuple[float, float]
-) -> EndLoss:
+def end_loss(stats: LinearStats, scale: Tensor, damping: tuple[float, float]) -> EndLoss:
     """The loss of a weight whose columns were multiplied by `scale` [in].
 
-    gram: H [in, in] of the unscaled input; output_grams: HO of each band of rows
-    damping: of H and of HO, in mean diagonals (of the scaled input, of each band)
+    `damping` is that of H (of the scaled input) and of each band of HO, in mean diagonals.
     """
-    inputs = damped(gram / (scale[:, None] * scale), damping[0])
-    return EndLoss(inputs, tuple(damped(band, damping[1]) for band in output_grams))
+    inputs = damped(stats.gram / (scale[:, None] * scale), damping[0])
+    return EndLoss(inputs, tuple(damped(band, damping[1]) for band in stats.output_grams))

@@ -108,7 +108,11 @@ def codes_of(grouped: Tensor, grid: Grid, scheme: Scheme) -> Tensor:
 
 def round_trip(grouped: Tensor, grid: Grid, scheme: Scheme) -> Tensor:
     """The values of the codes of `grouped` [..., groups, group_size]: float32, same shape."""
-    codes = codes_of(grouped, grid, scheme)
+    return values_of(codes_of(grouped, grid, scheme), grid)
+
+
+def values_of(codes: Tensor, grid: Grid) -> Tensor:
+    """`codes` float32 [..., groups, group_size], overwritten by their values on `grid`."""
     return codes.sub_(grid.zero.unsqueeze(-1)).mul_(grid.scale.unsqueeze(-1))
 
 
