@@ -20,7 +20,7 @@ from salient.models.proof import ScaleGroup
 from .error_feedback import with_feedback
 from .results import BlockResult, GroupResult, HeldoutInput, LayerResult, OutputTarget, plain_group
 from .search import IDENTITY, best_grid, best_scale, gram_blocks, sample_weights
-from .statistics import ActStats
+from .statistics import InputStats, LinearStats
 
 Parameters = Callable[[str], Tensor]  # a parameter's name within the block -> the source's values
 Codes = dict[str, QuantizedWeight]
@@ -32,7 +32,7 @@ def quantize_block(
     block: nn.Module,
     parameter: Parameters,
     groups: list[ScaleGroup],
-    stats_of: Callable[[str], ActStats],
+    stats_of: Callable[[str], InputStats],
     heldout: dict[str, HeldoutInput],
     target: OutputTarget,
 ) -> BlockResult:
@@ -106,7 +106,7 @@ class _BlockQuantizer:
     block: nn.Module
     parameter: Parameters
     target: OutputTarget
-    stats_of: Callable[[str], ActStats]
+    stats_of: Callable[[str], InputStats]
     heldout: dict[str, HeldoutInput]
     codes: Codes = field(default_factory=dict)
     plain: Codes = field(default_factory=dict)
@@ -117,10 +117,10 @@ class _BlockQuantizer:
     def quantize_group(self, group: ScaleGroup) -> GroupResult:
         """Search one group; accept the result if it wins on the held-out tokens."""
         fold = self._best_fold(group)
-        before: Errors = {}
+        before = HeldoutErrors()
         power: Errors = {}  # of each linear's output
         for rounding in ROUNDINGS:
-            after: Errors = {}
+            after = HeldoutErrors()
             codes: Codes = {}
             for first, originals in self._inputs(group):
                 heldout = self.heldout[first]
@@ -128,15 +128,18 @@ class _BlockQuantizer:
                     power |= {n: max(heldout.error(w), 1e-30) for n, w in originals.items()}
                     plain = {n: self._round(n, weight) for n, weight in originals.items()}
                     self.plain |= plain
-                    before |= _errors(heldout, originals, plain, 1.0)
+                    before.add(heldout, originals, plain, 1.0)
                 rounded = self._search(rounding, first, originals, fold)
-                after |= _errors(heldout, originals, rounded, fold.columns)
+                after.add(heldout, originals, rounded, fold.columns)
                 codes |= rounded
-            layers = [LayerResult(n, before[n] / power[n], after[n] / power[n]) for n in before]
-            if sum(layer.awq for layer in layers) < sum(layer.plain for layer in layers):
+            layers = [
+                LayerResult(n, before.output[n] / power[n], after.output[n] / power[n])
+                for n in power
+            ]
+            if after.total(power) < before.total(power):
                 self._accept(group, codes, fold)
                 return GroupResult(group, layers, fold.exponents, rounding)
-        self.codes |= {n: self.plain[n] for n in before}
+        self.codes |= {n: self.plain[n] for n in power}
         return plain_group(GroupResult(group, layers))
 
     def _inputs(self, group: ScaleGroup) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -148,12 +151,23 @@ class _BlockQuantizer:
 
     def _search(self, rounding: str, first: str, originals: dict[str, Tensor], fold: Fold) -> Codes:
         """The codes of the readers of one input, scaled, on the best grids."""
-        scheme, gram = self.target.scheme, self.stats_of(first).gram
+        stats, codes = self.stats_of(first), Codes()
+        for names in stats.alike(tuple(originals)):
+            codes |= self._round_together(
+                rounding, {n: originals[n] for n in names}, stats.of(names[0]), fold
+            )
+        return codes
+
+    def _round_together(
+        self, rounding: str, originals: dict[str, Tensor], stats: LinearStats, fold: Fold
+    ) -> Codes:
+        """The codes of linears with the same statistics, stacked by rows."""
+        scheme = self.target.scheme
         scaled = torch.cat([weight * fold.columns for weight in originals.values()])
-        blocks = gram_blocks(gram, fold.columns, scheme.group_size)
+        blocks = gram_blocks(stats.gram, fold.columns, scheme.group_size)
         grid = best_grid(scaled, blocks, scheme, self.target.dtype)
         if rounding == "feedback":
-            scaled = with_feedback(scaled, grid, gram, fold.columns, scheme)
+            scaled = with_feedback(scaled, grid, stats.gram, fold.columns, scheme)
         sizes = [len(weight) for weight in originals.values()]
         parts = zip(*(t.split(sizes) for t in (scaled, grid.scale, grid.zero)), strict=True)
         each = zip(originals, parts, strict=True)
@@ -236,11 +250,33 @@ class _BlockQuantizer:
         return BlockResult(weights, self.plain, self.folded, results, left)
 
 
-def _errors(
-    heldout: HeldoutInput, originals: dict[str, Tensor], codes: Codes, columns: Tensor | float
-) -> Errors:
-    """The output error of `codes`, whose columns were multiplied by `columns`, by linear."""
-    return {
-        name: heldout.error(codes[name].dequantize().div_(columns).sub_(weight))
-        for name, weight in originals.items()
-    }
+@dataclass
+class HeldoutErrors:
+    """What some codes cost on the held-out tokens, by linear.
+
+    output: the output error
+    loss: the change of the end loss, where all have gradients
+    """
+
+    output: Errors = field(default_factory=Errors)
+    loss: Errors = field(default_factory=Errors)
+
+    def add(
+        self,
+        heldout: HeldoutInput,
+        originals: dict[str, Tensor],
+        codes: Codes,
+        columns: Tensor | float,
+    ) -> None:
+        """Add those of `codes`, whose columns were multiplied by `columns`."""
+        for name, weight in originals.items():
+            difference = codes[name].dequantize().div_(columns).sub_(weight)
+            self.output[name] = heldout.error(difference)
+            if name in heldout.gradients:
+                self.loss[name] = heldout.loss(name, difference)
+
+    def total(self, power: Errors) -> float:
+        """The sum of losses, or of output errors relative to the outputs' `power`."""
+        if self.loss.keys() == power.keys():
+            return sum(self.loss.values())
+        return sum(self.output[n] / power[n] for n in power)

@@ -6,8 +6,8 @@ from salient.models.skeleton import Skeleton
 from salient.models.tokens import TokenBatch
 from salient.models.tracing import numbers, pattern
 
+from .block_statistics import FEWEST_TOKENS
 from .heldout import split_heldout
-from .statistics import FEWEST_TOKENS
 
 UNEVEN = 4  # routers give some experts a quarter of the average
 

@@ -39,7 +39,7 @@ from salient.shapes.resolve import DEMO_NAME
 from .card import CardSubject, model_card
 from .job import QuantizeJob
 from .output_folder import model_name, publish
-from .pipeline import QuantizeRun
+from .run_state import QuantizeRun
 
 
 def export_checkpoint(
@@ -130,7 +130,7 @@ def collect_evidence(
             before=job.source.bytes_on_disk,
             after=sum(p.stat().st_size for p in folder.glob("*.safetensors")),
         ),
-        blocks=tuple(run.journal.blocks),
+        blocks=tuple(run.evidence),
         dtype_reason=job.dtype_reason,
         float32=tuple(sorted(job.target.float32)),
         untied=job.skeleton.ties.untied,
@@ -152,7 +152,7 @@ def unquantized_linears(job: QuantizeJob, run: QuantizeRun) -> dict[str, str]:
     """Unquantized linears of the blocks -> why: by the selection, and by the run."""
     uncalled = {
         f"{block.block}.{name}": reason
-        for block in run.journal.blocks
+        for block in run.evidence
         for name, reason in block.left_at_16_bits.items()
     }
     return job.layers.left | uncalled

@@ -46,21 +46,24 @@ class HeldoutStreams:
         """`hidden` [samples, tokens, width] after block `index`: float32, on the CPU."""
         return run_block(block, hidden, self.calls[index].every).float().cpu()
 
+    def first(self, index: int, hidden: Tensor) -> tuple[Tensor, BlockCall]:
+        """The first tokens of `hidden` [samples, tokens, width], and block `index`'s call."""
+        return hidden[:1, :JUDGED], self.calls[index].first
+
     def judge(
-        self, index: int, block: nn.Module, result: BlockResult, expected: Tensor
+        self, index: int, block: nn.Module, result: BlockResult, hidden: Tensor, expected: Tensor
     ) -> dict[str, float]:
         """The block's relative output error by 'plain' rounding and as written ('awq').
 
-        `expected` is the reference's output. Moves the plain stream on; leaves `block` with the
-        written weights.
+        `hidden` is the reference's input, `expected` its output. Leaves `block` with the written
+        weights. If the streams are at this block, moves that of plain rounding on.
         """
         errors = {}
         for kind, version in (("plain", plain_result(result)), ("awq", result)):
             load_weights(block, version)
-            hidden = self.reference[:1, :JUDGED]
-            out = run_block(block, hidden, self.calls[index].first).float().cpu()
+            out = run_block(block, *self.first(index, hidden)).float().cpu()
             errors[kind] = relative_error(out, expected[:1, :JUDGED])
-            if kind == "plain":
+            if kind == "plain" and hidden is self.reference:
                 self.plain = self.run(index, block, self.plain)
         return errors
 

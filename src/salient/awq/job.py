@@ -31,6 +31,7 @@ from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, 
 from salient.models.trial import try_model
 
 from .calibration_check import token_warnings
+from .effort import Effort, find_effort
 from .heldout import split_heldout
 from .journal import Journal, difference, other_source, read_journal
 from .layer_selection import LayerSelection, choose_layers, written_dtype
@@ -38,8 +39,8 @@ from .memory_estimate import MemoryEstimate, check_memory, estimate_memory
 from .options import QuantizeOptions
 from .output_folder import check_output, is_vacant, model_name, partial_folder
 from .partial_shards import PartialCheckpoint
-from .pipeline import QuantizeRun
 from .results import OutputTarget
+from .run_state import QuantizeRun
 from .source_watch import SourceWatch
 
 OTHER_OUTPUT = "Set another output with -o, or --fresh to replace it."
@@ -61,6 +62,7 @@ class QuantizeJob:
     layers: LayerSelection
     target: OutputTarget
     format: str
+    effort: Effort
     output: Path
     estimate: MemoryEstimate
     header: RunHeader
@@ -82,6 +84,7 @@ class QuantizeJob:
         )
         return QuantizeRun(
             skeleton=self.skeleton,
+            effort=self.effort,
             samples=samples,
             heldout=heldout,
             target=self.target,
@@ -95,6 +98,7 @@ class QuantizeJob:
 def prepare(options: QuantizeOptions) -> QuantizeJob:
     """Check `options` and try the model on a few tokens. Raises SalientError."""
     find_format(options.format)
+    effort = find_effort(options.effort)
     device = find_device(options.device)
     model = _open_source(options, device)
     source, skeleton = model.source, model.skeleton
@@ -114,7 +118,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     batch = _tokens(options, model.companions.folder, skeleton)
     float32 = float32_parameters(skeleton.model, skeleton.files)
     target = OutputTarget(layers.scheme, dtype, layers.quantized, float32)
-    estimate = estimate_memory(skeleton, *split_heldout(batch.ids))
+    estimate = estimate_memory(skeleton, *split_heldout(batch.ids), gradients=effort.gradients)
     values_checked = check_values(source, skeleton.files.names().values())
     check_memory(estimate, device)
     try_model(skeleton, batch.ids)
@@ -128,6 +132,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
         layers=layers,
         target=target,
         format=options.format,
+        effort=effort,
         output=output,
         estimate=estimate,
         warnings=(
@@ -164,6 +169,7 @@ def _header(
         calibration=batch.digest,
         computed_in=f"{str(skeleton.dtype).removeprefix('torch.')} on {skeleton.device.type}",
         source_files=source_files,
+        effort=options.effort,
     )
 
 

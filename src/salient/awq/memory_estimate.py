@@ -16,9 +16,9 @@ from salient.core.system import available_memory, resident_memory
 from salient.models.skeleton import Skeleton
 from salient.models.tracing import numbers
 
+from .block_statistics import GRAM_BYTES
 from .error_feedback import BAND, ROWS
-from .pipeline import BATCH_TOKENS
-from .statistics import GRAM_BYTES
+from .run_state import BATCH_TOKENS
 
 FLOAT = 4  # bytes
 CODES = 2  # bytes a weight: its code as written and by plain rounding
@@ -42,7 +42,9 @@ class MemoryEstimate:
         return sum(self.device.values()) + sum(self.main.values())
 
 
-def estimate_memory(skeleton: Skeleton, samples: Tensor, heldout: Tensor) -> MemoryEstimate:
+def estimate_memory(
+    skeleton: Skeleton, samples: Tensor, heldout: Tensor, *, gradients: bool = False
+) -> MemoryEstimate:
     """The peak of a run over `samples` and `heldout` (int64 [samples, tokens])."""
     blocks = [block_parts(skeleton, index) for index in range(len(skeleton.blocks))]
     block = max(blocks, key=lambda parts: sum(parts.values()))

@@ -6,6 +6,8 @@ from typing import Annotated
 from salient.core.options import DEVICE, TRUST_REMOTE_CODE, OptionSpec, Strings, StrPath
 from salient.core.progress import Progress, silent
 
+from .effort import DEFAULT_EFFORT
+
 
 @dataclass(frozen=True)
 class QuantizeOptions:
@@ -38,6 +40,13 @@ class QuantizeOptions:
     ] = "builtin"
     samples: Annotated[int, OptionSpec("Calibration samples.", minimum=1)] = 128
     sequence_length: Annotated[int, OptionSpec("Tokens per sample.", minimum=1)] = 512
+    effort: Annotated[
+        str,
+        OptionSpec(
+            "fast; balanced: rounding that knows the end loss, by a backward pass; best: also "
+            "learns each block's roundings."
+        ),
+    ] = DEFAULT_EFFORT
     skip: Annotated[
         Strings, OptionSpec("Name or glob of linears to leave unquantized; may be repeated.")
     ] = ()

@@ -1,5 +1,6 @@
 """A quantized block: codes, folded parameters, errors on the held-out tokens, and its evidence."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,16 +22,25 @@ class HeldoutInput:
     """A shared input on tokens that the search does not see.
 
     x: float32 [tokens, in], an evenly spread part of them
+    gradients: reader -> the end loss's at its output for these tokens, float32 [tokens, out]; empty
+        without gradients
     tokens: their number
     """
 
-    def __init__(self, x: Tensor):
+    def __init__(self, x: Tensor, gradients: Mapping[str, Tensor] | None = None):
         self.tokens = len(x)
-        self.x = x[:: max(1, -(-len(x) // JUDGE_TOKENS))].float().clone()
+        spread = slice(None, None, max(1, -(-len(x) // JUDGE_TOKENS)))
+        self.x = x[spread].float().clone()
+        self.gradients = {n: d[spread].float().clone() for n, d in (gradients or {}).items()}
 
     def error(self, difference: Tensor) -> float:
         """sum_t |D x_t|^2 for `difference` [out, in]."""
         return float((self.x @ difference.t()).square_().sum())
+
+    def loss(self, reader: str, difference: Tensor) -> float:
+        """sum_t (d_t^T D x_t)^2 for `difference` D [out, in] of a reader with gradients d."""
+        change = ((self.x @ difference.t()) * self.gradients[reader]).sum(1)
+        return float(change.square_().sum())
 
 
 @dataclass(frozen=True)
@@ -128,11 +138,12 @@ def block_evidence(
     *,
     peak: float,
     fell_back: bool,
+    no_gradients: str = "",
 ) -> BlockEvidence:
     """The evidence of block `name`. Experts are many and alike: one entry for all of a kind.
 
     `errors`: its relative output error, 'plain' and 'awq'; `borrowed`: experts that too few tokens
-    reached, and how many; `peak`: its largest activation.
+    reached, and how many; `peak`: its largest activation; `no_gradients`: why there are none.
     """
     alike: dict[Any, list[GroupResult]] = {}
     for group in result.groups:
@@ -146,6 +157,7 @@ def block_evidence(
         borrowed_statistics=borrowed,
         groups=tuple(map(_group_evidence, alike.values())),
         largest_activation=peak,
+        no_gradients=no_gradients,
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from salient.core.quant import Grid, codes_of, grid_of, in_16_bits, minmax_grid, round_trip
 from salient.core.scheme import Scheme
 
-from .statistics import ActStats
+from .statistics import InputStats
 
 IDENTITY = (0.0, 0.0)  # the exponents that scale nothing
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -118,7 +118,7 @@ def candidate(
 
 
 def best_scale(
-    sample: Sample, stats: ActStats, scheme: Scheme, dtype: torch.dtype, rows: Tensor | None
+    sample: Sample, stats: InputStats, scheme: Scheme, dtype: torch.dtype, rows: Tensor | None
 ) -> Scale:
     """The scale with the least output error for the weights of `sample`, on the tokens of `stats`.
 

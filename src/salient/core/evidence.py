@@ -34,6 +34,7 @@ class RunHeader:
     computed_in: dtype and device of the computation
     source_files: file of the model's folder -> SHA-256: config, weights, tokenizer and all that is
         copied; of the adapter's as adapter/NAME. Empty in the files of older versions
+    effort: how much work the rounding was given (awq/effort.py)
     """
 
     salient: Name
@@ -49,6 +50,7 @@ class RunHeader:
     calibration: Name
     computed_in: Name = ""
     source_files: Digests = field(default_factory=dict[str, str])
+    effort: Name = "fast"
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class BlockEvidence:
     borrowed_statistics: experts that too few tokens reached -> how many
     largest_activation: of any linear's input or output, and of the block's, on the calibration
         tokens
+    no_gradients: why a run with gradients did without them here, '' if it did not
     """
 
     block: Name
@@ -98,6 +101,7 @@ class BlockEvidence:
     borrowed_statistics: dict[str, Count]
     groups: tuple[GroupEvidence, ...]
     largest_activation: Loss | None = None
+    no_gradients: str = ""
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,8 @@ class Skeleton:
     def answers(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """The head's answers at each position, from the last block's output.
 
-        Of a language model logits [samples, tokens, vocab], in the skeleton's dtype.
+        Of a language model logits [samples, tokens, vocab], in the skeleton's dtype. A `hidden`
+        that requires gradients has those of the answers.
         """
         self._read_outer(with_head=True)
         if self._extra_outputs is None:
@@ -228,7 +229,8 @@ class Skeleton:
             if self.head.kind == "tokens":
                 return self._forward(ids, body_only=False).logits
             final = self._forward(ids, body_only=True).last_hidden_state
-            return self.head.read(self.model, final)
+            with torch.set_grad_enabled(final.requires_grad):
+                return self.head.read(self.model, final)
         finally:
             self._inject = None
 
@@ -253,8 +255,9 @@ class Skeleton:
     def _forward(self, ids: Tensor, *, body_only: bool) -> Any:
         model = self.model.base_model if body_only else self.model
         fault = f"{type(self.model).__name__} cannot be run block by block"
+        gradients = self._inject is not None and self._inject.requires_grad
         with (
-            torch.no_grad(),
+            torch.set_grad_enabled(gradients),
             library_errors(fault, "It does more between its blocks than Salient follows."),
         ):
             return model(input_ids=ids.to(self.device), use_cache=False)

@@ -1,0 +1,84 @@
+"""The calibration tokens on their way through the blocks: forward, and back with gradients."""
+
+from torch import Tensor
+
+from salient.models.block_call import BlockCall
+from salient.models.label_gradient import label_gradient
+from salient.models.skeleton import Skeleton
+
+from .activation_store import ActivationStore
+from .block_statistics import Passes, Through
+from .run_state import BATCH_TOKENS, HIDDEN_DTYPE
+
+
+def batches_of(ids: Tensor) -> tuple[Tensor, ...]:
+    """`ids` [samples, tokens] in batches of about BATCH_TOKENS."""
+    return ids.split(max(1, BATCH_TOKENS // ids.shape[1]))
+
+
+class TokenStream:
+    """The states of tokens `ids` [samples, tokens] between two blocks, in batches.
+
+    states: each [samples, tokens, width] in HIDDEN_DTYPE on the CPU: hidden states, or gradients
+    """
+
+    def __init__(self, skeleton: Skeleton, ids: Tensor):
+        self.skeleton = skeleton
+        self.batches = batches_of(ids)
+        self.states: list[Tensor] = []
+        self._calls: list[list[BlockCall]] = []
+        self._next: dict[int, Tensor] = {}
+        for batch in self.batches:
+            hidden, calls = skeleton.calls(batch)
+            self.states.append(hidden.to("cpu", HIDDEN_DTYPE))
+            self._calls.append(calls)
+
+    def step(self, index: int, number: int, through: Through) -> Tensor:
+        """Batch `number` through block `index`."""
+        return through(self.states[number], self._calls[number][index], None)
+
+    def advance(self, index: int, through: Through, *, again: bool = False) -> None:
+        """Move every batch over block `index`.
+
+        If the block runs `again`, its outputs take effect at `leave`.
+        """
+        states = self._next if again else self.states
+        for number in range(len(self.batches)):
+            states[number] = self.step(index, number, through).to("cpu", HIDDEN_DTYPE)
+
+    def passes(self, index: int) -> Passes:
+        """Runs every batch through block `index`."""
+        return lambda through, again: self.advance(index, through, again=again)
+
+    def leave(self) -> None:
+        """Move on from the current block."""
+        if self._next:
+            self.states = [self._next[number] for number in range(len(self.states))]
+            self._next = {}
+
+
+class GradientStream(TokenStream):
+    """Hidden states forward into a store; then, from `turn` on, gradients back."""
+
+    def __init__(self, skeleton: Skeleton, ids: Tensor, store: ActivationStore):
+        super().__init__(skeleton, ids)
+        self._store, self._turned = store, False
+
+    def record(self, index: int) -> None:
+        """Store the states as the inputs of block `index`."""
+        for number, state in enumerate(self.states):
+            self._store.write(index, number, state)
+
+    def turn(self, seed: int) -> None:
+        """Replace the last block's outputs by the end loss's gradients, labels by `seed`."""
+        for number, (ids, hidden) in enumerate(zip(self.batches, self.states, strict=True)):
+            gradient = label_gradient(self.skeleton, ids, hidden, seed + number)
+            self.states[number] = gradient.to(HIDDEN_DTYPE)
+        self._turned = True
+
+    def step(self, index: int, number: int, through: Through) -> Tensor:
+        """Batch `number` through block `index`, with its gradient on the way back."""
+        if not self._turned:
+            return super().step(index, number, through)
+        hidden = self._store.read(index, number)
+        return through(hidden, self._calls[number][index], self.states[number])
