@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from helpers.tolerance import assert_product, assert_within, worst
-from salient.awq import statistics
-from salient.awq.statistics import FEWEST_TOKENS, BlockStatistics, portions
+from salient.awq import block_statistics
+from salient.awq.block_statistics import FEWEST_TOKENS, BlockStatistics, portions
+from salient.awq.statistics import PlainGatherer
 from salient.core.errors import ModelError
 from salient.models.block_call import BlockCall
 from salient.models.proof import ScaleGroup
@@ -56,13 +57,13 @@ def gather(x: Tensor, passes: list[bool]) -> BlockStatistics:
     def pass_(through, again):
         passes.append(again)
         for part in x.split(100, dim=1):
-            through(part, BlockCall((), {}))
+            through(part, BlockCall((), {}), None)
 
-    return BlockStatistics("blocks.0", block, GROUPS, pass_)
+    return BlockStatistics("blocks.0", block, GROUPS, pass_, PlainGatherer(block))
 
 
 def grams(stats: BlockStatistics) -> dict[str, Tensor]:
-    return {name: stats.of(name).gram.clone() for name in stats.firsts}
+    return {name: stats.of(name).gram.clone() for name in stats.inputs}
 
 
 def test_each_expert_is_measured_on_its_own_tokens_in_one_pass():
@@ -82,7 +83,7 @@ def test_each_expert_is_measured_on_its_own_tokens_in_one_pass():
 def test_experts_that_do_not_fit_in_memory_are_gathered_in_more_passes(monkeypatch):
     x, once, often = inputs((100, 100, 100, 100)), [], []
     expected = grams(gather(x, once))
-    monkeypatch.setattr(statistics, "GRAM_BYTES", 4 * (3 * WIDTH**2 + 10))
+    monkeypatch.setattr(block_statistics, "GRAM_BYTES", 4 * (3 * WIDTH**2 + 10))
     result = grams(gather(x, often))
     assert len(often) > len(once) == 1
     assert often[0]

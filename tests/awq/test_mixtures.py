@@ -11,7 +11,7 @@ from helpers.families import FAMILIES
 from helpers.runs import contents, run
 from helpers.tolerance import SUBNORMAL, assert_within, unit_roundoff, worst
 from helpers.toy_models import save, tiny_model
-from salient.awq import statistics
+from salient.awq import block_statistics
 from salient.core.errors import ModelError, ShapeError
 from salient.core.progress import Progress
 from salient.formats.checkpoint import open_checkpoint
@@ -114,16 +114,19 @@ def test_experts_that_saw_few_tokens_are_named_in_report_and_evidence(text, tmp_
     assert borrowed
     name, recorded = next(iter(borrowed.items()))
     assert name.startswith("mlp.experts.")
-    assert recorded < statistics.FEWEST_TOKENS
+    assert recorded < block_statistics.FEWEST_TOKENS
     line = next(x for x in report.lines if "too few tokens reached" in x and "layers.0 " in x)
     assert f"{name} ({recorded})" in line
 
 
-def test_experts_gathered_in_portions_end_as_those_gathered_at_once(text, tmp_path, monkeypatch):
+@pytest.mark.parametrize("effort", ["fast", "balanced"])
+def test_experts_gathered_in_portions_end_as_those_gathered_at_once(
+    effort, text, tmp_path, monkeypatch
+):
     folder = model_folder("mixtral", tmp_path / "model")
-    run(folder, tmp_path / "once", text)
-    monkeypatch.setattr(statistics, "GRAM_BYTES", 200_000)
-    run(folder, tmp_path / "often", text)
+    run(folder, tmp_path / "once", text, effort=effort)
+    monkeypatch.setattr(block_statistics, "GRAM_BYTES", 200_000)
+    run(folder, tmp_path / "often", text, effort=effort)
     once, often = (contents(tmp_path / name) for name in ("once", "often"))
     assert once["model.safetensors"] == often["model.safetensors"]
 

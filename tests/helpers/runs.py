@@ -9,7 +9,7 @@ from salient.awq.journal import Journal
 from salient.core.errors import CheckpointError
 from salient.core.evidence import RunHeader
 
-SMALL = {"scheme": "w4-g32", "samples": 6, "sequence_length": 64}
+SMALL = {"scheme": "w4-g32", "samples": 6, "sequence_length": 64, "effort": "fast"}
 
 
 def run(model: Path, out: Path, text: Path, **changes):

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from salient.core.quant import Grid, QuantizedWeight, quantize
 from salient.models.proof import ScaleGroup
 
-from .error_feedback import with_feedback
 from .results import BlockResult, GroupResult, HeldoutInput, LayerResult, OutputTarget, plain_group
 from .search import IDENTITY, best_grid, best_scale, gram_blocks, sample_weights
 from .statistics import InputStats, LinearStats
+from .two_sided import round_two_sided
 
 Parameters = Callable[[str], Tensor]  # a parameter's name within the block -> the source's values
 Codes = dict[str, QuantizedWeight]
@@ -167,7 +167,7 @@ class _BlockQuantizer:
         blocks = gram_blocks(stats.gram, fold.columns, scheme.group_size)
         grid = best_grid(scaled, blocks, scheme, self.target.dtype)
         if rounding == "feedback":
-            scaled = with_feedback(scaled, grid, stats.gram, fold.columns, scheme)
+            scaled = round_two_sided(scaled, grid, stats, fold.columns, scheme)
         sizes = [len(weight) for weight in originals.values()]
         parts = zip(*(t.split(sizes) for t in (scaled, grid.scale, grid.zero)), strict=True)
         each = zip(originals, parts, strict=True)

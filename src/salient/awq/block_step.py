@@ -70,10 +70,11 @@ def quantize_step(
     if run.skeleton.dtype != torch.float32:
         del block  # read twice rather than store both dtypes
         block = run.skeleton.block(index)
-    gatherer, fault = _gatherer(block, index, streams, tokens)
+    gatherer, fault = _gatherer(block, index, streams, tokens, target.quantized)
     stats = BlockStatistics(name, block, _wanted(groups, target.quantized), tokens.passes, gatherer)
+    readers = {f: tuple(target.quantized.intersection(n)) for f, n in stats.inputs.items()}
     heldout, expected, gradient = heldout_inputs(
-        block, stats.inputs, tokens.hidden, streams.calls[index].every, _gradient(tokens, fault)
+        block, readers, tokens.hidden, streams.calls[index].every, _gradient(tokens, fault)
     )
     run.show(done, f"{name}: statistics, search")
     parameter = parameters_of(run, index, block)
@@ -103,13 +104,17 @@ def _wanted(groups: list[ScaleGroup], quantized: frozenset[str]) -> list[ScaleGr
 
 
 def _gatherer(
-    block: nn.Module, index: int, streams: HeldoutStreams, tokens: BlockTokens
+    block: nn.Module,
+    index: int,
+    streams: HeldoutStreams,
+    tokens: BlockTokens,
+    quantized: frozenset[str],
 ) -> tuple[Gatherer, str]:
     """What gathers the block's statistics; why without gradients where there should be some."""
     if tokens.gradient is None:
         return PlainGatherer(block), ""
     fault = gradient_fault(block, *streams.first(index, tokens.hidden))
-    return (PlainGatherer(block) if fault else GradientGatherer(block)), fault
+    return (PlainGatherer(block) if fault else GradientGatherer(block, quantized)), fault
 
 
 def _gradient(tokens: BlockTokens, fault: str) -> Tensor | None:

@@ -12,15 +12,16 @@ that a few tokens do not own H.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from salient.core.errors import ModelError
-from salient.models.block_call import BlockCall, run_block
+from salient.models.block_call import BlockCall, InputRecorder, run_block
 
-from .statistics import ActStats, GramSum, LinearStats, width_of
+from .statistics import ActStats, GramSum, InputStats, LinearStats, PlainGatherer, width_of
 
 CLIP = 0.99  # quantile of a batch's weights at which they are clipped
 OUTPUT_BAND = 2048  # outputs whose errors make up for each other: bounds memory for tall weights
@@ -120,33 +121,48 @@ class GradientStats:
 
 @dataclass(frozen=True)
 class GradientGatherer:
-    """Gathers H and HO of the linears of `block`."""
+    """Gathers H and HO of the linears `quantized` of `block`.
+
+    An input that none of them reads (a router's) has its plain Gram matrix.
+    """
 
     block: nn.Module
+    quantized: frozenset[str]
 
     def bytes_of(self, names: tuple[str, ...]) -> int:
         """Memory for the statistics of an input with the readers `names`."""
-        shapes = [self.block.get_parameter(f"{name}.weight").shape for name in names]
+        readers = self._readers(names)
+        shapes = [self.block.get_parameter(f"{name}.weight").shape for name in readers]
+        if not shapes:
+            return PlainGatherer(self.block).bytes_of(names)
         return sum(4 * (width**2 + out * min(out, OUTPUT_BAND)) for out, width in shapes)
 
-    def create(self, names: tuple[str, ...]) -> GradientStats:
+    def create(self, names: tuple[str, ...]) -> InputStats:
         """Empty statistics of an input with the readers `names`."""
-        return GradientStats(self.block, names)
+        readers = self._readers(names)
+        if not readers:
+            return PlainGatherer(self.block).create(names)
+        return GradientStats(self.block, readers)
+
+    def _readers(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in self.quantized)
 
     def run(
         self, hidden: Tensor, call: BlockCall, gradient: Tensor | None, stats: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Run tokens with the `gradient` at the output; returns the output and its own gradient."""
         assert gradient is not None
-        owner = {reader: own for own in stats.values() for reader in own.readers}
+        plain = {name: own for name, own in stats.items() if isinstance(own, ActStats)}
+        others = [own for own in stats.values() if isinstance(own, GradientStats)]
+        observers = {name: partial(own.add, name) for own in others for name in own.readers}
+        with InputRecorder(self.block, list(plain)) as recorder:
+            both = run_backward(self.block, hidden, call, gradient, observers)
+        for name, x in recorder.inputs.items():
+            plain[name].add(x)
+        return both
 
-        def add(name: str, x: Tensor, d: Tensor) -> None:
-            owner[name].add(name, x, d)
 
-        return run_backward(self.block, hidden, call, gradient, dict.fromkeys(owner, add))
-
-
-Observer = Callable[[str, Tensor, Tensor], None]  # of a linear's name, input and output gradient
+Observer = Callable[[Tensor, Tensor], None]  # of a linear's input and output gradient
 
 
 def run_backward(
@@ -162,7 +178,7 @@ def run_backward(
     and the gradient at its output [tokens, out].
     """
     handles = [
-        block.get_submodule(name).register_forward_hook(_observed(name, observer))
+        block.get_submodule(name).register_forward_hook(_observed(observer))
         for name, observer in observers.items()
     ]
     try:
@@ -176,12 +192,12 @@ def run_backward(
     return out.detach(), torch.nan_to_num(leaf.grad, 0.0, 0.0, 0.0)
 
 
-def _observed(name: str, observer: Observer) -> Callable[..., None]:
+def _observed(observer: Observer) -> Callable[..., None]:
     def forward(_module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
         x = args[0].detach().flatten(0, -2)
 
         def backward(d: Tensor) -> None:
-            observer(name, x, torch.nan_to_num(d.detach().flatten(0, -2), 0.0, 0.0, 0.0))
+            observer(x, torch.nan_to_num(d.detach().flatten(0, -2), 0.0, 0.0, 0.0))
 
         if out.requires_grad:
             out.register_hook(backward)

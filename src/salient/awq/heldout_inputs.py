@@ -18,12 +18,12 @@ def heldout_inputs(
 ) -> tuple[dict[str, HeldoutInput], Tensor, Tensor | None]:
     """The inputs by their first readers, the block's output, and the gradient at its input.
 
-    inputs: first reader of each input -> all its readers
+    inputs: first reader of each input -> those of its readers that are quantized
     gradient: the end loss's at the output [samples, tokens, width]; None without gradients
     """
     backward: dict[str, Tensor] = {}
 
-    def observe(name: str, _x: Tensor, d: Tensor) -> None:
+    def observe(name: str, d: Tensor) -> None:
         # A module that runs several times is observed in reverse order.
         backward[name] = torch.cat([d, backward[name]]) if name in backward else d
 
@@ -31,10 +31,12 @@ def heldout_inputs(
         if gradient is None:
             out, handed_on = run_block(block, hidden, call), None
         else:
-            readers = [name for names in inputs.values() for name in names]
-            out, handed_on = run_backward(
-                block, hidden, call, gradient, dict.fromkeys(readers, observe)
-            )
+            observers = {
+                name: lambda _, d, name=name: observe(name, d)
+                for names in inputs.values()
+                for name in names
+            }
+            out, handed_on = run_backward(block, hidden, call, gradient, observers)
             handed_on = handed_on.float().cpu()
     result = {}
     for first, names in inputs.items():

@@ -152,6 +152,7 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
         *[f"Not scaled: {readers}: {reason}." for readers, reason in refused.items()],
         *sixteen_bit_lines(evidence.left_at_16_bits),
         *borrowed_lines(blocks),
+        *no_gradient_lines(blocks),
         *dtype_lines(evidence),
         *mtp_lines(job.leftovers, job.source.config),
         *left_out_lines(evidence.left_out, evidence.dropped),
@@ -165,6 +166,15 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
     ]
     tables = [layer_table(blocks), heldout_table(evidence.heldout, evidence.answers)]
     return Report({**to_json(evidence), "output": str(job.output), **cost}, tables, lines)
+
+
+def no_gradient_lines(blocks: Sequence[BlockEvidence]) -> list[str]:
+    """Blocks that were rounded without gradients in a run with them, and why."""
+    faults: dict[str, list[str]] = {}
+    for block in blocks:
+        if block.no_gradients:
+            faults.setdefault(block.no_gradients, []).append(block.block)
+    return [f"Rounded without gradients: {_some(names)} ({why})." for why, names in faults.items()]
 
 
 def dtype_lines(evidence: RunEvidence) -> list[str]:

@@ -129,5 +129,5 @@ class OutputPeak:
 
     def _record(self, _module: nn.Module, _args: Any, out: Any) -> None:
         if isinstance(out, Tensor) and out.numel():  # a router may return several tensors
-            low, high = torch.aminmax(out)
+            low, high = torch.aminmax(out.detach())
             self._peaks.append(torch.maximum(-low, high).float())
