@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 from gpu_timing import decode_tokens_per_second
 from random_models import DTYPE, TOKENIZER, LlamaShape
 from salient.core.model_files import INDEX
-from salient.core.scheme import Scheme
+from salient.core.scheme import LayerSchemes, Scheme
 from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import write_json, write_tensors
@@ -100,7 +100,7 @@ def written(shape: LlamaShape, scheme: Scheme, work: Path) -> Path:
         write_tensors(folder / name, tensors)
         index |= dict.fromkeys(tensors, name)
     write_json(folder / INDEX, {"metadata": {}, "weight_map": index})
-    settings = load_format("awq").config(scheme, ["lm_head"])
+    settings = load_format("awq").config(LayerSchemes(scheme), ["lm_head"])
     write_json(folder / "config.json", quantized_config(config_of(shape), settings, "bfloat16"))
     return folder
 

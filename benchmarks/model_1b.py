@@ -13,7 +13,7 @@ from torch import Tensor
 from random_models import DTYPE, TOKENIZER, LlamaShape, random_weight, special_tokens
 from salient.core.model_files import INDEX
 from salient.core.quant import quantize
-from salient.core.scheme import parse_scheme
+from salient.core.scheme import LayerSchemes, parse_scheme
 from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config
 from salient.formats.writer import write_json, write_tensors
@@ -52,7 +52,7 @@ def _write(full: Path, codes: Path, blocks: int) -> None:
             name = f"model-{number:05d}.safetensors"
             write_tensors(folder / name, tensors)
             index |= dict.fromkeys(tensors, name)
-    settings = load_format("awq").config(SCHEME, ["lm_head"])
+    settings = load_format("awq").config(LayerSchemes(SCHEME), ["lm_head"])
     for folder, index in zip((full, codes), indexes, strict=True):
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": index})

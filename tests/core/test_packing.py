@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from salient.core.packing import pack_nibbles, unpack_nibbles
+from salient.core.packing import pack_codes, pack_nibbles, unpack_codes, unpack_nibbles
 from salient.core.quant import quantize
 from salient.core.scheme import Scheme
 from salient.formats import FORMATS, load_format
@@ -19,6 +19,13 @@ def test_unpacking_is_the_exact_inverse_of_packing(rows, message):
 def test_the_first_code_takes_the_lowest_four_bits():
     codes = torch.arange(1, 9, dtype=torch.uint8)[None]
     assert pack_nibbles(codes).item() == 0x87654321 - 2**32
+
+
+def test_codes_of_eight_bits_are_bytes_the_first_lowest():
+    codes = torch.tensor([[1, 2, 3, 255], [0, 128, 7, 9]], dtype=torch.uint8)
+    packed = pack_codes(codes, 8)
+    assert packed[0].item() == 0xFF030201 - 2**32
+    assert torch.equal(unpack_codes(packed, 8), codes)
 
 
 @pytest.mark.parametrize("name", FORMATS)

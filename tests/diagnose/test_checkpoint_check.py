@@ -19,10 +19,11 @@ from helpers.faults import (
     text_of,
     write_config,
 )
-from helpers.rtn_checkpoints import rounded_toy
+from helpers.rtn_checkpoints import MIXED, rounded_toy
 from helpers.toy_models import save, tiny_model
 from salient.core.model_files import SINGLE, read_json
 from salient.core.progress import Progress
+from salient.core.scheme import Scheme
 from salient.diagnose.checkpoint import check
 from salient.diagnose.checkpoint.check import read_checkpoint
 from salient.diagnose.checkpoint.contents import FINDINGS
@@ -70,6 +71,17 @@ def test_choices_of_the_writer_raise_no_alarm(tmp_path, format, kind, how):
     assert reading.zeros is (format == "awq" or not symmetric)  # AWQ writes the zeros of 8 out
     whole = next(f for f in reading.findings if f.id == "checkpoint-whole")
     assert ("symmetric" in whole.title) is symmetric
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
+def test_linears_with_schemes_of_their_own_raise_no_alarm(tmp_path, kind):
+    own = dict(MIXED)
+    if kind == "mixtral":
+        names = [f"{i}.{part}" for i in range(8) for part in ("gate_proj", "up_proj", "down_proj")]
+        own = {f"model.layers.1.mlp.experts.{n}": Scheme(32, symmetric=True, bits=8) for n in names}
+    reading = read_checkpoint(rounded_toy(tmp_path, kind, format="compressed-tensors", own=own))
+    assert alarms(reading) == []
+    assert "checkpoint-whole" in {finding.id for finding in reading.findings}
 
 
 def as_autoawq(folder, **changes):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from salient.core.errors import CheckpointError, ShapeError
 from salient.core.quant import QuantizedWeight, quantize
-from salient.core.scheme import KNOWN, Scheme
+from salient.core.scheme import KNOWN, LayerSchemes, Scheme
 from salient.formats import FORMATS, find_format, load_format
 from salient.formats.autoawq import SUFFIXES, config, pack, read_config, unpack
 
@@ -109,19 +109,21 @@ def test_a_file_gives_back_what_was_packed(out, groups, tmp_path):
 
 @pytest.mark.parametrize("scheme", [s for s in KNOWN if not s.symmetric], ids=str)
 def test_the_scheme_is_read_back_from_the_config(scheme):
-    assert read_config(config(scheme, ["lm_head"])) == scheme
+    assert read_config(config(LayerSchemes(scheme), ["lm_head"])) == LayerSchemes(scheme)
 
 
 def test_a_symmetric_scheme_is_read_back_with_its_zeros():
-    assert read_config(config(Scheme(64, symmetric=True), [])) == Scheme(64)
+    assert read_config(config(LayerSchemes(Scheme(64, symmetric=True)), [])) == LayerSchemes(
+        Scheme(64)
+    )
 
 
 def test_the_skip_list_is_never_empty_so_that_no_reader_makes_its_own():
-    assert config(Scheme(128), [])["modules_to_not_convert"] == ["lm_head"]
+    assert config(LayerSchemes(Scheme(128)), [])["modules_to_not_convert"] == ["lm_head"]
 
 
 def test_the_config_says_what_vllm_looks_for():
-    assert config(Scheme(128), ["lm_head", "router"]) == {
+    assert config(LayerSchemes(Scheme(128)), ["lm_head", "router"]) == {
         "quant_method": "awq",
         "bits": 4,
         "group_size": 128,
@@ -141,7 +143,7 @@ def test_the_config_says_what_vllm_looks_for():
     ids=["awq-of-old", "without-version", "transformers-5"],
 )
 def test_the_configs_of_other_writers_are_read(settings):
-    assert read_config(settings | {"quant_method": "awq"}) == Scheme(64)
+    assert read_config(settings | {"quant_method": "awq"}) == LayerSchemes(Scheme(64))
 
 
 @pytest.mark.parametrize(
@@ -159,13 +161,13 @@ def test_the_configs_of_other_writers_are_read(settings):
 def test_another_layout_is_refused_with_what_it_says_and_what_is_read(change, result):
     message = result + r".* reads AutoAWQ checkpoints of version 'gemm' with 4 bits; convert"
     with pytest.raises(CheckpointError, match=message):
-        read_config(config(Scheme(64), []) | change)
+        read_config(config(LayerSchemes(Scheme(64)), []) | change)
 
 
 @pytest.mark.parametrize("group_size", [-1, 16, 256])
 def test_a_group_size_that_is_not_known_lists_the_known_ones(group_size):
     with pytest.raises(ShapeError, match=rf"'w4-g{group_size}'\. Known schemes: w4-g128"):
-        read_config(config(Scheme(64), []) | {"group_size": group_size})
+        read_config(config(LayerSchemes(Scheme(64)), []) | {"group_size": group_size})
 
 
 # The table of formats
@@ -183,7 +185,7 @@ def test_an_unknown_format_lists_the_known_ones():
 def test_every_format_has_the_same_messages(row):
     code = load_format(row.name)
     assert row.suffix in code.SUFFIXES
-    assert code.config(Scheme(64), [])["quant_method"] == row.quant_method
+    assert code.config(LayerSchemes(Scheme(64)), [])["quant_method"] == row.quant_method
     tensors = code.pack(weight_of(16, 128, Scheme(64)), torch.float16)
     assert set(tensors) == set(code.SUFFIXES)
 
@@ -196,3 +198,13 @@ def test_both_formats_hold_the_same_weight(scheme):
         for name in FORMATS
     ]
     assert torch.equal(backs[0].dequantize(), backs[1].dequantize())
+
+
+@pytest.mark.parametrize(
+    "schemes",
+    [LayerSchemes(Scheme(64), {"model.a": Scheme(32)}), LayerSchemes(Scheme(64, bits=8))],
+    ids=str,
+)
+def test_schemes_that_differ_or_have_eight_bits_are_refused_with_the_format_that_has_them(schemes):
+    with pytest.raises(ShapeError, match=rf"not {schemes}\. .* --format compressed-tensors"):
+        config(schemes, [])

@@ -1,7 +1,5 @@
 """compressed-tensors' pack-quantized layout, against its definition written out cell by cell."""
 
-import copy
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,7 +7,7 @@ from torch import Tensor
 
 from salient.core.errors import CheckpointError, SalientError
 from salient.core.quant import QuantizedWeight, quantize
-from salient.core.scheme import KNOWN, Scheme
+from salient.core.scheme import STORED, LayerSchemes, Scheme, stacked_targets
 from salient.formats.compressed_tensors import SUFFIXES, config, pack, read_config, unpack
 
 ODD = [1, 7, 8, 9, 12, 100]
@@ -21,21 +19,23 @@ def weight_of(out: int, width: int, scheme: Scheme, dtype: torch.dtype) -> Quant
     return quantize(weight, scheme, name="w", dtype=dtype)
 
 
-def random_codes(rows: int, columns: int) -> Tensor:
+def random_codes(rows: int, columns: int, bits: int = 4) -> Tensor:
     generator = torch.Generator().manual_seed(rows * 1000 + columns)
-    return torch.randint(16, (rows, columns), generator=generator, dtype=torch.uint8)
+    return torch.randint(2**bits, (rows, columns), generator=generator, dtype=torch.uint8)
 
 
-def by_definition(codes: Tensor) -> Tensor:
-    """int32 [rows, ceil(columns/8)]: nibble i of word c is column 8c + i; what is over is 0."""
-    message = torch.zeros(codes.shape[0], -(-codes.shape[1] // 8), dtype=torch.int64)
+def by_definition(codes: Tensor, bits: int = 4) -> Tensor:
+    """int32 [rows, words]: part i of word c is column c * 32/bits + i; what is over is 0."""
+    a_word = 32 // bits
+    message = torch.zeros(codes.shape[0], -(-codes.shape[1] // a_word), dtype=torch.int64)
     for row in range(codes.shape[0]):
         for column in range(codes.shape[1]):
-            message[row, column // 8] |= int(codes[row, column]) << (4 * (column % 8))
+            part = int(codes[row, column]) << (bits * (column % a_word))
+            message[row, column // a_word] |= part
     return message.to(torch.int32)  # keeps the low 32 bits, so bit 31 is the sign
 
 
-@pytest.mark.parametrize("scheme", KNOWN, ids=str)
+@pytest.mark.parametrize("scheme", STORED, ids=str)
 @pytest.mark.parametrize("out", ODD)
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -48,14 +48,14 @@ def test_unpacking_gives_back_what_was_packed(scheme, out, groups, dtype):
     assert torch.equal(back.dequantize(), weight.dequantize())
 
 
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("out", ODD)
-def test_every_nibble_is_where_the_layout_says(out):
-    weight = QuantizedWeight(
-        random_codes(out, 96), torch.ones(out, 3), random_codes(out, 3), Scheme(32)
-    )
+def test_every_code_is_where_the_layout_says(out, bits):
+    codes, zeros = random_codes(out, 96, bits), random_codes(out, 3, bits)
+    weight = QuantizedWeight(codes, torch.ones(out, 3), zeros, Scheme(32, bits=bits))
     tensors = pack(weight, torch.float16)
-    assert torch.equal(tensors["weight_packed"], by_definition(weight.codes))
-    assert torch.equal(tensors["weight_zero_point"], by_definition(weight.zero.t()).t())
+    assert torch.equal(tensors["weight_packed"], by_definition(codes, bits))
+    assert torch.equal(tensors["weight_zero_point"], by_definition(zeros.t(), bits).t())
 
 
 def test_one_word_by_hand():
@@ -109,14 +109,14 @@ def test_a_file_gives_back_what_was_packed(out, groups, tmp_path):
 # quantization_config
 
 
-@pytest.mark.parametrize("scheme", KNOWN, ids=str)
+@pytest.mark.parametrize("scheme", STORED, ids=str)
 def test_the_scheme_is_read_back_from_the_config(scheme):
-    assert read_config(config(scheme, [])) == scheme
+    assert read_config(config(LayerSchemes(scheme), [])) == LayerSchemes(scheme)
 
 
 def test_the_head_is_ignored_in_addition_to_skipped_linears():
-    assert config(Scheme(128), ["model.a"])["ignore"] == ["lm_head", "model.a"]
-    assert config(Scheme(128), ["lm_head"])["ignore"] == ["lm_head"]
+    assert config(LayerSchemes(Scheme(128)), ["model.a"])["ignore"] == ["lm_head", "model.a"]
+    assert config(LayerSchemes(Scheme(128)), ["lm_head"])["ignore"] == ["lm_head"]
 
 
 def foreign(**changes):
@@ -148,23 +148,23 @@ def foreign(**changes):
 
 
 def test_the_configs_of_other_writers_are_read():
-    assert read_config(foreign()) == Scheme(64, symmetric=True)
-    assert read_config(foreign(symmetric=False)) == Scheme(64)
+    assert read_config(foreign()) == LayerSchemes(Scheme(64, symmetric=True))
+    assert read_config(foreign(symmetric=False)) == LayerSchemes(Scheme(64))
 
 
 def test_weights_are_symmetric_unless_the_config_says_otherwise():
     settings = foreign()
     del settings["config_groups"]["group_0"]["weights"]["symmetric"]
-    assert read_config(settings) == Scheme(64, symmetric=True)
+    assert read_config(settings) == LayerSchemes(Scheme(64, symmetric=True))
 
 
-REFUSED = r".* reads compressed-tensors checkpoints with one pack-quantized group .* W4A16_ASYM"
+REFUSED = r".* Salient reads .* pack-quantized weights of 4 or 8 bits in groups of 128, 64, 32"
 
 
 @pytest.mark.parametrize(
     ("change", "result"),
     [
-        ({"num_bits": 8}, r"1 groups .* \('pack-quantized', 8, 'int', 'group'\)"),
+        ({"num_bits": 6}, r"\('pack-quantized', 6, 'int', 'group'\), group size 64"),
         ({"type": "float"}, r"\('pack-quantized', 4, 'float', 'group'\)"),
         ({"strategy": "channel", "group_size": None}, r"'int', 'channel'\)"),
     ],
@@ -180,15 +180,37 @@ def test_another_storage_is_refused():
         read_config(foreign() | {"format": "nvfp4-pack-quantized"})
 
 
-def test_two_groups_are_refused():
+def test_each_linear_has_the_scheme_of_its_own_group():
+    fine, wide = Scheme(32), Scheme(64, symmetric=True, bits=8)
+    schemes = LayerSchemes(Scheme(128), {"model.a": fine, "model.b": wide, "model.c": fine})
+    settings = config(schemes, [])
+    targets = [group["targets"] for group in settings["config_groups"].values()]
+    assert targets == [["Linear"], ["model.a", "model.c"], ["model.b"]]
+    back = read_config(settings)
+    assert back == schemes
+    assert [back.of(f"model.{name}") for name in "abcd"] == [fine, wide, fine, Scheme(128)]
+    assert str(back) == "w4-g128, w4-g32, w8-g64-sym"
+
+
+def test_the_experts_of_a_block_are_one_target():
+    own = {f"model.layers.3.mlp.experts.{i}.up_proj": Scheme(32) for i in range(4)}
+    (target,) = targets = stacked_targets(own)
+    schemes = LayerSchemes(Scheme(128), targets)
+    assert target == r"re:.*layers\.3\.mlp\.experts(\.|$)"
+    assert schemes.of("language_model.layers.3.mlp.experts.7.down_proj") == Scheme(32)
+    assert schemes.of("model.layers.30.mlp.experts.7.down_proj") == Scheme(128)
+    assert read_config(config(schemes, [])) == schemes
+
+
+def test_two_groups_for_every_linear_are_refused():
     settings = foreign()
-    settings["config_groups"]["group_1"] = copy.deepcopy(settings["config_groups"]["group_0"])
-    with pytest.raises(CheckpointError, match="has 2 groups" + REFUSED):
+    settings["config_groups"]["group_1"] = foreign(group_size=32)["config_groups"]["group_0"]
+    with pytest.raises(CheckpointError, match=r"w4-g64-sym and w4-g32-sym: correct their targets"):
         read_config(settings)
 
 
 def test_no_group_is_refused():
-    with pytest.raises(CheckpointError, match="has 0 groups" + REFUSED):
+    with pytest.raises(CheckpointError, match="has 0 config_groups" + REFUSED):
         read_config(foreign() | {"config_groups": {}})
 
 
@@ -206,7 +228,7 @@ def test_reordered_groups_are_refused():
 
 
 def test_an_order_of_rounding_that_leaves_the_groups_is_read():
-    assert read_config(foreign(actorder="weight")) == Scheme(64, symmetric=True)
+    assert read_config(foreign(actorder="weight")) == LayerSchemes(Scheme(64, symmetric=True))
 
 
 @pytest.mark.parametrize("size", ["none", "missing"])

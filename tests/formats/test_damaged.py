@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.checkpoints import PROJ, each_format, folder_of, quantized_of, remap, sharded_of
+from helpers.toy_models import rewrite_json
 from salient.core.errors import CheckpointError, ModelError
 from salient.core.model_files import INDEX, SINGLE
-from salient.core.scheme import Scheme
+from salient.core.scheme import LayerSchemes, Scheme
 from salient.formats import load_format
 from salient.formats.checkpoint import open_checkpoint, open_piece
 
@@ -175,7 +176,7 @@ def test_a_linear_that_lacks_a_tensor_is_incomplete(format, suffix, tmp_path):
 @pytest.mark.parametrize(("written", "reported"), [(32, 64), (64, 32), (128, 32)])
 def test_a_config_of_another_group_size_is_detected(format, written, reported, tmp_path):
     folder, _ = quantized_of(tmp_path, format, Scheme(written))
-    config = load_format(format).config(Scheme(reported), [])
+    config = load_format(format).config(LayerSchemes(Scheme(reported)), [])
     (folder / "config.json").write_text(json.dumps({"quantization_config": config}))
     message = (
         rf"'{PROJ}' has scales \[16, {128 // written}\] and zeros \[16, {128 // written}\], "
@@ -194,4 +195,14 @@ def test_a_shape_with_wrong_rows_is_detected(tmp_path):
     with pytest.raises(
         CheckpointError, match=rf"'{PROJ}' has scales .* write the checkpoint again"
     ):
+        open_checkpoint(folder).quantized(PROJ)
+
+
+def test_codes_of_other_bits_than_the_config_says_are_refused(tmp_path):
+    folder, _ = quantized_of(tmp_path, "compressed-tensors", Scheme(32, bits=8))
+    rewrite_json(
+        folder / "config.json",
+        quantization_config=load_format("compressed-tensors").config(LayerSchemes(Scheme(32)), []),
+    )
+    with pytest.raises(CheckpointError, match=rf"'{PROJ}' has scales .* 16 x 256 codes at w4-g32"):
         open_checkpoint(folder).quantized(PROJ)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from helpers.toy_models import rewrite_json
 from salient.core.model_files import INDEX, SINGLE, read_json
 from salient.core.quant import quantize
-from salient.core.scheme import Scheme
+from salient.core.scheme import LayerSchemes, Scheme
 from salient.formats import FORMATS, load_format
 
 PROJ = "model.layers.0.mlp.up_proj"
@@ -50,5 +50,5 @@ def quantized_of(folder, format="awq", scheme=None, width=128, **settings):
     weight = torch.randn(16, width, generator=torch.Generator().manual_seed(1))
     q = quantize(weight, scheme, name=PROJ, dtype=torch.bfloat16)
     tensors = {f"{PROJ}.{s}": t for s, t in code.pack(q, torch.bfloat16).items()}
-    config = {"quantization_config": code.config(scheme, ["lm_head"]) | settings}
+    config = {"quantization_config": code.config(LayerSchemes(scheme), ["lm_head"]) | settings}
     return folder_of(folder, config, tensors | {"lm_head.weight": torch.ones(3, 3)}), q

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from helpers.rtn_checkpoints import MIXED, rounded_toy
 from helpers.toy_models import rewrite_json
 from salient import api
 from salient.core.errors import CheckpointError
+from salient.formats.checkpoint import open_checkpoint
 
 EACH = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -40,6 +42,17 @@ def test_a_checkpoint_tells_format_scheme_layers_and_sizes(format, scheme, built
     scales = sum(size for name, size in sizes.items() if name.endswith("scale") or "scales" in name)
     assert data["bytes"]["sixteen_bit"] == rest - scales
     assert data["bytes"]["quantized"] == sum(sizes.values()) - rest + scales
+
+
+def test_a_checkpoint_of_several_schemes_names_them_and_is_whole(tmp_path):
+    folder = rounded_toy(tmp_path, format="compressed-tensors", own=MIXED)
+    data = api.inspect(folder).report.data
+    assert data["scheme"] == "w4-g32, w8-g32-sym, w4-g64"
+    checkpoint = open_checkpoint(folder)
+    sizes = {"down": 64 * 96, "o": 64 * 64}
+    rest = 2 * (64 * 96 * 3 + 64 * (64 * 2 + 32 * 2)) - sum(sizes.values())
+    bits = sizes["down"] * 8.5 + sizes["o"] * 4.3125 + rest * 4.625
+    assert checkpoint.bits_per_weight == pytest.approx(bits / (rest + sum(sizes.values())))
 
 
 def test_the_evidence_is_shown_with_the_worst_blocks_first(built):

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from helpers.shapes import released, small_shape
+from salient.core.scheme import LayerSchemes, Scheme
+from salient.formats.compressed_tensors import config
 from salient.plan.commands import commands
 from salient.plan.device_names import find_gpu
 from salient.plan.engine_kernels import route_of
@@ -142,6 +144,19 @@ def test_the_stored_row_is_planned_once_and_comes_first_of_what_will_do(settings
     ranked = candidates(quantized(settings, small_shape()), load(), Requirements())
     own = next(one for one in ranked if one.form.name == STORED)
     assert ranked[0] is own or not own.good
+
+
+def test_linears_with_schemes_of_their_own_count_with_their_own_bits():
+    own = {
+        "model.layers.0.mlp.down_proj": Scheme(128, symmetric=True, bits=8),
+        r"re:.*layers\.3\.mlp\.experts(\.|$)": Scheme(32),
+    }
+    rules = stored_format(quantized(config(LayerSchemes(Scheme(64), own), []))).form.rules
+    down = LinearShape("mlp.down_proj", 4096, 4096)
+    expert = LinearShape("mlp.experts.*.up_proj", 4096, 4096, "experts")
+    assert rules.bits(0, down) == 8 + 16 / 128
+    assert rules.bits(1, down) == 4 + 20 / 64
+    assert (rules.bits(3, expert), rules.bits(4, expert)) == (4 + 20 / 32, 4 + 20 / 64)
 
 
 def test_a_16_bit_model_is_its_own_stored_row():

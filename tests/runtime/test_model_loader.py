@@ -6,11 +6,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from helpers.engines import GREEDY, agree, never_dense, opened, prompt
-from helpers.rtn_checkpoints import rounded_toy
+from helpers.rtn_checkpoints import MIXED, rounded_toy
 from helpers.tolerance import assert_within, coded_rounding, likely, model_rounding, worst
 from helpers.toy_models import rewrite_json, save, tiny_model
 from salient.core.errors import CheckpointError, ModelError, RequestError, ShapeError
 from salient.core.model_files import SINGLE, read_json
+from salient.core.scheme import Scheme
 from salient.formats.checkpoint import open_checkpoint
 from salient.kernels.cpu_library import Library, load_library
 from salient.models.model_folder import load_dequantized
@@ -76,6 +77,24 @@ def test_every_format_and_scheme_runs_with_its_weights(format, scheme, kernel, t
     ((name, _),) = model.kernels
     assert bool(model.merged) == (name == "cpu")
     assert bool(model.unmerged) == (name != "cpu")
+
+
+def test_linears_with_schemes_of_their_own_run_with_their_weights(tmp_path):
+    folder = rounded_toy(tmp_path, format="compressed-tensors", own=MIXED)
+    assert off(folder) < coded_rounding()
+    model = loaded(folder)
+    schemes = {name: m.packed.scheme for name, m in model.module.named_modules()
+               if isinstance(m, QuantLinear)}  # fmt: skip
+    assert {n: s for n, s in schemes.items() if str(s) != "w4-g32"} == MIXED
+    assert sum(count for (name, _), count in model.kernels.items() if name == "dense") >= 1
+
+
+def test_siblings_whose_schemes_differ_are_not_joined(tmp_path):
+    own = {"model.layers.0.self_attn.k_proj": Scheme(64)}
+    folder = rounded_toy(tmp_path, format="compressed-tensors", own=own)
+    assert off(folder) < coded_rounding()
+    home = "model.layers.0.self_attn"
+    assert loaded(folder).unmerged[home] == "their schemes differ"
 
 
 def test_both_formats_give_the_same_bits(tmp_path):

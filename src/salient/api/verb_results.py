@@ -68,8 +68,8 @@ class InspectResult(VerbResult):
 
     @property
     def scheme(self) -> str | None:
-        """The name of the checkpoint's scheme; None for a 16-bit model."""
-        return str(self.checkpoint.scheme) if self.checkpoint.scheme else None
+        """The names of the checkpoint's schemes, the main one first; None for a 16-bit model."""
+        return str(self.checkpoint.schemes) if self.checkpoint.schemes else None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ Scale groups are independent: folding another group's scale into a weight only s
 which changes neither its codes nor the comparison. A group keeps AWQ only if it beats plain
 rounding on tokens that the search has not used; otherwise it falls back to plain rounding.
 
-The readers of one input are handled as one weight, stacked by rows. A group may have many inputs
+The readers of one input are handled as one weight, stacked by rows: they have one scheme, as the
+linears that vLLM fuses have. A group may have many inputs
 (experts, each with its own tokens); they share only the scale.
 """
 
@@ -162,7 +163,7 @@ class _BlockQuantizer:
         self, rounding: str, originals: dict[str, Tensor], stats: LinearStats, fold: Fold
     ) -> Codes:
         """The codes of linears with the same statistics, stacked by rows."""
-        scheme = self.target.scheme
+        scheme = self.target.scheme_of(next(iter(originals)))
         scaled = torch.cat([weight * fold.columns for weight in originals.values()])
         blocks = gram_blocks(stats.gram, fold.columns, scheme.group_size)
         grid = best_grid(scaled, blocks, scheme, self.target.dtype)
@@ -174,7 +175,7 @@ class _BlockQuantizer:
         return {n: self._round(n, part, Grid(*on)) for n, (part, *on) in each}
 
     def _round(self, name: str, weight: Tensor, grid: Grid | None = None) -> QuantizedWeight:
-        scheme, dtype = self.target.scheme, self.target.dtype
+        scheme, dtype = self.target.scheme_of(name), self.target.dtype
         return quantize(weight, scheme, name=name, dtype=dtype, grid=grid)
 
     def _best_fold(self, group: ScaleGroup) -> Fold:
@@ -191,8 +192,8 @@ class _BlockQuantizer:
             return nothing
         assert group.absorber is not None
         assert group.rows is not None
-        scheme, dtype = self.target.scheme, self.target.dtype
         names = [n for n in group.readers if n in self.target.quantized]
+        scheme, dtype = self.target.scheme_of(names[0]), self.target.dtype
         sample = sample_weights(
             (
                 (weight, tokens[first] / max(tokens[base], 1))

@@ -27,7 +27,6 @@ from salient.core.model_files import as_list
 from salient.core.records import from_json
 from salient.core.source_card import CARD, SourceCard, read_source_card
 from salient.core.system import cache_folder
-from salient.formats import load_format
 from salient.formats.folder import copy_metadata, quantized_config, with_present_code
 from salient.formats.writer import disk_full_errors, merge, write_json, write_text
 from salient.models.demo import DEMO_FRONT, DEMO_SOURCE
@@ -54,10 +53,7 @@ def export_checkpoint(
         folder.mkdir()
     merge([*(run.pieces.path(i) for i in range(-1, len(run.skeleton.blocks))), *mtp], folder)
     skipped = [*unquantized_linears(job, run), *run.skeleton.tower_modules()]
-    names = sorted(map(run.skeleton.files.module, skipped))
-    quantization = load_format(job.format).config(
-        job.target.scheme, names, job.leftovers.mtp_modules
-    )
+    quantization = run.pieces.quantization_config(skipped, job.leftovers.mtp_modules)
     omitted = find_carried(job.source.folder).omitted | copy_metadata(job.companions.folder, folder)
     config = with_present_code(model_config(job), folder)
     write_json(folder / "config.json", quantized_config(config, quantization, job.header.dtype))

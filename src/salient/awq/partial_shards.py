@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from salient.core.errors import ModelError
 from salient.core.model_files import StoredTensor
 from salient.core.quant import check_finite
+from salient.core.scheme import LayerSchemes, stacked_targets
 from salient.formats import load_format
 from salient.formats.checkpoint import Checkpoint, open_piece
 from salient.formats.writer import write_tensors
@@ -114,9 +116,21 @@ class PartialCheckpoint:
                 tensors[name] = in_dtype(name, tensor, dtype)
         write_tensors(path, tensors)
 
+    def quantization_config(
+        self, skipped: Sequence[str], parts: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """The entry of config.json for all blocks, by the names that the source's files have.
+
+        skipped: unquantized linears   parts: modules without a quantized one
+        """
+        module = self.skeleton.files.module
+        own = {module(name): scheme for name, scheme in self.target.own.items()}
+        schemes = LayerSchemes(self.target.scheme, stacked_targets(own))
+        return load_format(self.format).config(schemes, sorted(map(module, skipped)), parts)
+
     def read_block(self, index: int, block: nn.Module) -> None:
         """Load the weights of the block's file into `block`."""
-        config = {"quantization_config": load_format(self.format).config(self.target.scheme, [])}
+        config = {"quantization_config": self.quantization_config([])}
         piece = open_piece(self.path(index), config)
         prefix = self.skeleton.blocks[index]
         files = ParameterFiles(self.skeleton.architecture, piece)

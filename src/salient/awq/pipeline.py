@@ -88,7 +88,9 @@ def _pass_heldout(run: QuantizeRun, index: int, block: nn.Module, streams: Heldo
     evidence = run.finished[name].evidence
     assert evidence is not None
     plain = {
-        name: quantize(parameter(f"{name}.weight"), target.scheme, name=name, dtype=target.dtype)
+        name: quantize(
+            parameter(f"{name}.weight"), target.scheme_of(name), name=name, dtype=target.dtype
+        )
         for name in run.skeleton.linears(index)
         if name in target.quantized and name not in evidence.left_at_16_bits
     }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from salient.core.evidence import BlockEvidence, GroupEvidence, LayerEvidence
 from salient.core.quant import QuantizedWeight
-from salient.core.scheme import Scheme
+from salient.core.scheme import LayerSchemes, Scheme
 from salient.models.proof import ScaleGroup, kind_of
 from salient.models.tracing import pattern
 
@@ -90,15 +90,26 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class OutputTarget:
-    """The scheme, the dtype of unquantized tensors, and the linears to quantize.
+    """The schemes, the dtype of unquantized tensors, and the linears to quantize.
 
     float32: the parameters that stay in float32 (models/stored_types.py)
+    own: linear -> its scheme, where it is not `scheme`
     """
 
     scheme: Scheme
     dtype: torch.dtype
     quantized: frozenset[str]
     float32: frozenset[str] = frozenset()
+    own: Mapping[str, Scheme] = field(default_factory=dict[str, Scheme])
+
+    def scheme_of(self, linear: str) -> Scheme:
+        """The scheme of a linear."""
+        return self.own.get(linear, self.scheme)
+
+    @property
+    def schemes(self) -> LayerSchemes:
+        """The schemes of all linears."""
+        return LayerSchemes(self.scheme, self.own)
 
     def dtype_of(self, parameter: str) -> torch.dtype:
         """The dtype that an unquantized parameter is written in."""
@@ -106,11 +117,17 @@ class OutputTarget:
 
     def within(self, block: str) -> "OutputTarget":
         """The target of one block, by names within it."""
-        linears, parameters = (
-            frozenset(n.removeprefix(f"{block}.") for n in names if n.startswith(f"{block}."))
-            for names in (self.quantized, self.float32)
+        linears, parameters, own = (
+            {n: n.removeprefix(f"{block}.") for n in names if n.startswith(f"{block}.")}
+            for names in (self.quantized, self.float32, self.own)
         )
-        return OutputTarget(self.scheme, self.dtype, linears, parameters)
+        return OutputTarget(
+            self.scheme,
+            self.dtype,
+            frozenset(linears.values()),
+            frozenset(parameters.values()),
+            {local: self.own[name] for name, local in own.items()},
+        )
 
 
 def plain_group(result: GroupResult) -> GroupResult:

@@ -1,7 +1,22 @@
-"""Eight 4-bit codes in one int32 word: what formats and GPU kernels share of their packing."""
+"""Codes of 4 or 8 bits in int32 words: what formats and GPU kernels share of their packing."""
 
 import torch
 from torch import Tensor
+
+WORD_BITS = 32
+
+
+def pack_codes(codes: Tensor, bits: int) -> Tensor:
+    """uint8 [rows, columns] -> int32 [rows, columns * bits / 32]; the first code is lowest.
+
+    `columns` fill whole words.
+    """
+    return pack_nibbles(codes) if bits == 4 else _plain(codes).view(torch.int32)
+
+
+def unpack_codes(packed: Tensor, bits: int) -> Tensor:
+    """Exact inverse of `pack_codes`."""
+    return unpack_nibbles(packed) if bits == 4 else _plain(packed).view(torch.uint8)
 
 
 def pack_nibbles(codes: Tensor) -> Tensor:

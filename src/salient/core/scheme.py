@@ -6,9 +6,10 @@ A scheme's name is complete: `w4-g128` is 4 bits, groups of 128 inputs, one zero
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import ShapeError
+from .module_targets import is_expression, matches_target
 from .skip_patterns import covering, skip_options
 
 # What vLLM's fast kernels (Marlin) take; largest first, as `auto` tries them.
@@ -45,16 +46,59 @@ class Scheme:
 
 
 KNOWN = tuple(Scheme(g, s) for g in GROUP_SIZES for s in (False, True))
+STORED = (*KNOWN, *(Scheme(g, s, 8) for g in GROUP_SIZES for s in (False, True)))
+
+
+@dataclass(frozen=True)
+class LayerSchemes:
+    """The scheme of each linear of a checkpoint.
+
+    main: of the linears that no target of `own` matches
+    own: target (a linear's name, or `re:` and an expression) -> scheme; exact names count first
+    """
+
+    main: Scheme
+    own: Mapping[str, Scheme] = field(default_factory=dict[str, Scheme])
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, dict.fromkeys((self.main, *self.own.values()))))
+
+    def of(self, name: str) -> Scheme:
+        """The scheme of the linear called `name`."""
+        if name in self.own:
+            return self.own[name]
+        expressions = (target for target in self.own if is_expression(target))
+        return next((self.own[t] for t in expressions if matches_target(name, t)), self.main)
+
+
+def stacked_targets(own: Mapping[str, Scheme]) -> dict[str, Scheme]:
+    """`own` with one expression for all experts of a stack, which have one scheme.
+
+    The expression has the last two parts of the block's path: engines name what is before in
+    their own ways.
+    """
+    targets: dict[str, Scheme] = {}
+    for name, scheme in own.items():
+        home, stack, _ = name.partition(".experts.")
+        path = re.escape(".".join(home.split(".")[-3:]))
+        targets[rf"re:.*{path}\.experts(\.|$)" if stack else name] = scheme
+    return targets
 
 
 def parse_scheme(name: str) -> Scheme:
-    """The scheme called `name`. Raises ShapeError listing the known ones."""
-    match = re.fullmatch(r"w4-g(\d+)(-sym)?", name)
-    scheme = Scheme(int(match[1]), match[2] is not None) if match else None
+    """The scheme called `name` that `--scheme` has. Raises ShapeError listing the known ones."""
+    scheme = stored_scheme(name)
     if scheme not in KNOWN:
         known = ", ".join(str(s) for s in KNOWN)
         raise ShapeError(f"Unknown scheme {name!r}. Known schemes: {known}, or 'auto'.")
     return scheme
+
+
+def stored_scheme(name: str) -> Scheme | None:
+    """The scheme called `name` that a checkpoint may have, of 4 or 8 bits; None for another."""
+    match = re.fullmatch(r"w([48])-g(\d{1,9})(-sym)?", name)
+    scheme = Scheme(int(match[2]), match[3] is not None, int(match[1])) if match else None
+    return scheme if scheme in STORED else None
 
 
 def check_width(name: str, width: int, scheme: Scheme) -> None:

@@ -89,13 +89,13 @@ class ExplorerState:
         """Everything that does not depend on the chosen layer."""
         loaded, evidence, source = self.served.loaded, self.evidence, self.source
         measured = not isinstance(evidence, str)
-        scheme = loaded.model.checkpoint.scheme
+        checkpoint = loaded.model.checkpoint
         return {
             "model": self.served.name,
-            "scheme": str(scheme) if scheme else None,
+            "scheme": str(checkpoint.schemes) if checkpoint.schemes else None,
             "bits": self.scheme.bits,
             "group_size": self.scheme.group_size,
-            "bits_per_weight": scheme.bits_per_weight if scheme else 16,
+            "bits_per_weight": checkpoint.bits_per_weight or 16,
             "made_from": evidence.model if measured else None,
             "made_by": f"Salient {evidence.run.salient}" if measured else None,
             "heldout": to_json(evidence.heldout) if measured else {},

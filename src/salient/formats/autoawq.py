@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salient.core.errors import CheckpointError
+from salient.core.errors import CheckpointError, ShapeError
 from salient.core.packing import pack_nibbles, unpack_nibbles
 from salient.core.quant import QuantizedWeight
-from salient.core.scheme import Scheme, parse_scheme
+from salient.core.scheme import LayerSchemes, Scheme, parse_scheme
 
 # Nibble i (bits 4i) of an int32 is column NIBBLES[i] of its eight.
 NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -59,8 +59,10 @@ def _unpack_columns(packed: Tensor) -> Tensor:
     return unpack_nibbles(packed).reshape(len(packed), -1, 8)[..., order].flatten(1)
 
 
-def config(scheme: Scheme, skipped: list[str], parts: Sequence[str] = ()) -> dict[str, Any]:
+def config(schemes: LayerSchemes, skipped: list[str], parts: Sequence[str] = ()) -> dict[str, Any]:
     """`quantization_config` of config.json.
+
+    Raises ShapeError for what the format cannot say: schemes that differ, codes of 8 bits.
 
     `skipped` are the names of unquantized linears, `parts` modules without a quantized one: readers
     look for either in a linear's name.
@@ -68,6 +70,12 @@ def config(scheme: Scheme, skipped: list[str], parts: Sequence[str] = ()) -> dic
     The list is never empty: vLLM would make its own from the types of tensors (0.32, auto_awq.py,
     maybe_update_config), and skip a whole mixer for one bare parameter in it.
     """
+    scheme = schemes.main
+    if schemes.own or scheme.bits != 4:
+        raise ShapeError(
+            f"The format awq has one scheme of 4 bits for all linears, not {schemes}. Write the "
+            "checkpoint with --format compressed-tensors."
+        )
     return {
         "quant_method": "awq",
         "bits": scheme.bits,
@@ -78,7 +86,7 @@ def config(scheme: Scheme, skipped: list[str], parts: Sequence[str] = ()) -> dic
     }
 
 
-def read_config(settings: dict[str, Any]) -> Scheme:
+def read_config(settings: dict[str, Any]) -> LayerSchemes:
     """The scheme of a `quantization_config`, ours or others'.
 
     Raises CheckpointError for other AWQ layouts.
@@ -92,4 +100,4 @@ def read_config(settings: dict[str, Any]) -> Scheme:
             "Salient reads AutoAWQ checkpoints of version 'gemm' with 4 bits; convert the "
             "checkpoint to that first."
         )
-    return parse_scheme(f"w4-g{group_size}")
+    return LayerSchemes(parse_scheme(f"w4-g{group_size}"))

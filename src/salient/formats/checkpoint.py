@@ -6,6 +6,7 @@ closed after it, so that the pages of a model larger than memory do not pile up.
 
 import hashlib
 import json
+import math
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,8 +27,9 @@ from salient.core.model_files import (
     sixteen_bit_remedy,
     weight_files,
 )
+from salient.core.packing import WORD_BITS
 from salient.core.quant import QuantizedWeight
-from salient.core.scheme import Scheme
+from salient.core.scheme import LayerSchemes, Scheme
 
 from . import FORMATS, Format, load_format
 
@@ -37,15 +39,36 @@ class Checkpoint:
     """A model folder opened for reading.
 
     files: tensor name -> file with it
-    format, scheme: how linears are packed, both None for a 16-bit model
+    format, schemes: how linears are packed, both None for a 16-bit model
     """
 
     folder: Path
     config: dict[str, object]
     files: dict[str, Path]
     format: Format | None = None
-    scheme: Scheme | None = None
+    schemes: LayerSchemes | None = None
     _open: dict[Path, Any] = field(default_factory=dict[Path, Any])
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """The scheme of most linears."""
+        return self.schemes.main if self.schemes else None
+
+    @cached_property
+    def bits_per_weight(self) -> float | None:
+        """The mean bits of a weight that is stored as codes; None if there is none."""
+        if self.schemes is None or self.format is None:
+            return None
+        if not self.schemes.own:
+            return self.schemes.main.bits_per_weight
+        weights, bits = 0, 0.0
+        for name in self.files:
+            module, _, suffix = name.rpartition(".")
+            if suffix == self.format.suffix:
+                scheme = self.schemes.of(module)
+                count = math.prod(self.headers[name].shape) * WORD_BITS // scheme.bits
+                weights, bits = weights + count, bits + count * scheme.bits_per_weight
+        return bits / weights if weights else None
 
     @contextmanager
     def reading(self) -> Generator[None]:
@@ -96,10 +119,11 @@ class Checkpoint:
         Raises CheckpointError if its shapes disagree with the config.
         """
         assert self.format
-        assert self.scheme
+        assert self.schemes
+        scheme = self.schemes.of(module)
         code = load_format(self.format.name)
         names = {suffix: f"{module}.{suffix}" for suffix in code.SUFFIXES}
-        optional = ["weight_zero_point"] if self.scheme.symmetric else []
+        optional = ["weight_zero_point"] if scheme.symmetric else []
         missing = [n for s, n in names.items() if n not in self.files and s not in optional]
         if missing:
             raise CheckpointError(
@@ -108,14 +132,14 @@ class Checkpoint:
             )
         with self.reading():
             weight = code.unpack(
-                {s: self.tensor(n) for s, n in names.items() if n in self.files}, self.scheme
+                {s: self.tensor(n) for s, n in names.items() if n in self.files}, scheme
             )
         out, width = weight.codes.shape
-        groups = (out, width // self.scheme.group_size)
+        groups = (out, width // scheme.group_size)
         if weight.scale.shape != groups or weight.zero.shape != groups:
             raise CheckpointError(
                 f"{module!r} has scales {list(weight.scale.shape)} and zeros "
-                f"{list(weight.zero.shape)}, but its {out} x {width} codes at {self.scheme} need "
+                f"{list(weight.zero.shape)}, but its {out} x {width} codes at {scheme} need "
                 f"{list(groups)}: quantization_config does not describe these tensors. Correct "
                 "group_size in config.json, or write the checkpoint again."
             )

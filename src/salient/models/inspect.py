@@ -49,7 +49,7 @@ def inspect_checkpoint(name: str, progress: Progress) -> tuple[Checkpoint, Repor
         "folder": str(checkpoint.folder),
         "model_type": checkpoint.config.get("model_type"),
         "format": checkpoint.format.name if checkpoint.format else None,
-        "scheme": str(checkpoint.scheme) if checkpoint.scheme else None,
+        "scheme": str(checkpoint.schemes) if checkpoint.schemes else None,
         "dtype": checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype"),
         "quantized_linears": len(modules),
         "linears_by_kind": dict(kinds),
@@ -91,7 +91,7 @@ def quantized_modules(checkpoint: Checkpoint) -> list[str]:
 
 def _check_complete(checkpoint: Checkpoint, modules: list[str]) -> None:
     """Refuse a missing tensor: vLLM would load the checkpoint and produce nonsense."""
-    if checkpoint.format is None or checkpoint.scheme is None:
+    if checkpoint.format is None or checkpoint.schemes is None:
         return
     if not modules:
         raise CheckpointError(
@@ -99,10 +99,10 @@ def _check_complete(checkpoint: Checkpoint, modules: list[str]) -> None:
             f"*.{checkpoint.format.suffix}. Its config.json belongs to another folder; write the "
             "checkpoint again."
         )
-    suffixes = load_format(checkpoint.format.name).SUFFIXES
-    symmetric = checkpoint.scheme.symmetric
-    needed = [s for s in suffixes if not (s == "weight_zero_point" and symmetric)]
-    for module, suffix in missing_tensors(dict.fromkeys(modules, needed), checkpoint.files):
+    suffixes, schemes = load_format(checkpoint.format.name).SUFFIXES, checkpoint.schemes
+    optional = {name: "weight_zero_point" if schemes.of(name).symmetric else "" for name in modules}
+    needed = {name: [s for s in suffixes if s != optional[name]] for name in modules}
+    for module, suffix in missing_tensors(needed, checkpoint.files):
         raise CheckpointError(
             f"{checkpoint.folder} has no tensor '{module}.{suffix}': the checkpoint is "
             "incomplete, write it again."

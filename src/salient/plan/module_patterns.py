@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import translate
 
+from salient.core.module_targets import bounded_expression
 from salient.shapes.model_shape import LinearShape
 
 _NUMBERED = re.compile(r"(?:^|.*\.)(?:layers|h|blocks|layer)\.(\d{1,6})(?:\.|(?=\*)|$)(.*)")
@@ -24,8 +25,6 @@ _HOMES = ("", "model.", "language_model.", "model.language_model.", "language_mo
 _HEADS = ("lm_head", "head", "output", "output_layer", "embed_out")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embeddings")
 MOST_PATTERNS = 200_000
-LONGEST_EXPRESSION, MOST_REPEATS = 1000, 8  # of a foreign `re:`
-_REPEATS, _REPEATED_GROUP = re.compile(r"(?<!\\)[*+{]"), re.compile(r"(?<!\\)\)[*+{]")
 
 
 def names_of(linear: LinearShape) -> tuple[str, ...]:
@@ -114,7 +113,7 @@ def module_patterns(entries: Iterable[object]) -> ModulePatterns:
         if not isinstance(entry, str) or not entry or count >= MOST_PATTERNS:
             continue
         if entry.startswith("re:"):
-            whole += _expression(entry[3:])
+            whole += filter(None, [bounded_expression(entry[3:])])
         elif numbered := _NUMBERED.fullmatch(entry):
             blocks.setdefault(int(numbered[1]), []).append(numbered[2] or "*")
         elif general := _ANY_BLOCK.fullmatch(entry):
@@ -139,18 +138,6 @@ def _glob(entry: str) -> str:
     """A glob as an expression that also takes what is below the module, with any path before."""
     body = translate(entry).removeprefix("(?s:").rpartition(")")[0]
     return rf"(?s:(?:.*\.)?(?:{body})(?:\..*)?)\Z"
-
-
-def _expression(text: str) -> list[re.Pattern[str]]:
-    """The expression, unless it is invalid or could take long: a file may hold any."""
-    if len(text) > LONGEST_EXPRESSION or len(_REPEATS.findall(text)) > MOST_REPEATS:
-        return []
-    if _REPEATED_GROUP.search(text):
-        return []
-    try:
-        return [re.compile(text)]
-    except (re.error, RecursionError, OverflowError):
-        return []
 
 
 def _runs(parts: list[str]) -> list[str]:

@@ -153,6 +153,11 @@ class _Loader:
     def _join(self, home: str, parent: nn.Module, linears: dict[str, nn.Linear]) -> None:
         """Pack siblings as one weight; each is a view of its rows."""
         weights = [self._codes(f"{home}.{name}", linear) for name, linear in linears.items()]
+        if len({weight.scheme for weight in weights}) > 1:
+            self.model.unmerged[home] = "their schemes differ"
+            for (name, linear), weight in zip(linears.items(), weights, strict=True):
+                self._put(parent, name, linear, self._packed(weight))
+            return
         tensors = zip(*((w.codes, w.scale, w.zero) for w in weights), strict=True)
         codes, scale, zero = map(torch.cat, tensors)
         joined = QuantizedWeight(codes, scale, zero, weights[0].scheme)

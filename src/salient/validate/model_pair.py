@@ -87,15 +87,15 @@ class PairMember:
 
     @property
     def summary(self) -> ModelSummary:
-        source, skeleton, scheme = self.source, self.skeleton, self.source.scheme
+        source, skeleton, schemes = self.source, self.skeleton, self.source.schemes
         return ModelSummary(
             type(skeleton.model).__name__,
             len(skeleton.blocks),
             skeleton.width,
             skeleton.vocabulary,
-            str(scheme) if scheme else None,
+            str(schemes) if schemes else None,
             source.format.name if source.format else None,
-            scheme.bits_per_weight if scheme else None,
+            source.bits_per_weight,
         )
 
     def open_engine(self, options: EngineOptions) -> LoadedEngine:

@@ -41,7 +41,8 @@ class _Pass:
 
     def __init__(self, pair: ModelPair, ids: Tensor):
         self.ids, self.skeletons = ids, pair.skeletons
-        self.scheme = pair.checkpoint.source.scheme
+        schemes = pair.checkpoint.source.schemes
+        self.scheme = schemes.main if schemes and not schemes.own else None
         self.mixer = Mixer(pair, ids)
         self.mine, self.theirs = (WindowStream(skeleton, ids) for skeleton in pair.skeletons)
         self.clean, self.whole = self.mine.start, self.theirs.start

@@ -158,7 +158,7 @@ def suggestions(
     kl: of the options `wanted`, measured   unlike: whether a text is far from the calibration's
     """
     scheme = pair.checkpoint.source.scheme
-    bits = 16.0 if scheme is None else scheme.bits_per_weight
+    bits = pair.checkpoint.source.bits_per_weight or 16.0
     suggested = [Suggestion(what) for what in _damaged(pair, damage)]
     suggested += [
         Suggestion(option.what, value, measured=True, bytes=round(option.weights * (16 - bits) / 8))
