@@ -14,6 +14,7 @@ from salient.awq.block_reconstruction import (
     ReconstructionSettings,
     output_loss,
     reconstruct_block,
+    rounding_residual,
 )
 from salient.core.quant import QuantizedWeight, in_16_bits, quantize
 from salient.core.scheme import Scheme
@@ -175,6 +176,32 @@ def test_a_step_follows_the_sign_of_the_straight_through_gradient():
     assert factor.grad is not None
     assert torch.equal(weight.shift, -0.25 * shift.grad.sign())
     assert torch.equal(weight.factor, (-0.125 * factor.grad.sign()).clamp(-0.1, 0.1))
+
+
+def test_a_residual_is_what_rounding_took_up_to_half_a_code():
+    weight = normal(8, 64)
+    quantized = quantize(weight, SCHEME, name="w")
+    residual = rounding_residual(weight, quantized)
+    half = residual.float().view(8, 2, 32) / 256
+    restored = quantized.dequantize() + (half * quantized.scale[..., None]).flatten(1)
+    inside = residual.abs() < 127
+    assert int(inside.sum()) > 500
+    step = quantized.scale.repeat_interleave(32, 1)[inside]
+    assert_within(restored[inside], weight[inside], step / 500)
+    assert int(rounding_residual(weight + 9, quantized).min()) == 127
+
+
+def test_codes_near_the_next_change_first():
+    """A gradient of one sign in all weights reaches those that were rounded by nearly half."""
+    linear, quantized = nn.Linear(64, 8, bias=False), quantize(normal(8, 64), SCHEME, name="w")
+    residual = torch.zeros(8, 64, dtype=torch.int8)
+    residual[:, ::2] = 120
+    weight = LearnedWeight(linear, quantized, HALF, residual)
+    linear.weight.grad = -torch.ones(8, 64)
+    weight.step(0.1, 0.0, 0.1)
+    expected = quantized.codes.clone()
+    expected[:, ::2] += 1
+    assert torch.equal(weight.quantized("w").codes, expected.clamp(max=15))
 
 
 def test_a_block_without_gradients_is_refused_and_stays():

@@ -12,12 +12,13 @@ half, f [out, groups] the scale within a narrow range; zeros stay. Rounding pass
 Cheng et al. 2023, arXiv 2309.05516, section 3). Only signs count: the gradient of v has that of the
 weight's, the gradient of f that of the sum of gradient times weight over the group.
 
-Both start at 0, so a code changes only where the gradients of many steps agree. The iterate with
-the least held-out loss wins, at worst the first.
+v starts at the residual of the first rounding, so what was rounded by nearly half a code changes
+first; without residuals at 0. The iterate with the least held-out loss wins, at worst the first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from salient.core.errors import ModelError, library_errors
 from salient.core.quant import Grid, QuantizedWeight, in_16_bits, in_groups, quantize, round_trip
 from salient.models.block_call import BlockCall, InputRecorder, run_block
 
+RESIDUAL_STEPS = 256  # of a residual in a code: half a code fits int8
 FEWEST_TOKENS = 64  # held-out tokens that must reach a linear; others stay, as nothing judges them
 
 
@@ -91,34 +93,47 @@ def reconstruct_block(
     heldout: Sequence[ReconstructionBatch],
     dtype: torch.dtype,
     settings: ReconstructionSettings = DEFAULT,
+    *,
+    residuals: Mapping[str, Tensor] | None = None,
 ) -> Reconstruction:
     """Learn the codes and scales of the linears of `block`, starting from `codes`.
 
     `block` is in float32 and has the written norms, biases and unquantized linears; the weights of
     the linears that `codes` names are overwritten. `dtype` is the 16-bit type that scales are exact
-    in.
+    in, `residuals` those of the linears' roundings (`rounding_residual`), as far as known.
     """
-    learned = {n: LearnedWeight(block.get_submodule(n), q, dtype) for n, q in codes.items()}
-    before, reached = _judge(block, list(codes), heldout)
-    trained = {n: weight for n, weight in learned.items() if reached[n] >= FEWEST_TOKENS}
-    best = Reconstruction(dict(codes), before, before)
-    for weight in trained.values():
-        weight.parameter.requires_grad_(requires_grad=True)
-    try:
-        for step, number in enumerate(_order(len(batches), settings), 1):
-            _learn(block, batches[number], trained, settings, 1 - (step - 1) / settings.steps)
-            if step % settings.judge_every and step != settings.steps:
-                continue
-            loss, _ = _judge(block, [], heldout)
-            if loss < best.after:
-                now = best.codes | {n: weight.quantized(n) for n, weight in trained.items()}
-                best = Reconstruction(now, before, loss, step, _changed(codes, now))
-    except ModelError as error:
-        return replace(best, codes=dict(codes), after=before, step=0, changed=0, refusal=str(error))
-    finally:
-        for weight in trained.values():
-            weight.parameter.requires_grad_(requires_grad=False)
+    learned = {
+        name: LearnedWeight(
+            block.get_submodule(name), quantized, dtype, (residuals or {}).get(name)
+        )
+        for name, quantized in codes.items()
+    }
+    with _fast_products():
+        before, reached = _judge(block, list(codes), heldout)
+        trained = {n: weight for n, weight in learned.items() if reached[n] >= FEWEST_TOKENS}
+        best = Reconstruction(dict(codes), before, before)
+        try:
+            for step in _steps(block, batches, list(trained.values()), settings):
+                if step % settings.judge_every and step != settings.steps:
+                    continue
+                loss, _ = _judge(block, [], heldout)
+                if loss < best.after:
+                    now = best.codes | {n: weight.quantized(n) for n, weight in trained.items()}
+                    best = Reconstruction(now, before, loss, step, _changed(codes, now))
+        except ModelError as error:
+            best = Reconstruction(dict(codes), before, before, refusal=str(error))
     return best
+
+
+def rounding_residual(weight: Tensor, quantized: QuantizedWeight) -> Tensor:
+    """What `quantized` lacks to `weight` [out, in]: int8 [out, in], in 256ths of a code.
+
+    At most half a code, also where `weight` is farther off.
+    """
+    steps = in_groups(weight, quantized.scheme) / quantized.scale[..., None]
+    left = (steps + quantized.zero[..., None]).flatten(1) - quantized.codes
+    largest = RESIDUAL_STEPS // 2 - 1
+    return (left * RESIDUAL_STEPS).round_().clamp_(-largest, largest).to(torch.int8)
 
 
 def output_loss(block: nn.Module, batch: ReconstructionBatch, *, gradients: bool = False) -> Tensor:
@@ -126,7 +141,7 @@ def output_loss(block: nn.Module, batch: ReconstructionBatch, *, gradients: bool
     out = run_block(block, batch.inputs, batch.call, gradients=gradients)
     error = (out.float() - batch.targets.to(out.device).float()).square().mean(-1)
     weights = batch.weights.to(out.device)
-    return (error * weights).sum() / weights.sum()
+    return (error * weights).sum() / weights.sum().clamp(min=1e-30)
 
 
 class LearnedWeight:
@@ -136,10 +151,18 @@ class LearnedWeight:
     factor: float32 [out, groups], f
     """
 
-    def __init__(self, linear: nn.Module, quantized: QuantizedWeight, dtype: torch.dtype):
+    def __init__(
+        self,
+        linear: nn.Module,
+        quantized: QuantizedWeight,
+        dtype: torch.dtype,
+        residual: Tensor | None = None,
+    ):
         self.parameter = linear.get_parameter("weight")
         self.first, self.dtype = quantized, dtype
         self.shift = torch.zeros_like(self.parameter)
+        if residual is not None:
+            self.shift += residual.to(self.shift.device).float() / RESIDUAL_STEPS
         self.factor = torch.zeros_like(quantized.scale)
         self._load()
 
@@ -177,27 +200,53 @@ class LearnedWeight:
         self.parameter.copy_(round_trip(target, grid, self.first.scheme).flatten(1))
 
 
-def _order(batches: int, settings: ReconstructionSettings) -> Iterator[int]:
-    """The batch of each step: all in turn, each time in another order."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    rounds = -(-settings.steps // batches)
-    orders = torch.cat([torch.randperm(batches, generator=generator) for _ in range(rounds)])
-    yield from orders[: settings.steps].tolist()
-
-
-def _learn(
+def _steps(
     block: nn.Module,
-    batch: ReconstructionBatch,
-    trained: dict[str, LearnedWeight],
+    batches: Sequence[ReconstructionBatch],
+    trained: list[LearnedWeight],
     settings: ReconstructionSettings,
-    remaining: float,
-) -> None:
-    """One step; `remaining` is the part of the first step's size that is left."""
-    with library_errors(f"{batch.call.block} cannot be differentiated", "It stays as it is."):
-        output_loss(block, batch, gradients=True).backward()
-    for weight in trained.values():
-        sizes = settings.code_step * remaining, settings.scale_step * remaining
-        weight.step(*sizes, settings.scale_range)
+) -> Iterator[int]:
+    """Learn step by step, each with the next batch; yields the number of steps so far.
+
+    Raises ModelError if the block cannot be differentiated.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    order: list[int] = []
+    for step in range(settings.steps):
+        order = order or torch.randperm(len(batches), generator=generator).tolist()
+        batch = batches[order.pop()]
+        with (
+            _requires_grad(trained),
+            library_errors(f"{batch.call.block} cannot be differentiated", "It stays as it is."),
+        ):
+            output_loss(block, batch, gradients=True).backward()
+        remaining = 1 - step / settings.steps
+        for weight in trained:
+            sizes = settings.code_step * remaining, settings.scale_step * remaining
+            weight.step(*sizes, settings.scale_range)
+        yield step + 1
+
+
+@contextmanager
+def _requires_grad(trained: list[LearnedWeight]) -> Iterator[None]:
+    for weight in trained:
+        weight.parameter.requires_grad = True
+    try:
+        yield
+    finally:
+        for weight in trained:
+            weight.parameter.requires_grad = False
+
+
+@contextmanager
+def _fast_products() -> Iterator[None]:
+    """Products of float32 matrices in bfloat16 where the processor is faster by it."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _judge(
