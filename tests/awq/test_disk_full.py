@@ -21,7 +21,7 @@ MESSAGE = (
 
 
 def run(model: Path, out: Path, text: Path):
-    options = {"scheme": "w4-g32", "samples": 6, "sequence_length": 64}
+    options = {"scheme": "w4-g32", "samples": 6, "sequence_length": 64, "effort": "fast"}
     return api.quantize(model, out, calibration=str(text), **options).report
 
 
