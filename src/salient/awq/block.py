@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from salient.core.quant import Grid, QuantizedWeight, quantize
 from salient.models.proof import ScaleGroup
 
+from .end_loss import end_loss
+from .polish import polish
 from .results import BlockResult, GroupResult, HeldoutInput, LayerResult, OutputTarget, plain_group
 from .search import IDENTITY, best_grid, best_scale, gram_blocks, sample_weights
 from .statistics import InputStats, LinearStats
-from .two_sided import round_two_sided
+from .two_sided import INPUT_DAMPING, OUTPUT_DAMPING, round_two_sided
 
 Parameters = Callable[[str], Tensor]  # a parameter's name within the block -> the source's values
 Codes = dict[str, QuantizedWeight]
@@ -168,11 +170,39 @@ class _BlockQuantizer:
         blocks = gram_blocks(stats.gram, fold.columns, scheme.group_size)
         grid = best_grid(scaled, blocks, scheme, self.target.dtype)
         if rounding == "feedback":
-            scaled = round_two_sided(scaled, grid, stats, fold.columns, scheme)
+            adjusted = round_two_sided(scaled, grid, stats, fold.columns, scheme)
+            if stats.output_grams:  # a linear on its own
+                return {n: self._polish(n, scaled, adjusted, grid, stats, fold) for n in originals}
+            scaled = adjusted
         sizes = [len(weight) for weight in originals.values()]
         parts = zip(*(t.split(sizes) for t in (scaled, grid.scale, grid.zero)), strict=True)
         each = zip(originals, parts, strict=True)
         return {n: self._round(n, part, Grid(*on)) for n, (part, *on) in each}
+
+    def _polish(
+        self,
+        name: str,
+        scaled: Tensor,
+        adjusted: Tensor,
+        grid: Grid,
+        stats: LinearStats,
+        fold: Fold,
+    ) -> QuantizedWeight:
+        """The codes of `adjusted`, changed where held-out tokens have gradients to judge them."""
+        heldout = next((own for own in self.heldout.values() if name in own.gradients), None)
+        if heldout is None:
+            return self._round(name, adjusted, grid)
+        judge = heldout
+        polished = polish(
+            scaled,
+            adjusted,
+            grid,
+            end_loss(stats, fold.columns, (INPUT_DAMPING, OUTPUT_DAMPING)),
+            self.target.scheme,
+            self.target.dtype,
+            lambda error: judge.loss(name, error / fold.columns),
+        )
+        return self._round(name, polished.values, polished.grid)
 
     def _round(self, name: str, weight: Tensor, grid: Grid | None = None) -> QuantizedWeight:
         scheme, dtype = self.target.scheme_of(name), self.target.dtype
