@@ -1,12 +1,12 @@
-"""Salient and llm-compressor on the same model, tokens and scheme.
+"""Checkpoints of Salient and its peers of the same model, tokens and scheme.
 
-`quantize.py` times them and `quality.py` measures their checkpoints. Both use this module, so the
-measured checkpoint is the timed one. A stamp next to each checkpoint lists its inputs, the
-quantizer's code included; a checkpoint is reused only if they are unchanged.
+`quantize.py` times them and `quality.py` measures them. Both use this module, so the measured
+checkpoint is the timed one. A stamp next to each checkpoint has its inputs, the quantizer's code
+included, and what its run took; a checkpoint is reused only if its inputs are unchanged.
 
-The tokens are those of `salient quantize --calibration builtin`, by the same functions; the peer
-reads them from a file. Both get all of them; Salient uses a few of the samples for its held-out
-error.
+The tokens of a setting are drawn once, as `salient quantize --calibration builtin` draws them, and
+written to its folder, from where every quantizer reads them. Seed 1 gets the samples after those of
+seed 0, and so on. All get all of them; Salient uses some of the samples to judge its choices.
 """
 
 import argparse
@@ -15,42 +15,93 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import salient
+import train_models
 from salient.core.scheme import parse_scheme
 from salient.models.calibration_texts import calibration_tokens
 from salient.models.model_folder import model_folder
-from salient.models.tokens import TokenBatch
 from subprocess_run import FinishedRun, log_step, run
 
 ROOT = Path(__file__).resolve().parent.parent
-PEER = ROOT / "benchmarks" / "peers" / "llmcompressor_awq.py"
-PINS = ROOT / "interop" / "requirements" / "llmcompressor.txt"
+PEERS = ROOT / "benchmarks" / "peers"
+PINS = ROOT / "interop" / "requirements"
+PEER_BATCH = 4  # samples per forward pass of llm-compressor
+AUTOROUND_SEED = 42  # its default
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A tool and its options.
+
+    environment: of interop/environment.sh; '' for Salient's
+    """
+
+    script: str
+    environment: str
+    options: tuple[str, ...] = ()
+
+
+QUANTIZERS = {
+    **{
+        f"salient-{effort}": Quantizer("salient_awq.py", "", ("--effort", effort))
+        for effort in ("fast", "balanced", "best")
+    },
+    "llmcompressor-rtn": Quantizer("llmcompressor_awq.py", "llmcompressor", ("--method", "rtn")),
+    "llmcompressor-awq": Quantizer(
+        "llmcompressor_awq.py", "llmcompressor", ("--batch-size", str(PEER_BATCH))
+    ),
+    "autoround": Quantizer("autoround.py", "autoround", ("--iterations", "200")),
+}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The options of both quantizers, and the folder to work in."""
+    """What all quantizers share.
+
+    model: folder, Hub id, demo model, or the name of one of `train_models.py`
+    work: the folder of all settings
+    """
 
     model: str
     scheme: str
     samples: int
     length: int
-    peer_batch: int
     work: Path
+    seed: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the tokens and checkpoints."""
+        seed = f"-seed{self.seed}" if self.seed else ""
+        name = f"{Path(self.model).name}-{self.scheme}-{self.samples}x{self.length}{seed}"
+        return self.work / name
+
+    @property
+    def source(self) -> Path:
+        """The 16-bit model, trained by the first call if it is one of `train_models.py`."""
+        if self.model in train_models.CONFIGS:
+            return train_models.trained_model(self.model, self.work)
+        return model_folder(self.model)
 
     @property
     def tokens_file(self) -> Path:
-        """The calibration tokens, for the peer."""
-        return self.work / "tokens.safetensors"
+        """The calibration tokens, drawn by the first call."""
+        path = self.folder / "tokens.safetensors"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tokenizer, last = AutoTokenizer.from_pretrained(self.source), self.seed + 1
+            batch = calibration_tokens("builtin", tokenizer, last * self.samples, self.length)
+            save_file({"tokens": batch.ids[-self.samples :].contiguous()}, path)
+        return path
 
     def described(self) -> dict[str, Any]:
         """The setting as plain values, for a JSON document."""
@@ -59,128 +110,125 @@ class Setting:
             "scheme": self.scheme,
             "samples": self.samples,
             "sequence_length": self.length,
-            "tokens_sha256": calibration(self).digest,
-            "peer_batch_size": self.peer_batch,
+            "seed": self.seed,
+            "tokens_sha256": digest([self.tokens_file]),
         }
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a Setting."""
-    parser.add_argument("--model", default="smollm2-135m", help="folder, Hub id or demo model")
-    parser.add_argument("--scheme", default="w4-g64")
-    parser.add_argument("--samples", type=int, default=16, help="calibration samples")
-    parser.add_argument("--sequence-length", type=int, default=512, help="tokens per sample")
-    parser.add_argument("--peer-batch-size", type=int, default=4, help="samples per forward pass")
+    """Add the options of a Setting, each repeatable."""
+    for option, default, help_text in (
+        ("--model", "smollm2-135m", "folder, Hub id, demo model, or llama, gemma, mixture"),
+        ("--scheme", "w4-g64", "w4-g64, w4-g128, w4-g64-sym, ..."),
+        ("--tokens", "16x512", "calibration samples x tokens of each"),
+        ("--seed", "0", "of the calibration samples and the texts' order"),
+    ):
+        parser.add_argument(option, action="append", help=f"{help_text}; default {default}")
+        parser.set_defaults(**{f"default_{option[2:]}": default})
     parser.add_argument("--work", type=Path, default=Path(".work/bench"))
 
 
-def setting_of(options: argparse.Namespace) -> Setting:
-    """The Setting of the options; creates its folder."""
-    options.work.mkdir(parents=True, exist_ok=True)
-    parse_scheme(options.scheme)  # an invalid name fails now, not after the first run
-    return Setting(
-        options.model,
-        options.scheme,
-        options.samples,
-        options.sequence_length,
-        options.peer_batch_size,
-        options.work,
-    )
-
-
-@cache
-def calibration(setting: Setting) -> TokenBatch:
-    """The calibration tokens, also written to the file that the peer reads."""
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(setting.model))
-    batch = calibration_tokens("builtin", tokenizer, setting.samples, setting.length)
-    save_file({"tokens": batch.ids}, setting.tokens_file)
-    return batch
-
-
-def run_salient(setting: Setting, out: Path, samples: int) -> FinishedRun:
-    """Run `salient quantize` from the start, into `out`, on `samples` built-in samples."""
-    command = [sys.executable, "-m", "salient", "quantize", setting.model, "-o", str(out)]
-    command += ["--scheme", setting.scheme, "--calibration", "builtin", "--samples", str(samples)]
-    command += ["--sequence-length", str(setting.length), "--fresh", "--json"]
-    return run(command, out.with_suffix(".log"))
-
-
-def salient_awq(setting: Setting) -> FinishedRun:
-    """Run Salient, and check that it used the same tokens as the peer."""
-    out = setting.work / "salient"
-    finished = run_salient(setting, out, setting.samples)
-    used = json.loads((out / "salient.json").read_text())["run"]["calibration"]
-    if used != calibration(setting).digest:
-        raise SystemExit(f"{out} used tokens {used}, the peer {calibration(setting).digest}.")
-    return finished
-
-
-def llmcompressor(setting: Setting, method: str) -> FinishedRun:
-    """Run llm-compressor: `method` awq, or rtn for its rounding to nearest."""
-    calibration(setting)
-    out = setting.work / FOLDERS[f"llmcompressor-{method}"]
-    shutil.rmtree(out, ignore_errors=True)
-    scheme = parse_scheme(setting.scheme)
-    command = [peer_python(), str(PEER), str(model_folder(setting.model))]
-    command += [str(setting.tokens_file), str(out), "--method", method]
-    command += ["--scheme", "sym" if scheme.symmetric else "asym"]
-    command += ["--group-size", str(scheme.group_size), "--batch-size", str(setting.peer_batch)]
-    return run(command, out.with_suffix(".log"))
-
-
-@cache
-def peer_python() -> str:
-    """The Python of llm-compressor's environment, created by the first call."""
-    script = [str(ROOT / "interop" / "environment.sh"), "llmcompressor"]
-    return subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
-QUANTIZERS: dict[str, Callable[[Setting], FinishedRun]] = {
-    "salient-awq": salient_awq,
-    "llmcompressor-awq": lambda setting: llmcompressor(setting, "awq"),
-    "llmcompressor-rtn": lambda setting: llmcompressor(setting, "rtn"),
-}
-FOLDERS = {
-    "salient-awq": "salient",
-    "llmcompressor-awq": "llmcompressor",
-    "llmcompressor-rtn": "llmcompressor-rtn",
-}
+def settings_of(options: argparse.Namespace) -> list[Setting]:
+    """Every combination of the options."""
+    chosen = {
+        name: getattr(options, name) or [getattr(options, f"default_{name}")]
+        for name in ("model", "scheme", "tokens", "seed")
+    }
+    for scheme in chosen["scheme"]:
+        parse_scheme(scheme)  # an invalid name fails now, not after the first run
+    return [
+        Setting(model, scheme, *map(int, tokens.split("x")), options.work, int(seed))
+        for seed in chosen["seed"]
+        for tokens in chosen["tokens"]
+        for model in chosen["model"]
+        for scheme in chosen["scheme"]
+    ]
 
 
 def write_checkpoint(who: str, setting: Setting) -> FinishedRun:
     """Write the checkpoint of `who` again, and its stamp."""
-    stamp = _stamp_file(who, setting)
-    stamp.unlink(missing_ok=True)
-    finished = QUANTIZERS[who](setting)
-    stamp.write_text(json.dumps(_stamp(who, setting), indent=2) + "\n")
+    quantizer, out = QUANTIZERS[who], setting.folder / who
+    _stamp_file(who, setting).unlink(missing_ok=True)
+    inputs = _inputs(who, setting)
+    shutil.rmtree(out, ignore_errors=True)
+    script = str(PEERS / quantizer.script)
+    command = [peer_python(quantizer.environment), script, str(setting.source)]
+    command += [str(setting.tokens_file), str(out), *quantizer.options]
+    if quantizer.environment:
+        scheme = parse_scheme(setting.scheme)
+        command += ["--scheme", "sym" if scheme.symmetric else "asym"]
+        command += ["--group-size", str(scheme.group_size)]
+    else:
+        command += ["--scheme", setting.scheme]
+    if who == "autoround":
+        command += ["--seed", str(AUTOROUND_SEED + setting.seed)]
+    finished = run(command, setting.folder / f"{who}.log")
+    write_stamp(who, setting, inputs, {**finished.cost(), **json.loads(last_line(finished))})
     return finished
 
 
 def checkpoint(who: str, setting: Setting) -> Path:
-    """The checkpoint of `who`: the existing one if its stamp matches, else a new one."""
-    folder, stamp = setting.work / FOLDERS[who], _stamp_file(who, setting)
-    fits = stamp.exists() and json.loads(stamp.read_text()) == _stamp(who, setting)
-    if fits and (folder / "config.json").exists():
-        log_step(f"reusing {folder}")
+    """The checkpoint of `who`: the existing one if its inputs are unchanged, else a new one."""
+    if is_current(who, setting):
+        log_step(f"reusing {setting.folder / who}")
     else:
         write_checkpoint(who, setting)
-    return folder
+    return setting.folder / who
+
+
+def is_current(who: str, setting: Setting) -> bool:
+    """Whether the checkpoint of `who` exists and its inputs are unchanged."""
+    stamp = read_stamp(who, setting)
+    fits = stamp is not None and stamp["inputs"] == _inputs(who, setting)
+    return fits and (setting.folder / who / "config.json").exists()
+
+
+def read_stamp(who: str, setting: Setting) -> dict[str, Any] | None:
+    """`inputs` and `cost` of the checkpoint of `who`."""
+    path = _stamp_file(who, setting)
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_stamp(who: str, setting: Setting, inputs: dict[str, str], cost: dict[str, Any]) -> None:
+    """Say what the checkpoint of `who` was made of."""
+    stamp = {"inputs": inputs, "cost": cost}
+    _stamp_file(who, setting).write_text(json.dumps(stamp, indent=2) + "\n")
 
 
 def _stamp_file(who: str, setting: Setting) -> Path:
-    return setting.work / f"{FOLDERS[who]}.stamp.json"
+    return setting.folder / f"{who}.stamp.json"
 
 
-def _stamp(who: str, setting: Setting) -> dict[str, str]:
-    """The inputs of the checkpoint of `who`, the quantizer's code included."""
-    model = model_folder(setting.model)
-    ours = sorted(Path(salient.__file__).parent.rglob("*.py"))
+def _inputs(who: str, setting: Setting) -> dict[str, str]:
+    quantizer, model = QUANTIZERS[who], setting.source
+    code = [PEERS / quantizer.script, PEERS / "token_file.py"]
+    if quantizer.environment:
+        code.append(PINS / f"{quantizer.environment}.txt")
+    else:
+        code += sorted(Path(salient.__file__).parent.rglob("*.py"))
     return {
         "model": digest([model / "config.json", *sorted(model.glob("*.safetensors"))]),
         "scheme": setting.scheme,
-        "tokens": calibration(setting).digest,
-        "code": digest(ours) if who == "salient-awq" else digest([PEER, PINS]),
+        "tokens": hashlib.sha256(
+            load_file(setting.tokens_file)["tokens"].numpy().tobytes()
+        ).hexdigest(),
+        "options": " ".join(quantizer.options),
+        "code": digest(code),
     }
+
+
+@cache
+def peer_python(environment: str) -> str:
+    """The Python of a peer's environment, created by the first call; '' is this one."""
+    if not environment:
+        return sys.executable
+    script = [str(ROOT / "interop" / "environment.sh"), environment]
+    return subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def last_line(finished: FinishedRun) -> str:
+    """The JSON document of a script of PEERS."""
+    return finished.out.strip().splitlines()[-1]
 
 
 def digest(files: Iterable[Path]) -> str:

@@ -181,11 +181,10 @@ def at_most(what: str, samples: list[float], limit: float) -> Bar:
 
 def checkpoint() -> Path:
     """The demo model's checkpoint of `quantize.py`, written if it does not exist."""
-    setting = against_peers.Setting(DEMO, "w4-g64", 16, LENGTH, 4, Path(".work/bench"))
-    folder = setting.work / against_peers.FOLDERS["salient-awq"]
+    setting = against_peers.Setting(DEMO, "w4-g64", 16, LENGTH, Path(".work/bench"))
+    folder = setting.folder / "salient-fast"
     if not (folder / "config.json").exists():
-        setting.work.mkdir(parents=True, exist_ok=True)
-        against_peers.write_checkpoint("salient-awq", setting)
+        against_peers.write_checkpoint("salient-fast", setting)
     return folder
 
 

@@ -34,7 +34,7 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform.awq import AWQModifier
 from llmcompressor.pipelines.cache import IntermediatesCache
-from safetensors.torch import load_file
+from token_file import read_tokens
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -77,17 +77,8 @@ def fastest_dtype(seconds: float = 0.2) -> str:
     return max(runs, key=lambda name: runs[name])
 
 
-def calibration(path: Path) -> Dataset:
-    """The tokens as a tokenized data set of llm-compressor."""
-    tensors = load_file(path)
-    if "tokens" not in tensors:
-        raise SystemExit(f"{path}: no tensor `tokens`; it has {sorted(tensors)}")
-    tokens = tensors["tokens"]
-    if tokens.dtype != torch.int64 or tokens.ndim != 2:
-        raise SystemExit(
-            f"{path}: `tokens` must be int64 [samples, tokens], "
-            f"got {tokens.dtype} {list(tokens.shape)}"
-        )
+def calibration(tokens: torch.Tensor) -> Dataset:
+    """The tokens [samples, tokens] as a tokenized data set of llm-compressor."""
     ids = tokens.tolist()
     return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]})
 
@@ -105,7 +96,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     if not torch.accelerator.is_available():
         IntermediatesCache.pin_memory = lambda *_, **__: None
-    tokens = calibration(arguments.tokens)
+    tokens = calibration(read_tokens(arguments.tokens))
     dtype = fastest_dtype() if arguments.dtype == "auto" else arguments.dtype
 
     start = time.perf_counter()
