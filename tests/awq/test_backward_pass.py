@@ -111,11 +111,15 @@ def test_a_block_without_gradients_is_named_and_rounds_without_them(
     assert any("without gradients" in line and "it is odd" in line for line in report.lines)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2_moe", "gemma2"])
-def test_a_run_with_gradients_that_stops_anywhere_ends_byte_equal(kind, text, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "effort"), [("llama", "best"), ("qwen2_moe", "best"), ("gemma2", "balanced")]
+)
+def test_a_run_with_gradients_that_stops_anywhere_ends_byte_equal(kind, effort, text, tmp_path):
     folder = save(tiny_model(kind, **FAMILIES[kind].changes), tmp_path / "model")
-    run(folder, tmp_path / "whole/out", text, effort="balanced")
+    run(folder, tmp_path / "whole/out", text, effort=effort)
     moments = ["layers.1: passing", "layers.1: statistics", "layers.0: reading", "measuring"]
+    if effort == "best":
+        moments[3:3] = ["layers.0: learning", "layers.1: learning"]
 
     def stop(done, total, doing, note):
         if moments and moments[0] in doing:
@@ -124,9 +128,11 @@ def test_a_run_with_gradients_that_stops_anywhere_ends_byte_equal(kind, text, tm
 
     while moments:
         with pytest.raises(KeyboardInterrupt):
-            run(folder, tmp_path / "out", text, effort="balanced", progress=Progress(stop))
-    report = run(folder, tmp_path / "out", text, effort="balanced")
+            run(folder, tmp_path / "out", text, effort=effort, progress=Progress(stop))
+    report = run(folder, tmp_path / "out", text, effort=effort)
     assert report.data["resumed"]
+    learned = [block["reconstruction"] for block in report.data["blocks"]]
+    assert all(bool(each) == (effort == "best") for each in learned)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole/out")
 
 

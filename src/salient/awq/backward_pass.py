@@ -21,8 +21,9 @@ from .activation_store import ActivationStore
 from .block_step import BlockTokens, quantize_step
 from .fisher import gradient_fault, run_backward
 from .heldout import HeldoutStreams
+from .reconstruction_pass import write_notes
 from .run_state import HIDDEN_DTYPE, QuantizeRun
-from .token_streams import GradientStream, batches_of
+from .token_streams import GradientStream, batches_of, mean_square
 
 SEED = 0  # of the sampled labels of calibration; held-out tokens have their own
 HELDOUT_SEED = 2**32
@@ -54,11 +55,15 @@ def quantize_backward(run: QuantizeRun, streams: HeldoutStreams, prober: GroupPr
                 gradient = _pass_back(run, index, calibration, tokens, streams)
                 continue
             run.watch.begin(run.pieces.source_tensors(index))
+            weights = calibration.token_weights(), mean_square(gradient)
             block = quantize_step(run, index, prober, streams, tokens)
             calibration.leave()
             assert block.gradient is not None
             gradient = block.gradient
-            run.finish(run.pieces.path(index), block.evidence)
+            paths = [run.pieces.path(index)]
+            if run.effort.reconstruction_steps:
+                paths.append(write_notes(run, index, block.result, *weights))
+            run.finish(paths, block.evidence)
 
 
 def _forward(

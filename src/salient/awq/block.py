@@ -278,7 +278,10 @@ class _BlockQuantizer:
                 weight = self.parameter(f"{name}.weight") * self.columns.get(name, 1.0)
                 weight = weight if rows is None else weight / rows[:, None]
                 self.folded[f"{name}.weight"] = weight.to(self.target.dtype_of(f"{name}.weight"))
-        return BlockResult(weights, self.plain, self.folded, results, left)
+        columns, rows = (
+            {n: v for n, v in own.items() if n in weights} for own in (self.columns, self.rows)
+        )
+        return BlockResult(weights, self.plain, self.folded, results, left, columns, rows)
 
 
 @dataclass

@@ -90,7 +90,7 @@ def quantize_step(
         result, block = plain_result(result), run.skeleton.block(index)
         load_weights(block, result)
         errors["awq"] = errors["plain"]
-    run.pieces.write_block(index, result)
+    run.pieces.write_block(run.pieces.path(index), index, result)
     run.show(done + (BACKWARD_STEPS if run.effort.gradients else 1), name, _note(result, errors))
     evidence = block_evidence(
         name, result, errors, borrowed, peak=peak, fell_back=fell_back, no_gradients=fault

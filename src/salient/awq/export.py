@@ -51,7 +51,7 @@ def export_checkpoint(
     shutil.rmtree(folder, ignore_errors=True)
     with disk_full_errors(job.partial):
         folder.mkdir()
-    merge([*(run.pieces.path(i) for i in range(-1, len(run.skeleton.blocks))), *mtp], folder)
+    merge([*(run.pieces.final_path(i) for i in range(-1, len(run.skeleton.blocks))), *mtp], folder)
     skipped = [*unquantized_linears(job, run), *run.skeleton.tower_modules()]
     quantization = run.pieces.quantization_config(skipped, job.leftovers.mtp_modules)
     omitted = find_carried(job.source.folder).omitted | copy_metadata(job.companions.folder, folder)
@@ -81,7 +81,7 @@ def write_outer(run: QuantizeRun, mtp: Sequence[str]) -> list[Path]:
         else:
             run.watch.begin(pieces.source_tensors(-1))
             pieces.write_outer()
-        run.finish(path, None)
+        run.finish([path], None)
     return list(portions)
 
 

@@ -22,6 +22,7 @@ from salient.models.weight_map import ParameterFiles
 from .results import BlockResult, OutputTarget
 
 MTP_BYTES = 2**30
+LEARNED, NOTES = "-learned", "-notes"  # kinds of a block's files
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,21 @@ class PartialCheckpoint:
     format: str
     target: OutputTarget
 
-    def path(self, index: int) -> Path:
-        """The file of block `index`; -1: the tensors outside the blocks."""
-        name = "outer" if index < 0 else f"block-{index:05d}"
-        return self.folder / f"{name}.safetensors"
+    def path(self, index: int, kind: str = "") -> Path:
+        """The file of block `index`; -1: the tensors outside the blocks.
 
-    def write_block(self, index: int, result: BlockResult) -> None:
-        """Write all tensors of a block by the names that the source's files have.
+        kind: LEARNED for the block after reconstruction, NOTES for what that needs
+        """
+        name = "outer" if index < 0 else f"block-{index:05d}"
+        return self.folder / f"{name}{kind}.safetensors"
+
+    def final_path(self, index: int) -> Path:
+        """The file of block `index` as it is published."""
+        learned = self.path(index, LEARNED)
+        return learned if learned.exists() else self.path(index)
+
+    def write_block(self, path: Path, index: int, result: BlockResult) -> None:
+        """Write all tensors of a block to `path`, by the names that the source's files have.
 
         Quantized linears become separate tensors, even if the source stacks them; unquantized ones
         are stored as in the source.
@@ -73,7 +82,7 @@ class PartialCheckpoint:
                 if stored.name not in tensors:
                     tensors[stored.name] = self._stored_whole(full)
                 stored.part.of(tensors[stored.name]).copy_(own)
-        write_tensors(self.path(index), tensors)
+        write_tensors(path, tensors)
 
     def source_tensors(self, index: int) -> list[StoredTensor]:
         """The source's tensors that block `index` is made from; -1: those outside the blocks."""
@@ -128,15 +137,32 @@ class PartialCheckpoint:
         schemes = LayerSchemes(self.target.scheme, stacked_targets(own))
         return load_format(self.format).config(schemes, sorted(map(module, skipped)), parts)
 
-    def read_block(self, index: int, block: nn.Module) -> None:
-        """Load the weights of the block's file into `block`."""
-        config = {"quantization_config": self.quantization_config([])}
-        piece = open_piece(self.path(index), config)
+    def read_block(self, path: Path, index: int, block: nn.Module) -> None:
+        """Load the weights of the block's file `path` into `block`."""
         prefix = self.skeleton.blocks[index]
+        piece = self._piece(path)
         files = ParameterFiles(self.skeleton.architecture, piece)
         with piece.reading():
             for name, parameter in block.named_parameters():
                 parameter.data.copy_(files.read(f"{prefix}.{name}"))
+
+    def read_codes(self, path: Path, index: int) -> BlockResult:
+        """The codes and all other parameters in the block's file `path`."""
+        prefix, piece = self.skeleton.blocks[index], self._piece(path)
+        files = ParameterFiles(self.skeleton.architecture, piece)
+        weights, folded = {}, {}
+        with piece.reading():
+            for full in self.skeleton.parameter_names(index):
+                local = full.removeprefix(f"{prefix}.")
+                module = self.skeleton.files.stored(full).written.removesuffix(".weight")
+                if local.endswith(".weight") and piece.is_quantized(module):
+                    weights[local.removesuffix(".weight")] = piece.quantized(module)
+                else:
+                    folded[local] = files.read(full)
+        return BlockResult(weights, {}, folded)
+
+    def _piece(self, path: Path) -> Checkpoint:
+        return open_piece(path, {"quantization_config": self.quantization_config([])})
 
     def _sixteen_bit(self, name: str) -> Tensor:
         return in_dtype(name, self.skeleton.files.read(name), self.target.dtype_of(name))

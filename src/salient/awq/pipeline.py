@@ -21,6 +21,7 @@ from salient.models.scale_groups import GroupProver
 from .backward_pass import quantize_backward
 from .block_step import BlockTokens, parameters_of, quantize_step
 from .heldout import HeldoutStreams, load_weights
+from .reconstruction_pass import ReconstructionPass
 from .results import BlockResult
 from .run_state import QuantizeRun
 from .token_streams import TokenStream
@@ -35,28 +36,56 @@ def quantize_blocks(run: QuantizeRun) -> dict[str, LogitsComparison]:
     prober = GroupProver(run.skeleton, run.heldout)
     if run.effort.gradients:
         quantize_backward(run, streams, prober)
-        calibration = None
+        _finish_forward(run, streams)
     else:
-        calibration = TokenStream(run.skeleton, run.samples)
-    run.skeleton.forget_outer()
-    for index, name in enumerate(run.skeleton.blocks):
-        line = run.finished.get(name)
-        run.watch.begin(run.pieces.source_tensors(index))
-        if calibration is not None and line is None:
-            run.finish(run.pieces.path(index), _quantize(run, index, calibration, streams, prober))
-            continue
-        assert line is not None
-        run.show(index if calibration else run.steps, f"{name}: passing tokens through")
-        block = run.skeleton.block(index)
-        if calibration is not None:
-            prober.ensure_proposals(index, streams.reference)
-            _pass_calibration(index, block, calibration)
-        _pass_heldout(run, index, block, streams)
-        run.watch.end(line.source_tensors)
+        _quantize_forward(run, streams, prober)
     run.show(run.steps, "measuring on held-out tokens")
     figures = streams.measure()
     run.skeleton.forget_outer()
     return figures
+
+
+def _quantize_forward(run: QuantizeRun, streams: HeldoutStreams, prober: GroupProver) -> None:
+    """Quantize from the first block to the last, without gradients."""
+    calibration = TokenStream(run.skeleton, run.samples)
+    run.skeleton.forget_outer()
+    for index, name in enumerate(run.skeleton.blocks):
+        line = run.finished.get(name)
+        run.watch.begin(run.pieces.source_tensors(index))
+        if line is None:
+            evidence = _quantize(run, index, calibration, streams, prober)
+            run.finish([run.pieces.path(index)], evidence)
+            continue
+        run.show(index, f"{name}: passing tokens through")
+        prober.ensure_proposals(index, streams.reference)
+        block = run.skeleton.block(index)
+        calibration.advance(index, lambda hidden, call, _, b=block: run_block(b, hidden, call))
+        streams.reference = streams.run(index, block, streams.reference)
+        _pass_written(run, index, block, streams)
+        run.watch.end(line.source_tensors)
+
+
+def _finish_forward(run: QuantizeRun, streams: HeldoutStreams) -> None:
+    """Pass the held-out tokens through the finished blocks, and learn those that are to learn."""
+    learning = ReconstructionPass(run) if run.effort.reconstruction_steps else None
+    run.skeleton.forget_outer()
+    for index, name in enumerate(run.skeleton.blocks):
+        line = run.finished[name]
+        assert line.evidence is not None
+        run.watch.begin(run.pieces.source_tensors(index))
+        run.show(run.done, f"{name}: passing tokens through")
+        block = run.skeleton.block(index)
+        streams.reference = streams.run(index, block, streams.reference)
+        if learning is not None:
+            learning.pass_reference(index, block)
+            if line.evidence.reconstruction is None:
+                path, evidence = learning.learn(index, streams)
+                run.finish([path], evidence)
+                run.watch.begin(run.pieces.source_tensors(index))
+        _pass_written(run, index, block, streams)
+        run.watch.end(line.source_tensors)
+        if learning is not None:
+            learning.pass_quantized(index, block)
 
 
 def _quantize(
@@ -76,14 +105,9 @@ def _quantize(
     return finished.evidence
 
 
-def _pass_calibration(index: int, block: nn.Module, calibration: TokenStream) -> None:
-    calibration.advance(index, lambda hidden, call, _: run_block(block, hidden, call))
-
-
-def _pass_heldout(run: QuantizeRun, index: int, block: nn.Module, streams: HeldoutStreams) -> None:
-    """Move the held-out tokens over a finished block."""
+def _pass_written(run: QuantizeRun, index: int, block: nn.Module, streams: HeldoutStreams) -> None:
+    """Move the held-out tokens over a finished block; leaves `block` as it is written."""
     target, name = run.local_target(index), run.skeleton.blocks[index]
-    streams.reference = streams.run(index, block, streams.reference)
     parameter = parameters_of(run, index, block)
     evidence = run.finished[name].evidence
     assert evidence is not None
@@ -96,5 +120,5 @@ def _pass_heldout(run: QuantizeRun, index: int, block: nn.Module, streams: Heldo
     }
     load_weights(block, BlockResult(plain, plain, {}))
     streams.plain = streams.run(index, block, streams.plain)
-    run.pieces.read_block(index, block)
+    run.pieces.read_block(run.pieces.final_path(index), index, block)
     streams.written = streams.run(index, block, streams.written)

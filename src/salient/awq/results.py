@@ -79,6 +79,8 @@ class BlockResult:
     folded: parameter's name -> 16-bit tensor with a scale folded in (norms, biases, unquantized
         linears)
     left: linears that are not called on text and stay unquantized, and why
+    columns, rows: linear -> what its columns were multiplied by, and its rows divided by, before it
+        was rounded; only where there is something
     """
 
     weights: dict[str, QuantizedWeight]
@@ -86,6 +88,8 @@ class BlockResult:
     folded: dict[str, Tensor]
     groups: list[GroupResult] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    rows: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The state of a run that all its passes share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from .source_watch import SourceWatch
 
 BATCH_TOKENS = 2048  # tokens that go through a block at once
 HIDDEN_DTYPE = torch.bfloat16  # hidden states between blocks: half of float32, with its range
-BACKWARD_STEPS = 4  # of progress for a block with gradients, about the time of as many without
+# Steps of progress of a block with gradients and of its reconstruction: times one without.
+BACKWARD_STEPS, LEARNING_STEPS = 4, 6
 
 
 @dataclass(frozen=True)
@@ -54,28 +56,31 @@ class QuantizeRun:
     @property
     def done(self) -> int:
         """Steps of progress up to the last finished block."""
-        finished = len(self.finished)
-        if self.effort.gradients:
-            return len(self.skeleton.blocks) + BACKWARD_STEPS * finished
-        return finished
+        finished, blocks = self.finished.values(), len(self.skeleton.blocks)
+        if not self.effort.gradients:
+            return len(finished)
+        learned = sum(bool(line.evidence and line.evidence.reconstruction) for line in finished)
+        return blocks + BACKWARD_STEPS * len(finished) + LEARNING_STEPS * learned
 
     @property
     def steps(self) -> int:
         """Steps of progress of the whole run."""
-        blocks = len(self.skeleton.blocks)
-        return blocks * (1 + BACKWARD_STEPS) if self.effort.gradients else blocks
+        learning = LEARNING_STEPS if self.effort.reconstruction_steps else 0
+        more = BACKWARD_STEPS + learning if self.effort.gradients else 0
+        return len(self.skeleton.blocks) * (1 + more)
 
     def show(self, done: int, action: str, note: str = "") -> None:
         """Report that `done` of `steps` are finished."""
         self.progress(done, self.steps, action, note)
 
-    def finish(self, path: Path, evidence: BlockEvidence | None) -> None:
-        """Write the journal line of the finished file `path`, of a block or of other tensors.
+    def finish(self, paths: Sequence[Path], evidence: BlockEvidence | None) -> None:
+        """Write the journal line of the finished files `paths`, of a block or of other tensors.
 
         Raises ModelError if the source changed since `watch.begin`.
         """
         tensors = self.watch.end()
-        self.journal.append(JournalLine(evidence, {path.name: file_digest(path)}, tensors))
+        digests = {path.name: file_digest(path) for path in paths}
+        self.journal.append(JournalLine(evidence, digests, tensors))
 
     def local_target(self, index: int) -> OutputTarget:
         """The target with the names that linears have within block `index`."""

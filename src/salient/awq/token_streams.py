@@ -1,5 +1,6 @@
 """The calibration tokens on their way through the blocks: forward, and back with gradients."""
 
+import torch
 from torch import Tensor
 
 from salient.models.block_call import BlockCall
@@ -11,9 +12,14 @@ from .block_statistics import Passes, Through
 from .run_state import BATCH_TOKENS, HIDDEN_DTYPE
 
 
-def batches_of(ids: Tensor) -> tuple[Tensor, ...]:
-    """`ids` [samples, tokens] in batches of about BATCH_TOKENS."""
-    return ids.split(max(1, BATCH_TOKENS // ids.shape[1]))
+def batches_of(ids: Tensor, tokens: int = BATCH_TOKENS) -> tuple[Tensor, ...]:
+    """`ids` [samples, tokens] in batches of about `tokens`."""
+    return ids.split(max(1, tokens // ids.shape[1]))
+
+
+def mean_square(gradient: Tensor) -> Tensor:
+    """The mean square of `gradient` [samples, tokens, width] by token: float32."""
+    return gradient.float().square().mean(-1)
 
 
 class TokenStream:
@@ -22,20 +28,20 @@ class TokenStream:
     states: each [samples, tokens, width] in HIDDEN_DTYPE on the CPU: hidden states, or gradients
     """
 
-    def __init__(self, skeleton: Skeleton, ids: Tensor):
+    def __init__(self, skeleton: Skeleton, ids: Tensor, batch_tokens: int = BATCH_TOKENS):
         self.skeleton = skeleton
-        self.batches = batches_of(ids)
+        self.batches = batches_of(ids, batch_tokens)
         self.states: list[Tensor] = []
-        self._calls: list[list[BlockCall]] = []
+        self.calls: list[list[BlockCall]] = []
         self._next: dict[int, Tensor] = {}
         for batch in self.batches:
             hidden, calls = skeleton.calls(batch)
             self.states.append(hidden.to("cpu", HIDDEN_DTYPE))
-            self._calls.append(calls)
+            self.calls.append(calls)
 
     def step(self, index: int, number: int, through: Through) -> Tensor:
         """Batch `number` through block `index`."""
-        return through(self.states[number], self._calls[number][index], None)
+        return through(self.states[number], self.calls[number][index], None)
 
     def advance(self, index: int, through: Through, *, again: bool = False) -> None:
         """Move every batch over block `index`.
@@ -76,9 +82,13 @@ class GradientStream(TokenStream):
             self.states[number] = gradient.to(HIDDEN_DTYPE)
         self._turned = True
 
+    def token_weights(self) -> Tensor:
+        """The mean square of each token's gradient: float32 [samples, tokens]."""
+        return torch.cat([mean_square(state) for state in self.states])
+
     def step(self, index: int, number: int, through: Through) -> Tensor:
         """Batch `number` through block `index`, with its gradient on the way back."""
         if not self._turned:
             return super().step(index, number, through)
         hidden = self._store.read(index, number)
-        return through(hidden, self._calls[number][index], self.states[number])
+        return through(hidden, self.calls[number][index], self.states[number])

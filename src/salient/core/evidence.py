@@ -83,6 +83,22 @@ class GroupEvidence:
 
 
 @dataclass(frozen=True)
+class ReconstructionEvidence:
+    """What learning a block's roundings did (awq/block_reconstruction.py).
+
+    before, after: loss of the block's output on held-out tokens
+    step: of the best iterate, 0 if the first stays; changed: codes that differ from the first
+    refusal: why the block cannot be learned, '' if it can
+    """
+
+    before: Loss
+    after: Loss
+    step: Count
+    changed: Count
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
 class BlockEvidence:
     """A block: relative error of its output by plain rounding and as written.
 
@@ -90,6 +106,7 @@ class BlockEvidence:
     borrowed_statistics: experts that too few tokens reached -> how many
     largest_activation: of any linear's input or output, and of the block's, on the calibration
         tokens
+    reconstruction: None if it was not tried
     no_gradients: why a run with gradients did without them here, '' if it did not
     """
 
@@ -102,6 +119,7 @@ class BlockEvidence:
     groups: tuple[GroupEvidence, ...]
     largest_activation: Loss | None = None
     no_gradients: str = ""
+    reconstruction: ReconstructionEvidence | None = None
 
 
 @dataclass(frozen=True)
