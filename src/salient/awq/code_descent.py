@@ -37,9 +37,9 @@ def descend(
     """
     codes = codes_of(in_groups(rounded, scheme), grid, scheme).flatten(1)
     steps = grid.scale.repeat_interleave(scheme.group_size, 1)
-    zeros = grid.zero.repeat_interleave(scheme.group_size, 1)
+    error = rounded - weight
     for rows, output_gram in loss.bands(len(weight)):
-        band = _Band(codes[rows], zeros[rows], steps[rows], weight[rows], loss.inputs, output_gram)
+        band = _Band(codes[rows], error[rows], steps[rows], loss.inputs, output_gram)
         for _ in range(sweeps):
             if not band.sweep(scheme.max_code):
                 break
@@ -47,66 +47,62 @@ def descend(
 
 
 class _Band:
-    """The descent of some rows: `codes` [rows, in] is changed in place.
+    """The descent of some rows: `codes` and `error` [rows, in] are changed in place.
 
-    zeros, steps: float32 [rows, in], of each weight's group
+    steps: float32 [rows, in], the size of a code
+    inputs, outputs: H, and HO of these rows (None for 1)
     """
 
     def __init__(
-        self,
-        codes: Tensor,
-        zeros: Tensor,
-        steps: Tensor,
-        weight: Tensor,
-        inputs: Tensor,
-        outputs: Tensor | None,
+        self, codes: Tensor, error: Tensor, steps: Tensor, inputs: Tensor, outputs: Tensor | None
     ):
-        self.codes, self.steps, self.inputs, self.outputs = codes, steps, inputs, outputs
-        self.error = (codes - zeros).mul_(steps).sub_(weight)
+        self.codes, self.error, self.steps = codes, error, steps
+        self.inputs, self.outputs = inputs, outputs
         ones = torch.ones(len(codes), device=codes.device)
         self.strength = ones if outputs is None else outputs.diagonal()
 
     def sweep(self, max_code: int) -> int:
         """Sweep all columns once; return the number of codes that changed."""
-        changed = 0
-        for start in range(0, self.error.shape[1], PANEL):
-            panel = slice(start, start + PANEL)
-            gradient = self.error @ self.inputs[:, panel]
-            gradient = (gradient if self.outputs is None else self.outputs @ gradient).t()
-            gradient = gradient.contiguous()
+        changed, width = 0, self.error.shape[1]
+        for start in range(0, width, PANEL):
+            columns = slice(start, min(start + PANEL, width))
+            gradient = self.error @ self.inputs[:, columns]
+            if self.outputs is not None:
+                gradient = self.outputs @ gradient
+            # A row each column: contiguous.
+            gradient, codes = gradient.t().contiguous(), self.codes[:, columns].t()
+            bend = self.inputs.diagonal()[columns, None] * self.strength
+            ideal = -1 / (bend * self.steps[:, columns].t())
+            room = (-codes).contiguous(), (max_code - codes).contiguous()
             for k in range(len(gradient)):
-                changed += self._column(start + k, gradient, k, max_code)
+                moves = (gradient[k] * ideal[k]).round_()
+                moves = torch.clamp(moves, room[0][k], room[1][k])
+                rows = moves.nonzero().squeeze(1)
+                if len(rows):
+                    changed += self._change(start + k, rows, moves[rows], gradient[k:])
         return changed
 
-    def _column(self, j: int, gradient: Tensor, k: int, max_code: int) -> int:
-        """Change column `j`; `gradient` [panel, rows], whose row `k` is its own, follows."""
-        codes, step = self.codes[:, j], self.steps[:, j]
-        slope, bend = gradient[k], self.inputs[j, j] * self.strength
-        moves = (slope / (bend * step)).neg_().round_()
-        moves = torch.minimum(torch.maximum(moves, -codes), max_code - codes)
-        change = moves * step
-        gain = change * (2 * slope + bend * change)
-        picked = (gain < 0).nonzero().squeeze(1)
-        if not len(picked):
-            return 0
-        if self.outputs is not None:
-            picked = picked[gain[picked].argsort()]
-            picked = self._best_prefix(picked, change[picked], gain[picked], self.inputs[j, j])
-        some = change[picked]
-        codes[picked] += moves[picked]
-        self.error[picked, j] += some
-        later = self.inputs[j, j - k : j - k + len(gradient)]
-        if self.outputs is None:
-            gradient[:, picked] += later[:, None] * some
-        else:
-            gradient.addr_(later, some @ self.outputs[picked])
-        return len(picked)
+    def _change(self, j: int, rows: Tensor, moves: Tensor, gradient: Tensor) -> int:
+        """Take those of `moves` (codes of column `j`, by `rows`) that lower the loss together.
 
-    def _best_prefix(
-        self, picked: Tensor, change: Tensor, gain: Tensor, strength: Tensor
-    ) -> Tensor:
-        """The first of `picked` rows that lower the loss most if all of them change."""
-        assert self.outputs is not None
-        coupling = self.outputs[picked[:, None], picked].tril(-1) @ change * change
-        together = (gain + 2 * strength * coupling).cumsum(0)
-        return picked[: int(together.argmin()) + 1]
+        `gradient` [columns from j on, all rows] follows. Returns their number.
+        """
+        change, strength = moves * self.steps[rows, j], self.inputs[j, j]
+        gain = change * (2 * gradient[0, rows] + strength * self.strength[rows] * change)
+        if self.outputs is None:
+            taken = gain < 0
+        else:
+            order = gain.argsort()
+            coupling = self.outputs[rows[order, None], rows[order]].tril_(-1) @ change[order]
+            together = (gain[order] + 2 * strength * coupling * change[order]).cumsum(0)
+            least, count = together.min(0)
+            taken = order[: int(count) + 1] if least < 0 else order[:0]
+        rows, change = rows[taken], change[taken]
+        self.codes[rows, j] += moves[taken]
+        self.error[rows, j] += change
+        later = self.inputs[j, j : j + len(gradient)]
+        if self.outputs is None:
+            gradient[:, rows] += later[:, None] * change
+        elif len(rows):
+            gradient.addr_(later, change @ self.outputs[rows])
+        return len(rows)
