@@ -83,7 +83,7 @@ def sample_weights(
 
 def _salience(weight: Tensor, group_size: int) -> Tensor:
     total = torch.zeros_like(weight[0])
-    for part in _chunks(weight):
+    for part in in_chunks(weight):
         grouped = part.unflatten(1, (-1, group_size)).abs()
         relative = grouped / grouped.amax(-1, keepdim=True).clamp(min=1e-30)
         total += relative.flatten(1).sum(0)
@@ -142,7 +142,8 @@ def best_scale(
     return Scale(candidate(mean_abs, sample.salience, *exponents, rows), exponents)
 
 
-def _chunks(weight: Tensor) -> tuple[Tensor, ...]:
+def in_chunks(weight: Tensor) -> tuple[Tensor, ...]:
+    """`weight` [out, in] in parts of rows that are worked on at once."""
     return weight.split(max(1, CHUNK // weight.shape[1]))
 
 
@@ -161,7 +162,7 @@ def best_grid(weight: Tensor, blocks: Tensor, scheme: Scheme, dtype: torch.dtype
 
     `blocks` are those of the input that this weight reads (`gram_blocks`).
     """
-    parts = [_best_grid(part, blocks, scheme, dtype) for part in _chunks(weight)]
+    parts = [_best_grid(part, blocks, scheme, dtype) for part in in_chunks(weight)]
     return Grid(torch.cat([p.scale for p in parts]), torch.cat([p.zero for p in parts]))
 
 
