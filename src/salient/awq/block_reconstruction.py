@@ -52,15 +52,13 @@ class ReconstructionSettings:
     """How a block is learned.
 
     steps: each on one batch, all batches in turn in an order by `seed`
-    code_step, scale_step: the first step of v (in codes) and of f
-    scale_range: the largest |f|
+    code_travel, scale_travel: how far v (in codes) and f can move in all steps together
     judge_every: steps between judgements on the held-out tokens
     """
 
     steps: int = 60
-    code_step: float = 0.05
-    scale_step: float = 0.002
-    scale_range: float = 0.1
+    code_travel: float = 0.5
+    scale_travel: float = 0.06
     judge_every: int = 20
     seed: int = 0
 
@@ -167,8 +165,8 @@ class LearnedWeight:
         self._load()
 
     @torch.no_grad()
-    def step(self, code_step: float, scale_step: float, scale_range: float) -> None:
-        """A sign step against the parameter's gradient, which is cleared.
+    def step(self, codes: float, factors: float) -> None:
+        """Move v by `codes` and f by `factors` against the parameter's gradient, and clear it.
 
         A linear that no token reached has none and stays.
         """
@@ -176,8 +174,8 @@ class LearnedWeight:
         if gradient is None:
             return
         by_group = in_groups(gradient * self.parameter, self.first.scheme).sum(-1)
-        self.shift.sub_(gradient.sign_(), alpha=code_step).clamp_(-1, 1)
-        self.factor.sub_(by_group.sign_(), alpha=scale_step).clamp_(-scale_range, scale_range)
+        self.shift.sub_(gradient.sign_(), alpha=codes)
+        self.factor.sub_(by_group.sign_(), alpha=factors)
         self._load()
 
     def quantized(self, name: str) -> QuantizedWeight:
@@ -220,10 +218,9 @@ def _steps(
             library_errors(f"{batch.call.block} cannot be differentiated", "It stays as it is."),
         ):
             output_loss(block, batch, gradients=True).backward()
-        remaining = 1 - step / settings.steps
+        share = 2 * (settings.steps - step) / (settings.steps * (settings.steps + 1))
         for weight in trained:
-            sizes = settings.code_step * remaining, settings.scale_step * remaining
-            weight.step(*sizes, settings.scale_range)
+            weight.step(settings.code_travel * share, settings.scale_travel * share)
         yield step + 1
 
 
