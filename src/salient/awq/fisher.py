@@ -27,6 +27,12 @@ CLIP = 0.99  # quantile of a batch's weights at which they are clipped
 OUTPUT_BAND = 2048  # outputs whose errors make up for each other: bounds memory for tall weights
 
 
+def linear_bytes(linear: nn.Module) -> int:
+    """Memory for H and HO of `linear`."""
+    out, width = linear.get_parameter("weight").shape
+    return 4 * (width**2 + out * min(out, OUTPUT_BAND))
+
+
 class LinearGradients:
     """H and HO of one linear, as sums over tokens."""
 
@@ -132,10 +138,9 @@ class GradientGatherer:
     def bytes_of(self, names: tuple[str, ...]) -> int:
         """Memory for the statistics of an input with the readers `names`."""
         readers = self._readers(names)
-        shapes = [self.block.get_parameter(f"{name}.weight").shape for name in readers]
-        if not shapes:
+        if not readers:
             return PlainGatherer(self.block).bytes_of(names)
-        return sum(4 * (width**2 + out * min(out, OUTPUT_BAND)) for out, width in shapes)
+        return sum(linear_bytes(self.block.get_submodule(name)) for name in readers)
 
     def create(self, names: tuple[str, ...]) -> InputStats:
         """Empty statistics of an input with the readers `names`."""

@@ -118,7 +118,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     batch = _tokens(options, model.companions.folder, skeleton)
     float32 = float32_parameters(skeleton.model, skeleton.files)
     target = OutputTarget(layers.scheme, dtype, layers.quantized, float32)
-    estimate = estimate_memory(skeleton, *split_heldout(batch.ids), gradients=effort.gradients)
+    estimate = estimate_memory(skeleton, *split_heldout(batch.ids), effort)
     values_checked = check_values(source, skeleton.files.names().values())
     check_memory(estimate, device)
     try_model(skeleton, batch.ids)

@@ -17,11 +17,16 @@ from salient.models.skeleton import Skeleton
 from salient.models.tracing import numbers
 
 from .block_statistics import GRAM_BYTES
+from .effort import EFFORTS, Effort
 from .error_feedback import BAND, ROWS
-from .run_state import BATCH_TOKENS
+from .fisher import linear_bytes
+from .run_state import BATCH_TOKENS, HIDDEN_DTYPE
 
 FLOAT = 4  # bytes
 CODES = 2  # bytes a weight: its code as written and by plain rounding
+ACTIVATIONS_BACK = 6  # times a block's inputs: what its backward pass reads, and gradients
+POLISH = 10  # times a linear's weight: error, gradient, codes, steps and what is tried
+LEARNING = 24  # bytes a weight: its value, gradient, shift, residual, codes; of the best iterate
 SLACK = 2**27  # bytes: chunks of the search, file pages, memory that the allocator retains
 
 
@@ -43,10 +48,10 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    skeleton: Skeleton, samples: Tensor, heldout: Tensor, *, gradients: bool = False
+    skeleton: Skeleton, samples: Tensor, heldout: Tensor, effort: Effort = EFFORTS["fast"]
 ) -> MemoryEstimate:
     """The peak of a run over `samples` and `heldout` (int64 [samples, tokens])."""
-    blocks = [block_parts(skeleton, index) for index in range(len(skeleton.blocks))]
+    blocks = [block_parts(skeleton, index, effort) for index in range(len(skeleton.blocks))]
     block = max(blocks, key=lambda parts: sum(parts.values()))
     logits = 4 * heldout.shape[1] * skeleton.vocabulary * FLOAT  # three models', a softmax
     head = {
@@ -54,37 +59,50 @@ def estimate_memory(
         "logits of a held-out sample": logits,
     }
     inputs = max(_inputs(skeleton, index) for index in range(len(skeleton.blocks)))
-    again = max(_grams(skeleton, index) for index in range(len(skeleton.blocks))) > GRAM_BYTES
+    again = max(_grams(skeleton, index, effort) for index in range(len(skeleton.blocks)))
+    streams = 2 if effort.reconstruction_steps or again > GRAM_BYTES else 1
     resident = resident_memory()
     main = {
         "Python and its libraries, as now": resident,
-        "hidden states between blocks (16 bits)": samples.numel()
-        * skeleton.width
-        * (2 + 2 * again),
+        "hidden states between blocks (16 bits)": samples.numel() * skeleton.width * 2 * streams,
         "held-out tokens (three streams, a block's inputs)": heldout.numel()
-        * (4 * skeleton.width + inputs)
+        * (4 * skeleton.width + inputs * (2 if effort.gradients else 1))
         * FLOAT,
         "workspace": SLACK,
     }
     return MemoryEstimate(max(block, head, key=lambda parts: sum(parts.values())), main, resident)
 
 
-def block_parts(skeleton: Skeleton, index: int) -> dict[str, int]:
+def stored_bytes(skeleton: Skeleton, samples: Tensor, heldout: Tensor, effort: Effort) -> int:
+    """What a run stores on disk while it lasts, besides the checkpoint: the blocks' inputs."""
+    if not effort.gradients:
+        return 0
+    size = samples.numel() * HIDDEN_DTYPE.itemsize + heldout.numel() * FLOAT
+    return size * skeleton.width * len(skeleton.blocks)
+
+
+def block_parts(skeleton: Skeleton, index: int, effort: Effort = EFFORTS["fast"]) -> dict[str, int]:
     """What block `index` needs while it is worked on."""
     linears = skeleton.linears(index)
     size = torch.finfo(skeleton.dtype).bits // 8
     parameters = sum(linear.weight.numel() for linear in linears.values())
-    activations = BATCH_TOKENS * _inputs(skeleton, index) * FLOAT * 2  # inputs, and as much again
+    # inputs, and as much again; with gradients all that the backward pass reads
+    copies = ACTIVATIONS_BACK if effort.gradients else 2
+    activations = BATCH_TOKENS * _inputs(skeleton, index) * FLOAT * copies
+    learning = LEARNING * parameters if effort.reconstruction_steps else 0
+    grams = _grams(skeleton, index, effort)
     return {
         "largest block and its codes": parameters * (size + CODES),
         "Gram matrices": min(
-            _grams(skeleton, index), max(GRAM_BYTES, _grams(skeleton, index, all_tokens=True))
+            grams, max(GRAM_BYTES, _grams(skeleton, index, effort, all_tokens=True))
         ),
-        "search, or a batch's activations": max(_search(linears, size), activations),
+        "search, or a batch's activations": max(
+            _search(linears, size, effort), activations, learning - grams
+        ),
     }
 
 
-def _search(linears: dict[str, nn.Linear], size: int) -> int:
+def _search(linears: dict[str, nn.Linear], size: int, effort: Effort) -> int:
     """Bytes of settling one shared input: its weights scaled, and with feedback; a linear's error.
 
     Who shares an input is not known before watching: all linears of one width are taken to, of an
@@ -94,13 +112,19 @@ def _search(linears: dict[str, nn.Linear], size: int) -> int:
     for name, linear in linears.items():
         shared[linear.in_features, *numbers(name)] += linear.weight.numel()
     copies = 2 if size == FLOAT else 3  # the source's own float32 values, when computing in 16 bits
+    if effort.gradients:
+        polish = max(POLISH * m.weight.numel() + m.in_features**2 for m in linears.values())
+        return (copies * max(shared.values()) + polish) * FLOAT
     largest = max(linear.weight.numel() for linear in linears.values())
     feedback = max((ROWS + 3 * BAND) * min(linear.in_features, BAND) for linear in linears.values())
     return (copies * max(shared.values()) + max(largest * 2, feedback)) * FLOAT
 
 
-def _grams(skeleton: Skeleton, index: int, *, all_tokens: bool = False) -> int:
-    """Bytes of the Gram matrices of a block's inputs; or only of those that all tokens reach."""
+def _grams(skeleton: Skeleton, index: int, effort: Effort, *, all_tokens: bool = False) -> int:
+    """Bytes of a block's Gram matrices; or only of those of inputs that all tokens reach."""
+    if effort.gradients:
+        linears = skeleton.linears(index).items()
+        return sum(linear_bytes(m) for name, m in linears if not (all_tokens and numbers(name)))
     whole, experts = _widths(skeleton, index)
     widths = whole if all_tokens else [*whole, *experts]
     return sum(width**2 for width in widths) * FLOAT
