@@ -19,11 +19,11 @@ from salient.models.scale_groups import GroupProver
 
 from .activation_store import ActivationStore
 from .block_step import BlockTokens, quantize_step
-from .fisher import gradient_fault, run_backward
+from .fisher import gradient_fault, gradient_weights, run_backward
 from .heldout import HeldoutStreams
 from .reconstruction_pass import write_notes
 from .run_state import HIDDEN_DTYPE, QuantizeRun
-from .token_streams import GradientStream, batches_of, mean_square
+from .token_streams import GradientStream, batches_of
 
 SEED = 0  # of the sampled labels of calibration; held-out tokens have their own
 HELDOUT_SEED = 2**32
@@ -55,7 +55,7 @@ def quantize_backward(run: QuantizeRun, streams: HeldoutStreams, prober: GroupPr
                 gradient = _pass_back(run, index, calibration, tokens, streams)
                 continue
             run.watch.begin(run.pieces.source_tensors(index))
-            weights = calibration.token_weights(), mean_square(gradient)
+            weights = calibration.token_weights(), gradient_weights(gradient)
             block = quantize_step(run, index, prober, streams, tokens)
             calibration.leave()
             assert block.gradient is not None

@@ -70,6 +70,11 @@ def token_weights(d: Tensor) -> Tensor:
     return weights
 
 
+def gradient_weights(gradient: Tensor) -> Tensor:
+    """The tokens' weights of `gradient` [samples, tokens, width]: float32 [samples, tokens]."""
+    return token_weights(gradient.float().flatten(0, 1)).view(gradient.shape[:2])
+
+
 class GradientStats:
     """Statistics of one shared input: magnitudes, and the gradients of each of its `readers`."""
 

@@ -9,17 +9,13 @@ from salient.models.skeleton import Skeleton
 
 from .activation_store import ActivationStore
 from .block_statistics import Passes, Through
+from .fisher import gradient_weights
 from .run_state import BATCH_TOKENS, HIDDEN_DTYPE
 
 
 def batches_of(ids: Tensor, tokens: int = BATCH_TOKENS) -> tuple[Tensor, ...]:
     """`ids` [samples, tokens] in batches of about `tokens`."""
     return ids.split(max(1, tokens // ids.shape[1]))
-
-
-def mean_square(gradient: Tensor) -> Tensor:
-    """The mean square of `gradient` [samples, tokens, width] by token: float32."""
-    return gradient.float().square().mean(-1)
 
 
 class TokenStream:
@@ -83,8 +79,8 @@ class GradientStream(TokenStream):
         self._turned = True
 
     def token_weights(self) -> Tensor:
-        """The mean square of each token's gradient: float32 [samples, tokens]."""
-        return torch.cat([mean_square(state) for state in self.states])
+        """Each token's by its gradient (`gradient_weights`): float32 [samples, tokens]."""
+        return torch.cat([gradient_weights(state) for state in self.states])
 
     def step(self, index: int, number: int, through: Through) -> Tensor:
         """Batch `number` through block `index`, with its gradient on the way back."""
