@@ -7,7 +7,13 @@ from torch import Tensor
 from helpers.tolerance import assert_within, likely
 from salient.awq.error_feedback import with_feedback
 from salient.awq.statistics import LinearStats
-from salient.awq.two_sided import INPUT_DAMPING, OUTPUT_DAMPING, round_two_sided
+from salient.awq.two_sided import (
+    DAMPINGS,
+    INPUT_DAMPING,
+    OUTPUT_DAMPING,
+    best_dampings,
+    round_two_sided,
+)
 from salient.core.quant import Grid, minmax_grid, quantize
 from salient.core.scheme import Scheme
 
@@ -19,10 +25,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def tokens(width: int, count: int = 400, seed: int = 1) -> Tensor:
+def tokens(width: int, count: int = 400, seed: int = 1, noise: float = 0.3) -> Tensor:
     """Tokens that live near few directions, with channels of unlike strength."""
     x = normal(count, 8, seed=seed) @ normal(8, width, seed=9)
-    return (x + 0.3 * normal(count, width, seed=seed + 1)) * (normal(width, seed=8) * 0.5).exp()
+    return (x + noise * normal(count, width, seed=seed + 1)) * (normal(width, seed=8) * 0.5).exp()
 
 
 def setting(scheme: Scheme, out: int = 40, width: int = 96):
@@ -129,6 +135,45 @@ def test_correlated_gradients_lose_less_with_feedback_of_rows(scheme, seed):
     two_sided = round_two_sided(weight, grid, stats, one, scheme)
     lost = [loss(weight, built, grid, unseen, scheme) for built in (one_sided, two_sided)]
     assert lost[1] < 0.7 * lost[0]
+
+
+@pytest.mark.parametrize("band", [32, 96])
+def test_the_dampings_have_the_least_expected_loss_of_independent_errors(band, monkeypatch):
+    """Against the loss of E = LO^-1 e LI^-T on the held-out Gram matrices, written out."""
+    monkeypatch.setattr("salient.awq.two_sided.BAND", band)
+    x, d = tokens(96, count=60, seed=2), tokens(40, count=60, seed=3)
+    stats, scale = LinearStats(x.t() @ x, (d.t() @ d,)), (normal(96, seed=3) * 0.3).exp()
+    unseen = tokens(96, seed=20), tokens(40, seed=30)
+
+    def expected(gram: Tensor, held: Tensor, damping: float) -> float:
+        order, lower = unit_lower(gram, damping)
+        inverse, held = lower.inverse(), held.double()[:, order]
+        return float((inverse.t() @ (held.t() @ held) @ inverse).trace())
+
+    def inputs(damping: float) -> float:
+        scaled, loss = stats.gram / (scale[:, None] * scale), 0.0
+        for start in range(0, 96, band):
+            part = slice(start, start + band)
+            loss += expected(scaled[part, part], (unseen[0] / scale)[:, part], damping)
+        return loss
+
+    def outputs(damping: float) -> float:
+        return expected(stats.output_grams[0], unseen[1], damping)
+
+    best = min(DAMPINGS, key=inputs), min(DAMPINGS, key=outputs)
+    assert best_dampings(stats, scale, *unseen) == best
+
+
+def test_statistics_of_few_tokens_are_damped_more():
+    def both(count: int, seed: int) -> tuple[Tensor, Tensor]:
+        return tokens(96, count, seed, noise=4.0), tokens(40, count, seed + 10, noise=4.0)
+
+    few, many = (
+        best_dampings(LinearStats(x.t() @ x, (d.t() @ d,)), torch.ones(96), *both(400, 20))
+        for x, d in (both(12, 2), both(2000, 2))
+    )
+    assert few[0] > many[0]
+    assert few[1] > many[1]
 
 
 def test_two_sided_feedback_modifies_none_of_its_inputs():

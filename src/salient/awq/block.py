@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from salient.core.quant import Grid, QuantizedWeight, quantize
 from salient.models.proof import ScaleGroup
 
-from .end_loss import end_loss
+from .end_loss import EndLoss, end_loss
+from .fisher import token_weights
 from .polish import polish
 from .results import BlockResult, GroupResult, HeldoutInput, LayerResult, OutputTarget, plain_group
 from .search import IDENTITY, best_grid, best_scale, gram_blocks, sample_weights
 from .statistics import InputStats, LinearStats
-from .two_sided import INPUT_DAMPING, OUTPUT_DAMPING, round_two_sided
+from .two_sided import INPUT_DAMPING, OUTPUT_DAMPING, best_dampings, round_two_sided
 
 Parameters = Callable[[str], Tensor]  # a parameter's name within the block -> the source's values
 Codes = dict[str, QuantizedWeight]
@@ -170,14 +171,29 @@ class _BlockQuantizer:
         blocks = gram_blocks(stats.gram, fold.columns, scheme.group_size)
         grid = best_grid(scaled, blocks, scheme, self.target.dtype)
         if rounding == "feedback":
-            adjusted = round_two_sided(scaled, grid, stats, fold.columns, scheme)
+            damping = self._damping(next(iter(originals)), stats, fold)
+            adjusted = round_two_sided(scaled, grid, stats, fold.columns, scheme, damping)
             if stats.output_grams:  # a linear on its own
-                return {n: self._polish(n, scaled, adjusted, grid, stats, fold) for n in originals}
+                loss = end_loss(stats, fold.columns, damping)
+                return {n: self._polish(n, scaled, adjusted, grid, loss, fold) for n in originals}
             scaled = adjusted
         sizes = [len(weight) for weight in originals.values()]
         parts = zip(*(t.split(sizes) for t in (scaled, grid.scale, grid.zero)), strict=True)
         each = zip(originals, parts, strict=True)
         return {n: self._round(n, part, Grid(*on)) for n, (part, *on) in each}
+
+    def _judge(self, name: str) -> HeldoutInput | None:
+        """The held-out tokens of the input of `name`, if they have its gradients."""
+        return next((own for own in self.heldout.values() if name in own.gradients), None)
+
+    def _damping(self, name: str, stats: LinearStats, fold: Fold) -> tuple[float, float]:
+        """The dampings of a linear's statistics that held-out tokens prefer."""
+        judge = self._judge(name)
+        if judge is None or not stats.output_grams:
+            return INPUT_DAMPING, OUTPUT_DAMPING
+        gradients = judge.gradients[name]
+        inputs = judge.x * token_weights(gradients).sqrt()
+        return best_dampings(stats, fold.columns, inputs, gradients)
 
     def _polish(
         self,
@@ -185,19 +201,18 @@ class _BlockQuantizer:
         scaled: Tensor,
         adjusted: Tensor,
         grid: Grid,
-        stats: LinearStats,
+        loss: EndLoss,
         fold: Fold,
     ) -> QuantizedWeight:
         """The codes of `adjusted`, changed where held-out tokens have gradients to judge them."""
-        heldout = next((own for own in self.heldout.values() if name in own.gradients), None)
-        if heldout is None:
+        judge = self._judge(name)
+        if judge is None:
             return self._round(name, adjusted, grid)
-        judge = heldout
         polished = polish(
             scaled,
             adjusted,
             grid,
-            end_loss(stats, fold.columns, (INPUT_DAMPING, OUTPUT_DAMPING)),
+            loss,
             self.target.scheme,
             self.target.dtype,
             lambda error: judge.loss(name, error / fold.columns),

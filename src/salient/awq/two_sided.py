@@ -16,6 +16,7 @@ of the tiles, all tiles of one at once, then those within each tile. Between til
 matrix product.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,7 @@ from .error_feedback import BAND, damped_factor, with_feedback
 from .statistics import LinearStats
 
 INPUT_DAMPING, OUTPUT_DAMPING = 0.5, 0.2  # times the mean diagonal of H and of HO
+DAMPINGS = (0.1, 0.3, 1.0, 3.0)  # among which held-out tokens decide
 TILE = 32  # rows and columns: small ones mean more products, large ones longer walks
 
 
@@ -48,11 +50,9 @@ def round_two_sided(
         return with_feedback(weight, grid, stats.gram, scale, scheme)
     adjusted = torch.empty_like(weight)
     rows = [_side(gram, damping[1]) for gram in stats.output_grams]
-    for start in range(0, weight.shape[1], BAND):
-        band = slice(start, start + BAND)
-        scaled = stats.gram[band, band] / (scale[band, None] * scale[band])
-        columns = _side(scaled, damping[0])
-        order, top = columns.order + start, 0
+    for start, gram in _input_bands(stats, scale):
+        columns, top = _side(gram, damping[0]), 0
+        order = columns.order + start
         groups = order // scheme.group_size
         for side in rows:
             picked = (side.order + top)[:, None]
@@ -60,6 +60,51 @@ def round_two_sided(
             adjusted[picked, order] = _walk(weight[picked, order], on, side, columns, scheme)
             top += len(side.order)
     return adjusted
+
+
+def best_dampings(
+    stats: LinearStats, scale: Tensor, inputs: Tensor, gradients: Tensor
+) -> tuple[float, float]:
+    """The dampings of H and of HO with the least expected loss on tokens outside of `stats`.
+
+    `inputs`: x float32 [tokens, in], each times the root of its weight w; `gradients`: d float32
+    [tokens, out].
+
+    Independent errors e of equal variance become E = LO^-1 e LI^-T. Their expected loss on the
+    tokens X and D is in proportion to |X LI^-1|^2 |D LO^-1|^2 (Frobenius norms): each side is
+    decided alone, and no weight is rounded for it.
+    """
+    columns = [gram for _, gram in _input_bands(stats, scale)]
+    return _best_damping(columns, inputs / scale), _best_damping(stats.output_grams, gradients)
+
+
+def _best_damping(grams: Iterable[Tensor], tokens: Tensor) -> float:
+    """That of DAMPINGS; `grams` are those of bands of the channels of `tokens` [tokens, n]."""
+    expected, start = dict.fromkeys(DAMPINGS, 0.0), 0
+    for gram in grams:
+        order = gram.diagonal().argsort(descending=True, stable=True)
+        ordered, own = gram[order[:, None], order], tokens[:, order + start]
+        for damping in DAMPINGS:
+            lower = _unit_lower(ordered, damping)
+            spread = torch.linalg.solve_triangular(
+                lower, own, upper=False, left=False, unitriangular=True
+            )
+            expected[damping] += float(spread.square().sum())
+        start += len(gram)
+    return min(expected, key=lambda damping: expected[damping])
+
+
+def _input_bands(stats: LinearStats, scale: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The first column and H of the scaled input of each band of columns."""
+    for start in range(0, len(scale), BAND):
+        band = slice(start, start + BAND)
+        yield start, stats.gram[band, band] / (scale[band, None] * scale[band])
+
+
+def _unit_lower(gram: Tensor, damping: float) -> Tensor:
+    """L with gram + damping = L^T D L, damping in mean diagonals: float32 [n, n]."""
+    factor = damped_factor(gram, damping)
+    return (factor / factor.diagonal()).t()
 
 
 @dataclass(frozen=True)
@@ -78,10 +123,9 @@ class _Side:
 
 def _side(gram: Tensor, damping: float) -> _Side:
     order = gram.diagonal().argsort(descending=True, stable=True)
-    factor = damped_factor(gram[order[:, None], order], damping)
     tiles = -(-len(order) // TILE)
     lower = torch.eye(tiles * TILE, device=gram.device)
-    lower[: len(order), : len(order)] = (factor / factor.diagonal()).t()
+    lower[: len(order), : len(order)] = _unit_lower(gram[order[:, None], order], damping)
     blocks = lower.unflatten(0, (tiles, TILE)).unflatten(2, (tiles, TILE))
     own = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     identity = torch.eye(TILE, device=gram.device).expand_as(own)
