@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from helpers.tolerance import assert_within, likely, worst
+from salient.awq.search import spread_rows
 from salient.core.quant import quantize
 from salient.core.scheme import Scheme
-from salient.explorer.rounding import Rounding, fit_folded, output_power, spread_rows
+from salient.explorer.rounding import Rounding, fit_folded, output_power
 
 RANDOM = torch.Generator().manual_seed(0)
 

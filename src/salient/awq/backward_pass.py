@@ -80,12 +80,15 @@ def _forward(
         block = run.skeleton.block(index)
         calibration.record(index)
         store.write(index, 0, reference)
-        calibration.advance(index, partial(_run, block))
+        calibration.advance(index, partial(run_forward, block))
         reference = streams.run(index, block, reference)
     return reference
 
 
-def _run(block: nn.Module, hidden: Tensor, call: BlockCall, _: Tensor | None) -> Tensor:
+def run_forward(
+    block: nn.Module, hidden: Tensor, call: BlockCall, _: Tensor | None = None
+) -> Tensor:
+    """The block's output."""
     return run_block(block, hidden, call)
 
 
@@ -104,12 +107,13 @@ def _pass_back(
     gradient = tokens.gradient
     assert gradient is not None
     if not gradient_fault(block, *streams.first(index, tokens.hidden)):
-        calibration.advance(index, partial(_run_back, block))
-        gradient = _run_back(block, tokens.hidden, streams.calls[index].every, gradient)
+        calibration.advance(index, partial(run_back, block))
+        gradient = run_back(block, tokens.hidden, streams.calls[index].every, gradient)
     run.watch.end(run.finished[name].source_tensors)
     return gradient.float().cpu()
 
 
-def _run_back(block: nn.Module, hidden: Tensor, call: BlockCall, gradient: Tensor | None) -> Tensor:
+def run_back(block: nn.Module, hidden: Tensor, call: BlockCall, gradient: Tensor | None) -> Tensor:
+    """The gradient at the block's input for that at its output."""
     assert gradient is not None
     return run_backward(block, hidden, call, gradient, {})[1]

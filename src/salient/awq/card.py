@@ -125,9 +125,10 @@ def _introduction(subject: CardSubject) -> str:
     base = source.base_model
     model = f"[{base}](https://huggingface.co/{base})" if base else code(evidence.model)
     adapter = f" with the adapter {_adapter(evidence)} merged in" if evidence.run.adapter else ""
+    bits = "mixed precision" if evidence.allocation else "4 bits"
     before, after = map(mebibytes, (evidence.bytes.before, evidence.bytes.after))
     return (
-        f"{model}{adapter}, quantized to 4 bits: AWQ, scheme `{evidence.run.scheme}` "
+        f"{model}{adapter}, quantized to {bits}: AWQ, scheme `{evidence.run.scheme}` "
         f"({evidence.bits_per_weight:.3f} bits a quantized weight), format "
         f"`{evidence.run.format}`, everything else in {evidence.run.dtype}. The weights "
         f"take {after}, {before} before. "
@@ -289,9 +290,22 @@ def _serving(subject: CardSubject) -> str:
     return f"## Use\n\n```\n{lines}\n```"
 
 
+def _scheme_options(subject: CardSubject) -> list[str]:
+    allocation = subject.evidence.allocation
+    if allocation is None:
+        return ["--scheme", subject.evidence.run.scheme]
+    options = [
+        "--bits-per-weight",
+        f"{allocation.budget:g}",
+        "--allow",
+        ",".join(allocation.allowed),
+    ]
+    return [*options, *(["--scheme", "w4-g128-sym"] if allocation.symmetric else [])]
+
+
 def _reproduction(subject: CardSubject) -> str:
     run = subject.evidence.run
-    argv = ["salient", "quantize", subject.model, "-o", subject.name, "--scheme", run.scheme]
+    argv = ["salient", "quantize", subject.model, "-o", subject.name, *_scheme_options(subject)]
     argv += ["--format", run.format, "--samples", str(run.samples)]
     argv += ["--sequence-length", str(run.sequence_length)]
     if run.calibration_texts != "builtin":

@@ -108,7 +108,9 @@ def collect_evidence(
         run=job.header,
         model=model_name(job.source.folder),
         scheme_reason=job.layers.reason,
-        bits_per_weight=job.target.scheme.bits_per_weight,
+        bits_per_weight=job.allocation.bits_per_weight
+        if job.allocation
+        else job.target.scheme.bits_per_weight,
         left_at_16_bits=unquantized_linears(job, run),
         left_out=job.leftovers.names,
         dropped=job.leftovers.dropped,
@@ -133,6 +135,7 @@ def collect_evidence(
         mtp=job.leftovers.mtp_modules,
         answers=job.skeleton.head.kind,
         adapter=adapter_evidence(job),
+        allocation=job.allocation,
     )
 
 

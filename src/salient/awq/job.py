@@ -12,7 +12,13 @@ from salient.core.carried_files import find_carried
 from salient.core.content_digest import changed_files
 from salient.core.devices import compute_dtype, find_device
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
-from salient.core.evidence import EVIDENCE_FILE, RunEvidence, RunHeader, read_evidence
+from salient.core.evidence import (
+    EVIDENCE_FILE,
+    AllocationEvidence,
+    RunEvidence,
+    RunHeader,
+    read_evidence,
+)
 from salient.core.options import strings
 from salient.core.progress import Progress
 from salient.core.report import mebibytes
@@ -36,6 +42,7 @@ from .heldout import split_heldout
 from .journal import Journal, difference, other_source, read_journal
 from .layer_selection import LayerSelection, choose_layers, written_dtype
 from .memory_estimate import MemoryEstimate, check_memory, estimate_memory
+from .mixed_scheme import mixed_scheme
 from .options import QuantizeOptions
 from .output_folder import check_output, is_vacant, model_name, partial_folder
 from .partial_shards import PartialCheckpoint
@@ -51,6 +58,7 @@ class QuantizeJob:
     """A run whose options have passed every check.
 
     values_checked: whether all tensors were read in search of NaN
+    allocation: what `--bits-per-weight` gave the linears, once it is measured
     """
 
     source: Checkpoint
@@ -69,6 +77,7 @@ class QuantizeJob:
     dtype_reason: str
     values_checked: bool
     warnings: tuple[str, ...] = ()
+    allocation: AllocationEvidence | None = None
 
     @property
     def partial(self) -> Path:
@@ -99,17 +108,18 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     """Check `options` and try the model on a few tokens. Raises SalientError."""
     find_format(options.format)
     effort = find_effort(options.effort)
+    mixed = mixed_scheme(options.bits_per_weight, options.allow, options.scheme, options.format)
     device = find_device(options.device)
     model = _open_source(options, device)
     source, skeleton = model.source, model.skeleton
     options.progress(0, 0, f"hashing {mebibytes(source.bytes_on_disk)} of the source")
     watch = SourceWatch(source, model.adapter)
     omitted = find_carried(source.folder).omitted
-    layers = choose_layers(skeleton, options.scheme, options.format, strings(options.skip))
+    layers = choose_layers(skeleton, options.scheme, options.format, strings(options.skip), mixed)
     dtype, dtype_reason = written_dtype(skeleton.files, options.dtype)
     output = check_output(
         Path(
-            options.output or f"{model_name(source.folder)}-{options.format}-{layers.scheme}"
+            options.output or f"{model_name(source.folder)}-{options.format}-{layers.label}"
         ).expanduser(),
         source.folder,
     )
@@ -118,7 +128,8 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     batch = _tokens(options, model.companions.folder, skeleton)
     float32 = float32_parameters(skeleton.model, skeleton.files)
     target = OutputTarget(layers.scheme, dtype, layers.quantized, float32)
-    estimate = estimate_memory(skeleton, *split_heldout(batch.ids), effort)
+    passes = effort if mixed is None else replace(effort, gradients=True)
+    estimate = estimate_memory(skeleton, *split_heldout(batch.ids), passes)
     values_checked = check_values(source, skeleton.files.names().values())
     check_memory(estimate, device)
     try_model(skeleton, batch.ids)
@@ -140,7 +151,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
             *token_warnings(batch, skeleton, layers.quantized),
             *(f"Not copied into the checkpoint: {n} ({why})." for n, why in omitted.items()),
         ),
-        header=_header(options, model, target, batch, watch.digests),
+        header=_header(options, model, target, batch, watch.digests, str(mixed or target.scheme)),
         dtype_reason=dtype_reason,
         values_checked=values_checked,
     )
@@ -152,6 +163,7 @@ def _header(
     target: OutputTarget,
     batch: TokenBatch,
     source_files: dict[str, str],
+    scheme: str,
 ) -> RunHeader:
     """What the run is."""
     skeleton = model.skeleton
@@ -159,7 +171,7 @@ def _header(
         salient=__version__,
         model=fingerprint(model.source),
         adapter=model.adapter.digest if model.adapter else None,
-        scheme=str(target.scheme),
+        scheme=scheme,
         format=options.format,
         dtype=str(target.dtype).removeprefix("torch."),
         skip=strings(options.skip),

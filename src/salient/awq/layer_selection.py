@@ -13,6 +13,8 @@ from salient.models.skeleton import Skeleton
 from salient.models.stored_types import main_type
 from salient.models.weight_map import ParameterFiles
 
+from .mixed_scheme import MixedScheme
+
 STORED_SIXTEEN_BITS = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -37,16 +39,29 @@ def written_dtype(files: ParameterFiles, name: str) -> tuple[torch.dtype, str]:
 
 @dataclass(frozen=True)
 class LayerSelection:
-    """The scheme with its reason, the linears to quantize, and unquantized ones with reasons."""
+    """The scheme with its reason, the linears to quantize, and unquantized ones with reasons.
+
+    mixed: what gives each linear its scheme during the run, for `--bits-per-weight`
+    """
 
     scheme: Scheme
     reason: str
     quantized: frozenset[str]
     left: dict[str, str]
+    mixed: MixedScheme | None = None
+
+    @property
+    def label(self) -> str:
+        """What the checkpoint's folder is named after."""
+        return self.mixed.label if self.mixed else str(self.scheme)
 
 
 def choose_layers(
-    skeleton: Skeleton, scheme: str, format: str, skip: tuple[str, ...]
+    skeleton: Skeleton,
+    scheme: str,
+    format: str,
+    skip: tuple[str, ...],
+    mixed: MixedScheme | None = None,
 ) -> LayerSelection:
     """Select the scheme and the linears to quantize.
 
@@ -64,6 +79,10 @@ def choose_layers(
         raise ShapeError("--skip names every linear of the model: nothing is left to quantize.")
     widths = {name: linear.in_features for name, linear in wanted.items()}
     outputs = {name: linear.out_features for name, linear in wanted.items()}
+    if mixed is not None:
+        check_shapes(widths, Scheme(mixed.smallest_group))
+        reason = f"{mixed.bits_per_weight:g} bits a weight, measured"
+        return LayerSelection(mixed.schemes[0], reason, frozenset(wanted), left, mixed)
     least = Scheme(GROUP_SIZES[-1]) if scheme == "auto" else parse_scheme(scheme)
     check_shapes(widths, least, outputs if format == "awq" else None)
     selected, reason = largest_scheme(widths) if scheme == "auto" else (least, "as asked")

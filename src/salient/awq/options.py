@@ -30,6 +30,22 @@ class QuantizeOptions:
             "w4-g128, w4-g64, w4-g32, each also with -sym; auto: the largest group that fits."
         ),
     ] = "w4-g128"
+    bits_per_weight: Annotated[
+        float | None,
+        OptionSpec(
+            "Mean bits of a quantized weight, scales included: each linear gets the format of "
+            "--allow where the end loss gains most. For compressed-tensors.",
+            minimum=1,
+            maximum=16,
+        ),
+    ] = None
+    allow: Annotated[
+        str,
+        OptionSpec(
+            "Formats that --bits-per-weight may give: 4 bits in groups (g32, g64, g128), w8 (8 "
+            "bits), 16bit."
+        ),
+    ] = "g32,g64,g128,w8,16bit"
     format: Annotated[str, OptionSpec("awq (AutoAWQ GEMM) or compressed-tensors.")] = "awq"
     calibration: Annotated[
         str,

@@ -4,11 +4,14 @@ import logging
 import shlex
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from salient.core.evidence import (
     AdapterEvidence,
+    AllocationEvidence,
     BlockEvidence,
     HeldoutEvidence,
     LayerEvidence,
@@ -27,11 +30,15 @@ from salient.plan.serving_warnings import serving_warnings
 from .card import kind_shares, missing_metadata
 from .export import adapter_evidence, card_subject, export_checkpoint
 from .job import QuantizeJob, finished_evidence, prepare
+from .mixed_precision import allocated
+from .mixed_scheme import MixedScheme
 from .options import QuantizeOptions
 from .pipeline import quantize_blocks
+from .run_state import QuantizeRun
 from .serve_lines import vllm_lines
 
 _log = logging.getLogger("salient")
+CURVE_ROWS = 8  # of the curve of bits, that the terminal shows
 LISTED = 8  # of many, how many the terminal lists; salient.json lists all
 
 
@@ -76,6 +83,8 @@ def _run(
             _log.warning("warning: %s", warning)
         warnings.extend(run.journal.warnings)
         try:
+            if job.layers.mixed is not None:
+                job, run = with_allocation(job, run, job.layers.mixed)
             evidence = export_checkpoint(job, run, quantize_blocks(run))
         finally:
             run.journal.close()
@@ -90,6 +99,23 @@ def _run(
         command = f"  salient evaluate {shlex.join(map(str, argv))}"
         report.lines.extend(["Measure it against the adapted model with:", command])
     return evidence, report
+
+
+def with_allocation(
+    job: QuantizeJob, run: QuantizeRun, mixed: MixedScheme
+) -> tuple[QuantizeJob, QuantizeRun]:
+    """The job and its run with the formats that the linears get."""
+    run, allocation = allocated(run, mixed)
+    whole = dict.fromkeys(
+        job.target.quantized - run.target.quantized, f"--bits-per-weight {mixed.bits_per_weight:g}"
+    )
+    layers = replace(
+        job.layers,
+        scheme=run.target.scheme,
+        quantized=run.target.quantized,
+        left=job.layers.left | dict(sorted(whole.items())),
+    )
+    return replace(job, layers=layers, target=run.target, allocation=allocation), run
 
 
 def plan_report(job: QuantizeJob) -> Report:
@@ -115,7 +141,8 @@ def plan_report(job: QuantizeJob) -> Report:
     lines = [
         *dropped_lines(job.leftovers.dropped),
         *adapter_lines(adapter_evidence(job)),
-        f"{len(layers.quantized)} linears in {len(job.skeleton.blocks)} blocks to {layers.scheme} "
+        f"{len(layers.quantized)} linears in {len(job.skeleton.blocks)} blocks to "
+        f"{layers.mixed or layers.scheme} "
         f"({layers.reason}), {len(layers.left)} left unquantized; output {job.output}.",
         *sixteen_bit_lines(layers.left),
         *mtp_lines(job.leftovers, job.source.config),
@@ -151,6 +178,7 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
         + ".",
         *[f"Not scaled: {readers}: {reason}." for readers, reason in refused.items()],
         *sixteen_bit_lines(evidence.left_at_16_bits),
+        *allocation_lines(evidence.allocation),
         *borrowed_lines(blocks),
         *no_gradient_lines(blocks),
         *dtype_lines(evidence),
@@ -165,6 +193,7 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
         *(f"  {line}" for line in vllm_lines(str(job.output), evidence)),
     ]
     tables = [layer_table(blocks), heldout_table(evidence.heldout, evidence.answers)]
+    tables += [allocation_table(evidence.allocation)] if evidence.allocation else []
     return Report({**to_json(evidence), "output": str(job.output), **cost}, tables, lines)
 
 
@@ -192,6 +221,26 @@ def dtype_lines(evidence: RunEvidence) -> list[str]:
             "untied in the checkpoint."
         )
     return lines
+
+
+def allocation_lines(allocation: AllocationEvidence | None) -> list[str]:
+    """The formats that `--bits-per-weight` gave, by their number of linears."""
+    if allocation is None:
+        return []
+    counts = Counter(allocation.formats.values()).most_common()
+    formats = ", ".join(f"{count} {name}" for name, count in counts)
+    return [f"Formats at {allocation.bits_per_weight:.3f} bits a weight: {formats}."]
+
+
+def allocation_table(allocation: AllocationEvidence) -> Table:
+    """Bits against the KL that rounding without feedback would cost: uniform, mixed, the curve."""
+    points = [(name, *point) for name, point in allocation.uniform.items()]
+    points.append(("mixed (chosen)", allocation.bits_per_weight, allocation.predicted_kl))
+    step = max(1, len(allocation.curve) // CURVE_ROWS)
+    points += [("mixed", *point) for point in allocation.curve[::step]]
+    rows = [(name, f"{bits:.3f}", f"{kl:.4f}") for name, bits, kl in points]
+    columns = ("formats", "bits a weight", "predicted KL")
+    return Table("Bits against predicted KL, without feedback", columns, rows)
 
 
 def adapter_lines(adapter: AdapterEvidence | None) -> list[str]:

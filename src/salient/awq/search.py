@@ -69,7 +69,7 @@ def sample_weights(
 
     `rows` and `width` are those of all weights stacked.
     """
-    picks = [_spread(max(FEWEST_ROWS, values // width), rows) for values in (FEW, MORE)]
+    picks = [spread_rows(rows, width, values) for values in (FEW, MORE)]
     picked: list[list[Tensor]] = [[], []]
     salience, start = torch.zeros(width), 0
     for weight, share in weights:
@@ -90,9 +90,10 @@ def _salience(weight: Tensor, group_size: int) -> Tensor:
     return total
 
 
-def _spread(count: int, rows: int) -> Tensor:
-    """`count` of `rows`, evenly spread; all if there are no more."""
-    return torch.linspace(0, rows - 1, min(count, rows)).round().long()
+def spread_rows(out: int, width: int, values: int = MORE) -> Tensor:
+    """Evenly spread rows of [out, width] with about `values` values in all; int64."""
+    count = min(max(FEWEST_ROWS, values // width), out)
+    return torch.linspace(0, out - 1, count).round().long()
 
 
 def candidate(

@@ -180,6 +180,31 @@ class AdapterEvidence:
     vocabulary: Count | None = None
 
 
+Point = tuple[Annotated[float, Bounds(0, 64)], Loss]
+
+
+@dataclass(frozen=True)
+class AllocationEvidence:
+    """The formats that `--bits-per-weight` gave to the linears (awq/mixed_precision.py).
+
+    budget, allowed, symmetric: what the options say
+    bits_per_weight: of all linears that it gave formats to, 16-bit ones included
+    predicted_kl: of rounding without feedback, in nats a token: for comparison with the others here
+    formats: linear, or a block's experts -> scheme, or 16bit
+    uniform: format -> bits a weight and predicted KL where all linears have it
+    curve: the same from the fewest bits on, as more are spent
+    """
+
+    budget: Annotated[float, Bounds(0, 64)]
+    allowed: tuple[Name, ...]
+    symmetric: bool
+    bits_per_weight: Annotated[float, Bounds(0, 64)]
+    predicted_kl: Loss
+    formats: dict[str, Name]
+    uniform: dict[str, Point]
+    curve: tuple[Point, ...]
+
+
 @dataclass(frozen=True)
 class RunEvidence:
     """The whole of salient.json.
@@ -192,6 +217,7 @@ class RunEvidence:
     untied: parameters that the config ties and the files store with values of their own
     not_copied: files of the source folder that the checkpoint lacks -> why
     adapter: the adapter that was merged, if one was
+    allocation: the formats of the linears, where `--bits-per-weight` gave them
     files: file of the checkpoint -> SHA-256, of all but README.md and this one; empty in the files
         of older versions, which cannot be verified
     seal: SHA-256 of the file with an empty seal
@@ -214,6 +240,7 @@ class RunEvidence:
     not_copied: dict[str, str] = field(default_factory=dict[str, str])
     answers: str = "tokens"
     adapter: AdapterEvidence | None = None
+    allocation: AllocationEvidence | None = None
     schema: Annotated[int, Bounds(SCHEMA, SCHEMA)] = SCHEMA
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     files: Digests = field(default_factory=dict[str, str])

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from salient.awq.search import FEWEST_ROWS, MORE
 from salient.core.quant import Grid, codes_of, grid_of, round_trip
 from salient.core.scheme import Scheme
 
@@ -36,12 +35,6 @@ class Rounding:
         grouped = scaled.unflatten(1, (-1, self.scheme.group_size))
         low, high = grouped.amin(-1) * self.clip, grouped.amax(-1) * self.clip
         return grouped, grid_of(low, high, self.scheme, self.dtype)
-
-
-def spread_rows(out: int, width: int, values: int = MORE) -> Tensor:
-    """Evenly spread rows of [out, width] with about `values` values in all; int64."""
-    count = min(max(FEWEST_ROWS, values // width), out)
-    return torch.linspace(0, out - 1, count).round().long()
 
 
 def output_power(weight: Tensor, tokens: Tensor) -> float:

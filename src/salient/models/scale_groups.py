@@ -249,10 +249,12 @@ class GroupProver:
         self._proposals.setdefault(shape_of(block), groups)
         return groups
 
-    def ensure_proposals(self, index: int, hidden: Tensor) -> None:
-        """Compute the proposals of a finished block `index` for others of its shape."""
-        if shape_of(self._skeleton.bare(index)) not in self._proposals:
+    def ensure_proposals(self, index: int, hidden: Tensor) -> list[ScaleGroup]:
+        """The proposals for blocks of the shape of block `index`, computed here if need be."""
+        shape = shape_of(self._skeleton.bare(index))
+        if shape not in self._proposals:
             self.groups(index, self._skeleton.block(index, torch.float32), hidden)
+        return self._proposals[shape]
 
 
 def shape_of(block: nn.Module) -> str:

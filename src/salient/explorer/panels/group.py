@@ -8,9 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from salient.awq.search import spread_rows
 from salient.core.errors import RequestError
 from salient.core.scheme import Scheme
-from salient.explorer.rounding import Rounding, output_power, spread_rows
+from salient.explorer.rounding import Rounding, output_power
 
 from .linear_view import LinearView, LinearViewer, some_rows
 

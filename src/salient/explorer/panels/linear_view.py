@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from salient.awq.search import IDENTITY, Sample, candidate, sample_weights
+from salient.awq.search import IDENTITY, Sample, candidate, sample_weights, spread_rows
 from salient.core.evidence import RunEvidence
 from salient.core.quant import QuantizedWeight
 from salient.core.scheme import Scheme
@@ -22,7 +22,6 @@ from salient.explorer.rounding import (
     Rounding,
     fit_folded,
     output_power,
-    spread_rows,
 )
 from salient.explorer.run_evidence import GroupExponents, group_exponents
 
