@@ -30,7 +30,7 @@ from typing import Any
 from torch import Tensor
 
 from salient.core.corpus import Document, builtin, read_texts
-from salient.models.tokens import pack_tokens
+from salient.models.token_packing import pack_tokens
 from subprocess_run import log_step
 
 SHARED = 12  # consecutive words that are not shared by chance

@@ -184,7 +184,7 @@ ERRORS = {
     ),
     "too little text": (
         untouched,
-        ("--samples", "5000"),
+        ("--samples", "5000", "--calibration-mix", "1"),
         "CalibrationError",
         r"has \d+ tokens, but 5000 samples of 64 need 320000\. Use --samples \d+",
     ),

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 
 import pytest
 import torch
@@ -21,17 +20,14 @@ from helpers.chat_templates import (
     with_template,
 )
 from helpers.toy_models import byte_tokenizer
-from salient.awq.heldout import split_heldout
 from salient.core.conversations import to_document
 from salient.core.corpus import Document
 from salient.core.errors import CalibrationError, ModelError
-from salient.models import tokens
+from salient.models import token_packing
+from salient.models.token_packing import FEWEST_TOKENS, TokenBatch, pack_tokens
 from salient.models.tokens import (
-    FEWEST_TOKENS,
-    TokenBatch,
     check_vocabulary,
     load_tokenizer,
-    pack_tokens,
     token_ids,
     tokenizer_note,
 )
@@ -212,29 +208,6 @@ def test_a_tokenizer_that_fails_names_the_row():
     assert "\n" not in str(raised.value)
 
 
-# Shares of the kinds
-
-
-@pytest.mark.parametrize("samples", [4, 16, 64])
-def test_any_number_of_tokens_has_the_shares_of_the_kinds(samples, tokenizer):
-    shares = {"prose": 0.5, "code": 0.3, "maths": 0.2}
-    documents = [
-        letters(40 + n % 7, kind) for kind in ("maths", "code", "prose") for n in range(200)
-    ]
-    batch = pack_tokens(documents, tokenizer, samples, 128, "texts", shares=shares)
-    total = samples * 128
-    assert sum(batch.kinds.values()) == total
-    for kind, share in shares.items():
-        assert abs(batch.kinds[kind] / total - share) < 0.02 + 40 / total
-
-
-def test_a_kind_that_runs_out_and_one_without_a_share_leave_no_gap(tokenizer):
-    documents = [letters(64, "rare")] + [letters(64, "prose")] * 4 + [letters(64, "odd")]
-    shares = {"rare": 0.9, "prose": 0.1}
-    batch = pack_tokens(documents, tokenizer, 6, 64, "texts", shares=shares)
-    assert batch.kinds == {"rare": 64, "prose": 256, "odd": 64}
-
-
 # Conversations
 
 
@@ -317,8 +290,8 @@ def test_images_are_left_out_and_counted(tmp_path):
 
 
 def test_a_template_that_takes_too_long_for_all_rows_is_refused(monkeypatch):
-    monkeypatch.setattr(tokens, "RENDER_SECONDS", -1.0)
-    monkeypatch.setattr(tokens, "RENDER_EACH", 0.0)
+    monkeypatch.setattr(token_packing, "RENDER_SECONDS", -1.0)
+    monkeypatch.setattr(token_packing, "RENDER_EACH", 0.0)
     with pytest.raises(CalibrationError, match=r"chat template took \d+ seconds for 1 of 3 conv"):
         pack_tokens([CHAT] * 3, with_template(TEMPLATE), 1, 64, "a.jsonl")
 
@@ -385,27 +358,8 @@ def test_a_token_without_a_row_in_the_embedding_blames_the_tokenizer(largest, vo
         rf"{vocabulary}\. .* belong to another model: fetch the folder again"
     )
     with pytest.raises(CalibrationError, match=message):
-        check_vocabulary(batch, vocabulary, "my.txt")
+        check_vocabulary(batch.ids, vocabulary, "my.txt")
 
 
 def test_the_last_row_of_the_embedding_may_be_used():
-    check_vocabulary(TokenBatch(torch.tensor([[0, 319]]), 1, 0), 320, "my.txt")
-
-
-@pytest.mark.parametrize(
-    ("samples", "stored"), [(2, 1), (16, 1), (31, 1), (32, 2), (64, 4), (128, 4)]
-)
-def test_one_sample_in_sixteen_at_least_one_and_at_most_four_is_heldout(samples, stored):
-    ids = torch.arange(samples * 2).reshape(samples, 2)
-    calibration, heldout = split_heldout(ids)
-    assert len(heldout) == stored
-    assert torch.equal(torch.cat([calibration, heldout]), ids)
-    counted = Counter(calibration.flatten().tolist() + heldout.flatten().tolist())
-    assert set(counted.values()) == {1}
-
-
-def test_a_single_sample_serves_as_both():
-    ids = torch.arange(64).reshape(1, 64)
-    calibration, heldout = split_heldout(ids)
-    assert torch.equal(calibration, ids)
-    assert torch.equal(heldout, ids)
+    check_vocabulary(torch.tensor([[0, 319]]), 320, "my.txt")

@@ -12,7 +12,7 @@ from salient.awq.calibration_check import token_warnings
 from salient.core.devices import find_device
 from salient.formats.checkpoint import open_checkpoint
 from salient.models.skeleton import Skeleton
-from salient.models.tokens import TokenBatch
+from salient.models.token_packing import TokenBatch, heldout_samples
 
 
 def skeleton_of(folder) -> tuple[Skeleton, frozenset[str]]:
@@ -22,7 +22,8 @@ def skeleton_of(folder) -> tuple[Skeleton, frozenset[str]]:
 
 
 def warnings(folder, samples: int, length: int) -> list[str]:
-    batch = TokenBatch(torch.zeros(samples, length, dtype=torch.int64), 1, 0)
+    ids = torch.zeros(samples, length, dtype=torch.int64)
+    batch = TokenBatch(ids, 1, 0, heldout=heldout_samples(samples))
     return token_warnings(batch, *skeleton_of(folder))
 
 

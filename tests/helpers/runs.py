@@ -13,7 +13,7 @@ SMALL = {"scheme": "w4-g32", "samples": 6, "sequence_length": 64, "effort": "fas
 
 
 def run(model: Path, out: Path, text: Path, **changes):
-    options = {**SMALL, "calibration": str(text), **changes}
+    options = {**SMALL, "calibration": str(text), "calibration_mix": 1.0, **changes}
     return api.quantize(model, out, **options).report
 
 

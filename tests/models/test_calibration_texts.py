@@ -8,7 +8,7 @@ from helpers.toy_models import byte_tokenizer
 from salient.core.corpus import BUILTIN, Document, builtin
 from salient.core.errors import CalibrationError
 from salient.models.calibration_texts import SHARES, as_conversation, calibration_tokens
-from salient.models.tokens import pack_tokens
+from salient.models.token_packing import pack_tokens
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +106,38 @@ SENTENCE = "The quick brown fox jumps over the lazy dog and runs away into the f
 def test_texts_that_mean_nothing_are_refused(text, message):
     with pytest.raises(CalibrationError, match=message):
         pack_tokens([Document(text)], byte_tokenizer(), 8, 512, "own.txt")
+
+
+# The user's text, mixed with the built-in corpus
+
+
+def own_text(folder, tokens: int) -> str:
+    path = folder / "own.txt"
+    lines = (f"{SENTENCE}{number}\n\n" for number in range(tokens // len(SENTENCE) + 1))
+    path.write_text("".join(lines))
+    return str(path)
+
+
+@pytest.mark.parametrize(("mix", "share"), [(0.5, 0.5), (0.25, 0.25), (0.01, 1 / 16), (1.0, 1.0)])
+def test_a_file_has_its_share_of_the_samples(mix, share, tmp_path, plain):
+    batch = calibration_tokens(own_text(tmp_path, 3000), plain, 16, 64, mix=mix)
+    assert batch.ids.shape == (16, 64)
+    own = batch.kinds.get("own.txt", batch.kinds.get("text", 0))
+    assert own / batch.ids.numel() == share
+    assert batch.notes == ()
+
+
+def test_calibration_and_held_out_samples_are_of_both_texts(tmp_path, plain):
+    batch = calibration_tokens(own_text(tmp_path, 5000), plain, 32, 128, mix=0.5)
+    for ids in batch.split():
+        own = ["lazy dog" in plain.decode(row) for row in ids]
+        assert sum(own) == len(own) / 2
+
+
+def test_a_file_with_too_little_text_for_its_share_is_filled_up_with_a_note(tmp_path, plain):
+    batch = calibration_tokens(own_text(tmp_path, 300), plain, 16, 64, mix=0.5)
+    assert batch.ids.shape == (16, 64)
+    (note,) = batch.notes
+    assert note.startswith("own.txt fills 5 of 16 samples, 31% of the calibration instead of 50%")
+    with pytest.raises(CalibrationError, match=r"own.txt has \d+ tokens, but 16 samples of 64"):
+        calibration_tokens(own_text(tmp_path, 300), plain, 16, 64, mix=1)

@@ -3,18 +3,17 @@
 import math
 
 from salient.models.skeleton import Skeleton
-from salient.models.tokens import TokenBatch
+from salient.models.token_packing import TokenBatch
 from salient.models.tracing import numbers, pattern
 
 from .block_statistics import FEWEST_TOKENS
-from .heldout import split_heldout
 
 UNEVEN = 4  # routers give some experts a quarter of the average
 
 
 def token_warnings(batch: TokenBatch, skeleton: Skeleton, quantized: frozenset[str]) -> list[str]:
     """Inputs wider than the calibration has tokens, and experts that too few tokens reach."""
-    samples, tokens = len(batch.ids), split_heldout(batch.ids)[0].numel()
+    samples, tokens = len(batch.ids), batch.split()[0].numel()
     dense, expert = ("", 0), ("", 0)
     experts: dict[str, int] = {}
     for index, block in enumerate(skeleton.blocks):

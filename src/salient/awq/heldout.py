@@ -17,9 +17,6 @@ from .results import BlockResult, effective_state, plain_result
 
 JUDGED = 256  # tokens of the first sample that judge a block
 
-HELDOUT_SHARE = 16  # one sample in sixteen, at least one, is held out to judge with
-MOST_HELDOUT = 4  # samples: more would cost time and change no verdict
-
 
 @dataclass(frozen=True)
 class HeldoutCalls:
@@ -86,15 +83,3 @@ def load_weights(block: nn.Module, result: BlockResult) -> None:
     """Load the weights of `result` into `block`."""
     for name, value in effective_state(result).items():
         block.get_parameter(name).data.copy_(value)
-
-
-def split_heldout(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """(calibration, held-out) of `ids` int64 [samples, tokens].
-
-    A single sample serves as both.
-    """
-    samples = len(ids)
-    if samples == 1:
-        return ids, ids
-    count = min(max(1, samples // HELDOUT_SHARE), MOST_HELDOUT)
-    return ids[:-count], ids[-count:]

@@ -10,6 +10,7 @@ import torch
 
 from salient.core.carried_files import find_carried
 from salient.core.content_digest import changed_files
+from salient.core.corpus import BUILTIN
 from salient.core.devices import compute_dtype, find_device
 from salient.core.errors import CalibrationError, CheckpointError, ModelError
 from salient.core.evidence import (
@@ -33,12 +34,12 @@ from salient.models.model_folder import model_folder
 from salient.models.skeleton import Skeleton
 from salient.models.source_model import SourceModel, source_model
 from salient.models.stored_types import float32_parameters
-from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer, tokenizer_note
+from salient.models.token_packing import TokenBatch
+from salient.models.tokens import check_vocabulary, load_tokenizer, tokenizer_note
 from salient.models.trial import try_model
 
 from .calibration_check import token_warnings
 from .effort import Effort, find_effort
-from .heldout import split_heldout
 from .journal import Journal, difference, other_source, read_journal
 from .layer_selection import LayerSelection, choose_layers, written_dtype
 from .memory_estimate import MemoryEstimate, check_memory, estimate_memory
@@ -86,7 +87,7 @@ class QuantizeJob:
 
     def run(self, *, fresh: bool, progress: Progress) -> QuantizeRun:
         """Create or reopen the journal. Raises ResumeMismatch if it is another run's."""
-        samples, heldout = split_heldout(self.batch.ids)
+        samples, heldout = self.batch.split()
         journal = Journal(self.partial, self.header, fresh=fresh)
         pieces = PartialCheckpoint(
             self.partial, self.source, self.skeleton, self.format, self.target
@@ -129,7 +130,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     float32 = float32_parameters(skeleton.model, skeleton.files)
     target = OutputTarget(layers.scheme, dtype, layers.quantized, float32)
     passes = effort if mixed is None else replace(effort, gradients=True)
-    estimate = estimate_memory(skeleton, *split_heldout(batch.ids), passes)
+    estimate = estimate_memory(skeleton, *batch.split(), passes)
     values_checked = check_values(source, skeleton.files.names().values())
     check_memory(estimate, device)
     try_model(skeleton, batch.ids)
@@ -176,6 +177,7 @@ def _header(
         dtype=str(target.dtype).removeprefix("torch."),
         skip=strings(options.skip),
         calibration_texts=texts_label(options.calibration),
+        calibration_mix=1.0 if options.calibration == BUILTIN else options.calibration_mix,
         samples=options.samples,
         sequence_length=options.sequence_length,
         calibration=batch.digest,
@@ -206,9 +208,13 @@ def _tokens(options: QuantizeOptions, folder: Path, skeleton: Skeleton) -> Token
         )
     tokenizer = load_tokenizer(folder)
     batch = calibration_tokens(
-        options.calibration, tokenizer, options.samples, options.sequence_length
+        options.calibration,
+        tokenizer,
+        options.samples,
+        options.sequence_length,
+        mix=options.calibration_mix,
     )
-    check_vocabulary(batch, skeleton.vocabulary, options.calibration)
+    check_vocabulary(batch.ids, skeleton.vocabulary, options.calibration)
     note = tokenizer_note(tokenizer, skeleton.vocabulary)
     return batch if note is None else replace(batch, notes=(*batch.notes, note))
 

@@ -54,7 +54,16 @@ class QuantizeOptions:
             "(NAME or NAME:SPLIT)."
         ),
     ] = "builtin"
-    samples: Annotated[int, OptionSpec("Calibration samples.", minimum=1)] = 128
+    calibration_mix: Annotated[
+        float,
+        OptionSpec(
+            "Share of a file or data set in the calibration; the rest is the built-in corpus. 1: "
+            "your text only.",
+            minimum=0.01,
+            maximum=1,
+        ),
+    ] = 0.5
+    samples: Annotated[int, OptionSpec("Calibration samples.", minimum=1)] = 256
     sequence_length: Annotated[int, OptionSpec("Tokens per sample.", minimum=1)] = 512
     effort: Annotated[
         str,

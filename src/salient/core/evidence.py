@@ -23,6 +23,7 @@ SCHEMA = 1  # of the file; a change that older readers misread raises it
 
 Loss = Annotated[float, Bounds(0)]
 Exponent = Annotated[float, Bounds(-8, 8)]
+Share = Annotated[float, Bounds(0, 1)]
 Samples = Annotated[int, Bounds(1, 2**24)]
 
 
@@ -32,6 +33,7 @@ class RunHeader:
 
     model, adapter, calibration: SHA-256 digests of files and of token ids
     computed_in: dtype and device of the computation
+    calibration_mix: share of the samples that are of `calibration_texts`; the others are built-in
     source_files: file of the model's folder -> SHA-256: config, weights, tokenizer and all that is
         copied; of the adapter's as adapter/NAME. Empty in the files of older versions
     effort: how much work the rounding was given (awq/effort.py)
@@ -49,6 +51,7 @@ class RunHeader:
     sequence_length: Samples
     calibration: Name
     computed_in: Name = ""
+    calibration_mix: Share = 1.0
     source_files: Digests = field(default_factory=dict[str, str])
     effort: Name = "fast"
 

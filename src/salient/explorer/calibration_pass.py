@@ -27,7 +27,8 @@ from salient.models.calibration_texts import calibration_tokens
 from salient.models.proof import ScaleGroup
 from salient.models.scale_groups import GroupProver
 from salient.models.skeleton import Skeleton
-from salient.models.tokens import TokenBatch, check_vocabulary, load_tokenizer
+from salient.models.token_packing import TokenBatch
+from salient.models.tokens import check_vocabulary, load_tokenizer
 
 from .background import BackgroundWorker, RecentResults
 from .linears import block_reader
@@ -190,7 +191,7 @@ def calibration_windows(
     if batch is None:
         batch = calibration_tokens(BUILTIN, tokenizer, WINDOWS, 4 * WINDOW)
         label = "of the built-in corpus (the checkpoint's own calibration is not available)"
-    check_vocabulary(batch, vocabulary, "the calibration texts")
+    check_vocabulary(batch.ids, vocabulary, "the calibration texts")
     length = min(WINDOW, batch.ids.shape[1])
     pool = batch.ids[:, : batch.ids.shape[1] // length * length].reshape(-1, length)
     count = min(WINDOWS, len(pool))
@@ -205,7 +206,9 @@ def _run_calibration(tokenizer: object, evidence: RunEvidence) -> TokenBatch | N
     if name is None:
         return None
     try:
-        batch = calibration_tokens(name, tokenizer, run.samples, run.sequence_length)
+        batch = calibration_tokens(
+            name, tokenizer, run.samples, run.sequence_length, mix=run.calibration_mix
+        )
     except SalientError:
         return None
     return batch if batch.digest == run.calibration else None

@@ -61,8 +61,15 @@ def find_calibration(pair: ModelPair) -> CalibrationTexts:
         return CalibrationTexts(name, reason=f"its calibration, {name!r}, is no file here")
     try:
         tokenizer = load_tokenizer(pair.reference.companions)
-        batch = calibration_tokens(path, tokenizer, run.samples, run.sequence_length, name)
-        check_vocabulary(batch, pair.reference.skeleton.vocabulary, name)
+        batch = calibration_tokens(
+            path,
+            tokenizer,
+            run.samples,
+            run.sequence_length,
+            mix=run.calibration_mix,
+            label=name,
+        )
+        check_vocabulary(batch.ids, pair.reference.skeleton.vocabulary, name)
     except SalientError as error:
         return CalibrationTexts(name, reason=f"its calibration cannot be read again: {error}")
     if batch.digest != run.calibration:

@@ -10,7 +10,8 @@ from salient.core.errors import CalibrationError
 from salient.core.progress import Progress
 from salient.models.block_call import run_block
 from salient.models.skeleton import Skeleton
-from salient.models.tokens import check_vocabulary, load_tokenizer, pack_tokens
+from salient.models.token_packing import pack_tokens
+from salient.models.tokens import check_vocabulary, load_tokenizer
 from salient.validate.model_pair import ModelPair
 
 BATCH_TOKENS = 2048
@@ -41,7 +42,7 @@ def text_tokens(
     documents = builtin("heldout") if text == BUILTIN else read_texts(text)
     tokenizer = load_tokenizer(pair.reference.companions)
     batch = pack_tokens(documents, tokenizer, windows, length, text, options=options)
-    check_vocabulary(batch, skeleton.vocabulary, text)
+    check_vocabulary(batch.ids, skeleton.vocabulary, text)
     ids = batch.ids.flatten()
     share = different_phrases(ids)
     if share < FEWEST_PHRASES:
