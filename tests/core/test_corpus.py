@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import unicodedata
 from collections import Counter
 from importlib.resources import files
 from types import ModuleType
@@ -24,6 +25,8 @@ def lines_of(folder, *rows, name: str = "rows.jsonl") -> str:
 
 # The built-in corpus
 
+KINDS = ("prose", "code", "maths", "dialogue", "multilingual", "structured", "long")
+
 
 def test_the_parts_of_the_built_in_corpus_share_no_document():
     parts = [
@@ -43,18 +46,40 @@ def test_no_long_paragraph_is_in_both_parts_of_the_built_in_corpus():
     assert not set(paragraphs("calibration")) & set(paragraphs("heldout"))
 
 
-def test_the_built_in_corpus_is_less_than_one_megabyte():
+def test_the_built_in_corpus_is_less_than_three_megabytes():
     folder = files("salient.core") / "corpus_data"
-    sizes = [len((folder / f"{p}.jsonl").read_bytes()) for p in ("calibration", "heldout")]
-    assert sum(sizes) < 10**6
+    assert sum(len(path.read_bytes()) for path in folder.iterdir()) < 3 * 10**6
+
+
+def test_the_built_in_corpus_has_many_languages_and_long_documents():
+    documents = builtin("calibration")
+    letters = Counter(
+        unicodedata.name(letter, "?").split()[0]
+        for d in documents
+        for letter in set(d.text)
+        if letter.isalpha() and ord(letter) > 0x24F
+    )
+    scripts = {"CYRILLIC", "ARABIC", "DEVANAGARI", "THAI", "HANGUL", "HIRAGANA", "CJK", "HEBREW"}
+    assert scripts <= letters.keys()
+    assert sum(len(d.text) > 30_000 for d in documents if d.kind == "long") >= 6
+
+
+def test_the_parts_of_the_built_in_corpus_share_no_run_of_twelve_tokens():
+    def runs(part):
+        for document in builtin(part):
+            text = document.text or " ".join(m["content"] for m in document.messages)
+            parts = text.split()
+            yield from (tuple(parts[i : i + 12]) for i in range(len(parts) - 11))
+
+    assert set(runs("heldout")).isdisjoint(runs("calibration"))
 
 
 @pytest.mark.parametrize("part", ["calibration", "heldout"])
 def test_any_prefix_of_the_built_in_corpus_mixes_the_kinds_as_the_whole(part):
     kinds = [d.kind for d in builtin(part)]
     whole = Counter(kinds)
-    assert set(whole) == {"prose", "code", "maths", "dialogue", "multilingual"}
-    for length in range(40, len(kinds), 20):
+    assert set(whole) == set(KINDS if part == "calibration" else KINDS[:5])
+    for length in range(60, len(kinds), 20):
         prefix = Counter(kinds[:length])
         assert all(abs(prefix[k] / length - whole[k] / len(kinds)) < 0.1 for k in whole)
 

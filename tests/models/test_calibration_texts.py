@@ -127,7 +127,7 @@ def test_a_file_has_its_share_of_the_samples(mix, share, tmp_path, plain):
     assert batch.notes == ()
 
 
-def test_calibration_and_held_out_samples_are_of_both_texts(tmp_path, plain):
+def test_calibration_and_heldout_samples_are_of_both_texts(tmp_path, plain):
     batch = calibration_tokens(own_text(tmp_path, 5000), plain, 32, 128, mix=0.5)
     for ids in batch.split():
         own = ["lazy dog" in plain.decode(row) for row in ids]

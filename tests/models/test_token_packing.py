@@ -76,7 +76,7 @@ def test_a_kind_that_runs_out_leaves_no_gap(tokenizer):
 
 
 @pytest.mark.parametrize("samples", [4, 16, 64])
-def test_the_held_out_samples_have_all_kinds_and_no_document_of_the_others(samples, tokenizer):
+def test_the_heldout_samples_have_all_kinds_and_no_document_of_the_others(samples, tokenizer):
     documents = mixture(100)
     batch = pack_kinds(documents, tokenizer, samples, 256, "texts", shares=SHARES)
     calibration, heldout = (numbers_in(tokenizer, ids) for ids in batch.split())
@@ -88,7 +88,7 @@ def test_the_held_out_samples_have_all_kinds_and_no_document_of_the_others(sampl
 @pytest.mark.parametrize(
     ("samples", "count"), [(1, 0), (2, 1), (16, 1), (31, 1), (32, 2), (64, 4), (128, 4)]
 )
-def test_one_sample_in_sixteen_at_least_one_and_at_most_four_is_held_out(samples, count):
+def test_one_sample_in_sixteen_at_least_one_and_at_most_four_is_heldout(samples, count):
     assert heldout_samples(samples) == count
     batch = TokenBatch(torch.arange(samples * 2).reshape(samples, 2), 1, 0, heldout=count)
     calibration, heldout = batch.split()
@@ -96,7 +96,7 @@ def test_one_sample_in_sixteen_at_least_one_and_at_most_four_is_held_out(samples
     assert torch.equal(heldout, batch.ids[samples - count :] if count else batch.ids)
 
 
-def test_the_held_out_samples_of_a_file_are_of_its_last_documents(tokenizer):
+def test_the_heldout_samples_of_a_file_are_of_its_last_documents(tokenizer):
     documents = [numbered(n, 100) for n in range(40)]
     batch = pack_tokens(documents, tokenizer, 16, 128, "texts", hold_out=True)
     calibration, heldout = (numbers_in(tokenizer, ids) for ids in batch.split())
@@ -118,7 +118,7 @@ def test_too_little_text_gives_fewer_samples_where_that_is_allowed(tokenizer):
         pack_tokens([numbered(0, 30)], tokenizer, 16, 64, "texts", fewer=True)
 
 
-def test_merged_batches_alternate_and_their_held_out_samples_are_last():
+def test_merged_batches_alternate_and_their_heldout_samples_are_last():
     def batch(first: int, count: int, heldout: int) -> TokenBatch:
         ids = torch.arange(first, first + count)[:, None]
         return TokenBatch(ids, 2, 3, {"text": count}, (f"from {first}",), heldout)

@@ -13,7 +13,15 @@ from salient.core.text_places import texts_label
 
 from .token_packing import TokenBatch, merge_batches, pack_kinds, pack_tokens
 
-SHARES = {"prose": 0.22, "code": 0.24, "maths": 0.24, "dialogue": 0.24, "multilingual": 0.06}
+SHARES = {
+    "prose": 0.2,
+    "code": 0.22,
+    "maths": 0.16,
+    "dialogue": 0.18,
+    "multilingual": 0.12,
+    "structured": 0.07,
+    "long": 0.05,
+}
 
 
 def calibration_tokens(
