@@ -60,7 +60,9 @@ class _Page(HTMLParser):
 def page(path: Path) -> str:
     """The text of an HTML page."""
     parser = _Page()
-    parser.feed(path.read_text(encoding="utf-8", errors="replace"))
+    data = path.read_bytes()
+    charset = re.search(rb"charset=([\w-]+)", data[:2000])
+    parser.feed(data.decode(charset[1].decode() if charset else "utf-8"))
     text = re.sub(r" *\n *", "\n", "".join(parser.parts))
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
@@ -191,7 +193,7 @@ def declaration(path: Path) -> Iterator[str]:
     """Articles of the Universal Declaration of Human Rights, others in each language."""
     blocks = page(path).split("\n\n")
     start = Random(path.stem).randrange(max(1, len(blocks) // 2))
-    yield from islice(joined([blocks[0], *blocks[start:]], 500, 1500), 1)
+    yield from islice(joined([blocks[0], *blocks[start:]], 400, 1100), 1)
 
 
 def records(path: Path) -> Iterator[str]:

@@ -202,7 +202,12 @@ def collect(sources: list[Source], work: Path) -> list[Row]:
 
     def accept(row: Row) -> bool:
         own = runs(row.text)
-        if FAILURE in row.text or own & unseen or len(own & known) > COPIED * max(1, len(own)):
+        if (
+            FAILURE in row.text
+            or "\ufffd" in row.text
+            or own & unseen
+            or len(own & known) > COPIED * max(1, len(own))
+        ):
             return False
         known.update(own)
         rows.append(row)
