@@ -19,7 +19,7 @@ import torch
 from token_file import read_tokens
 
 from salient import api
-from salient.models.tokens import TokenBatch
+from salient.models.token_packing import TokenBatch, heldout_samples
 
 
 def parse() -> argparse.Namespace:
@@ -43,7 +43,8 @@ def main() -> None:
     started = time.perf_counter()
 
     def from_file(*_: Any, **__: Any) -> TokenBatch:
-        return TokenBatch(tokens, documents=len(tokens), dropped_tokens=0)
+        count = len(tokens)
+        return TokenBatch(tokens, count, dropped_tokens=0, heldout=heldout_samples(count))
 
     with patch("salient.awq.job.calibration_tokens", from_file):
         result = api.quantize(
