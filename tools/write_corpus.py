@@ -281,7 +281,7 @@ def write_readme(rows: list[Row], sources: list[Source], table: dict[str, list[s
         for name in order
     ]
     head, _, rest = text.partition("## Sources of `calibration.jsonl`\n\n")
-    title, rule, _ = rest.split("\n", 2)
+    title, rule = rest.split("\n")[:2]
     after = rest[rest.index("\n## Sources of `heldout.jsonl`") :]
     for kind in (*kinds, "all"):
         figures = f"| {kind} | {count[kind]} | {size[kind]:,} |"
@@ -294,7 +294,7 @@ def write_readme(rows: list[Row], sources: list[Source], table: dict[str, list[s
 
 def main() -> None:
     """Fetch, read, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description="Write the built-in corpus.")
     parser.add_argument("--work", type=Path, default=Path(".work/corpus"))
     work: Path = parser.parse_args().work.resolve()
     table = tomllib.loads((Path(__file__).parent / "corpus_sources.toml").read_text("utf-8"))
