@@ -198,7 +198,7 @@ def test_grids_that_lose_on_heldout_tokens_are_dropped_with_their_scale(scaled, 
 
 
 def test_feedback_that_loses_gives_way_to_the_nearest_codes_on_the_same_grid(monkeypatch):
-    monkeypatch.setattr("salient.awq.block.round_two_sided", lambda weight, *_: -weight)
+    monkeypatch.setattr("salient.awq.block.with_feedback", lambda weight, *_: -weight)
     block = Toy()
     result = quantized(block, NORM)
     assert result.groups[0].rounding == "nearest"

@@ -18,13 +18,11 @@ from torch import Tensor, nn
 from salient.core.quant import Grid, QuantizedWeight, quantize
 from salient.models.proof import ScaleGroup
 
-from .end_loss import EndLoss, end_loss
-from .fisher import token_weights
-from .polish import polish
+from .error_feedback import with_feedback
+from .gradient_rounding import round_with_gradients
 from .results import BlockResult, GroupResult, HeldoutInput, LayerResult, OutputTarget, plain_group
 from .search import IDENTITY, best_grid, best_scale, gram_blocks, sample_weights
 from .statistics import InputStats, LinearStats
-from .two_sided import INPUT_DAMPING, OUTPUT_DAMPING, best_dampings, round_two_sided
 
 Parameters = Callable[[str], Tensor]  # a parameter's name within the block -> the source's values
 Codes = dict[str, QuantizedWeight]
@@ -166,58 +164,23 @@ class _BlockQuantizer:
         self, rounding: str, originals: dict[str, Tensor], stats: LinearStats, fold: Fold
     ) -> Codes:
         """The codes of linears with the same statistics, stacked by rows."""
-        scheme = self.target.scheme_of(next(iter(originals)))
+        (scheme,) = {self.target.scheme_of(name) for name in originals}
         scaled = torch.cat([weight * fold.columns for weight in originals.values()])
+        if stats.output_grams and rounding == "feedback":
+            (name,) = originals
+            heldout = next((x for x in self.heldout.values() if name in x.gradients), None)
+            values = round_with_gradients(
+                name, scaled, stats, fold.columns, scheme, self.target.dtype, heldout
+            )
+            return {name: self._round(name, *values)}
         blocks = gram_blocks(stats.gram, fold.columns, scheme.group_size)
         grid = best_grid(scaled, blocks, scheme, self.target.dtype)
         if rounding == "feedback":
-            damping = self._damping(next(iter(originals)), stats, fold)
-            adjusted = round_two_sided(scaled, grid, stats, fold.columns, scheme, damping)
-            if stats.output_grams:  # a linear on its own
-                loss = end_loss(stats, fold.columns, damping)
-                return {n: self._polish(n, scaled, adjusted, grid, loss, fold) for n in originals}
-            scaled = adjusted
+            scaled = with_feedback(scaled, grid, stats.gram, fold.columns, scheme)
         sizes = [len(weight) for weight in originals.values()]
         parts = zip(*(t.split(sizes) for t in (scaled, grid.scale, grid.zero)), strict=True)
         each = zip(originals, parts, strict=True)
         return {n: self._round(n, part, Grid(*on)) for n, (part, *on) in each}
-
-    def _judge(self, name: str) -> HeldoutInput | None:
-        """The held-out tokens of the input of `name`, if they have its gradients."""
-        return next((own for own in self.heldout.values() if name in own.gradients), None)
-
-    def _damping(self, name: str, stats: LinearStats, fold: Fold) -> tuple[float, float]:
-        """The dampings of a linear's statistics that held-out tokens prefer."""
-        judge = self._judge(name)
-        if judge is None or not stats.output_grams:
-            return INPUT_DAMPING, OUTPUT_DAMPING
-        gradients = judge.gradients[name]
-        inputs = judge.x * token_weights(gradients).sqrt()
-        return best_dampings(stats, fold.columns, inputs, gradients)
-
-    def _polish(
-        self,
-        name: str,
-        scaled: Tensor,
-        adjusted: Tensor,
-        grid: Grid,
-        loss: EndLoss,
-        fold: Fold,
-    ) -> QuantizedWeight:
-        """The codes of `adjusted`, changed where held-out tokens have gradients to judge them."""
-        judge = self._judge(name)
-        if judge is None:
-            return self._round(name, adjusted, grid)
-        polished = polish(
-            scaled,
-            adjusted,
-            grid,
-            loss,
-            self.target.scheme,
-            self.target.dtype,
-            lambda error: judge.loss(name, error / fold.columns),
-        )
-        return self._round(name, polished.values, polished.grid)
 
     def _round(self, name: str, weight: Tensor, grid: Grid | None = None) -> QuantizedWeight:
         scheme, dtype = self.target.scheme_of(name), self.target.dtype
