@@ -75,7 +75,7 @@ def allocated(run: QuantizeRun, mixed: MixedScheme) -> tuple[QuantizeRun, Alloca
         sets = measured_sets(run, mixed)
         evidence = _evidence(sets, mixed)
         write_json(path, to_json(evidence))
-        run.finish(path, None)
+        run.finish([path], None)
     target = target_of(run.target, evidence, mixed)
     return replace(run, target=target, pieces=replace(run.pieces, target=target)), evidence
 
