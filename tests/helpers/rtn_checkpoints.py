@@ -48,7 +48,7 @@ def rounded(
             if full in layers.quantized:
                 weight = skeleton.files.read(f"{full}.weight")
                 weights[name] = quantize(weight, target.scheme_of(full), name=full, dtype=dtype)
-        pieces.write_block(index, BlockResult(weights, weights, {}))
+        pieces.write_block(pieces.path(index), index, BlockResult(weights, weights, {}))
     merge([pieces.path(i) for i in range(-1, len(skeleton.blocks))], out)
     settings = pieces.quantization_config([*layers.left, *skeleton.tower_modules()])
     dtype_name = str(dtype).removeprefix("torch.")
