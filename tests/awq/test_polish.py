@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from salient.awq.end_loss import EndLoss, end_loss
+from salient.awq.fisher import token_weights
 from salient.awq.polish import polish
+from salient.awq.results import HeldoutInput
 from salient.awq.statistics import LinearStats
 from salient.core.quant import Grid, in_groups, minmax_grid, quantize, round_trip
 from salient.core.scheme import Scheme
@@ -61,3 +63,13 @@ def test_polishing_modifies_none_of_its_inputs():
     before = [t.clone() for t in tensors]
     polish(weight, weight, grid, loss, SCHEME, torch.bfloat16, loss.of)
     assert all(map(torch.equal, before, tensors))
+
+
+def test_the_heldout_loss_is_the_kronecker_form_of_its_tokens():
+    x, d, difference = normal(40, 64), normal(40, 24, seed=1), normal(24, 64, seed=2)
+    heldout = HeldoutInput(x, {"q": d})
+    weights = token_weights(d)
+    inputs, outputs = (x * weights).t() @ x / weights.sum(), d.t() @ d
+    expected = EndLoss(inputs, (outputs,)).of(difference)
+    assert abs(heldout.loss("q", difference) - expected) < 1e-4 * expected
+    assert HeldoutInput(x[:0], {"q": d[:0]}).loss("q", difference) == 0.0

@@ -13,6 +13,7 @@ from salient.core.scheme import LayerSchemes, Scheme
 from salient.models.proof import ScaleGroup, kind_of
 from salient.models.tracing import pattern
 
+from .fisher import token_weights
 from .search import IDENTITY
 
 JUDGE_TOKENS = 256  # held-out tokens, evenly spread, that decide between the versions of a group
@@ -38,9 +39,16 @@ class HeldoutInput:
         return float((self.x @ difference.t()).square_().sum())
 
     def loss(self, reader: str, difference: Tensor) -> float:
-        """sum_t (d_t^T D x_t)^2 for `difference` D [out, in] of a reader with gradients d."""
-        change = ((self.x @ difference.t()) * self.gradients[reader]).sum(1)
-        return float(change.square_().sum())
+        """The end loss's change by `difference` D [out, in] of a reader with gradients d.
+
+        sum_t (d_t^T D x_t)^2 with the Kronecker factors of end_loss.py, of these tokens:
+        sum_tu w_u (d_t^T D x_u)^2 / sum_u w_u. All pairs of tokens count: a sum over matching ones
+        alone is decided by the few with the largest gradients.
+        """
+        gradients = self.gradients[reader]
+        weights = token_weights(gradients)
+        changes = (self.x @ difference.t()) @ gradients.t()
+        return float((changes.square_() * weights).sum() / weights.sum().clamp(min=1e-30))
 
 
 @dataclass(frozen=True)
