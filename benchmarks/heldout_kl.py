@@ -133,7 +133,7 @@ def nearest(weight: Tensor, scheme: Scheme) -> Tensor:
     span = groups.amax(-1, keepdim=True).clamp(min=0) - low
     if scheme.symmetric:
         span = 2 * groups.abs().amax(-1, keepdim=True)
-    scale = (span / (codes - 1)).to(torch.bfloat16).float().clamp(min=1e-8)
+    scale = (span / (codes - 1)).half().float().clamp(min=1e-8)
     zero = torch.full_like(scale, codes / 2) if scheme.symmetric else (-low / scale).round()
     rounded = (groups / scale + zero).round().clamp(0, codes - 1)
     return ((rounded - zero) * scale).flatten(1)

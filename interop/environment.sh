@@ -3,7 +3,7 @@
 #
 #     PYTHON=$(interop/environment.sh vllm) && $PYTHON interop/vllm_greedy.py ...
 #
-# vLLM, llm-compressor and AutoAWQ require incompatible versions of the same libraries. So each has
+# vLLM, llm-compressor, AutoRound and AutoAWQ require incompatible versions of the same libraries. So each has
 # its own environment, and Salient and its peers share only files.
 #
 # torch is installed first: later packages then use the build that this machine's pip configuration
