@@ -19,6 +19,7 @@ import torch
 from token_file import read_tokens
 
 from salient import api
+from salient.awq import job
 from salient.models.token_packing import TokenBatch, heldout_samples
 
 
@@ -46,7 +47,7 @@ def main() -> None:
         count = len(tokens)
         return TokenBatch(tokens, count, dropped_tokens=0, heldout=heldout_samples(count))
 
-    with patch("salient.awq.job.calibration_tokens", from_file):
+    with patch.object(job, "calibration_tokens", from_file):
         result = api.quantize(
             arguments.model,
             arguments.out,
