@@ -91,10 +91,10 @@ def test_the_exported_logits_equal_those_of_the_weights_in_memory(
     resident = {}
     write_block = PartialCheckpoint.write_block
 
-    def retain(self, index, result):
+    def retain(self, path, index, result):
         block = self.skeleton.blocks[index]
         resident.update({f"{block}.{n}": t for n, t in effective_state(result).items()})
-        write_block(self, index, result)
+        write_block(self, path, index, result)
 
     monkeypatch.setattr(PartialCheckpoint, "write_block", retain)
     run(folder, tmp_path / "out", text, format=format, samples=3)
