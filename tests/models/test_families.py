@@ -16,9 +16,10 @@ from helpers.families import FAMILIES, SAMPLED, scaled_and_refused
 from helpers.tolerance import model_rounding
 from helpers.toy_models import save, tiny_model
 from salient.awq.block import quantize_block
+from salient.awq.block_statistics import BlockStatistics
 from salient.awq.heldout import load_weights
 from salient.awq.results import HeldoutInput, OutputTarget, plain_result
-from salient.awq.statistics import BlockStatistics
+from salient.awq.statistics import PlainGatherer
 from salient.core.scheme import Scheme
 from salient.formats.checkpoint import open_checkpoint
 from salient.models.block_call import InputRecorder, run_block
@@ -164,13 +165,13 @@ def test_fine_rounding_with_awq_agrees_no_worse_than_without(kind, watched):
         built = []
 
         def pass_(through, _, hidden=hidden, call=calls[index], built=built):
-            built.append(through(hidden, call))
+            built.append(through(hidden, call, None))
 
-        stats = BlockStatistics(skeleton.blocks[index], block, called, pass_)
-        with InputRecorder(block, stats.firsts) as recorder:
+        stats = BlockStatistics(skeleton.blocks[index], block, called, pass_, PlainGatherer(block))
+        with InputRecorder(block, list(stats.inputs)) as recorder:
             after = run_block(block, unseen, unseen_calls[index])
         nothing = {
-            n: torch.empty(0, block.get_parameter(f"{n}.weight").shape[1]) for n in stats.firsts
+            n: torch.empty(0, block.get_parameter(f"{n}.weight").shape[1]) for n in stats.inputs
         }
         heldout = {n: HeldoutInput(x) for n, x in (nothing | recorder.inputs).items()}
         parameter = lambda n, block=originals[index]: block.get_parameter(n).detach()  # noqa: E731
