@@ -42,7 +42,7 @@ from .calibration_check import token_warnings
 from .effort import Effort, find_effort
 from .journal import Journal, difference, other_source, read_journal
 from .layer_selection import LayerSelection, choose_layers, written_dtype
-from .memory_estimate import MemoryEstimate, check_memory, estimate_memory
+from .memory_estimate import MemoryEstimate, check_memory, estimate_memory, stored_bytes
 from .mixed_scheme import mixed_scheme
 from .options import QuantizeOptions
 from .output_folder import check_output, is_vacant, model_name, partial_folder
@@ -50,6 +50,7 @@ from .partial_shards import PartialCheckpoint
 from .results import OutputTarget
 from .run_state import QuantizeRun
 from .source_watch import SourceWatch
+from .time_estimate import estimate_seconds
 
 OTHER_OUTPUT = "Set another output with -o, or --fresh to replace it."
 
@@ -84,6 +85,15 @@ class QuantizeJob:
     def partial(self) -> Path:
         """The folder of the unfinished run."""
         return partial_folder(self.output)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the run stores on disk while it lasts, besides the checkpoint."""
+        return stored_bytes(self.skeleton, *self.batch.split(), self.effort)
+
+    def estimate_seconds(self) -> dict[str, float]:
+        """How long the run may take, by effort."""
+        return estimate_seconds(self.skeleton, self.batch.split()[0])
 
     def run(self, *, fresh: bool, progress: Progress) -> QuantizeRun:
         """Create or reopen the journal. Raises ResumeMismatch if it is another run's."""

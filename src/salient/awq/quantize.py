@@ -78,6 +78,7 @@ def _run(
     else:
         remember_texts(options.calibration, job.header.calibration)
         run = job.run(fresh=options.fresh, progress=options.progress)
+        run.show(0, "begins", cost_line(job, job.estimate_seconds()))
         resumed = bool(run.journal.blocks)
         for warning in run.journal.warnings:
             _log.warning("warning: %s", warning)
@@ -118,10 +119,29 @@ def with_allocation(
     return replace(job, layers=layers, target=run.target, allocation=allocation), run
 
 
+def cost_line(job: QuantizeJob, seconds: dict[str, float]) -> str:
+    """What the run will take, and other efforts: before it starts."""
+    own, *others = sorted(seconds, key=lambda name: name != job.effort.name)
+    disk = f", {mebibytes(job.stored_bytes)} of disk meanwhile" if job.stored_bytes else ""
+    rest = ", ".join(f"{name} about {about(seconds[name])}" for name in others)
+    return (
+        f"--effort {own} will take about {about(seconds[own])}, {mebibytes(job.estimate.total)} of "
+        f"memory{disk} ({rest})."
+    )
+
+
+def about(seconds: float) -> str:
+    """An estimate to one figure or two: '40 s', '9 min', '2.5 h'."""
+    if seconds < 90:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def plan_report(job: QuantizeJob) -> Report:
     """What a run would do and need: the report of --dry-run."""
     estimate = job.estimate
     parts = {**estimate.device, **estimate.main}
+    seconds = job.estimate_seconds()
     data = {
         **to_json(job.header),
         "output": str(job.output),
@@ -135,6 +155,8 @@ def plan_report(job: QuantizeJob) -> Report:
         "dropped_tokens": job.batch.dropped_tokens,
         "memory_bytes": parts,
         "peak_memory_bytes": estimate.total,
+        "stored_bytes": job.stored_bytes,
+        "seconds_by_effort": {name: round(value) for name, value in seconds.items()},
     }
     rows = [(name, mebibytes(count)) for name, count in parts.items()]
     layers = job.layers
@@ -147,6 +169,7 @@ def plan_report(job: QuantizeJob) -> Report:
         *sixteen_bit_lines(layers.left),
         *mtp_lines(job.leftovers, job.source.config),
         *left_out_lines(job.leftovers.names, job.leftovers.dropped),
+        cost_line(job, seconds),
         f"{job.batch.ids.numel()} calibration tokens used ({kind_shares(job.batch.kinds)}), "
         f"{job.batch.dropped_tokens} dropped. Nothing was written.",
         "All tensors were read: no value is NaN or infinite."
