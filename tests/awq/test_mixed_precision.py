@@ -87,7 +87,12 @@ def test_a_resumed_run_has_the_same_formats_and_bytes(mixed, toy, text, tmp_path
 
 def test_the_experts_of_a_block_have_one_format(text, tmp_path):
     model = save(tiny_model("mixtral"), tmp_path / "model")
-    run(model, tmp_path / "out", text, **OPTIONS)
+    run(
+        model,
+        tmp_path / "out",
+        text,
+        **OPTIONS | {"effort": "balanced", "samples": 3, "sequence_length": 32},
+    )
     formats = json.loads((tmp_path / "out/salient.json").read_text())["allocation"]["formats"]
     assert {name for name in formats if "experts" in name} == {
         f"model.layers.{layer}.mlp.experts" for layer in (0, 1)

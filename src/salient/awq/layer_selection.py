@@ -82,7 +82,8 @@ def choose_layers(
     if mixed is not None:
         check_shapes(widths, Scheme(mixed.smallest_group))
         reason = f"{mixed.bits_per_weight:g} bits a weight, measured"
-        return LayerSelection(mixed.schemes[0], reason, frozenset(wanted), left, mixed)
+        coarsest = max(mixed.schemes, key=lambda one: (one.bits == 4, one.group_size))
+        return LayerSelection(coarsest, reason, frozenset(wanted), left, mixed)
     least = Scheme(GROUP_SIZES[-1]) if scheme == "auto" else parse_scheme(scheme)
     check_shapes(widths, least, outputs if format == "awq" else None)
     selected, reason = largest_scheme(widths) if scheme == "auto" else (least, "as asked")
