@@ -78,12 +78,12 @@ def _run(
     else:
         remember_texts(options.calibration, job.header.calibration)
         run = job.run(fresh=options.fresh, progress=options.progress)
-        run.show(0, "begins", cost_line(job, job.estimate_seconds()))
         resumed = bool(run.journal.blocks)
         for warning in run.journal.warnings:
             _log.warning("warning: %s", warning)
         warnings.extend(run.journal.warnings)
         try:
+            run.show(0, "begins", cost_line(job, job.estimate_seconds()))
             if job.layers.mixed is not None:
                 job, run = with_allocation(job, run, job.layers.mixed)
             evidence = export_checkpoint(job, run, quantize_blocks(run))
