@@ -311,6 +311,7 @@ def _reproduction(subject: CardSubject) -> str:
     if run.calibration_texts != "builtin":
         argv += ["--calibration", run.calibration_texts]
         argv += ["--calibration-mix", f"{run.calibration_mix:g}"]
+    argv += ["--self-text"] if run.self_text else []
     argv += [word for skip in run.skip for word in ("--skip", skip)]
     argv += [word for drop in subject.evidence.dropped for word in ("--drop", drop)]
     argv += _adapter_option(subject.evidence)

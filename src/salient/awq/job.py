@@ -31,10 +31,11 @@ from salient.models.calibration_texts import calibration_tokens
 from salient.models.companions import Companions
 from salient.models.file_check import Leftovers, check_values
 from salient.models.model_folder import model_folder
+from salient.models.self_text import own_text, self_samples
 from salient.models.skeleton import Skeleton
 from salient.models.source_model import SourceModel, source_model
 from salient.models.stored_types import float32_parameters
-from salient.models.token_packing import TokenBatch
+from salient.models.token_packing import TokenBatch, merge_batches
 from salient.models.tokens import check_vocabulary, load_tokenizer, tokenizer_note
 from salient.models.trial import try_model
 
@@ -136,7 +137,7 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     )
     if not options.fresh:
         _check_source(watch, output)
-    batch = _tokens(options, model.companions.folder, skeleton)
+    batch = _tokens(options, model)
     float32 = float32_parameters(skeleton.model, skeleton.files)
     target = OutputTarget(layers.scheme, dtype, layers.quantized, float32)
     passes = effort if mixed is None else replace(effort, gradients=True)
@@ -188,6 +189,7 @@ def _header(
         skip=strings(options.skip),
         calibration_texts=texts_label(options.calibration),
         calibration_mix=1.0 if options.calibration == BUILTIN else options.calibration_mix,
+        self_text=options.self_text,
         samples=options.samples,
         sequence_length=options.sequence_length,
         calibration=batch.digest,
@@ -209,22 +211,30 @@ def _open_source(options: QuantizeOptions, device: torch.device) -> SourceModel:
     return source_model(source, options.adapter, drop, compute_dtype(device), device)
 
 
-def _tokens(options: QuantizeOptions, folder: Path, skeleton: Skeleton) -> TokenBatch:
+def _tokens(options: QuantizeOptions, model: SourceModel) -> TokenBatch:
+    skeleton = model.skeleton
     longest = skeleton.longest_context
     if longest and options.sequence_length > longest:
         raise CalibrationError(
             f"--sequence-length {options.sequence_length} is longer than the model's {longest} "
             f"positions. Give at most {longest}."
         )
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(model.companions.folder)
+    own = self_samples(options.samples) if options.self_text else 0
     batch = calibration_tokens(
         options.calibration,
         tokenizer,
-        options.samples,
+        options.samples - own,
         options.sequence_length,
         mix=options.calibration_mix,
     )
     check_vocabulary(batch.ids, skeleton.vocabulary, options.calibration)
+    if own:
+        whole = Skeleton(model.source, skeleton.dtype, skeleton.device, model.adapter)
+        key = f"{fingerprint(model.source)} {model.adapter.digest if model.adapter else ''}"
+        size = (own, options.sequence_length)
+        text = own_text(whole, tokenizer, key, size, options.progress)
+        batch = merge_batches([batch, text])
     note = tokenizer_note(tokenizer, skeleton.vocabulary)
     return batch if note is None else replace(batch, notes=(*batch.notes, note))
 

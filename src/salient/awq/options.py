@@ -63,6 +63,13 @@ class QuantizeOptions:
             maximum=1,
         ),
     ] = 0.5
+    self_text: Annotated[
+        bool,
+        OptionSpec(
+            "A quarter of the samples are a chat model's own answers to built-in requests. The "
+            "whole model is in memory while they are sampled."
+        ),
+    ] = False
     samples: Annotated[int, OptionSpec("Calibration samples.", minimum=1)] = 256
     sequence_length: Annotated[int, OptionSpec("Tokens per sample.", minimum=1)] = 512
     effort: Annotated[

@@ -34,6 +34,7 @@ class RunHeader:
     model, adapter, calibration: SHA-256 digests of files and of token ids
     computed_in: dtype and device of the computation
     calibration_mix: share of the samples that are of `calibration_texts`; the others are built-in
+    self_text: whether a quarter of them are the model's own answers
     source_files: file of the model's folder -> SHA-256: config, weights, tokenizer and all that is
         copied; of the adapter's as adapter/NAME. Empty in the files of older versions
     effort: how much work the rounding was given (awq/effort.py)
@@ -52,6 +53,7 @@ class RunHeader:
     calibration: Name
     computed_in: Name = ""
     calibration_mix: Share = 1.0
+    self_text: bool = False
     source_files: Digests = field(default_factory=dict[str, str])
     effort: Name = "fast"
 

@@ -10,7 +10,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -97,6 +97,20 @@ def pack_tokens(
     elif fewer:
         samples = max(1, min(samples, total // length))
     check_count(total, samples, length, where, options)
+    batch = pack_pieces(pieces, tokenizer, samples, length, where, hold_out=hold_out)
+    return replace(batch, notes=notes)
+
+
+def pack_pieces(
+    pieces: list[Piece],
+    tokenizer: Any,
+    samples: int,
+    length: int,
+    where: str,
+    *,
+    hold_out: bool,
+) -> TokenBatch:
+    """`pack_tokens` for documents that are tokens already, and enough of them."""
     heldout = heldout_samples(samples) if hold_out else 0
     count = (samples - heldout) * length
     parts = [_cut(pieces, 0, count)]
@@ -107,10 +121,9 @@ def pack_tokens(
     return TokenBatch(
         ids.reshape(samples, length),
         sum(map(len, parts)),
-        total - samples * length,
+        sum(len(tokens) for _, tokens in pieces) - samples * length,
         count_kinds(piece for part in parts for piece in part),
-        notes,
-        heldout,
+        heldout=heldout,
     )
 
 
