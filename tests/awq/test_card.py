@@ -97,7 +97,8 @@ def test_its_quoted_commands_serve_reproduce_and_evaluate(checkpoint):
     assert ["vllm", "serve", "toy & co"] in commands
     assert commands[0][:5] == ["salient", "evaluate", "toy & co", "--reference", "org/name"]
     assert commands[-1][:5] == ["salient", "quantize", "org/name", "-o", "toy & co"]
-    assert commands[-1][-4:] == ["--calibration", "toy.txt", "--skip", "down_proj"]
+    texts = ["--calibration", "toy.txt", "--calibration-mix", "1"]
+    assert commands[-1][-6:] == [*texts, "--skip", "down_proj"]
     assert f"  vllm serve {shlex.quote(str(out))}" in report.lines
 
 
