@@ -180,17 +180,20 @@ def test_a_step_follows_the_sign_of_the_straight_through_gradient():
     assert torch.equal(weight.factor, -0.125 * factor.grad.sign())
 
 
-def test_a_residual_is_what_rounding_took_up_to_half_a_code():
+def test_a_residual_is_what_rounding_to_the_nearest_code_took():
     weight = normal(8, 64)
     quantized = quantize(weight, SCHEME, name="w")
     residual = rounding_residual(weight, quantized)
     half = residual.float().view(8, 2, 32) / 256
     restored = quantized.dequantize() + (half * quantized.scale[..., None]).flatten(1)
-    inside = residual.abs() < 127
-    assert int(inside.sum()) > 500
-    step = quantized.scale.repeat_interleave(32, 1)[inside]
-    assert_within(restored[inside], weight[inside], step / 500)
-    assert int(rounding_residual(weight + 9, quantized).min()) == 127
+    inside = (weight - quantized.dequantize()).abs() < step_of(quantized) * 0.49
+    assert int(inside.sum()) > 480
+    assert_within(restored[inside], weight[inside], step_of(quantized)[inside] / 500)
+    assert not rounding_residual(weight + 9, quantized).any()
+
+
+def step_of(quantized: QuantizedWeight) -> Tensor:
+    return quantized.scale.repeat_interleave(32, 1)
 
 
 def test_codes_near_the_next_change_first():

@@ -13,7 +13,9 @@ Cheng et al. 2023, arXiv 2309.05516, section 3). Only signs count: the gradient 
 weight's, the gradient of f that of the sum of gradient times weight over the group.
 
 v starts at the residual of the first rounding, so what was rounded by nearly half a code changes
-first; without residuals at 0. The iterate with the least held-out loss wins, at worst the first.
+first. It starts at 0 without residuals, and for codes that are not the nearest of their weight:
+feedback or descent chose them to make up for the errors of others. The iterate with the least
+held-out loss wins, at worst the first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,12 +128,13 @@ def reconstruct_block(
 def rounding_residual(weight: Tensor, quantized: QuantizedWeight) -> Tensor:
     """What `quantized` lacks to `weight` [out, in]: int8 [out, in], in 256ths of a code.
 
-    At most half a code, also where `weight` is farther off.
+    0 where it is more than half a code.
     """
     steps = in_groups(weight, quantized.scheme) / quantized.scale[..., None]
     left = (steps + quantized.zero[..., None]).flatten(1) - quantized.codes
+    left = left.masked_fill_(left.abs() > 0.5, 0.0) * RESIDUAL_STEPS
     largest = RESIDUAL_STEPS // 2 - 1
-    return (left * RESIDUAL_STEPS).round_().clamp_(-largest, largest).to(torch.int8)
+    return left.round_().clamp_(-largest, largest).to(torch.int8)
 
 
 def output_loss(block: nn.Module, batch: ReconstructionBatch, *, gradients: bool = False) -> Tensor:
