@@ -34,7 +34,7 @@ from .tokens import encode
 SELF_TEXT = "self-text"  # the kind of these tokens in evidence
 SELF_SHARE = 0.25  # of a run's samples
 REQUEST_LETTERS = 400  # of a request, at most
-REQUESTS = 16  # answered at once
+REQUESTS = 32  # answered at once
 MOST_REQUESTS = 256  # different ones; with another seed a request has another answer
 ANSWER_TOKENS = 256
 MOST_SECONDS = 3600.0  # of all batches, by the time of the first
@@ -61,7 +61,8 @@ def own_text(
             "--self-text samples the answers of a chat model, and this model has no chat template "
             "or answers without text. Omit the option, or add chat_template.jinja to the folder."
         )
-    source = f"{key}|{tokenizer.chat_template}|{skeleton.dtype}|{skeleton.device.type}"
+    computed_in = f"{skeleton.dtype} on {skeleton.device.type}, {REQUESTS} x {ANSWER_TOKENS}"
+    source = f"{key}|{tokenizer.chat_template}|{computed_in}"
     store = cache_folder() / SELF_TEXT / hashlib.sha256(source.encode()).hexdigest()
     writer = _Conversations(skeleton, tokenizer, store, samples * length, progress)
     try:
