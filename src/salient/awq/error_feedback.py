@@ -16,6 +16,8 @@ from torch import Tensor
 from salient.core.quant import Grid, round_trip
 from salient.core.scheme import Scheme
 
+from .end_loss import damped
+
 DAMPING = 0.5  # times the mean diagonal of the Gram matrix
 BAND = 2048  # columns that feed back on each other: bounds memory and time for wide inputs
 ROWS = 4096  # of the weight that are walked at once: bounds memory for tall weights
@@ -60,9 +62,7 @@ def damped_factor(gram: Tensor, damping: float) -> Tensor:
     With the order of the channels reversed, the damped matrix is L L^T (Cholesky); R is L with both
     orders reversed again.
     """
-    damped = gram / gram.diagonal().mean().clamp(min=1e-30)
-    damped.diagonal().add_(damping)
-    return torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
+    return torch.linalg.cholesky(damped(gram, damping).flip(0, 1)).flip(0, 1)
 
 
 def _walk(weight: Tensor, grid: Grid, order: Tensor, factor: Tensor, scheme: Scheme) -> Tensor:
