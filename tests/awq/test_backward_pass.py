@@ -10,7 +10,7 @@ from helpers.runs import contents, run
 from helpers.tolerance import assert_product
 from helpers.toy_models import save, tiny_model, toy_folder
 from salient.awq.activation_store import ActivationStore
-from salient.awq.fisher import LinearGradients, gradient_fault, run_backward, token_weights
+from salient.awq.fisher import LinearGradients, clipped, gradient_fault, run_backward, token_weights
 from salient.core.errors import RequestError, ResourceError
 from salient.core.progress import Progress
 from salient.formats.checkpoint import open_checkpoint
@@ -79,14 +79,24 @@ def test_the_sums_of_parts_are_the_gram_matrices_of_all_tokens(monkeypatch):
     sums.add(x, d)
     stats = sums.stats
     assert_product(stats.gram, (x * token_weights(d)).t(), x)
-    for gram, part in zip(stats.output_grams, d.split(8, 1), strict=True):
+    for gram, part in zip(stats.output_grams, clipped(d).split(8, 1), strict=True):
         assert_product(gram, part.t(), part)
 
 
 def test_a_token_with_a_huge_gradient_does_not_own_the_sums():
     d = torch.ones(400, 3)
     d[7] = 1e4
-    assert float(token_weights(d).max()) == 1.0
+    weights, rest = token_weights(d), clipped(d)
+    assert float(weights[7] / weights.sum()) == pytest.approx(0.5, abs=1 / 400)
+    assert torch.equal(rest, torch.ones(400, 3))
+
+
+def test_gradients_within_the_quantile_count_in_full():
+    d = torch.ones(400, 3)
+    d[7] = 3.0
+    assert torch.equal(token_weights(d), d[:, :1] ** 2)
+    assert torch.equal(clipped(d[:1]), d[:1])
+    assert len(token_weights(d[:0])) == len(clipped(d[:0])) == 0
 
 
 class Detached(nn.Module):

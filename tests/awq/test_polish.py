@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from salient.awq.end_loss import EndLoss, end_loss
-from salient.awq.fisher import token_weights
+from salient.awq.fisher import clipped, token_weights
 from salient.awq.polish import polish
 from salient.awq.results import HeldoutInput
 from salient.awq.statistics import LinearStats
@@ -69,7 +69,7 @@ def test_the_heldout_loss_is_the_kronecker_form_of_its_tokens():
     x, d, difference = normal(40, 64), normal(40, 24, seed=1), normal(24, 64, seed=2)
     heldout = HeldoutInput(x, {"q": d})
     weights = token_weights(d)
-    inputs, outputs = (x * weights).t() @ x / weights.sum(), d.t() @ d
+    inputs, outputs = (x * weights).t() @ x / weights.sum(), clipped(d).t() @ clipped(d)
     expected = EndLoss(inputs, (outputs,)).of(difference)
     assert abs(heldout.loss("q", difference) - expected) < 1e-4 * expected
     assert HeldoutInput(x[:0], {"q": d[:0]}).loss("q", difference) == 0.0

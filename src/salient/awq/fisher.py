@@ -6,8 +6,13 @@ A rounding error E [out, in] of one linear changes the end loss, to second order
 
 with the input x_t, the gradient d_t of the loss by the output at token t (models/label_gradient.py)
 and w_t, the mean square of d_t (Martens and Grosse 2015, "K-FAC", section 3; with w in H as in Kim
-et al. 2025, "GuidedQuant", section 3). Gradients have heavy tails: w is clipped at a percentile, so
-that a few tokens do not own H.
+et al. 2025, "GuidedQuant", section 3).
+
+Gradients have heavy tails. Most of them, at keys and values, belong to the tokens that later ones
+attend to without need (the first; Xiao et al. 2024, "attention sinks", section 3). The inputs of
+such tokens hardly differ, so H holds their loss at the price of one direction; but their gradients
+say nothing of other inputs. So d is clipped in HO, and w in H is not: what clipping would take from
+it is only scaled to at most half of H.
 """
 
 from collections.abc import Callable
@@ -23,7 +28,7 @@ from salient.models.block_call import BlockCall, InputRecorder, run_block
 
 from .statistics import ActStats, GramSum, InputStats, LinearStats, PlainGatherer, width_of
 
-CLIP = 0.99  # quantile of a batch's weights at which they are clipped
+CLIP = 0.99  # quantile of a batch's weights above which a token's gradient is clipped
 OUTPUT_BAND = 2048  # outputs whose errors make up for each other: bounds memory for tall weights
 
 
@@ -47,7 +52,7 @@ class LinearGradients:
         """Add the tokens with the inputs `x` [tokens, in] and gradients `d` [tokens, out]."""
         x, d = x.float(), d.float()
         self._input.add(x, token_weights(d))
-        for band, part in zip(self._bands, d.split(OUTPUT_BAND, 1), strict=True):
+        for band, part in zip(self._bands, clipped(d).split(OUTPUT_BAND, 1), strict=True):
             band.add(part)
 
     @property
@@ -63,16 +68,32 @@ class LinearGradients:
 
 
 def token_weights(d: Tensor) -> Tensor:
-    """w of each token: the mean square of `d` [tokens, out], clipped: [tokens, 1]."""
-    weights = d.square().mean(1, keepdim=True)
-    if len(weights) > 1:
-        weights = weights.clamp(max=torch.quantile(weights, CLIP))
-    return weights
+    """w of each token: the mean square of `d` [tokens, out]: [tokens, 1].
+
+    What is above the quantile CLIP is scaled to be no more than the rest.
+    """
+    squares, bound = _squares(d)
+    rest = squares.minimum(bound)
+    above = squares - rest
+    return rest + above * (rest.sum() / above.sum().clamp(min=1e-30)).clamp(max=1)
+
+
+def clipped(d: Tensor) -> Tensor:
+    """`d` [tokens, out] with each token's mean square at most the quantile CLIP."""
+    squares, bound = _squares(d)
+    return d * (bound / squares.clamp(min=1e-30)).clamp(max=1).sqrt()
+
+
+def _squares(d: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean square of each token of `d`, and the quantile CLIP of all: [tokens, 1], []."""
+    squares = d.square().mean(1, keepdim=True)
+    return squares, torch.quantile(squares, CLIP) if len(d) else squares.sum()
 
 
 def gradient_weights(gradient: Tensor) -> Tensor:
-    """The tokens' weights of `gradient` [samples, tokens, width]: float32 [samples, tokens]."""
-    return token_weights(gradient.float().flatten(0, 1)).view(gradient.shape[:2])
+    """Mean squares of `gradient` [samples, tokens, width], clipped: float32 [samples, tokens]."""
+    squares, bound = _squares(gradient.float().flatten(0, 1))
+    return squares.minimum(bound).view(gradient.shape[:2])
 
 
 class GradientStats:

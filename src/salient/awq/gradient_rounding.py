@@ -8,7 +8,6 @@ from salient.core.scheme import Scheme
 
 from .end_loss import end_loss
 from .error_feedback import BAND
-from .fisher import token_weights
 from .polish import polish
 from .results import HeldoutInput
 from .statistics import LinearStats
@@ -32,9 +31,8 @@ def round_with_gradients(
     """
     damping = INPUT_DAMPING, OUTPUT_DAMPING
     if heldout is not None:
-        gradients = heldout.gradients[name]
-        inputs = heldout.x * token_weights(gradients).sqrt()
-        damping = best_dampings(stats, scale, inputs, gradients)
+        inputs = heldout.x * heldout.weights[name].sqrt()
+        damping = best_dampings(stats, scale, inputs, heldout.gradients[name])
     loss = end_loss(stats, scale, damping)
     bands = [slice(start, start + BAND) for start in range(0, weight.shape[1], BAND)]
     strength = torch.cat([conditional_strength(loss.inputs[band, band]) for band in bands])

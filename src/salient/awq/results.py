@@ -13,7 +13,7 @@ from salient.core.scheme import LayerSchemes, Scheme
 from salient.models.proof import ScaleGroup, kind_of
 from salient.models.tracing import pattern
 
-from .fisher import token_weights
+from .fisher import clipped, token_weights
 from .search import IDENTITY
 
 JUDGE_TOKENS = 256  # held-out tokens, evenly spread, that decide between the versions of a group
@@ -23,8 +23,9 @@ class HeldoutInput:
     """A shared input on tokens that the search does not see.
 
     x: float32 [tokens, in], an evenly spread part of them
-    gradients: reader -> the end loss's at its output for these tokens, float32 [tokens, out]; empty
-        without gradients
+    gradients: reader -> the end loss's at its output for these tokens, float32 [tokens, out],
+        clipped; empty without gradients
+    weights: reader -> w of these tokens (fisher.py), float32 [tokens, 1]
     tokens: their number
     """
 
@@ -32,7 +33,9 @@ class HeldoutInput:
         self.tokens = len(x)
         spread = slice(None, None, max(1, -(-len(x) // JUDGE_TOKENS)))
         self.x = x[spread].float().clone()
-        self.gradients = {n: d[spread].float().clone() for n, d in (gradients or {}).items()}
+        each = {n: d[spread].float() for n, d in (gradients or {}).items()}
+        self.gradients = {n: clipped(d) for n, d in each.items()}
+        self.weights = {n: token_weights(d) for n, d in each.items()}
 
     def error(self, difference: Tensor) -> float:
         """sum_t |D x_t|^2 for `difference` [out, in]."""
@@ -45,8 +48,7 @@ class HeldoutInput:
         sum_tu w_u (d_t^T D x_u)^2 / sum_u w_u. All pairs of tokens count: a sum over matching ones
         alone is decided by the few with the largest gradients.
         """
-        gradients = self.gradients[reader]
-        weights = token_weights(gradients)
+        gradients, weights = self.gradients[reader], self.weights[reader]
         changes = (self.x @ difference.t()) @ gradients.t()
         return float((changes.square_() * weights).sum() / weights.sum().clamp(min=1e-30))
 
