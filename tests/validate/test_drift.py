@@ -15,7 +15,7 @@ from helpers.runs import run
 from helpers.tolerance import worst
 from salient.core.model_files import read_json
 from salient.core.progress import silent
-from salient.models import tokens
+from salient.models import token_packing
 from salient.validate.attribution.drift import (
     drift_figures,
     find_calibration,
@@ -44,7 +44,7 @@ def checkpoint(toy, text, tmp_path_factory) -> Path:
 @pytest.fixture
 def digits(tmp_path, monkeypatch) -> Path:
     """A text of other letters than the session's, and so few that it means nothing."""
-    monkeypatch.setattr(tokens, "FEWEST_DISTINCT", 1)
+    monkeypatch.setattr(token_packing, "FEWEST_DISTINCT", 1)
     monkeypatch.setattr(streaming, "FEWEST_PHRASES", 0)
     path = tmp_path / "digits.txt"
     path.write_text(("0110 " * 9 + "234567 ") * 20)
