@@ -41,7 +41,7 @@ from .statistics import InputStats
 from .token_streams import GradientStream, batches_of
 
 NAME = "allocation.json"
-SAMPLES = 16  # that the damages are measured on
+SAMPLES, TOKENS = 16, 256  # that the damages are measured on: the first tokens of each
 CURVE_POINTS = 48  # of the curve, that evidence has
 
 
@@ -84,7 +84,7 @@ def measured_sets(run: QuantizeRun, mixed: MixedScheme) -> list[LinearSet]:
     """Every set of linears with the damage of each format, from the last block to the first."""
     skeleton, blocks = run.skeleton, run.skeleton.blocks
     picked = torch.linspace(0, len(run.samples) - 1, min(SAMPLES, len(run.samples)))
-    ids = run.samples[picked.round().long()]
+    ids = run.samples[picked.round().long(), :TOKENS]
     shapes = [(*batch.shape, skeleton.width) for batch in batches_of(ids)]
     sets: list[LinearSet] = []
     with closing(ActivationStore(run.pieces.folder, len(blocks), shapes, HIDDEN_DTYPE)) as store:
