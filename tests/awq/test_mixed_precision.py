@@ -91,7 +91,7 @@ def test_the_experts_of_a_block_have_one_format(text, tmp_path):
         model,
         tmp_path / "out",
         text,
-        **OPTIONS | {"effort": "balanced", "samples": 3, "sequence_length": 32},
+        **OPTIONS | {"effort": "balanced", "samples": 3, "sequence_length": 64},
     )
     formats = json.loads((tmp_path / "out/salient.json").read_text())["allocation"]["formats"]
     assert {name for name in formats if "experts" in name} == {
