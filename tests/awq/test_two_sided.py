@@ -145,10 +145,10 @@ def test_the_dampings_have_the_least_expected_loss_of_independent_errors(band, m
     stats, scale = LinearStats(x.t() @ x, (d.t() @ d,)), (normal(96, seed=3) * 0.3).exp()
     unseen = tokens(96, seed=20), tokens(40, seed=30)
 
-    def expected(gram: Tensor, held: Tensor, damping: float) -> float:
+    def expected(gram: Tensor, outside: Tensor, damping: float) -> float:
         order, lower = unit_lower(gram, damping)
-        inverse, held = lower.inverse(), held.double()[:, order]
-        return float((inverse.t() @ (held.t() @ held) @ inverse).trace())
+        inverse, outside = lower.inverse(), outside.double()[:, order]
+        return float((inverse.t() @ (outside.t() @ outside) @ inverse).trace())
 
     def inputs(damping: float) -> float:
         scaled, loss = stats.gram / (scale[:, None] * scale), 0.0

@@ -34,7 +34,7 @@ def errors(weight: Tensor, grid: Grid, strength: Tensor, scheme: Scheme) -> Tens
     return (error.double().square() * strength.view(-1, scheme.group_size)).sum(-1)
 
 
-def test_the_conditional_strength_is_the_loss_after_all_others_made_up():
+def test_the_conditional_strength_is_the_loss_after_all_others_compensate():
     """The least e^T H e with e_j = 1."""
     gram = end_loss(LinearStats(correlated()), torch.ones(IN), (0.1, 0.1)).inputs
     expected = torch.empty(IN, dtype=torch.float64)
