@@ -139,8 +139,12 @@ class GradientStats:
 
     @property
     def gram(self) -> Tensor:
-        """The sum of the readers' H: float32 [in, in]."""
-        return torch.stack([r.stats.gram for r in self._readers.values()]).sum(0)
+        """The sum of the readers' H: float32 [in, in]; not a copy of a single reader's."""
+        first, *others = (reader.stats.gram for reader in self._readers.values())
+        total = first.clone() if others else first
+        for gram in others:
+            total += gram
+        return total
 
     def alike(self, readers: tuple[str, ...]) -> list[tuple[str, ...]]:
         """`readers` in groups with the same statistics."""
