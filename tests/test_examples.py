@@ -38,12 +38,13 @@ def test_the_evidence_is_read(checkpoint, capsys):
     assert "as written: KL" in shown
 
 
-def test_a_validation_in_ci_writes_the_summary(checkpoint, toy, tmp_path, monkeypatch):
+def test_a_validation_in_ci_writes_the_summary(checkpoint, toy, tmp_path, monkeypatch, capsys):
     summary = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     monkeypatch.chdir(tmp_path)
     code = script("validate_in_ci.py")["main"](str(checkpoint), str(toy), samples=8)
-    assert code in (0, 1)
+    unsure = "passed: None" in capsys.readouterr().out  # an interval that holds the bound
+    assert code in ((2,) if unsure else (0, 1))
     assert "likelihood" in summary.read_text("utf-8").lower()
 
 

@@ -28,7 +28,7 @@ def test_a_run_killed_at_any_moment_goes_on_and_ends_byte_equal(tmp_path, text):
     target = tmp_path / "killed/out"
     command = ["quantize", model, "-o", target, "--calibration", text, "--json"]
     command += ["--scheme", "w4-g32", "--samples", "6", "--sequence-length", "64"]
-    command += ["--effort", "fast"]
+    command += ["--effort", "fast", "--calibration-mix", "1"]
     delays = random.Random(0)
     partial = target.with_name("out.partial")
     for _ in range(5):

@@ -40,7 +40,14 @@ ADDED = (
 )  # fmt: skip
 TYPES = ("float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2", "int8", "uint8", "int32",
          "int64", "bool")  # fmt: skip
-OPTIONS = {"scheme": "w4-g32", "samples": 2, "sequence_length": 64, "device": "cpu"}
+OPTIONS = {
+    "scheme": "w4-g32",
+    "samples": 2,
+    "sequence_length": 64,
+    "device": "cpu",
+    "effort": "fast",
+    "calibration_mix": 1.0,
+}
 IDS = torch.randint(3, 250, (4, 48), generator=torch.Generator().manual_seed(7))
 
 
