@@ -135,7 +135,7 @@ def test_a_conversation_is_calibrated_whole(report, model, tmp_path, monkeypatch
     path = rows_file(tmp_path, [row] * 40)
     batches = []
     monkeypatch.setattr("salient.awq.job.check_vocabulary", lambda ids, *_: batches.append(ids))
-    run(model, tmp_path / "out", path, sequence_length=480, dry_run=True)
+    run(model, tmp_path / "out", path, samples=2, sequence_length=480, dry_run=True)
     assert expected in byte_tokenizer().decode(batches[0].flatten())
 
 
