@@ -39,7 +39,13 @@ from salient.serve.options import ServeOptions
 from subprocess_run import log_step
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-OPTIONS: dict[str, Any] = {"scheme": "w4-g32", "samples": 2, "sequence_length": 64}
+OPTIONS: dict[str, Any] = {
+    "scheme": "w4-g32",
+    "samples": 2,
+    "sequence_length": 64,
+    "effort": "fast",
+    "calibration_mix": 1.0,
+}
 LEFT_OUT = (".lock", "README.md")
 
 

@@ -19,8 +19,8 @@ from .reconstruction_pass import BATCH_TOKENS as LEARNED_TOKENS
 from .statistics import PANELS
 
 SIDE, TRIAL_SECONDS = 1024, 0.2  # of the products that are timed
-# Operations a weight, measured on SmolLM2-135M by two cores with AMX at 16 x 512 tokens.
-SEARCH, ROUNDING = 25_000, 120_000  # scale and grid; two-sided rounding and polish
+# Operations a weight, measured on SmolLM2-135M by two cores with AMX at 16 and 64 x 512 tokens.
+SEARCH, ROUNDING = 20_000, 300_000  # scale and grid; two-sided rounding and polish
 TRIANGLE = (PANELS + 1) / (2 * PANELS)  # of a Gram matrix, that is summed
 
 
