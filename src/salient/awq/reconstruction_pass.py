@@ -31,6 +31,7 @@ from .run_state import QuantizeRun
 from .token_streams import TokenStream
 
 BATCH_TOKENS = 1024  # of a step
+MOST_ROUNDS = 2  # of all batches: a block learns few tokens by heart (benchmarks/RESULTS.md)
 CALIBRATION, HELDOUT, COLUMNS, ROWS = "calibration", "heldout", ".columns", ".rows"
 
 
@@ -98,7 +99,9 @@ class ReconstructionPass:
             batches,
             [own],
             run.target.dtype,
-            ReconstructionSettings(steps=run.effort.reconstruction_steps),
+            ReconstructionSettings(
+                steps=min(run.effort.reconstruction_steps, MOST_ROUNDS * len(batches))
+            ),
             residuals=self._residuals(index, written, notes),
         )
         path = run.pieces.path(index, LEARNED)
