@@ -4,7 +4,7 @@ import torch
 
 from helpers.toy_models import toy_folder
 from salient.awq.effort import EFFORTS
-from salient.awq.quantize import about
+from salient.awq.run_report import about
 from salient.awq.time_estimate import estimate_seconds, operations
 from salient.formats.checkpoint import open_checkpoint
 from salient.models.skeleton import Skeleton

@@ -8,12 +8,10 @@ peak of memory stays that of one block.
 """
 
 from contextlib import closing
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from salient.models.block_call import BlockCall, run_block
 from salient.models.label_gradient import label_gradient
 from salient.models.scale_groups import GroupProver
 
@@ -80,16 +78,9 @@ def _forward(
         block = run.skeleton.block(index)
         calibration.record(index)
         store.write(index, 0, reference)
-        calibration.advance(index, partial(run_forward, block))
+        calibration.forward(index, block)
         reference = streams.run(index, block, reference)
     return reference
-
-
-def run_forward(
-    block: nn.Module, hidden: Tensor, call: BlockCall, _: Tensor | None = None
-) -> Tensor:
-    """The block's output."""
-    return run_block(block, hidden, call)
 
 
 def _pass_back(
@@ -107,13 +98,8 @@ def _pass_back(
     gradient = tokens.gradient
     assert gradient is not None
     if not gradient_fault(block, *streams.first(index, tokens.hidden)):
-        calibration.advance(index, partial(run_back, block))
-        gradient = run_back(block, tokens.hidden, streams.calls[index].every, gradient)
+        calibration.back(index, block)
+        every = streams.calls[index].every
+        gradient = run_backward(block, tokens.hidden, every, gradient, {})[1]
     run.watch.end(run.finished[name].source_tensors)
     return gradient.float().cpu()
-
-
-def run_back(block: nn.Module, hidden: Tensor, call: BlockCall, gradient: Tensor | None) -> Tensor:
-    """The gradient at the block's input for that at its output."""
-    assert gradient is not None
-    return run_backward(block, hidden, call, gradient, {})[1]

@@ -153,25 +153,27 @@ class _BlockQuantizer:
 
     def _search(self, rounding: str, first: str, originals: dict[str, Tensor], fold: Fold) -> Codes:
         """The codes of the readers of one input, scaled, on the best grids."""
-        stats, codes = self.stats_of(first), Codes()
+        stats, heldout, codes = self.stats_of(first), self.heldout[first], Codes()
         for names in stats.alike(tuple(originals)):
-            codes |= self._round_together(
-                rounding, {n: originals[n] for n in names}, stats.of(names[0]), fold
-            )
+            alike = {n: originals[n] for n in names}
+            codes |= self._round_together(rounding, alike, stats.of(names[0]), heldout, fold)
         return codes
 
     def _round_together(
-        self, rounding: str, originals: dict[str, Tensor], stats: LinearStats, fold: Fold
+        self,
+        rounding: str,
+        originals: dict[str, Tensor],
+        stats: LinearStats,
+        heldout: HeldoutInput,
+        fold: Fold,
     ) -> Codes:
         """The codes of linears with the same statistics, stacked by rows."""
         (scheme,) = {self.target.scheme_of(name) for name in originals}
         scaled = torch.cat([weight * fold.columns for weight in originals.values()])
         if stats.output_grams and rounding == "feedback":
             (name,) = originals
-            heldout = next((x for x in self.heldout.values() if name in x.gradients), None)
-            values = round_with_gradients(
-                name, scaled, stats, fold.columns, scheme, self.target.dtype, heldout
-            )
+            judge, dtype = heldout if name in heldout.gradients else None, self.target.dtype
+            values = round_with_gradients(name, scaled, stats, fold.columns, scheme, dtype, judge)
             return {name: self._round(name, *values)}
         blocks = gram_blocks(stats.gram, fold.columns, scheme.group_size)
         grid = best_grid(scaled, blocks, scheme, self.target.dtype)
@@ -212,9 +214,7 @@ class _BlockQuantizer:
             len(stats.mean_abs),
             scheme.group_size,
         )
-        channels = torch.arange(len(group.rows), device=group.rows.device)
-        tied = None if torch.equal(group.rows, channels) else group.rows
-        scale = best_scale(sample, stats, scheme, dtype, tied)
+        scale = best_scale(sample, stats, scheme, dtype, group.tied_rows)
         if scale.exponents == IDENTITY:
             return nothing
         absorber = self.parameter(f"{group.absorber}.weight")

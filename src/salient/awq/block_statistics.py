@@ -5,7 +5,7 @@ are many: where their statistics would exceed GRAM_BYTES, the tokens pass the bl
 portion of them. An expert that few tokens reach borrows those of the whole block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -135,6 +135,11 @@ class BlockStatistics:
                 f"computed in {dtype}. The model itself is broken there: check that it generates "
                 "text before it is quantized, or fetch it again."
             )
+
+
+def groups_to_gather(groups: Sequence[ScaleGroup], quantized: frozenset[str]) -> list[ScaleGroup]:
+    """The groups that run on text and have a reader in `quantized`."""
+    return [group for group in groups if group.called and quantized.intersection(group.readers)]
 
 
 def portions(

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from salient.core.errors import ModelError
 from salient.core.evidence import BlockEvidence
-from salient.models.proof import ScaleGroup
 from salient.models.scale_groups import GroupProver
 
 from .block import Parameters, quantize_block
-from .block_statistics import BlockStatistics, Passes
+from .block_statistics import BlockStatistics, Passes, groups_to_gather
 from .fisher import GradientGatherer, gradient_fault
 from .heldout import HeldoutStreams, load_weights
 from .heldout_inputs import heldout_inputs
@@ -71,8 +70,12 @@ def quantize_step(
         del block  # read twice rather than store both dtypes
         block = run.skeleton.block(index)
     gatherer, fault = _gatherer(block, index, streams, tokens, target.quantized)
-    stats = BlockStatistics(name, block, _wanted(groups, target.quantized), tokens.passes, gatherer)
-    readers = {f: tuple(target.quantized.intersection(n)) for f, n in stats.inputs.items()}
+    wanted = groups_to_gather(groups, target.quantized)
+    stats = BlockStatistics(name, block, wanted, tokens.passes, gatherer)
+    readers = {
+        first: tuple(n for n in names if n in target.quantized)
+        for first, names in stats.inputs.items()
+    }
     heldout, expected, gradient = heldout_inputs(
         block, readers, tokens.hidden, streams.calls[index].every, _gradient(tokens, fault)
     )
@@ -84,7 +87,8 @@ def quantize_step(
     borrowed, peak = stats.borrowed, stats.peak
     del stats, heldout, parameter
     run.show(done, f"{name}: judging")
-    errors = streams.judge(index, block, result, tokens.hidden, expected)
+    forward = tokens.gradient is None
+    errors = streams.judge(index, block, result, tokens.hidden, expected, move_plain=forward)
     fell_back = errors["awq"] >= errors["plain"]
     if fell_back:
         result, block = plain_result(result), run.skeleton.block(index)
@@ -97,10 +101,6 @@ def quantize_step(
     )
     handed_on = tokens.gradient if gradient is None else gradient
     return FinishedBlock(block, result, evidence, expected, handed_on)
-
-
-def _wanted(groups: list[ScaleGroup], quantized: frozenset[str]) -> list[ScaleGroup]:
-    return [g for g in groups if g.called and quantized.intersection(g.readers)]
 
 
 def _gatherer(

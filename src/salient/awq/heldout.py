@@ -48,19 +48,26 @@ class HeldoutStreams:
         return hidden[:1, :JUDGED], self.calls[index].first
 
     def judge(
-        self, index: int, block: nn.Module, result: BlockResult, hidden: Tensor, expected: Tensor
+        self,
+        index: int,
+        block: nn.Module,
+        result: BlockResult,
+        hidden: Tensor,
+        expected: Tensor,
+        *,
+        move_plain: bool,
     ) -> dict[str, float]:
         """The block's relative output error by 'plain' rounding and as written ('awq').
 
         `hidden` is the reference's input, `expected` its output. Leaves `block` with the written
-        weights. If the streams are at this block, moves that of plain rounding on.
+        weights. `move_plain`: the streams are at this block; that of plain rounding moves on.
         """
         errors = {}
         for kind, version in (("plain", plain_result(result)), ("awq", result)):
             load_weights(block, version)
             out = run_block(block, *self.first(index, hidden)).float().cpu()
             errors[kind] = relative_error(out, expected[:1, :JUDGED])
-            if kind == "plain" and hidden is self.reference:
+            if kind == "plain" and move_plain:
                 self.plain = self.run(index, block, self.plain)
         return errors
 

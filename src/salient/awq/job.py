@@ -129,12 +129,8 @@ def prepare(options: QuantizeOptions) -> QuantizeJob:
     omitted = find_carried(source.folder).omitted
     layers = choose_layers(skeleton, options.scheme, options.format, strings(options.skip), mixed)
     dtype, dtype_reason = written_dtype(skeleton.files, options.dtype)
-    output = check_output(
-        Path(
-            options.output or f"{model_name(source.folder)}-{options.format}-{layers.label}"
-        ).expanduser(),
-        source.folder,
-    )
+    default = f"{model_name(source.folder)}-{options.format}-{layers.label}"
+    output = check_output(Path(options.output or default).expanduser(), source.folder)
     if not options.fresh:
         _check_source(watch, output)
     batch = _tokens(options, model)

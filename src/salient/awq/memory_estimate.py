@@ -133,9 +133,15 @@ def _grams(skeleton: Skeleton, index: int, effort: Effort, *, all_tokens: bool =
 def _inputs(skeleton: Skeleton, index: int) -> int:
     """Channels of a block's inputs for one token, which some experts see."""
     whole, experts = _widths(skeleton, index)
+    active, count = experts_of(skeleton, index)
+    return sum(whole) + sum(experts) * active // count
+
+
+def experts_of(skeleton: Skeleton, index: int) -> tuple[int, int]:
+    """The experts of block `index` that a token passes, and all of them; 1 and 1 without any."""
     names = skeleton.linears(index)
     count = max(len({tuple(numbers(name)) for name in names} - {()}), 1)
-    return sum(whole) + sum(experts) * min(skeleton.experts_per_token or count, count) // count
+    return min(skeleton.experts_per_token or count, count), count
 
 
 def _widths(skeleton: Skeleton, index: int) -> tuple[list[int], list[int]]:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +24,10 @@ from salient.models.proof import ScaleGroup
 from salient.models.scale_groups import GroupProver
 
 from .activation_store import ActivationStore
-from .backward_pass import SEED, run_back, run_forward
+from .backward_pass import SEED
 from .bit_allocation import Allocation, Choice, allocate
 from .block import Parameters
-from .block_statistics import BlockStatistics
+from .block_statistics import BlockStatistics, groups_to_gather
 from .block_step import parameters_of
 from .fisher import GradientGatherer, gradient_fault
 from .format_damage import rounding_damage
@@ -94,7 +93,7 @@ def measured_sets(run: QuantizeRun, mixed: MixedScheme) -> list[LinearSet]:
         for index, name in enumerate(blocks):
             run.show(0, f"{name}: passing tokens through")
             stream.record(index)
-            stream.advance(index, partial(run_forward, skeleton.block(index)))
+            stream.forward(index, skeleton.block(index))
         stream.turn(SEED)
         skeleton.forget_outer()
         for index in reversed(range(len(blocks))):
@@ -118,11 +117,11 @@ def _block_sets(
     """The sets of a block; moves the gradients over it. `first`: a few tokens to try it with."""
     name, target = run.skeleton.blocks[index], run.local_target(index)
     block = run.skeleton.block(index)
-    wanted = [g for g in groups if g.called and target.quantized.intersection(g.readers)]
+    wanted = groups_to_gather(groups, target.quantized)
     if gradient_fault(block, *first):
         damages = dict[str, dict[str, float]]()
     elif not wanted:
-        stream.advance(index, partial(run_back, block))
+        stream.back(index, block)
         return []
     else:
         gatherer = GradientGatherer(block, target.quantized)
@@ -210,9 +209,7 @@ class _DamageMeter:
         weights = [self.parameter(f"{name}.weight") for name in names]
         rows, scheme = sum(map(len, weights)), schemes[0]
         sample = sample_weights(((w, 1.0) for w in weights), rows, width, scheme.group_size)
-        channels = torch.arange(width, device=group.rows.device)
-        tied = None if torch.equal(group.rows, channels) else group.rows
-        return best_scale(sample, stats, scheme, self.target.dtype, tied).values
+        return best_scale(sample, stats, scheme, self.target.dtype, group.tied_rows).values
 
 
 def _evidence(sets: Sequence[LinearSet], mixed: MixedScheme) -> AllocationEvidence:

@@ -15,7 +15,6 @@ from torch import nn
 from salient.core.evidence import BlockEvidence
 from salient.core.metrics import LogitsComparison
 from salient.core.quant import quantize
-from salient.models.block_call import run_block
 from salient.models.scale_groups import GroupProver
 
 from .backward_pass import quantize_backward
@@ -59,7 +58,7 @@ def _quantize_forward(run: QuantizeRun, streams: HeldoutStreams, prober: GroupPr
         run.show(index, f"{name}: passing tokens through")
         prober.ensure_proposals(index, streams.reference)
         block = run.skeleton.block(index)
-        calibration.advance(index, lambda hidden, call, _, b=block: run_block(b, hidden, call))
+        calibration.forward(index, block)
         streams.reference = streams.run(index, block, streams.reference)
         _pass_written(run, index, block, streams)
         run.watch.end(line.source_tensors)
@@ -96,7 +95,6 @@ def _quantize(
     prober: GroupProver,
 ) -> BlockEvidence:
     """Quantize one block on its way forward; returns its evidence."""
-
     tokens = BlockTokens(calibration.passes(index), streams.reference)
     finished = quantize_step(run, index, prober, streams, tokens)
     calibration.leave()

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from salient.core.evidence import BlockEvidence, ReconstructionEvidence
 from salient.formats.writer import write_tensors
-from salient.models.block_call import run_block
 
 from .block_reconstruction import (
     Reconstruction,
@@ -60,11 +59,11 @@ class ReconstructionPass:
 
     def pass_reference(self, index: int, block: nn.Module) -> None:
         """Move the 16-bit model's states over `block`."""
-        self._reference.advance(index, lambda hidden, call, _: run_block(block, hidden, call))
+        self._reference.forward(index, block)
 
     def pass_quantized(self, index: int, block: nn.Module) -> None:
         """Move the quantized model's states over `block`, as it is written."""
-        self._quantized.advance(index, lambda hidden, call, _: run_block(block, hidden, call))
+        self._quantized.forward(index, block)
 
     def learn(self, index: int, streams: HeldoutStreams) -> tuple[Path, BlockEvidence]:
         """Learn block `index`; write its file and return its evidence.

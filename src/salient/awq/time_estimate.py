@@ -15,6 +15,7 @@ from salient.models.tracing import numbers
 
 from .effort import EFFORTS, Effort
 from .fisher import OUTPUT_BAND
+from .memory_estimate import experts_of
 from .reconstruction_pass import BATCH_TOKENS as LEARNED_TOKENS
 from .statistics import PANELS
 
@@ -37,10 +38,10 @@ def operations(skeleton: Skeleton, tokens: int, effort: Effort) -> float:
     """Floating point operations of a run over `tokens`."""
     total = 0.0
     for index in range(len(skeleton.blocks)):
-        share = _share(skeleton, index)
+        active, experts = experts_of(skeleton, index)
         for name, linear in skeleton.linears(index).items():
             out, width = linear.out_features, linear.in_features
-            passed = tokens * (share if numbers(name) else 1.0)
+            passed = tokens * (active / experts if numbers(name) else 1.0)
             product = 2 * out * width
             total += passed * product + SEARCH * out * width
             sums = width**2
@@ -53,12 +54,6 @@ def operations(skeleton: Skeleton, tokens: int, effort: Effort) -> float:
     if effort.gradients:  # the head's logits, and back
         total += 2 * tokens * 2 * skeleton.vocabulary * skeleton.width
     return total
-
-
-def _share(skeleton: Skeleton, index: int) -> float:
-    """Of the tokens, that reach an expert."""
-    experts = {tuple(numbers(name)) for name in skeleton.linears(index)} - {()}
-    return min(1.0, (skeleton.experts_per_token or len(experts)) / max(len(experts), 1))
 
 
 def product_rate(skeleton: Skeleton) -> float:

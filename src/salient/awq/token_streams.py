@@ -1,15 +1,15 @@
 """The calibration tokens on their way through the blocks: forward, and back with gradients."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from salient.models.block_call import BlockCall
+from salient.models.block_call import BlockCall, run_block
 from salient.models.label_gradient import label_gradient
 from salient.models.skeleton import Skeleton
 
 from .activation_store import ActivationStore
 from .block_statistics import Passes, Through
-from .fisher import gradient_weights
+from .fisher import gradient_weights, run_backward
 from .run_state import BATCH_TOKENS, HIDDEN_DTYPE
 
 
@@ -48,6 +48,10 @@ class TokenStream:
         for number in range(len(self.batches)):
             states[number] = self.step(index, number, through).to("cpu", HIDDEN_DTYPE)
 
+    def forward(self, index: int, block: nn.Module) -> None:
+        """Move every batch over `block`, which is block `index`."""
+        self.advance(index, lambda hidden, call, _: run_block(block, hidden, call))
+
     def passes(self, index: int) -> Passes:
         """Runs every batch through block `index`."""
         return lambda through, again: self.advance(index, through, again=again)
@@ -81,6 +85,15 @@ class GradientStream(TokenStream):
     def token_weights(self) -> Tensor:
         """Each token's by its gradient (`gradient_weights`): float32 [samples, tokens]."""
         return torch.cat([gradient_weights(state) for state in self.states])
+
+    def back(self, index: int, block: nn.Module) -> None:
+        """Move every batch's gradient back over `block`, which is block `index`."""
+
+        def through(hidden: Tensor, call: BlockCall, gradient: Tensor | None) -> Tensor:
+            assert gradient is not None
+            return run_backward(block, hidden, call, gradient, {})[1]
+
+        self.advance(index, through)
 
     def step(self, index: int, number: int, through: Through) -> Tensor:
         """Batch `number` through block `index`, with its gradient on the way back."""

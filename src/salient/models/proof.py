@@ -48,6 +48,15 @@ class ScaleGroup:
         return tuple(name for names in self.inputs for name in names)
 
     @property
+    def tied_rows(self) -> Tensor | None:
+        """`rows` where several channels may share one; None where each channel has its own."""
+        if self.rows is None or torch.equal(
+            self.rows, torch.arange(len(self.rows), device=self.rows.device)
+        ):
+            return None
+        return self.rows
+
+    @property
     def proven(self) -> bool:
         return self.absorber is not None and not self.refusal
 
