@@ -10,7 +10,11 @@ ran. --processes N: the first N also as real processes. Exit code 1 if anything 
 """
 
 import argparse
+import contextlib
+import gc
+import importlib
 import os
+import pkgutil
 import random
 import shutil
 import subprocess
@@ -25,11 +29,14 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 import torch
 import transformers
 
+import salient
+
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from helpers.forked_verbs import VerbRun, run_verb
 from helpers.hostile_folders import CANARY, base_folders, mutate
 from helpers.hostile_inputs import hostile_commands
 
+PROCESS_SECONDS = 120  # of a real process, start and imports included
 VERBS = ("inspect", "plan", "doctor", "quantize", "validate", "serve")
 
 
@@ -87,12 +94,18 @@ def _parallel(options: argparse.Namespace) -> int:
 
 
 def _import_everything(bases: dict[str, Path]) -> None:
-    """Import what the verbs import, so that forks have it."""
+    """Import what the verbs import, so that forks have it and do not collect it."""
     import uvicorn  # noqa: F401
 
+    for module in pkgutil.walk_packages(salient.__path__, "salient."):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(ImportError):  # an extra that is not installed
+                importlib.import_module(module.name)
     for folder in bases.values():
         transformers.AutoConfig.from_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(next(iter(bases.values())))
+    gc.collect()
+    gc.freeze()
 
 
 def _run_all(options: argparse.Namespace, bases: dict[str, Path], home: Path) -> int:
@@ -169,14 +182,23 @@ def _real_processes(
     counts: Counter[str] = Counter()
     for verb in set(verbs.split(",")) - {"serve"}:
         argv = [sys.executable, "-m", "salient", *command(verb, folder, bases, home)]
-        result = subprocess.run(argv, capture_output=True, timeout=60, cwd=folder.parent)
-        output = (result.stdout + result.stderr).decode("utf-8", "replace")
-        run = VerbRun((verb,), result.returncode, output, 0, 0, 0)
+        run = _real_process(verb, argv, folder.parent)
         fault = _code_ran(home) or run.fault
         counts[f"{verb} as a process: {'FAULT' if fault else f'exit {run.code}'}"] += 1
         if fault:
             _show(number, folder.name, "as a process", run, fault)
     return counts
+
+
+def _real_process(verb: str, argv: list[str], cwd: Path) -> VerbRun:
+    start = time.monotonic()
+    try:
+        result = subprocess.run(argv, capture_output=True, timeout=PROCESS_SECONDS, cwd=cwd)
+    except subprocess.TimeoutExpired as slow:
+        output = ((slow.stdout or b"") + (slow.stderr or b"")).decode("utf-8", "replace")
+        return VerbRun((verb,), -9, output, PROCESS_SECONDS, 0, 0)
+    output = (result.stdout + result.stderr).decode("utf-8", "replace")
+    return VerbRun((verb,), result.returncode, output, time.monotonic() - start, 0, 0)
 
 
 if __name__ == "__main__":
