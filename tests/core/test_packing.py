@@ -28,7 +28,7 @@ def test_codes_of_eight_bits_are_bytes_the_first_lowest():
     assert torch.equal(unpack_codes(packed, 8), codes)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [row.name for row in FORMATS.values() if row.writers])
 def test_packing_and_unpacking_do_not_modify_their_input(name):
     generator = torch.Generator().manual_seed(0)
     weight = quantize(torch.randn(16, 64, generator=generator), Scheme(32), name="layer")

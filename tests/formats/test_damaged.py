@@ -142,7 +142,7 @@ def test_a_tensor_that_is_not_there_is_named_with_its_likeliest_likes(tmp_path):
         checkpoint.tensor("z")
 
 
-@pytest.mark.parametrize("method", ["gptq", "bitsandbytes", None])
+@pytest.mark.parametrize("method", ["hqq", "quark", None])
 def test_an_unknown_quantization_is_named_with_the_known_ones(method, tmp_path):
     folder_of(tmp_path, {"quantization_config": {"quant_method": method, "bits": 4}})
     message = (

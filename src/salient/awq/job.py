@@ -118,7 +118,7 @@ class QuantizeJob:
 
 def prepare(options: QuantizeOptions) -> QuantizeJob:
     """Check `options` and try the model on a few tokens. Raises SalientError."""
-    find_format(options.format)
+    find_format(options.format, "quantize")
     effort = find_effort(options.effort)
     mixed = mixed_scheme(options.bits_per_weight, options.allow, options.scheme, options.format)
     device = find_device(options.device)

@@ -19,6 +19,14 @@ def unpack_codes(packed: Tensor, bits: int) -> Tensor:
     return unpack_nibbles(packed) if bits == 4 else _plain(packed).view(torch.uint8)
 
 
+def unpack_fields(packed: Tensor, bits: int) -> Tensor:
+    """int32 [rows, words] -> uint8 [rows, words * 32 / bits], of 2, 4 or 8 bits, lowest first."""
+    if bits != 2:
+        return unpack_codes(packed, bits)
+    fours = _plain(packed).view(torch.uint8)
+    return torch.stack([(fours >> shift) & 3 for shift in (0, 2, 4, 6)], -1).flatten(1)
+
+
 def pack_nibbles(codes: Tensor) -> Tensor:
     """uint8 [rows, 8 packed] -> int32 [rows, packed]; the first code is in the lowest four bits."""
     pairs = codes[:, 0::2] | (codes[:, 1::2] << 4)

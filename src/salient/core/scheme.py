@@ -63,6 +63,10 @@ class LayerSchemes:
     def __str__(self) -> str:
         return ", ".join(map(str, dict.fromkeys((self.main, *self.own.values()))))
 
+    @property
+    def all(self) -> tuple[Scheme, ...]:
+        return (self.main, *self.own.values())
+
     def of(self, name: str) -> Scheme:
         """The scheme of the linear called `name`."""
         if name in self.own:

@@ -1,7 +1,9 @@
-"""Checkpoint formats: QuantizedWeight <-> named tensors on disk.
+"""Checkpoint formats: named tensors on disk -> weights, and QuantizedWeight -> named tensors.
 
-Each format is one module with the same four functions: `pack`, `unpack`, `config` and
-`read_config`. The table imports no torch; `load_format` brings the module in.
+A format that has *codes* (affine integers in groups along `in`) is one module with `SUFFIXES`,
+`unpack` and `read_config`; where Salient writes it, also `pack` and `config`. A format that has
+only *values* has `PARTS`, `MARKERS`, `SIBLINGS`, `dequantize` and `read_config`, see
+`stored_parts.py`. The table imports no torch; `load_format` brings the module in.
 """
 
 from dataclasses import dataclass
@@ -13,26 +15,53 @@ from salient.core.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Format:
-    """A row of the table: where the code is and what the format's config calls itself."""
+    """A row of the table: where the code is and what the format's config calls itself.
+
+    codes: whether `unpack` gives a QuantizedWeight; else the format has only values
+    writers: the verbs that write it
+    """
 
     name: str
     module: str
     quant_method: str
     suffix: str  # the tensor whose presence marks a quantized module
+    codes: bool = True
+    writers: tuple[str, ...] = ()
 
 
-FORMATS = {
-    "awq": Format("awq", "autoawq", "awq", "qweight"),
-    "compressed-tensors": Format(
-        "compressed-tensors", "compressed_tensors", "compressed-tensors", "weight_packed"
+# In the order in which a config is tried, of the rows with its quant_method.
+_TABLE = (
+    Format("awq", "autoawq", "awq", "qweight", writers=("quantize", "convert")),
+    Format(
+        "compressed-tensors",
+        "compressed_tensors",
+        "compressed-tensors",
+        "weight_packed",
+        writers=("quantize", "convert"),
     ),
+    Format("gptq", "gptq", "gptq", "qweight", writers=("convert",)),
+)
+FORMATS = {row.name: row for row in _TABLE}
+# What writers call a method, besides its name here.
+METHOD_ALIASES = {
+    "awq_marlin": "awq",
+    "auto_awq": "awq",
+    "gptq_marlin": "gptq",
+    "auto_gptq": "gptq",
+    "gptqmodel": "gptq",
+    "compressed_tensors": "compressed-tensors",
+    "intel/auto-round": "auto-round",
 }
 
 
-def find_format(name: str) -> Format:
-    """The format called `name`. Raises CheckpointError listing the known ones."""
-    if name not in FORMATS:
-        raise CheckpointError(f"Unknown format {name!r}. Known formats: {', '.join(FORMATS)}.")
+def find_format(name: str, writer: str = "") -> Format:
+    """The format called `name`, of those that the verb `writer` writes if it is given.
+
+    Raises CheckpointError listing the known ones.
+    """
+    known = [row.name for row in FORMATS.values() if not writer or writer in row.writers]
+    if name not in known:
+        raise CheckpointError(f"Unknown format {name!r}. Known formats: {', '.join(known)}.")
     return FORMATS[name]
 
 

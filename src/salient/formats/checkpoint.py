@@ -1,4 +1,4 @@
-"""Reading a checkpoint folder: config, safetensors shards, and weights, whether 16-bit or 4-bit.
+"""Reading a checkpoint folder: config, safetensors shards, and weights, 16-bit or quantized.
 
 Only safetensors are read, never pickles. Files are opened for as long as `reading()` lasts and
 closed after it, so that the pages of a model larger than memory do not pile up.
@@ -7,7 +7,7 @@ closed after it, so that the pages of a model larger than memory do not pile up.
 import hashlib
 import json
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,9 +29,15 @@ from salient.core.model_files import (
 )
 from salient.core.packing import WORD_BITS
 from salient.core.quant import QuantizedWeight
-from salient.core.scheme import LayerSchemes, Scheme
+from salient.core.scheme import STORED, LayerSchemes, Scheme
 
-from . import FORMATS, Format, load_format
+from . import FORMATS, METHOD_ALIASES, Format, load_format
+from .stored_parts import Parts, StoredLinear, layout_errors, stored_parts
+
+DEQUANTIZE = (
+    "validate, evaluate, compare and inspect read it; for the embedded engine, make 4-bit codes of "
+    "it: salient quantize FOLDER --dequantize-source."
+)
 
 
 @dataclass
@@ -39,7 +45,9 @@ class Checkpoint:
     """A model folder opened for reading.
 
     files: tensor name -> file with it
-    format, schemes: how linears are packed, both None for a 16-bit model
+    format: how linears are stored, None for a 16-bit model
+    schemes: of linears stored as codes; None for a 16-bit model and for formats of values
+    settings: the quantization_config
     """
 
     folder: Path
@@ -47,6 +55,7 @@ class Checkpoint:
     files: dict[str, Path]
     format: Format | None = None
     schemes: LayerSchemes | None = None
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
     _open: dict[Path, Any] = field(default_factory=dict[Path, Any])
 
     @property
@@ -57,8 +66,10 @@ class Checkpoint:
     @cached_property
     def bits_per_weight(self) -> float | None:
         """The mean bits of a weight that is stored as codes; None if there is none."""
-        if self.schemes is None or self.format is None:
+        if self.format is None:
             return None
+        if self.schemes is None or not set(self.schemes.all) <= set(STORED):
+            return self._stored_bits()
         if not self.schemes.own:
             return self.schemes.main.bits_per_weight
         weights, bits = 0, 0.0
@@ -68,6 +79,16 @@ class Checkpoint:
                 scheme = self.schemes.of(module)
                 count = math.prod(self.headers[name].shape) * WORD_BITS // scheme.bits
                 weights, bits = weights + count, bits + count * scheme.bits_per_weight
+        return bits / weights if weights else None
+
+    def _stored_bits(self) -> float | None:
+        """The mean bits of a quantized weight, by the bytes of all its tensors."""
+        assert self.format
+        code, bits, weights = load_format(self.format.name), 0, 0
+        for name, parts in self.parts.items():
+            headers = {part: self.headers[stored] for part, stored in parts.items()}
+            bits += 8 * sum(header.bytes for header in headers.values())
+            weights += code.count_weights(headers, self._linear(name))
         return bits / weights if weights else None
 
     @contextmanager
@@ -109,31 +130,45 @@ class Checkpoint:
         with self.reading():
             return self._file(self.files[name]).get_slice(name)[index]
 
+    @cached_property
+    def parts(self) -> dict[str, Parts]:
+        """Each quantized parameter's tensors, part -> stored tensor."""
+        return {} if self.format is None else stored_parts(self.format, self.files)
+
+    def _linear(self, name: str) -> StoredLinear:
+        scheme = self.schemes.of(name.removesuffix(".weight")) if self.schemes else None
+        return StoredLinear(name, self.settings, scheme)
+
     def is_quantized(self, module: str) -> bool:
-        """Whether the linear called `module` is stored as codes."""
-        return self.format is not None and f"{module}.{self.format.suffix}" in self.files
+        """Whether the linear called `module` is stored quantized."""
+        return f"{module}.weight" in self.parts or module in self.parts
+
+    def has_codes(self, module: str) -> bool:
+        """Whether `quantized` takes the linear called `module`."""
+        return self.format is not None and self.format.codes and self.is_quantized(module)
 
     def quantized(self, module: str) -> QuantizedWeight:
         """The codes of the linear called `module`.
 
-        Raises CheckpointError if its shapes disagree with the config.
+        Raises CheckpointError if its shapes disagree with the config, or it has only values.
         """
         assert self.format
+        if not self.format.codes:
+            raise CheckpointError(
+                f"{self.folder} is of the format {self.format.name}, which has no integer codes in "
+                f"groups that Salient's kernels read. {DEQUANTIZE}"
+            )
         assert self.schemes
         scheme = self.schemes.of(module)
         code = load_format(self.format.name)
-        names = {suffix: f"{module}.{suffix}" for suffix in code.SUFFIXES}
-        optional = ["weight_zero_point"] if scheme.symmetric else []
-        missing = [n for s, n in names.items() if n not in self.files and s not in optional]
-        if missing:
-            raise CheckpointError(
-                f"{self.folder} has no tensor {missing[0]!r}: the checkpoint is incomplete, write "
-                "it again."
-            )
-        with self.reading():
-            weight = code.unpack(
-                {s: self.tensor(n) for s, n in names.items() if n in self.files}, scheme
-            )
+        optional = (*getattr(code, "OPTIONAL", ()), *["weight_zero_point"] * scheme.symmetric)
+        parts = self._read_parts(
+            f"{module}.weight", [s for s in code.SUFFIXES if s not in optional]
+        )
+        with layout_errors(self._linear(f"{module}.weight"), parts):
+            if hasattr(code, "dequantize"):  # checks its own shapes
+                return code.unpack(parts, scheme, self._linear(f"{module}.weight"))
+            weight = code.unpack(parts, scheme)
         out, width = weight.codes.shape
         groups = (out, width // scheme.group_size)
         if weight.scale.shape != groups or weight.zero.shape != groups:
@@ -145,26 +180,42 @@ class Checkpoint:
             )
         return weight
 
+    def _read_parts(self, name: str, needed: Iterable[str]) -> dict[str, Tensor]:
+        """The tensors of the quantized parameter `name`, by part.
+
+        Raises CheckpointError if one that is `needed` is missing.
+        """
+        parts = self.parts.get(name, {})
+        for part in needed:
+            if part not in parts:
+                sibling = part.isidentifier() and not part.startswith("_")
+                full = f"{name.removesuffix('.weight')}.{part}" if sibling else name + part
+                raise CheckpointError(
+                    f"{self.folder} has no tensor {full!r}: the checkpoint is incomplete, write "
+                    "it again."
+                )
+        with self.reading():
+            return {part: self.tensor(stored) for part, stored in parts.items()}
+
     def parameter(self, name: str) -> Tensor:
-        """The parameter `name`, dequantized (float32) if its module is stored as codes."""
-        module, _, kind = name.rpartition(".")
-        if kind == "weight" and self.is_quantized(module):
-            return self.quantized(module).dequantize()
-        return self.tensor(name)
+        """The parameter `name`, dequantized (float32) if it is stored quantized."""
+        if name not in self.parts:
+            return self.tensor(name)
+        assert self.format
+        code = load_format(self.format.name)
+        if not hasattr(code, "dequantize"):
+            return self.quantized(name.removesuffix(".weight")).dequantize()
+        linear = self._linear(name)
+        optional = getattr(code, "OPTIONAL", ())
+        needed = [s for s in code.SUFFIXES if s not in optional] if self.format.codes else ()
+        tensors = self._read_parts(name, needed)
+        with layout_errors(linear, tensors):
+            return code.dequantize(tensors, linear)
 
     def parameter_names(self) -> list[str]:
-        """The names that `parameter` takes: the tensors', and `.weight` for a linear of codes."""
-        if self.format is None:
-            return list(self.files)
-        suffixes = load_format(self.format.name).SUFFIXES
-        names: list[str] = []
-        for name in self.files:
-            module, _, kind = name.rpartition(".")
-            if kind == self.format.suffix:
-                names.append(f"{module}.weight")
-            elif kind not in suffixes or not self.is_quantized(module):
-                names.append(name)
-        return names
+        """The names that `parameter` takes: the tensors', and one for a quantized parameter."""
+        owners = {stored: name for name, own in self.parts.items() for stored in own.values()}
+        return list(dict.fromkeys(owners.get(name, name) for name in self.files))
 
     @cached_property
     def headers(self) -> dict[str, StoredTensor]:
@@ -211,14 +262,31 @@ def _checkpoint(folder: Path, config: dict[str, Any], files: dict[str, Path]) ->
         return Checkpoint(folder, config, files)
     settings = as_object(declared)
     method = settings.get("quant_method")
-    row = next((f for f in FORMATS.values() if f.quant_method == method), None)
-    if row is None:
-        known = ", ".join(f.quant_method for f in FORMATS.values())
+    rows = [f for f in FORMATS.values() if f.quant_method == _method(settings)]
+    if not rows:
+        known = ", ".join(dict.fromkeys(f.quant_method for f in FORMATS.values()))
         raise CheckpointError(
             f"{folder} is quantized with {method!r}. Salient reads 16-bit models and: {known}. "
             f"{sixteen_bit_remedy(method)}"
         )
-    return Checkpoint(folder, config, files, row, load_format(row.name).read_config(settings))
+    for row in rows:
+        try:
+            schemes = load_format(row.name).read_config(settings)
+        except CheckpointError:
+            if row is rows[-1]:
+                raise
+        else:
+            return Checkpoint(folder, config, files, row, schemes, settings)
+    raise AssertionError
+
+
+def _method(settings: dict[str, Any]) -> str:
+    """The quant_method by its usual name; AutoRound's by the layout that it packs."""
+    name = str(settings.get("quant_method")).lower()
+    name = METHOD_ALIASES.get(name, name)
+    if name == "auto-round":
+        return "awq" if "awq" in str(settings.get("packing_format", "")).lower() else "gptq"
+    return name
 
 
 def fingerprint(source: Checkpoint) -> str:
