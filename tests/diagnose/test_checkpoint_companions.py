@@ -189,6 +189,12 @@ def test_ends_that_differ_are_named_with_the_change(toy):
     assert "config.json: eos_token_id [5]" in text_of(finding_of(toy, "eos-contradicts"))
 
 
+def test_an_end_that_is_no_id_is_not_copied_into_a_change(toy):
+    write(toy, GENERATION, eos_token_id="a" * 100_000)
+    assert len(text_of(finding_of(toy, "eos-differs"))) < 500
+    assert len(finding_of(toy, "eos-differs").do) < 500
+
+
 def test_a_model_without_any_end_is_a_warning(toy):
     write(toy, SETTINGS, eos_token=None)
     write(toy, "config.json", eos_token_id=None)

@@ -20,7 +20,7 @@ def header(folder: Path, chance: random.Random) -> str:
     size = int.from_bytes(data[:8], "little")
     try:
         rows = json.loads(data[8 : 8 + size])
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"{path.name} stays"
     kind = chance.choice(list(HEADERS))
     name = chance.choice(sorted(set(rows) - {"__metadata__"}) or ["x"])

@@ -8,7 +8,7 @@ from tokenizers import processors
 
 from helpers.tokenizers import TOKENIZERS
 from helpers.toy_models import byte_tokenizer
-from salient.core.errors import RequestError
+from salient.core.errors import ModelError, RequestError
 from salient.runtime.tokenization import chat_ids, check_length, eos_ids, prompt_ids
 
 TEMPLATE = (
@@ -172,3 +172,9 @@ def test_a_prompt_that_fills_the_context_is_refused_with_both_numbers(tokens, fe
     )
     with pytest.raises(RequestError, match=expected_message):
         check_length(range(tokens), 20, 100)
+
+
+@pytest.mark.parametrize("named", [[[2]], "2", {"a": 1}, 2.0, True, [2, None, [3]]])
+def test_an_eos_id_that_is_no_number_is_refused(named):
+    with pytest.raises(ModelError, match=r"eos_token_id .* is no token id: a whole number"):
+        eos_ids(SimpleNamespace(eos_token_id=named), byte_tokenizer())

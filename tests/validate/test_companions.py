@@ -237,3 +237,12 @@ def test_stop_tokens_are_those_of_the_generation_config():
     assert stop_tokens({"eos_token_id": 3}, {}) == [3]
     assert stop_tokens({"eos_token_id": 3}, {"eos_token_id": [5, 4]}) == [4, 5]
     assert stop_tokens({}, {"eos_token_id": None}) == []
+
+
+def test_a_template_that_hangs_is_tried_once(checkpoint, reference, tmp_path, monkeypatch):
+    monkeypatch.setattr("salient.models.template_process.SECONDS", 0.5)
+    monkeypatch.setattr("salient.validate.companions.tokenizer_differences.TEMPLATE_SECONDS", 0.1)
+    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    template("{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3)(folder)
+    (difference,) = [d for d in differences(folder, reference) if d.subject == "chat_template"]
+    assert "writes 1 of 1 conversations otherwise" in difference.message

@@ -12,13 +12,23 @@ from pathlib import Path
 from salient.core.content_digest import file_digest
 from salient.core.errors import ModelError
 from salient.core.input_files import MIB, most_bytes, read_input
-from salient.core.model_files import as_list, read_json
+from salient.core.model_files import as_list, as_object, read_json
+from salient.core.records import is_object
 
 from .child_process import child_command, child_options, no_process
 
 CHILD = Path(__file__).with_name("tokenizer_child.py")
 SETTINGS = "tokenizer_config.json"
-BY_TRANSFORMERS = ("special_tokens_map.json", "added_tokens.json")
+SPECIAL = "special_tokens_map.json"
+BY_TRANSFORMERS = (SPECIAL, "added_tokens.json")
+TOKEN_KEYS = frozenset(
+    ("content", "lstrip", "rstrip", "single_word", "normalized", "special", "id", "__type")
+)
+TOKEN_GROUPS = (
+    *("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"),
+    "model_specific_special_tokens",
+)
+MOST_UNKNOWN_KEYS = 64
 PATIENCE_SECONDS = 60.0  # on a busy machine; seconds of a core are limited by the process
 _trials: dict[str, "TokenizerTrial"] = {}  # of this process, by the file's digest
 
@@ -45,6 +55,7 @@ def check_tokenizer(folder: Path) -> None:
     for path in sorted(folder.glob("chat_template*.jinja")):
         _check_text(path)
     settings = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    _check_tokens(folder)
     for name in as_list(settings.get("fast_tokenizer_files")):
         if not isinstance(name, str) or Path(name).name != name:
             raise ModelError(
@@ -58,6 +69,21 @@ def check_tokenizer(folder: Path) -> None:
             raise ModelError(
                 f"{path.name} in {folder} {fault}. Fetch it from the model's own repository, or "
                 "leave this model."
+            )
+
+
+def _check_tokens(folder: Path) -> None:
+    """The tokenizers library prints a line for each key of a token that it does not know."""
+    for name in (SETTINGS, SPECIAL):
+        values = read_json(folder / name) if (folder / name).exists() else {}
+        tokens = [token for key, token in values.items() if key.endswith("_token")]
+        for key in TOKEN_GROUPS:
+            tokens += as_list(values.get(key)) or as_object(values.get(key)).values()
+        unknown = sum(len(token.keys() - TOKEN_KEYS) for token in tokens if is_object(token))
+        if unknown > MOST_UNKNOWN_KEYS:
+            raise ModelError(
+                f"{name} in {folder} has {unknown} keys in its tokens that no token has "
+                f"({', '.join(sorted(TOKEN_KEYS))} fit). Fetch it from the model's own repository."
             )
 
 

@@ -6,10 +6,10 @@ An invalid prompt raises RequestError before the model runs; a server returns it
 from collections.abc import Sequence
 from functools import lru_cache
 from reprlib import repr as short
-from typing import Any
+from typing import Any, cast
 
 from salient.core.corpus import Document, Message
-from salient.core.errors import RequestError
+from salient.core.errors import ModelError, RequestError
 from salient.core.printable import half_pair
 from salient.models.chat_template import render_conversation
 from salient.models.template_process import TemplateFault
@@ -116,10 +116,18 @@ def eos_ids(config: Any, tokenizer: Any) -> frozenset[int]:
 
     `config` is the model's generation config, or its config where it has none; its `eos_token_id`
     is None, one id, or a list. A chat model whose turns end with another token says so there.
+    Raises ModelError for anything else.
     """
-    named = getattr(config, "eos_token_id", None)
-    ids = set(named if isinstance(named, (list, tuple)) else [named]) | {tokenizer.eos_token_id}
-    return frozenset(i for i in ids if i is not None)
+    named: object = getattr(config, "eos_token_id", None)
+    declared = list(cast("Sequence[object]", named) if isinstance(named, list | tuple) else [named])
+    ids = [i for i in [*declared, tokenizer.eos_token_id] if i is not None]
+    if odd := [i for i in ids if type(i) is not int]:
+        raise ModelError(
+            f"eos_token_id in generation_config.json or config.json has {str(odd[0])[:80]!r}, "
+            "which is no token id: a whole number or a list of them fits. Correct the file, or "
+            "fetch it again."
+        )
+    return frozenset(cast("list[int]", ids))
 
 
 def check_length(ids: Sequence[int], max_new_tokens: int, context: int) -> int:

@@ -71,7 +71,8 @@ def _check_ends(read: CompanionFiles) -> list[Finding]:
     where = GENERATION if generation else CONFIG
     if ends and own is not None and own not in ends:
         places = [(f"{where}: {EOS}", as_json(ends)), (f"{SETTINGS}: eos_token", f"{token}, {own}")]
-        steps = change(where, EOS, ends, [own, *ends]) if len(ends) < FEW else ()
+        plain = len(ends) < FEW and all(type(id) is int for id in ends)
+        steps = change(where, EOS, ends, [own, *ends]) if plain else ()
         return FINDINGS["eos-differs"].at(places, count=1, steps=steps, token=token, file=where)
     if generation and declared and not set(map(str, declared)) <= set(map(str, generation)):
         places = [(f"{CONFIG}: {EOS}", as_json(declared)), (f"{GENERATION}: {EOS}", as_json(ends))]

@@ -14,7 +14,7 @@ from salient.core.corpus import Document, builtin
 from salient.core.errors import ModelError
 from salient.core.model_files import as_object, read_json
 from salient.models.chat_template import CALIBRATION_DATE, render_conversation
-from salient.models.template_process import TemplateFault
+from salient.models.template_process import LIMITS, TemplateFault
 from salient.models.tokens import load_tokenizer
 from salient.validate.model_pair import ModelPair, PairMember
 
@@ -31,6 +31,7 @@ CONFIG = "tokenizer_config.json"
 BOOKKEEPING = ("backend", "is_local", "local_files_only")
 GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 LETTERS = 2000  # of each text
+TEMPLATE_SECONDS = 2.0  # for the conversations; a template that hangs has a limit of its own
 SECONDS = 20.0  # for the texts; a tokenizer in Python is slow
 EDGES = (
     "".join(map(chr, range(32, 127))),
@@ -203,10 +204,7 @@ def _template(pair: ModelPair, reference: Any, own: Any) -> Iterator[FileDiffere
         advice = f"Copy that of {name} into the checkpoint." if now is None else "Remove it."
         yield FileDifference("chat_template", f"{message} {advice}", judged=True)
         return
-    pairs = [
-        [_rendered(tokenizer, document) for tokenizer in (reference, own)]
-        for document in _conversations()
-    ]
+    pairs = _rendered_pairs(reference, own)
     other = sum(one != two for one, two in pairs)
     if other:
         message = (
@@ -222,6 +220,16 @@ def _template(pair: ModelPair, reference: Any, own: Any) -> Iterator[FileDiffere
     yield FileDifference("chat_template", message, judged=bool(other), count=max(other, 1))
 
 
+def _rendered_pairs(reference: Any, own: Any) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Our conversations as both templates write them: those before time is up, one at least."""
+    until, pairs = time.monotonic() + TEMPLATE_SECONDS, []
+    for document in _conversations():
+        pairs.append((_rendered(reference, document), _rendered(own, document)))
+        if time.monotonic() > until:
+            break
+    return pairs
+
+
 def _conversations() -> Iterator[Document]:
     for messages in CONVERSATIONS:
         yield Document(messages=messages)
@@ -231,16 +239,20 @@ def _conversations() -> Iterator[Document]:
 def _rendered(tokenizer: Any, document: Document) -> tuple[str, ...]:
     """The conversation's text, for an answer and whole; a refusal as its reason."""
 
-    def text(*, add_generation_prompt: bool) -> str:
+    texts: list[str] = []
+    for prompt in (True, False):
         try:
-            return render_conversation(
-                tokenizer,
-                document,
-                strict=False,
-                now=CALIBRATION_DATE,
-                add_generation_prompt=add_generation_prompt,
+            texts.append(
+                render_conversation(
+                    tokenizer,
+                    document,
+                    strict=False,
+                    now=CALIBRATION_DATE,
+                    add_generation_prompt=prompt,
+                )
             )
         except TemplateFault as fault:
-            return f"{fault.kind}: {fault.reason}"
-
-    return text(add_generation_prompt=True), text(add_generation_prompt=False)
+            texts.append(f"{fault.kind}: {fault.reason}")
+            if fault.kind in LIMITS:
+                break
+    return tuple(texts)
