@@ -17,7 +17,7 @@ FLOORS = (
     {"core"},
     {"formats", "kernels", "shapes", "loadtest"},
     {"models", "plan"},
-    {"awq", "runtime", "diagnose", "hub"},
+    {"awq", "runtime", "diagnose", "hub", "export"},
     {"validate", "serve"},
     {"explorer"},
     {"api"},

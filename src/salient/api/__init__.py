@@ -16,6 +16,7 @@ from salient.awq.options import QuantizeOptions
 from salient.core.options import StrPath, with_options
 from salient.core.progress import Progress, silent
 from salient.diagnose.options import DoctorOptions
+from salient.export.options import ExportOptions
 from salient.hub.options import PushOptions
 from salient.loadtest.options import LoadTestOptions
 from salient.plan.options import PlanOptions
@@ -34,6 +35,7 @@ from .verb_results import (
     BenchResult,
     DoctorResult,
     EvaluateResult,
+    ExportResult,
     GenerateResult,
     InspectResult,
     LoadTestResult,
@@ -57,6 +59,7 @@ __all__ = [
     "chat",
     "doctor",
     "evaluate",
+    "export",
     "generate",
     "inspect",
     "load",
@@ -235,6 +238,18 @@ def bench(options: BenchOptions) -> BenchResult:
 
     rows, report = bench_checkpoint(options)
     return BenchResult(report, tuple(rows))
+
+
+@with_options(ExportOptions)
+def export(options: ExportOptions) -> ExportResult:
+    """Write a checkpoint as a GGUF file, for llama.cpp, Ollama and LM Studio.
+
+    Its codes are unchanged; names and metadata come from `template`, a GGUF file of the same model.
+    Raises SalientError for a template of another model, and for what has no place in the file.
+    """
+    from salient.export.export import export_checkpoint_file
+
+    return ExportResult(export_checkpoint_file(options))
 
 
 @with_options(PushOptions)

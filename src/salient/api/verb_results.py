@@ -73,6 +73,16 @@ class InspectResult(VerbResult):
 
 
 @dataclass(frozen=True)
+class ExportResult(VerbResult):
+    """A file of another engine."""
+
+    @property
+    def output(self) -> Path:
+        """The file."""
+        return Path(str(self.report.data["output"]))
+
+
+@dataclass(frozen=True)
 class PushResult(VerbResult):
     """An upload. url: of its commit, '' for a dry run"""
 

@@ -31,7 +31,7 @@ def gguf_shape(path: Path) -> ModelShape:
 
     Raises ModelError for a damaged file, a missing shard, or an architecture that has no keys.
     """
-    headers = [read_gguf_header(shard) for shard in _shards(path)]
+    headers = [read_gguf_header(shard) for shard in gguf_shards(path)]
     tensors = [tensor for header in headers for tensor in header.tensors]
     shape = read_shape(_config(headers[0], tensors), path.name)
     number = headers[0].metadata.get("general.file_type")
@@ -43,7 +43,8 @@ def gguf_shape(path: Path) -> ModelShape:
     return replace(shape, quantization=settings, stored_bytes=sum(t.bytes for t in tensors))
 
 
-def _shards(path: Path) -> list[Path]:
+def gguf_shards(path: Path) -> list[Path]:
+    """The file `path`, or all shards that it is one of. Raises ModelError for a missing one."""
     match = _SHARD.match(path.name)
     if match is None:
         return [path]
