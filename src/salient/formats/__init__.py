@@ -40,6 +40,20 @@ _TABLE = (
         writers=("quantize", "convert"),
     ),
     Format("gptq", "gptq", "gptq", "qweight", writers=("convert",)),
+    Format("awq-gemv", "awq_gemv", "awq", "qweight"),
+    Format("awq-gemv-fast", "awq_gemv_fast", "awq", "qweight"),
+    Format("awq-marlin", "awq_marlin", "awq", "qweight"),
+    Format(
+        "compressed-tensors values",
+        "scaled_values",
+        "compressed-tensors",
+        "weight_scale",
+        codes=False,
+    ),
+    Format("fp8", "scaled_values", "fp8", "weight_scale_inv", codes=False),
+    Format("modelopt", "scaled_values", "modelopt", "weight_scale", codes=False),
+    Format("mxfp4", "mxfp4_experts", "mxfp4", "_blocks", codes=False),
+    Format("bitsandbytes", "bitsandbytes", "bitsandbytes", "weight.absmax", codes=False),
 )
 FORMATS = {row.name: row for row in _TABLE}
 # What writers call a method, besides its name here.
@@ -51,6 +65,12 @@ METHOD_ALIASES = {
     "gptqmodel": "gptq",
     "compressed_tensors": "compressed-tensors",
     "intel/auto-round": "auto-round",
+    "fbgemm_fp8": "fp8",
+    "finegrained_fp8": "fp8",
+    "deepseek_v4_fp8": "fp8",
+    "modelopt_fp4": "modelopt",
+    "nvfp4": "modelopt",
+    "gpt_oss_mxfp4": "mxfp4",
 }
 
 

@@ -91,13 +91,20 @@ def read_config(settings: dict[str, Any]) -> LayerSchemes:
 
     Raises CheckpointError for other AWQ layouts.
     """
+    return read_version(settings, "gemm")
+
+
+def read_version(settings: dict[str, Any], wanted: str) -> LayerSchemes:
+    """The scheme of an AWQ checkpoint of the layout `wanted`. Raises CheckpointError for others."""
     version = str(settings.get("version", settings.get("format", "gemm"))).lower()
     bits = settings.get("bits", settings.get("w_bit"))
     group_size = settings.get("group_size", settings.get("q_group_size"))
-    if version != "gemm" or bits != 4 or group_size is None:
+    if settings.get("quant_method") not in ("awq", "awq_marlin", None):
+        version = "gemm"  # AutoRound's, whose `version` is its own
+    if version != wanted or bits != 4 or group_size is None:
         raise CheckpointError(
             f"quantization_config says version={version!r}, bits={bits}, group_size={group_size}. "
-            "Salient reads AutoAWQ checkpoints of version 'gemm' with 4 bits; convert the "
-            "checkpoint to that first."
+            "Salient reads AutoAWQ checkpoints of version 'gemm', 'gemv', 'gemv_fast' and 'marlin' "
+            "with 4 bits; convert the checkpoint to one of them first."
         )
     return LayerSchemes(parse_scheme(f"w4-g{group_size}"))

@@ -124,11 +124,29 @@ class Checkpoint:
         return self._open[path]
 
     def entry(self, name: str, index: int) -> Tensor:
-        """Entry `index` along the first axis of the 16-bit tensor `name`; nothing else is read."""
+        """Entry `index` along the first axis of the stacked parameter `name`, dequantized.
+
+        Only that entry is read, also of a quantized stack.
+        """
+        if name in self.parts:
+            return self._quantized_entry(name, index)
         if name not in self.files:
             return self.tensor(name)  # raises
         with self.reading():
             return self._file(self.files[name]).get_slice(name)[index]
+
+    def _quantized_entry(self, name: str, index: int) -> Tensor:
+        assert self.format
+        linear = self._linear(name)
+        with self.reading():
+            tensors = {
+                part: self._file(self.files[stored]).get_slice(stored)[index : index + 1]
+                if len(self.headers[stored].shape) > 1
+                else self.tensor(stored)
+                for part, stored in self.parts[name].items()
+            }
+        with layout_errors(linear, tensors):
+            return load_format(self.format.name).dequantize(tensors, linear)[0]
 
     @cached_property
     def parts(self) -> dict[str, Parts]:

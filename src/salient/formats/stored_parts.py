@@ -66,7 +66,7 @@ def stored_parts(form: Format, names: Iterable[str]) -> dict[str, Parts]:
     markers: tuple[str, ...] = (form.suffix,) if form.codes else code.MARKERS
     quantized: dict[str, Parts] = {}
     for name in present:
-        marker = next((m for m in markers if name.endswith(m)), None)
+        marker = next((ending for ending in markers if name.endswith(ending)), None)
         if marker is None:
             continue
         home, _, last = name.rpartition(".")
@@ -77,6 +77,8 @@ def stored_parts(form: Format, names: Iterable[str]) -> dict[str, Parts]:
         else:
             parameter = name.removesuffix(marker)
         if parameter in quantized:
+            continue
+        if not form.codes and not any(parameter + base in present for base in code.BASES):
             continue
         module = parameter.removesuffix(".weight")
         places = {part: parameter + part for part in parts}

@@ -42,7 +42,8 @@ def inspect_checkpoint(name: str, progress: Progress) -> tuple[Checkpoint, Repor
     tensors = stored_tensors(checkpoint.folder)
     modules = quantized_modules(checkpoint)
     _check_complete(checkpoint, modules)
-    packed = sum(t.bytes for n, t in tensors.items() if n.rpartition(".")[0] in modules)
+    stored = {name for parts in checkpoint.parts.values() for name in parts.values()}
+    packed = sum(t.bytes for n, t in tensors.items() if n in stored)
     rest = sum(t.bytes for t in tensors.values()) - packed
     kinds = Counter(module.rpartition(".")[2] for module in modules)
     data: dict[str, Any] = {
@@ -82,16 +83,13 @@ def inspect_checkpoint(name: str, progress: Progress) -> tuple[Checkpoint, Repor
 
 
 def quantized_modules(checkpoint: Checkpoint) -> list[str]:
-    """The names of all linears that are stored as codes."""
-    if checkpoint.format is None:
-        return []
-    suffix = f".{checkpoint.format.suffix}"
-    return sorted(n.removesuffix(suffix) for n in checkpoint.files if n.endswith(suffix))
+    """The names of all linears that are stored quantized."""
+    return sorted(name.removesuffix(".weight") for name in checkpoint.parts)
 
 
 def _check_complete(checkpoint: Checkpoint, modules: list[str]) -> None:
     """Refuse a missing tensor: vLLM would load the checkpoint and produce nonsense."""
-    if checkpoint.format is None or checkpoint.schemes is None:
+    if checkpoint.format is None:
         return
     if not modules:
         raise CheckpointError(
@@ -99,9 +97,12 @@ def _check_complete(checkpoint: Checkpoint, modules: list[str]) -> None:
             f"*.{checkpoint.format.suffix}. Its config.json belongs to another folder; write the "
             "checkpoint again."
         )
-    suffixes, schemes = load_format(checkpoint.format.name).SUFFIXES, checkpoint.schemes
+    if checkpoint.schemes is None:
+        return
+    code, schemes = load_format(checkpoint.format.name), checkpoint.schemes
+    always = [s for s in code.SUFFIXES if s not in getattr(code, "OPTIONAL", ())]
     optional = {name: "weight_zero_point" if schemes.of(name).symmetric else "" for name in modules}
-    needed = {name: [s for s in suffixes if s != optional[name]] for name in modules}
+    needed = {name: [s for s in always if s != optional[name]] for name in modules}
     for module, suffix in missing_tensors(needed, checkpoint.files):
         raise CheckpointError(
             f"{checkpoint.folder} has no tensor '{module}.{suffix}': the checkpoint is "

@@ -104,10 +104,10 @@ class ParameterFiles:
         return replace(stored.part, expert=None).of(whole)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of the parameter `name` in the files; None for codes and absent ones."""
+        """The shape of the parameter `name` in the files; None for quantized and absent ones."""
         stored = self.stored(name)
         header = self.source.headers.get(stored.name)
-        if header is None or name not in self:
+        if header is None or name not in self or stored.name in self.source.parts:
             return None
         if stored.part is None:
             return header.shape
