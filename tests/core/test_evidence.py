@@ -5,11 +5,14 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from helpers.evidence_files import sample_evidence, write_evidence
-from salient.core.content_digest import folder_digests
+from salient.core.content_digest import folder_digests, short_digests
 from salient.core.errors import CheckpointError
 from salient.core.evidence import EVIDENCE_FILE, evidence_text, find_changed, read_evidence, sealed
+from salient.core.model_files import read_header
 
 DIGESTS = {"model.safetensors": "0" * 64, "tokenizer.json": "1" * 64}
 
@@ -77,3 +80,29 @@ def test_a_changed_file_is_named_with_what_to_do(name, measured, tmp_path):
     assert message in changed.note
     (tmp_path / EVIDENCE_FILE).write_text(text.replace("toy", "joy"))
     assert "salient.json was changed after" in find_changed(tmp_path).note
+
+
+def test_a_changed_weight_file_names_its_changed_tensors(tmp_path):
+    path = tmp_path / "model.safetensors"
+    tensors = {f"layers.{i}.weight": torch.full((4, 4), float(i)) for i in range(8)}
+    save_file(tensors, path)
+    files = folder_digests(tmp_path, [path.name])
+    digests = short_digests(read_header(path).values())
+    written = sealed(replace(sample_evidence(), files=files, tensors=digests))
+    (tmp_path / EVIDENCE_FILE).write_text(evidence_text(written))
+    assert not find_changed(tmp_path).tensors
+    tensors["layers.3.weight"][0, 0] += 1
+    save_file(tensors, path)
+    changed = find_changed(tmp_path)
+    assert changed.tensors == ("layers.3.weight",)
+    assert "model.safetensors has changed in layers.3.weight." in changed.note
+
+
+def test_a_changed_file_that_is_no_safetensors_file_is_named_alone(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"whole")
+    digests = folder_digests(tmp_path, [path.name])
+    written = sealed(replace(sample_evidence(), files=digests, tensors={"a": "0" * 16}))
+    (tmp_path / EVIDENCE_FILE).write_text(evidence_text(written))
+    path.write_bytes(b"another")
+    assert find_changed(tmp_path).files == {path.name: "has changed"}

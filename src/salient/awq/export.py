@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from salient.core.carried_files import find_carried
-from salient.core.content_digest import folder_digests
+from salient.core.content_digest import folder_digests, short_digests
 from salient.core.evidence import (
     EVIDENCE_FILE,
     AdapterEvidence,
@@ -23,7 +23,7 @@ from salient.core.evidence import (
     sealed,
 )
 from salient.core.metrics import LogitsComparison
-from salient.core.model_files import as_list
+from salient.core.model_files import as_list, stored_tensors
 from salient.core.records import from_json
 from salient.core.source_card import CARD, SourceCard, read_source_card
 from salient.core.system import cache_folder
@@ -59,7 +59,8 @@ def export_checkpoint(
     write_json(folder / "config.json", quantized_config(config, quantization, job.header.dtype))
     evidence = replace(collect_evidence(job, run, measured, folder), not_copied=omitted)
     write_text(folder / CARD, model_card(card_subject(job, evidence)))
-    evidence = sealed(replace(evidence, files=output_digests(folder)))
+    tensors = short_digests(stored_tensors(folder).values())
+    evidence = sealed(replace(evidence, files=output_digests(folder), tensors=tensors))
     write_text(folder / EVIDENCE_FILE, evidence_text(evidence))  # last: it marks it as complete
     run.watch.check()
     publish(folder, job.output, job.partial)

@@ -19,17 +19,21 @@ from typing import Annotated
 
 from .errors import ModelError
 from .input_files import irregular, open_input
-from .model_files import StoredTensor
+from .model_files import StoredTensor, read_header
 from .records import Bounds
 from .system import cache_folder
 
 Digest = Annotated[str, Bounds(64, 64)]
 Digests = Annotated[dict[str, Digest], Bounds(0, 2**16)]  # path within a folder -> SHA-256
+TENSOR_HEX = 16  # digits of a tensor's digest: 64 bits show damage, and a file of them stays small
+TensorDigest = Annotated[str, Bounds(TENSOR_HEX, TENSOR_HEX)]
+TensorDigests = Annotated[dict[str, TensorDigest], Bounds(0, 2**21)]
 
 SETTLED = 2 * 10**9  # nanoseconds after its last change; the coarsest clock of a file system
 MOST_ENTRIES = 2048  # files that the cache remembers
 THREADS = 4
 STRETCH = 2**20  # bytes of a tensor that are read at once
+CHANGED = "has changed"  # what a file is whose digest differs
 SEAL = '"seal": "%s"'  # of a JSON text
 
 
@@ -118,7 +122,7 @@ def changed_files(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
 
     def fault(name: str) -> str:
         try:
-            return "" if file_digest(folder / name) == digests[name] else "has changed"
+            return "" if file_digest(folder / name) == digests[name] else CHANGED
         except ModelError:
             return "cannot be read"
 
@@ -146,6 +150,30 @@ def tensor_digests(tensors: Iterable[StoredTensor]) -> dict[str, str]:
             raise _unreadable(tensor.path, error) from error
         digests[tensor.name] = digest.hexdigest()
     return digests
+
+
+def short_digests(tensors: Iterable[StoredTensor]) -> dict[str, str]:
+    """Name -> the first TENSOR_HEX digits of each digest. Raises ModelError as `file_digest`."""
+    return {name: digest[:TENSOR_HEX] for name, digest in tensor_digests(tensors).items()}
+
+
+def changed_tensors(
+    folder: Path, files: Iterable[str], digests: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Weight file of `files` -> its tensors that are not as `digests` (name -> short digest) say.
+
+    Only files that are known to differ are read again. A file without a readable header has none.
+    """
+    changed: dict[str, list[str]] = {}
+    for file in files if digests else ():
+        if not file.endswith(".safetensors"):
+            continue
+        try:
+            actual = short_digests(read_header(folder / file).values())
+        except ModelError:
+            continue
+        changed[file] = [name for name in actual if digests.get(name) != actual[name]]
+    return changed
 
 
 def seal_of(text: str, previous: str = "") -> str:

@@ -5,13 +5,21 @@ else. A checkpoint may be anybody's, so `read_evidence` refuses what Salient doe
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 from .carried_files import matches
-from .content_digest import Digests, changed_files, has_seal, seal_of
+from .content_digest import (
+    CHANGED,
+    Digests,
+    TensorDigests,
+    changed_files,
+    changed_tensors,
+    has_seal,
+    seal_of,
+)
 from .errors import CheckpointError, ModelError
 from .model_files import read_json
 from .printable import printable
@@ -19,6 +27,7 @@ from .records import Bounds, Count, FormatFault, Name, Positive, from_json, to_j
 
 EVIDENCE_FILE = "salient.json"
 MEASURED = ("*.safetensors", "*.index.json", "config.json")  # the files that its figures are of
+SHOWN_TENSORS = 4  # changed tensors that a message names
 SCHEMA = 1  # of the file; a change that older readers misread raises it
 
 Loss = Annotated[float, Bounds(0)]
@@ -225,6 +234,8 @@ class RunEvidence:
     allocation: the formats of the linears, where `--bits-per-weight` gave them
     files: file of the checkpoint -> SHA-256, of all but README.md and this one; empty in the files
         of older versions, which cannot be verified
+    tensors: tensor of the checkpoint -> the first digits of the SHA-256 of its bytes, by which a
+        changed weight file's damage is located; empty in the files of older versions
     seal: SHA-256 of the file with an empty seal
     """
 
@@ -249,6 +260,7 @@ class RunEvidence:
     schema: Annotated[int, Bounds(SCHEMA, SCHEMA)] = SCHEMA
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     files: Digests = field(default_factory=dict[str, str])
+    tensors: TensorDigests = field(default_factory=dict[str, str])
     seal: Name = ""
 
     @property
@@ -318,10 +330,12 @@ def read_evidence(folder: Path) -> RunEvidence | None:
 class ChangedFiles:
     """Files of a checkpoint that are not as its salient.json has them: name -> what they are.
 
+    tensors: of changed weight files, those whose bytes changed
     reason: why salient.json itself cannot be used, or ''
     """
 
     files: dict[str, str] = field(default_factory=dict[str, str])
+    tensors: tuple[str, ...] = ()
     reason: str = ""
 
     @property
@@ -347,4 +361,16 @@ def find_changed(folder: Path) -> ChangedFiles:
         evidence = read_evidence(folder)
     except CheckpointError as error:
         return ChangedFiles(reason=str(error))
-    return ChangedFiles(changed_files(folder, evidence.files) if evidence else {})
+    return locate_changes(folder, evidence.files, evidence) if evidence else ChangedFiles()
+
+
+def locate_changes(folder: Path, digests: Mapping[str, str], evidence: RunEvidence) -> ChangedFiles:
+    """The files of `digests` that have changed, with the tensors that `evidence` locates it in."""
+    files = changed_files(folder, digests)
+    altered = [name for name, what in files.items() if what == CHANGED]
+    tensors = changed_tensors(folder, altered, evidence.tensors)
+    for name, those in tensors.items():
+        if those:
+            more = f" and {len(those) - SHOWN_TENSORS} more" * (len(those) > SHOWN_TENSORS)
+            files[name] = f"{CHANGED} in {', '.join(those[:SHOWN_TENSORS])}{more}"
+    return ChangedFiles(files, tuple(name for those in tensors.values() for name in those))

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 from salient.core.carried_files import EXCLUDED, LARGEST, TOKENIZER_FILES, matches
-from salient.core.content_digest import changed_files
 from salient.core.errors import CheckpointError, ModelError
 from salient.core.evidence import (
     EVIDENCE_FILE,
     MEASURED,
     RunEvidence,
     RunHeader,
+    locate_changes,
     read_evidence,
 )
 from salient.core.input_files import most_bytes
@@ -58,7 +58,7 @@ def _changed(contents: CheckpointContents, evidence: RunEvidence) -> Iterator[Pl
         if sizes[name] > most:  # which would take long to hash, and cannot match
             del digests[name]
             yield name, f"has {sizes[name]} bytes"
-    yield from changed_files(contents.folder, digests).items()
+    yield from locate_changes(contents.folder, digests, evidence).files.items()
     for name in sorted(sizes.keys() - evidence.files.keys()):
         taken = matches(name, (*MEASURED, *TOKENIZER_FILES, GENERATION))
         if taken and (matches(name, MEASURED) or not matches(name, EXCLUDED)):
