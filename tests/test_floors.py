@@ -19,7 +19,7 @@ FLOORS = (
     {"models", "plan"},
     {"awq", "runtime", "diagnose", "hub", "export"},
     {"validate", "serve"},
-    {"explorer"},
+    {"explorer", "receipts"},
     {"api"},
     {"cli", "__main__", "__init__"},
 )

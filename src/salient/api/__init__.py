@@ -20,6 +20,7 @@ from salient.export.options import ExportOptions
 from salient.hub.options import PushOptions
 from salient.loadtest.options import LoadTestOptions
 from salient.plan.options import PlanOptions
+from salient.receipts.options import PanelOptions, ReceiptOptions
 from salient.runtime.options import (
     BenchOptions,
     ChatOptions,
@@ -39,9 +40,11 @@ from .verb_results import (
     GenerateResult,
     InspectResult,
     LoadTestResult,
+    PanelResult,
     PlanResult,
     PushResult,
     QuantizeResult,
+    ReceiptResult,
     ValidateResult,
 )
 
@@ -65,9 +68,11 @@ __all__ = [
     "load",
     "load_engine",
     "load_test",
+    "panel",
     "plan",
     "push",
     "quantize",
+    "receipt",
     "serve",
     "silent",
     "validate",
@@ -173,6 +178,32 @@ def evaluate(options: EvaluateOptions) -> EvaluateResult:
 
     measured, report = evaluate_checkpoint(options)
     return EvaluateResult(report, measured)
+
+
+@with_options(ReceiptOptions)
+def receipt(options: ReceiptOptions) -> ReceiptResult:
+    """Measure a checkpoint on a panel of tokens and write a receipt that anybody can check.
+
+    With `verify` a receipt is measured again: the result passed if its figures agree. It did not
+    pass where the calibration text holds text of the panel. Raises SalientError for what cannot be
+    measured; nothing is written then.
+    """
+    from salient.receipts.receipt_run import write_receipt
+
+    measured, verification, report = write_receipt(options)
+    return ReceiptResult(report, measured, verification)
+
+
+@with_options(PanelOptions)
+def panel(options: PanelOptions) -> PanelResult:
+    """Make a panel: the tokens, by kind of text, that receipts are measured on.
+
+    Raises SalientError for texts or models that cannot be read.
+    """
+    from salient.receipts.panel_verb import write_panel_file
+
+    tokens, report = write_panel_file(options)
+    return PanelResult(report, tokens)
 
 
 @with_options(LoadTestOptions)

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from salient.formats.checkpoint import Checkpoint
     from salient.loadtest.result import LoadResult
     from salient.plan.planner import DevicePlan
+    from salient.receipts.receipt_record import Receipt
+    from salient.receipts.verification import Verification
     from salient.runtime.bench.bench_report import BenchRow
     from salient.runtime.sequence import TokenSequence
+    from salient.validate.likelihood.token_panel import TokenPanel
     from salient.validate.policy.verdict import Verdict
     from salient.validate.result import ValidationResult
 
@@ -140,6 +143,21 @@ class ValidateResult(EvaluateResult):
     def exit_code(self) -> int:
         """0 passed, 1 failed, 2 could not be measured."""
         return self.verdict.exit_code
+
+
+@dataclass(frozen=True)
+class ReceiptResult(VerbResult):
+    """A receipt, written or measured again. verification: None for a new one"""
+
+    receipt: Receipt
+    verification: Verification | None = None
+
+
+@dataclass(frozen=True)
+class PanelResult(VerbResult):
+    """A panel that was written."""
+
+    panel: TokenPanel
 
 
 @dataclass(frozen=True)

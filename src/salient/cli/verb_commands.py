@@ -159,6 +159,12 @@ COMMANDS = (
     Command("inspect"),
     Command("validate", exit_1="a rule fails; 2: it could not be measured", resume=RESUME),
     Command("evaluate", resume=RESUME),
+    Command(
+        "receipt",
+        exit_1="the calibration text holds text of the panel, or a figure is not the receipt's",
+        resume=RESUME,
+    ),
+    Command("panel"),
     Command("load-test", exit_1="a request failed"),
     Command("serve", callbacks=_serve_callbacks, finish=_finish_serve),
     Command("generate", callbacks=_generate_callbacks, finish=_finish_generate),

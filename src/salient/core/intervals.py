@@ -23,6 +23,8 @@ MANY = 20_000  # values; from here on the normal quantiles do, whatever the skew
 CELLS = 2**22  # numbers in one table of resamples
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Clusters = np.ndarray[Any, np.dtype[np.integer[Any]]]  # the number of each value's cluster
 Values = Sequence[float] | Array
 
 
@@ -240,3 +242,50 @@ def _normal(level: float) -> float:
 def exp(nats: float) -> float:
     """e to that power; infinity where a float has no room."""
     return math.exp(nats) if nats < 709 else math.inf
+
+
+def cluster_quantile(
+    values: Array, clusters: Clusters, share: float, *, resamples: int = 1000, level: float = 0.95
+) -> Interval:
+    """The quantile at `share` of `values` [n], whose `clusters` [n] (from 0) are resampled whole.
+
+    The percentile bootstrap over clusters (Davison and Hinkley 1997, Bootstrap Methods and their
+    Application, section 3.8): the tokens of a document depend on each other. Fewer than FEWEST
+    clusters bound nothing. An extreme quantile is known no further than the largest value.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    names, owners = np.unique(clusters[order], return_inverse=True)
+    middle = float(ordered[max(math.ceil(share * len(ordered)), 1) - 1])
+    if len(names) < FEWEST:
+        return Interval(-math.inf, middle, math.inf, level)
+    rng = np.random.default_rng(0)
+    drawn: list[float] = []
+    for _ in range(resamples):
+        times = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
+        below = np.cumsum(times[owners])
+        drawn.append(float(ordered[np.searchsorted(below, share * below[-1])]))
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), middle, float(high), level)
+
+
+def sign_flip(differences: Values, *, draws: int = 9999) -> float:
+    """The two-sided p-value that `differences` [n] of pairs are symmetric around 0.
+
+    Fisher's randomization test: each pair may as well be the other way round. Exact up to 12
+    pairs, by `draws` seeded draws above.
+    """
+    values = _numbers(differences, "differences")
+    if len(values) <= 12:
+        signs: Array = 1 - 2.0 * (
+            (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
+        )
+        sums = np.abs(signs @ values)
+        return float(np.mean(sums >= abs(values.sum()) * (1 - 1e-12)))
+    rng, extreme = np.random.default_rng(0), 0
+    least = abs(values.sum()) * (1 - 1e-12)
+    rows = max(1, CELLS // len(values))
+    for start in range(0, draws, rows):
+        signs: Array = rng.integers(0, 2, (min(rows, draws - start), len(values))) * 2.0 - 1
+        extreme += int((np.abs(signs @ values) >= least).sum())
+    return (extreme + 1) / (draws + 1)

@@ -9,9 +9,9 @@ model reads the same text. The whole model is in memory meanwhile.
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -61,25 +61,50 @@ def own_text(
             "--self-text samples the answers of a chat model, and this model has no chat template "
             "or answers without text. Omit the option, or add chat_template.jinja to the folder."
         )
+    pieces = sampled_text(
+        skeleton, tokenizer, key, samples * length, progress, lambda: short_requests(tokenizer)
+    )
+    return pack_pieces(pieces, tokenizer, samples, length, "The model's own text", hold_out=True)
+
+
+def sampled_text(
+    skeleton: Skeleton,
+    tokenizer: Any,
+    key: str,
+    wanted: int,
+    progress: Progress,
+    requests: Callable[[], list[list[int]]],
+) -> list[Piece]:
+    """At least `wanted` tokens of requests with the model's answers.
+
+    skeleton: of its own; it is used up   key: names the model and the requests in the cache
+    requests: makes them, as token ids, where an answer is not in the cache
+    """
     computed_in = f"{skeleton.dtype} on {skeleton.device.type}, {REQUESTS} x {ANSWER_TOKENS}"
     source = f"{key}|{tokenizer.chat_template}|{computed_in}"
     store = cache_folder() / SELF_TEXT / hashlib.sha256(source.encode()).hexdigest()
-    writer = _Conversations(skeleton, tokenizer, store, samples * length, progress)
+    writer = _Conversations(skeleton, tokenizer, store, wanted, progress, requests)
     try:
-        pieces = list(writer.pieces())
+        return list(writer.pieces())
     finally:
         writer.close()
-    return pack_pieces(pieces, tokenizer, samples, length, "The model's own text", hold_out=True)
 
 
 class _Conversations:
     """Samples conversations of `wanted` tokens in all, and stores each batch in `store`."""
 
     def __init__(
-        self, skeleton: Skeleton, tokenizer: Any, store: Path, wanted: int, progress: Progress
+        self,
+        skeleton: Skeleton,
+        tokenizer: Any,
+        store: Path,
+        wanted: int,
+        progress: Progress,
+        requests: Callable[[], list[list[int]]],
     ):
         self._skeleton, self._tokenizer, self._store = skeleton, tokenizer, store
         self._wanted, self._progress, self._model = wanted, progress, None
+        self._requests = requests
 
     def pieces(self) -> Iterator[Piece]:
         """Conversations until there are enough tokens."""
@@ -89,7 +114,7 @@ class _Conversations:
             self._progress(tokens, self._wanted, "sampling the model's own text")
             path = self._store / f"{number}.json"
             if not path.is_file():
-                requests = requests or _requests(self._tokenizer)
+                requests = requests or self._requests()
                 batch = [requests[(number * REQUESTS + i) % len(requests)] for i in range(REQUESTS)]
                 self._store.mkdir(parents=True, exist_ok=True)
                 write_text(path, json.dumps(self._sample(batch, number)))
@@ -159,10 +184,12 @@ class _Conversations:
         release_memory()
 
 
-def _requests(tokenizer: Any) -> list[list[int]]:
+def short_requests(
+    tokenizer: Any, part: Literal["calibration", "heldout"] = "calibration"
+) -> list[list[int]]:
     """The short requests of the built-in corpus, by the chat template, as token ids."""
     requests = list[list[int]]()
-    for document in builtin("calibration"):
+    for document in builtin(part):
         first = document.messages[0] if document.messages else {}
         if first.get("role") == "user" and len(first["content"]) <= REQUEST_LETTERS:
             request = Document(messages=(first,), where=document.where)

@@ -66,9 +66,9 @@ class WindowStream:
     start: the first block's input, float32 [windows, tokens, width] on the CPU
     """
 
-    def __init__(self, skeleton: Skeleton, ids: Tensor):
+    def __init__(self, skeleton: Skeleton, ids: Tensor, batch_tokens: int = BATCH_TOKENS):
         self.skeleton, self.ids = skeleton, ids
-        batches = ids.split(max(1, BATCH_TOKENS // ids.shape[1]))
+        batches = ids.split(max(1, batch_tokens // ids.shape[1]))
         started = [skeleton.calls(batch) for batch in batches]
         self.start = torch.cat([hidden.float().cpu() for hidden, _ in started])
         self._sizes = [len(batch) for batch in batches]

@@ -1,0 +1,1 @@
+"""Receipts: what a checkpoint lost, as a file that anybody can check."""
