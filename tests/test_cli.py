@@ -283,6 +283,7 @@ def test_every_unexpected_exception_ends_with_2_and_a_traceback_in_a_file(
     for name in api.OPTIONS.keys() - {"load_engine"}:
         monkeypatch.setattr(api, name, bug)
         arguments = {"evaluate": ["x", "--reference", "y"], "validate": ["x", "--reference", "y"]}
+        arguments |= {"panel": ["make", "x"]}
         arguments |= {"generate": ["x", "-p", "y"], "load_test": ["http://x"], "push": ["x", "y/z"]}
         result = invoke(name.replace("_", "-"), *arguments.get(name, ["x"]))
         assert (result.exit_code, result.stdout) == (2, ""), name

@@ -17,7 +17,7 @@ from salient.receipts.receipt_record import read_receipt, receipt_text, sealed_r
 from salient.receipts.verification import compare_receipts
 from salient.validate.likelihood.token_panel import read_panel
 
-WORDS = "the cat of a big old house sat by its warm stove and sang to some far moon"
+VOCABULARY = "the cat of a big old house sat by its warm stove and sang to some far moon"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def ground(tmp_path_factory):
     rows = [
         {
             "kind": ("prose", "code")[n % 2],
-            "text": " ".join(WORDS.split()[n * i % 17] for i in range(1, 25)),
+            "text": " ".join(VOCABULARY.split()[n * i % 17] for i in range(1, 25)),
         }
         for n in range(1, 21)
     ]

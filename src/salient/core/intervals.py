@@ -23,8 +23,8 @@ MANY = 20_000  # values; from here on the normal quantiles do, whatever the skew
 CELLS = 2**22  # numbers in one table of resamples
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
-Clusters = np.ndarray[Any, np.dtype[np.integer[Any]]]  # the number of each value's cluster
+Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+Clusters = np.ndarray[tuple[int, ...], np.dtype[np.int64]]  # the number of each value's cluster
 Values = Sequence[float] | Array
 
 

@@ -113,7 +113,7 @@ class EngineRecord:
 class OverlapCheck:
     """Whether text of the panel was calibrated on.
 
-    shingles, shared: runs of `run_length` words in the panel, and those that stand in the calibration
+    shingles, shared: runs of `run_length` words in the panel; those in the calibration
     documents: places of the first shared ones
     """
 

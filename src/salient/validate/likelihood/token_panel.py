@@ -78,7 +78,7 @@ class TokenPanel:
     @property
     def document_of(self) -> Clusters:
         """The document of each position: [positions]."""
-        return self.documents.flatten().numpy()
+        return self.documents.flatten().long().numpy()
 
     def stratum_of(self, stratum: str) -> Mask:
         """Whether each position is of `stratum`: bool [positions]."""
