@@ -10,7 +10,16 @@ from helpers.runs import contents, run
 from helpers.tolerance import assert_product
 from helpers.toy_models import save, tiny_model, toy_folder
 from salient.awq.activation_store import ActivationStore
-from salient.awq.fisher import LinearGradients, clipped, gradient_fault, run_backward, token_weights
+from salient.awq.effort import EFFORTS
+from salient.awq.fisher import (
+    GradientGatherer,
+    LinearGradients,
+    clipped,
+    gradient_fault,
+    run_backward,
+    token_weights,
+)
+from salient.awq.token_streams import GradientStream
 from salient.core.errors import RequestError, ResourceError
 from salient.core.progress import Progress
 from salient.formats.checkpoint import open_checkpoint
@@ -97,6 +106,34 @@ def test_gradients_within_the_quantile_count_in_full():
     assert torch.equal(token_weights(d), d[:, :1] ** 2)
     assert torch.equal(clipped(d[:1]), d[:1])
     assert len(token_weights(d[:0])) == len(clipped(d[:0])) == 0
+
+
+def test_each_draw_has_labels_of_its_own_and_counts_every_token_once(toy, tmp_path):
+    skeleton = Skeleton(open_checkpoint(toy), torch.float32, CPU)
+    ids = torch.randint(0, 64, (2, 12), generator=torch.Generator().manual_seed(0))
+    block, blocks = skeleton.block(1), len(skeleton.blocks)
+    weights, stats = {}, {}
+    for draws in (1, 4):
+        store = ActivationStore(tmp_path, blocks, [(2, 12, skeleton.width)], torch.bfloat16)
+        stream = GradientStream(skeleton, ids, store, draws)
+        stream.record(1)
+        stream.turn(seed=3)
+        assert len(stream.states) == draws
+        gatherer = GradientGatherer(block, frozenset(["mlp.down_proj"]), draws)
+        weights[draws] = stream.token_weights()
+        own = {"mlp.down_proj": gatherer.create(("mlp.down_proj",))}
+        stream.advance(1, lambda *args, g=gatherer, own=own: g.run(*args, own)[1])
+        stats[draws] = own["mlp.down_proj"]
+        store.close()
+    assert weights[1].shape == weights[4].shape == (2, 12)
+    assert not torch.equal(weights[1], weights[4])
+    assert stats[1].tokens == stats[4].tokens == 24
+    torch.testing.assert_close(stats[1].mean_abs, stats[4].mean_abs)
+
+
+def test_few_tokens_have_several_labels_each_and_many_have_one():
+    assert [EFFORTS["best"].draws(tokens) for tokens in (1, 2**13, 2**15, 2**17)] == [4, 4, 2, 1]
+    assert EFFORTS["balanced"].draws(1) == 1
 
 
 class Detached(nn.Module):

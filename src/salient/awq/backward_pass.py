@@ -39,7 +39,8 @@ def quantize_backward(run: QuantizeRun, streams: HeldoutStreams, prober: GroupPr
         run.pieces.folder, len(blocks), [(*run.heldout.shape, width)], torch.float32
     )
     with closing(inputs), closing(own):
-        calibration = GradientStream(run.skeleton, run.samples, inputs)
+        draws = run.effort.draws(run.samples.numel())
+        calibration = GradientStream(run.skeleton, run.samples, inputs, draws)
         run.skeleton.forget_outer()
         last = _forward(run, calibration, streams, own)
         run.show(len(blocks), "gradients of the end loss")

@@ -69,7 +69,7 @@ def quantize_step(
     if run.skeleton.dtype != torch.float32:
         del block  # read twice rather than store both dtypes
         block = run.skeleton.block(index)
-    gatherer, fault = _gatherer(block, index, streams, tokens, target.quantized)
+    gatherer, fault = _gatherer(run, block, index, streams, tokens)
     wanted = groups_to_gather(groups, target.quantized)
     stats = BlockStatistics(name, block, wanted, tokens.passes, gatherer)
     readers = {
@@ -104,17 +104,16 @@ def quantize_step(
 
 
 def _gatherer(
-    block: nn.Module,
-    index: int,
-    streams: HeldoutStreams,
-    tokens: BlockTokens,
-    quantized: frozenset[str],
+    run: QuantizeRun, block: nn.Module, index: int, streams: HeldoutStreams, tokens: BlockTokens
 ) -> tuple[Gatherer, str]:
     """What gathers the block's statistics; why without gradients where there should be some."""
     if tokens.gradient is None:
         return PlainGatherer(block), ""
     fault = gradient_fault(block, *streams.first(index, tokens.hidden))
-    return (PlainGatherer(block) if fault else GradientGatherer(block, quantized)), fault
+    if fault:
+        return PlainGatherer(block), fault
+    draws = run.effort.draws(run.samples.numel())
+    return GradientGatherer(block, run.local_target(index).quantized, draws), ""
 
 
 def _gradient(tokens: BlockTokens, fault: str) -> Tensor | None:

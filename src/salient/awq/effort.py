@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from salient.core.errors import RequestError
 
+LABELS = 2**16  # sampled for all calibration tokens together, where an effort draws several each
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -11,11 +13,21 @@ class Effort:
 
     gradients: whether rounding errors are weighed by the end loss (fisher.py), with a backward pass
     reconstruction_steps: of each block on the quantized stream (block_reconstruction.py); 0: none
+    most_draws: labels sampled for each calibration token at most
     """
 
     name: str
     gradients: bool
     reconstruction_steps: int
+    most_draws: int = 1
+
+    def draws(self, tokens: int) -> int:
+        """The labels sampled for each of `tokens` calibration tokens.
+
+        One each, with its gradient, is a noisy sample of the Fisher information; with few tokens
+        the noise costs more than with many.
+        """
+        return max(1, min(self.most_draws, LABELS // max(tokens, 1)))
 
 
 EFFORTS = {
@@ -23,7 +35,7 @@ EFFORTS = {
     for effort in (
         Effort("fast", gradients=False, reconstruction_steps=0),
         Effort("balanced", gradients=True, reconstruction_steps=0),
-        Effort("best", gradients=True, reconstruction_steps=60),
+        Effort("best", gradients=True, reconstruction_steps=60, most_draws=4),
     )
 }
 DEFAULT_EFFORT = "balanced"

@@ -97,9 +97,13 @@ def gradient_weights(gradient: Tensor) -> Tensor:
 
 
 class GradientStats:
-    """Statistics of one shared input: magnitudes, and the gradients of each of its `readers`."""
+    """Statistics of one shared input: magnitudes, and the gradients of each of its `readers`.
 
-    def __init__(self, block: nn.Module, readers: tuple[str, ...]):
+    Every token is added `draws` times, each with another gradient.
+    """
+
+    def __init__(self, block: nn.Module, readers: tuple[str, ...], draws: int = 1):
+        self._draws = draws
         weights = {name: block.get_parameter(f"{name}.weight") for name in readers}
         device = weights[readers[0]].device
         self._magnitudes = ActStats(width_of(block, readers[0]), device, gram=False)
@@ -120,7 +124,7 @@ class GradientStats:
 
     @property
     def tokens(self) -> int:
-        return self._magnitudes.tokens
+        return self._magnitudes.tokens // self._draws
 
     @property
     def peak(self) -> Tensor:
@@ -159,11 +163,13 @@ class GradientStats:
 class GradientGatherer:
     """Gathers H and HO of the linears `quantized` of `block`.
 
-    An input that none of them reads (a router's) has its plain Gram matrix.
+    An input that none of them reads (a router's) has its plain Gram matrix. Every token passes
+    `draws` times, each with another gradient.
     """
 
     block: nn.Module
     quantized: frozenset[str]
+    draws: int = 1
 
     def bytes_of(self, names: tuple[str, ...]) -> int:
         """Memory for the statistics of an input with the readers `names`."""
@@ -177,7 +183,7 @@ class GradientGatherer:
         readers = self._readers(names)
         if not readers:
             return PlainGatherer(self.block).create(names)
-        return GradientStats(self.block, readers)
+        return GradientStats(self.block, readers, self.draws)
 
     def _readers(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if name in self.quantized)

@@ -60,7 +60,8 @@ def estimate_memory(
     }
     inputs = max(_inputs(skeleton, index) for index in range(len(skeleton.blocks)))
     again = max(_grams(skeleton, index, effort) for index in range(len(skeleton.blocks)))
-    streams = 2 if effort.reconstruction_steps or again > GRAM_BYTES else 1
+    gradients = effort.draws(samples.numel()) * (2 if again > GRAM_BYTES else 1)
+    streams = max(2 if effort.reconstruction_steps else 1, gradients)
     resident = resident_memory()
     main = {
         "Python and its libraries, as now": resident,

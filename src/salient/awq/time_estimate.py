@@ -45,14 +45,15 @@ def operations(skeleton: Skeleton, tokens: int, effort: Effort) -> float:
             product = 2 * out * width
             total += passed * product + SEARCH * out * width
             sums = width**2
+            draws = effort.draws(tokens)
             if effort.gradients:
-                total += 2 * passed * product + ROUNDING * out * width
+                total += (3 * draws - 1) * passed * product + ROUNDING * out * width
                 sums += out * min(out, OUTPUT_BAND)
-            total += 2 * passed * sums * TRIANGLE
+            total += 2 * draws * passed * sums * TRIANGLE
             if effort.reconstruction_steps:
                 total += (3 * effort.reconstruction_steps * LEARNED_TOKENS + 2 * passed) * product
     if effort.gradients:  # the head's logits, and back
-        total += 2 * tokens * 2 * skeleton.vocabulary * skeleton.width
+        total += 2 * effort.draws(tokens) * tokens * 2 * skeleton.vocabulary * skeleton.width
     return total
 
 

@@ -45,7 +45,7 @@ class TokenStream:
         If the block runs `again`, its outputs take effect at `leave`.
         """
         states = self._next if again else self.states
-        for number in range(len(self.batches)):
+        for number in range(len(self.states)):
             states[number] = self.step(index, number, through).to("cpu", HIDDEN_DTYPE)
 
     def forward(self, index: int, block: nn.Module) -> None:
@@ -64,11 +64,15 @@ class TokenStream:
 
 
 class GradientStream(TokenStream):
-    """Hidden states forward into a store; then, from `turn` on, gradients back."""
+    """Hidden states forward into a store; then, from `turn` on, gradients back.
 
-    def __init__(self, skeleton: Skeleton, ids: Tensor, store: ActivationStore):
+    Each batch has `draws` gradients, by different labels; `states` has all batches' of one draw
+    after those of another.
+    """
+
+    def __init__(self, skeleton: Skeleton, ids: Tensor, store: ActivationStore, draws: int = 1):
         super().__init__(skeleton, ids)
-        self._store, self._turned = store, False
+        self._store, self._draws, self._turned = store, draws, False
 
     def record(self, index: int) -> None:
         """Store the states as the inputs of block `index`."""
@@ -77,14 +81,17 @@ class GradientStream(TokenStream):
 
     def turn(self, seed: int) -> None:
         """Replace the last block's outputs by the end loss's gradients, labels by `seed`."""
-        for number, (ids, hidden) in enumerate(zip(self.batches, self.states, strict=True)):
-            gradient = label_gradient(self.skeleton, ids, hidden, seed + number)
-            self.states[number] = gradient.to(HIDDEN_DTYPE)
+        pairs = list(zip(self.batches, self.states, strict=True)) * self._draws
+        self.states = [
+            label_gradient(self.skeleton, ids, hidden, seed + number).to(HIDDEN_DTYPE)
+            for number, (ids, hidden) in enumerate(pairs)
+        ]
         self._turned = True
 
     def token_weights(self) -> Tensor:
-        """Each token's by its gradient (`gradient_weights`): float32 [samples, tokens]."""
-        return torch.cat([gradient_weights(state) for state in self.states])
+        """Each token's by its gradients (`gradient_weights`): float32 [samples, tokens]."""
+        weights = torch.cat([gradient_weights(state) for state in self.states])
+        return weights.unflatten(0, (self._draws, -1)).mean(0)
 
     def back(self, index: int, block: nn.Module) -> None:
         """Move every batch's gradient back over `block`, which is block `index`."""
@@ -99,5 +106,6 @@ class GradientStream(TokenStream):
         """Batch `number` through block `index`, with its gradient on the way back."""
         if not self._turned:
             return super().step(index, number, through)
-        hidden = self._store.read(index, number)
-        return through(hidden, self.calls[number][index], self.states[number])
+        batch = number % len(self.batches)
+        hidden = self._store.read(index, batch)
+        return through(hidden, self.calls[batch][index], self.states[number])
