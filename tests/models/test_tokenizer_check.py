@@ -88,12 +88,21 @@ def test_a_damaged_file_next_to_the_tokenizer_is_named(name, content, tmp_path):
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
-def test_a_token_of_thousands_of_keys_is_refused_before_they_are_printed(name, tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("special_tokens_map.json", "eos_token"),
+        ("special_tokens_map.json", "other"),
+        ("tokenizer_config.json", "eos_token"),
+    ],
+)
+def test_a_token_of_thousands_of_keys_is_refused_before_they_are_printed(
+    name, key, tmp_path, capfd
+):
     byte_tokenizer().save_pretrained(tmp_path)
     path = tmp_path / name
     settings = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(settings | {"eos_token": {str(i): i for i in range(5000)}}))
+    path.write_text(json.dumps(settings | {key: {str(i): i for i in range(5000)}}))
     with pytest.raises(ModelError, match=f"{name} in .* has 5000 keys in its tokens"):
         load_tokenizer(tmp_path)
     assert "Ignored" not in "".join(capfd.readouterr())

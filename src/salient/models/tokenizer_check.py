@@ -76,7 +76,7 @@ def _check_tokens(folder: Path) -> None:
     """The tokenizers library prints a line for each key of a token that it does not know."""
     for name in (SETTINGS, SPECIAL):
         values = read_json(folder / name) if (folder / name).exists() else {}
-        tokens = [token for key, token in values.items() if key.endswith("_token")]
+        tokens = [v for key, v in values.items() if name == SPECIAL or key.endswith("_token")]
         for key in TOKEN_GROUPS:
             tokens += as_list(values.get(key)) or as_object(values.get(key)).values()
         unknown = sum(len(token.keys() - TOKEN_KEYS) for token in tokens if is_object(token))
