@@ -17,7 +17,7 @@ FLOORS = (
     {"core"},
     {"formats", "kernels", "shapes", "loadtest"},
     {"models", "plan"},
-    {"awq", "runtime", "diagnose", "hub", "export"},
+    {"awq", "runtime", "diagnose", "hub", "convert", "export"},
     {"validate", "serve"},
     {"explorer", "receipts"},
     {"api"},

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from salient.awq.options import QuantizeOptions
+from salient.convert.options import ConvertOptions
 from salient.core.options import StrPath, with_options
 from salient.core.progress import Progress, silent
 from salient.diagnose.options import DoctorOptions
@@ -34,6 +35,7 @@ from salient.validate.options import EvaluateOptions, ValidateOptions
 
 from .verb_results import (
     BenchResult,
+    ConvertResult,
     DoctorResult,
     EvaluateResult,
     ExportResult,
@@ -60,6 +62,7 @@ __all__ = [
     "Progress",
     "bench",
     "chat",
+    "convert",
     "doctor",
     "evaluate",
     "export",
@@ -269,6 +272,17 @@ def bench(options: BenchOptions) -> BenchResult:
 
     rows, report = bench_checkpoint(options)
     return BenchResult(report, tuple(rows))
+
+
+@with_options(ConvertOptions)
+def convert(options: ConvertOptions) -> ConvertResult:
+    """Write a checkpoint's codes in another format: every integer and scale unchanged.
+
+    Raises SalientError, and writes nothing, for what the other format cannot hold exactly.
+    """
+    from salient.convert.convert import convert_checkpoint
+
+    return ConvertResult(convert_checkpoint(options))
 
 
 @with_options(ExportOptions)

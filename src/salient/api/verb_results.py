@@ -76,6 +76,16 @@ class InspectResult(VerbResult):
 
 
 @dataclass(frozen=True)
+class ConvertResult(VerbResult):
+    """A checkpoint in another format."""
+
+    @property
+    def output(self) -> Path:
+        """The folder."""
+        return Path(str(self.report.data["output"]))
+
+
+@dataclass(frozen=True)
 class ExportResult(VerbResult):
     """A file of another engine."""
 

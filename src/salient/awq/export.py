@@ -28,6 +28,7 @@ from salient.core.records import from_json
 from salient.core.source_card import CARD, SourceCard, read_source_card
 from salient.core.system import cache_folder
 from salient.formats.folder import copy_metadata, quantized_config, with_present_code
+from salient.formats.output_folder import model_name, publish
 from salient.formats.writer import disk_full_errors, merge, write_json, write_text
 from salient.models.demo import DEMO_FRONT, DEMO_SOURCE
 from salient.models.mtp import without_mtp
@@ -37,7 +38,6 @@ from salient.shapes.resolve import DEMO_NAME
 
 from .card import CardSubject, model_card
 from .job import QuantizeJob
-from .output_folder import model_name, publish
 from .run_state import QuantizeRun
 
 

@@ -27,6 +27,7 @@ from salient.core.text_places import texts_label
 from salient.core.version import __version__
 from salient.formats import find_format
 from salient.formats.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from salient.formats.output_folder import check_output, is_vacant, model_name, partial_folder
 from salient.models.calibration_texts import calibration_tokens
 from salient.models.companions import Companions
 from salient.models.file_check import Leftovers, check_values
@@ -46,7 +47,6 @@ from .layer_selection import LayerSelection, choose_layers, written_dtype
 from .memory_estimate import MemoryEstimate, check_memory, estimate_memory, stored_bytes
 from .mixed_scheme import mixed_scheme
 from .options import QuantizeOptions
-from .output_folder import check_output, is_vacant, model_name, partial_folder
 from .partial_shards import PartialCheckpoint
 from .results import OutputTarget
 from .run_state import QuantizeRun

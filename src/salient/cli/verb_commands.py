@@ -170,6 +170,7 @@ COMMANDS = (
     Command("generate", callbacks=_generate_callbacks, finish=_finish_generate),
     Command("chat", has_json=False, finish=_finish_chat),
     Command("bench"),
+    Command("convert"),
     Command("export"),
     Command("push", resume="The same command uploads what is missing."),
 )

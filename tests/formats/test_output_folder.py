@@ -10,8 +10,8 @@ import pytest
 from helpers.cli import invoke
 from helpers.runs import contents, run
 from salient import api
-from salient.awq.output_folder import check_output, is_vacant, model_name, partial_folder
 from salient.core.errors import CheckpointError
+from salient.formats.output_folder import check_output, is_vacant, model_name, partial_folder
 
 
 def test_a_model_is_called_like_its_folder_or_its_repository(tmp_path, monkeypatch):

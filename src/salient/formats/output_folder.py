@@ -12,7 +12,8 @@ from pathlib import Path
 
 from salient.core.errors import CheckpointError
 from salient.core.evidence import EVIDENCE_FILE
-from salient.formats.writer import sync
+
+from .writer import sync
 
 INNER = ".partial"
 ANOTHER = "Set another output with -o."
