@@ -292,7 +292,7 @@ def export(options: ExportOptions) -> ExportResult:
     Its codes are unchanged; names and metadata come from `template`, a GGUF file of the same model.
     Raises SalientError for a template of another model, and for what has no place in the file.
     """
-    from salient.export.export import export_checkpoint_file
+    from salient.export.engine_file import export_checkpoint_file
 
     return ExportResult(export_checkpoint_file(options))
 

@@ -65,7 +65,7 @@ class Conversion:
             return False
         with self.source.reading():
             zeros = (self.source.tensor(own["qzeros"]) for own in self.source.parts.values())
-            return all(bool((words == MIDDLE_WORD).all()) for words in zeros)
+            return all(bool((packed == MIDDLE_WORD).all()) for packed in zeros)
 
     def weight(self, module: str) -> QuantizedWeight:
         """The codes of a linear, with the scheme that they have in the other format."""
@@ -105,6 +105,7 @@ def convert_checkpoint(options: ConvertOptions) -> Report:
         )
     if source.format.name == target:
         raise CheckpointError(f"{source.folder} is of the format {target} already.")
+    load_format(target).config(source.schemes, [])  # refuses schemes that it has no place for
     if not is_vacant(output):
         raise CheckpointError(f"{output} is not empty. Set another output with -o.")
     if note := find_changed(source.folder).note:
