@@ -19,7 +19,7 @@ FLOORS = (
     {"models", "plan"},
     {"awq", "runtime", "diagnose", "hub", "convert", "export"},
     {"validate", "serve"},
-    {"explorer", "receipts"},
+    {"explorer", "receipts", "compare"},
     {"api"},
     {"cli", "__main__", "__init__"},
 )

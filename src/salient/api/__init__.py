@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from salient.awq.options import QuantizeOptions
+from salient.compare.options import CompareOptions
 from salient.convert.options import ConvertOptions
 from salient.core.options import StrPath, with_options
 from salient.core.progress import Progress, silent
@@ -35,6 +36,7 @@ from salient.validate.options import EvaluateOptions, ValidateOptions
 
 from .verb_results import (
     BenchResult,
+    CompareResult,
     ConvertResult,
     DoctorResult,
     EvaluateResult,
@@ -62,6 +64,7 @@ __all__ = [
     "Progress",
     "bench",
     "chat",
+    "compare",
     "convert",
     "doctor",
     "evaluate",
@@ -195,6 +198,19 @@ def receipt(options: ReceiptOptions) -> ReceiptResult:
 
     measured, verification, report = write_receipt(options)
     return ReceiptResult(report, measured, verification)
+
+
+@with_options(CompareOptions)
+def compare(options: CompareOptions) -> CompareResult:
+    """Compare ways to quantize a model on its own tokens: KL, top-1, perplexity, bits, time.
+
+    A contestant that cannot be made is named with the reason. Raises SalientError for the model,
+    the text, and where none can be measured.
+    """
+    from salient.compare.compare_run import compare_contestants
+
+    comparison, report = compare_contestants(options)
+    return CompareResult(report, comparison)
 
 
 @with_options(PanelOptions)

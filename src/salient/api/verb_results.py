@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from salient.compare.contestant_results import Comparison
     from salient.core.evidence import RunEvidence
     from salient.core.report import Report
     from salient.diagnose.finding import Finding
@@ -161,6 +162,13 @@ class ReceiptResult(VerbResult):
 
     receipt: Receipt
     verification: Verification | None = None
+
+
+@dataclass(frozen=True)
+class CompareResult(VerbResult):
+    """Contestants on one panel."""
+
+    comparison: Comparison
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,7 @@ COMMANDS = (
         resume=RESUME,
     ),
     Command("panel"),
+    Command("compare", resume=RESUME),
     Command("load-test", exit_1="a request failed"),
     Command("serve", callbacks=_serve_callbacks, finish=_finish_serve),
     Command("generate", callbacks=_generate_callbacks, finish=_finish_generate),

@@ -8,8 +8,8 @@ import numpy as np
 
 from salient.core.errors import RequestError
 from salient.core.intervals import bootstrap_ratio, sign_flip
+from salient.validate.likelihood.stratum_figures import estimate
 
-from .receipt_figures import estimate
 from .receipt_record import DocumentSums, PairedTest, Receipt
 
 LEVEL = 0.05  # of the p-value

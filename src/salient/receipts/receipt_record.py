@@ -11,39 +11,10 @@ from salient.core.errors import RequestError
 from salient.core.input_files import parse_json, read_input
 from salient.core.printable import printable
 from salient.core.records import Bounds, Count, FormatFault, Name, from_json, to_json
+from salient.validate.likelihood.stratum_figures import Estimate, StratumFigures
 
 SCHEMA = 1
 MOST_BYTES = 2**28  # of a receipt
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % interval over documents; None: too few documents bound it."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class StratumFigures:
-    """A checkpoint against its reference over some positions.
-
-    predicted: positions with a next token   perplexity_ratio: checkpoint / reference
-    """
-
-    positions: Count
-    predicted: Count
-    documents: Count
-    kl: Estimate
-    kl_median: float
-    kl_p99: Estimate
-    kl_p999: Estimate
-    kl_max: float
-    top1: Estimate
-    perplexity_reference: float
-    perplexity_checkpoint: float
-    perplexity_ratio: Estimate
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from salient.core.records import to_json
 from salient.core.report import Report, Table, duration
+from salient.validate.likelihood.stratum_figures import Estimate, StratumFigures
 
-from .receipt_record import Estimate, PairedTest, Receipt, StratumFigures
+from .receipt_record import PairedTest, Receipt
 from .verification import LISTED, TOLERANCE, Verification
 
 MEASURES = ("KL (nats)", "KL 99 %", "KL 99.9 %", "KL max", "top-1", "PPL ratio")

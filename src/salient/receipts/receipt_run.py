@@ -20,6 +20,7 @@ from salient.models.tokens import load_tokenizer
 from salient.validate.likelihood.panel_making import BUILTIN_PANEL, PanelRequest, cached_panel
 from salient.validate.likelihood.panel_stream import StateStore, chunks, measure_model
 from salient.validate.likelihood.position_figures import PositionFigures
+from salient.validate.likelihood.stratum_figures import stratum_figures
 from salient.validate.likelihood.streaming import BATCH_TOKENS
 from salient.validate.likelihood.token_panel import TokenPanel, check_panel, read_panel
 from salient.validate.model_pair import ModelPair, PairMember, open_pair
@@ -29,7 +30,7 @@ from .noise_floor import noise_floor, noise_windows
 from .options import ReceiptOptions
 from .paired_test import check_same_ground, paired_test
 from .receipt_exports import llama_cpp_text, model_index_text
-from .receipt_figures import document_sums, llama_cpp_figures, stratum_figures
+from .receipt_figures import document_sums, llama_cpp_figures
 from .receipt_record import (
     EngineRecord,
     ModelRecord,

@@ -1,0 +1,1 @@
+"""Compare ways to quantize one model on one panel of tokens."""
