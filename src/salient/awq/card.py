@@ -125,6 +125,8 @@ def _introduction(subject: CardSubject) -> str:
     base = source.base_model
     model = f"[{base}](https://huggingface.co/{base})" if base else code(evidence.model)
     adapter = f" with the adapter {_adapter(evidence)} merged in" if evidence.run.adapter else ""
+    if evidence.dequantized_source:
+        adapter += f" (its {evidence.dequantized_source} weights dequantized, with their error)"
     bits = "mixed precision" if evidence.allocation else "4 bits"
     before, after = map(mebibytes, (evidence.bytes.before, evidence.bytes.after))
     return (
@@ -315,6 +317,7 @@ def _reproduction(subject: CardSubject) -> str:
     argv += [word for skip in run.skip for word in ("--skip", skip)]
     argv += [word for drop in subject.evidence.dropped for word in ("--drop", drop)]
     argv += _adapter_option(subject.evidence)
+    argv += ["--dequantize-source"] if subject.evidence.dequantized_source else []
     if subject.evidence.dtype_reason == "as asked":
         argv += ["--dtype", run.dtype]
     return f"## Reproduce\n\nWith Salient {run.salient}:\n\n```\n{shlex.join(argv)}\n```"

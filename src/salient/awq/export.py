@@ -23,7 +23,7 @@ from salient.core.evidence import (
     sealed,
 )
 from salient.core.metrics import LogitsComparison
-from salient.core.model_files import as_list, stored_tensors
+from salient.core.model_files import as_list, as_object, stored_tensors
 from salient.core.records import from_json
 from salient.core.source_card import CARD, SourceCard, read_source_card
 from salient.core.system import cache_folder
@@ -94,11 +94,20 @@ def output_digests(folder: Path) -> dict[str, str]:
 
 def model_config(job: QuantizeJob) -> dict[str, Any]:
     """The source's config.json, true of the tensors that are written."""
-    config = job.source.config
+    config = without_quantization(job.source.config)
     config = untied_config(config) if job.skeleton.ties.untied else config
     rows = job.skeleton.resized
     config = config if rows is None else resized_config(config, rows)
     return config if job.leftovers.mtp else without_mtp(config)
+
+
+def without_quantization(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` without the quantization that a source declares, of which nothing is left."""
+    text = as_object(config.get("text_config"))
+    if "quantization_config" in text:
+        rest = {key: value for key, value in text.items() if key != "quantization_config"}
+        config = config | {"text_config": rest}
+    return {key: value for key, value in config.items() if key != "quantization_config"}
 
 
 def collect_evidence(
@@ -136,6 +145,7 @@ def collect_evidence(
         mtp=job.leftovers.mtp_modules,
         answers=job.skeleton.head.kind,
         adapter=adapter_evidence(job),
+        dequantized_source=job.source.format.name if job.source.format else "",
         allocation=job.allocation,
     )
 

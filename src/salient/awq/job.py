@@ -198,10 +198,11 @@ def _header(
 def _open_source(options: QuantizeOptions, device: torch.device) -> SourceModel:
     """The 16-bit model, with the adapter merged if there is one."""
     source = open_checkpoint(model_folder(str(options.model)))
-    if source.format is not None:
+    if source.format is not None and not options.dequantize_source:
+        kind = ", ".join(filter(None, (source.schemes and str(source.schemes), source.format.name)))
         raise ModelError(
-            f"{source.folder} is already quantized ({source.scheme}, {source.format.name}). "
-            "Give the 16-bit model."
+            f"{source.folder} is already quantized ({kind}). Give the 16-bit model; if there is "
+            "none, --dequantize-source takes this one's dequantized weights, with its error."
         )
     drop = strings(options.drop)
     return source_model(source, options.adapter, drop, compute_dtype(device), device)

@@ -96,6 +96,13 @@ class QuantizeOptions:
     adapter: Annotated[
         StrPath | None, OptionSpec("LoRA adapter folder to merge before quantizing.")
     ] = None
+    dequantize_source: Annotated[
+        bool,
+        OptionSpec(
+            "Take a model that is quantized already (FP8, GPTQ, NF4, ...): its weights are "
+            "dequantized block by block, and its error stays in them."
+        ),
+    ] = False
     trust_remote_code: Annotated[bool, TRUST_REMOTE_CODE] = False
     fresh: Annotated[bool, OptionSpec("Start over and replace an existing result.")] = False
     dry_run: Annotated[bool, OptionSpec("Check everything, estimate memory, write nothing.")] = (

@@ -89,7 +89,9 @@ class PartialCheckpoint:
         skeleton = self.skeleton
         parameters = skeleton.outer_names() if index < 0 else skeleton.parameter_names(index)
         names = dict.fromkeys(skeleton.files.stored(name).name for name in parameters)
-        return [self.source.headers[name] for name in names if name in self.source.headers]
+        parts = self.source.parts
+        stored = [own for name in names for own in parts.get(name, {name: name}).values()]
+        return [self.source.headers[name] for name in stored if name in self.source.headers]
 
     def write_outer(self) -> None:
         """Write the tensors outside the blocks (embedding, final norm, head) in 16-bit."""
@@ -170,7 +172,7 @@ class PartialCheckpoint:
     def _stored_whole(self, name: str) -> Tensor:
         """The whole stored tensor that the parameter `name` is, or is a part of."""
         stored = self.skeleton.files.stored(name).name
-        return in_dtype(stored, self.source.tensor(stored), self.target.dtype_of(name))
+        return in_dtype(stored, self.source.parameter(stored), self.target.dtype_of(name))
 
 
 def in_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -72,6 +72,7 @@ def plan_report(job: QuantizeJob) -> Report:
     lines = [
         *dropped_lines(job.leftovers.dropped),
         *adapter_lines(adapter_evidence(job)),
+        *dequantized_lines(job.source.format.name if job.source.format else ""),
         f"{len(layers.quantized)} linears in {len(job.skeleton.blocks)} blocks to "
         f"{layers.mixed or layers.scheme} "
         f"({layers.reason}), {len(layers.left)} left unquantized; output {job.output}.",
@@ -104,6 +105,7 @@ def closing_report(job: QuantizeJob, evidence: RunEvidence, cost: dict[str, Any]
     lines = [
         *dropped_lines(evidence.dropped),
         *adapter_lines(evidence.adapter),
+        *dequantized_lines(evidence.dequantized_source),
         f"{count.proven} of {count.inputs} shared inputs have a proven scale group; "
         f"{count.improved} kept AWQ, {count.inputs - count.improved} fell back to plain rounding"
         + (f"; {plain_blocks} whole blocks fell back" if plain_blocks else "")
@@ -173,6 +175,16 @@ def allocation_table(allocation: AllocationEvidence) -> Table:
     rows = [(name, f"{bits:.3f}", f"{kl:.4f}") for name, bits, kl in points]
     columns = ("formats", "bits a weight", "predicted KL")
     return Table("Bits against predicted KL, without feedback", columns, rows)
+
+
+def dequantized_lines(form: str) -> list[str]:
+    """That the source was quantized, and what that means for the figures."""
+    if not form:
+        return []
+    return [
+        f"The source is quantized ({form}): its weights are dequantized block by block, and every "
+        "figure compares with them, not with the 16-bit model that they were made from."
+    ]
 
 
 def adapter_lines(adapter: AdapterEvidence | None) -> list[str]:

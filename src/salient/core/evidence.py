@@ -231,6 +231,7 @@ class RunEvidence:
     untied: parameters that the config ties and the files store with values of their own
     not_copied: files of the source folder that the checkpoint lacks -> why
     adapter: the adapter that was merged, if one was
+    dequantized_source: the format of a source that was quantized; '' for a 16-bit one
     allocation: the formats of the linears, where `--bits-per-weight` gave them
     files: file of the checkpoint -> SHA-256, of all but README.md and this one; empty in the files
         of older versions, which cannot be verified
@@ -256,6 +257,7 @@ class RunEvidence:
     not_copied: dict[str, str] = field(default_factory=dict[str, str])
     answers: str = "tokens"
     adapter: AdapterEvidence | None = None
+    dequantized_source: str = ""
     allocation: AllocationEvidence | None = None
     schema: Annotated[int, Bounds(SCHEMA, SCHEMA)] = SCHEMA
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])

@@ -41,7 +41,6 @@ SIBLINGS = (
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # E2M1; the fourth bit is the sign
 SECOND = {"_scale_2", "_global_scale"}
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-_PACKED_BITS = (8, 6, 5, 4, 3, 2)
 
 
 def read_config(settings: dict[str, Any]) -> None:
@@ -157,18 +156,20 @@ def _packed_codes(tensors: dict[str, Tensor], linear: StoredLinear) -> Tensor:
     """Codes in int32 words along `in`, signed about their middle."""
     packed, scale = tensors["_packed"], tensors["_scale"].float()
     out, width = (int(size) for size in tensors["_shape"])
-    bits = next(
-        (b for b in _PACKED_BITS if packed.shape == (out, -(-width // (WORD_BITS // b)))), None
-    )
-    if bits is None or scale.ndim != 2 or scale.shape[0] not in (1, out):
+    fits = (b for b in _declared_bits(linear) if _fields(packed[:1], b, width) is not None)
+    bits = next(fits, 0)
+    if not bits or packed.shape[0] != out or scale.ndim != 2 or scale.shape[0] not in (1, out):
         raise linear.misfit(tensors)
-    codes = _fields(packed, bits)[:, :width].float()
+    codes = _fields(packed, bits, width)
+    assert codes is not None
+    codes = codes.float()
     zero = torch.full((), float(2 ** (bits - 1)))
     if "_zero_point" in tensors:
         zeros = tensors["_zero_point"]
-        zero = _fields(zeros.t(), bits)[:, :out].t().float() if zeros.shape != scale.shape else None
-        if zero is None or zero.shape != scale.shape:
+        fields = _fields(zeros.t(), bits, out)
+        if fields is None or fields.t().shape != scale.shape:
             raise linear.misfit(tensors)
+        zero = fields.t().float()
     groups = tensors.get("_g_idx", torch.arange(width) // max(width // scale.shape[1], 1))
     if groups.shape != (width,) or int(groups.min()) < 0 or int(groups.max()) >= scale.shape[1]:
         raise linear.misfit(tensors)
@@ -183,24 +184,38 @@ def _by_group(values: Tensor, scale: Tensor, zero: Tensor | None, groups: Tensor
     return values.mul_(scale[:, index])
 
 
-def _fields(packed: Tensor, bits: int) -> Tensor:
-    """int32 [rows, words] -> [rows, words * (32 // bits)], the first field lowest."""
-    shifts = torch.arange(WORD_BITS // bits) * bits
-    return ((packed.long()[..., None] >> shifts) & (2**bits - 1)).flatten(1)
+def _fields(packed: Tensor, bits: int, count: int) -> Tensor | None:
+    """int32 [rows, words] -> `count` fields a row, the first lowest; None for another width.
+
+    Fields of 3, 5, 6 and 7 bits cross words (compressed-tensors 0.17 and later) or do not (before).
+    """
+    words, per = packed.shape[1], WORD_BITS // bits
+    if words == -(-count // per):
+        shifts = torch.arange(per) * bits
+        return ((packed.long()[..., None] >> shifts) & (2**bits - 1)).flatten(1)[:, :count]
+    if words != -(-count * bits // WORD_BITS):
+        return None
+    starts = torch.arange(count) * bits
+    low = packed.long() & 0xFFFFFFFF
+    high = torch.nn.functional.pad(low, (0, 1))[:, 1:]
+    index, shift = starts // WORD_BITS, starts % WORD_BITS
+    # at most 32 + 7 bits of two words matter, and they fit an int64
+    return ((low[:, index] | ((high[:, index] & 0x7F) << WORD_BITS)) >> shift) & (2**bits - 1)
 
 
 def count_weights(headers: dict[str, StoredTensor], linear: StoredLinear) -> int:
-    """How many weights the stored tensors of one parameter are."""
+    """How many weights the stored tensors of one parameter are, padding included."""
     stored = headers.get("_packed") or headers[""]
     if stored.dtype == "I32":
-        return stored.elements * WORD_BITS // _declared_bits(linear)
+        return stored.elements * WORD_BITS // _declared_bits(linear)[0]  # but for padding
     four = stored.dtype == "U8" or (
         stored.dtype == "I8" and linear.settings.get("quant_method") == "fp8"
     )
     return stored.elements * (2 if four else 1)
 
 
-def _declared_bits(linear: StoredLinear) -> int:
+def _declared_bits(linear: StoredLinear) -> list[int]:
+    """The bits of the config groups; the shape of a linear's words tells which is its own."""
     groups = as_object(linear.settings.get("config_groups")).values()
     bits = [as_object(as_object(group).get("weights")).get("num_bits") for group in groups]
-    return next((b for b in bits if type(b) is int and 0 < b <= 16), 4)
+    return [b for b in dict.fromkeys(bits) if type(b) is int and 0 < b <= 8] or [4]
