@@ -77,7 +77,9 @@ def test_a_good_checkpoint_passes_and_a_damaged_one_fails_by_name(checkpoint, to
     assert (bad.passed, bad.data["verdict"]["exit_code"]) == (False, 1)
     blocks = bad.data["attribution"]["blocks"]
     assert max(blocks, key=lambda block: block["kl"])["name"] == "model.layers.1"
-    (rule,) = bad.data["verdict"]["rules"]
+    *damage, rule = bad.data["verdict"]["rules"]
+    assert damage
+    assert all(each["stage"] == "integrity" for each in damage)
     assert rule["passed"] is False
     assert rule["value"] > rule["bound"]
 

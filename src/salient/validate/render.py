@@ -40,6 +40,8 @@ def to_report(result: ValidationResult) -> Report:
     if result.model.scheme is None:
         lines.append(f"{result.checkpoint} is not quantized: two 16-bit models are compared.")
     lines += [difference.summary for difference in result.differences]
+    if result.integrity is not None:
+        lines += result.integrity.lines
     for stage in result.stages.values():
         more_tables, more_lines = render_stage(stage, title)
         tables += more_tables

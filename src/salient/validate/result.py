@@ -11,6 +11,7 @@ from salient.validate.policy.verdict import Verdict
 from salient.validate.tasks.result import TaskResult
 
 from .companions.difference import FileDifference
+from .integrity.result import IntegrityResult
 from .model_pair import ModelSummary
 from .run_environment import MemoryUse, RunEnvironment
 from .stage import StageResult, UnmeasuredStage
@@ -23,7 +24,9 @@ class ValidationResult:
     """A checkpoint against its reference, both as the user named them.
 
     salient: version   date: ISO 8601   a stage that was not selected, or no policy: None
-    differences: of what is served next to the weights   cached_parts: that earlier runs measured
+    differences: of what is served next to the weights
+    integrity: of a quantized checkpoint's tensors; None where it was not compared
+     cached_parts: that earlier runs measured
     """
 
     checkpoint: str
@@ -35,6 +38,7 @@ class ValidationResult:
     seconds: float
     memory: MemoryUse
     differences: tuple[FileDifference, ...] = ()
+    integrity: IntegrityResult | None = None
     likelihood: LikelihoodResult | UnmeasuredStage | None = None
     tasks: TaskResult | UnmeasuredStage | None = None
     context: ContextResult | UnmeasuredStage | None = None
@@ -61,6 +65,7 @@ class ValidationResult:
             "seconds": self.seconds,
             "memory": self.memory.to_dict(),
             "differences": to_json(self.differences),
+            **({"integrity": self.integrity.to_dict()} if self.integrity else {}),
             **{name: stage.to_dict() for name, stage in self.stages.items()},
             **({"verdict": self.verdict.to_dict()} if self.verdict else {}),
         }

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from salient.core.report import Report
 from salient.core.version import __version__
+from salient.validate.attribution.result import AttributionResult, with_damage
 from salient.validate.policy.policy import STAGES, Policy, read_policy
-from salient.validate.policy.verdict import judge
+from salient.validate.policy.verdict import RuleResult, judge
 
 from .cache import ValidationCache
 from .companions.compare import compare_companions, failed_rules
+from .integrity.measure import measure_integrity
 from .model_card import update_card
 from .model_pair import ModelPair, open_pair, refuse_unquantized
 from .options import EvaluateOptions, ValidateOptions
@@ -49,6 +51,12 @@ def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationRes
         refuse_unquantized(pair)
     differences = compare_companions(pair)
     failed = failed_rules(differences, policy) if policy is not None else []
+    damage: list[RuleResult] = []
+    integrity = None
+    if pair.checkpoint.source.format is not None and not failed:
+        integrity = measure_integrity(pair, progress.part(0, 1, 10, "integrity"))
+        if policy is not None:
+            damage = integrity.failed_rules()
     cache = ValidationCache(resume=not options.fresh)
     if failed:
         reason = f"not run, because the {failed[0].what} is not the reference's"
@@ -57,11 +65,14 @@ def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationRes
         check_stages(pair, selection)
         cache.remove_old()
         stages = dict(run_stages(pair, selection, cache, progress, tolerant=policy is not None))
+    attribution = stages.get("attribution")
+    if integrity is not None and integrity.damaged and isinstance(attribution, AttributionResult):
+        stages["attribution"] = with_damage(attribution, [d.summary for d in integrity.damaged])
     verdict = None
     if policy is not None:
         measurements = [m for stage in stages.values() for m in stage.measurements()]
         verdict = judge(policy, measurements, [name for name in stages if name in STAGES])
-        verdict = replace(verdict, rules=(*failed, *verdict.rules))
+        verdict = replace(verdict, rules=(*failed, *damage, *verdict.rules))
     result = ValidationResult(
         checkpoint=pair.checkpoint.name,
         reference=pair.reference.label,
@@ -72,6 +83,7 @@ def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationRes
         seconds=round(time.monotonic() - started, 1),
         memory=memory_use(pair),
         differences=differences,
+        integrity=integrity,
         **stages,  # pyright: ignore[reportArgumentType]
         verdict=verdict,
         cached_parts=cache.reused,

@@ -1,6 +1,7 @@
 """Result of the attribution stage, and the parts of it that the cache holds."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from salient.core.records import to_json
 from salient.validate.policy.verdict import Measurement
@@ -131,3 +132,13 @@ class AttributionResult:
             for key in ("blocks", "kinds")
         }
         return {**to_json(self), **parts, "drift": self.drift.to_dict()}
+
+
+def with_damage(result: AttributionResult, damaged: Sequence[str]) -> AttributionResult:
+    """The result for a checkpoint with the `damaged` tensors, each as text.
+
+    16-bit parts or other groups would hide the damage: the suggestions name it instead.
+    """
+    fix = "write the checkpoint again, or fetch it again"
+    suggestions = tuple(Suggestion(f"{each}; {fix}") for each in damaged)
+    return replace(result, suggestions=suggestions)

@@ -27,6 +27,7 @@ MEASURES: dict[str, tuple[str, fmt.Form, fmt.Form]] = {
     "chat_template": ("Chat template", fmt.integer, fmt.integer),
     "stop_tokens": ("Ends of answers", fmt.integer, fmt.integer),
     "rope": ("Rotary positions", fmt.integer, fmt.integer),
+    "damaged": ("Damaged", fmt.integer, fmt.integer),
     "generation_config": ("Generation config", fmt.integer, fmt.integer),
 }
 USES = {

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from salient.core.report import duration
+from salient.validate.integrity.result import IntegrityResult
 from salient.validate.model_pair import ModelSummary
 from salient.validate.report import text_format as fmt
 from salient.validate.report.parts import HtmlCell, Section, table
@@ -29,6 +30,8 @@ RENDERERS: dict[str, tuple[str, Callable[..., Section]]] = {
 def sections(result: ValidationResult) -> list[Section]:
     """The selected stages in order, then memory."""
     rendered = []
+    if result.integrity is not None and (result.integrity.damaged or result.integrity.unjudged):
+        rendered.append(_integrity_section(result.integrity))
     for name, stage in result.stages.items():
         title, render = RENDERERS[name]
         if isinstance(stage, UnmeasuredStage):
@@ -39,6 +42,17 @@ def sections(result: ValidationResult) -> list[Section]:
             rendered.append(section)
     rendered.append(memory_section(result.memory, result.model))
     return [*rendered, _files_section(result)] if result.differences else rendered
+
+
+def _integrity_section(result: IntegrityResult) -> Section:
+    """The tensors that rounding cannot explain."""
+    if result.unjudged:
+        return Section("integrity", "Integrity", error=fmt.line(result.unjudged, 600))
+    rows = [(fmt.line(each.name, 200), each) for each in result.damaged]
+    columns = {"reason": lambda each: fmt.line(each.reason, 400)}
+    lead = f"{fmt.integer(len(rows))} tensors are damaged, not just rounded."
+    own = table("Damaged", "tensor", rows, columns, text_columns=("reason",), brief=("reason",))
+    return Section("integrity", "Integrity", lead, tables=[own])
 
 
 def _files_section(result: ValidationResult) -> Section:
