@@ -19,7 +19,7 @@ def weight_of(scheme: Scheme, out: int = 64, width: int = 256):
     return quantize(torch.randn(out, width, generator=generator), scheme, name=NAME)
 
 
-def words(fields: torch.Tensor) -> torch.Tensor:
+def int32_of(fields: torch.Tensor) -> torch.Tensor:
     """[rows, 8 n] -> int32 [rows, n], the first field lowest."""
     eights = fields.long().reshape(len(fields), -1, 8)
     packed = (eights << (4 * torch.arange(8))).sum(-1)
@@ -31,8 +31,8 @@ def gemv(weight):
     padding = (0, -groups % (8 * {128: 1, 64: 2, 32: 4}[weight.scheme.group_size]))
     pad = torch.nn.functional.pad
     return {
-        "qweight": words(weight.codes),
-        "qzeros": words(pad(weight.zero, padding)),
+        "qweight": int32_of(weight.codes),
+        "qzeros": int32_of(pad(weight.zero, padding)),
         "scales": pad(weight.scale, padding).half(),
     }
 
@@ -70,7 +70,7 @@ def marlin(weight):
     fields = tiles.reshape(-1, 1024)[:, order].reshape(width // 16, out * 16)
     scale_order = [i + 8 * j for i in range(8) for j in range(8)]
     scales = weight.scale.t().reshape(-1, 64)[:, scale_order].reshape(-1, out)
-    return {"qweight": words(fields), "scales": scales.half()}
+    return {"qweight": int32_of(fields), "scales": scales.half()}
 
 
 LAYOUTS = {"gemv": gemv, "gemv_fast": gemv_fast, "marlin": marlin}

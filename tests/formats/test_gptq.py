@@ -31,10 +31,10 @@ def folder_of(tmp_path, tensors, settings):
 def packed_one_by_one(rows: torch.Tensor, bits: int) -> torch.Tensor:
     """uint8 [rows, columns] -> int32 [rows, words] by shifts, without the packing code."""
     per = WORD_BITS // bits
-    words = torch.zeros(len(rows), rows.shape[1] // per, dtype=torch.int64)
+    packed = torch.zeros(len(rows), rows.shape[1] // per, dtype=torch.int64)
     for index in range(per):
-        words |= rows[:, index::per].long() << (bits * index)
-    return torch.where(words >= 2**31, words - 2**32, words).int()
+        packed |= rows[:, index::per].long() << (bits * index)
+    return torch.where(packed >= 2**31, packed - 2**32, packed).int()
 
 
 @pytest.mark.parametrize("scheme", STORED, ids=str)
@@ -75,7 +75,7 @@ def test_weights_equal_the_direct_computation(version, bits, order, tmp_path):
         assert torch.equal(checkpoint.quantized(NAME).dequantize(), expected)
 
 
-def test_a_zero_of_0_is_read_back_from_words_less_one(tmp_path):
+def test_a_zero_of_0_is_read_back_from_v1(tmp_path):
     tensors = gptq.pack(random_weight(Scheme(32)), torch.float16)
     ones = torch.tensor(0x11111111, dtype=torch.int32)
     tensors["qzeros"] = torch.arange(0, 8 * 8, dtype=torch.int32).reshape(8, 8)
@@ -140,7 +140,7 @@ def test_other_bits_and_formats_are_refused_by_name(settings):
         gptq.read_config(settings)
 
 
-def test_outputs_that_do_not_fill_words_are_refused():
+def test_outputs_of_odd_counts_are_refused():
     with pytest.raises(ShapeError, match="8 inputs and outputs a word"):
         gptq.pack(random_weight(Scheme(32), out=12), torch.float16)
 

@@ -114,10 +114,10 @@ def packed_case(bits: int, *, reordered: bool):
     codes = torch.randint(0, 2**bits, (out, width), generator=seeded())
     s = torch.rand(out, 3, generator=seeded()).bfloat16()
     padded = torch.nn.functional.pad(codes, (0, -width % per)).reshape(out, -1, per)
-    words = (padded << (torch.arange(per) * bits)).sum(-1)
-    words = torch.where(words >= 2**31, words - 2**32, words).int()
+    packed = (padded << (torch.arange(per) * bits)).sum(-1)
+    packed = torch.where(packed >= 2**31, packed - 2**32, packed).int()
     groups = torch.arange(width) // 32
-    tensors = {f"{P}_packed": words, f"{P}_scale": s, f"{P}_shape": torch.tensor([out, width])}
+    tensors = {f"{P}_packed": packed, f"{P}_scale": s, f"{P}_shape": torch.tensor([out, width])}
     if reordered:
         groups = groups.flip(0)
         tensors[f"{P}_g_idx"] = groups.int()

@@ -64,8 +64,8 @@ def _codes(packed: Tensor, linear: StoredLinear, tensors: dict[str, Tensor]) -> 
         raise linear.misfit(tensors)
     quads, width = packed.shape
     strides = width // _STRIDE
-    words = packed.reshape(quads, strides, _STRIDE).int()
-    fields = torch.stack([(words >> shift) & 15 for shift in (0, 4, 8, 12)], -1)
+    ints = packed.reshape(quads, strides, _STRIDE).int()
+    fields = torch.stack([(ints >> shift) & 15 for shift in (0, 4, 8, 12)], -1)
     rows = (
         fields.reshape(quads, strides, _ROWS, _STRIDE).transpose(1, 2).reshape(-1, width // 32, 32)
     )

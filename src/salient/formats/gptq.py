@@ -148,9 +148,9 @@ def _integers(
         bits = WORD_BITS * packed.shape[0] // groups.numel()  # `dynamic` has others for some
     count, out = scales.shape
     width = packed.shape[0] * WORD_BITS // bits if bits in _BITS else 0
-    words = out * bits // WORD_BITS
+    columns = out * bits // WORD_BITS
     shapes = (tuple(packed.shape), tuple(tensors["qzeros"].shape))
-    if shapes != ((width * bits // WORD_BITS, out), (count, words)) or not width or width % count:
+    if shapes != ((width * bits // WORD_BITS, out), (count, columns)) or not width or width % count:
         raise linear.misfit(tensors)
     if packed.dtype != torch.int32 or tensors["qzeros"].dtype != torch.int32:
         raise linear.misfit(tensors)

@@ -189,11 +189,11 @@ def _fields(packed: Tensor, bits: int, count: int) -> Tensor | None:
 
     Fields of 3, 5, 6 and 7 bits cross words (compressed-tensors 0.17 and later) or do not (before).
     """
-    words, per = packed.shape[1], WORD_BITS // bits
-    if words == -(-count // per):
+    columns, per = packed.shape[1], WORD_BITS // bits
+    if columns == -(-count // per):
         shifts = torch.arange(per) * bits
         return ((packed.long()[..., None] >> shifts) & (2**bits - 1)).flatten(1)[:, :count]
-    if words != -(-count * bits // WORD_BITS):
+    if columns != -(-count * bits // WORD_BITS):
         return None
     starts = torch.arange(count) * bits
     low = packed.long() & 0xFFFFFFFF
