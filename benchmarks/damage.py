@@ -8,6 +8,7 @@ touches are compared again.
 """
 
 import argparse
+import json
 import random
 import shutil
 import tempfile
@@ -139,9 +140,10 @@ def companion_fault(folder: Path, chance: random.Random) -> str:
     path = folder / chance.choice(["tokenizer.json", "tokenizer_config.json"])
     text = path.read_text(encoding="utf-8")
     if path.name == "tokenizer.json":
-        path.write_text(text.replace('"merges": [', '"merges": [ ["q", "q"], ', 1))
-    else:
-        path.write_text(text.replace("<|im_start|>", "<|im_begin|>"))
+        content = json.loads(text)
+        content["model"]["merges"].pop(chance.randrange(100))
+        text = json.dumps(content)
+    path.write_text(text.replace("<|im_start|>", "<|im_begin|>"), encoding="utf-8")
     return path.name
 
 

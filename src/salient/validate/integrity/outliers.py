@@ -19,7 +19,9 @@ LINE, LINE_TIMES = 12.0, 2.0  # of one row or column; zeroed codes are 8 steps o
 OFFSET = 0.2  # steps; a zero that is off by one shows as 1, rounding as 0.004 (over a linear)
 SIZE, SIZE_LAW = 0.006, 0.003  # of the logarithm: a factor of 0.6 %; beyond D / 2
 MIDDLE = 0.004  # of the logarithm of scales that norms absorb, stored with 8 bits
-PAIR, PAIR_SIDE = 0.010, 0.008  # of least squares over thousands of weights
+PAIR = 0.010  # of least squares over thousands of weights
+PAIR_SPREADS = 4  # `room` grows with a pair's error, which makes the tails
+LEAST_SPREAD = 1e-3  # of the middles of scales, where few pairs agree by chance
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class Population:
         spread = 1.48 * median([abs(value - middle) for value in values])
         return Population(middle, spread, len(values))
 
-    def apart(self, value: float, least: float) -> bool:
-        """Whether `value` is farther from the middle than `least` and SPREADS spreads."""
-        return abs(value - self.middle) > max(least, SPREADS * self.spread)
+    def apart(self, value: float, least: float, spreads: float = SPREADS) -> bool:
+        """Whether `value` is farther from the middle than `least` and `spreads` spreads."""
+        return abs(value - self.middle) > max(least, spreads * self.spread)
 
 
 def damaged_linears(linears: Sequence[LinearFigures]) -> list[DamagedTensor]:
@@ -110,25 +112,33 @@ def damaged_folds(folds: Sequence[FoldFigures], linears: set[str]) -> list[Damag
         for each in alike:
             value = each.product or 0.0
             room = PAIR + 2 * abs(each.doubt - usual)  # a coarser pair is less exact
-            if not product.apart(value, room) or (linears | behind) & {
+            if not product.apart(value, room, PAIR_SPREADS) or (linears | behind) & {
                 each.absorber,
                 *each.readers,
             }:
                 continue
             if ("*" in kind or len(alike) < FEWEST) and abs(value) <= each.doubt + PAIR:
                 continue
-            away = [
-                abs(side.middle - own)
-                for side, own in zip(sides, (each.middle, each.reader_middle or 0.0), strict=True)
-            ]
             names = [each.absorber, *each.readers]
-            chosen = names[:1] if away[0] > PAIR_SIDE else names[1:]
+            chosen = names[:1] if _by_absorber(each, value - product.middle, *sides) else names[1:]
             reason = (
                 f"the scales of {names[0]} and {', '.join(names[1:])} do not cancel: their "
                 f"product is {value:+.2%} off, in the others of the kind {product.middle:+.2%}"
             )
             damaged += [DamagedTensor(name, reason) for name in chosen]
     return damaged
+
+
+def _by_absorber(each: FoldFigures, shift: float, absorbed: Population, read: Population) -> bool:
+    """Whether a pair whose product is off by `shift` has it from its absorber.
+
+    That moves the absorber's middle by -shift, or the reader's by shift: the likelier of both.
+    """
+    own, other = each.middle - absorbed.middle, (each.reader_middle or 0.0) - read.middle
+    first, second = (max(side.spread, LEAST_SPREAD) for side in (absorbed, read))
+    by_absorber = ((own + shift) / first) ** 2 + (other / second) ** 2
+    by_reader = (own / first) ** 2 + ((other - shift) / second) ** 2
+    return by_absorber <= by_reader
 
 
 def _population(
