@@ -60,10 +60,10 @@ class Faults:
     def zeros_off(self) -> set[str]:
         module = self.chance.choice(self.modules)
         zeros = self.tensors[f"{module}.{self.zeros}"]
-        words = zeros.to(torch.int64) & 0xFFFFFFFF
-        low = words & 0x77777777  # adds one to each nibble without a carry between them
-        words = (low + ONES) ^ (words & 0x88888888)
-        signed = torch.where(words >= 2**31, words - 2**32, words)
+        packed = zeros.to(torch.int64) & 0xFFFFFFFF
+        low = packed & 0x77777777  # adds one to each nibble without a carry between them
+        packed = (low + ONES) ^ (packed & 0x88888888)
+        signed = torch.where(packed >= 2**31, packed - 2**32, packed)
         self.tensors[f"{module}.{self.zeros}"] = signed.to(torch.int32)
         return {module}
 

@@ -250,8 +250,8 @@ def test_an_odd_group_size_lists_the_known_schemes(llama):
 
 
 def test_an_unknown_method_is_an_error_with_the_known_ones(llama):
-    requantize(llama, quant_method="gptq")
-    message = r"is quantized with 'gptq'\. Salient reads 16-bit models and: awq, compressed-tensors"
+    requantize(llama, quant_method="hqq")
+    message = r"is quantized with 'hqq'\. Salient reads 16-bit models and: awq, compressed-tensors"
     with pytest.raises(CheckpointError, match=message):
         loaded(llama)
 

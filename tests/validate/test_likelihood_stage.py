@@ -98,7 +98,7 @@ def test_a_stride_counts_the_same_tokens_with_more_before_them(checkpoint, toy, 
 def test_enough_windows_have_intervals_and_too_few_a_note(checkpoint, toy, text):
     few = evaluate(checkpoint, toy, text, samples=2)
     assert few.data["likelihood"]["texts"][str(text)]["intervals"] == {}
-    assert "Too few windows for intervals" in few.lines[1]
+    assert any("Too few windows for intervals" in line for line in few.lines)
     many = evaluate(checkpoint, toy, text, samples=6, sequence_length=64)
     figures = many.data["likelihood"]["texts"][str(text)]
     low, high = figures["intervals"]["kl"]
@@ -230,7 +230,8 @@ def test_progress_counts_the_blocks_to_the_end(checkpoint, toy, text):
     shares = [share for share, _ in steps]
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert (0.5, "likelihood: model.layers.1: both models") in steps
+    half = 0.05 + 0.95 / 2  # integrity takes the first twentieth
+    assert (pytest.approx(half), "likelihood: model.layers.1: both models") in steps
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,9 @@ def make_rounded(
         module, weights = skeleton.block(index), dict[str, Tensor]()
         for name in skeleton.linears(index):
             if f"{block}.{name}" in layers.quantized:
-                weight = module.get_submodule(name).weight
+                weight = _weight(module, name)
                 if weight.shape[1] % method.grouped == 0:
-                    weights[name] = method.round(weight.detach())
+                    weights[name] = method.round(weight)
         write_tensors(path, weights)
     return _done(folder, time.monotonic() - started)
 
@@ -151,7 +151,7 @@ def make_gptq(
             with InputRecorder(module, names) as recorder:
                 stream.run(index, module, hidden)
             for name in names:
-                weight = module.get_submodule(name).weight.detach().float()
+                weight = _weight(module, name).float()
                 inputs = recorder.inputs.get(name)
                 grid = minmax_grid(weight, scheme, torch.float16)
                 if inputs is not None:
@@ -161,10 +161,16 @@ def make_gptq(
                 weights[name] = quantize(weight, scheme, name=name, grid=grid).dequantize()
             write_tensors(path, weights)
         for name, weight in weights.items():
-            linear = module.get_submodule(name)
-            linear.weight = nn.Parameter(weight.to(linear.weight.device), requires_grad=False)
+            device = _weight(module, name).device
+            module.get_submodule(name).weight = nn.Parameter(weight.to(device), requires_grad=False)
         hidden = stream.run(index, module, hidden)
     return _done(folder, time.monotonic() - started)
+
+
+def _weight(module: nn.Module, name: str) -> Tensor:
+    weight = module.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
 
 
 def _done(folder: Path, seconds: float) -> float:

@@ -276,16 +276,15 @@ def sign_flip(differences: Values, *, draws: int = 9999) -> float:
     pairs, by `draws` seeded draws above.
     """
     values = _numbers(differences, "differences")
+    least = abs(float(values.sum())) * (1 - 1e-12)
     if len(values) <= 12:
-        signs: Array = 1 - 2.0 * (
-            (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
-        )
-        sums = np.abs(signs @ values)
-        return float(np.mean(sums >= abs(values.sum()) * (1 - 1e-12)))
+        flips = (np.arange(1 << len(values))[:, None] >> np.arange(len(values))) & 1
+        sums: Array = np.matmul(1 - 2.0 * flips, values)
+        return float(np.mean(np.abs(sums) >= least))
     rng, extreme = np.random.default_rng(0), 0
-    least = abs(values.sum()) * (1 - 1e-12)
     rows = max(1, CELLS // len(values))
     for start in range(0, draws, rows):
-        signs: Array = rng.integers(0, 2, (min(rows, draws - start), len(values))) * 2.0 - 1
-        extreme += int((np.abs(signs @ values) >= least).sum())
+        flips = rng.integers(0, 2, (min(rows, draws - start), len(values)))
+        sums = np.matmul(1 - 2.0 * flips, values)
+        extreme += int((np.abs(sums) >= least).sum())
     return (extreme + 1) / (draws + 1)

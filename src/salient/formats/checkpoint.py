@@ -55,7 +55,7 @@ class Checkpoint:
     files: dict[str, Path]
     format: Format | None = None
     schemes: LayerSchemes | None = None
-    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    settings: dict[str, object] = field(default_factory=dict[str, object])
     _open: dict[Path, Any] = field(default_factory=dict[Path, Any])
 
     @property

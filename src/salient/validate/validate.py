@@ -21,7 +21,7 @@ from .render import to_report
 from .report.write import check_folder, write_report
 from .result import ValidationResult
 from .run_environment import memory_use, run_environment
-from .stage import UnmeasuredStage
+from .stage import StageResult, UnmeasuredStage
 from .stages import check_stages, run_stages, select_stages
 
 
@@ -54,17 +54,18 @@ def _run(options: EvaluateOptions, policy: Policy | None) -> tuple[ValidationRes
     damage: list[RuleResult] = []
     integrity = None
     if pair.checkpoint.source.format is not None and not failed:
-        integrity = measure_integrity(pair, progress.part(0, 1, 10, "integrity"))
+        integrity = measure_integrity(pair, progress.part(0, 1, 20, "integrity"))
         if policy is not None:
             damage = integrity.failed_rules()
     cache = ValidationCache(resume=not options.fresh)
     if failed:
         reason = f"not run, because the {failed[0].what} is not the reference's"
-        stages = {name: UnmeasuredStage(name, reason) for name in selection}
+        stages: dict[str, StageResult] = {name: UnmeasuredStage(name, reason) for name in selection}
     else:
         check_stages(pair, selection)
         cache.remove_old()
-        stages = dict(run_stages(pair, selection, cache, progress, tolerant=policy is not None))
+        part = progress.part(1, 19, 20)
+        stages = dict(run_stages(pair, selection, cache, part, tolerant=policy is not None))
     attribution = stages.get("attribution")
     if integrity is not None and integrity.damaged and isinstance(attribution, AttributionResult):
         stages["attribution"] = with_damage(attribution, [d.summary for d in integrity.damaged])

@@ -155,9 +155,9 @@ def compare_states(
         progress(row, len(panel.ids), "comparing")
         for first in range(0, len(ids), SLICE):
             some = slice(first, first + SLICE)
-            logits = [
+            then, now = (
                 skeleton.logits(ids[None, some], states[row : row + 1, some])[0]
                 for skeleton, states in (reference, model)
-            ]
-            parts.append(compare_positions(*logits, following[row, some].to(logits[0].device)))
+            )
+            parts.append(compare_positions(then, now, following[row, some].to(then.device)))
     return PositionFigures.joined(parts)
