@@ -6,9 +6,10 @@ import torch
 from helpers.rtn_checkpoints import MIXED, rounded_toy
 from helpers.toy_models import rewrite_json
 from salient import api
+from salient.core.content_digest import short_digests
 from salient.core.errors import CheckpointError, ShapeError
 from salient.core.evidence import find_changed
-from salient.core.model_files import read_json
+from salient.core.model_files import read_json, stored_tensors
 from salient.formats import FORMATS as FORMATS_TABLE
 from salient.formats.checkpoint import open_checkpoint
 from salient.formats.writer import write_tensors
@@ -59,7 +60,9 @@ def test_there_and_back_is_byte_equal(source, target, scheme, toys, tmp_path):
 def test_evidence_and_card_are_true_of_the_converted_checkpoint(toy_run, tmp_path):
     out = api.convert(toy_run, tmp_path / "out", format="compressed-tensors").output
     assert find_changed(out).note == ""
-    assert read_json(out / "salient.json")["run"]["format"] == "compressed-tensors"
+    evidence = read_json(out / "salient.json")
+    assert evidence["run"]["format"] == "compressed-tensors"
+    assert evidence["tensors"] == short_digests(stored_tensors(out).values())
     card = (out / "README.md").read_text()
     assert "Converted from the format awq to compressed-tensors" in card
     assert "- compressed-tensors" in card

@@ -11,24 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from salient.core.carried_files import find_carried
-from salient.core.content_digest import folder_digests, short_digests
 from salient.core.evidence import (
-    EVIDENCE_FILE,
     AdapterEvidence,
     CalibrationEvidence,
     HeldoutEvidence,
     RunEvidence,
     SizeEvidence,
-    evidence_text,
-    sealed,
 )
 from salient.core.metrics import LogitsComparison
-from salient.core.model_files import as_list, as_object, stored_tensors
+from salient.core.model_files import as_list, as_object
 from salient.core.records import from_json
 from salient.core.source_card import CARD, SourceCard, read_source_card
 from salient.core.system import cache_folder
 from salient.formats.folder import copy_metadata, quantized_config, with_present_code
-from salient.formats.output_folder import model_name, publish
+from salient.formats.output_folder import model_name, publish, write_evidence
 from salient.formats.writer import disk_full_errors, merge, write_json, write_text
 from salient.models.demo import DEMO_FRONT, DEMO_SOURCE
 from salient.models.mtp import without_mtp
@@ -59,9 +55,7 @@ def export_checkpoint(
     write_json(folder / "config.json", quantized_config(config, quantization, job.header.dtype))
     evidence = replace(collect_evidence(job, run, measured, folder), not_copied=omitted)
     write_text(folder / CARD, model_card(card_subject(job, evidence)))
-    tensors = short_digests(stored_tensors(folder).values())
-    evidence = sealed(replace(evidence, files=output_digests(folder), tensors=tensors))
-    write_text(folder / EVIDENCE_FILE, evidence_text(evidence))  # last: it marks it as complete
+    evidence = write_evidence(evidence, folder)  # last: it marks it as complete
     run.watch.check()
     publish(folder, job.output, job.partial)
     run.journal.close()
@@ -84,12 +78,6 @@ def write_outer(run: QuantizeRun, mtp: Sequence[str]) -> list[Path]:
             pieces.write_outer()
         run.finish([path], None)
     return list(portions)
-
-
-def output_digests(folder: Path) -> dict[str, str]:
-    """The digests of all files of the checkpoint in `folder`, but of those that others update."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return folder_digests(folder, (name for name in names if name not in (CARD, EVIDENCE_FILE)))
 
 
 def model_config(job: QuantizeJob) -> dict[str, Any]:

@@ -16,16 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salient.core.content_digest import folder_digests
 from salient.core.dtypes import stored_sixteen_bits
 from salient.core.errors import CheckpointError, SalientError
-from salient.core.evidence import (
-    EVIDENCE_FILE,
-    evidence_text,
-    find_changed,
-    read_evidence,
-    sealed,
-)
+from salient.core.evidence import find_changed, read_evidence
 from salient.core.model_files import as_list, as_object
 from salient.core.progress import Progress
 from salient.core.quant import QuantizedWeight
@@ -36,7 +29,13 @@ from salient.core.source_card import CARD, join_card, split_card
 from salient.formats import find_format, load_format
 from salient.formats.checkpoint import Checkpoint, open_checkpoint
 from salient.formats.folder import copy_metadata
-from salient.formats.output_folder import check_output, is_vacant, partial_folder, publish
+from salient.formats.output_folder import (
+    check_output,
+    is_vacant,
+    partial_folder,
+    publish,
+    write_evidence,
+)
 from salient.formats.writer import disk_full_errors, merge, write_json, write_tensors, write_text
 from salient.models.model_folder import model_folder
 
@@ -213,14 +212,11 @@ def _write_companions(conversion: Conversion, schemes: LayerSchemes, folder: Pat
     evidence = read_evidence(source.folder)
     if evidence is None:
         return
-    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    digests = folder_digests(folder, (name for name in names if name not in (CARD, EVIDENCE_FILE)))
     size = replace(
         evidence.bytes, after=sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     )
     run = replace(evidence.run, format=conversion.format)
-    new = replace(evidence, run=run, bytes=size, files=digests, seal="")
-    write_text(folder / EVIDENCE_FILE, evidence_text(sealed(new)))
+    write_evidence(replace(evidence, run=run, bytes=size), folder)
 
 
 def _with_settings(config: Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,16 @@ import os
 import shutil
 import stat
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+from salient.core.content_digest import folder_digests, short_digests
 from salient.core.errors import CheckpointError
-from salient.core.evidence import EVIDENCE_FILE
+from salient.core.evidence import EVIDENCE_FILE, RunEvidence, evidence_text, sealed
+from salient.core.model_files import stored_tensors
+from salient.core.source_card import CARD
 
-from .writer import sync
+from .writer import sync, write_text
 
 INNER = ".partial"
 ANOTHER = "Set another output with -o."
@@ -29,6 +33,19 @@ def model_name(folder: Path) -> str:
         if place.parent.name == "snapshots" and home.startswith("models--"):
             return home.rpartition("--")[2]
     return path.name or "model"
+
+
+def write_evidence(evidence: RunEvidence, folder: Path) -> RunEvidence:
+    """Write `evidence` into `folder` with the digests of its files and tensors; what is written.
+
+    Files that others update have no digest.
+    """
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = folder_digests(folder, (name for name in names if name not in (CARD, EVIDENCE_FILE)))
+    tensors = short_digests(stored_tensors(folder).values())
+    evidence = sealed(replace(evidence, files=files, tensors=tensors))
+    write_text(folder / EVIDENCE_FILE, evidence_text(evidence))
+    return evidence
 
 
 def partial_folder(output: Path) -> Path:
